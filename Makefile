@@ -1,0 +1,83 @@
+# `make demo` makes a picture from a prompt on a fresh machine; `make test` runs every test. Needs python3 with venv.
+# The .venv is made here with its own uv; what is in it follows uv.lock.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# without these uv would look for another Python, or write into an environment that happens to be active
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/$(VENV)
+export UV_PYTHON := $(CURDIR)/$(BIN)/python
+unexport VIRTUAL_ENV
+
+PROMPT ?=
+MODEL ?=
+export PROMPT MODEL
+
+.PHONY: help
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  PROMPT="a red fox" MODEL=name make demo'
+
+$(UV):
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(None if ok else \
+	  "$(PYTHON) is Python %d.%d, but 3.11, 3.12 or 3.13 is needed: name one with make PYTHON=python3.11" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments: install python3-venv (apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# One stamp a set of packages; --inexact keeps what the other set brought.
+$(VENV)/.synced-run: $(UV) uv.lock pyproject.toml
+	$(UV) sync --locked --extra comfyui --inexact
+	@touch $@
+
+$(VENV)/.synced-dev: $(UV) uv.lock pyproject.toml
+	$(UV) sync --locked --extra comfyui --extra dev --inexact
+	@touch $@ $(VENV)/.synced-run
+
+.PHONY: setup
+setup: $(VENV)/.synced-run ## install everything and fetch ComfyUI, without starting it
+	@$(BIN)/imagegen setup
+
+.PHONY: demo
+demo: $(VENV)/.synced-run ## set up, start, make one picture, print its path, stop
+	@$(BIN)/imagegen demo --prompt "$$PROMPT" --model "$$MODEL"
+
+.PHONY: up
+up: $(VENV)/.synced-run ## run the service in the foreground (http://127.0.0.1:8005)
+	@exec $(BIN)/imagegen up
+
+.PHONY: lint
+lint: $(VENV)/.synced-dev ## style, types, and what the ComfyUI registry refuses
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --isolated --select S102,S307,E702 custom_nodes
+	$(BIN)/pyright
+
+.PHONY: test
+test: $(VENV)/.synced-dev ## run every test (set-up included)
+	scripts/install-test-packages.sh
+	$(MAKE) --no-print-directory lint
+	DO_NOT_TRACK=1 $(BIN)/comfy --skip-prompt node validate
+	$(BIN)/imagegen setup
+	$(BIN)/python -m pytest
+
+.PHONY: bench
+bench: $(VENV)/.synced-dev ## measure: time to ready, overhead over raw ComfyUI
+	$(BIN)/python -m benchmarks
+
+.PHONY: workflows
+workflows: $(VENV)/.synced-dev ## export workflows/api from workflows with ComfyUI's own front end
+	scripts/install-test-packages.sh
+	$(BIN)/python -m scripts.export_workflows
+
+.PHONY: clean
+clean: ## remove the virtual environment and caches; models, pictures and ComfyUI stay (see `imagegen paths`)
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache dist
+	find bridge custom_nodes overlay tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,1 @@
+"""The doors: REST, event streams, NATS subjects. They translate and never decide."""

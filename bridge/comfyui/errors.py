@@ -1,0 +1,79 @@
+"""What can go wrong between the bridge and ComfyUI. Each error carries its fields, and a message for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ComfyUIError(Exception):
+    """Base of everything that ComfyUI, or the way to it, can do wrong."""
+
+
+class ComfyUIUnavailable(ComfyUIError):
+    """ComfyUI did not answer: it is not running, still starting, or too busy to accept a request."""
+
+    def __init__(self, url: str, reason: str = "") -> None:
+        self.url = url
+        self.reason = reason
+        super().__init__(f"ComfyUI does not answer at {url}" + (f" ({reason})" if reason else ""))
+
+
+class PromptRejected(ComfyUIError):
+    """ComfyUI refused the graph, or accepted only a part of it.
+
+    `node_errors` is ComfyUI's own record: `{node_id: {"errors": […], "class_type": …, "dependent_outputs": […]}}`.
+    """
+
+    def __init__(self, message: str, node_errors: dict[str, Any]) -> None:
+        self.message = message
+        self.node_errors = node_errors
+        details = "; ".join(describe_node_errors(node_errors))
+        super().__init__(f"{message}: {details}" if details else message)
+
+
+class NodeFailed(ComfyUIError):
+    """A node raised while the graph ran. `exception_type` is the qualified class name, `traceback` its text."""
+
+    def __init__(self, node_id: str, class_type: str, exception_type: str, message: str, traceback: str) -> None:
+        self.node_id = node_id
+        self.class_type = class_type
+        self.exception_type = exception_type
+        self.message = message
+        self.traceback = traceback
+        super().__init__(f"node {node_id} ({class_type}) failed: {message.strip()}")
+
+
+class Interrupted(ComfyUIError):
+    """The run was stopped before its end. `requested`: by this client's `cancel`, not by somebody else."""
+
+    def __init__(self, prompt_id: str = "", *, requested: bool = False) -> None:
+        self.prompt_id = prompt_id
+        self.requested = requested
+        who = "as asked" if requested else "by somebody else (the editor, or another client)"
+        super().__init__(f"run {prompt_id} was interrupted {who}")
+
+
+class JobLost(ComfyUIError):
+    """ComfyUI knows nothing of a prompt that it had accepted: its queue is in memory and dies with the process.
+
+    `disconnected` tells the two causes apart: True when the connection broke since the prompt was sent (ComfyUI was
+    restarted; send it again), False when it never did (somebody deleted the prompt from the queue).
+    """
+
+    def __init__(self, prompt_id: str = "", *, disconnected: bool = False) -> None:
+        self.prompt_id = prompt_id
+        self.disconnected = disconnected
+        cause = "ComfyUI was restarted" if disconnected else "it was removed from ComfyUI's queue"
+        super().__init__(f"run {prompt_id} is in neither ComfyUI's queue nor its history: {cause}")
+
+
+def describe_node_errors(node_errors: dict[str, Any]) -> list[str]:
+    """One line for each error of ComfyUI's `node_errors`, naming the node, the input and the cause."""
+    lines: list[str] = []
+    for node_id, record in node_errors.items():
+        class_type = record.get("class_type", "?")
+        for error in record.get("errors", []):
+            detail = error.get("details") or ""
+            cause = error.get("message") or error.get("type") or "invalid"
+            lines.append(f"node {node_id} ({class_type}): {cause}" + (f" ({detail})" if detail else ""))
+    return lines

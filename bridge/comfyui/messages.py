@@ -1,0 +1,171 @@
+"""ComfyUI's websocket frames as typed values. Parsing only: no connection, no decision.
+
+Text frames are `{"type", "data"}`. Binary frames start with a big-endian u32 event number: 1 is a preview that names no
+prompt, 3 is text, and 4 is a preview with JSON metadata, sent in place of 1 to clients that negotiate it
+(ComfyUI `server.py: send_image_with_metadata`, `protocol.py: BinaryEventTypes`).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+"""The first message of a client: previews shall name their prompt and node."""
+
+_PREVIEW_IMAGE = 1
+_PREVIEW_WITH_METADATA = 4
+_PREVIEW_MIME = {1: "image/jpeg", 2: "image/png"}
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The prompt waits; `position` others run before it."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """ComfyUI took the prompt from its queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStarted:
+    """A node began to run."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """These nodes are not run again: their results of an earlier run are used."""
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A node's own progress: `value` of `maximum` steps."""
+
+    node: str
+    value: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A picture of the state so far. `node` is empty where ComfyUI did not say which node sent it."""
+
+    node: str
+    image: bytes
+    mime: str
+
+
+Event = Queued | Started | NodeStarted | Cached | Progress | Preview
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The run succeeded, failed or was interrupted, but its history entry may not be written yet.
+
+    It may even be none of the three: a blocked node sends `execution_error` and the run goes on
+    (ComfyUI `execution.py: execution_block_cb`). So it is a hint to look, never an outcome.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`executing` with `node: null`: the fence behind which the history entry exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """Sent by the bridge to itself: look at the queue and the history now."""
+
+
+Signal = Event | Ending | Finished | Poke
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The signals of one websocket frame, and the prompt that they belong to (None: the frame does not say)."""
+
+    prompt_id: str | None
+    signals: tuple[Signal, ...]
+
+
+def _executing(data: Mapping[str, Any]) -> tuple[Signal, ...]:
+    node = data.get("node")
+    return (Finished(),) if node is None else (NodeStarted(str(node)),)
+
+
+def _cached(data: Mapping[str, Any]) -> tuple[Signal, ...]:
+    nodes = data.get("nodes") or ()
+    return (Cached(tuple(str(node) for node in nodes)),) if nodes else ()
+
+
+def _progress(data: Mapping[str, Any]) -> tuple[Signal, ...]:
+    return (Progress(str(data.get("node") or ""), float(data["value"]), float(data["max"])),)
+
+
+def _progress_state(data: Mapping[str, Any]) -> tuple[Signal, ...]:
+    return tuple(
+        Progress(str(node), float(state["value"]), float(state["max"]))
+        for node, state in (data.get("nodes") or {}).items()
+        # every node begins at 0 of 1 and ends at its maximum; only what a node counts itself is news
+        if state.get("state") == "running" and float(state["max"]) > 1
+    )
+
+
+_PARSERS: dict[str, Callable[[Mapping[str, Any]], tuple[Signal, ...]]] = {
+    "execution_start": lambda data: (Started(),),
+    "execution_cached": _cached,
+    "executing": _executing,
+    "progress": _progress,
+    "progress_state": _progress_state,
+    "execution_success": lambda data: (Ending(),),
+    "execution_error": lambda data: (Ending(),),
+    "execution_interrupted": lambda data: (Ending(),),
+}
+
+
+def parse_text(text: str) -> Frame | None:
+    """Read a text frame. None for what a run does not need (queue status, node outputs, unknown or broken frames)."""
+    try:
+        message = json.loads(text)
+        parser = _PARSERS.get(message["type"])
+        data = message.get("data") or {}
+        prompt_id = data.get("prompt_id")
+        # without a prompt id it is the greeting to a reconnecting client, and belongs to no run
+        if parser is None or prompt_id is None:
+            return None
+        return Frame(str(prompt_id), parser(data))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # the websocket is a hint: a frame that cannot be read must not end a run
+
+
+def parse_binary(data: bytes) -> Frame | None:
+    """Read a binary frame: a preview, or None for anything else."""
+    try:
+        (kind,) = struct.unpack_from(">I", data)
+        if kind == _PREVIEW_IMAGE:
+            (image_format,) = struct.unpack_from(">I", data, 4)
+            mime = _PREVIEW_MIME.get(image_format, "image/jpeg")
+            return Frame(None, (Preview("", data[8:], mime),))
+        if kind == _PREVIEW_WITH_METADATA:
+            (length,) = struct.unpack_from(">I", data, 4)
+            metadata = json.loads(data[8 : 8 + length])
+            preview = Preview(
+                str(metadata.get("node_id") or ""),
+                data[8 + length :],
+                str(metadata.get("image_type") or "image/jpeg"),
+            )
+            prompt_id = metadata.get("prompt_id")
+            return Frame(None if prompt_id is None else str(prompt_id), (preview,))
+    except (struct.error, ValueError, AttributeError):
+        return None
+    return None

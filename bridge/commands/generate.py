@@ -1,0 +1,208 @@
+"""The commands that use a running service: generate, models, load."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bridge.client import DEFAULT_URL, ImageGenClient
+from bridge.contract import DEFAULT_MODE, ImageGenResponse, JobEvent, ModelInfo
+from bridge.jobs import EXTENSIONS
+from bridge.service.runtime import running_service
+from bridge.settings import Settings
+
+SIZE = re.compile(r"^(\d+)(?:x(\d+))?$")
+SLUG_CHARS = 48
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    """Add the parsers of this module."""
+    generate = subparsers.add_parser(
+        "generate",
+        help="draw a picture from a prompt",
+        description="Draw a picture from a prompt and save it. What is left out takes the model's own default.",
+        epilog='Example: imagegen generate "a red fox in the snow" --model flux-schnell --size 1024x768 --n 2',
+    )
+    generate.add_argument("prompt", help="what the picture shows")
+    generate.add_argument("--model", help="a name that 'imagegen models' lists")
+    generate.add_argument("--negative", metavar="TEXT", help="what it must not show, on models that can use it")
+    generate.add_argument("--size", type=size, metavar="WxH", help="pixels, such as 1024 or 1024x768")
+    generate.add_argument("--steps", type=int, help="denoising steps")
+    generate.add_argument("--guidance", type=float, help="how closely to follow the prompt")
+    generate.add_argument("--seed", type=int, help="the same seed gives the same picture; random if left out")
+    generate.add_argument("--n", type=int, help="how many pictures; picture i has seed + i")
+    generate.add_argument("--format", choices=list(EXTENSIONS), help="encoding (png, or what --out ends in)")
+    generate.add_argument("--mode", default=DEFAULT_MODE, help="the saved graph that runs (%(default)s)")
+    generate.add_argument("--out", type=Path, metavar="PATH", help="a file or a folder (the current folder)")
+    generate.add_argument("--quiet", action="store_true", help="no progress bar; print only where the pictures are")
+    generate.set_defaults(run=generate_command)
+
+    models = subparsers.add_parser("models", help="list the models and whether their weights are here")
+    models.add_argument("--json", action="store_true", help="print the service's own answer")
+    models.set_defaults(run=models_command)
+
+    load = subparsers.add_parser("load", help="load a model now, so that the first picture need not wait for it")
+    load.add_argument("model", help="a name that 'imagegen models' lists")
+    load.set_defaults(run=load_command)
+
+    for parser in (generate, models, load):
+        add_connection(parser)
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which service is meant."""
+    parser.add_argument("--url", help=f"the service (the one running here, else {DEFAULT_URL})")
+    parser.add_argument("--token", help="the service's token (IMAGEGEN_TOKEN)")
+    parser.add_argument("--state-dir", type=Path, help="find the running service by its state folder")
+
+
+def connect(args: argparse.Namespace) -> ImageGenClient:
+    """The client for the service that the arguments name, or that runs on this machine."""
+    settings = Settings.from_environment(state_dir=args.state_dir)
+    url = args.url or os.environ.get("IMAGEGEN_URL")
+    if not url:
+        service = running_service(settings)
+        url = service.url if service else settings.url
+    return ImageGenClient(url, token=args.token or settings.token)
+
+
+def generate_command(args: argparse.Namespace) -> int:
+    """`imagegen generate`"""
+    width, height = args.size or (None, None)
+    image_format = args.format or _format_of(args.out)
+    parameters: dict[str, Any] = {
+        "model": args.model,
+        "negative_prompt": args.negative,
+        "width": width,
+        "height": height,
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance,
+        "seed": args.seed,
+        "num_images": args.n,
+        "output_format": image_format,
+        "mode": args.mode,
+    }
+    with connect(args) as client, ProgressBar(hidden=args.quiet) as bar:
+        answer = client.generate(args.prompt, on_event=None if args.quiet else bar.show, **parameters)
+        images = client.images(answer)
+    for warning in answer.warnings:
+        print(f"imagegen: note: {warning}", file=sys.stderr)
+    for index, data in enumerate(images):
+        path = _free_path(args.out, args.prompt, answer, index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        print(path)
+    if not args.quiet:
+        print(_summary(answer, len(images)), file=sys.stderr)
+    return 0
+
+
+def models_command(args: argparse.Namespace) -> int:
+    """`imagegen models`"""
+    with connect(args) as client:
+        info = client.model_info()
+    if args.json:
+        print(info.model_dump_json(indent=2))
+        return 0
+    rows = [("MODEL", "STATUS", "DOWNLOAD", "LICENCE", "TITLE")]
+    rows += [_model_row(model, model.name == info.default_model) for model in info.models]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\n* default. Device: {info.device_name} ({info.device}), {info.dtype}, offload {info.offload}.")
+    for model in info.models:
+        if model.reason:
+            print(f"{model.name}: {model.reason}")
+    return 0
+
+
+def load_command(args: argparse.Namespace) -> int:
+    """`imagegen load`"""
+    with connect(args) as client:
+        loaded = client.load_model(args.model)
+    print(f"{loaded.model} loaded in {loaded.load_time_ms / 1000:.1f} s on {loaded.device} as {loaded.dtype}")
+    return 0
+
+
+class ProgressBar:
+    """One bar that follows a job through its phases."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._bar: tqdm | None = None
+        self._hidden = hidden
+
+    def __enter__(self) -> ProgressBar:
+        if not self._hidden:
+            self._bar = tqdm(desc="waiting", total=1, bar_format="{desc}: {bar:24} {n_fmt}/{total_fmt} [{elapsed}]")
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.leave = failure is None  # Under an error message half a bar says nothing.
+            self._bar.close()
+            self._bar = None
+
+    def show(self, event: JobEvent) -> None:
+        """Take an event of the job."""
+        bar = self._bar
+        if bar is None:
+            return
+        if event.type == "started":
+            bar.set_description_str("starting", refresh=True)
+        if event.type == "progress" and event.maximum:
+            bar.total = int(event.maximum)
+            bar.set_description_str(event.phase or "running", refresh=False)
+            bar.n = int(event.value or 0)
+            bar.refresh()
+
+
+def size(text: str) -> tuple[int, int]:
+    """Width and height out of `1024` or `1024x768`."""
+    match = SIZE.match(text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 1024 or 1024x768")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _format_of(path: Path | None) -> str | None:
+    suffix = path.suffix.lower().lstrip(".") if path else ""
+    return {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}.get(suffix)
+
+
+def _free_path(out: Path | None, prompt: str, answer: ImageGenResponse, index: int) -> Path:
+    """Where a picture goes: nothing that exists is overwritten."""
+    extension = EXTENSIONS[answer.image_format]
+    if out is not None and _format_of(out):
+        folder, stem, extension = out.parent, out.stem, out.suffix.lstrip(".")
+        if len(answer.images) > 1:
+            stem += f"-{index + 1}"
+    else:
+        folder = out or Path()
+        slug = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:SLUG_CHARS].strip("-") or "picture"
+        seed = "" if answer.seed is None else f"-{answer.seed + index}"
+        stem = f"{slug}-{answer.model or answer.mode}{seed}"
+    path, count = folder / f"{stem}.{extension}", 1
+    while path.exists():
+        count += 1
+        path = folder / f"{stem} ({count}).{extension}"
+    return path
+
+
+def _summary(answer: ImageGenResponse, count: int) -> str:
+    parts = [f"{answer.width}x{answer.height}"] if answer.width else []
+    parts += [f"seed {answer.seed}"] if answer.seed is not None else []
+    parts += [f"{answer.num_inference_steps} steps"] if answer.num_inference_steps else []
+    parts += [f"{count} pictures"] if count > 1 else []
+    return f"{answer.model or answer.mode}: {', '.join(parts)}, {answer.generation_time_ms / 1000:.1f} s"
+
+
+def _model_row(model: ModelInfo, default: bool) -> tuple[str, ...]:
+    download = f"{model.download_bytes / 1e9:.1f} GB" if model.download_bytes and model.status != "ready" else ""
+    status = "loaded" if model.loaded else model.status
+    return (model.name + ("*" if default else ""), status, download, model.license, model.title)

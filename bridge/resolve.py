@@ -1,0 +1,168 @@
+"""From what a caller sent to a job with nothing left open: defaults filled in, every limit checked. Pure functions."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from pydantic import JsonValue, ValidationError
+
+from bridge.contract import (
+    DEFAULT_MODE,
+    ErrorDetail,
+    ImageGenRequest,
+    IntegerLimit,
+    Job,
+    JobKind,
+    ModelInfo,
+    ModelInfoResponse,
+)
+from bridge.errors import InvalidRequest, UnknownModel
+from bridge.modes import Mode, ModeLibrary
+
+RANDOM_SEED_BITS = 32
+"""A random seed is short enough to be read out and typed in again."""
+
+SERVICE_FIELDS = {"job_id", "mode"}
+"""Fields of a request that are not parameters of a graph."""
+
+
+class Checked(NamedTuple):
+    """A request as far as its own types go. `details` names what is wrong with it."""
+
+    values: dict[str, Any]
+    details: list[ErrorDetail]
+
+
+def check_types(body: Mapping[str, Any]) -> Checked:
+    """Check a request against `ImageGenRequest`. Fields that fail are left out of the values, so that the rest can
+    still be checked against the model and the caller learns of all mistakes at once."""
+    values = dict(body)
+    details: list[ErrorDetail] = []
+    while True:
+        try:
+            request = ImageGenRequest.model_validate(values)
+        except ValidationError as error:
+            details += [_detail(item, values) for item in error.errors(include_url=False)]
+            bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
+            values = {name: value for name, value in values.items() if name not in bad}
+            if "prompt" not in values:
+                values["prompt"] = "-"  # Stands in only so that the other fields are checked; details hold the mistake.
+        else:
+            return Checked(request.model_dump(), details)
+
+
+def _detail(error: Any, values: Mapping[str, Any]) -> ErrorDetail:
+    field = ".".join(str(part) for part in error["loc"]) or None
+    if error["type"] == "missing":
+        return ErrorDetail(field=field, message=f"{field} is required")
+    value = repr(error.get("input"))
+    value = value if len(value) <= 80 else value[:77] + "…"
+    return ErrorDetail(field=field, message=f"{field} {value}: {error['msg'][0].lower()}{error['msg'][1:]}")
+
+
+def make_job(body: Mapping[str, Any], modes: ModeLibrary, models: ModelInfoResponse, now: float) -> Job:
+    """The job that a request asks for.
+
+    Raises UnknownMode and UnknownModel, and InvalidRequest with every bad field in its details.
+    """
+    values, details = check_types(body)
+    mode = modes.get(values["mode"] or DEFAULT_MODE)
+    model = _find_model(values, mode, models)
+    parameters = {name: value for name, value in values.items() if name not in SERVICE_FIELDS and value is not None}
+    if model:
+        parameters["model"] = model.name
+    warnings: list[str] = []
+    if model:
+        parameters = {**_model_defaults(model, mode), **parameters}
+        details += _model_problems(parameters, model)
+        if parameters.get("negative_prompt") and not model.limits.negative_prompt:
+            warnings.append(f"negative_prompt has no effect: {model.name} is guidance-distilled and takes none")
+    if "seed" in mode.parameters:
+        parameters.setdefault("seed", secrets.randbits(RANDOM_SEED_BITS))
+    named = {detail.field for detail in details}
+    details += [d for d in _mode_problems(parameters, body, mode) if d.field not in named]
+    if details:
+        raise InvalidRequest.of(details)
+    return Job(
+        job_id=values["job_id"] or str(uuid4()),
+        kind=JobKind.GENERATE,
+        mode=mode.name,
+        model=model.name if model else None,
+        parameters={name: value for name, value in parameters.items() if name in mode.parameters},
+        submitted_at=now,
+        warnings=warnings,
+    )
+
+
+def make_load_job(model_name: str, models: ModelInfoResponse, now: float) -> Job:
+    """The job that loads a model. Raises UnknownModel."""
+    model = _known(model_name, models, "model_name")
+    return Job(job_id=str(uuid4()), kind=JobKind.LOAD, mode="load", model=model.name, parameters={}, submitted_at=now)
+
+
+def _find_model(values: Mapping[str, Any], mode: Mode, models: ModelInfoResponse) -> ModelInfo | None:
+    if "model" not in mode.parameters:
+        return None
+    return _known(values.get("model") or models.default_model, models, "model")
+
+
+def _known(name: str, models: ModelInfoResponse, field: str) -> ModelInfo:
+    model = models.find(name)
+    if model is None:
+        raise UnknownModel(
+            f"no model is called {name!r}; there is {', '.join(m.name for m in models.models) or 'none'}", field=field
+        )
+    return model
+
+
+def _model_defaults(model: ModelInfo, mode: Mode) -> dict[str, JsonValue]:
+    return {name: value for name, value in model.defaults.model_dump().items() if name in mode.parameters}
+
+
+def _model_problems(parameters: Mapping[str, Any], model: ModelInfo) -> list[ErrorDetail]:
+    """Every value that the model cannot take."""
+    limits = model.limits
+    details = [
+        ErrorDetail(field=name, message=message)
+        for name in ("width", "height", "num_inference_steps", "num_images")
+        if name in parameters and (message := _integer_problem(name, parameters[name], getattr(limits, name), model))
+    ]
+    guidance = parameters.get("guidance_scale")
+    bounds = limits.guidance_scale
+    if guidance is not None and not bounds.min <= guidance <= bounds.max:
+        message = f"guidance_scale {guidance} is outside {bounds.min:g} to {bounds.max:g}, the range of {model.name}"
+        details.append(ErrorDetail(field="guidance_scale", message=message))
+    return details
+
+
+def _integer_problem(name: str, value: int, limit: IntegerLimit, model: ModelInfo) -> str | None:
+    if limit.choices and value not in limit.choices:
+        choices = ", ".join(map(str, limit.choices))
+        return f"{name} {value} is not one that {model.name} was made for: choose one of {choices}"
+    if not limit.min <= value <= limit.max:
+        return f"{name} {value} is outside {limit.min} to {limit.max}, the range of {model.name}"
+    if value % limit.multiple_of:
+        below = value - value % limit.multiple_of
+        near = [n for n in (below, below + limit.multiple_of) if limit.min <= n <= limit.max]
+        return f"{name} {value} is not a multiple of {limit.multiple_of}; nearest: {' and '.join(map(str, near))}"
+    return None
+
+
+def _mode_problems(parameters: Mapping[str, Any], body: Mapping[str, Any], mode: Mode) -> list[ErrorDetail]:
+    """Every value that the graph cannot take, and every field that it does not have."""
+    known = {**mode.parameters}
+    details = [
+        ErrorDetail(field=name, message=f"mode {mode.name} has no parameter {name!r}; it has {', '.join(known)}")
+        for name in body
+        if name not in known and name not in SERVICE_FIELDS and body[name] is not None
+    ]
+    for name, parameter in known.items():
+        if name not in parameters:
+            if parameter.required:
+                details.append(ErrorDetail(field=name, message=f"{name} is required"))
+        elif message := parameter.problem(parameters[name]):
+            details.append(ErrorDetail(field=name, message=message))
+    return details

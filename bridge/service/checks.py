@@ -1,0 +1,50 @@
+"""What must hold before anything is started; each failure is one clear line."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from bridge.service.errors import ServiceError
+
+
+def check_port(host: str, port: int) -> None:
+    """Fail when something else listens on the port, or the address cannot be listened on at all."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ServiceError(f"host {host!r} is unknown ({error.strerror}); check --host") from None
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from None
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> ServiceError:
+    if error.errno == errno.EADDRINUSE:
+        return ServiceError(
+            f"port {port} on {host} is in use by another program; choose another with --port (or IMAGEGEN_PORT)"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ServiceError(f"port {port} needs more rights than you have; choose one above 1023 with --port")
+    return ServiceError(f"cannot listen on {host}, port {port}: {error.strerror}; check --host and --port")
+
+
+class ReservedPort:
+    """A free loopback port, kept for a child until `release`.
+
+    The socket is bound but does not listen, with SO_REUSEADDR, so a child that sets SO_REUSEADDR too (nats-server and
+    aiohttp do) can listen on it at once, while nobody else is given the port in the meantime.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+
+    def release(self) -> None:
+        self._socket.close()

@@ -1,0 +1,87 @@
+"""`imagegen demo`: one picture on whatever this machine has; starts the service for it when none runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+
+from bridge.service.checks import ReservedPort
+from bridge.service.child import ChildProcess
+from bridge.service.errors import ServiceError
+from bridge.service.status import Status, get_status
+from bridge.settings import ENV_PREFIX, Settings
+
+START_TIMEOUT_S = 600.0
+"""A first start fetches ComfyUI, and its first import of torch reads gigabytes."""
+STOP_GRACE_S = 15.0
+POLL_S = 0.3
+
+Say = Callable[[str], None]
+
+
+async def run_demo(settings: Settings, prompt: str, *, model: str | None, say: Say = print) -> int:
+    """Generate one picture with `imagegen generate`, which prints its path. Returns its exit code."""
+    async with _service(settings, say) as url:
+        arguments = [prompt, *(["--model", model] if model else [])]
+        env = {**os.environ, ENV_PREFIX + "STATE_DIR": str(settings.state_dir), ENV_PREFIX + "URL": url}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "bridge.cli", "generate", *arguments, env=env
+        )
+        return await process.wait()
+
+
+@asynccontextmanager
+async def _service(settings: Settings, say: Say):
+    """The URL of a ready service: of the one that runs on this state directory, or of one that ends with the demo."""
+    status = await asyncio.to_thread(get_status, settings)
+    if status.running:
+        yield (await _until_ready(settings, None, say)).url
+        return
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    port = ReservedPort()
+    # beside a service on the default port, and out of the way of whatever else is there
+    port.release()
+    child = ChildProcess(
+        "service",
+        [sys.executable, "-P", "-m", "bridge.cli", "up", "--port", str(port.number), *_options(settings)],
+        log_file=settings.logs / "service.log",
+        env={**os.environ, **({ENV_PREFIX + "TOKEN": settings.token} if settings.token else {})},
+    )
+    say("starting the service for this demo (`make up` keeps one running)")
+    await child.start()
+    try:
+        yield (await _until_ready(settings, child, say)).url
+    finally:
+        await child.stop(STOP_GRACE_S)
+        say("stopped the service")
+
+
+def _options(settings: Settings) -> list[str]:
+    options = ["--state-dir", str(settings.state_dir)]
+    for name in ("comfyui_url", "comfyui_dir", "nats_url"):
+        if (value := getattr(settings, name)) is not None:
+            options += ["--" + name.replace("_", "-"), str(value)]
+    return options
+
+
+async def _until_ready(settings: Settings, child: ChildProcess | None, say: Say) -> Status:
+    """Wait for readiness, telling what is waited for; raises ServiceError when it will not come."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    told = ""
+    while True:
+        if child is not None and child.returncode is not None:
+            lines = child.log_tail(3)
+            raise ServiceError(lines or f"the service did not start; log: {child.log_file}")
+        status = await asyncio.to_thread(get_status, settings)
+        if status.ready:
+            return status
+        if status.message != told and (child is None or status.running):
+            told = status.message
+            say(f"waiting: {told}")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the service was not ready after {START_TIMEOUT_S:g} s: {status.message}")
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,271 @@
+"""`imagegen up`: starts nats-server, ComfyUI, a worker and the gateway, keeps them alive, and stops them in order.
+
+ComfyUI takes nearly all of the time to ready, so it starts first, and everything else starts beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from bridge.comfyui.installer import Installation, find_installation, write_extra_model_paths
+from bridge.comfyui.process import PACK_ROUTE, ManagedComfyUI
+from bridge.service.checks import ReservedPort, check_port
+from bridge.service.child import ChildProcess
+from bridge.service.errors import ServiceError
+from bridge.service.keeper import Keeper
+from bridge.service.nats import nats_child
+from bridge.service.runtime import Runtime, single_instance
+from bridge.service.status import probe_ready
+from bridge.settings import ENV_PREFIX, Settings
+
+STOP_ORDER = {"gateway": 2.0, "worker": 3.0, "comfyui": 2.0, "nats": 3.0}
+"""Who takes no new work stops first. Seconds that each may take before it is killed."""
+NATS_TIMEOUT_S = 15.0
+POLL_S = 0.2
+COMPLAIN_AFTER_S = 30.0
+"""How long after ComfyUI's start the gateway may say `not ready` before the user is told why."""
+
+Say = Callable[[str], None]
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, if there still is one."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+
+
+async def run_service(settings: Settings, *, require_pack: bool = True, say: Say = say) -> None:
+    """Run until SIGINT, SIGTERM or SIGHUP. Raises SettingsError, ServiceError or ComfyUIError for what cannot go on."""
+    settings.refuse_open_host()
+    try:
+        settings.make_directories()
+    except OSError as error:
+        raise ServiceError(f"cannot create {error.filename} ({error.strerror}); choose another --state-dir") from None
+    with single_instance(settings):
+        check_port(settings.host, settings.port)
+        await Supervisor(settings, require_pack=require_pack, say=say).run()
+
+
+class Supervisor:
+    """The parent of one instance's processes."""
+
+    def __init__(self, settings: Settings, *, require_pack: bool = True, say: Say = say) -> None:
+        self._settings = settings
+        self._require_pack = require_pack
+        self._say = say
+        self._children: dict[str, ChildProcess] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ports: list[ReservedPort] = []
+        self._began = time.monotonic()
+        self._started_at = time.time()
+        self._comfyui_url = settings.comfyui_url or f"http://127.0.0.1:{self._reserve()}"
+        self._nats_url = settings.nats_url or f"nats://127.0.0.1:{self._reserve()}"
+        self._stopping = False
+
+    async def run(self) -> None:
+        outcome = self._outcome = asyncio.get_running_loop().create_future()
+        self._handle_signals()
+        self._say(f"NeuroLux Image Generation is starting; its files are in {self._settings.state_dir}")
+        self._write_runtime()
+        self._spawn(self._boot())
+        try:
+            await outcome
+        finally:
+            self._stopping = True
+            await self._stop()
+
+    # -- start -----------------------------------------------------------------------------------------------------
+
+    async def _boot(self) -> None:
+        comfyui = self._comfyui_external() if self._settings.comfyui_url else self._comfyui_managed()
+        comfyui_ready = asyncio.create_task(comfyui)
+        self._watch(comfyui_ready)
+        await self._start_nats()
+        self._start_bridge("worker", "--comfyui-url", self._comfyui_url, "--nats-url", self._nats_url)
+        host, port = self._settings.host, str(self._settings.port)
+        self._start_bridge("gateway", "--host", host, "--port", port, "--nats-url", self._nats_url)
+        await comfyui_ready
+        await self._announce()
+
+    async def _comfyui_managed(self) -> None:
+        installation = await asyncio.to_thread(find_installation, self._settings, self._say)
+        comfyui = self._prepare_comfyui(installation)
+        device = comfyui.device
+        self._say(f"ComfyUI ({installation.root}) is starting on {device.kind}: {comfyui.url}")
+        if device.note:
+            self._say(f"warning: {device.note}")
+        keeper = self._keep(comfyui.child, ready=comfyui.wait_ready)
+        await keeper.was_ready.wait()
+        self._say(f"ComfyUI is ready after {time.monotonic() - self._began:.1f} s")
+
+    def _prepare_comfyui(self, installation: Installation) -> ManagedComfyUI:
+        return ManagedComfyUI(
+            installation,
+            base_directory=self._settings.comfyui_base,
+            extra_model_paths=write_extra_model_paths(self._settings, installation),
+            log_file=self._settings.logs / "comfyui.log",
+            port=urlsplit(self._comfyui_url).port,
+            require_pack=self._require_pack,
+        )
+
+    async def _comfyui_external(self) -> None:
+        """Wait for a ComfyUI that is not ours; it may start later than this service."""
+        told = False
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+            while True:
+                status = await _status(session, self._comfyui_url + "/system_stats")
+                if status == 200:
+                    break
+                if status is not None and status < 500:
+                    raise ServiceError(f"{self._comfyui_url} is not a ComfyUI (HTTP {status}); check --comfyui-url")
+                if not told:
+                    self._say(f"waiting for ComfyUI at {self._comfyui_url}, which does not answer yet")
+                    told = True
+                await asyncio.sleep(1.0)
+            if self._require_pack and await _status(session, self._comfyui_url + PACK_ROUTE) == 404:
+                raise ServiceError(
+                    f"the ComfyUI at {self._comfyui_url} has no NeuroLux nodes: link this repository "
+                    "into its custom_nodes folder and start it again"
+                )
+
+    async def _start_nats(self) -> None:
+        if self._settings.nats_url is None:
+            port = urlsplit(self._nats_url).port
+            assert port is not None
+            child = nats_child(self._settings, port)
+            keeper = self._keep(child, ready=lambda: self._wait_nats(child))
+            await keeper.was_ready.wait()
+        elif not await _accepts(self._nats_url):
+            raise ServiceError(
+                f"no NATS server answers at {self._nats_url}: start it, or leave --nats-url out to get one"
+            )
+
+    async def _wait_nats(self, child: ChildProcess) -> None:
+        deadline = time.monotonic() + NATS_TIMEOUT_S
+        while not await _accepts(self._nats_url):
+            if child.returncode is not None or time.monotonic() > deadline:
+                raise ServiceError(f"nats-server did not start; log: {child.log_file}\n{child.log_tail(5)}")
+            await asyncio.sleep(0.02)
+
+    def _start_bridge(self, name: str, *arguments: str) -> None:
+        """Start a worker or gateway. `-P`: a folder named bridge in the current directory is not ours."""
+        argv = [sys.executable, "-P", "-m", "bridge.cli", name, *arguments]
+        env = bridge_environment(self._settings, with_token=name == "gateway")
+        self._keep(ChildProcess(name, argv, log_file=self._settings.logs / f"{name}.log", env=env))
+
+    async def _announce(self) -> None:
+        url = self._settings.url
+        began = time.monotonic()
+        told = False
+        while True:
+            ready, message = await asyncio.to_thread(probe_ready, url, self._settings.token)
+            if ready:
+                break
+            if not told and time.monotonic() - began > COMPLAIN_AFTER_S:
+                self._say(f"not ready yet: {message} (logs: {self._settings.logs})")
+                told = True
+            await asyncio.sleep(POLL_S)
+        self._say(f"ready after {time.monotonic() - self._began:.1f} s: {url} (try {url}/docs)")
+        self._say(f"editor: {self._comfyui_url}   NATS: {self._nats_url}   stop with Ctrl-C")
+
+    # -- in between ------------------------------------------------------------------------------------------------
+
+    def _keep(self, child: ChildProcess, **options: Any) -> Keeper:
+        self._children[child.name] = child
+        keeper = Keeper(child, say=self._say, changed=self._write_runtime, **options)
+        self._spawn(keeper.keep())
+        return keeper
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._watch(asyncio.create_task(work))
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        """An error in any task is the outcome of the service."""
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self._outcome.done():
+            self._outcome.set_exception(error)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, self._asked_to_stop)
+
+    def _asked_to_stop(self) -> None:
+        if self._stopping:  # asked twice: no patience left
+            for child in self._children.values():
+                child.kill()
+        elif not self._outcome.done():
+            self._say("stopping")
+            self._outcome.set_result(None)
+
+    def _reserve(self) -> int:
+        port = ReservedPort()
+        self._ports.append(port)
+        return port.number
+
+    def _write_runtime(self) -> None:
+        pids = {"supervisor": os.getpid()}
+        pids.update((name, child.pid) for name, child in self._children.items() if child.pid is not None)
+        runtime = Runtime(self._settings.url, self._comfyui_url, self._nats_url, pids, self._started_at)
+        runtime.write(self._settings)
+
+    # -- stop ------------------------------------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for name, grace_s in STOP_ORDER.items():
+            if name in self._children:
+                await self._children[name].stop(grace_s)
+        for port in self._ports:
+            port.release()
+
+
+def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a worker or gateway. The token goes this way, for a command line can be read by everybody."""
+    result = {name: value for name, value in env.items() if not name.startswith(ENV_PREFIX)}
+    result[ENV_PREFIX + "STATE_DIR"] = str(settings.state_dir)
+    result[ENV_PREFIX + "JOB_TIMEOUT_S"] = str(settings.job_timeout_s)
+    result[ENV_PREFIX + "MAX_PENDING"] = str(settings.max_pending)
+    result["PYTHONUNBUFFERED"] = "1"
+    if with_token and settings.token is not None:
+        result[ENV_PREFIX + "TOKEN"] = settings.token
+    return result
+
+
+async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
+    try:
+        async with session.get(url) as response:
+            return response.status
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return None
+
+
+async def _accepts(nats_url: str) -> bool:
+    """True when something accepts connections at one of the servers of a NATS URL (they are comma-separated)."""
+    for server in nats_url.split(","):
+        parts = urlsplit(server.strip())
+        try:
+            async with asyncio.timeout(3):
+                _, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 4222)
+            writer.close()
+            return True
+        except (OSError, TimeoutError):
+            continue
+    return False

@@ -1,0 +1,21 @@
+"""What ComfyUI asks of a pack: its nodes; and on the way, our routes on its server."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
+
+from .nodes import NODES
+from .routes import add_routes
+
+
+class NeuroLuxExtension(ComfyExtension):
+    """The pack."""
+
+    def __init__(self) -> None:
+        # Not in on_load: 0.3.75 to 0.12 declare it and never call it.
+        if PromptServer.instance is not None:
+            add_routes(PromptServer.instance.routes)
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,43 @@
+"""The catalog as this ComfyUI sees it: ``models.toml`` and the folders that its configuration names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import folder_paths
+
+from .catalog import Catalog, FolderSource, Model, read_catalog
+from .folder_models import find_folder_models, folder_stamp
+
+DEFAULT_MODEL_VARIABLE = "NEUROLUX_DEFAULT_MODEL"
+
+
+@cache
+def shipped_catalog() -> Catalog:
+    """``models.toml``, read once."""
+    return read_catalog()
+
+
+def known_models() -> Catalog:
+    """All models there are now. Folders are looked at anew each time, so a model that was just copied is there."""
+    shipped = shipped_catalog()
+    roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
+    catalog = shipped.with_models(as_shipped(model, shipped) for model in find_folder_models(roots))
+    chosen = os.environ.get(DEFAULT_MODEL_VARIABLE)
+    return replace(catalog, default=chosen) if chosen in catalog.models else catalog
+
+
+def as_shipped(model: Model, shipped: Catalog) -> Model:
+    """A local folder named as a catalog model is that model's weights: it keeps the catalog's licence and limits."""
+    known = shipped.models.get(model.name)
+    if known is None or known.family != model.family:
+        return model
+    return replace(known, source=model.source, vae=None, scheduler=None, checkpoints={})
+
+
+def model_stamp(model: Model) -> tuple[int, ...]:
+    """Changes when a local model's files are replaced, so that it is loaded again; empty for a downloaded one."""
+    return folder_stamp(model.source.path) if isinstance(model.source, FolderSource) else ()

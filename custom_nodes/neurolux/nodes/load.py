@@ -1,0 +1,233 @@
+"""Nodes that load a model: one for all, one for each family, and one that only loads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import comfy.utils
+from comfy_api.latest import io
+
+from ..catalog import Family
+from ..errors import InvalidParameter
+from ..known_models import known_models, model_stamp
+from ..pipelines.offload import OFFLOAD_CHOICES
+from ..pipelines.precision import PRECISION_CHOICES
+from ..pipelines.registry import PipelineHandle, load_handle
+from .sockets import CATEGORY, PipelineType
+
+LOADERS = f"{CATEGORY}/loaders"
+
+
+def model_input(family: Family | None = None) -> io.Combo.Input:
+    """The model widget: every known model, or those of one family."""
+    catalog = known_models()
+    names = catalog.names(family)
+    default = catalog.default if catalog.default in names else names[0]
+    return io.Combo.Input(
+        "model",
+        options=names,
+        default=default,
+        tooltip="A catalog model, downloaded on first use, or a diffusers folder in models/diffusers/.",
+    )
+
+
+def precision_input() -> io.Combo.Input:
+    """The number format widget."""
+    return io.Combo.Input(
+        "precision",
+        options=list(PRECISION_CHOICES),
+        default="auto",
+        tooltip="Number format of the weights. auto: bf16 on GPUs that compute it, fp32 on a CPU while it fits in RAM.",
+    )
+
+
+def offload_input() -> io.Combo.Input:
+    """The offload widget."""
+    return io.Combo.Input(
+        "offload",
+        options=list(OFFLOAD_CHOICES),
+        default="auto",
+        tooltip=(
+            "What stays on the GPU. none: everything. model: the part at work. sequential: one layer at a time, slow. "
+            "auto: the fastest that fits. On a CPU it changes nothing."
+        ),
+    )
+
+
+def pipeline_output() -> io.Custom.Output:
+    """The pipeline socket."""
+    return PipelineType.Output("pipeline", display_name="pipeline", tooltip="The loaded model, for every later stage.")
+
+
+def load(model: str, steps: int, precision: str, offload: str, family: Family | None = None) -> io.NodeOutput:
+    """Load by name, reporting a download on the node; raises ModelNotFound or InvalidParameter."""
+    found = known_models().get(model)
+    if family is not None and found.family != family:
+        names = ", ".join(known_models().names(family))
+        raise InvalidParameter("model", f"{model} is a {found.family} model; this loader takes {names}")
+    if offload not in OFFLOAD_CHOICES:
+        raise InvalidParameter("offload", f"unknown offload {offload!r}; use {', '.join(OFFLOAD_CHOICES)}")
+    handle = load_handle(found, model_stamp(found), steps, precision, offload, download_progress())
+    return io.NodeOutput(handle)
+
+
+def download_progress() -> Callable[[int, int], None]:
+    """Shows a download on the node that runs; ComfyUI's bar also raises when the user interrupts."""
+    bar = comfy.utils.ProgressBar(100)
+
+    def report(done: int, total: int) -> None:
+        bar.update_absolute(done, max(total, 1))
+
+    return report
+
+
+def stamp_of(model: str) -> tuple[int, ...]:
+    """What ComfyUI compares to run a loader again: a local model's files."""
+    found = known_models().models.get(model)
+    return model_stamp(found) if found is not None else ()
+
+
+class LoadModel(io.ComfyNode):
+    """Load Model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxLoadModel",
+            display_name="Load Model",
+            category=LOADERS,
+            description="Loads any known model: FLUX, SDXL-Lightning, SDXL, or your own diffusers folder.",
+            inputs=[
+                model_input(),
+                precision_input(),
+                offload_input(),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=100,
+                    tooltip=(
+                        "Chooses the checkpoint of a step-distilled model such as sdxl-lightning. 0: the model's "
+                        "default. Other models ignore it."
+                    ),
+                ),
+            ],
+            outputs=[pipeline_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool:
+        """Leave the model's name to ``execute``: its error says which models there are."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None = None, **_: object) -> tuple[int, ...]:
+        return stamp_of(model or "")
+
+    @classmethod
+    def execute(cls, model: str, precision: str, offload: str, steps: int) -> io.NodeOutput:
+        return load(model, steps, precision, offload)
+
+
+class LoadFlux(io.ComfyNode):
+    """Load Flux."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxLoadFlux",
+            display_name="Load Flux",
+            category=LOADERS,
+            description="Loads a FLUX model: flux-schnell (four steps), flux-dev (guidance), or your own folder.",
+            inputs=[model_input("flux"), precision_input(), offload_input()],
+            outputs=[pipeline_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool:
+        """Leave the model's name to ``execute``: its error says which models there are."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None = None, **_: object) -> tuple[int, ...]:
+        return stamp_of(model or "")
+
+    @classmethod
+    def execute(cls, model: str, precision: str, offload: str) -> io.NodeOutput:
+        return load(model, 0, precision, offload, "flux")
+
+
+class LoadSDXLLightning(io.ComfyNode):
+    """Load SDXL-Lightning."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxLoadSDXLLightning",
+            display_name="Load SDXL-Lightning",
+            category=LOADERS,
+            description="Loads SDXL-Lightning with the checkpoint that was distilled for a number of steps.",
+            inputs=[
+                model_input("sdxl"),
+                io.Combo.Input(
+                    "steps",
+                    options=["1", "2", "4", "8"],
+                    default="4",
+                    tooltip="The checkpoint. Sample in just as many steps. 1 is experimental; 4 is a good middle.",
+                ),
+                precision_input(),
+                offload_input(),
+            ],
+            outputs=[pipeline_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool:
+        """Leave the model's name to ``execute``: its error says which models there are."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None = None, **_: object) -> tuple[int, ...]:
+        return stamp_of(model or "")
+
+    @classmethod
+    def execute(cls, model: str, steps: str, precision: str, offload: str) -> io.NodeOutput:
+        if not str(steps).isdecimal():
+            raise InvalidParameter("num_inference_steps", f"steps {steps!r} is not a number; use 1, 2, 4 or 8")
+        return load(model, int(steps), precision, offload, "sdxl")
+
+
+class WarmUp(io.ComfyNode):
+    """Load Only."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxWarmUp",
+            display_name="Load Only",
+            category=LOADERS,
+            description="Puts a model's weights onto their device now, so that the first picture does not wait.",
+            inputs=[PipelineType.Input("pipeline", tooltip="The model to have ready.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> float:
+        """Never cached: the weights may have left the device since."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, pipeline: PipelineHandle) -> io.NodeOutput:
+        started = time.perf_counter()
+        loaded = pipeline.loaded(download_progress())
+        loaded.placement.load()
+        elapsed = (time.perf_counter() - started) * 1000 + loaded.take_load_ms()
+        report = {
+            "model": loaded.model.name,
+            "load_time_ms": round(elapsed, 1),
+            "device": str(loaded.device),
+            "dtype": str(loaded.precision.main).removeprefix("torch."),
+            "offload": loaded.placement.mode,
+        }
+        return io.NodeOutput(ui={"loaded": [report]})

@@ -1,0 +1,120 @@
+"""The result node: what a request to the graph gets back. Writes files that reopen the graph in the editor."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy.cli_args import args
+from comfy_api.latest import io
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ..errors import InvalidParameter
+from .sockets import CATEGORY
+
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+PNG_COMPRESSION = 4
+EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F
+MAX_JPEG_EXIF = 65_500
+"""A JPEG segment holds 64 KiB; a workflow that is larger cannot be written into one."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageMetadata:
+    """The graph that made a picture: API format, and what the editor sent along (its own format)."""
+
+    prompt: Mapping[str, Any] | None
+    extra: Mapping[str, Any]
+
+    def png_chunks(self) -> PngInfo:
+        """Text chunks, as ComfyUI's SaveImage writes them."""
+        chunks = PngInfo()
+        if self.prompt is not None:
+            chunks.add_text("prompt", json.dumps(self.prompt))
+        for key, value in self.extra.items():
+            chunks.add_text(key, json.dumps(value))
+        return chunks
+
+    def exif(self) -> Image.Exif:
+        """EXIF, as ComfyUI's own WebP saver writes it: prompt in Model, the others in Make and the tags below it."""
+        exif = Image.Exif()
+        if self.prompt is not None:
+            exif[EXIF_MODEL] = f"prompt:{json.dumps(self.prompt)}"
+        for index, (key, value) in enumerate(self.extra.items()):
+            exif[EXIF_MAKE - index] = f"{key}:{json.dumps(value)}"
+        return exif
+
+
+def save_image(image: Image.Image, path: Path, output_format: str, quality: int, metadata: ImageMetadata) -> None:
+    """Write ``image`` with its metadata; a JPEG's is left out, with a warning, where it does not fit."""
+    if output_format == "png":
+        image.save(path, pnginfo=metadata.png_chunks(), compress_level=PNG_COMPRESSION)
+        return
+    exif = metadata.exif()
+    if output_format == "jpeg" and len(exif.tobytes()) > MAX_JPEG_EXIF:
+        _log.warning("NeuroLux: the graph is too large for a JPEG's metadata; %s does not reopen it", path.name)
+        exif = Image.Exif()
+    image.save(path, format=output_format.upper(), quality=quality, exif=exif)
+
+
+def to_pictures(images: torch.Tensor) -> list[Image.Image]:
+    """Images (B, H, W, C) in [0, 1] as pictures, rounded as diffusers rounds them (not cut off, as SaveImage does)."""
+    pixels = (images.cpu().float().clamp(0, 1).numpy() * 255).round().astype("uint8")
+    return [Image.fromarray(frame).convert("RGB") for frame in pixels]
+
+
+class Result(io.ComfyNode):
+    """Result."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxResult",
+            display_name="Result",
+            category=CATEGORY,
+            description="What a request to this graph gets back. Saves the pictures with the graph that made them.",
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures."),
+                io.String.Input("name", default="images", tooltip="The result's name in the response."),
+                io.Combo.Input(
+                    "output_format", options=list(SUFFIXES), default="png", tooltip="png keeps every pixel as it is."
+                ),
+                io.Int.Input("quality", default=90, min=1, max=100, tooltip="Of jpeg and webp. 100 is best."),
+                io.String.Input("filename_prefix", default="NeuroLux", tooltip="Start of the files' names."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> float:
+        """Never cached: every job has files of its own."""
+        return float("nan")
+
+    @classmethod
+    def execute(
+        cls, images: torch.Tensor, name: str, output_format: str, quality: int, filename_prefix: str
+    ) -> io.NodeOutput:
+        if output_format not in SUFFIXES:
+            raise InvalidParameter(
+                "output_format", f"output_format {output_format!r} is not known; use {', '.join(SUFFIXES)}"
+            )
+        folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory(), images.shape[2], images.shape[1]
+        )
+        metadata = ImageMetadata(None, {})
+        if not args.disable_metadata and cls.hidden is not None:
+            metadata = ImageMetadata(cls.hidden.prompt, cls.hidden.extra_pnginfo or {})
+        saved = []
+        for index, picture in enumerate(to_pictures(images)):
+            file = f"{stem.replace('%batch_num%', str(index))}_{counter + index:05}_{SUFFIXES[output_format]}"
+            save_image(picture, Path(folder) / file, output_format, quality, metadata)
+            saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
+        return io.NodeOutput(ui={"images": saved})

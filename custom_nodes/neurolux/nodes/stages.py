@@ -1,0 +1,133 @@
+"""The stages of making a picture: Encode Prompt, Sample, Decode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..pipelines.decode import decode
+from ..pipelines.encode import encode
+from ..pipelines.registry import PipelineHandle
+from ..pipelines.sample import needs_negative, sample
+from .sockets import CATEGORY, LARGEST_SEED, PipelineType
+
+NOT_LINKED = object()
+"""ComfyUI passes None for a lazy input that is linked and not evaluated, and nothing for one that is not linked."""
+
+
+def pipeline_input() -> io.Custom.Input:
+    """The pipeline socket."""
+    return PipelineType.Input("pipeline", tooltip="The loaded model.")
+
+
+class EncodePrompt(io.ComfyNode):
+    """Encode Prompt."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxEncodePrompt",
+            display_name="Encode Prompt",
+            category=CATEGORY,
+            description="Turns a text into conditioning, with the model's own text encoders.",
+            inputs=[
+                pipeline_input(),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    dynamic_prompts=True,
+                    tooltip="What the picture shows. For a negative prompt: what it should not show.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded text.")],
+        )
+
+    @classmethod
+    def execute(cls, pipeline: PipelineHandle, text: str) -> io.NodeOutput:
+        return io.NodeOutput(encode(pipeline.loaded(), text))
+
+
+class Sample(io.ComfyNode):
+    """Sample."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxSample",
+            display_name="Sample",
+            category=CATEGORY,
+            description="Makes the picture, as a latent. Shows progress and previews, and stops when interrupted.",
+            inputs=[
+                pipeline_input(),
+                io.Conditioning.Input("positive", tooltip="What the picture shows."),
+                io.Latent.Input("latent", tooltip="Width, height and number of pictures: an Empty Latent Image."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=LARGEST_SEED,
+                    control_after_generate=True,
+                    tooltip="The same seed makes the same picture. Picture i of a batch uses seed + i.",
+                ),
+                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="Denoising steps. 0: the model's default."),
+                io.Float.Input(
+                    "guidance",
+                    default=-1.0,
+                    min=-1.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How closely to follow the prompt. -1: the model's default.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    lazy=True,
+                    tooltip="What the picture should not show. Only read by models that use it (SDXL with guidance).",
+                ),
+            ],
+            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The picture before decoding.")],
+        )
+
+    @classmethod
+    def check_lazy_status(
+        cls, pipeline: PipelineHandle, guidance: float, negative: Any = NOT_LINKED, **_: object
+    ) -> list[str]:
+        """Ask for the negative prompt only if it has an effect; ComfyUI fails when an unlinked input is asked for."""
+        return ["negative"] if negative is None and needs_negative(pipeline.model, guidance) else []
+
+    @classmethod
+    def execute(
+        cls,
+        pipeline: PipelineHandle,
+        positive: Any,
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        guidance: float,
+        negative: Any = None,
+    ) -> io.NodeOutput:
+        loaded = pipeline.loaded()
+        samples = sample(loaded, pipeline.spec, positive, negative, latent, seed, steps, guidance)
+        return io.NodeOutput({"samples": samples})
+
+
+class Decode(io.ComfyNode):
+    """Decode."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxDecode",
+            display_name="Decode",
+            category=CATEGORY,
+            description="Turns a latent into pictures, with the model's own VAE.",
+            inputs=[pipeline_input(), io.Latent.Input("latent", tooltip="What Sample made.")],
+            outputs=[io.Image.Output("image", display_name="image", tooltip="The pictures.")],
+        )
+
+    @classmethod
+    def execute(cls, pipeline: PipelineHandle, latent: dict[str, Any]) -> io.NodeOutput:
+        return io.NodeOutput(decode(pipeline.loaded(), latent["samples"]))

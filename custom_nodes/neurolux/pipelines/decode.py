@@ -1,0 +1,54 @@
+"""A latent into images, by the pipeline's own VAE and image processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .memory import decode_bytes, with_memory_errors
+from .registry import LoadedPipeline
+
+REMEDY = "Use a smaller width and height, or a leaner offload (model or sequential) on the loader."
+
+
+def decode(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
+    """Decode raw VAE latents (B, C, h, w) into images (B, H, W, 3) in [0, 1], float32 on the CPU.
+
+    One by one: an image of a batch is the same, bit for bit, as the image alone.
+    """
+    vae: Any = loaded.pipe.vae
+    scale = loaded.pipe.vae_scale_factor
+    height, width = samples.shape[2] * scale, samples.shape[3] * scale
+
+    def work() -> torch.Tensor:
+        with loaded.placement.stage(["vae"], decode_bytes(width, height, vae.dtype)), torch.no_grad():
+            return torch.cat([decode_one(loaded, latent[None]) for latent in samples])
+
+    return with_memory_errors(f"decoding {samples.shape[0]} x {width}x{height}", REMEDY, work)
+
+
+def decode_one(loaded: LoadedPipeline, latent: torch.Tensor) -> torch.Tensor:
+    """Decode one raw latent (1, C, h, w) into (1, H, W, 3)."""
+    vae: Any = loaded.pipe.vae
+    image = vae.decode(latent.to(loaded.device, vae.dtype), return_dict=False)[0]
+    image = loaded.pipe.image_processor.postprocess(image, output_type="pt")
+    return image.cpu().permute(0, 2, 3, 1).float().contiguous()
+
+
+def to_raw(loaded: LoadedPipeline, latents: torch.Tensor) -> torch.Tensor:
+    """The denoiser's latents (1, C, h, w) in the VAE's own space, which is what ComfyUI's LATENT holds.
+
+    The arithmetic and its number format are those of the pipelines' own last lines (pipeline_flux.py,
+    pipeline_stable_diffusion_xl.py), so that the decoded image is theirs to the bit.
+    """
+    config: Any = loaded.pipe.vae.config
+    latents = latents.to(loaded.pipe.vae.dtype)
+    if loaded.model.family == "flux":
+        return (latents / config.scaling_factor) + config.shift_factor
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        shape = (1, len(mean), 1, 1)
+        mean, std = (torch.tensor(values).view(shape).to(latents.device, latents.dtype) for values in (mean, std))
+        return latents * std / config.scaling_factor + mean
+    return latents / config.scaling_factor

@@ -1,0 +1,66 @@
+"""What a diffusers folder must hold before it can be loaded: told from its own index files, without opening weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+WEIGHTS = (".safetensors", ".bin")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
+
+
+def missing_files(folder: Path, *, without_weights: frozenset[str] = frozenset()) -> list[str]:
+    """Files that the pipeline in ``folder`` lacks; empty when it is complete.
+
+    ``without_weights`` names components whose weights come from elsewhere (their config must still be here).
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return ["model_index.json"]
+    components = {
+        name: value
+        for name, value in json.loads(index.read_text(encoding="utf-8")).items()
+        if isinstance(value, list) and value[0] is not None
+    }
+    return [
+        missing
+        for name in components
+        for missing in missing_in_component(folder / name, name, weights=name not in without_weights)
+    ]
+
+
+def missing_in_component(folder: Path, name: str, *, weights: bool) -> Iterator[str]:
+    """What one component folder lacks."""
+    if name == "scheduler":
+        required = ["scheduler_config.json"]
+    elif name.startswith("tokenizer"):
+        required = ["tokenizer_config.json"]
+        if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+            yield f"{name}/{TOKENIZER_FILES[0]}"
+    elif name == "feature_extractor":
+        required = ["preprocessor_config.json"]
+    else:
+        required = ["config.json"]
+        if weights:
+            yield from (f"{name}/{file}" for file in missing_weights(folder))
+    yield from (f"{name}/{file}" for file in required if not (folder / file).is_file())
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """Shards that an index names and that are not there; without an index, at least one weight file is needed.
+
+    ``is_file`` follows the links of the Hugging Face cache, which appear only once a download is complete.
+    """
+    indexes = list(folder.glob("*.index.json"))
+    if indexes:
+        shards = {shard for index in indexes for shard in json.loads(index.read_text())["weight_map"].values()}
+        return sorted(shard for shard in shards if not (folder / shard).is_file())
+    if any(path.suffix in WEIGHTS and path.is_file() for path in folder.glob("*")):
+        return []
+    return ["*.safetensors"]
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of weights below ``folder``, on disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in WEIGHTS and path.is_file())

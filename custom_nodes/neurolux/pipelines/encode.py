@@ -1,0 +1,70 @@
+"""A prompt into ComfyUI's conditioning, by diffusers' own ``encode_prompt``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import InvalidParameter
+from .memory import ENCODE_BYTES, with_memory_errors
+from .registry import LoadedPipeline
+
+Conditioning = list[list[Any]]
+"""ComfyUI's own: a list of [embeddings, extra], where extra holds ``pooled_output``."""
+EMPTY_PROMPT = "neurolux_empty_prompt"
+"""Marks the conditioning of an empty text. As a negative it means "none", for which SDXL has its own rule (zeros)."""
+REMEDY = "Choose a leaner offload (model or sequential) on the loader, or close what else uses the device."
+
+
+def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
+    """Encode ``text``: embeddings of shape (1, tokens, width) and pooled ones of shape (1, width), on the CPU."""
+    pipe = loaded.pipe
+    encoders = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
+
+    def work() -> Conditioning:
+        with loaded.placement.stage(encoders, ENCODE_BYTES), torch.no_grad():
+            if loaded.model.family == "flux":
+                embeds, pooled, _ = pipe.encode_prompt(
+                    text, device=loaded.device, max_sequence_length=loaded.model.max_sequence_length
+                )
+            else:
+                embeds, _, pooled, _ = pipe.encode_prompt(text, device=loaded.device, do_classifier_free_guidance=False)
+        extra: dict[str, Any] = {"pooled_output": pooled.cpu()}
+        if not text.strip():
+            extra[EMPTY_PROMPT] = True
+        return [[embeds.cpu(), extra]]
+
+    return with_memory_errors("encoding the prompt", REMEDY, work)
+
+
+def embeddings(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tensors of ``conditioning``, as ``loaded`` needs them. Raises InvalidParameter for another model's."""
+    if len(conditioning) != 1:
+        raise InvalidParameter(
+            field,
+            f"the {field} conditioning has {len(conditioning)} parts; use one Encode Prompt, "
+            "not Conditioning (Combine) or (Set Area)",
+        )
+    embeds, extra = conditioning[0]
+    pooled = extra.get("pooled_output")
+    expected = denoiser_width(loaded)
+    if pooled is None or embeds.shape[-1] != expected:
+        raise InvalidParameter(
+            field,
+            f"the {field} conditioning is {embeds.shape[-1]} wide and {loaded.model.name} takes {expected}; "
+            "encode the prompt with the same pipeline that samples",
+        )
+    dtype = loaded.precision.main
+    return embeds.to(loaded.device, dtype), pooled.to(loaded.device, dtype)
+
+
+def denoiser_width(loaded: LoadedPipeline) -> int:
+    """The width of the embeddings that the denoiser attends to."""
+    config: Any = loaded.denoiser.config
+    return config.joint_attention_dim if loaded.model.family == "flux" else config.cross_attention_dim
+
+
+def is_empty(conditioning: Conditioning | None) -> bool:
+    """Whether there is no negative prompt: nothing linked, or an empty text."""
+    return conditioning is None or all(extra.get(EMPTY_PROMPT) for _, extra in conditioning)

@@ -1,0 +1,275 @@
+"""Where a model's files are: a folder on this machine, or the Hugging Face cache, filled on first use.
+
+Downloads go to ``HF_HOME`` as every Hugging Face tool does, take only what the pipeline needs, resume where they
+stopped, and report their bytes. Nothing here imports torch or ComfyUI.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..catalog import FolderSource, Model, RepoFiles, RepoSource
+from ..errors import AccessDenied, DownloadFailed, WeightsMissing
+from .diffusers_folder import missing_files
+
+DownloadProgress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all); an exception that it raises stops the download."""
+
+REACHABLE_TIMEOUT_S = 2.0
+REACHABLE_CACHE_S = 60.0
+DISK_RESERVE_BYTES = 1_000_000_000
+_reachable: tuple[float, bool] | None = None
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """Whether a model can be used: ``ready`` here, ``downloadable`` on first use, or ``missing`` and why."""
+
+    state: Literal["ready", "downloadable", "missing"]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedFiles:
+    """Local paths of one model: the pipeline folder, and the parts that replace some of its own."""
+
+    pipeline: Path
+    checkpoint: Path | None = None
+    vae: Path | None = None
+
+
+def model_status(model: Model) -> ModelStatus:
+    """Whether ``model`` is ready. May probe the network for two seconds, at most once a minute."""
+    source = model.source
+    if isinstance(source, FolderSource):
+        missing = missing_files(source.path)
+        if not missing:
+            return ModelStatus("ready")
+        return ModelStatus("missing", f"{source.path} lacks {', '.join(missing[:3])}; copy the whole diffusers folder")
+    if cached_files(model, model.variant(0)) is not None:
+        return ModelStatus("ready")
+    if offline():
+        return ModelStatus("missing", f"not downloaded, and HF_HUB_OFFLINE is set; unset it to fetch {source.repo}")
+    if source.gated and not token():
+        return ModelStatus("missing", gated_remedy(source.repo))
+    if not hub_reachable():
+        return ModelStatus(
+            "missing",
+            f"not downloaded, and {hub_endpoint()} cannot be reached from here; connect, or put the diffusers folder "
+            "into ComfyUI's models/diffusers/",
+        )
+    return ModelStatus("downloadable")
+
+
+def resolve(model: Model, variant: int | None, progress: DownloadProgress | None = None) -> ResolvedFiles:
+    """Local paths of ``model``, downloading what is not here yet.
+
+    Raises WeightsMissing, AccessDenied or DownloadFailed. ``variant`` is the checkpoint's number of steps.
+    """
+    source = model.source
+    if isinstance(source, FolderSource):
+        missing = missing_files(source.path)
+        if missing:
+            raise WeightsMissing(
+                f"model {model.name!r}: {source.path} lacks {', '.join(missing)}; copy the whole diffusers folder"
+            )
+        return ResolvedFiles(source.path)
+    found = cached_files(model, variant)
+    if found is not None:
+        return found
+    if offline():
+        raise WeightsMissing(
+            f"model {model.name!r} is not downloaded, and HF_HUB_OFFLINE is set; unset it once to fetch {source.repo}"
+        )
+    for part in needed_files(model, variant):
+        download(part, progress)
+    found = cached_files(model, variant)
+    if found is None:
+        raise DownloadFailed(
+            f"model {model.name!r}: {source.repo} was downloaded but lacks files that the pipeline needs; "
+            "the repository may have changed, delete its folder in HF_HOME and try again"
+        )
+    return found
+
+
+def needed_files(model: Model, variant: int | None) -> Iterator[RepoFiles]:
+    """Everything to fetch for ``model``, repository by repository."""
+    assert isinstance(model.source, RepoSource)
+    yield model.source
+    if variant is not None and variant in model.checkpoints:
+        checkpoint = model.checkpoints[variant]
+        yield RepoFiles(checkpoint.repo, (checkpoint.file,))
+    if model.vae is not None:
+        yield model.vae
+
+
+def cached_files(model: Model, variant: int | None) -> ResolvedFiles | None:
+    """The model's files in the Hugging Face cache, or None unless every one of them is there."""
+    assert isinstance(model.source, RepoSource)
+    index = cached(model.source.repo, "model_index.json")
+    if index is None:
+        return None
+    checkpoint = vae = None
+    replaced: set[str] = set()
+    if variant is not None and variant in model.checkpoints:
+        replaced.add("unet")
+        checkpoint = cached(model.checkpoints[variant].repo, model.checkpoints[variant].file)
+        if checkpoint is None:
+            return None
+    if model.vae is not None:
+        replaced.add("vae")
+        files = [cached(model.vae.repo, file) for file in model.vae.files]
+        if not files or files[0] is None or None in files:
+            return None
+        vae = files[0].parent
+    missing = missing_files(index.parent, without_weights=frozenset(replaced))
+    if model.vae is not None:
+        missing = [file for file in missing if not file.startswith("vae/")]
+    return None if missing else ResolvedFiles(index.parent, checkpoint, vae)
+
+
+def cached(repo: str, file: str) -> Path | None:
+    """The newest cached copy of one file of ``repo``."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, file)
+    return Path(found) if isinstance(found, str) and Path(found).is_file() else None
+
+
+def download(part: RepoFiles, progress: DownloadProgress | None) -> None:
+    """Fetch the files of ``part`` into the Hugging Face cache; what is already there is not fetched again."""
+    from huggingface_hub import snapshot_download
+
+    patterns = list(part.files)
+    with download_errors(part.repo):
+        plan = snapshot_download(part.repo, allow_patterns=patterns, dry_run=True)
+        wanted = sum(info.file_size or 0 for info in plan if info.will_download)
+        check_disk(part.repo, wanted)
+        bar = byte_bar(wanted, progress) if progress is not None else None
+        snapshot_download(part.repo, allow_patterns=patterns, tqdm_class=bar)
+
+
+def check_disk(repo: str, wanted: int) -> None:
+    """Raise DownloadFailed unless ``wanted`` bytes fit on the cache's disk."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if wanted + DISK_RESERVE_BYTES > free:
+        raise DownloadFailed(
+            f"{repo} needs {wanted / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
+            "make room, or set HF_HOME to a larger disk"
+        )
+
+
+def byte_bar(total: int, progress: DownloadProgress) -> type[Any]:
+    """A progress-bar class for huggingface_hub that shows nothing and reports bytes to ``progress``.
+
+    huggingface_hub opens several bars: one that counts files, one or two that count bytes (its newer releases count
+    transferred and written bytes apart). The largest byte count is how far the download is.
+    """
+    from tqdm import tqdm
+
+    done: dict[int, int] = {}
+
+    class ByteBar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.counts_bytes = kwargs.get("unit") == "B"
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.counts_bytes:
+                done[id(self)] = done.get(id(self), 0) + int(n or 0)
+                progress(min(max(done.values()), total), total)
+            return None
+
+    return ByteBar
+
+
+@contextmanager
+def download_errors(repo: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into this pack's errors, with the remedy."""
+    from huggingface_hub import errors as hub
+
+    try:
+        yield
+    except hub.GatedRepoError as error:
+        raise AccessDenied(gated_remedy(repo)) from error
+    except hub.RepositoryNotFoundError as error:
+        raise AccessDenied(
+            f"{repo} does not exist or is private; log in with `hf auth login`, or set HF_TOKEN, and try again"
+        ) from error
+    except hub.LocalEntryNotFoundError as error:
+        raise DownloadFailed(
+            f"{repo} is not downloaded and {hub_endpoint()} cannot be reached; check the network, "
+            "or put the diffusers folder into ComfyUI's models/diffusers/"
+        ) from error
+    except hub.HfHubHTTPError as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise AccessDenied(gated_remedy(repo)) from error
+        raise DownloadFailed(f"downloading {repo} failed ({error}); run it again, it resumes") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DownloadFailed(f"the disk filled up while downloading {repo}; make room and run it again") from error
+        raise DownloadFailed(f"downloading {repo} failed ({error}); run it again, it resumes") from error
+
+
+def gated_remedy(repo: str) -> str:
+    """What to do about a gated repository."""
+    return (
+        f"{repo} is gated: accept its licence at {hub_endpoint()}/{repo}, then log in with `hf auth login` "
+        "or set HF_TOKEN, and try again"
+    )
+
+
+def token() -> str | None:
+    """The user's Hugging Face token, if there is one."""
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def offline() -> bool:
+    """Whether the user has forbidden network access."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def hub_endpoint() -> str:
+    """The Hub, or the mirror that HF_ENDPOINT names."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def hub_reachable() -> bool:
+    """Whether the Hub answers a TCP connection; asked at most once a minute. A proxy is trusted to reach it."""
+    global _reachable
+    if urllib.request.getproxies().get("https") or os.environ.get("ALL_PROXY"):
+        return True
+    now = time.monotonic()
+    if _reachable is None or now - _reachable[0] > REACHABLE_CACHE_S:
+        endpoint = urllib.parse.urlsplit(hub_endpoint())
+        port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+        try:
+            with socket.create_connection((endpoint.hostname or "", port), timeout=REACHABLE_TIMEOUT_S):
+                _reachable = (now, True)
+        except OSError:
+            _reachable = (now, False)
+    return _reachable[1]

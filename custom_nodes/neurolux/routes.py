@@ -1,0 +1,118 @@
+"""The route that the pack adds to ComfyUI's own server: which models there are, and what is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import comfy.model_management as mm
+import torch
+from aiohttp import web
+
+from .catalog import FolderSource, GuidanceLimit, Model, SizeLimit, StepLimit
+from .known_models import known_models
+from .pipelines.offload import ACCELERATORS
+from .pipelines.registry import registry
+from .pipelines.sources import model_status
+from .version import pack_version
+
+MODELS_PATH = "/neurolux/models"
+_log = logging.getLogger(__name__)
+
+
+def add_routes(routes: web.RouteTableDef) -> None:
+    """Register the pack's routes (ComfyUI serves each under /api as well).
+
+    A second copy of the pack in the same ComfyUI keeps out: aiohttp refuses to start with a path registered twice.
+    """
+    if any(getattr(route, "path", None) == MODELS_PATH for route in routes):
+        _log.warning("NeuroLux: the pack is installed twice; remove one of its folders from custom_nodes")
+        return
+
+    @routes.get(MODELS_PATH)
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response(await asyncio.to_thread(describe))
+
+
+def describe() -> dict[str, Any]:
+    """The device, the models and what is loaded, as JSON. May take two seconds when the network is probed."""
+    catalog = known_models()
+    loaded = registry.loaded_models()
+    device: torch.device = mm.get_torch_device()
+    own_memory = device.type in ACCELERATORS
+    return {
+        "pack_version": pack_version(),
+        "device": device.type,
+        "device_name": device_name(device),
+        "cuda_available": torch.cuda.is_available(),
+        "dtype": str(registry.last_dtype or expected_dtype(device)).removeprefix("torch."),
+        "offload": registry.last_offload or ("auto" if own_memory else "none"),
+        "vram_total_bytes": int(mm.get_total_memory(device)) if own_memory else None,
+        "vram_free_bytes": int(mm.get_free_memory(device)) if own_memory else None,
+        "current_model": loaded[-1] if loaded else None,
+        "default_model": catalog.default,
+        "models": [describe_model(model, model.name in loaded) for model in catalog.models.values()],
+    }
+
+
+def describe_model(model: Model, loaded: bool) -> dict[str, Any]:
+    """One model for the wire."""
+    status = model_status(model)
+    source = model.source
+    folder = isinstance(source, FolderSource)
+    return {
+        "name": model.name,
+        "title": model.title,
+        "family": model.family,
+        "license": model.license,
+        "commercial_use": model.commercial_use,
+        "status": status.state,
+        "reason": status.reason,
+        "loaded": loaded,
+        "source": source.path.name if isinstance(source, FolderSource) else source.repo,
+        "download_bytes": None if folder or status.state == "ready" else getattr(source, "download_bytes", None),
+        "defaults": asdict(model.defaults),
+        "limits": describe_limits(model),
+    }
+
+
+def describe_limits(model: Model) -> dict[str, Any]:
+    """The limits under the wire's names."""
+    limits = model.limits
+    return {
+        "width": describe_size(limits.width),
+        "height": describe_size(limits.height),
+        "num_inference_steps": describe_steps(limits.num_inference_steps),
+        "guidance_scale": describe_guidance(limits.guidance_scale),
+        "num_images": {"min": limits.num_images.minimum, "max": limits.num_images.maximum},
+        "negative_prompt": limits.negative_prompt,
+    }
+
+
+def describe_size(limit: SizeLimit) -> dict[str, int]:
+    """Pixels."""
+    return {"min": limit.minimum, "max": limit.maximum, "multiple_of": limit.multiple_of}
+
+
+def describe_steps(limit: StepLimit) -> dict[str, Any]:
+    """A range, and the only numbers in it that work where there are such."""
+    return {"min": limit.minimum, "max": limit.maximum, "choices": list(limit.choices) if limit.choices else None}
+
+
+def describe_guidance(limit: GuidanceLimit) -> dict[str, float]:
+    """A range."""
+    return {"min": limit.minimum, "max": limit.maximum}
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def expected_dtype(device: torch.device) -> torch.dtype:
+    """What precision "auto" will most likely choose, before anything was loaded."""
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if mm.should_use_bf16(device) else torch.float16

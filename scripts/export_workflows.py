@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""`make workflows`: let ComfyUI's own front end write each saved graph in both formats.
+
+Every `workflows/*.json` is opened in the editor of a real ComfyUI, in headless Chromium. What the editor saves goes
+back to the same file, what it would queue goes to `workflows/api/`, and a picture of the canvas becomes the thumbnail
+of the template browser. `--check` writes nothing and fails if a file differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Page, async_playwright
+
+from bridge.comfyui.installer import find_installation, write_extra_model_paths
+from bridge.comfyui.process import ManagedComfyUI
+from bridge.modes import SHIPPED_WORKFLOWS
+from bridge.settings import Settings
+
+CHROMIUM = "/usr/bin/chromium"
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+VIEWPORT = {"width": 1920, "height": 1080}
+EDITOR_TIMEOUT_MS = 120_000
+THUMBNAIL_WIDTH = 640
+QUIET_SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else a first visit opens the template browser over the canvas
+    "Comfy.Minimap.Visible": False,
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the pictures
+}
+
+OPEN_GRAPH = """async (workflow) => {
+    await app.loadGraphData(workflow, true, true);
+    await new Promise(done => setTimeout(done, 500));
+    const missing = app.graph.nodes.filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type]);
+    return missing.map(node => node.type);
+}"""
+SAVE_GRAPH = """async () => {
+    const {output, workflow} = await app.graphToPrompt();
+    return {api: output, workflow: JSON.parse(JSON.stringify(workflow))};
+}"""
+FIT_VIEW = """async () => {
+    app.canvas.deselectAll?.();
+    await app.extensionManager.command.execute('Comfy.Canvas.FitView');
+    await new Promise(done => setTimeout(done, 1500));
+}"""
+
+
+@asynccontextmanager
+async def editor(url: str) -> AsyncIterator[Page]:
+    """A page with ComfyUI's editor, ready for use."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        try:
+            page = await browser.new_page(viewport=VIEWPORT)  # pyright: ignore[reportArgumentType]
+            for setting, value in QUIET_SETTINGS.items():
+                await page.request.post(f"{url}/api/settings/{setting}", data=json.dumps(value))
+            await page.goto(url, timeout=EDITOR_TIMEOUT_MS)
+            await page.wait_for_function(
+                "() => window.app && window.app.graph && window.app.extensionManager"
+                " && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100",
+                timeout=EDITOR_TIMEOUT_MS,
+            )
+            await close_banner(page)
+            yield page
+        finally:
+            await browser.close()
+
+
+async def close_banner(page: Page) -> None:
+    """Some front ends announce news over the whole width; it is nothing of ours."""
+    banner = page.locator("div", has=page.get_by_role("button", name="Try it out")).last
+    if await banner.count():
+        await banner.locator("xpath=..").get_by_role("button").last.click()
+
+
+async def open_graph(page: Page, workflow: dict[str, Any]) -> None:
+    """Open a graph. Raises ValueError where the editor lacks one of its nodes."""
+    missing = await page.evaluate(OPEN_GRAPH, workflow)
+    if missing:
+        raise ValueError(f"the editor does not know the nodes {', '.join(missing)}")
+
+
+async def save_graph(page: Page) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The open graph as the editor saves it and as it queues it."""
+    saved = await page.evaluate(SAVE_GRAPH)
+    return stable(saved["workflow"]), saved["api"]
+
+
+def stable(workflow: dict[str, Any]) -> dict[str, Any]:
+    """Without what differs from one saving to the next: where the view stood, and the editor's version."""
+    workflow.get("extra", {}).pop("ds", None)
+    workflow.get("extra", {}).pop("frontendVersion", None)
+    return workflow
+
+
+def text(graph: dict[str, Any]) -> str:
+    """The file's content: indented, so that a change to the graph is a readable diff."""
+    return json.dumps(graph, indent=1, ensure_ascii=False) + "\n"
+
+
+async def export(page: Page, path: Path, *, check: bool) -> bool:
+    """Write one graph's files; with `check`, only say whether they are what would be written."""
+    await open_graph(page, json.loads(path.read_bytes()))
+    workflow, api = await save_graph(page)
+    files = {path: text(workflow), path.parent / "api" / path.name: text(api)}
+    if check:
+        stale = [file for file, content in files.items() if not file.is_file() or file.read_text() != content]
+        for file in stale:
+            print(f"{file} is not what the editor saves; run 'make workflows'")
+        return not stale
+    for file, content in files.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content)
+    await take_thumbnail(page, path.with_suffix(".jpg"))
+    print(path)
+    return True
+
+
+async def take_thumbnail(page: Page, path: Path) -> None:
+    """A small picture of the canvas, without the editor's own panels."""
+    from PIL import Image
+
+    await page.evaluate(FIT_VIEW)
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        await page.screenshot(path=file.name, clip={"x": 64, "y": 120, "width": 1792, "height": 900})
+        with Image.open(file.name) as picture:
+            picture.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
+            picture.convert("RGB").save(path, quality=85)
+
+
+@asynccontextmanager
+async def own_comfyui() -> AsyncIterator[str]:
+    """A ComfyUI of our own for as long as the export takes; its URL."""
+    settings = Settings.from_environment()
+    installation = find_installation(settings)
+    with tempfile.TemporaryDirectory(prefix="imagegen-workflows-") as folder:
+        scratch = Settings(state_dir=Path(folder))
+        scratch.make_directories()
+        comfyui = ManagedComfyUI(
+            installation,
+            base_directory=scratch.comfyui_base,
+            extra_model_paths=write_extra_model_paths(scratch, installation),
+            log_file=scratch.logs / "comfyui.log",
+        )
+        await comfyui.start()
+        try:
+            await comfyui.wait_ready()
+            yield comfyui.url
+        finally:
+            await comfyui.stop()
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Export or check every graph; the exit code."""
+    async with own_comfyui() as url, editor(url) as page:
+        results = [await export(page, path, check=args.check) for path in sorted(SHIPPED_WORKFLOWS.glob("*.json"))]
+    return 0 if all(results) else 1
+
+
+def main() -> int:
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(description="Write every saved graph in both formats, by ComfyUI's own editor.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
+    return asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Where ComfyUI comes from, and what it is told about models and packs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bridge.comfyui import installer
+from bridge.comfyui.device import find_device
+from bridge.comfyui.installer import Installation, InstallError, find_installation, write_extra_model_paths
+from bridge.comfyui.process import ComfyUIStartFailed, ManagedComfyUI
+from bridge.settings import Settings, SettingsError
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A fresh state directory, and a home without comfy-cli."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    settings = Settings(state_dir=tmp_path / "state")
+    settings.make_directories()
+    return settings
+
+
+def make_comfyui(root: Path) -> Path:
+    (root / "comfy").mkdir(parents=True)
+    (root / "main.py").touch()
+    return root
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv without network and without anything in its cache."""
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+
+
+def test_a_named_directory_comes_first_and_runs_with_its_own_python(settings: Settings, tmp_path: Path) -> None:
+    root = make_comfyui(tmp_path / "mine")
+    assert find_installation(Settings(comfyui_dir=root)) == Installation(root, Path(sys.executable), "named")
+    python = root / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert find_installation(Settings(comfyui_dir=root)).python == python
+
+
+def test_a_comfy_cli_workspace_comes_before_the_pinned_copy(settings: Settings, tmp_path: Path) -> None:
+    config = Path("~/.config/comfy-cli/config.ini").expanduser()
+    config.parent.mkdir(parents=True)
+    recent = make_comfyui(tmp_path / "recent")
+    config.write_text(f"[DEFAULT]\ndefault_workspace = {tmp_path / 'gone'}\nrecent_workspace = {recent}\n")
+    assert find_installation(settings) == Installation(recent, Path(sys.executable), "comfy-cli")
+    ours = make_comfyui(settings.state_dir / "comfy-cli" / "ComfyUI")
+    assert find_installation(settings).root == ours
+
+
+def test_a_broken_comfy_cli_configuration_is_no_workspace(
+    settings: Settings, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Path("~/.config/comfy-cli/config.ini").expanduser()
+    config.parent.mkdir(parents=True)
+    config.write_text("no section, no key")
+    monkeypatch.setattr(installer, "pinned_installation", lambda *_: installation)
+    assert find_installation(settings) is installation
+
+
+def test_the_pinned_copy_is_unpacked_once_even_by_two_at_once(settings: Settings) -> None:
+    half = settings.state_dir / f"comfyui-{installer.PINNED_VERSION}"
+    half.mkdir()
+    (half / "main.py").write_text("half unpacked, without the marker")
+    (settings.state_dir / f".comfyui-{installer.PINNED_VERSION}-killed").mkdir()
+    said: list[str] = []
+    found: list[Installation] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(installer.pinned_installation(settings, said.append)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [Installation(half, Path(sys.executable), "pinned")] * 2
+    assert len(said) == 1
+    assert "prompt_worker" in (half / "main.py").read_text()
+    assert not (half / "extra_model_paths.yaml").exists()
+    assert [path.name for path in settings.state_dir.glob(".comfyui-*")] == []
+
+
+def test_a_wrong_hash_installs_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installer, "PINNED_SHA256", "0" * 64)
+    with pytest.raises(InstallError, match="whose sha256 is not 000000000000…"):
+        installer.pinned_installation(settings)
+    assert not (settings.state_dir / f"comfyui-{installer.PINNED_VERSION}").exists()
+
+
+@pytest.mark.usefixtures("offline")
+def test_no_network_is_said_with_the_ways_out(settings: Settings) -> None:
+    with pytest.raises(InstallError, match="cannot reach the package index.*--comfyui-dir or --comfyui-url"):
+        installer.pinned_installation(settings)
+
+
+def test_comfyui_is_told_of_our_pack_and_of_an_existing_installations_models_and_packs(
+    settings: Settings, tmp_path: Path
+) -> None:
+    root = make_comfyui(tmp_path / "mine")
+    for folder in ("models/checkpoints", "models/loras", "custom_nodes/other"):
+        (root / folder).mkdir(parents=True)
+    named = Installation(root, Path(sys.executable), "named")
+    config = yaml.safe_load(write_extra_model_paths(settings, named).read_text())
+    ours = str(installer.PACK.parent)
+    assert config["neurolux"]["custom_nodes"].split("\n") == [ours, str(root / "custom_nodes")]
+    assert config["existing"] == {
+        "base_path": str(root / "models"),
+        "checkpoints": "checkpoints",
+        "loras": "loras",
+    }
+    (root / "custom_nodes" / "neurolux").symlink_to(installer.REPOSITORY)  # then it is there already
+    config = yaml.safe_load(write_extra_model_paths(settings, named).read_text())
+    assert config["neurolux"]["custom_nodes"] == str(root / "custom_nodes")
+
+
+def test_comfy_cli_that_fails_is_said_with_the_way_out(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = shutil.which("false")
+    assert program
+    monkeypatch.setattr(installer.shutil, "which", lambda _: program)
+    monkeypatch.setattr(installer.sys, "executable", "/nowhere/python")
+    with pytest.raises(InstallError, match=r"needs git and github\.com"):
+        installer.install_with_comfy_cli(settings, gpu="cpu")
+
+
+async def test_a_real_comfyui_that_refuses_its_arguments_is_told_with_the_variable(
+    settings: Settings, installation: Installation
+) -> None:
+    comfyui = ManagedComfyUI(
+        installation,
+        base_directory=settings.comfyui_base,
+        extra_model_paths=None,
+        log_file=settings.logs / "comfyui.log",
+        env={"IMAGEGEN_COMFYUI_ARGS": "--no-such-option", "PATH": ""},
+    )
+    await comfyui.start()
+    with pytest.raises(ComfyUIStartFailed, match=r"unrecognized arguments: --no-such-option \(check IMAGEGEN_COMFYUI"):
+        await comfyui.wait_ready()
+    await comfyui.stop()
+
+
+def test_the_device_is_found_without_torch() -> None:
+    assert find_device(Path(sys.executable)).kind in ("cpu", "cuda", "rocm", "mps")
+
+
+def test_settings_come_from_the_environment_and_the_command_line_wins(tmp_path: Path) -> None:
+    env = {"IMAGEGEN_PORT": "9000", "IMAGEGEN_HOST": "::1", "IMAGEGEN_STATE_DIR": str(tmp_path), "IMAGEGEN_TOKEN": ""}
+    settings = Settings.from_environment(env, port=9001, host=None)
+    assert (settings.port, settings.host, settings.state_dir, settings.token) == (9001, "::1", tmp_path, None)
+    assert settings.url == "http://[::1]:9001"
+    with pytest.raises(SettingsError, match="port 70000 is not between 1 and 65535"):
+        Settings(port=70000)

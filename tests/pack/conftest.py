@@ -1,0 +1,40 @@
+"""Tiny models, and one real ComfyUI for the whole session."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests" / "pack"), str(REPO / "custom_nodes")]
+
+from comfy_server import ComfyServer, running_comfyui  # noqa: E402
+from tiny_models import write_tiny_models  # noqa: E402
+
+
+def comfyui_dir() -> Path:
+    """The ComfyUI to test with."""
+    return Path(os.environ["IMAGEGEN_COMFYUI_DIR"])
+
+
+@pytest.fixture(scope="session")
+def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ComfyUI's user folder: models, input, output."""
+    return tmp_path_factory.mktemp("comfyui")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(base_directory: Path) -> dict[str, Path]:
+    """The tiny models' folders, where ComfyUI finds them."""
+    return write_tiny_models(base_directory / "models" / "diffusers")
+
+
+@pytest.fixture(scope="session")
+def comfyui(base_directory: Path, tiny_models: dict[str, Path]) -> Iterator[ComfyServer]:
+    """ComfyUI with the pack and the tiny models."""
+    with running_comfyui(comfyui_dir(), base_directory, REPO / "custom_nodes") as server:
+        yield server

@@ -1,0 +1,228 @@
+"""Generation in a real ComfyUI: batches, progress, previews, interrupt, errors, memory."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfy_server import ComfyServer
+from graphs import node, text_to_image
+
+
+def test_image_of_a_batch_equals_the_single_image(comfyui: ComfyServer) -> None:
+    batch = comfyui.images(comfyui.run(text_to_image("tiny-flux-dev", steps=3, count=3, seed=40)))
+    assert len(batch) == 3
+    for index, image in enumerate(batch):
+        (single,) = comfyui.images(comfyui.run(text_to_image("tiny-flux-dev", steps=3, seed=40 + index)))
+        assert np.array_equal(np.asarray(image), np.asarray(single))
+
+
+def test_seeds_wrap_at_two_to_the_64(comfyui: ComfyServer) -> None:
+    graph = text_to_image("tiny-flux-schnell", steps=1, count=2, seed=2**64 - 1)
+    _, second = comfyui.images(comfyui.run(graph))
+    (zero,) = comfyui.images(comfyui.run(text_to_image("tiny-flux-schnell", steps=1, seed=0)))
+    assert np.array_equal(np.asarray(second), np.asarray(zero))
+
+
+def test_progress_counts_all_steps_of_the_batch_and_shows_previews(comfyui: ComfyServer) -> None:
+    run = comfyui.run_watched(text_to_image("tiny-flux-schnell", count=2, seed=50))
+    values = [(data["value"], data["max"]) for kind, data in run.events if kind == "progress" and data["node"] == "sample"]
+    assert values == [(value, 8) for value in range(1, 9)]
+    assert len(run.previews) == 8
+    assert run.previews[-1].size == (128, 128)
+
+
+@pytest.mark.parametrize("model", ["tiny-flux-dev", "tiny-sdxl-lightning", "tiny-sdxl"])
+def test_last_preview_is_the_picture(comfyui: ComfyServer, model: str) -> None:
+    run = comfyui.run_watched(text_to_image(model, seed=51))
+    (image,) = comfyui.images(run)
+    difference = np.abs(np.asarray(run.previews[-1], float) - np.asarray(image, float))
+    assert difference.mean() < 20  # a JPEG of noise; a preview of the noisy latents would be far off
+    first = np.abs(np.asarray(run.previews[0], float) - np.asarray(image, float))
+    assert len(run.previews) > 1
+    assert first.mean() > difference.mean()
+
+
+def test_a_folder_brings_its_own_preview_colours(
+    comfyui: ComfyServer, tiny_models: dict[str, Path], base_directory: Path
+) -> None:
+    folder = base_directory / "models" / "diffusers" / "own-colours"
+    shutil.copytree(tiny_models["tiny-flux-schnell"], folder)
+    (folder / "latent_rgb.json").write_text('{"factors": [[0,0,0],[0,0,0],[0,0,0],[0,0,0]], "bias": [1, -1, -1]}')
+    run = comfyui.run_watched(text_to_image("own-colours"))
+    assert run.previews[0].size == (16, 16)
+    red, green, blue = run.previews[0].resize((1, 1)).getpixel((0, 0))  # pyright: ignore
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+def test_interrupt_stops_within_a_step_and_the_next_run_is_right(comfyui: ComfyServer) -> None:
+    (before,) = comfyui.images(comfyui.run(text_to_image("tiny-flux-dev", steps=2, seed=60)))
+    graph = text_to_image("tiny-flux-dev", steps=100, count=8, seed=61)
+    run = comfyui.run_watched(graph, interrupt_at=5)
+    assert run.message("execution_interrupted")["node_id"] == "sample"
+    last = max(data["value"] for kind, data in run.events if kind == "progress")
+    assert last < 100
+    (after,) = comfyui.images(comfyui.run(text_to_image("tiny-flux-dev", steps=2, seed=60, prompt="A cute cat on a windowsill")))
+    assert np.array_equal(np.asarray(before), np.asarray(after))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": "no-such"}, "ModelNotFound", "unknown model 'no-such'; known are flux-schnell, flux-dev"),
+        ({"model": "flux-schnell"}, "WeightsMissing", "HF_HUB_OFFLINE"),
+        ({"width": 1000}, "InvalidParameter", "width 1000 is not a multiple of 16; nearest are 992 and 1008"),
+        ({"height": 2064}, "InvalidParameter", "height 2064 is outside 64 to 2048 of this model; nearest is 2048"),
+        ({"width": 32}, "InvalidParameter", "width 32 is outside 64 to 2048 of this model; nearest is 64"),
+        ({"count": 9}, "InvalidParameter", "num_images 9 is outside 1 to 8"),
+        ({"steps": 51}, "InvalidParameter", "num_inference_steps 51 is outside 1 to 50"),
+        ({"guidance": 21.0}, "InvalidParameter", "guidance_scale 21 is outside 0 to 20"),
+        (
+            {"model": "tiny-sdxl-lightning", "steps": 2},
+            "InvalidParameter",
+            "num_inference_steps 2 does not match the loaded 4-step checkpoint of tiny-sdxl-lightning; set steps to 4",
+        ),
+        ({"model": "tiny-sdxl-lightning", "load_steps": 3}, "InvalidParameter", "3 is not available; this model has 1, 2"),
+        ({"model": "tiny-sdxl-lightning", "guidance": 7.0}, "InvalidParameter", "guidance_scale 7 is outside 0 to 1"),
+    ],
+)
+def test_bad_request_says_what_and_what_to_do(
+    comfyui: ComfyServer, change: dict[str, object], error: str, message: str
+) -> None:
+    arguments: dict[str, object] = {"model": "tiny-flux-schnell", **change}
+    run = comfyui.run(text_to_image(**arguments))  # pyright: ignore[reportArgumentType]
+    assert run.status == "error"
+    assert run.message("execution_error")["exception_type"].endswith(f".errors.{error}")
+    assert message in run.error_text
+
+
+def test_lightning_samples_in_the_steps_it_was_loaded_for(comfyui: ComfyServer) -> None:
+    for steps in (1, 2, 8):
+        run = comfyui.run_watched(text_to_image("tiny-sdxl-lightning", load_steps=steps, seed=70))
+        assert run.status == "success"
+        assert len(run.previews) == steps
+
+
+def test_family_loader_refuses_another_family(comfyui: ComfyServer) -> None:
+    graph = text_to_image("tiny-sdxl")
+    graph["load"] = node("NeuroLuxLoadFlux", model="tiny-sdxl", precision="auto", offload="auto")
+    run = comfyui.run(graph)
+    assert run.error_class == "InvalidParameter"
+    assert "tiny-sdxl is a sdxl model; this loader takes flux-schnell" in run.error_text
+
+
+def test_family_loaders_make_the_same_picture(comfyui: ComfyServer) -> None:
+    loaders = {
+        "tiny-flux-dev": node("NeuroLuxLoadFlux", model="tiny-flux-dev", precision="auto", offload="auto"),
+        "tiny-sdxl-lightning": node(
+            "NeuroLuxLoadSDXLLightning", model="tiny-sdxl-lightning", steps="4", precision="auto", offload="auto"
+        ),
+    }
+    for model, loader in loaders.items():
+        graph = text_to_image(model, seed=71)
+        (general,) = comfyui.images(comfyui.run(graph))
+        (special,) = comfyui.images(comfyui.run({**graph, "load": loader}))
+        assert np.array_equal(np.asarray(general), np.asarray(special))
+
+
+def test_a_latent_that_is_not_empty_is_refused(comfyui: ComfyServer) -> None:
+    graph = text_to_image("tiny-flux-schnell", seed=72)
+    graph["again"] = {**graph["sample"], "inputs": {**graph["sample"]["inputs"], "latent": ["sample", 0]}}
+    graph["decode"]["inputs"]["latent"] = ["again", 0]
+    run = comfyui.run(graph)
+    assert run.error_class == "InvalidParameter"
+    assert "the latent is not empty" in run.error_text
+
+
+def test_conditioning_of_another_model_is_refused(comfyui: ComfyServer) -> None:
+    graph = text_to_image("tiny-flux-schnell", seed=73)
+    graph["other"] = {**graph["load"], "inputs": {**graph["load"]["inputs"], "model": "tiny-sdxl"}}
+    graph["positive"]["inputs"]["pipeline"] = ["other", 0]
+    run = comfyui.run(graph)
+    assert run.error_class == "InvalidParameter"
+    assert "encode the prompt with the same pipeline" in run.error_text
+
+
+def test_negative_prompt_is_evaluated_only_where_it_is_used(comfyui: ComfyServer) -> None:
+    used = comfyui.run_watched(text_to_image("tiny-sdxl", steps=2, seed=74, negative="a dull day"))
+    unused = comfyui.run_watched(text_to_image("tiny-sdxl", steps=2, seed=74, negative="a dark day", guidance=1.0))
+    executed = [
+        [data["node"] for kind, data in run.events if kind == "executing"] for run in (used, unused)
+    ]
+    assert "negative" in executed[0]
+    assert "negative" not in executed[1]
+    assert unused.status == "success"
+
+
+def test_a_local_vae_decode_takes_our_latent(comfyui: ComfyServer) -> None:
+    """LATENT is ComfyUI's own, so a stock node fits between Sample and Decode."""
+    graph = text_to_image("tiny-flux-schnell", seed=75)
+    graph["flip"] = node("LatentFlip", samples=["sample", 0], flip_method="y-axis: horizontally")
+    graph["decode"]["inputs"]["latent"] = ["flip", 0]
+    (image,) = comfyui.images(comfyui.run(graph))
+    assert image.size == (128, 128)
+
+
+def test_models_route_tells_what_is_loaded_and_free_releases_it(comfyui: ComfyServer) -> None:
+    comfyui.run(text_to_image("tiny-flux-dev", steps=1, seed=80))
+    comfyui.run(text_to_image("tiny-sdxl", steps=1, seed=80))
+    described = comfyui.get("/neurolux/models")
+    assert described["current_model"] == "tiny-sdxl"
+    assert (described["device"], described["dtype"], described["offload"]) == ("cpu", "float32", "none")
+    assert comfyui.models()["tiny-flux-dev"]["loaded"]
+
+    comfyui.post("/free", {"unload_models": True})
+    wait_until(lambda: comfyui.get("/neurolux/models")["current_model"] is None)
+    assert not any(model["loaded"] for model in comfyui.models().values())
+
+    again = comfyui.run(text_to_image("tiny-sdxl", steps=1, seed=81))
+    assert again.status == "success"
+    assert comfyui.get("/neurolux/models")["current_model"] == "tiny-sdxl"
+
+
+def test_models_route_describes_every_model(comfyui: ComfyServer) -> None:
+    models = comfyui.models()
+    assert {"flux-schnell", "flux-dev", "sdxl-lightning", "tiny-flux-schnell", "tiny-sdxl"} <= set(models)
+    tiny = models["tiny-flux-schnell"]
+    assert (tiny["status"], tiny["reason"], tiny["family"]) == ("ready", None, "flux")
+    assert tiny["defaults"] == {"width": 128, "height": 128, "num_inference_steps": 4, "guidance_scale": 0.0}
+    assert tiny["limits"]["width"] == {"min": 64, "max": 2048, "multiple_of": 16}
+    assert models["flux-dev"]["commercial_use"] is False
+    assert models["flux-dev"]["status"] == "missing"
+    assert models["sdxl-lightning"]["limits"]["num_inference_steps"]["choices"] == [1, 2, 4, 8]
+
+
+def test_load_only_reports_the_load_once(comfyui: ComfyServer) -> None:
+    comfyui.post("/free", {"unload_models": True})
+    wait_until(lambda: comfyui.get("/neurolux/models")["current_model"] is None)
+    load = text_to_image("tiny-sdxl-lightning")["load"]
+    graph = {"load": load, "warm": node("NeuroLuxWarmUp", pipeline=["load", 0])}
+    first, second = (comfyui.run(graph).outputs["warm"]["loaded"][0] for _ in range(2))
+    assert (first["model"], first["device"], first["dtype"]) == ("tiny-sdxl-lightning", "cpu", "float32")
+    assert first["load_time_ms"] > second["load_time_ms"]
+
+
+def test_a_model_whose_files_were_replaced_is_loaded_again(
+    comfyui: ComfyServer, tiny_models: dict[str, Path], base_directory: Path
+) -> None:
+    folder = base_directory / "models" / "diffusers" / "replaced"
+    shutil.copytree(tiny_models["tiny-flux-schnell"], folder)
+    (first,) = comfyui.images(comfyui.run(text_to_image("replaced", seed=90)))
+    shutil.rmtree(folder)
+    shutil.copytree(tiny_models["tiny-flux-dev"], folder)
+    (second,) = comfyui.images(comfyui.run(text_to_image("replaced", seed=90, steps=4)))
+    (dev,) = comfyui.images(comfyui.run(text_to_image("tiny-flux-dev", seed=90, steps=4)))
+    assert not np.array_equal(np.asarray(first), np.asarray(second))
+    assert np.array_equal(np.asarray(second), np.asarray(dev))
+
+
+def wait_until(condition: object, timeout_s: float = 10) -> None:
+    """Until ``condition()`` is true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # pyright: ignore[reportCallIssue]
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.1)

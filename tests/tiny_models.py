@@ -1,0 +1,207 @@
+"""Tiny diffusers folders: the real classes of FLUX and SDXL with a few thousand seeded random values each.
+
+Every folder loads with ``from_pretrained`` without a network, weighs less than 3 MB and makes a 128x128 picture in
+four steps in about a second on a CPU. The VAE has four levels, as the real ones do, so one latent pixel is 8x8.
+Nothing here may import ComfyUI or the node pack: the folders are what a user would bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+TEXT_WIDTH = 32
+"""Hidden size of every tiny text encoder."""
+CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 printable characters that byte-level BPE writes for the 256 bytes (GPT-2's table)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    shifted = [byte for byte in range(256) if byte not in plain]
+    return [chr(byte) for byte in plain] + [chr(256 + index) for index in range(len(shifted))]
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer that knows every byte and no merges: any text encodes, one token a letter."""
+    letters = byte_alphabet()
+    tokens = [*letters, *(letter + "</w>" for letter in letters), CLIP_START, CLIP_END]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer over the printable ASCII characters, without sentinels."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(chr(code), -3.0) for code in range(33, 127)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def clip_config(tokenizer: CLIPTokenizer, *, projection: int = TEXT_WIDTH) -> CLIPTextConfig:
+    """Two layers, four heads, 77 positions."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=37,
+        projection_dim=projection,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_act="gelu",
+    )
+
+
+def tiny_vae(latent_channels: int, *, scaling: float, shift: float | None, sample_size: int = 128) -> AutoencoderKL:
+    """A four-level VAE (8 pixels to a latent pixel) of about 70,000 parameters."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        sample_size=sample_size,
+        scaling_factor=scaling,
+        shift_factor=shift,
+        use_quant_conv=shift is None,
+        use_post_quant_conv=shift is None,
+        force_upcast=shift is None,
+    )
+
+
+def write_flux(folder: Path, *, guidance_embeds: bool, seed: int = 0) -> Path:
+    """Write a FluxPipeline: dev-like with ``guidance_embeds``, schnell-like (no shift in its schedule) without."""
+    torch.manual_seed(seed)
+    tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT_WIDTH,
+        pooled_projection_dim=TEXT_WIDTH,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=guidance_embeds,
+    )
+    t5_config = T5Config(
+        vocab_size=len(tokenizer_2),
+        d_model=TEXT_WIDTH,
+        d_kv=8,
+        d_ff=37,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        feed_forward_proj="gated-gelu",
+    )
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=3.0 if guidance_embeds else 1.0, use_dynamic_shifting=guidance_embeds
+        ),
+        vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
+        text_encoder=CLIPTextModel(clip_config(tokenizer)),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(t5_config),
+        tokenizer_2=tokenizer_2,
+        transformer=transformer,
+    )
+    return save(pipeline, folder)
+
+
+def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0) -> Path:
+    """Write a StableDiffusionXLPipeline; ``lightning`` only changes the scheduler, as it does for the real weights."""
+    torch.manual_seed(seed)
+    tokenizer, tokenizer_2 = clip_tokenizer(), clip_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 1),
+        projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
+        cross_attention_dim=2 * TEXT_WIDTH,
+        norm_num_groups=8,
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=tiny_vae(4, scaling=0.13025, shift=None),
+        text_encoder=CLIPTextModel(clip_config(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer_2)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            timestep_spacing="trailing" if lightning else "leading",
+        ),
+        add_watermarker=False,
+    )
+    return save(pipeline, folder)
+
+
+def save(pipeline: FluxPipeline | StableDiffusionXLPipeline, folder: Path) -> Path:
+    """Write the pipeline in diffusers format; returns the folder."""
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "tiny-flux-schnell": lambda folder: write_flux(folder, guidance_embeds=False, seed=1),
+    "tiny-flux-dev": lambda folder: write_flux(folder, guidance_embeds=True, seed=2),
+    "tiny-sdxl-lightning": lambda folder: write_sdxl(folder, lightning=True, seed=3),
+    "tiny-sdxl": lambda folder: write_sdxl(folder, lightning=False, seed=4),
+}
+"""How each tiny model is written, by the name of its folder."""
+
+
+def write_tiny_models(root: Path) -> dict[str, Path]:
+    """Write every tiny model below ``root`` (ComfyUI's ``models/diffusers``); a folder that is complete is kept."""
+    folders: dict[str, Path] = {}
+    for name, write in WRITERS.items():
+        folder = root / name
+        if not (folder / "model_index.json").is_file():
+            write(folder)
+        folders[name] = folder
+    return folders
+
+
+if __name__ == "__main__":
+    import sys
+
+    for written in write_tiny_models(Path(sys.argv[1])).values():
+        print(written)
