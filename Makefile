@@ -64,7 +64,8 @@ lint: $(VENV)/.synced-dev ## style, types, and what the ComfyUI registry refuses
 test: $(VENV)/.synced-dev ## run every test (set-up included)
 	scripts/install-test-packages.sh
 	$(MAKE) --no-print-directory lint
-	DO_NOT_TRACK=1 $(BIN)/comfy --skip-prompt node validate
+	for folder in . custom_nodes/neurolux; do \
+	  (cd $$folder && DO_NOT_TRACK=1 $(CURDIR)/$(BIN)/comfy --skip-prompt node validate); done
 	$(BIN)/imagegen setup
 	$(BIN)/python -m pytest
 

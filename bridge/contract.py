@@ -24,7 +24,10 @@ ImageFormat = Literal["png", "jpeg", "webp"]
 
 
 class WireModel(BaseModel):
-    """Base of what we send: built by us, so unknown fields are a mistake of ours."""
+    """Base of what we send: built by us, so unknown fields are a mistake of ours.
+
+    A field that may be null has null as its default, where events carry it: they leave nulls out.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -100,7 +103,7 @@ class ImageGenResponse(WireModel):
 class ErrorDetail(WireModel):
     """One bad field."""
 
-    field: str | None
+    field: str | None = None
     message: str
 
 
@@ -236,7 +239,7 @@ class Job(WireModel):
     job_id: str
     kind: JobKind
     mode: str
-    model: str | None
+    model: str | None = None
     parameters: dict[str, JsonValue]
     submitted_at: float
     warnings: list[str] = Field(default_factory=list)
@@ -248,7 +251,7 @@ class JobState(WireModel):
     job_id: str
     kind: JobKind
     mode: str
-    model: str | None
+    model: str | None = None
     status: JobStatus
     parameters: dict[str, JsonValue]
     submitted_at: float

@@ -81,7 +81,11 @@ async def connect(url: str, name: str, *, patience_s: float = CONNECT_PATIENCE_S
 
 
 async def _log_error(error: Exception) -> None:
-    log.debug("NATS: %r", error)
+    # What a subscription's callback raises ends here too, and would otherwise be lost without a trace.
+    if isinstance(error, (nats.errors.Error, OSError)):
+        log.debug("NATS: %r", error)
+    else:
+        log.error("NATS callback failed", exc_info=error)
 
 
 @contextlib.contextmanager

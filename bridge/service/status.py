@@ -54,4 +54,4 @@ def probe_ready(url: str, token: str | None = None) -> tuple[bool, str]:
         except (ValueError, KeyError, TypeError):
             return False, f"{url}/readyz answers HTTP {error.code}"
     except OSError:
-        return False, "starting: the gateway does not answer yet"
+        return False, "the gateway is starting"

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.contract import Job, JobEvent, JobKind, JobResultEvent, JobState, JobStatus
+from bridge.contract import ErrorBody, ErrorDetail, Job, JobEvent, JobKind, JobResultEvent, JobState, JobStatus
 from bridge.errors import QueueFull, Unavailable, UnknownJob
 from bridge.jobs import RESULT_SUBJECT, JobQueue, StoredState, connect
 from tests.bridge.conftest import MAX_PENDING
@@ -97,6 +97,18 @@ async def test_a_listener_hears_its_job_to_the_end_and_no_other(queue: JobQueue)
         await queue.announce(await finish(queue, JobState.queued(sent)))
         heard = [event.type async for event in queue.follow(sent.job_id, events)]
     assert heard == ["progress", "done"]
+
+
+async def test_an_end_is_heard_at_once_with_every_optional_field_empty(queue: JobQueue) -> None:
+    # Events leave nulls out; one that cannot be read back would only be noticed by the poll, seconds later.
+    sent = job().model_copy(update={"model": None})
+    failed = JobState.queued(sent).moved(
+        JobStatus.FAILED, error=ErrorBody(code="graph_rejected", message="no", details=[ErrorDetail(message="no")])
+    )
+    with queue.listen(sent.job_id) as events:
+        await queue.announce(failed)
+        event = await asyncio.wait_for(events.get(), timeout=1)
+    assert event.state == failed
 
 
 async def test_an_end_that_nobody_told_is_still_noticed(queue: JobQueue) -> None:

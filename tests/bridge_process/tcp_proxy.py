@@ -15,9 +15,11 @@ class TcpProxy:
         self._target = port
         self._server: asyncio.Server | None = None
         self._websockets: set[asyncio.StreamWriter] = set()
+        self._deaf: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.websockets_seen = 0
         self.refuse_websocket = False
+        self.lose_answer = False  # the next POST /prompt arrives, its answer does not
         self.mute = False  # what the server sends on websockets that are open now is swallowed
         self.url = ""
 
@@ -63,14 +65,23 @@ class TcpProxy:
                     raise ConnectionResetError
             upstream.write(data)
             await upstream.drain()
+            if data.startswith(b"POST /prompt") and self._answer_lost(client):
+                await asyncio.sleep(0.2)  # until ComfyUI has queued it
+                raise ConnectionResetError
         with contextlib.suppress(OSError):
             upstream.close()
 
+    def _answer_lost(self, client: asyncio.StreamWriter) -> bool:
+        lost, self.lose_answer = self.lose_answer, False
+        if lost:
+            self._deaf.add(client)
+        return lost
+
     async def _pump_back(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        deaf = False
         while data := await reader.read(65536):
-            deaf = deaf or (self.mute and client in self._websockets and b"HTTP/1.1 101" not in data)
-            if not deaf:
+            if self.mute and client in self._websockets and b"HTTP/1.1 101" not in data:
+                self._deaf.add(client)
+            if client not in self._deaf:
                 client.write(data)
                 await client.drain()
         client.close()

@@ -312,6 +312,16 @@ async def test_a_run_needs_no_websocket(server: ManagedComfyUI) -> None:
                 await client.run(slow(1, "TestFail"), prompt_id=new_id())
 
 
+async def test_a_prompt_whose_answer_is_lost_runs_once(server: ManagedComfyUI) -> None:
+    async with TcpProxy(server.port) as proxy, ComfyUI(proxy.url) as client:
+        await client.run(picture(), prompt_id=new_id())
+        before = len(await client.get_json("/history"))
+        prompt_id = new_id()
+        proxy.lose_answer = True
+        assert (await client.run(slow(5), prompt_id=prompt_id)).outputs
+        assert len(await client.get_json("/history")) == before + 1
+
+
 # -- when ComfyUI fails --------------------------------------------------------------------------------------------
 
 

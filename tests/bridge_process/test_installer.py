@@ -34,8 +34,9 @@ def make_comfyui(root: Path) -> Path:
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """uv without network and without anything in its cache."""
-    monkeypatch.setenv("UV_OFFLINE", "1")
+    """uv without a package index and without anything in its cache."""
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
 
 

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +151,17 @@ def test_a_nats_url_where_nothing_answers_is_refused(instance: Instance) -> None
     assert f"no NATS server answers at {url}" in instance.fails("--nats-url", url)
 
 
-def test_a_comfyui_url_that_is_something_else_is_refused(
-    instances: Callable[[str], Instance], instance: Instance
-) -> None:
-    other = instances("other")
-    other.up()
-    url = other.ready().url
-    assert f"{url} is not a ComfyUI" in instance.fails("--comfyui-url", url, comfyui=False)
+def test_a_comfyui_url_that_is_something_else_is_refused(instance: Instance) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - http.server's own name
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        output = instance.fails("--comfyui-url", url, comfyui=False)
+        server.shutdown()
+    assert f"{url} is not a ComfyUI" in output
 
 
 def test_a_bad_setting_is_named(instance: Instance) -> None:
@@ -172,6 +178,10 @@ def test_up_runs_everything_and_ctrl_c_leaves_nothing(instance: Instance) -> Non
     assert set(status.pids) == CHILDREN
     assert status.url == f"http://127.0.0.1:{instance.port}"
     assert (instance.state_dir / "runtime.json").stat().st_mode & 0o777 == 0o600
+    result = subprocess.run(instance.command("paths", "--json"), capture_output=True, check=True)
+    paths = json.loads(result.stdout)
+    assert set(paths) == {"state", "models", "workflows", "output", "logs"}
+    assert all(Path(path).is_dir() for path in paths.values())
     process.send_signal(signal.SIGINT)
     assert process.wait(12) == 0
     assert not any(psutil.pid_exists(pid) for pid in status.pids.values())
@@ -270,12 +280,3 @@ def test_status_is_one_of_three_exit_codes(instance: Instance) -> None:
     instance.ready()
     code, status = ask()
     assert (code, status["ready"], set(status["pids"])) == (0, True, CHILDREN)
-
-
-def test_paths_name_the_folders_that_up_creates(instance: Instance) -> None:
-    result = subprocess.run(instance.command("paths", "--json"), capture_output=True, check=True)
-    paths = json.loads(result.stdout)
-    assert set(paths) == {"state", "models", "workflows", "output", "logs"}
-    instance.up()
-    instance.ready()
-    assert all(Path(path).is_dir() for path in paths.values())

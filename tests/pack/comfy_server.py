@@ -28,6 +28,8 @@ from PIL import Image
 
 START_TIMEOUT_S = 120
 RUN_TIMEOUT_S = 60
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""OpenMP threads sleep instead of spin: the number of threads is as usual, but a busy machine does not crawl."""
 Graph = dict[str, dict[str, Any]]
 
 
@@ -172,7 +174,7 @@ def running_comfyui(
         paths = base / "extra_model_paths.yaml"
         paths.write_text(json.dumps({"neurolux": {"base_path": "/", "custom_nodes": str(custom_nodes)}}))
         command += ["--extra-model-paths-config", str(paths)]
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **(environment or {})}
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **PATIENT_THREADS, **(environment or {})}
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=comfyui, stdout=output, stderr=subprocess.STDOUT, env=variables)
         try:

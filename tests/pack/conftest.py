@@ -34,6 +34,18 @@ def tiny_models(base_directory: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def comfy_modules() -> None:
+    """ComfyUI's own modules in this process, on the CPU: for faults that a server cannot be made to show.
+
+    Its folder goes to the end of the path, because it has modules called ``tests``, ``utils`` and ``server``.
+    """
+    sys.path.append(str(comfyui_dir()))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+
+
+@pytest.fixture(scope="session")
 def comfyui(base_directory: Path, tiny_models: dict[str, Path]) -> Iterator[ComfyServer]:
     """ComfyUI with the pack and the tiny models."""
     with running_comfyui(comfyui_dir(), base_directory, REPO / "custom_nodes") as server:

@@ -108,9 +108,7 @@ def test_parameter_refuses_a_bad_value(
         ("NeuroLuxChoiceParameter", {"value": "anything", "choices": ""}, "anything"),
     ],
 )
-def test_parameter_gives_its_value(
-    comfyui: ComfyServer, class_type: str, inputs: dict[str, Any], shown: str
-) -> None:
+def test_parameter_gives_its_value(comfyui: ComfyServer, class_type: str, inputs: dict[str, Any], shown: str) -> None:
     run = comfyui.run(parameter_graph(class_type, **inputs))
     assert run.outputs["show"]["text"] == [shown]
 
@@ -150,9 +148,7 @@ def test_image_parameter_turns_by_exif_and_masks_by_alpha(comfyui: ComfyServer, 
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to see it upright
     Image.fromarray(pixels).save(base_directory / "input" / "turned.png", exif=exif)
     graph = {
-        "parameter": node(
-            "NeuroLuxImageParameter", name="image", image="turned.png", description="", required=True
-        ),
+        "parameter": node("NeuroLuxImageParameter", name="image", image="turned.png", description="", required=True),
         "mask": node("MaskToImage", mask=["parameter", 1]),
         "result": result_node(["parameter", 0]),
         "result_mask": result_node(["mask", 0]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 
 import comfy.utils
@@ -11,12 +12,14 @@ from comfy_api.latest import io
 from ..catalog import Family
 from ..errors import InvalidParameter
 from ..known_models import known_models, model_stamp
+from ..pipelines.memory import with_memory_errors
 from ..pipelines.offload import OFFLOAD_CHOICES
 from ..pipelines.precision import PRECISION_CHOICES
 from ..pipelines.registry import PipelineHandle, load_handle
 from .sockets import CATEGORY, PipelineType
 
 LOADERS = f"{CATEGORY}/loaders"
+REMEDY = "Choose a leaner offload (model or sequential) on the loader."
 
 
 def model_input(family: Family | None = None) -> io.Combo.Input:
@@ -213,15 +216,15 @@ class WarmUp(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_: object) -> float:
+    def fingerprint_inputs(cls, **_: object) -> str:
         """Never cached: the weights may have left the device since."""
-        return float("nan")
+        return uuid.uuid4().hex
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle) -> io.NodeOutput:
         started = time.perf_counter()
         loaded = pipeline.loaded(download_progress())
-        loaded.placement.load()
+        with_memory_errors(f"placing {loaded.model.name} on {loaded.device}", REMEDY, loaded.placement.load)
         elapsed = (time.perf_counter() - started) * 1000 + loaded.take_load_ms()
         report = {
             "model": loaded.model.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,16 @@ def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(frame).convert("RGB") for frame in pixels]
 
 
+def as_posted(prompt: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The prompt without the ``is_changed`` values that ComfyUI adds to its nodes while it runs.
+
+    They differ from run to run; without them the same request gives the same file, byte for byte.
+    """
+    if prompt is None:
+        return None
+    return {name: {key: node[key] for key in node if key != "is_changed"} for name, node in prompt.items()}
+
+
 class Result(io.ComfyNode):
     """Result."""
 
@@ -94,9 +105,12 @@ class Result(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_: object) -> float:
-        """Never cached: every job has files of its own."""
-        return float("nan")
+    def fingerprint_inputs(cls, **_: object) -> str:
+        """Never cached: every job has files of its own.
+
+        ComfyUI writes this value into the prompt and so into ``/history``, where the usual NaN is not valid JSON.
+        """
+        return uuid.uuid4().hex
 
     @classmethod
     def execute(
@@ -111,7 +125,7 @@ class Result(io.ComfyNode):
         )
         metadata = ImageMetadata(None, {})
         if not args.disable_metadata and cls.hidden is not None:
-            metadata = ImageMetadata(cls.hidden.prompt, cls.hidden.extra_pnginfo or {})
+            metadata = ImageMetadata(as_posted(cls.hidden.prompt), cls.hidden.extra_pnginfo or {})
         saved = []
         for index, picture in enumerate(to_pictures(images)):
             file = f"{stem.replace('%batch_num%', str(index))}_{counter + index:05}_{SUFFIXES[output_format]}"

@@ -74,7 +74,8 @@ def folder_factors(loaded: LoadedPipeline) -> tuple[torch.Tensor, torch.Tensor] 
     if not isinstance(source, FolderSource) or not (source.path / RGB_FILE).is_file():
         return None
     document: dict[str, Any] = json.loads(Path(source.path / RGB_FILE).read_text(encoding="utf-8"))
-    return torch.tensor(document["factors"]), torch.tensor(document.get("bias", [0.0, 0.0, 0.0]))
+    factors = torch.tensor(document["factors"], dtype=torch.float32)
+    return factors, torch.tensor(document.get("bias", [0.0, 0.0, 0.0]), dtype=torch.float32)
 
 
 def project(latents: torch.Tensor, factors: torch.Tensor, bias: torch.Tensor) -> Image.Image:

@@ -21,6 +21,7 @@ import psutil
 import torch
 
 from ..catalog import Model
+from .memory import with_memory_errors
 from .offload import plan_offload
 from .placement import Placement
 from .precision import DeviceTraits, Precision, choose_precision, count_parameters
@@ -106,12 +107,14 @@ class Registry:
 
     def acquire(self, handle: PipelineHandle, progress: DownloadProgress | None = None) -> LoadedPipeline:
         """The pipeline that ``handle`` describes; loads it, making room in RAM first, if need be."""
+        self.sweep()
         with self._lock:
-            self.sweep()
             entry = self._loaded.get(handle.spec)
-            if entry is None:
-                entry = self._load(handle, progress)
-                self._loaded[handle.spec] = entry
+        if entry is None:
+            self._drop_outdated(handle.spec)
+            entry = self._load(handle, progress)  # not under the lock: who asks what is loaded need not wait for it
+        with self._lock:
+            self._loaded[handle.spec] = entry
             self._loaded.move_to_end(handle.spec)
             if handle not in entry.handles:
                 entry.handles.add(handle)
@@ -139,8 +142,15 @@ class Registry:
             self.sweep()
             return [spec.model for spec, entry in self._loaded.items() if not entry.placement.released]
 
+    def _drop_outdated(self, spec: LoadSpec) -> None:
+        """Free what was loaded from files that have been replaced since."""
+        for other in list(self._loaded):
+            if other.model == spec.model and other.stamp != spec.stamp:
+                self._drop(other)
+
     def _drop(self, spec: LoadSpec) -> None:
-        entry = self._loaded.pop(spec, None)  # None: a dying handle swept while this sweep was running
+        with self._lock:
+            entry = self._loaded.pop(spec, None)  # None: a dying handle swept while this sweep was running
         if entry is not None:
             _log.info("NeuroLux: freeing %s", spec.model)
             entry.placement.close()
@@ -163,7 +173,11 @@ class Registry:
             force_upcast_vae=vae_must_upcast(files),
         )
         self._make_room(parameters * precision.main.itemsize)
-        pipe = build_pipeline(model, spec.variant, files, precision)
+        pipe = with_memory_errors(
+            f"loading {model.name}",
+            "Close what else uses memory, or choose a smaller number format (precision bf16).",
+            lambda: build_pipeline(model, spec.variant, files, precision),
+        )
         pipe.placement_device = device
         placement = place(pipe, device, spec.offload)
         load_ms = (time.perf_counter() - started) * 1000

@@ -1,0 +1,209 @@
+"""The catalog, folders as models, the offload plan and the number formats: no ComfyUI, no weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from neurolux.catalog import FolderSource, Limits, RepoSource, parse_limits, parse_source, read_catalog
+from neurolux.errors import InvalidParameter, ModelNotFound
+from neurolux.folder_models import find_folder_models, folder_model
+from neurolux.pipelines.offload import plan_offload
+from neurolux.pipelines.precision import DeviceTraits, choose_precision, count_parameters
+
+GB = 1_000_000_000
+FLUX = {"text_encoder": GB // 4, "text_encoder_2": 95 * GB // 10, "transformer": 238 * GB // 10, "vae": GB // 6}
+SDXL = {"text_encoder": GB // 4, "text_encoder_2": 14 * GB // 10, "unet": 51 * GB // 10, "vae": GB // 6}
+
+
+def test_catalog_knows_the_three_models() -> None:
+    catalog = read_catalog()
+    assert list(catalog.models) == ["flux-schnell", "flux-dev", "sdxl-lightning"]
+    assert catalog.default in catalog.models
+    assert [model.commercial_use for model in catalog.models.values()] == [True, False, True]
+    assert catalog.names("sdxl") == ["sdxl-lightning"]
+
+
+def test_unknown_model_lists_the_known() -> None:
+    with pytest.raises(ModelNotFound, match="unknown model 'flux'; known are flux-schnell, flux-dev, sdxl-lightning"):
+        read_catalog().get("flux")
+
+
+def test_lightning_has_a_checkpoint_for_each_number_of_steps() -> None:
+    model = read_catalog().get("sdxl-lightning")
+    assert model.variant(0) == 4
+    assert model.checkpoints[1].file == "sdxl_lightning_1step_unet_x0.safetensors"
+    assert model.checkpoints[1].scheduler == {"prediction_type": "sample"}
+    assert model.checkpoints[8].file == "sdxl_lightning_8step_unet.safetensors"
+    assert set(model.checkpoints) == set(model.limits.num_inference_steps.choices or ())
+    with pytest.raises(InvalidParameter, match="3 is not available; this model has 1, 2, 4, 8"):
+        model.variant(3)
+
+
+def test_other_models_ignore_the_loader_s_steps() -> None:
+    assert read_catalog().get("flux-dev").variant(28) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1000, "width 1000 is not a multiple of 16; nearest are 992 and 1008"),
+        (240, "width 240 is outside 256 to 2048 of this model; nearest is 256"),
+        (2064, "width 2064 is outside 256 to 2048 of this model; nearest is 2048"),
+    ],
+)
+def test_size_error_names_the_nearest(value: int, message: str) -> None:
+    with pytest.raises(InvalidParameter, match=message) as error:
+        Limits().width.check("width", value)
+    assert error.value.field == "width"
+
+
+def test_a_bundled_model_is_a_folder_beside_the_catalog(tmp_path: Path) -> None:
+    assert parse_source({"kind": "bundled", "path": "starter"}, tmp_path) == FolderSource(tmp_path / "starter", True)
+
+
+def test_a_misspelt_key_is_an_error() -> None:
+    with pytest.raises(TypeError):
+        parse_limits({"widht": {"min": 1}})
+    with pytest.raises(ValueError, match="unknown source kind"):
+        parse_source({"kind": "zip"}, Path())
+
+
+def test_folders_follow_the_rules_of_their_family(tiny_models: dict[str, Path]) -> None:
+    models = {name: folder_model(folder) for name, folder in tiny_models.items()}
+    summary = {
+        name: (
+            model.family,
+            model.defaults.num_inference_steps,
+            model.defaults.guidance_scale,
+            model.max_sequence_length,
+            model.limits.num_inference_steps.choices,
+            model.limits.negative_prompt,
+        )
+        for name, model in models.items()
+        if model is not None
+    }
+    assert summary == {
+        "tiny-flux-schnell": ("flux", 4, 0.0, 256, None, False),
+        "tiny-flux-dev": ("flux", 28, 3.5, 512, None, False),
+        "tiny-sdxl-lightning": ("sdxl", 4, 0.0, 77, (1, 2, 4, 8), False),
+        "tiny-sdxl": ("sdxl", 30, 5.0, 77, None, True),
+    }
+    assert {(model.defaults.width, model.limits.width.minimum) for model in models.values() if model} == {(128, 64)}
+
+
+def copy_without_weights(source: Path, target: Path) -> Path:
+    """A model's configuration files."""
+    return shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors"))
+
+
+def test_neurolux_toml_overrides_what_the_folder_says(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy_without_weights(tiny_models["tiny-sdxl-lightning"], tmp_path / "mine")
+    (folder / "neurolux.toml").write_text(
+        'title = "Mine"\nlicense = "MIT"\ncommercial_use = true\n[defaults]\nwidth = 512\nnum_inference_steps = 2\n'
+        "[limits]\nwidth = { max = 768 }\nnum_inference_steps = { choices = [2] }\n"
+    )
+    (model,) = find_folder_models([tmp_path])
+    assert (model.title, model.license, model.commercial_use) == ("Mine", "MIT", True)
+    assert (model.defaults.width, model.defaults.height, model.defaults.num_inference_steps) == (512, 128, 2)
+    assert (model.limits.width.minimum, model.limits.width.maximum) == (64, 768)
+    assert model.limits.num_inference_steps.choices == (2,)
+
+
+def test_a_folder_that_cannot_be_read_is_left_out(
+    tiny_models: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy_without_weights(tiny_models["tiny-flux-dev"], tmp_path / "good")
+    broken = copy_without_weights(tiny_models["tiny-flux-dev"], tmp_path / "broken")
+    (broken / "neurolux.toml").write_text('titel = "typing mistake"')
+    other = copy_without_weights(tiny_models["tiny-flux-dev"], tmp_path / "other")
+    (other / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
+    assert [model.name for model in find_folder_models([tmp_path, tmp_path / "missing"])] == ["good"]
+    assert "unknown keys titel" in caplog.text
+
+
+def test_a_changed_folder_is_read_again(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy_without_weights(tiny_models["tiny-flux-dev"], tmp_path / "model")
+    first = folder_model(folder)
+    assert first is not None
+    assert folder_model(folder) is first
+    (folder / "neurolux.toml").write_text('title = "Renamed"')
+    changed = folder_model(folder)
+    assert changed is not None
+    assert changed.title == "Renamed"
+
+
+@pytest.mark.parametrize(
+    ("components", "free", "device", "wanted", "mode"),
+    [
+        (FLUX, 80 * GB, "cuda", "auto", "none"),
+        (FLUX, 32 * GB, "cuda", "auto", "model"),
+        (FLUX, 26 * GB, "cuda", "auto", "sequential"),
+        (FLUX, 6 * GB, "cuda", "auto", "sequential"),
+        (SDXL, 12 * GB, "cuda", "auto", "none"),
+        (SDXL, 8 * GB, "cuda", "auto", "model"),
+        (SDXL, 6 * GB, "cuda", "auto", "sequential"),
+        (SDXL, 6 * GB, "cuda", "none", "none"),
+        (SDXL, 80 * GB, "cuda", "sequential", "sequential"),
+        (SDXL, 80 * GB, "xpu", "model", "model"),
+        (FLUX, 4 * GB, "cpu", "auto", "none"),
+        (FLUX, 4 * GB, "cpu", "sequential", "none"),
+        (FLUX, 64 * GB, "mps", "auto", "none"),
+        ({}, 0, "cpu", "auto", "none"),
+    ],
+)
+def test_offload_plan(components: dict[str, int], free: int, device: str, wanted: str, mode: str) -> None:
+    assert plan_offload(components, free, device, wanted).mode == mode
+
+
+def test_offload_plan_says_why() -> None:
+    assert plan_offload(FLUX, 6 * GB, "cuda").reason == "the largest component, 23.8 GB, does not fit in 6.0 GB free"
+    assert plan_offload(FLUX, 6 * GB, "cpu", "model").reason.endswith("'model' changes nothing here")
+    assert plan_offload(SDXL, 8 * GB, "cuda").peak_bytes < 8 * GB
+
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "bf16", "family", "free_ram", "expected"),
+    [
+        ("auto", "cuda", True, "flux", 64, (BF16, BF16, BF16)),
+        ("auto", "cuda", False, "sdxl", 64, (FP16, FP16, FP32)),
+        ("auto", "cuda", False, "flux", 64, (FP32, FP32, FP32)),
+        ("fp16", "cuda", True, "flux", 64, (FP16, FP32, FP32)),
+        ("auto", "mps", True, "flux", 64, (BF16, BF16, BF16)),
+        ("auto", "mps", False, "flux", 64, (FP16, FP32, FP32)),
+        ("auto", "cpu", False, "flux", 64, (FP32, FP32, FP32)),
+        ("auto", "cpu", False, "flux", 40, (BF16, BF16, BF16)),
+        ("bf16", "cpu", False, "sdxl", 64, (BF16, BF16, BF16)),
+    ],
+)
+def test_precision(
+    wanted: str, device: str, bf16: bool, family: str, free_ram: int, expected: tuple[torch.dtype, ...]
+) -> None:
+    traits = DeviceTraits(type=device, bf16=bf16, fp16=True, free_ram=free_ram * GB)
+    choice = choose_precision(wanted, traits, family, 10 * GB, force_upcast_vae=True)  # pyright: ignore
+    assert (choice.main, choice.text_encoders, choice.vae) == expected
+
+
+def test_unknown_precision_lists_the_known() -> None:
+    with pytest.raises(InvalidParameter, match="unknown precision 'int3'; use auto, bf16, fp16, fp32"):
+        choose_precision("int3", DeviceTraits("cpu", False, False, 0), "flux", 1, force_upcast_vae=True)
+
+
+def test_parameters_are_counted_from_the_files(tiny_models: dict[str, Path]) -> None:
+    from safetensors.torch import load_file
+
+    files = sorted(tiny_models["tiny-sdxl"].glob("*/*.safetensors"))
+    assert count_parameters(files) == sum(tensor.numel() for file in files for tensor in load_file(file).values())
+
+
+def test_repo_sources_fetch_only_what_the_pipeline_needs() -> None:
+    for model in read_catalog().models.values():
+        assert isinstance(model.source, RepoSource)
+        assert "*" not in model.source.files
+        assert not any(file.startswith("*") or file.endswith((".bin", ".msgpack")) for file in model.source.files)

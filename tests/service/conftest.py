@@ -1,0 +1,84 @@
+"""The whole service as a user starts it, once for the session: real ComfyUI, real nats-server, tiny weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bridge.client import ImageGenClient
+from bridge.comfyui.installer import find_installation
+from bridge.comfyui.process import free_port
+from bridge.service.runtime import running_service
+from bridge.settings import Settings
+from tests.tiny_models import write_tiny_models
+
+DEFAULT_MODEL = "tiny-flux-schnell"
+READY_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service and what a client must know of it."""
+
+    settings: Settings
+    comfyui_url: str
+    nats_url: str
+
+    @property
+    def url(self) -> str:
+        return self.settings.url
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    installation = find_installation(Settings.from_environment())
+    settings = Settings(state_dir=tmp_path_factory.mktemp("state"), port=free_port())
+    settings.make_directories()
+    write_tiny_models(settings.models / "diffusers")
+    command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(settings.state_dir)]
+    command += ["--port", str(settings.port), "--comfyui-dir", str(installation.root)]
+    environment = {**os.environ, "NEUROLUX_DEFAULT_MODEL": DEFAULT_MODEL, "HF_HUB_OFFLINE": "1"}
+    log = settings.logs / "up.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        with ImageGenClient(settings.url) as client:
+            client.wait_ready(READY_TIMEOUT_S)
+        runtime = running_service(settings)
+        assert runtime, log.read_text()
+        yield Service(settings, runtime.comfyui_url, runtime.nats_url)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[ImageGenClient]:
+    with ImageGenClient(service.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def imagegen(service: Service, tmp_path: Path):
+    """Run the `imagegen` command against the service, in an empty folder."""
+
+    def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "bridge.cli", *arguments, "--state-dir", str(service.settings.state_dir)]
+        root = Path(__file__).parents[2]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
