@@ -10,9 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-# without these uv would look for another Python, or write into an environment that happens to be active
-export UV_PROJECT_ENVIRONMENT := $(CURDIR)/$(VENV)
-export UV_PYTHON := $(CURDIR)/$(BIN)/python
+# without these uv would look for another Python, or write into an environment that happens to be active;
+# --inexact keeps what the other set of packages brought
+SYNC := UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(VENV) UV_PYTHON=$(CURDIR)/$(BIN)/python $(UV) sync --locked --inexact
 unexport VIRTUAL_ENV
 
 PROMPT ?=
@@ -32,13 +32,13 @@ $(UV):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-# One stamp a set of packages; --inexact keeps what the other set brought.
+# One stamp a set of packages: nothing is asked of uv until the lock changes.
 $(VENV)/.synced-run: $(UV) uv.lock pyproject.toml
-	$(UV) sync --locked --extra comfyui --inexact
+	$(SYNC) --extra comfyui
 	@touch $@
 
 $(VENV)/.synced-dev: $(UV) uv.lock pyproject.toml
-	$(UV) sync --locked --extra comfyui --extra dev --inexact
+	$(SYNC) --extra comfyui --extra dev
 	@touch $@ $(VENV)/.synced-run
 
 .PHONY: setup

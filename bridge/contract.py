@@ -21,6 +21,8 @@ JOB_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 
 JobId = Annotated[str, Field(pattern=JOB_ID_PATTERN)]
 ImageFormat = Literal["png", "jpeg", "webp"]
+EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+"""Of file names."""
 
 
 class WireModel(BaseModel):

@@ -51,6 +51,7 @@ class Generation:
 
     async def model_info(self) -> ModelInfoResponse:
         """The models, as a worker has just read them from its ComfyUI. Raises Unavailable."""
+        self._models = None  # What was known is not to be trusted if nobody answers now.
         try:
             msg = await self.queue.nc.request(MODEL_INFO_SUBJECT, b"", timeout=MODEL_INFO_TIMEOUT_S)
         except nats.errors.NoRespondersError as error:

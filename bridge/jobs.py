@@ -33,7 +33,7 @@ from nats.js.errors import APIError, BadRequestError, KeyNotFoundError, KeyWrong
 from nats.js.kv import KeyValue
 from nats.js.object_store import ObjectStore
 
-from bridge.contract import ImageFormat, ImageObject, Job, JobEvent, JobResultEvent, JobState, JobStatus
+from bridge.contract import EXTENSIONS, ImageFormat, ImageObject, Job, JobEvent, JobResultEvent, JobState, JobStatus
 from bridge.errors import QueueFull, Unavailable, UnknownJob
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,6 @@ LISTENER_BACKLOG = 256
 STREAM_FULL_ERROR = 10077
 STREAM_CONFIG_ERROR = 10058
 BROKER_ERRORS = (nats.errors.Error, OSError, asyncio.TimeoutError)
-
-EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 
 async def connect(url: str, name: str, *, patience_s: float = CONNECT_PATIENCE_S) -> Client:

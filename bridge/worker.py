@@ -18,6 +18,7 @@ from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable, Interrupted,
 from bridge.comfyui.history import RunResult
 from bridge.comfyui.messages import Event, NodeStarted, Preview, Progress, Started
 from bridge.contract import (
+    EXTENSIONS,
     ErrorBody,
     ErrorEnvelope,
     ImageFormat,
@@ -34,7 +35,6 @@ from bridge.jobs import (
     ACK_WAIT_S,
     BROKER_ERRORS,
     CANCEL_SUBJECT,
-    EXTENSIONS,
     HEARTBEAT_S,
     MODEL_INFO_SUBJECT,
     JobQueue,
@@ -65,6 +65,7 @@ class Held:
 
     job: Job
     stored: StoredState
+    redelivered: bool
     graph: Graph = field(default_factory=dict)
     started_at: float | None = None
     cancelled: bool = False
@@ -123,7 +124,7 @@ class Worker:
         job = Job.model_validate_json(msg.data)
         stored = await self._queue.begin(job)
         if not stored.state.status.final:
-            held = self._held[job.job_id] = Held(job, stored)
+            held = self._held[job.job_id] = Held(job, stored, redelivered=msg.metadata.num_delivered > 1)
             heartbeat = asyncio.create_task(self._heartbeat(msg))
             try:
                 if msg.metadata.num_delivered > MAX_DELIVERIES:
@@ -151,7 +152,8 @@ class Worker:
                 await self._end(held, JobStatus.DONE, loaded=_first(result, "loaded"))
             else:
                 image_format, images = await self._collect(held, result)
-                await self._end(held, JobStatus.DONE, image_format=image_format, images=images)
+                warnings = [*job.warnings, *_all(result, "warnings")]
+                await self._end(held, JobStatus.DONE, image_format=image_format, images=images, warnings=warnings)
         except Interrupted:
             cause = "the job was cancelled" if held.cancelled else "the job was stopped in ComfyUI"
             body = ErrorBody(code="cancelled", message=cause)
@@ -173,6 +175,10 @@ class Worker:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 async with self._relaying(held) as on_event:
+                    if held.redelivered and attempt == 1:
+                        # The worker that died may have sent it: it must not be drawn twice.
+                        with contextlib.suppress(JobLost):
+                            return await self._comfy.attach(held.job.job_id, on_event=on_event)
                     return await self._comfy.run(
                         held.graph, prompt_id=held.job.job_id, workflow=workflow, on_event=on_event
                     )
@@ -315,6 +321,11 @@ def load_graph(model: str) -> Graph:
 def _first(result: RunResult, key: str) -> dict:
     """The first record under `key` of any node's output."""
     return next((output[key][0] for output in result.outputs.values() if output and output.get(key)), {})
+
+
+def _all(result: RunResult, key: str) -> list[str]:
+    """The texts under `key` of all nodes' outputs, each once. A node warns of what it could not make use of."""
+    return list(dict.fromkeys(text for output in result.outputs.values() for text in (output or {}).get(key, [])))
 
 
 def _phase(graph: Graph, node: str) -> str:

@@ -12,8 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bridge.client import DEFAULT_URL, ImageGenClient
-from bridge.contract import DEFAULT_MODE, ImageGenResponse, JobEvent, ModelInfo
-from bridge.jobs import EXTENSIONS
+from bridge.contract import DEFAULT_MODE, EXTENSIONS, ImageGenResponse, JobEvent, ModelInfo
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 

@@ -11,9 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from bridge.gateway import run_gateway
 from bridge.settings import DEFAULT_HOST, DEFAULT_PORT, Settings, SettingsError
-from bridge.worker import run_worker
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
@@ -50,6 +48,8 @@ def gateway_command(args: argparse.Namespace) -> int:
         raise SettingsError(
             "gateway needs --nats-url (or IMAGEGEN_NATS_URL); 'imagegen up' starts a NATS server itself"
         )
+    from bridge.gateway import run_gateway  # Late: most commands need none of what it imports.
+
     return _serve(run_gateway(settings, settings.nats_url))
 
 
@@ -58,6 +58,8 @@ def worker_command(args: argparse.Namespace) -> int:
     settings = Settings.from_environment(comfyui_url=args.comfyui_url, nats_url=args.nats_url, state_dir=args.state_dir)
     if settings.nats_url is None or settings.comfyui_url is None:
         raise SettingsError("worker needs --nats-url and --comfyui-url; 'imagegen up' starts both itself")
+    from bridge.worker import run_worker
+
     return _serve(run_worker(settings, settings.nats_url, settings.comfyui_url))
 
 

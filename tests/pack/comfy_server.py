@@ -59,6 +59,11 @@ class Run:
         return self.message("execution_error")["exception_message"]
 
 
+def comfyui_dir() -> Path:
+    """The ComfyUI to test with."""
+    return Path(os.environ["IMAGEGEN_COMFYUI_DIR"])
+
+
 class ComfyServer:
     """A running ComfyUI: HTTP and websocket, synchronously."""
 

@@ -10,15 +10,11 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads sleep instead of spin on a busy machine
 sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests" / "pack"), str(REPO / "custom_nodes")]
 
-from comfy_server import ComfyServer, running_comfyui  # noqa: E402
+from comfy_server import ComfyServer, comfyui_dir, running_comfyui  # noqa: E402
 from tiny_models import write_tiny_models  # noqa: E402
-
-
-def comfyui_dir() -> Path:
-    """The ComfyUI to test with."""
-    return Path(os.environ["IMAGEGEN_COMFYUI_DIR"])
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,16 @@ def test_image_of_a_batch_equals_the_single_image(comfyui: ComfyServer) -> None:
         assert np.array_equal(np.asarray(image), np.asarray(single))
 
 
+def test_same_request_gives_the_same_bytes(comfyui: ComfyServer) -> None:
+    graph = text_to_image("tiny-flux-dev", steps=2, seed=45)
+    (first,) = comfyui.files(comfyui.run(graph, {"version": 0.4}))
+    comfyui.post("/free", {"unload_models": True, "free_memory": True})
+    wait_until(lambda: comfyui.get("/neurolux/models")["current_model"] is None)
+    again = comfyui.run(graph, {"version": 0.4})
+    assert again.message("execution_cached")["nodes"] == []
+    assert comfyui.files(again) == [first]
+
+
 def test_seeds_wrap_at_two_to_the_64(comfyui: ComfyServer) -> None:
     graph = text_to_image("tiny-flux-schnell", steps=1, count=2, seed=2**64 - 1)
     _, second = comfyui.images(comfyui.run(graph))

@@ -47,4 +47,4 @@ def with_memory_errors(stage: str, remedy: str, work: Callable[[], T]) -> T:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python ran out of memory; torch's CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, (mm.OOM_EXCEPTION, MemoryError)) or "not enough memory" in str(error)
+    return isinstance(error, (mm.OOM_EXCEPTION, MemoryError)) or "DefaultCPUAllocator" in str(error)

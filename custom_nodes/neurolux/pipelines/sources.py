@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..catalog import FolderSource, Model, RepoFiles, RepoSource
-from ..errors import AccessDenied, DownloadFailed, WeightsMissing
+from ..errors import AccessDenied, DownloadFailed, NeuroLuxError, WeightsMissing
 from .diffusers_folder import missing_files
 
 DownloadProgress = Callable[[int, int], None]
@@ -29,6 +29,8 @@ DownloadProgress = Callable[[int, int], None]
 REACHABLE_TIMEOUT_S = 2.0
 REACHABLE_CACHE_S = 60.0
 DISK_RESERVE_BYTES = 1_000_000_000
+UNREACHABLE = frozenset({"ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError", "OfflineModeIsEnabled"})
+"""Errors of the HTTP libraries that mean "nobody there", by name: which library it is changes with huggingface_hub."""
 _reachable: tuple[float, bool] | None = None
 
 
@@ -203,30 +205,43 @@ def byte_bar(total: int, progress: DownloadProgress) -> type[Any]:
 @contextmanager
 def download_errors(repo: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into this pack's errors, with the remedy."""
-    from huggingface_hub import errors as hub
+    from huggingface_hub.errors import HfHubHTTPError
 
+    http_error = HfHubHTTPError.__bases__[0]  # the root of its HTTP library's errors: httpx's or httpx2's
     try:
         yield
-    except hub.GatedRepoError as error:
-        raise AccessDenied(gated_remedy(repo)) from error
-    except hub.RepositoryNotFoundError as error:
-        raise AccessDenied(
+    except (OSError, http_error) as error:
+        raise explained(repo, error) from error
+
+
+def explained(repo: str, error: BaseException) -> NeuroLuxError:
+    """What ``error`` means for the user. A refusal or an outage is often only the cause of what is raised."""
+    from huggingface_hub import errors as hub
+
+    causes = list(chain_of(error))
+    statuses = {getattr(getattr(cause, "response", None), "status_code", None) for cause in causes}
+    if any(isinstance(cause, hub.GatedRepoError) for cause in causes) or statuses & {401, 403}:
+        return AccessDenied(gated_remedy(repo))
+    if any(isinstance(cause, hub.RepositoryNotFoundError) for cause in causes):
+        return AccessDenied(
             f"{repo} does not exist or is private; log in with `hf auth login`, or set HF_TOKEN, and try again"
-        ) from error
-    except hub.LocalEntryNotFoundError as error:
-        raise DownloadFailed(
+        )
+    if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
+        return DownloadFailed(f"the disk filled up while downloading {repo}; make room and run it again")
+    if any(type(cause).__name__ in UNREACHABLE for cause in causes):
+        return DownloadFailed(
             f"{repo} is not downloaded and {hub_endpoint()} cannot be reached; check the network, "
             "or put the diffusers folder into ComfyUI's models/diffusers/"
-        ) from error
-    except hub.HfHubHTTPError as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
-            raise AccessDenied(gated_remedy(repo)) from error
-        raise DownloadFailed(f"downloading {repo} failed ({error}); run it again, it resumes") from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DownloadFailed(f"the disk filled up while downloading {repo}; make room and run it again") from error
-        raise DownloadFailed(f"downloading {repo} failed ({error}); run it again, it resumes") from error
+        )
+    return DownloadFailed(f"downloading {repo} failed ({error}); run it again, it resumes")
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """An exception and its causes."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def gated_remedy(repo: str) -> str:

@@ -1,0 +1,111 @@
+"""A Hugging Face Hub on loopback that serves one local folder, and can be told to fail.
+
+The real one cannot be made to gate a repository, to fill a disk or to drop a connection when a test asks for it. What
+talks to it is the real huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeHub:
+    """What the server serves, how it fails, and what was asked of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.gated = False
+        self.broken_after: int | None = None
+        """Serve a file only up to this byte, then drop the connection."""
+        self.requested: list[str] = []
+        self.url = ""
+
+    def files(self) -> dict[str, bytes]:
+        """The repository's files."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        }
+
+
+@contextmanager
+def running_hub(folder: Path) -> Iterator[FakeHub]:
+    """Serve ``folder`` as every repository."""
+    hub = FakeHub(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, *, body: bool) -> None:
+            if hub.gated:
+                self.send_response(403)
+                self.send_header("X-Error-Code", "GatedRepo")
+                self.send_header("X-Error-Message", "Access to this model is restricted")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif self.path.startswith("/api/models/"):
+                self.send_json(self.tree() if "/tree/" in self.path else {"id": "x/y", "sha": COMMIT, "siblings": []})
+            else:
+                self.send_file(unquote(self.path.partition("/resolve/")[2].partition("/")[2]), body=body)
+
+        def tree(self) -> list[dict[str, object]]:
+            return [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in hub.files().items()
+            ]
+
+        def send_json(self, document: object) -> None:
+            data = json.dumps(document).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def send_file(self, name: str, *, body: bool) -> None:
+            data = hub.files().get(name)
+            if data is None:
+                self.send_error(404)
+                return
+            start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            if body:
+                hub.requested.append(f"{name}@{start}")
+            self.send_response(206 if start else 200)
+            self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            if body:
+                limit = hub.broken_after
+                self.wfile.write(data[start:limit])
+                if limit is not None and limit < len(data):
+                    self.wfile.flush()
+                    self.connection.close()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
