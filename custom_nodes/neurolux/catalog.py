@@ -205,6 +205,7 @@ class Catalog:
 
     models: Mapping[str, Model]
     default: str
+    fallback: str
 
     def get(self, name: str) -> Model:
         """The model called ``name``; raises ModelNotFound, which lists those there are."""
@@ -227,7 +228,7 @@ def read_catalog(path: Path = CATALOG_FILE) -> Catalog:
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = document.get("limits", {})
     models = {name: parse_model(name, entry, shared, path.parent) for name, entry in document["models"].items()}
-    return Catalog(models=models, default=document["default"])
+    return Catalog(models=models, default=document["default"], fallback=document.get("fallback", document["default"]))
 
 
 def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str, Any], base: Path) -> Model:

@@ -7,10 +7,13 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import comfy.model_management as mm
 import folder_paths
 
 from .catalog import Catalog, FolderSource, Model, read_catalog
 from .folder_models import find_folder_models, folder_stamp
+from .pipelines.offload import ACCELERATORS
+from .pipelines.sources import is_here
 
 DEFAULT_MODEL_VARIABLE = "NEUROLUX_DEFAULT_MODEL"
 
@@ -26,8 +29,23 @@ def known_models() -> Catalog:
     shipped = shipped_catalog()
     roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
     catalog = shipped.with_models(as_shipped(model, shipped) for model in find_folder_models(roots))
+    return replace(catalog, default=default_model(catalog))
+
+
+def default_model(catalog: Catalog) -> str:
+    """The model of a request that names none: the one in the environment, else the best that can be had here.
+
+    Without a GPU and without weights of a large model, that is the fallback, which ships with the pack: the large one
+    would be a download of hours for pictures of minutes, and nobody asked for it.
+    """
     chosen = os.environ.get(DEFAULT_MODEL_VARIABLE)
-    return replace(catalog, default=chosen) if chosen in catalog.models else catalog
+    if chosen and chosen in catalog.models:
+        return chosen
+    if mm.get_torch_device().type in ACCELERATORS or catalog.fallback == catalog.default:
+        return catalog.default
+    fallback = catalog.fallback
+    large = sorted(set(shipped_catalog().names("flux")) - {fallback}, key=lambda name: name != catalog.default)
+    return next((name for name in large if is_here(catalog.models[name])), fallback)
 
 
 def as_shipped(model: Model, shipped: Catalog) -> Model:

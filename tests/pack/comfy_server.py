@@ -26,6 +26,9 @@ from typing import Any
 import websocket
 from PIL import Image
 
+from bridge.comfyui.installer import find_installation
+from bridge.settings import Settings
+
 START_TIMEOUT_S = 120
 RUN_TIMEOUT_S = 60
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -61,7 +64,7 @@ class Run:
 
 def comfyui_dir() -> Path:
     """The ComfyUI to test with."""
-    return Path(os.environ["IMAGEGEN_COMFYUI_DIR"])
+    return find_installation(Settings.from_environment()).root
 
 
 class ComfyServer:

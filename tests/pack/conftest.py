@@ -11,10 +11,10 @@ import pytest
 
 REPO = Path(__file__).parents[2]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads sleep instead of spin on a busy machine
-sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests" / "pack"), str(REPO / "custom_nodes")]
+sys.path.insert(0, str(REPO / "custom_nodes"))
 
-from comfy_server import ComfyServer, comfyui_dir, running_comfyui  # noqa: E402
-from tiny_models import write_tiny_models  # noqa: E402
+from tests.pack.comfy_server import ComfyServer, comfyui_dir, running_comfyui  # noqa: E402
+from tests.tiny_models import write_tiny_models  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fake_hub import FakeHub, running_hub
+
+from tests.pack.fake_hub import FakeHub, running_hub
 
 CUSTOM_NODES = Path(__file__).parents[2] / "custom_nodes"
 FETCH = """
@@ -131,8 +132,11 @@ def test_a_small_disk_is_noticed_before_the_download(fetch: Fetcher) -> None:
 
 def test_a_dropped_download_resumes(fetch: Fetcher, tmp_path: Path) -> None:
     fetch.hub.folder = shutil.copytree(fetch.hub.folder, tmp_path / "large")
-    large = fetch.hub.folder / "transformer" / "more.safetensors"
-    large.write_bytes(bytes(24_000_000))  # huggingface_hub keeps what arrived in pieces of 10 MB
+    transformer = fetch.hub.folder / "transformer"
+    content = os.urandom(24_000_000)  # huggingface_hub writes pieces of 10 MB
+    (transformer / "more.safetensors").write_bytes(content)
+    index = {"weight_map": {"a": "diffusion_pytorch_model.safetensors", "b": "more.safetensors"}}
+    (transformer / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     fetch.hub.broken_after = 12_000_000
     result = fetch(HF_HUB_DOWNLOAD_TIMEOUT="2")
     assert result["error"] == "DownloadFailed"
@@ -140,7 +144,8 @@ def test_a_dropped_download_resumes(fetch: Fetcher, tmp_path: Path) -> None:
     assert fetch("status")["status"] == "downloadable"
     fetch.hub.broken_after = None
     fetch.hub.requested.clear()
-    assert "pipeline" in fetch()
+    folder = Path(str(fetch()["pipeline"]))
+    assert (folder / "transformer" / "more.safetensors").read_bytes() == content
     resumed = [name for name in fetch.hub.requested if not name.endswith("@0")]
     assert resumed
     assert all(name.startswith("transformer/more.safetensors@") for name in resumed)

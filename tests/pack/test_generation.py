@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfy_server import ComfyServer
-from graphs import node, text_to_image
 from PIL import Image
+
+from tests.pack.comfy_server import ComfyServer
+from tests.pack.graphs import node, text_to_image
 
 
 def test_image_of_a_batch_equals_the_single_image(comfyui: ComfyServer) -> None:
@@ -158,6 +159,7 @@ def test_conditioning_of_another_model_is_refused(comfyui: ComfyServer) -> None:
     run = comfyui.run(graph)
     assert run.error_class == "InvalidParameter"
     assert "encode the prompt with the same pipeline" in run.error_text
+    assert run.message("execution_error")["current_inputs"]["pipeline"] == ["pipeline tiny-flux-schnell"]
 
 
 def test_negative_prompt_is_evaluated_only_where_it_is_used(comfyui: ComfyServer) -> None:

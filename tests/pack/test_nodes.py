@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfy_server import ComfyServer
-from graphs import Graph, node, text_to_image
-from node_locales import LOCALE_FILE, node_definitions
 from PIL import Image
+
+from tests.pack.comfy_server import ComfyServer
+from tests.pack.graphs import Graph, node, text_to_image
+from tests.pack.node_locales import LOCALE_FILE, node_definitions
 
 INPUTS = {
     "NeuroLuxLoadModel": ["model", "precision", "offload", "steps"],
     "NeuroLuxLoadFlux": ["model", "precision", "offload"],
     "NeuroLuxLoadSDXLLightning": ["model", "steps", "precision", "offload"],
     "NeuroLuxEncodePrompt": ["pipeline", "text"],
+    "NeuroLuxEmptyLatent": ["pipeline", "width", "height", "batch_size"],
     "NeuroLuxSample": ["pipeline", "positive", "latent", "seed", "steps", "guidance", "negative"],
     "NeuroLuxDecode": ["pipeline", "latent"],
     "NeuroLuxTextParameter": ["name", "value", "description", "required", "max_length"],

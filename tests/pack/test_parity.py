@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comfy_server import ComfyServer
 from diffusers import DiffusionPipeline
-from graphs import PROMPT, text_to_image
 from PIL import Image
+
+from tests.pack.comfy_server import ComfyServer
+from tests.pack.graphs import PROMPT, text_to_image
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "flux-schnell": (

@@ -7,9 +7,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-from comfy_server import comfyui_dir, running_comfyui
-from graphs import text_to_image
-from tiny_models import WRITERS
+from tests.pack.comfy_server import comfyui_dir, running_comfyui
+from tests.pack.graphs import text_to_image
+from tests.tiny_models import WRITERS
 
 REPO = Path(__file__).parents[2]
 PACK = REPO / "custom_nodes" / "neurolux"

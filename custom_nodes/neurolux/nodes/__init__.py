@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .latent import EmptyLatent
 from .load import LoadFlux, LoadModel, LoadSDXLLightning, WarmUp
 from .parameters import (
     ChoiceParameter,
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadFlux,
     LoadSDXLLightning,
     EncodePrompt,
+    EmptyLatent,
     Sample,
     Decode,
     TextParameter,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..pipelines.decode import decode
 from ..pipelines.encode import encode
+from ..pipelines.prompt_check import prompt_warnings
 from ..pipelines.registry import PipelineHandle
 from ..pipelines.sample import needs_negative, sample
 from .sockets import CATEGORY, LARGEST_SEED, PipelineType
 
+_log = logging.getLogger(__name__)
 NOT_LINKED = object()
 """ComfyUI passes None for a lazy input that is linked and not evaluated, and nothing for one that is not linked."""
 
@@ -46,7 +49,11 @@ class EncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, text: str) -> io.NodeOutput:
-        return io.NodeOutput(encode(pipeline.loaded(), text))
+        loaded = pipeline.loaded()
+        warnings = prompt_warnings(loaded, text)
+        for warning in warnings:
+            _log.warning("NeuroLux: %s", warning)
+        return io.NodeOutput(encode(loaded, text), ui={"warnings": warnings} if warnings else None)
 
 
 class Sample(io.ComfyNode):
@@ -62,7 +69,7 @@ class Sample(io.ComfyNode):
             inputs=[
                 pipeline_input(),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
-                io.Latent.Input("latent", tooltip="Width, height and number of pictures: an Empty Latent Image."),
+                io.Latent.Input("latent", tooltip="Width, height and number of pictures: an Empty Latent."),
                 io.Int.Input(
                     "seed",
                     default=0,

@@ -91,6 +91,10 @@ class PipelineHandle:
     spec: LoadSpec
     model: Model
 
+    def __str__(self) -> str:
+        """ComfyUI writes a failed node's inputs into its error report."""
+        return f"pipeline {self.spec.model}"
+
     def loaded(self, progress: DownloadProgress | None = None) -> LoadedPipeline:
         """The pipeline, loaded now if it is not (or no longer) in memory."""
         return registry.acquire(self, progress)

@@ -12,12 +12,11 @@ from ..catalog import Model
 from ..errors import InvalidParameter
 from .decode import to_raw
 from .encode import Conditioning, embeddings, encode, is_empty
+from .latent import LATENT_SCALE
 from .memory import sample_bytes, with_memory_errors
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
 from .registry import LoadedPipeline, LoadSpec
 
-LATENT_SCALE = 8
-"""Pixels to a latent pixel in ComfyUI's LATENT (Empty Latent Image divides by it)."""
 SEEDS = 2**64
 REMEDY = "Use a smaller width and height, or a leaner offload (model or sequential) on the loader."
 
@@ -43,7 +42,7 @@ def plan_sample(
         raise InvalidParameter(
             "latent",
             "the latent is not empty: this version makes pictures from a prompt only, not from another picture; "
-            "link an Empty Latent Image without a mask",
+            "link an Empty Latent without a mask",
         )
     height, width = samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE
     request = SampleRequest(

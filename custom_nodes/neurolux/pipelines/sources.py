@@ -13,18 +13,16 @@ import socket
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..catalog import FolderSource, Model, RepoFiles, RepoSource
 from ..errors import AccessDenied, DownloadFailed, NeuroLuxError, WeightsMissing
 from .diffusers_folder import missing_files
-
-DownloadProgress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all); an exception that it raises stops the download."""
+from .resumable import DownloadMeter, DownloadProgress, fetch_large_file, is_large
 
 REACHABLE_TIMEOUT_S = 2.0
 REACHABLE_CACHE_S = 60.0
@@ -51,16 +49,21 @@ class ResolvedFiles:
     vae: Path | None = None
 
 
+def is_here(model: Model) -> bool:
+    """Whether every file of ``model`` is on this machine. Asks no network."""
+    if isinstance(model.source, FolderSource):
+        return not missing_files(model.source.path)
+    return cached_files(model, model.variant(0)) is not None
+
+
 def model_status(model: Model) -> ModelStatus:
     """Whether ``model`` is ready. May probe the network for two seconds, at most once a minute."""
     source = model.source
+    if is_here(model):
+        return ModelStatus("ready")
     if isinstance(source, FolderSource):
         missing = missing_files(source.path)
-        if not missing:
-            return ModelStatus("ready")
         return ModelStatus("missing", f"{source.path} lacks {', '.join(missing[:3])}; copy the whole diffusers folder")
-    if cached_files(model, model.variant(0)) is not None:
-        return ModelStatus("ready")
     if offline():
         return ModelStatus("missing", f"not downloaded, and HF_HUB_OFFLINE is set; unset it to fetch {source.repo}")
     if source.gated and not token():
@@ -156,10 +159,13 @@ def download(part: RepoFiles, progress: DownloadProgress | None) -> None:
     patterns = list(part.files)
     with download_errors(part.repo):
         plan = snapshot_download(part.repo, allow_patterns=patterns, dry_run=True)
-        wanted = sum(info.file_size or 0 for info in plan if info.will_download)
+        missing = [info for info in plan if info.will_download]
+        wanted = sum(info.file_size or 0 for info in missing)
         check_disk(part.repo, wanted)
-        bar = byte_bar(wanted, progress) if progress is not None else None
-        snapshot_download(part.repo, allow_patterns=patterns, tqdm_class=bar)
+        meter = DownloadMeter(wanted, progress)
+        for info in filter(is_large, missing):
+            fetch_large_file(part.repo, info, meter)
+        snapshot_download(part.repo, allow_patterns=patterns, tqdm_class=meter.bar)
 
 
 def check_disk(repo: str, wanted: int) -> None:
@@ -175,31 +181,6 @@ def check_disk(repo: str, wanted: int) -> None:
             f"{repo} needs {wanted / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
             "make room, or set HF_HOME to a larger disk"
         )
-
-
-def byte_bar(total: int, progress: DownloadProgress) -> type[Any]:
-    """A progress-bar class for huggingface_hub that shows nothing and reports bytes to ``progress``.
-
-    huggingface_hub opens several bars: one that counts files, one or two that count bytes (its newer releases count
-    transferred and written bytes apart). The largest byte count is how far the download is.
-    """
-    from tqdm import tqdm
-
-    done: dict[int, int] = {}
-
-    class ByteBar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self.counts_bytes = kwargs.get("unit") == "B"
-            kwargs.pop("name", None)
-            super().__init__(*args, **{**kwargs, "disable": True})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            if self.counts_bytes:
-                done[id(self)] = done.get(id(self), 0) + int(n or 0)
-                progress(min(max(done.values()), total), total)
-            return None
-
-    return ByteBar
 
 
 @contextmanager
