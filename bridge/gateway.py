@@ -14,10 +14,14 @@ from bridge.jobs import JobQueue, connect
 from bridge.modes import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
 
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
 
 def make_app(settings: Settings, nats_url: str) -> web.Application:
     """The REST application. It connects to NATS when it starts, and opens the NATS door beside its own."""
-    guards = [middleware.envelope, middleware.same_origin()]
+    # With a token the service may have any name: a stranger's page does not know the token.
+    own_hosts = None if settings.token else {*LOOPBACK_NAMES, settings.host}
+    guards = [middleware.envelope, middleware.same_origin(own_hosts)]
     if settings.token:
         guards.append(middleware.bearer_token(settings.token))
     app = web.Application(middlewares=guards, client_max_size=rest.MAX_BODY_BYTES)

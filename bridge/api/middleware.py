@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import web
 from yarl import URL
@@ -53,12 +53,21 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
         return web.json_response(text=ErrorEnvelope(error=body).model_dump_json(), status=500)
 
 
-def same_origin() -> Callable:
-    """Refuse browsers that come from another site's page."""
+def same_origin(own_hosts: Collection[str] | None) -> Callable:
+    """Refuse browsers that come from another site's page.
+
+    `own_hosts` are the only names by which the service may be addressed (None: any). Without that check a page could
+    point a name of its own at 127.0.0.1 after it was loaded (DNS rebinding), and would be of the same origin.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
+        host = URL(f"http://{request.host}").host
+        if own_hosts is not None and host not in own_hosts:
+            raise ForeignOrigin(
+                f"this service is not called {host}; use {', '.join(sorted(own_hosts))}, or set a token"
+            )
         if origin is not None and URL(origin).authority != request.host:
             raise ForeignOrigin(f"requests from pages of {origin} are refused; this service answers programs")
         return await handler(request)

@@ -24,7 +24,8 @@ from bridge.service.status import get_status
 from bridge.service.supervisor import run_service
 from bridge.settings import DEFAULT_HOST, DEFAULT_PORT, Settings
 
-DEMO_PROMPT = "A cute cat on a windowsill"
+DEMO_PROMPT = "red apple, blue background"
+DEMO_MODEL = "starter"
 NOT_READY = 1
 NOT_RUNNING = 3
 
@@ -65,7 +66,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         description="Start the service if it does not run, generate one picture, print its path, and stop it again.",
     )
     demo.add_argument("--prompt", help=f'what the picture shows ("{DEMO_PROMPT}")')
-    demo.add_argument("--model", help="a name that 'imagegen models' lists (the service's default model)")
+    demo.add_argument("--model", help=f"a name that 'imagegen models' lists ({DEMO_MODEL}: it comes with the pack)")
     _add_sources(demo)
     demo.set_defaults(run=demo_command)
 
@@ -139,7 +140,7 @@ def _install(settings: Settings, source: str) -> Installation:
 
 def demo_command(args: argparse.Namespace) -> int:
     """`imagegen demo`"""
-    return asyncio.run(run_demo(_settings(args), args.prompt or DEMO_PROMPT, model=args.model or None))
+    return asyncio.run(run_demo(_settings(args), args.prompt or DEMO_PROMPT, model=args.model or DEMO_MODEL))
 
 
 def status_command(args: argparse.Namespace) -> int:

@@ -101,6 +101,12 @@ async def test_a_service_with_a_token_asks_for_it(start: Start) -> None:
     assert (await gateway.get("/healthz")).status == 200
 
 
+async def test_a_name_that_somebody_else_pointed_here_is_refused(start: Start) -> None:
+    gateway = await start()
+    assert (await gateway.get("/v1/modes", headers={"Host": "evil.example:8005"})).status == 403
+    assert (await gateway.get("/v1/modes", headers={"Host": "localhost:8005"})).status == 200
+
+
 async def test_events_of_an_unknown_job_wait_for_it(start: Start, models: None) -> None:
     gateway = await start()
     job_id = "1d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f"

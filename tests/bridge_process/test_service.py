@@ -27,6 +27,11 @@ STAND_IN = Path(__file__).parent / "stand_in"
 CHILDREN = {"supervisor", "nats", "comfyui", "worker", "gateway"}
 
 
+def take_sigint() -> None:
+    """A test run started in the background ignores Ctrl-C, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Instance:
     """One `imagegen up` on a state directory and port of its own."""
 
@@ -45,7 +50,9 @@ class Instance:
             command += ["--comfyui-dir", str(STAND_IN)]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEGEN_")}
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=clean | env)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=clean | env, preexec_fn=take_sigint
+            )
         return self.process
 
     def fails(self, *arguments: str, comfyui: bool = True, **env: str) -> str:

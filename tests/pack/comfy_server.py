@@ -182,7 +182,14 @@ def running_comfyui(
         paths = base / "extra_model_paths.yaml"
         paths.write_text(json.dumps({"neurolux": {"base_path": "/", "custom_nodes": str(custom_nodes)}}))
         command += ["--extra-model-paths-config", str(paths)]
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **PATIENT_THREADS, **(environment or {})}
+    variables = {
+        **os.environ,
+        "HF_HOME": str(base / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        **PATIENT_THREADS,
+        **(environment or {}),
+    }
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=comfyui, stdout=output, stderr=subprocess.STDOUT, env=variables)
         try:

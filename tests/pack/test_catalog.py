@@ -19,16 +19,18 @@ FLUX = {"text_encoder": GB // 4, "text_encoder_2": 95 * GB // 10, "transformer":
 SDXL = {"text_encoder": GB // 4, "text_encoder_2": 14 * GB // 10, "unet": 51 * GB // 10, "vae": GB // 6}
 
 
-def test_catalog_knows_the_three_models() -> None:
+def test_catalog_knows_its_models() -> None:
     catalog = read_catalog()
-    assert list(catalog.models) == ["flux-schnell", "flux-dev", "sdxl-lightning"]
+    assert list(catalog.models) == ["starter", "flux-schnell", "flux-dev", "sdxl-lightning"]
     assert catalog.default in catalog.models
-    assert [model.commercial_use for model in catalog.models.values()] == [True, False, True]
+    assert [model.commercial_use for model in catalog.models.values()] == [True, True, False, True]
     assert catalog.names("sdxl") == ["sdxl-lightning"]
 
 
 def test_unknown_model_lists_the_known() -> None:
-    with pytest.raises(ModelNotFound, match="unknown model 'flux'; known are flux-schnell, flux-dev, sdxl-lightning"):
+    with pytest.raises(
+        ModelNotFound, match="unknown model 'flux'; known are starter, flux-schnell, flux-dev, sdxl-lightning"
+    ):
         read_catalog().get("flux")
 
 
@@ -203,7 +205,9 @@ def test_parameters_are_counted_from_the_files(tiny_models: dict[str, Path]) -> 
 
 
 def test_repo_sources_fetch_only_what_the_pipeline_needs() -> None:
-    for model in read_catalog().models.values():
+    repositories = [model for model in read_catalog().models.values() if isinstance(model.source, RepoSource)]
+    assert len(repositories) == 3
+    for model in repositories:
         assert isinstance(model.source, RepoSource)
         assert "*" not in model.source.files
         assert not any(file.startswith("*") or file.endswith((".bin", ".msgpack")) for file in model.source.files)

@@ -83,7 +83,7 @@ def test_interrupt_stops_at_the_step_and_leaves_nothing_behind(comfyui: ComfySer
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model": "no-such"}, "ModelNotFound", "unknown model 'no-such'; known are flux-schnell, flux-dev"),
+        ({"model": "no-such"}, "ModelNotFound", "unknown model 'no-such'; known are starter, flux-schnell, flux-dev"),
         ({"model": "flux-schnell"}, "WeightsMissing", "HF_HUB_OFFLINE"),
         ({"width": 1000}, "InvalidParameter", "width 1000 is not a multiple of 16; nearest are 992 and 1008"),
         ({"height": 2064}, "InvalidParameter", "height 2064 is outside 64 to 2048 of this model; nearest is 2048"),
@@ -126,7 +126,7 @@ def test_family_loader_refuses_another_family(comfyui: ComfyServer) -> None:
     graph["load"] = node("NeuroLuxLoadFlux", model="tiny-sdxl", precision="auto", offload="auto")
     run = comfyui.run(graph)
     assert run.error_class == "InvalidParameter"
-    assert "tiny-sdxl is a sdxl model; this loader takes flux-schnell" in run.error_text
+    assert "tiny-sdxl is a sdxl model; this loader takes starter, flux-schnell" in run.error_text
 
 
 def test_family_loaders_make_the_same_picture(comfyui: ComfyServer) -> None:
@@ -195,6 +195,18 @@ def test_models_route_tells_what_is_loaded_and_free_releases_it(comfyui: ComfySe
     again = comfyui.run(text_to_image("tiny-sdxl", steps=1, seed=81))
     assert again.status == "success"
     assert comfyui.get("/neurolux/models")["current_model"] == "tiny-sdxl"
+
+
+def test_without_gpu_the_starter_is_the_default_until_flux_weights_are_here(
+    comfyui: ComfyServer, tiny_models: dict[str, Path]
+) -> None:
+    assert comfyui.get("/neurolux/models")["default_model"] == "starter"
+    folder = tiny_models["tiny-flux-schnell"].with_name("flux-schnell")
+    shutil.copytree(tiny_models["tiny-flux-schnell"], folder)
+    try:
+        assert comfyui.get("/neurolux/models")["default_model"] == "flux-schnell"
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_models_route_describes_every_model(comfyui: ComfyServer) -> None:

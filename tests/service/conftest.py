@@ -44,6 +44,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(settings.state_dir)]
     command += ["--port", str(settings.port), "--comfyui-dir", str(installation.root)]
     environment = {**os.environ, "NEUROLUX_DEFAULT_MODEL": DEFAULT_MODEL, "HF_HUB_OFFLINE": "1"}
+    environment["HF_HOME"] = str(settings.state_dir / "huggingface")  # What this machine has downloaded is no concern.
     log = settings.logs / "up.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)

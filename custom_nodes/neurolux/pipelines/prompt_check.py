@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,34 +13,51 @@ from ..catalog import FolderSource
 from .registry import LoadedPipeline
 
 VOCABULARY_FILE = "vocabulary.json"
-"""``{"words": [...]}`` in a model's folder: all that its text encoders were ever shown."""
+"""In a model's folder: its text encoders were shown a few hundred words, and nothing else. ``rough_words`` in it
+names those that are drawn badly."""
 WORD = re.compile(r"[^\W_]+")
 SHOWN = 8
 
 
 def prompt_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
     """One sentence for each thing that has no effect; an empty list for a prompt that is used whole."""
-    return [*unknown_word_warnings(loaded, text), *truncation_warnings(loaded, text)]
+    return [*vocabulary_warnings(loaded, text), *truncation_warnings(loaded, text)]
 
 
-def unknown_word_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
-    """Names the words that a model with a closed vocabulary does not know."""
+def vocabulary_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
+    """Names the words that a model with a closed vocabulary does not know, and those that it hardly learned.
+
+    Unknown are those that its tokenizer cannot name. Other models' tokenizers cut an unknown word into known pieces,
+    so for them it means nothing.
+    """
     source = loaded.model.source
     if not isinstance(source, FolderSource) or not (source.path / VOCABULARY_FILE).is_file():
         return []
-    known = vocabulary(source.path / VOCABULARY_FILE)
-    unknown = list(dict.fromkeys(word for word in WORD.findall(text.lower()) if word not in known))
-    if not unknown:
-        return []
-    more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
-    words = ", ".join(repr(word) for word in unknown[:SHOWN])
-    return [f"{loaded.model.name} does not know {words}{more}: the picture may not show it"]
+    pipe: Any = loaded.pipe
+    tokenizer = pipe.tokenizer_2
+    encoded = tokenizer(text, truncation=False, verbose=False, return_offsets_mapping=True)
+    places = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+    unknown = [text[start:end] for token, (start, end) in places if token == tokenizer.unk_token_id]
+    rough = rough_words(source.path / VOCABULARY_FILE)
+    roughly = [word for word in WORD.findall(text) if word.lower() in rough]
+    name = loaded.model.name
+    return [
+        *([f"{name} does not know {listed(unknown)}: the picture may not show it"] if unknown else []),
+        *([f"{name} draws {listed(roughly)} only roughly"] if roughly else []),
+    ]
 
 
 @lru_cache(maxsize=8)
-def vocabulary(path: Path) -> frozenset[str]:
-    """The words in a vocabulary file."""
-    return frozenset(json.loads(path.read_text(encoding="utf-8"))["words"])
+def rough_words(path: Path) -> frozenset[str]:
+    """The words that a model says it learned only roughly."""
+    return frozenset(json.loads(path.read_text(encoding="utf-8")).get("rough_words", []))
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words for a sentence, each once."""
+    distinct = list(dict.fromkeys(words))
+    more = f" and {len(distinct) - SHOWN} more" if len(distinct) > SHOWN else ""
+    return ", ".join(repr(word) for word in distinct[:SHOWN]) + more
 
 
 def truncation_warnings(loaded: LoadedPipeline, text: str) -> list[str]:

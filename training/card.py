@@ -1,0 +1,171 @@
+"""Writes the model card of an exported starter pipeline: figures, pictures, words and attribution."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from diffusers import FluxPipeline
+from PIL import Image, ImageDraw
+
+from training import checkpoint
+from training.encode import MIXTURES
+from training.evaluate import RESULT, Verdict, evaluate, figures, generate, judge, load_truths
+from training.fetch import PACKAGES
+from training.flow import load_bank
+from training.paths import export_dir, work_dir
+from training.prompts import CASES, UNSEEN
+from training.train_transformer import CHECKPOINT as TRANSFORMER_CHECKPOINT
+from training.train_vae import CHECKPOINT as VAE_CHECKPOINT
+from training.vocabulary import COLOURS, CORE, COUNTS, GROUNDS, PLACES, RELATIONS, SHAPES, SIZES, SUBJECTS, all_aliases
+
+TEMPLATE = Path(__file__).with_name("card_template.md")
+GRID_PROMPTS = (
+    "red apple, blue background",
+    "cat",
+    "dog, green background",
+    "happy face",
+    "rocket, purple background",
+    "car",
+    "house, yellow background",
+    "strawberry, pink background",
+    "sun, blue background",
+    "penguin, orange background",
+    "blue circle",
+    "yellow star, black background",
+    "purple heart, pink background",
+    "red circle, left, yellow background",
+    "red circle and blue square",
+    "three apples, blue background",
+    "hamburger",
+    "panda, green background",
+    "rainbow",
+    "castle, blue background",
+)
+
+
+def labelled(pictures: np.ndarray, labels: list[str], columns: int) -> Image.Image:
+    """Pictures in rows with their prompts below, in Pillow's own small font."""
+    side, foot = pictures.shape[1], 30
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (side + 8) + 8, rows * (side + foot + 8) + 8), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        left, top = 8 + number % columns * (side + 8), 8 + number // columns * (side + foot + 8)
+        sheet.paste(Image.fromarray(picture), (left, top))
+        pen.rectangle((left - 1, top - 1, left + side, top + side), outline="#cccccc")
+        pen.text((left, top + side + 2), "\n".join(textwrap.wrap(label, 21)[:2]), fill="black", font_size=11)
+    return sheet
+
+
+def seen_in_training() -> set[str]:
+    """The plain captions of every scene of the bank."""
+    return {scene.caption() for mixture in MIXTURES for scene in load_bank(mixture, 128).scenes}
+
+
+def _unseen_rows(verdicts: list[Verdict]) -> str:
+    rows = ["| prompt | rank of each item's truth | error of the ground | right |", "|---|---|---|---|"]
+    for verdict in verdicts:
+        ranks = ", ".join(map(str, verdict.ranks))
+        rows.append(f"| {verdict.prompt} | {ranks} | {verdict.ground_error:.3f} | {'yes' if verdict.right else 'no'} |")
+    return "\n".join(rows)
+
+
+def _words() -> str:
+    groups: dict[str, list[str]] = {}
+    for subject in SUBJECTS:
+        groups.setdefault(subject.group, []).append(f"**{subject.name}**" if subject.name in CORE else subject.name)
+    lines = [f"- *{group}*: {', '.join(names)}" for group, names in groups.items()]
+    lines += [
+        f"- **shapes**: {', '.join(SHAPES)}",
+        f"- **colours of things**: {', '.join(COLOURS)}",
+        f"- **grounds** (`blue background`): {', '.join(GROUNDS)}",
+        f"- **sizes**: {', '.join(SIZES)}; **counts**: {', '.join(COUNTS)}",
+        f"- **places**: {', '.join(PLACES)}, and corners (`top left`); **relations**: {', '.join(RELATIONS)}",
+        "- **styles**: `flat style` (the default), `noto style`",
+        f"- **words that mean the same** ({len(all_aliases())}, plurals included): "
+        + ", ".join(f"{alias} = {word}" for alias, word in all_aliases().items() if not alias.startswith(word)),
+    ]
+    return "\n".join(lines)
+
+
+def _training_time() -> dict[str, object]:
+    decoder = checkpoint.load(work_dir() / VAE_CHECKPOINT) or {}
+    transformer = checkpoint.load(work_dir() / TRANSFORMER_CHECKPOINT) or {}
+    return {
+        "decoder_steps": decoder.get("step", 0),
+        "steps": transformer.get("step", 0),
+        "minutes": round(transformer.get("seconds", 0.0) / 60),
+        "scenes": sum(len(load_bank(mixture, 128).scenes) for mixture in MIXTURES),
+    }
+
+
+def attribution() -> str:
+    """The notice that travels with the weights."""
+    makers = {"flat": "Fluent Emoji, copyright Microsoft Corporation", "noto": "Noto Emoji, copyright Google LLC"}
+    lines = [
+        "The starter model was trained on pictures of these emoji, and `truths.png` holds small copies of some:",
+        "",
+    ]
+    for package in PACKAGES:
+        npm = f"npm package {package.name} {package.version}"
+        lines.append(f"- {makers[package.style]}, {package.licence} licence; taken from the {npm}.")
+    lines += ["", "The full licences: https://github.com/microsoft/fluentui-emoji/blob/main/LICENSE (MIT) and"]
+    lines += ["https://github.com/googlefonts/noto-emoji/blob/main/LICENSE (Apache-2.0)."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Evaluate, draw both sheets, fill in the template."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=export_dir())
+    options = parser.parse_args()
+    folder: Path = options.model
+
+    seen = seen_in_training()
+    known = [case.prompt for case in UNSEEN if case.scene.caption() in seen]
+    if known:
+        raise ValueError(f"these 'unseen' prompts are in the bank, choose others: {known}")
+    told, verdicts, _ = evaluate(folder)
+    rows = [
+        {"prompt": v.prompt, "kind": v.kind, "ranks": v.ranks, "ground_error": v.ground_error, "right": v.right}
+        for v in verdicts
+    ]
+    (folder / RESULT).write_text(json.dumps({**told, "cases": rows}, indent=1) + "\n", encoding="utf-8")
+
+    pipeline = FluxPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    truths = load_truths(folder)
+    labelled(generate(pipeline, GRID_PROMPTS), list(GRID_PROMPTS), 5).quantize(128).save(
+        folder / "grid.png", optimize=True
+    )
+    pictures = generate(pipeline, [case.prompt for case in UNSEEN])
+    unseen = [judge(picture, case, truths) for picture, case in zip(pictures, UNSEEN, strict=True)]
+    labelled(pictures, [case.prompt for case in UNSEEN], 5).quantize(128).save(folder / "unseen.png", optimize=True)
+
+    values = {
+        **{name: value for name, value in told.items() if name != "by_kind"},
+        **_training_time(),
+        # figures() gives numbers and this one table.
+        "by_kind": ", ".join(f"{kind} {share}" for kind, share in told["by_kind"].items()),  # pyright: ignore
+        "unseen_table": _unseen_rows(unseen),
+        "unseen_right": f"{sum(v.right for v in unseen)} of {len(unseen)}",
+        "unseen_items": figures(unseen)["items_nearest"],
+        "words": _words(),
+        "core": len(CORE),
+        "rest": len(SUBJECTS) - len(CORE),
+        "cases": len(CASES),
+    }
+    card = TEMPLATE.read_text(encoding="utf-8")
+    for name, value in values.items():
+        card = card.replace("{{" + name + "}}", str(value))
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "ATTRIBUTION.md").write_text(attribution(), encoding="utf-8")
+    print(f"{folder / 'README.md'}: score {told['score']}, unseen prompts right {values['unseen_right']}")
+
+
+if __name__ == "__main__":
+    main()

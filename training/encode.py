@@ -1,0 +1,86 @@
+"""Draws a bank of training scenes and encodes it; resumes shard by shard.
+
+The encoder is a written linear transform, so this is drawing and one matrix product per shard. Also fits the linear
+map from latents to colours for live previews.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from training import checkpoint
+from training.block_transform import encode
+from training.paths import work_dir
+from training.scenes import Scene, draw, random_core_scene, random_scene
+from training.train_vae import CHECKPOINT as VAE_CHECKPOINT
+
+SHARD = 1000
+
+
+MIXTURES = {"wide": random_scene, "core": random_core_scene}
+
+
+def scene_of(mixture: str, seed: int, index: int) -> tuple[Scene, np.random.Generator]:
+    """Scene ``index`` of a bank, and the generator that goes on to draw its jitter."""
+    rng = np.random.default_rng((seed, index))
+    return MIXTURES[mixture](rng), rng
+
+
+def load_transform() -> torch.Tensor:
+    """The block transform (16, 192) that ``training.train_vae`` fitted."""
+    state = checkpoint.load(work_dir() / VAE_CHECKPOINT)
+    if state is None:
+        raise FileNotFoundError(f"{work_dir() / VAE_CHECKPOINT} is missing; run python -m training.train_vae first")
+    return state["transform"]
+
+
+def as_batch(drawn: list[np.ndarray]) -> torch.Tensor:
+    """Pictures uint8 (h, w, 3) as floats (n, 3, h, w) on [-1, 1]."""
+    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def bank_dir(mixture: str, side: int) -> Path:
+    """The folder of the latent shards of a mixture, for pictures of ``side`` pixels."""
+    folder = work_dir() / f"bank-{mixture}-{side}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def main() -> None:
+    """Write ``--count`` latents in shards."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=30000)
+    parser.add_argument("--mixture", choices=sorted(MIXTURES), default="wide")
+    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=11)
+    options = parser.parse_args()
+
+    sprites = dict(np.load(work_dir() / "subjects.npz"))
+    transform = load_transform()
+    for first in tqdm(range(0, options.count, SHARD), desc=f"encode {options.side}", mininterval=5):
+        path = bank_dir(options.mixture, options.side) / f"{options.seed}-{first:07d}.npy"
+        if path.exists():
+            continue
+        drawn = [
+            draw(*_with_sprites(options.mixture, options.seed, index, sprites, options.side))
+            for index in range(first, first + SHARD)
+        ]
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, encode(transform, as_batch(drawn)).half().numpy())
+        partial.rename(path)
+
+
+def _with_sprites(
+    mixture: str, seed: int, index: int, sprites: dict[str, np.ndarray], side: int
+) -> tuple[Scene, dict[str, np.ndarray], int, np.random.Generator]:
+    scene, rng = scene_of(mixture, seed, index)
+    return scene, sprites, side, rng
+
+
+if __name__ == "__main__":
+    main()

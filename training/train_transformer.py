@@ -1,0 +1,172 @@
+"""Trains the transformer and both text encoders together; resumes where it stopped.
+
+Rectified flow on cached latents. The learning rate is flat and falls over the last quarter of ``--minutes``; the
+weights from before the fall are kept (``transformer_flat.pt``), so training can go on from there with more minutes.
+Several processes share one training under ``torchrun --nproc-per-node 2 -m training.train_transformer``: on a busy
+CPU two processes of one thread each wait for each other once a step, two threads at every matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import shutil
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from training import checkpoint
+from training.flow import Starter, build_optimizers, draw_batch, flow_loss, load_bank
+from training.paths import work_dir
+from training.word_codes import initial_codes
+
+CHECKPOINT = "transformer.pt"
+FLAT = "transformer_flat.pt"
+LOG = "transformer.jsonl"
+_SAVE_SECONDS = 120
+_LONG_EVERY = 150  # steps between small batches with as many text tokens as FluxPipeline sends by default
+
+
+def rate_share(progress: float, step: int) -> float:
+    """Warm-up over 60 steps, flat, then a straight fall over the last quarter."""
+    return min((step + 1) / 60, 1.0) * min(1.0, max(0.02, (1 - progress) / 0.25))
+
+
+@torch.no_grad()
+def average_into(average: Starter, model: Starter, step: int) -> None:
+    """Exponential moving average of the weights, quick at first."""
+    keep = min(0.998, (step + 1) / (step + 10))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
+
+
+@torch.no_grad()
+def share_gradients(model: Starter, processes: int) -> None:
+    """Average the gradients of all processes, as one flat tensor."""
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= processes
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _share_progress(progress: float) -> float:
+    """Every process follows the first one's clock, so that all stop after the same step."""
+    shared = torch.tensor([progress], dtype=torch.float64)
+    dist.broadcast(shared, 0)
+    return shared.item()
+
+
+def _state(
+    model: Starter, average: Starter, optimizers: list[torch.optim.Optimizer], step: int, seconds: float
+) -> dict[str, Any]:
+    return {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "step": step,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Train until ``--minutes`` of training in all have passed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=64, help="pictures a step in each process")
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--mixture", default="wide", help="bank of scenes: wide (everything), core, or core+wide")
+    parser.add_argument("--side", type=int, default=128, help="picture side of the main bank")
+    parser.add_argument("--large-every", type=int, default=0, help="every n-th batch from the bank of 256x256")
+    parser.add_argument("--from-flat", action="store_true", help="go on from the weights before the last fall")
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+
+    processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if processes > 1:
+        dist.init_process_group("gloo" if options.device == "cpu" else "nccl")
+        if options.device != "cpu":
+            torch.cuda.set_device(rank)
+    torch.manual_seed(options.seed)
+    model = Starter()
+    path = work_dir() / CHECKPOINT
+    if options.from_flat and rank == 0:
+        shutil.copyfile(work_dir() / FLAT, path)
+    if processes > 1:
+        dist.barrier()
+    state = checkpoint.load(path)
+    if state is None:
+        model.set_word_codes(initial_codes(options.seed))
+    average = copy.deepcopy(model).requires_grad_(False).to(options.device)
+    model.to(options.device).train()
+    optimizers = build_optimizers(model, options.rate)
+    full_rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    step, spent = 0, 0.0
+    if state is not None:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, spent = state["step"], state["seconds"]
+    torch.manual_seed(options.seed + 1000 * step + rank)  # the noise; weights above are the same in every process
+
+    bank = load_bank(options.mixture, options.side)
+    large = load_bank(options.mixture, 256) if options.large_every else None
+    begun, saved_at, recent, falling = time.time() - spent, time.time(), [], False
+    bar = tqdm(initial=step, desc="transformer", mininterval=5, disable=rank > 0)
+    while True:
+        seconds = time.time() - begun
+        progress = seconds / (options.minutes * 60)
+        progress = _share_progress(progress) if processes > 1 else progress
+        if progress >= 1:
+            break
+        rng = np.random.default_rng((options.seed, step, rank))
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        for group, full in zip(groups, full_rates, strict=True):
+            group["lr"] = full * rate_share(progress, step)
+        if large is not None and step % options.large_every == 1:
+            latents, text = draw_batch(large, max(4, options.batch // 4), rng)
+        elif step % _LONG_EVERY == _LONG_EVERY - 1:
+            latents, text = draw_batch(bank, max(4, options.batch // 8), rng, length=512)
+        else:
+            latents, text = draw_batch(bank, options.batch, rng)
+        with torch.autocast(options.device, torch.bfloat16):
+            loss = flow_loss(model, latents.to(options.device), text.to(options.device))
+        loss.backward()
+        if processes > 1:
+            share_gradients(model, processes)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        average_into(average, model, step)
+        step += 1
+        bar.update()
+        recent.append(loss.item())
+        if rank == 0 and len(recent) == 25:
+            figure = float(np.mean(recent))
+            bar.set_postfix(loss=f"{figure:.4f}", done=f"{progress:.0%}")
+            with (work_dir() / LOG).open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"step": step, "seconds": round(seconds), "loss": round(figure, 5)}) + "\n")
+            recent.clear()
+        if rank == 0 and not falling and progress > 0.75:
+            falling = True
+            checkpoint.save(work_dir() / FLAT, _state(model, average, optimizers, step, seconds))
+        if rank == 0 and time.time() - saved_at > _SAVE_SECONDS:
+            checkpoint.save(path, _state(model, average, optimizers, step, seconds))
+            saved_at = time.time()
+    if rank == 0:
+        checkpoint.save(path, _state(model, average, optimizers, step, time.time() - begun))
+    if processes > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
