@@ -47,7 +47,7 @@ setup: $(VENV)/.synced-run ## install everything and fetch ComfyUI, without star
 
 .PHONY: demo
 demo: $(VENV)/.synced-run ## set up, start, make one picture, print its path, stop
-	@$(BIN)/imagegen demo --prompt "$$PROMPT" --model "$$MODEL"
+	@$(BIN)/imagegen demo --prompt "$$PROMPT" --model "$$MODEL" --out output/
 
 .PHONY: up
 up: $(VENV)/.synced-run ## run the service in the foreground (http://127.0.0.1:8005)

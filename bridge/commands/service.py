@@ -67,6 +67,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     )
     demo.add_argument("--prompt", help=f'what the picture shows ("{DEMO_PROMPT}")')
     demo.add_argument("--model", help=f"a name that 'imagegen models' lists ({DEMO_MODEL}: it comes with the pack)")
+    demo.add_argument("--out", type=Path, metavar="PATH", help="a file or a folder (the current folder)")
     _add_sources(demo)
     demo.set_defaults(run=demo_command)
 
@@ -140,7 +141,9 @@ def _install(settings: Settings, source: str) -> Installation:
 
 def demo_command(args: argparse.Namespace) -> int:
     """`imagegen demo`"""
-    return asyncio.run(run_demo(_settings(args), args.prompt or DEMO_PROMPT, model=args.model or DEMO_MODEL))
+    return asyncio.run(
+        run_demo(_settings(args), args.prompt or DEMO_PROMPT, model=args.model or DEMO_MODEL, out=args.out)
+    )
 
 
 def status_command(args: argparse.Namespace) -> int:

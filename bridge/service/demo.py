@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from bridge.comfyui.process import free_port
 from bridge.service.child import ChildProcess
@@ -23,10 +24,10 @@ POLL_S = 0.3
 Say = Callable[[str], None]
 
 
-async def run_demo(settings: Settings, prompt: str, *, model: str | None, say: Say = print) -> int:
+async def run_demo(settings: Settings, prompt: str, *, model: str, out: Path | None, say: Say = print) -> int:
     """Generate one picture with `imagegen generate`, which prints its path. Returns its exit code."""
     async with _service(settings, say) as url:
-        arguments = [prompt, *(["--model", model] if model else [])]
+        arguments = [prompt, "--model", model, *(["--out", str(out)] if out else [])]
         env = {**os.environ, ENV_PREFIX + "STATE_DIR": str(settings.state_dir), ENV_PREFIX + "URL": url}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "bridge.cli", "generate", *arguments, env=env

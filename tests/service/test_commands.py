@@ -34,6 +34,14 @@ def test_generate_takes_format_and_place_from_out(imagegen, tmp_path: Path) -> N
             assert picture.format == "WEBP"
 
 
+def test_demo_draws_with_the_starter_on_the_service_that_runs(imagegen, tmp_path: Path) -> None:
+    done = imagegen("demo", "--prompt", "cat, red background", "--out", "pictures/")
+    assert done.returncode == 0, done.stderr
+    [path] = (tmp_path / "pictures").glob("cat-red-background-starter-*.png")
+    assert str(path.relative_to(tmp_path)) in done.stdout
+    assert "starting the service" not in done.stdout
+
+
 def test_errors_are_lines_and_exit_code_1(imagegen) -> None:
     wrong = imagegen("generate", "a cat", "--size", "100", "--seed", "-3")
     assert wrong.returncode == 1
