@@ -212,21 +212,28 @@ class Worker:
             await relay
 
     async def _relay(self, held: Held, events: asyncio.Queue[Event | None]) -> None:
-        """Tell what ComfyUI tells, in the terms of the job."""
-        job_id = held.job.job_id
+        """Tell what ComfyUI tells, in the terms of the job.
+
+        Events are hints: one that cannot be told, because the broker is away, must not fail a job that runs.
+        """
         phase = ""
         while (event := await events.get()) is not None:
-            match event:
-                case Started():
-                    await self._started(held)
-                case NodeStarted(node):
-                    phase = _phase(held.graph, node)
-                case Progress(_, value, maximum):
-                    event = JobEvent(type="progress", job_id=job_id, phase=phase, value=value, maximum=maximum)
-                    await self._queue.publish(event)
-                case Preview(_, image, mime):
-                    encoded = base64.b64encode(image).decode()
-                    await self._queue.publish(JobEvent(type="preview", job_id=job_id, image_b64=encoded, mime=mime))
+            if isinstance(event, NodeStarted):
+                phase = _phase(held.graph, event.node)
+            with contextlib.suppress(Unavailable, ComfyUIError, *BROKER_ERRORS):
+                await self._tell(held, event, phase)
+
+    async def _tell(self, held: Held, event: Event, phase: str) -> None:
+        job_id = held.job.job_id
+        match event:
+            case Started():
+                await self._started(held)
+            case Progress(_, value, maximum):
+                told = JobEvent(type="progress", job_id=job_id, phase=phase, value=value, maximum=maximum)
+                await self._queue.publish(told)
+            case Preview(_, image, mime):
+                encoded = base64.b64encode(image).decode()
+                await self._queue.publish(JobEvent(type="preview", job_id=job_id, image_b64=encoded, mime=mime))
 
     async def _started(self, held: Held) -> None:
         if held.stored.state.status is JobStatus.RUNNING:
