@@ -63,16 +63,24 @@ def same_origin(own_hosts: Collection[str] | None) -> Callable:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        host = URL(f"http://{request.host}").host
+        host = parse_url(f"http://{request.host}").host
         if own_hosts is not None and host not in own_hosts:
             raise ForeignOrigin(
                 f"this service is not called {host}; use {', '.join(sorted(own_hosts))}, or set a token"
             )
-        if origin is not None and URL(origin).authority != request.host:
+        if origin is not None and parse_url(origin).authority != request.host:
             raise ForeignOrigin(f"requests from pages of {origin} are refused; this service answers programs")
         return await handler(request)
 
     return middleware
+
+
+def parse_url(text: str) -> URL:
+    """A URL out of a header that anybody may have written. Raises ForeignOrigin where it is none."""
+    try:
+        return URL(text)
+    except ValueError as error:
+        raise ForeignOrigin(f"the Host or Origin of the request is not an address: {error}") from error
 
 
 def bearer_token(token: str) -> Callable:

@@ -107,6 +107,15 @@ async def test_a_name_that_somebody_else_pointed_here_is_refused(start: Start) -
     assert (await gateway.get("/v1/modes", headers={"Host": "localhost:8005"})).status == 200
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Host": "127.0.0.1:x"}, {"Host": "[::"}, {"Origin": "http://["}, {"Origin": "null"}]
+)
+async def test_a_header_that_is_no_address_is_refused_in_the_envelope(start: Start, headers: dict[str, str]) -> None:
+    answer = await (await start()).get("/v1/modes", headers=headers)
+    assert answer.status == 403
+    assert (await answer.json())["error"]["code"] == "foreign_origin"
+
+
 async def test_events_of_an_unknown_job_wait_for_it(start: Start, models: None) -> None:
     gateway = await start()
     job_id = "1d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f"
