@@ -72,6 +72,14 @@ test: $(VENV)/.synced-dev ## run every test (set-up included)
 .PHONY: bench
 bench: $(VENV)/.synced-dev ## measure: time to ready, overhead over raw ComfyUI
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.nodes
+
+JOBS ?= 1000
+SEED ?= 1
+
+.PHONY: soak
+soak: $(VENV)/.synced-dev ## jobs while processes are killed at random: JOBS=1000 SEED=1
+	$(BIN)/python -m benchmarks.soak --jobs $(JOBS) --seed $(SEED)
 
 .PHONY: workflows
 workflows: $(VENV)/.synced-dev ## export workflows/api from workflows with ComfyUI's own front end

@@ -7,10 +7,27 @@ worker and the gateway speak them to each other over NATS. Times are seconds sin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from bridge.contract_models import (  # noqa: F401 - given on
+    AdapterInfo,
+    ComponentMemory,
+    FoundFile,
+    IntegerLimit,
+    MissingFile,
+    ModelDefaults,
+    ModelDownload,
+    ModelFiles,
+    ModelInfo,
+    ModelInfoResponse,
+    ModelLimits,
+    NumberLimit,
+    PackModel,
+)
 
 DEFAULT_MODE = "text-to-image"
 MAX_PROMPT_CHARS = 10_000
@@ -18,6 +35,8 @@ MAX_SEED = 2**53 - 1
 """The largest integer that JSON numbers, JavaScript and the graph editor all carry exactly."""
 JOB_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 """A lowercase UUID: it is also ComfyUI's prompt id, and newer releases refuse any other form."""
+
+MAX_URL_CHARS = 2000
 
 JobId = Annotated[str, Field(pattern=JOB_ID_PATTERN)]
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -66,6 +85,14 @@ class ImageGenRequest(BaseModel):
         default=None,
         description="A UUID of the caller's choice. The same id again returns the same job instead of a second one.",
     )
+    callback_url: str | None = Field(
+        default=None,
+        max_length=MAX_URL_CHARS,
+        description="Where the end of the job is told: a signed POST, repeated until it is answered with 2xx.",
+    )
+    cancel_on_disconnect: bool = Field(
+        default=False, description="Cancel the job if the caller hangs up before it ends. For requests that wait."
+    )
 
 
 class ImageObject(WireModel):
@@ -101,6 +128,28 @@ class ImageGenResponse(WireModel):
     generation_time_ms: float
     warnings: list[str] = Field(default_factory=list, description="What was asked for and had no effect, and why.")
 
+    @classmethod
+    def of(cls, state: JobState, images: Sequence[str] = (), *, by_reference: bool = False) -> ImageGenResponse:
+        """The answer about a job that is done; `images` are its pictures in base64, unless they go by reference."""
+        given = state.parameters
+        return cls.model_validate(
+            {
+                **state.model_dump(include=set(cls.model_fields) & set(JobState.model_fields) - {"images"}),
+                **{name: given.get(name) for name in ECHOED},
+                "prompt": given.get("prompt", ""),
+                "image_bytes_b64": next(iter(images), None),
+                "images": list(images),
+                "image_object": next(iter(state.images), None) if by_reference else None,
+                "image_objects": state.images if by_reference else [],
+                "queue_time_ms": state.queue_time_ms,
+                "generation_time_ms": state.generation_time_ms,
+            }
+        )
+
+
+ECHOED = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed")
+"""Parameters that the response repeats with the values that were used."""
+
 
 class ErrorDetail(WireModel):
     """One bad field."""
@@ -122,84 +171,6 @@ class ErrorEnvelope(WireModel):
     """Every error of every door."""
 
     error: ErrorBody
-
-
-class PackModel(BaseModel):
-    """Base of what the node pack tells us: a newer pack may say more than we know."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
-
-class IntegerLimit(PackModel):
-    """Inclusive bounds; `choices`, where given, are the only values allowed."""
-
-    min: int
-    max: int
-    multiple_of: int = 1
-    choices: list[int] | None = None
-
-
-class NumberLimit(PackModel):
-    """Inclusive bounds."""
-
-    min: float
-    max: float
-
-
-class ModelDefaults(PackModel):
-    """What a null field of a request becomes."""
-
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-
-
-class ModelLimits(PackModel):
-    """What the model can do."""
-
-    width: IntegerLimit
-    height: IntegerLimit
-    num_inference_steps: IntegerLimit
-    guidance_scale: NumberLimit
-    num_images: IntegerLimit
-    negative_prompt: bool
-
-
-class ModelInfo(PackModel):
-    """One model. `status`: its weights are here, can be fetched on first use, or cannot be had (`reason` says why)."""
-
-    name: str
-    title: str
-    family: str
-    license: str
-    commercial_use: bool
-    status: Literal["ready", "downloadable", "missing"]
-    reason: str | None = None
-    loaded: bool
-    source: str | None = None
-    download_bytes: int | None = None
-    defaults: ModelDefaults
-    limits: ModelLimits
-
-
-class ModelInfoResponse(PackModel):
-    """The models, and the machine that runs them. `current_model` is what ComfyUI really holds now."""
-
-    current_model: str | None
-    default_model: str
-    device: str
-    device_name: str
-    cuda_available: bool
-    dtype: str
-    offload: str
-    vram_total_bytes: int | None
-    vram_free_bytes: int | None
-    models: list[ModelInfo]
-
-    def find(self, name: str) -> ModelInfo | None:
-        """The model of that name."""
-        return next((model for model in self.models if model.name == name), None)
 
 
 class LoadModelResponse(WireModel):
@@ -245,10 +216,26 @@ class Job(WireModel):
     parameters: dict[str, JsonValue]
     submitted_at: float
     warnings: list[str] = Field(default_factory=list)
+    callback_url: str | None = None
+
+
+class JobProgress(WireModel):
+    """How far a running job is: `value` of `maximum` in `phase` (see `JobEvent`)."""
+
+    phase: str | None = None
+    value: float | None = None
+    maximum: float | None = None
+    seconds_left: float | None = None
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+    bytes_per_second: float | None = None
 
 
 class JobState(WireModel):
-    """What is known of a job."""
+    """What is known of a job.
+
+    `position`, `wait_seconds` and `progress` are of the moment: answers have them, the stored state does not.
+    """
 
     job_id: str
     kind: JobKind
@@ -264,6 +251,15 @@ class JobState(WireModel):
     loaded: dict[str, JsonValue] | None = Field(default=None, description="What a load job reports.")
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
+    callback_url: str | None = None
+    cancel_requested: bool = Field(default=False, description="It was to be cancelled while it ran.")
+    attempts: int = Field(default=0, description="How often a run of it was begun; more than once after a crash.")
+    worker: str | None = Field(default=None, description="The worker that ran it last.")
+    position: int | None = Field(default=None, description="Waiting jobs ahead of a queued one; 0: it is the next.")
+    wait_seconds: float | None = Field(
+        default=None, description="Until a queued job starts, from how long its kind took before. Null: not known."
+    )
+    progress: JobProgress | None = Field(default=None, description="Of a running job.")
 
     @classmethod
     def queued(cls, job: Job) -> JobState:
@@ -288,9 +284,10 @@ class JobState(WireModel):
 class JobEvent(WireModel):
     """One thing that happened to a job, as the event stream tells it.
 
-    `state` comes first and holds the whole `JobState`; `progress` counts `value` of `maximum` in the node `phase`
-    (a sampler counts its steps); `preview` holds a small JPEG or PNG; the rest are states that the job reached, the
-    final ones with the whole `state` again.
+    `state` comes first and holds the whole `JobState`. `queued` says how many wait ahead (`position`) and for how long
+    (`wait_seconds`, absent if not known). `progress` counts `value` of `maximum` in `phase`: `download` and `load`
+    count bytes, `sample` counts steps, any other node is called by its title; `node` is that title. `preview` holds a
+    small JPEG or PNG. The rest are states that the job reached, the final ones with the whole `state` again.
     """
 
     type: Literal["state", "queued", "started", "progress", "preview", "done", "failed", "cancelled"]
@@ -301,6 +298,13 @@ class JobEvent(WireModel):
     image_b64: str | None = None
     mime: str | None = None
     state: JobState | None = None
+    node: str | None = None
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+    bytes_per_second: float | None = None
+    seconds_left: float | None = None
+    position: int | None = None
+    wait_seconds: float | None = None
 
     @property
     def final(self) -> bool:
@@ -333,3 +337,83 @@ class JobResultEvent(WireModel):
             queue_time_ms=state.queue_time_ms,
             generation_time_ms=state.generation_time_ms,
         )
+
+
+class WebhookBody(JobResultEvent):
+    """What is posted to a job's `callback_url`. `image_urls` are paths on the service."""
+
+    image_urls: list[str]
+
+    @classmethod
+    def of(cls, state: JobState) -> WebhookBody:
+        """The call about a job that ended."""
+        urls = [f"/v1/jobs/{state.job_id}/images/{index}" for index in range(len(state.images))]
+        return cls(**dict(JobResultEvent.of(state)), image_urls=urls)
+
+
+class CancelOutcome(StrEnum):
+    """What a cancellation did."""
+
+    DEQUEUED = "dequeued"  # it waited, and will not run
+    INTERRUPTED = "interrupted"  # it ran, and was stopped
+    ALREADY_ENDED = "already_ended"  # nothing: it was done, failed or cancelled before
+    RECORDED = "recorded"  # it runs and its worker is silent: it ends as soon as a worker has it in hand
+
+
+class CancelAnswer(JobState):
+    """The job after a cancellation, and what the cancellation did."""
+
+    outcome: CancelOutcome
+    message: str
+
+
+class JobPage(WireModel):
+    """Jobs, newest first. `next_cursor` continues the list; null: there are no more."""
+
+    jobs: list[JobState]
+    next_cursor: str | None = None
+
+
+class ModeSummary(WireModel):
+    """One saved graph. `error` says why it cannot be used; the others work on."""
+
+    name: str
+    title: str
+    description: str
+    parameters: list[str]
+    images: list[str] = Field(description="Those of the parameters that are pictures.")
+    error: ErrorBody | None = None
+
+
+class ModeList(WireModel):
+    """The saved graphs. `modes` are the names of all, broken ones included."""
+
+    modes: list[str]
+    details: list[ModeSummary]
+
+
+class WorkerStatus(WireModel):
+    """What a worker says of itself on `ai.vision.imagegen.workers.<worker_id>`, every few seconds and on change."""
+
+    worker_id: str
+    comfyui_up: bool
+    device: str | None = None
+    vram_total_bytes: int | None = None
+    vram_free_bytes: int | None = None
+    reconnects: int = Field(description="To the NATS server and to ComfyUI's websocket, since it was started.")
+    redeliveries: int = Field(description="Jobs that came to it after another worker, or an earlier life, had them.")
+    running: list[str] = Field(description="The jobs that it holds.")
+    loaded_models: list[str]
+    started_at: float
+
+
+class WorkerEntry(WorkerStatus):
+    """A worker, and how many seconds ago it was heard."""
+
+    age_seconds: float
+
+
+class WorkerList(WireModel):
+    """The workers that were heard of lately."""
+
+    workers: list[WorkerEntry]

@@ -40,6 +40,12 @@ class NotJson(BridgeError):
     status, code = 400, "not_json"
 
 
+class BadForm(BridgeError):
+    """The multipart/form-data body cannot be read."""
+
+    status, code = 400, "bad_form"
+
+
 class Unauthorized(BridgeError):
     """No token, or the wrong one."""
 
@@ -68,6 +74,30 @@ class UnknownJob(BridgeError):
     """No job has that id, or it is older than the retention."""
 
     status, code = 404, "unknown_job"
+
+
+class PictureExpired(BridgeError):
+    """The job is known, and the retention has removed its picture."""
+
+    status, code = 410, "picture_expired"
+
+
+class RangeNotSatisfiable(BridgeError):
+    """The Range lies outside the picture."""
+
+    status, code = 416, "range_not_satisfiable"
+
+
+class IdempotencyMismatch(BridgeError):
+    """The Idempotency-Key was used with another request."""
+
+    status, code = 422, "idempotency_mismatch"
+
+
+class SlowBody(BridgeError):
+    """The body did not arrive in time."""
+
+    status, code = 408, "slow_body"
 
 
 class BodyTooLarge(BridgeError):
@@ -101,10 +131,34 @@ class QueueFull(BridgeError):
     retry_after_s = RETRY_SOON_S
 
 
+class TooManyRequests(BridgeError):
+    """One client asks more often than it may."""
+
+    status, code = 429, "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyWaits(BridgeError):
+    """As many requests wait for their jobs, and event streams are open, as the gateway holds."""
+
+    status, code = 429, "too_many_waits"
+    retry_after_s = RETRY_SOON_S
+
+
 class Unavailable(BridgeError):
     """ComfyUI, the worker or NATS is down or still starting."""
 
     status, code = 503, "unavailable"
+    retry_after_s = RETRY_SOON_S
+
+
+class StorageFull(BridgeError):
+    """The disk, or the space that the NATS server may use of it, is full."""
+
+    status, code = 503, "storage_full"
     retry_after_s = RETRY_SOON_S
 
 
@@ -138,6 +192,8 @@ FAILURE_STATUS = {
     "download_failed": 503,
     "access_denied": 503,
     "comfyui_unavailable": 503,
+    "unavailable": 503,
+    "storage_full": 503,
     "cancelled": 409,
 }
 """HTTP status by the code of a failed job; every other cause (`out_of_memory`, `node_failed`, …) is a 500."""

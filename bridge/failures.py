@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable, Interrupted, JobLost, NodeFailed, PromptRejected
+from bridge.comfyui.errors import (
+    ComfyUIError,
+    ComfyUIUnavailable,
+    Interrupted,
+    JobLost,
+    NodeFailed,
+    PromptRejected,
+    WornOut,
+)
 from bridge.contract import ErrorBody, ErrorDetail
 from bridge.errors import BridgeError
 from bridge.modes import Graph
@@ -17,6 +25,7 @@ PACK_ERRORS = {
     "OutOfMemoryError": "out_of_memory",
 }
 """Our code by the class of the exception; the pack's messages say the remedy themselves."""
+DISK_FULL_SIGNS = ("[Errno 28]", "No space left on device")
 OUT_OF_MEMORY_REMEDY = "choose a smaller size, fewer images or a leaner offload, or close what else uses the GPU"
 
 
@@ -32,7 +41,11 @@ def describe(error: Exception, graph: Graph) -> ErrorBody:
         case Interrupted():
             return ErrorBody(code="cancelled", message="the run was interrupted in ComfyUI")
         case JobLost():
-            return ErrorBody(code="comfyui_unavailable", message="ComfyUI was restarted and lost the run; try again")
+            return ErrorBody(
+                code="comfyui_unavailable", message="ComfyUI was restarted again and again before it ran the job"
+            )
+        case WornOut():
+            return ErrorBody(code="worker_died", message=str(error))
         case ComfyUIUnavailable():
             return ErrorBody(code="comfyui_unavailable", message=f"ComfyUI does not answer: {error}; try again")
         case ComfyUIError():
@@ -47,6 +60,9 @@ def _node_failed(error: NodeFailed, graph: Graph) -> ErrorBody:
     message = error.message.strip() or kind
     if kind == "OutOfMemoryError":
         message = f"out of memory in {_title(error.node_id, graph)}: {OUT_OF_MEMORY_REMEDY}"
+    elif any(sign in message for sign in DISK_FULL_SIGNS):
+        code = "storage_full"
+        message = f"the disk of ComfyUI is full, {_title(error.node_id, graph)} could not write: free some space"
     elif code == "node_failed":
         message = f"{_title(error.node_id, graph)} failed: {kind}: {message}"
     return ErrorBody(code=code, message=message)

@@ -3,50 +3,122 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from aiohttp import web
 
-from bridge.api import middleware, openapi, rest
+from bridge.api import auth, limits, metrics, middleware, openapi, rest
+from bridge.api.metrics import METRICS, Metrics
 from bridge.api.nats_doors import NatsDoor
-from bridge.generation import Generation
-from bridge.jobs import JobQueue, connect
+from bridge.api.operations import check_declared
+from bridge.api.replies import GENERATION, IDEMPOTENCY, INDEX, ROSTER
+from bridge.broker import connect
+from bridge.callback_address import CallbackPolicy
+from bridge.fleet import Roster
+from bridge.generation import Generation, Limits
+from bridge.idempotency import KEEP_S as IDEMPOTENCY_S
+from bridge.idempotency import IdempotencyKeys
+from bridge.images_in import ImageLimits
+from bridge.job_index import JobIndex
+from bridge.jobs import JobQueue
+from bridge.limits import RequestLimits
 from bridge.modes import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
+from bridge.webhooks import Webhooks
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+STOP_AGAIN_S = 0.2
+SHUTDOWN_S = 2.0
+"""How long open answers may take to end when the gateway is stopped."""
 
 
 def make_app(settings: Settings, nats_url: str) -> web.Application:
-    """The REST application. It connects to NATS when it starts, and opens the NATS door beside its own."""
-    # With a token the service may have any name: a stranger's page does not know the token.
-    own_hosts = None if settings.token else {*LOOPBACK_NAMES, settings.host}
-    guards = [middleware.envelope, middleware.same_origin(own_hosts)]
-    if settings.token:
-        guards.append(middleware.bearer_token(settings.token))
-    app = web.Application(middlewares=guards, client_max_size=rest.MAX_BODY_BYTES)
-    app.add_routes(rest.routes)
-    openapi.add_routes(app)
+    """The REST application. It connects to NATS when it starts, and opens the NATS door beside its own.
 
-    async def generation(app: web.Application) -> AsyncIterator[None]:
-        nc = await connect(nats_url, "imagegen-gateway")
+    Raises SettingsError where the tokens cannot be read.
+    """
+    tokens = auth.Tokens(settings.tokens())
+    limiter, waits = limits.RateLimiter.of(settings), limits.Waits(settings.max_waits)
+    figures = Metrics(waits)
+    guards = [
+        middleware.accounted(figures),
+        middleware.envelope,
+        auth.same_origin(auth.own_hosts(settings)),
+        auth.identify(tokens),
+        # Before the token is asked for: guessing it is limited too.
+        limits.limited(limiter, waits, body_timeout_s=settings.body_timeout_s),
+        auth.bearer_token(tokens),
+    ]
+    app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
+    app[METRICS] = figures
+    app.on_response_prepare.append(middleware.common_headers(limiter))
+    rest.add_routes(app)
+    openapi.add_routes(app)
+    metrics.add_routes(app)
+    check_declared(app)
+
+    async def doors(app: web.Application) -> AsyncIterator[None]:
+        nc = await connect(nats_url, "imagegen-gateway", access=settings.nats_access)
         try:
-            queue = await JobQueue.open(nc, max_pending=settings.max_pending)
+            queue = await JobQueue.open(
+                nc, max_pending=settings.max_pending, names=settings.names, retention=settings.retention
+            )
             await queue.start_listening()
-            modes = ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows])
-            app[rest.GENERATION] = Generation(queue, modes, timeout_s=settings.job_timeout_s)
-            await NatsDoor(app[rest.GENERATION]).open()
+            index, roster = JobIndex(queue), Roster(nc, settings.names)
+            queue.noted = index.note
+            await roster.open()
+            app[ROSTER] = roster
+            await figures.follow(queue, index, roster)
+            app[INDEX] = index
+            app[IDEMPOTENCY] = await IdempotencyKeys.open(
+                nc.jetstream(), settings.names.idempotency, keep_s=min(IDEMPOTENCY_S, settings.retention.jobs_s)
+            )
+            callbacks = CallbackPolicy(settings.webhook_secret, settings.webhook_allow_private)
+            generation = app[GENERATION] = Generation(
+                queue,
+                ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows]),
+                timeout_s=settings.job_timeout_s,
+                limits=request_limits(settings),
+                callbacks=callbacks,
+            )
+            await NatsDoor(generation, limiter=limiter, waits=waits, metrics=figures).open()
+            background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
             yield
+            await stop(background)
         finally:
             await nc.close()
 
-    app.cleanup_ctx.append(generation)
+    app.cleanup_ctx.append(doors)
     return app
+
+
+async def stop(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: in Python 3.11 `wait_for` loses a cancellation that comes with its answer
+    (python/cpython#86296), and nats-py waits with it everywhere."""
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=STOP_AGAIN_S)
+
+
+def request_limits(settings: Settings) -> Limits:
+    """What one request may bring and ask for."""
+    return Limits(
+        body_bytes=settings.max_body_bytes,
+        image=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        request=RequestLimits.of(settings),
+    )
 
 
 async def run_gateway(settings: Settings, nats_url: str) -> None:
     """Serve until cancelled. Raises Unavailable without NATS, and OSError where the port is taken."""
-    runner = web.AppRunner(make_app(settings, nats_url), access_log=None, shutdown_timeout=2.0)
+    runner = web.AppRunner(
+        make_app(settings, nats_url),
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_S,
+        # aiohttp closes by this timer whatever has not sent all of its headers, be it idle or slow on purpose.
+        keepalive_timeout=settings.idle_timeout_s,
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()

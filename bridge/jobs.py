@@ -9,90 +9,55 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
-import nats
-import nats.errors
-import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import (
-    ConsumerConfig,
-    DiscardPolicy,
-    Header,
-    KeyValueConfig,
-    ObjectStoreConfig,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-)
+from nats.js.api import ConsumerConfig, Header
 from nats.js.client import JetStreamContext
-from nats.js.errors import APIError, BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
-from nats.js.object_store import ObjectStore
 
-from bridge.contract import EXTENSIONS, ImageFormat, ImageObject, Job, JobEvent, JobResultEvent, JobState, JobStatus
-from bridge.errors import QueueFull, Unavailable, UnknownJob
+from bridge import logs
+from bridge.broker import BROKER_ERRORS, Names, broker_errors
+from bridge.contract import (
+    EXTENSIONS,
+    CancelAnswer,
+    CancelOutcome,
+    ErrorBody,
+    ImageFormat,
+    ImageObject,
+    Job,
+    JobEvent,
+    JobProgress,
+    JobResultEvent,
+    JobState,
+    JobStatus,
+)
+from bridge.errors import PictureExpired, QueueFull, Unavailable, UnknownJob
+from bridge.events import Mailbox
+from bridge.pictures import PictureStore
+from bridge.stores import Retention, bucket_config, callbacks_config, make_stream, queue_config, span
 
-log = logging.getLogger(__name__)
-
-SUBJECT_PREFIX = "ai.vision.imagegen"
-REQUEST_SUBJECT = f"{SUBJECT_PREFIX}.request"
-RESULT_SUBJECT = f"{SUBJECT_PREFIX}.result"
-MODEL_INFO_SUBJECT = f"{SUBJECT_PREFIX}.model_info"
-JOBS_SUBJECT = f"{SUBJECT_PREFIX}.jobs"
-EVENTS_SUBJECT = f"{SUBJECT_PREFIX}.events"
-CANCEL_SUBJECT = f"{SUBJECT_PREFIX}.cancel"
-
-STREAM = "IMAGEGEN_JOBS"
-CONSUMER = "imagegen-workers"
-STATE_BUCKET = "imagegen-jobs"
-IMAGE_BUCKET = "imagegen-images"
-
-RETENTION_S = 24 * 3600.0
-"""How long the broker keeps states and pictures. The pictures also lie in ComfyUI's output folder, for good."""
-DEDUPLICATION_S = 3600.0
-ACK_WAIT_S = 30.0
+ACK_WAIT_S = 15.0
 """A worker that is silent for so long is taken for dead, and its job goes to another."""
-HEARTBEAT_S = 10.0
+HEARTBEAT_S = 4.0
 STATE_POLL_S = 2.0
 """How often a waiter asks the bucket whether it missed the event."""
-CONNECT_PATIENCE_S = 10.0
-LISTENER_BACKLOG = 256
-"""Events kept for one slow listener; then its oldest are dropped, never anyone else's."""
+CANCEL_WAIT_S = 20.0
+"""How long a cancellation waits for the worker: over ACK_WAIT_S, so that a dead worker's job is in other hands then."""
+CANCEL_REPEAT_S = 2.0
+MAX_PROGRESS = 4096
+"""Running jobs whose last progress is remembered."""
+PROGRESS_START = b'{"type":"progress"'
+FINAL_STARTS = (b'{"type":"done"', b'{"type":"failed"', b'{"type":"cancelled"')
+"""How the events of those types begin: `type` is the first field of JobEvent. Most need not be parsed here."""
 STREAM_FULL_ERROR = 10077
-STREAM_CONFIG_ERROR = 10058
-BROKER_ERRORS = (nats.errors.Error, OSError, asyncio.TimeoutError)
-
-
-async def connect(url: str, name: str, *, patience_s: float = CONNECT_PATIENCE_S) -> Client:
-    """A connection that outlives restarts of the broker. Raises Unavailable if there is none in `patience_s`."""
-    try:
-        async with asyncio.timeout(patience_s):
-            return await nats.connect(
-                url, name=name, max_reconnect_attempts=-1, reconnect_time_wait=0.25, error_cb=_log_error
-            )
-    except BROKER_ERRORS as error:
-        raise Unavailable(f"no NATS server answers at {url}: {error or type(error).__name__}") from error
-
-
-async def _log_error(error: Exception) -> None:
-    # What a subscription's callback raises ends here too, and would otherwise be lost without a trace.
-    if isinstance(error, (nats.errors.Error, OSError)):
-        log.debug("NATS: %r", error)
-    else:
-        log.error("NATS callback failed", exc_info=error)
-
-
-@contextlib.contextmanager
-def broker_errors() -> Iterator[None]:
-    """Turn what the NATS client raises into Unavailable."""
-    try:
-        yield
-    except BROKER_ERRORS as error:
-        raise Unavailable(f"the NATS server did not answer ({error or type(error).__name__}); try again") from error
+WATCH_S = 5.0
+"""How often a gateway repeats that somebody looks at a job's previews; a worker forgets it after twice as long."""
 
 
 @dataclass(frozen=True)
@@ -106,41 +71,61 @@ class StoredState:
 class JobQueue:
     """Jobs, their states, events and pictures. One for each process; safe for many tasks of one event loop."""
 
-    def __init__(self, nc: Client, js: JetStreamContext, states: KeyValue, images: ObjectStore) -> None:
+    def __init__(
+        self,
+        nc: Client,
+        names: Names,
+        js: JetStreamContext,
+        states: KeyValue,
+        pictures: PictureStore,
+        inputs: PictureStore,
+        retention: Retention,
+    ) -> None:
         self.nc = nc
+        self.names = names
         self._js = js
         self._states = states
-        self._images = images
-        self._listeners: dict[str, list[asyncio.Queue[JobEvent]]] = {}
+        self._pictures = pictures
+        self.inputs = inputs
+        self.retention = retention
+        self.noted: Callable[[JobState, int], None] | None = None
+        """Called with every state that this process accepts, and its revision."""
+        self.accepted: Callable[[JobState], None] | None = None
+        """Called once for every job that this process put into the queue."""
+        self._listeners: dict[str, list[Mailbox]] = {}
+        self._progress: OrderedDict[str, bytes] = OrderedDict()
 
     @classmethod
-    async def open(cls, nc: Client, *, max_pending: int) -> JobQueue:
+    async def open(
+        cls,
+        nc: Client,
+        *,
+        max_pending: int,
+        names: Names = Names(),  # noqa: B008 - frozen
+        retention: Retention = Retention(),  # noqa: B008 - frozen
+    ) -> JobQueue:
         """Make the stores where they are missing. `max_pending` bounds the jobs that wait or run, over all gateways."""
         js = nc.jetstream()
-        stream = StreamConfig(
-            name=STREAM,
-            subjects=[f"{JOBS_SUBJECT}.>"],
-            retention=RetentionPolicy.WORK_QUEUE,
-            storage=StorageType.FILE,
-            # The broker itself refuses what is over the bound, so that it holds for any number of gateways.
-            max_msgs=max_pending,
-            discard=DiscardPolicy.NEW,
-            duplicate_window=DEDUPLICATION_S,
-        )
+        pictures = PictureStore(js, names.images, retention.pictures_bytes)
+        inputs = PictureStore(js, names.inputs, retention.pictures_bytes)
         with broker_errors():
-            try:
-                await js.add_stream(stream)
-            except BadRequestError as error:
-                if error.err_code != STREAM_CONFIG_ERROR:
-                    raise
-                await js.update_stream(stream)
-            states = await js.create_key_value(
-                KeyValueConfig(bucket=STATE_BUCKET, ttl=RETENTION_S, storage=StorageType.FILE, direct=True)
+            configs = (
+                queue_config(names, max_pending),
+                callbacks_config(names, retention),
+                bucket_config(names.states, max_age_s=retention.jobs_s, max_bytes=retention.jobs_bytes),
             )
-            images = await js.create_object_store(
-                IMAGE_BUCKET, ObjectStoreConfig(ttl=int(RETENTION_S), storage=StorageType.FILE)
-            )
-        return cls(nc, js, states, images)
+            for config in configs:
+                await make_stream(js, config)
+            states = await js.key_value(names.states)
+            await pictures.open(max_age_s=retention.pictures_s)
+            # A job may wait for as long as its state is kept, and needs its pictures then.
+            await inputs.open(max_age_s=retention.jobs_s)
+        return cls(nc, names, js, states, pictures, inputs, retention)
+
+    @property
+    def states_stream(self) -> str:
+        """The stream below the bucket of the states."""
+        return f"KV_{self.names.states}"
 
     # --- the gateway's side ------------------------------------------------------------------------------------
 
@@ -152,10 +137,21 @@ class JobQueue:
         if not self.nc.is_connected:
             raise Unavailable("the connection to the NATS server is down; it is being restored")
         state = JobState.queued(job)
+        data = state.model_dump_json().encode()
+        # Both in one write to the broker: the state is there before a worker can look for it.
+        ack, revision = await asyncio.gather(
+            self._js.publish(
+                f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers={Header.MSG_ID: job.job_id}
+            ),
+            self._states.update(job.job_id, data, last=0),
+            return_exceptions=True,
+        )
         try:
-            ack = await self._js.publish(
-                f"{JOBS_SUBJECT}.{job.kind}", job.model_dump_json().encode(), headers={Header.MSG_ID: job.job_id}
-            )
+            if isinstance(ack, BaseException):
+                if isinstance(ack, APIError) and isinstance(revision, int):  # Refused, so there is no such job.
+                    with contextlib.suppress(*BROKER_ERRORS):
+                        await self._states.delete(job.job_id, last=revision)
+                raise ack
         except APIError as error:
             if error.err_code == STREAM_FULL_ERROR:
                 raise QueueFull("the queue is full; try again when a job has finished") from error
@@ -165,11 +161,19 @@ class JobQueue:
         if ack.duplicate:
             with contextlib.suppress(UnknownJob):
                 return await self.state(job.job_id)
-        with broker_errors():
+        logs.bind(job_id=job.job_id)
+        logs.job_changed(state)
+        if self.accepted:
+            self.accepted(state)
+        if isinstance(revision, BaseException):
+            # It was written before, perhaps by an attempt whose answer was lost; or not now, and a worker will.
             try:
-                await self._states.create(job.job_id, state.model_dump_json().encode())
-            except KeyWrongLastSequenceError:  # A worker was faster.
                 return await self.state(job.job_id)
+            except UnknownJob:
+                with broker_errors():
+                    revision = await self._states.create(job.job_id, data)
+        if self.noted:
+            self.noted(state, revision)
         return state
 
     async def state(self, job_id: str) -> JobState:
@@ -182,38 +186,69 @@ class JobQueue:
             try:
                 entry = await self._states.get(job_id)
             except KeyNotFoundError as error:
-                raise UnknownJob(f"no job has the id {job_id!r}, or it is older than a day", field="job_id") from error
+                raise UnknownJob(
+                    f"no job has the id {job_id!r}, or it is older than {span(self.retention.jobs_s)}", field="job_id"
+                ) from error
         assert entry.value is not None
         assert entry.revision is not None
         return StoredState(JobState.model_validate_json(entry.value), entry.revision)
 
     @contextlib.contextmanager
-    def listen(self, job_id: str) -> Iterator[asyncio.Queue[JobEvent]]:
-        """Events of one job, from now on. Register before the job is submitted, so that none can be missed."""
-        events: asyncio.Queue[JobEvent] = asyncio.Queue(LISTENER_BACKLOG)
+    def listen(self, job_id: str, *, previews: bool = False) -> Iterator[Mailbox]:
+        """Events of one job, from now on. Register before the job is submitted, so that none can be missed.
+
+        A worker sends previews only while somebody listens with `previews`.
+        """
+        events = Mailbox(previews=previews)
         self._listeners.setdefault(job_id, []).append(events)
+        watching = asyncio.create_task(self._watch(job_id)) if previews else None
         try:
             yield events
         finally:
+            if watching is not None:
+                watching.cancel()
             self._listeners[job_id].remove(events)
             if not self._listeners[job_id]:
                 del self._listeners[job_id]
 
+    async def _watch(self, job_id: str) -> None:
+        """Ask for the previews of a job, again and again: its worker may change."""
+        while True:
+            with contextlib.suppress(*BROKER_ERRORS):
+                await self.nc.publish(f"{self.names.watch}.{job_id}")
+            await asyncio.sleep(WATCH_S)
+
     async def start_listening(self) -> None:
         """Subscribe to the events of all jobs; one subscription serves every listener of this process."""
-        await self.nc.subscribe(f"{EVENTS_SUBJECT}.*", cb=self._on_event)
+        await self.nc.subscribe(f"{self.names.events}.*", cb=self._on_event)
 
     async def _on_event(self, msg: Msg) -> None:
-        listeners = self._listeners.get(msg.subject.rpartition(".")[2])
+        job_id = msg.subject.rpartition(".")[2]
+        if msg.data.startswith(PROGRESS_START):
+            self._progress[job_id] = msg.data
+            self._progress.move_to_end(job_id)
+            if len(self._progress) > MAX_PROGRESS:
+                self._progress.popitem(last=False)
+        elif msg.data.startswith(FINAL_STARTS):
+            self._progress.pop(job_id, None)
+        listeners = self._listeners.get(job_id)
         if not listeners:
             return
         event = JobEvent.model_validate_json(msg.data)
         for events in listeners:
-            if events.full():
-                events.get_nowait()
-            events.put_nowait(event)
+            events.put(event)
 
-    async def follow(self, job_id: str, events: asyncio.Queue[JobEvent]) -> AsyncIterator[JobEvent]:
+    def last_progress_event(self, job_id: str) -> JobEvent | None:
+        """The last progress that was heard of a job; None if none was, or the job has been forgotten."""
+        data = self._progress.get(job_id)
+        return JobEvent.model_validate_json(data) if data else None
+
+    def last_progress(self, job_id: str) -> JobProgress | None:
+        """The same as its record."""
+        event = self.last_progress_event(job_id)
+        return JobProgress.model_validate(event.model_dump(include=set(JobProgress.model_fields))) if event else None
+
+    async def follow(self, job_id: str, events: Mailbox) -> AsyncIterator[JobEvent]:
         """Every event up to and including the final one, even if the broker lost it: the state is polled beside."""
         while True:
             try:
@@ -230,42 +265,81 @@ class JobQueue:
             if event.final:
                 return
 
-    async def cancel(self, job_id: str) -> JobState:
-        """Cancel a job that waits or runs; a job that has ended stays as it is. Returns the state it is in then.
+    async def cancel(self, job_id: str) -> CancelAnswer:
+        """Cancel a job that waits or runs; a job that has ended stays as it is. Says what it did.
 
-        Raises UnknownJob, and Unavailable if the worker that runs it does not react.
+        The wish is written down with the job: a worker that takes it over after a crash finds it. Raises UnknownJob.
         """
         with self.listen(job_id) as events:
             while True:
                 stored = await self.stored_state(job_id)
-                if stored.state.status.final:
-                    return stored.state
-                if stored.state.status is JobStatus.RUNNING:
+                state = stored.state
+                if state.status.final:
+                    return _answer(state, CancelOutcome.ALREADY_ENDED)
+                if state.cancel_requested:
                     break
-                cancelled = stored.state.moved(JobStatus.CANCELLED)
-                if await self.advance(StoredState(cancelled, stored.revision)):
+                if state.status is JobStatus.RUNNING:
+                    changed = state.model_copy(update={"cancel_requested": True})
+                    if await self.advance(StoredState(changed, stored.revision)):
+                        break
+                    continue
+                body = ErrorBody(code="cancelled", message="the job was cancelled while it waited")
+                cancelled = state.moved(JobStatus.CANCELLED, finished_at=time.time(), error=body)
+                if written := await self.advance(StoredState(cancelled, stored.revision)):
+                    if self.noted:
+                        self.noted(cancelled, written.revision)
                     # A worker may hold it already, in its ComfyUI's own queue.
-                    await self.nc.publish(f"{CANCEL_SUBJECT}.{job_id}")
+                    await self.nc.publish(f"{self.names.cancel}.{job_id}")
                     await self.announce(cancelled)
-                    return cancelled
+                    await self.call_back(cancelled)
+                    return _answer(cancelled, CancelOutcome.DEQUEUED)
+            asking = asyncio.create_task(self._ask_to_cancel(job_id))
             try:
-                with broker_errors():
-                    await self.nc.request(f"{CANCEL_SUBJECT}.{job_id}", b"", timeout=ACK_WAIT_S)
-                async with asyncio.timeout(ACK_WAIT_S):
+                async with asyncio.timeout(CANCEL_WAIT_S):
                     async for event in self.follow(job_id, events):
                         if event.final and event.state:
-                            return event.state
-            except TimeoutError as error:
-                raise Unavailable(f"the worker of job {job_id} did not confirm the cancellation") from error
-        raise Unavailable(f"the worker of job {job_id} did not confirm the cancellation")
+                            stopped = event.state.status is JobStatus.CANCELLED
+                            return _answer(
+                                event.state, CancelOutcome.INTERRUPTED if stopped else CancelOutcome.ALREADY_ENDED
+                            )
+            except TimeoutError:
+                pass
+            finally:
+                asking.cancel()
+        return _answer(await self.state(job_id), CancelOutcome.RECORDED)
+
+    async def _ask_to_cancel(self, job_id: str) -> None:
+        """Ask whoever runs the job, again and again: it may be changing hands."""
+        while True:
+            with contextlib.suppress(*BROKER_ERRORS):
+                await self.nc.publish(f"{self.names.cancel}.{job_id}")
+            await asyncio.sleep(CANCEL_REPEAT_S)
 
     async def image(self, image: ImageObject) -> bytes:
-        """A picture's bytes. Raises UnknownJob if the retention has removed it."""
+        """A picture's bytes. Raises PictureExpired if the retention has removed it, and Unavailable."""
+        try:
+            return await self._pictures.get(image)
+        except UnknownJob as error:
+            raise PictureExpired(
+                f"the picture {image.name} is no longer kept: pictures are kept for {span(self.retention.pictures_s)}, "
+                f"and the oldest go when all take more than {self.retention.pictures_bytes / 1e9:.3g} GB; "
+                "ask for it again with the same seed"
+            ) from error
+
+    async def call_back(self, state: JobState) -> None:
+        """Queue the call to the job's `callback_url`, once, however often this is asked. Raises Unavailable."""
+        if state.callback_url is None:
+            return
         with broker_errors():
-            try:
-                return (await self._images.get(image.name)).data or b""
-            except nats.js.errors.NotFoundError as error:
-                raise UnknownJob(f"the picture {image.name} is no longer kept; ask for it again") from error
+            await self._js.publish(
+                self.names.callbacks, state.job_id.encode(), headers={Header.MSG_ID: f"callback-{state.job_id}"}
+            )
+
+    async def end_callback(self, job: Job) -> None:
+        """The same for a job that a worker is about to acknowledge: after this nobody would remember to."""
+        if job.callback_url is not None:
+            with contextlib.suppress(UnknownJob):
+                await self.call_back(await self.state(job.job_id))
 
     # --- the worker's side -------------------------------------------------------------------------------------
 
@@ -273,9 +347,9 @@ class JobQueue:
         """This worker's share of the queue. Deliveries are redone after ACK_WAIT_S without a sign of life."""
         with broker_errors():
             return await self._js.pull_subscribe(
-                f"{JOBS_SUBJECT}.>",
-                durable=CONSUMER,
-                stream=STREAM,
+                f"{self.names.jobs}.>",
+                durable=self.names.consumer,
+                stream=self.names.stream,
                 # The worker bounds the deliveries itself: the broker would drop the job without a word.
                 config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
             )
@@ -300,27 +374,38 @@ class JobQueue:
                 )
             except KeyWrongLastSequenceError:
                 return None
+        logs.job_changed(stored.state)
         return StoredState(stored.state, revision)
 
     async def announce(self, state: JobState) -> None:
         """Tell listeners that a job ended, and publish its result event."""
         await self.publish(final_event(state))
-        await self.nc.publish(RESULT_SUBJECT, JobResultEvent.of(state).model_dump_json().encode())
+        await self.nc.publish(self.names.result, JobResultEvent.of(state).model_dump_json().encode())
 
     async def publish(self, event: JobEvent) -> None:
         """Tell listeners what happened; nobody hears it twice, and somebody who is away misses it."""
-        await self.nc.publish(f"{EVENTS_SUBJECT}.{event.job_id}", event.model_dump_json(exclude_none=True).encode())
+        await self.nc.publish(f"{self.names.events}.{event.job_id}", event.model_dump_json(exclude_none=True).encode())
 
     async def store_image(self, job_id: str, index: int, image_format: ImageFormat, data: bytes) -> ImageObject:
-        """Keep a picture."""
-        with broker_errors():
-            info = await self._images.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
-        assert info.size is not None
-        assert info.digest is not None
-        return ImageObject(bucket=IMAGE_BUCKET, name=info.name, size=info.size, digest=info.digest)
+        """Keep a picture. Raises Unavailable, and StoreFull."""
+        return await self._pictures.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
 
 
 def final_event(state: JobState) -> JobEvent:
     """The last event of a job that ended."""
     kinds = {JobStatus.DONE: "done", JobStatus.FAILED: "failed", JobStatus.CANCELLED: "cancelled"}
     return JobEvent.model_validate({"type": kinds[state.status], "job_id": state.job_id, "state": state})
+
+
+OUTCOMES = {
+    CancelOutcome.DEQUEUED: "the job waited; it will not run",
+    CancelOutcome.INTERRUPTED: "the job was running and has been stopped",
+    CancelOutcome.ALREADY_ENDED: "the job was {status} before it could be cancelled; nothing was changed",
+    CancelOutcome.RECORDED: "the job is {status} and its worker has not reacted yet; it is cancelled as soon as a "
+    "worker has it in hand",
+}
+
+
+def _answer(state: JobState, outcome: CancelOutcome) -> CancelAnswer:
+    message = OUTCOMES[outcome].format(status=state.status.value)
+    return CancelAnswer.model_validate({**dict(state), "outcome": outcome, "message": message})

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 
 from bridge.contract import MAX_SEED
 from bridge.errors import BridgeError, UnknownMode
+from bridge.images_in import is_reference
 
 SHIPPED_WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 RESULT_CLASS = "NeuroLuxResult"
@@ -33,7 +34,7 @@ Graph = dict[str, dict[str, Any]]
 class BrokenMode(BridgeError):
     """A file of the mode cannot be read, or its graph makes no sense."""
 
-    code = "broken_mode"
+    status, code = 503, "broken_mode"
 
 
 class ParameterKind(StrEnum):
@@ -81,8 +82,11 @@ class Parameter:
     def problem(self, value: JsonValue) -> str | None:
         """What is wrong with `value`, in a sentence that says what would be right; None if it fits."""
         match self.kind:
-            case ParameterKind.TEXT | ParameterKind.IMAGE:
+            case ParameterKind.TEXT:
                 return self._text_problem(value)
+            case ParameterKind.IMAGE:
+                # By now the door has put a reference into the store in its place; a name would be one of a file.
+                return None if is_reference(value) else f"{self.name} must be a picture, not {value!r}"
             case ParameterKind.CHOICE:
                 if not isinstance(value, str):
                     return f"{self.name} must be a string, not {value!r}"
@@ -165,7 +169,12 @@ class Mode:
         graph, workflow = copy.deepcopy(self.graph), copy.deepcopy(self.workflow)
         ui_nodes = {str(node["id"]): node for node in workflow.get("nodes", [])}
         for name, value in values.items():
-            parameter = self.parameters[name]
+            parameter = self.parameters.get(name)
+            if parameter is None:
+                raise BrokenMode(
+                    f"mode {self.name!r} has no parameter {name!r} any more: its file was changed after the job was "
+                    "accepted; send the request again"
+                )
             graph[parameter.node_id]["inputs"][parameter.input_key] = value
             widgets = ui_nodes.get(parameter.node_id, {}).get("widgets_values")
             if isinstance(widgets, list) and len(widgets) > UI_VALUE_INDEX:
@@ -186,9 +195,11 @@ class ModeLibrary:
 
     def get(self, name: str) -> Mode:
         """The mode of that name. Raises UnknownMode or BrokenMode."""
-        if name in (names := self.names()):
-            path = next(f / f"{name}.json" for f in reversed(self._folders) if (f / f"{name}.json").is_file())
-            return self._load(path)
+        if Path(name).name == name:  # No way out of the folders.
+            for folder in reversed(self._folders):
+                if (path := folder / f"{name}.json").is_file():
+                    return self._load(path)
+        names = self.names()
         raise UnknownMode(f"no mode is called {name!r}; there is {', '.join(names) or 'none'}", field="mode")
 
     def _load(self, path: Path) -> Mode:

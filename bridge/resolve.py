@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 from uuid import uuid4
 
 from pydantic import JsonValue, ValidationError
@@ -20,13 +20,20 @@ from bridge.contract import (
     ModelInfoResponse,
 )
 from bridge.errors import InvalidRequest, UnknownModel
-from bridge.modes import Mode, ModeLibrary
+from bridge.limits import RequestLimits
+from bridge.modes import Mode, ModeLibrary, ParameterKind
 
 RANDOM_SEED_BITS = 32
 """A random seed is short enough to be read out and typed in again."""
 
-SERVICE_FIELDS = {"job_id", "mode"}
+SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect"}
 """Fields of a request that are not parameters of a graph."""
+FORM_KINDS: dict[ParameterKind, type] = {
+    ParameterKind.INTEGER: int,
+    ParameterKind.SEED: int,
+    ParameterKind.NUMBER: float,
+}
+FORM_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Checked(NamedTuple):
@@ -36,10 +43,48 @@ class Checked(NamedTuple):
     details: list[ErrorDetail]
 
 
-def check_types(body: Mapping[str, Any]) -> Checked:
+def find_mode(body: Mapping[str, Any], modes: ModeLibrary) -> Mode:
+    """The mode that a request names, or the default. Raises UnknownMode, BrokenMode and InvalidRequest."""
+    name = body.get("mode")
+    if name is not None and not isinstance(name, str):
+        raise InvalidRequest(f"mode must be a string, not {name!r}", field="mode")
+    return modes.get(name or DEFAULT_MODE)
+
+
+def form_values(body: Mapping[str, Any], mode: Mode) -> dict[str, Any]:
+    """The texts of a form as what they stand for. A text that is no such value stays, to be refused with the rest."""
+    values: dict[str, Any] = {}
+    for name, text in body.items():
+        values[name] = text
+        kind = _form_kind(name, mode)
+        if not isinstance(text, str) or kind is str:
+            continue
+        if text == "":
+            values[name] = None
+        elif kind is bool:
+            values[name] = FORM_BOOLEANS.get(text.lower(), text)
+        else:
+            try:
+                values[name] = kind(text)
+            except ValueError:
+                continue
+    return values
+
+
+def _form_kind(name: str, mode: Mode) -> type:
+    if name in mode.parameters:
+        return FORM_KINDS.get(mode.parameters[name].kind, str)
+    field = ImageGenRequest.model_fields.get(name)
+    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+    return next((kind for kind in (bool, int, float) if kind in kinds), str)
+
+
+def check_types(body: Mapping[str, Any], *, needs_prompt: bool = True) -> Checked:
     """Check a request against `ImageGenRequest`. Fields that fail are left out of the values, so that the rest can
     still be checked against the model and the caller learns of all mistakes at once."""
     values = dict(body)
+    if not needs_prompt and values.get("prompt") is None:
+        values["prompt"] = "-"  # As below; the caller takes it out again.
     details: list[ErrorDetail] = []
     while True:
         try:
@@ -63,15 +108,28 @@ def _detail(error: Any, values: Mapping[str, Any]) -> ErrorDetail:
     return ErrorDetail(field=field, message=f"{field} {value}: {error['msg'][0].lower()}{error['msg'][1:]}")
 
 
-def make_job(body: Mapping[str, Any], modes: ModeLibrary, models: ModelInfoResponse, now: float) -> Job:
-    """The job that a request asks for.
+def make_job(
+    body: Mapping[str, Any],
+    modes: ModeLibrary,
+    models: ModelInfoResponse,
+    now: float,
+    problems: Sequence[ErrorDetail] = (),
+    limits: RequestLimits = RequestLimits(),  # noqa: B008 - frozen
+) -> Job:
+    """The job that a request asks for. `problems` are those of fields that the caller has taken out of `body`.
 
-    Raises UnknownMode and UnknownModel, and InvalidRequest with every bad field in its details.
+    Raises UnknownMode, BrokenMode and UnknownModel, and InvalidRequest with every bad field in its details.
     """
-    values, details = check_types(body)
-    mode = modes.get(values["mode"] or DEFAULT_MODE)
+    mode = find_mode(body, modes)
+    prompt = mode.parameters.get("prompt")
+    needs_prompt = prompt is not None and prompt.required
+    values, details = check_types(body, needs_prompt=needs_prompt)
+    details = [*problems, *details]
+    if not needs_prompt and body.get("prompt") is None:
+        del values["prompt"]
     model = _find_model(values, mode, models)
     parameters = {name: value for name, value in values.items() if name not in SERVICE_FIELDS and value is not None}
+    parameters |= _own_defaults(body, mode)
     if model:
         parameters["model"] = model.name
     warnings: list[str] = []
@@ -82,8 +140,9 @@ def make_job(body: Mapping[str, Any], modes: ModeLibrary, models: ModelInfoRespo
             warnings.append(f"negative_prompt has no effect: {model.name} is guidance-distilled and takes none")
     if "seed" in mode.parameters:
         parameters.setdefault("seed", secrets.randbits(RANDOM_SEED_BITS))
-    named = {detail.field for detail in details}
-    details += [d for d in _mode_problems(parameters, body, mode) if d.field not in named]
+    for more in (_mode_problems(parameters, body, mode), limits.problems(parameters)):
+        named = {detail.field for detail in details}
+        details += [detail for detail in more if detail.field not in named]
     if details:
         raise InvalidRequest.of(details)
     return Job(
@@ -94,7 +153,14 @@ def make_job(body: Mapping[str, Any], modes: ModeLibrary, models: ModelInfoRespo
         parameters={name: value for name, value in parameters.items() if name in mode.parameters},
         submitted_at=now,
         warnings=warnings,
+        callback_url=values["callback_url"],
     )
+
+
+def _own_defaults(body: Mapping[str, Any], mode: Mode) -> dict[str, JsonValue]:
+    """What a graph was saved with, for fields that the request leaves out and has a default of its own for."""
+    names = [name for name in ("num_images", "output_format") if name in mode.parameters and name not in body]
+    return {name: mode.parameters[name].default for name in names if mode.parameters[name].default}
 
 
 def make_load_job(model_name: str, models: ModelInfoResponse, now: float) -> Job:

@@ -3,289 +3,365 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
+import os
+import re
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import urlsplit
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
+from pydantic import ValidationError
 
+from bridge import inputs, logs
+from bridge.broker import BROKER_ERRORS, connect
 from bridge.comfyui.client import ComfyUI
-from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable, Interrupted, JobLost
+from bridge.comfyui.errors import ComfyUIError, Interrupted
 from bridge.comfyui.history import RunResult
-from bridge.comfyui.messages import Event, NodeStarted, Preview, Progress, Started
 from bridge.contract import (
-    EXTENSIONS,
     ErrorBody,
     ErrorEnvelope,
-    ImageFormat,
-    ImageObject,
     Job,
-    JobEvent,
     JobKind,
+    JobState,
     JobStatus,
     ModelInfoResponse,
+    WorkerStatus,
 )
 from bridge.errors import BridgeError, Unavailable
+from bridge.execution import Execution, Held, Released, comfyui_ready, insist
 from bridge.failures import describe
-from bridge.jobs import (
-    ACK_WAIT_S,
-    BROKER_ERRORS,
-    CANCEL_SUBJECT,
-    HEARTBEAT_S,
-    MODEL_INFO_SUBJECT,
-    JobQueue,
-    StoredState,
-    connect,
-)
-from bridge.modes import SHIPPED_WORKFLOWS, Graph, ModeLibrary
+from bridge.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject
+from bridge.jobs import HEARTBEAT_S, WATCH_S, JobQueue, StoredState
+from bridge.modes import SHIPPED_WORKFLOWS, ModeLibrary
+from bridge.pack import load_graph, model_info
+from bridge.planning import answer_plan
 from bridge.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SLOTS = 2
-"""Jobs held at once: one runs, the next already waits in ComfyUI, so that the device is never idle between two."""
-MAX_DELIVERIES = 3
-"""A job that took so many workers down with it has failed."""
-MAX_ATTEMPTS = 3
-"""Runs of one job, if ComfyUI loses it by a restart."""
-COMFYUI_WAIT_S = 90.0
-"""How long a job waits for a ComfyUI that went away while the job ran."""
+MAX_SLOTS = 8
+"""Jobs in ComfyUI at once, at most: while one runs, the next ones lie ready, so that the device is never idle."""
+AHEAD_S = 0.3
+"""How much work shall lie ready. A job that runs for longer is alone: the turnover is nothing to it, and the next one
+is better off in the queue, where any worker can take it."""
+RELEASE_AFTER_S = 2.0
+"""A job that waits here for so long goes back to the queue when another worker has nothing to do."""
+MAX_HELD = MAX_SLOTS + 8
+"""With those that are drawn and whose pictures are on their way to the store."""
+MAX_DELIVERIES = 20
+"""A job that was handed out so often and never began is not worth another."""
 FETCH_WAIT_S = 5.0
-PACK_ROUTE = "/neurolux/models"
-FORMATS: Mapping[str, ImageFormat] = {extension: name for name, extension in EXTENSIONS.items()}
-
-
-@dataclass
-class Held:
-    """A job in one of the worker's slots."""
-
-    job: Job
-    stored: StoredState
-    redelivered: bool
-    graph: Graph = field(default_factory=dict)
-    started_at: float | None = None
-    cancelled: bool = False
-
-    def note(self, event: Event) -> None:
-        """Remember when ComfyUI began; the relay may come to the event only later."""
-        if isinstance(event, Started) and self.started_at is None:
-            self.started_at = time.time()
+RETRY_S = 1.0
 
 
 class Worker:
     """One worker and its ComfyUI."""
 
-    def __init__(self, queue: JobQueue, comfy: ComfyUI, modes: ModeLibrary) -> None:
+    def __init__(self, queue: JobQueue, comfy: ComfyUI, modes: ModeLibrary, worker_id: str) -> None:
+        self.worker_id = worker_id
         self._queue = queue
         self._comfy = comfy
         self._modes = modes
+        self._roster = Roster(queue.nc, queue.names)
         self._held: dict[str, Held] = {}
+        self._watched: dict[str, float] = {}  # until when (monotonic) somebody looks at the previews of a job
+        self._info: ModelInfoResponse | None = None
+        self._loaded: set[str] = set()
+        self._redeliveries = 0
+        self._started_at = time.time()
+        self._changed = asyncio.Event()
+        self._run_seconds = AHEAD_S  # of late, in ComfyUI
+        self._shorter = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve until cancelled. Jobs that are running then are redelivered to the next worker."""
-        nc = self._queue.nc
-        await nc.subscribe(MODEL_INFO_SUBJECT, queue="workers", cb=self._on_model_info)
-        await nc.subscribe(f"{CANCEL_SUBJECT}.*", cb=self._on_cancel)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(SLOTS):
-                group.create_task(self._serve())
+        """Serve until cancelled. Jobs that are held then are delivered to the next worker."""
+        nc, names = self._queue.nc, self._queue.names
+        await nc.subscribe(names.model_info, queue="workers", cb=self._on_model_info)
+        await nc.subscribe(names.plan, queue="workers", cb=self._on_plan)
+        await nc.subscribe(f"{names.cancel}.*", cb=self._on_cancel)
+        await nc.subscribe(f"{names.watch}.*", cb=self._on_watch)
+        await nc.subscribe(offer_subject(names, self.worker_id), cb=self._on_offer)
+        await nc.subscribe(names.workers, cb=self._on_roll_call)
+        await self._roster.open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._report())
+                for number in range(MAX_SLOTS):
+                    group.create_task(self._serve(number))
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _serve(self) -> None:
-        """One slot."""
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, number: int) -> None:
+        """One slot. Those beyond the first serve only while jobs are short."""
         subscription = None
         while True:
             try:
+                while number * self._run_seconds > AHEAD_S:
+                    self._shorter.clear()
+                    await self._shorter.wait()
                 if subscription is None:
                     subscription = await self._queue.subscribe()
-                await self._comfyui_ready()
+                await comfyui_ready(self._comfy)
                 [msg] = await subscription.fetch(1, timeout=FETCH_WAIT_S)
-                await self._take(msg)
             except NatsTimeout:
                 continue
             except (BridgeError, *BROKER_ERRORS) as error:
-                log.warning("the queue is out of reach: %s", error)
+                log.warning("the queue is out of reach: %s", error or type(error).__name__)
                 subscription = None
-                await asyncio.sleep(1.0)
-
-    async def _comfyui_ready(self) -> None:
-        """Wait until ComfyUI answers: a job stays in the queue, where its state is true, until it can be run."""
-        while True:
-            try:
-                await self._comfy.system_stats()
-                return
-            except ComfyUIError:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(RETRY_S)
+                continue
+            await self._take(msg)
 
     async def _take(self, msg: Msg) -> None:
-        job = Job.model_validate_json(msg.data)
-        stored = await self._queue.begin(job)
-        if not stored.state.status.final:
-            held = self._held[job.job_id] = Held(job, stored, redelivered=msg.metadata.num_delivered > 1)
-            heartbeat = asyncio.create_task(self._heartbeat(msg))
-            try:
-                if msg.metadata.num_delivered > MAX_DELIVERIES:
-                    cause = f"the worker died {MAX_DELIVERIES} times while it ran this job"
-                    await self._end(held, JobStatus.FAILED, error=ErrorBody(code="worker_died", message=cause))
-                else:
-                    await self._run(held)
-            finally:
-                heartbeat.cancel()
-                del self._held[job.job_id]
-        await msg.ack_sync(timeout=ACK_WAIT_S)
+        """Begin with a job; come back when ComfyUI is through with it and there is room for another."""
+        drawn = asyncio.Event()
+        task = self._spawn(self._handle(msg, drawn))
+        through = asyncio.create_task(drawn.wait())
+        await asyncio.wait({task, through}, return_when=asyncio.FIRST_COMPLETED)
+        through.cancel()
+        if len(self._held) >= MAX_HELD:
+            await asyncio.wait({task})
 
-    async def _heartbeat(self, msg: Msg) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _handle(self, msg: Msg, drawn: asyncio.Event, *, handed: bool = False) -> None:
+        """One delivery, whatever becomes of it."""
+        try:
+            job = Job.model_validate_json(msg.data)
+            logs.bind(job_id=job.job_id)  # This task is about nothing else.
+            logs.keep_private(job.parameters)
+            if msg.metadata.num_delivered > 1:
+                self._redeliveries += 1
+                log.info("job delivered again", extra=logs.fields(deliveries=msg.metadata.num_delivered))
+            alive = self._spawn(self._keep(msg, job.job_id))
+            try:
+                if not handed and await self._hand_over(msg, job):
+                    return
+                delivery = await self._see_through(msg, job, drawn)
+            finally:
+                alive.cancel()
+            if delivery is not None:
+                await delivery.ack()
+        except Released:
+            with contextlib.suppress(*BROKER_ERRORS):
+                await msg.nak()
+        except ValidationError as error:
+            log.error("a job that this version cannot read is left to others: %s", logs.what_failed(error))
+            await asyncio.sleep(RETRY_S)
+        except (BridgeError, *BROKER_ERRORS) as error:
+            log.warning("a job is left to be delivered again: %s", error or type(error).__name__)
+            await asyncio.sleep(RETRY_S)
+
+    async def _hand_over(self, msg: Msg, job: Job) -> bool:
+        """Give a job to a worker that holds its model, if we do not and there is one."""
+        if job.model is None or job.model in self._loaded or msg.metadata.num_delivered > 1:
+            return False
+        return await self._roster.hand_over(msg, job.model, own_id=self.worker_id)
+
+    async def _keep(self, msg: Msg, job_id: str) -> None:
+        """Tell the broker that the job is in good hands."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            held = self._held.get(job_id)
             with contextlib.suppress(*BROKER_ERRORS):
-                await msg.in_progress()
+                await (held.msg if held else msg).in_progress()
+
+    async def _see_through(self, msg: Msg, job: Job, drawn: asyncio.Event) -> Msg | None:
+        """Take a job to its end. Returns the delivery to acknowledge; None if the job is in our hands already."""
+        stored = await self._queue.begin(job)
+        if stored.state.status.final:
+            await insist(lambda: self._queue.end_callback(job))
+            return msg
+        if (held := self._held.get(job.job_id)) is not None:
+            held.msg = msg  # The broker was away, and took our silence for death.
+            return None
+        held = Held(job, msg, stored, redelivered=msg.metadata.num_delivered > 1, drawn=drawn)
+        held.redelivered |= stored.state.status is JobStatus.RUNNING
+        held.cancelled = stored.state.cancel_requested
+        self._held[job.job_id] = held
+        self._changed.set()
+        try:
+            if msg.metadata.num_delivered > MAX_DELIVERIES:
+                cause = f"the job was given to workers {MAX_DELIVERIES} times and none got to its end"
+                await self._end(held, JobStatus.FAILED, error=ErrorBody(code="worker_died", message=cause))
+            else:
+                await self._run(held)
+            await insist(lambda: self._queue.end_callback(job))
+            return held.msg
+        finally:
+            del self._held[job.job_id]
+            self._changed.set()
 
     async def _run(self, held: Held) -> None:
         job = held.job
+        execution = Execution(
+            self._comfy, self._queue, held, self.worker_id, watched=lambda: self._is_watched(job.job_id)
+        )
         try:
-            held.graph, workflow = self._graph(job)
-            result = await self._execute(held, workflow)
+            workflow = await self._bind(held)
+            result = await execution.run(workflow)
+            held.drawn.set()
+            self._run_seconds = 0.8 * self._run_seconds + 0.2 * held.run_seconds()
+            self._shorter.set()
+            if job.model is not None:
+                self._loaded.add(job.model)
             if job.kind is JobKind.LOAD:
                 await self._end(held, JobStatus.DONE, loaded=_first(result, "loaded"))
             else:
-                image_format, images = await self._collect(held, result)
+                image_format, images = await execution.collect(result)
                 warnings = [*job.warnings, *_all(result, "warnings")]
                 await self._end(held, JobStatus.DONE, image_format=image_format, images=images, warnings=warnings)
-        except Interrupted:
+        except Interrupted as error:
+            if held.released and not held.cancelled:
+                raise Released from error
+            if held.cancelled and held.stored.state.attempts and held.redelivered:
+                await self._comfy.cancel(job.job_id)
             cause = "the job was cancelled" if held.cancelled else "the job was stopped in ComfyUI"
             body = ErrorBody(code="cancelled", message=cause)
             await self._end(held, JobStatus.CANCELLED, error=body)
+        except Unavailable:
+            raise  # The broker is away for long: neither done nor failed, but to be delivered again.
         except (ComfyUIError, BridgeError) as error:
             await self._end(held, JobStatus.FAILED, error=describe(error, held.graph))
         except Exception as error:
             # The barrier of this slot: whatever goes wrong in one job is told to its caller and ends there.
             log.exception("job %s failed", job.job_id)
             await self._end(held, JobStatus.FAILED, error=describe(error, held.graph))
-
-    def _graph(self, job: Job) -> tuple[Graph, dict | None]:
-        if job.kind is JobKind.LOAD:
-            return load_graph(job.model or ""), None
-        return self._modes.get(job.mode).bind(job.parameters)
-
-    async def _execute(self, held: Held, workflow: dict | None) -> RunResult:
-        """Run the graph; run it again if ComfyUI was restarted under it."""
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            try:
-                async with self._relaying(held) as on_event:
-                    if held.redelivered and attempt == 1:
-                        # The worker that died may have sent it: it must not be drawn twice.
-                        with contextlib.suppress(JobLost):
-                            return await self._comfy.attach(held.job.job_id, on_event=on_event)
-                    return await self._comfy.run(
-                        held.graph, prompt_id=held.job.job_id, workflow=workflow, on_event=on_event
-                    )
-            except (JobLost, ComfyUIUnavailable) as error:
-                if attempt == MAX_ATTEMPTS or held.cancelled:
-                    raise
-                if isinstance(error, JobLost) and not error.disconnected:
-                    raise Interrupted(held.job.job_id) from error  # Somebody deleted it from ComfyUI's queue.
-                log.warning("job %s: %s; trying again", held.job.job_id, error)
-                try:
-                    async with asyncio.timeout(COMFYUI_WAIT_S):
-                        await self._comfyui_ready()
-                except TimeoutError:
-                    raise error from None
-        raise AssertionError("unreachable")
-
-    @contextlib.asynccontextmanager
-    async def _relaying(self, held: Held) -> AsyncIterator[Callable[[Event], None]]:
-        """Give the function that takes ComfyUI's events; on the way out, all of them have been told."""
-        events: asyncio.Queue[Event | None] = asyncio.Queue()
-
-        def take(event: Event) -> None:
-            held.note(event)
-            events.put_nowait(event)
-
-        relay = asyncio.create_task(self._relay(held, events))
-        try:
-            yield take
         finally:
-            events.put_nowait(None)
-            await relay
+            await execution.close()
 
-    async def _relay(self, held: Held, events: asyncio.Queue[Event | None]) -> None:
-        """Tell what ComfyUI tells, in the terms of the job.
-
-        Events are hints: one that cannot be told, because the broker is away, must not fail a job that runs.
-        """
-        phase = ""
-        while (event := await events.get()) is not None:
-            if isinstance(event, NodeStarted):
-                phase = _phase(held.graph, event.node)
-            with contextlib.suppress(Unavailable, ComfyUIError, *BROKER_ERRORS):
-                await self._tell(held, event, phase)
-
-    async def _tell(self, held: Held, event: Event, phase: str) -> None:
-        job_id = held.job.job_id
-        match event:
-            case Started():
-                await self._started(held)
-            case Progress(_, value, maximum):
-                told = JobEvent(type="progress", job_id=job_id, phase=phase, value=value, maximum=maximum)
-                await self._queue.publish(told)
-            case Preview(_, image, mime):
-                encoded = base64.b64encode(image).decode()
-                await self._queue.publish(JobEvent(type="preview", job_id=job_id, image_b64=encoded, mime=mime))
-
-    async def _started(self, held: Held) -> None:
-        if held.stored.state.status is JobStatus.RUNNING:
-            return
-        running = held.stored.state.moved(JobStatus.RUNNING, started_at=held.started_at)
-        written = await self._queue.advance(StoredState(running, held.stored.revision))
-        if written is None:  # Cancelled while it waited in ComfyUI's queue.
-            await self._comfy.cancel(held.job.job_id)
-            return
-        held.stored = written
-        await self._queue.publish(JobEvent(type="started", job_id=held.job.job_id))
-
-    async def _collect(self, held: Held, result: RunResult) -> tuple[ImageFormat, list[ImageObject]]:
-        """Bring the pictures of the result nodes from ComfyUI into the object store."""
-        files: list[dict] = []
-        mode = self._modes.get(held.job.mode)
-        for node_id in mode.results:
-            files += (result.outputs.get(node_id) or {}).get("images", [])
-        if not files:
-            raise BridgeError(f"mode {mode.name} ended without a picture; does a result node lack its input?")
-        extension = files[0]["filename"].rpartition(".")[2]
-        image_format = FORMATS.get(extension, "png")
-        images = []
-        for index, file in enumerate(files):
-            data = await self._comfy.view(file["filename"], file.get("subfolder", ""), file.get("type", "output"))
-            images.append(await self._queue.store_image(held.job.job_id, index, image_format, data))
-        return image_format, images
+    async def _bind(self, held: Held) -> dict | None:
+        """Set the job's graph; returns its editor format."""
+        if held.job.kind is JobKind.LOAD:
+            held.graph = load_graph(held.job.model or "")
+            return None
+        held.mode = self._modes.get(held.job.mode)
+        values = await inputs.place(self._queue, self._comfy, held.mode, held.job.parameters)
+        held.graph, workflow = held.mode.bind(values)
+        return workflow
 
     async def _end(self, held: Held, status: JobStatus, **changes: object) -> None:
         """Write the final state, unless somebody has written one already, and tell it."""
-        now = time.time()
+        held.drawn.set()
+        finished_at = held.ended_at()
         stored = held.stored
         while True:
             state = stored.state
+            started_at = held.started_at or state.started_at or finished_at
+            attempts = max(state.attempts, held.started_at is not None)  # one that was too short to be noted
             ended = state.moved(
-                status, started_at=state.started_at or held.started_at or now, finished_at=now, **changes
+                status,
+                attempts=attempts,
+                started_at=started_at,
+                finished_at=finished_at,
+                worker=self.worker_id,
+                **changes,
             )
-            if await self._queue.advance(StoredState(ended, stored.revision)):
+            if await self._wrote(ended, stored.revision):
                 await self._queue.announce(ended)
                 return
-            stored = await self._queue.stored_state(held.job.job_id)
+            stored = await insist(lambda: self._queue.stored_state(held.job.job_id))
             if stored.state.status.final:
+                if stored.state == ended:  # It was written, only the answer was lost.
+                    await self._queue.announce(ended)
                 return
+
+    async def _wrote(self, state: JobState, revision: int) -> bool:
+        return await insist(lambda: self._queue.advance(StoredState(state, revision))) is not None
+
+    # -- what others ask ---------------------------------------------------------------------------------------------
 
     async def _on_cancel(self, msg: Msg) -> None:
         held = self._held.get(msg.subject.rpartition(".")[2])
         if held is None:
             return
         held.cancelled = True
-        await self._comfy.cancel(held.job.job_id)
+        with contextlib.suppress(ComfyUIError):  # One that is away has lost the run; `Execution` sees the wish then.
+            await self._comfy.cancel(held.job.job_id)
         if msg.reply:
             await msg.respond(b"")
+
+    async def _on_watch(self, msg: Msg) -> None:
+        now = time.monotonic()
+        self._watched = {job_id: until for job_id, until in self._watched.items() if until > now}
+        self._watched[msg.subject.rpartition(".")[2]] = now + 2 * WATCH_S
+
+    def _is_watched(self, job_id: str) -> bool:
+        return self._watched.get(job_id, 0.0) > time.monotonic()
+
+    async def _on_offer(self, msg: Msg) -> None:
+        """Another worker offers a job whose model lies in our memory."""
+        ahead = sum(not held.drawn.is_set() for held in self._held.values())
+        free = self._comfy.connected and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
+        if free:
+            self._spawn(self._handle(handed_over(self._queue.nc, msg), asyncio.Event(), handed=True))
+        await msg.respond(TAKEN if free else BUSY)
+
+    async def _on_roll_call(self, _: Msg) -> None:
+        await self._tell_status()
+
+    async def _report(self) -> None:
+        """The heartbeat, and one at every change."""
+        read_at = None
+        while True:
+            if read_at is None or time.monotonic() - read_at >= STATUS_INTERVAL_S:
+                await self._look()
+                read_at = time.monotonic()
+            await self._tell_status()
+            await self._release()
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), RELEASE_AFTER_S if self._held else STATUS_INTERVAL_S)
+                await asyncio.sleep(0.2)  # Changes come in crowds.
+
+    async def _release(self) -> None:
+        """Give back what waits behind a long job while another worker is idle."""
+        now = time.monotonic()
+        for held in list(self._held.values()):
+            if held.waits and now - held.held_since > RELEASE_AFTER_S and self._roster.idle(but=self.worker_id):
+                held.released = True
+                with contextlib.suppress(ComfyUIError):
+                    await self._comfy.cancel(held.job.job_id)
+
+    async def _look(self) -> None:
+        try:
+            self._info = await model_info(self._comfy)
+            self._loaded = {model.name for model in self._info.models if model.loaded}
+        except BridgeError:
+            self._loaded = set()
+
+    async def _tell_status(self) -> None:
+        info = self._info
+        status = WorkerStatus(
+            worker_id=self.worker_id,
+            comfyui_up=self._comfy.connected,
+            device=info.device if info else None,
+            vram_total_bytes=info.vram_total_bytes if info else None,
+            vram_free_bytes=info.vram_free_bytes if info else None,
+            reconnects=self._queue.nc.stats["reconnects"] + self._comfy.reconnects,
+            redeliveries=self._redeliveries,
+            running=list(self._held),
+            loaded_models=sorted(self._loaded),
+            started_at=self._started_at,
+        )
+        with contextlib.suppress(*BROKER_ERRORS):
+            await self._queue.nc.publish(
+                f"{self._queue.names.workers}.{self.worker_id}", status.model_dump_json().encode()
+            )
 
     async def _on_model_info(self, msg: Msg) -> None:
         if not msg.reply:
@@ -300,29 +376,9 @@ class Worker:
             body = ErrorBody(code="internal_error", message=f"{type(error).__name__}: {error}")
             await msg.respond(ErrorEnvelope(error=body).model_dump_json().encode())
 
-
-async def model_info(comfy: ComfyUI) -> ModelInfoResponse:
-    """What the node pack in this ComfyUI says of its models. Raises Unavailable."""
-    try:
-        await comfy.system_stats()
-    except ComfyUIError as error:
-        raise Unavailable("ComfyUI is down or still starting; try again in a moment") from error
-    try:
-        return ModelInfoResponse.model_validate(await comfy.get_json(PACK_ROUTE))
-    except ComfyUIError as error:
-        raise Unavailable(
-            "ComfyUI runs without the NeuroLux node pack; link this repository into its custom_nodes folder and "
-            "restart it, or let imagegen start its own ComfyUI"
-        ) from error
-
-
-def load_graph(model: str) -> Graph:
-    """The graph that loads a model and does nothing else."""
-    loader = {"model": model, "precision": "auto", "offload": "auto", "steps": 0}
-    return {
-        "1": {"class_type": "NeuroLuxLoadModel", "inputs": loader, "_meta": {"title": "Load Model"}},
-        "2": {"class_type": "NeuroLuxWarmUp", "inputs": {"pipeline": ["1", 0]}, "_meta": {"title": "Load Only"}},
-    }
+    async def _on_plan(self, msg: Msg) -> None:
+        if msg.reply:
+            await msg.respond(await answer_plan(self._comfy, msg.data))
 
 
 def _first(result: RunResult, key: str) -> dict:
@@ -335,17 +391,25 @@ def _all(result: RunResult, key: str) -> list[str]:
     return list(dict.fromkeys(text for output in result.outputs.values() for text in (output or {}).get(key, [])))
 
 
-def _phase(graph: Graph, node: str) -> str:
-    info = graph.get(node, {})
-    return info.get("_meta", {}).get("title") or info.get("class_type", "")
+def default_worker_id(comfyui_url: str) -> str:
+    """A name for the worker of this ComfyUI: host and port, and the process where ComfyUI is shared."""
+    parts = urlsplit(comfyui_url)
+    host = parts.hostname or ""
+    if host in ("127.0.0.1", "localhost", "::1"):
+        host = socket.gethostname()
+    return re.sub(r"[^A-Za-z0-9_-]", "-", f"{host}-{parts.port or 80}-{os.getpid()}")[:64]
 
 
 async def run_worker(settings: Settings, nats_url: str, comfyui_url: str) -> None:
     """Work until cancelled. Raises Unavailable without NATS."""
-    nc = await connect(nats_url, "imagegen-worker")
+    nc = await connect(nats_url, "imagegen-worker", access=settings.nats_access)
     try:
-        queue = await JobQueue.open(nc, max_pending=settings.max_pending)
+        queue = await JobQueue.open(
+            nc, max_pending=settings.max_pending, names=settings.names, retention=settings.retention
+        )
+        worker_id = settings.worker_id or default_worker_id(comfyui_url)
         async with ComfyUI(comfyui_url) as comfy:
-            await Worker(queue, comfy, ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows])).run()
+            modes = ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows])
+            await Worker(queue, comfy, modes, worker_id).run()
     finally:
         await nc.close()

@@ -93,15 +93,18 @@ def tiny_vae(latent_channels: int, *, scaling: float, shift: float | None, sampl
     )
 
 
-def write_flux(folder: Path, *, guidance_embeds: bool, seed: int = 0) -> Path:
-    """Write a FluxPipeline: dev-like with ``guidance_embeds``, schnell-like (no shift in its schedule) without."""
+def write_flux(folder: Path, *, guidance_embeds: bool, seed: int = 0, blocks: int = 1) -> Path:
+    """Write a FluxPipeline: dev-like with ``guidance_embeds``, schnell-like (no shift in its schedule) without.
+
+    ``blocks``: of each of the transformer's two kinds, and half of T5's.
+    """
     torch.manual_seed(seed)
     tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
+        num_layers=blocks,
+        num_single_layers=blocks,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=TEXT_WIDTH,
@@ -114,7 +117,7 @@ def write_flux(folder: Path, *, guidance_embeds: bool, seed: int = 0) -> Path:
         d_model=TEXT_WIDTH,
         d_kv=8,
         d_ff=37,
-        num_layers=2,
+        num_layers=2 * blocks,
         num_heads=4,
         relative_attention_num_buckets=8,
         feed_forward_proj="gated-gelu",

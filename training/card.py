@@ -12,12 +12,13 @@ from diffusers import FluxPipeline
 from PIL import Image, ImageDraw
 
 from training import checkpoint
-from training.encode import MIXTURES
+from training.encode import MIXTURES, bank_dir
 from training.evaluate import RESULT, Verdict, evaluate, figures, generate, judge, load_truths
 from training.fetch import PACKAGES
 from training.flow import load_bank
 from training.paths import export_dir, work_dir
 from training.prompts import CASES, UNSEEN
+from training.scenes import Scene, meaning
 from training.train_transformer import CHECKPOINT as TRANSFORMER_CHECKPOINT
 from training.train_vae import CHECKPOINT as VAE_CHECKPOINT
 from training.vocabulary import COLOURS, CORE, COUNTS, GROUNDS, PLACES, RELATIONS, SHAPES, SIZES, SUBJECTS, all_aliases
@@ -61,9 +62,14 @@ def labelled(pictures: np.ndarray, labels: list[str], columns: int) -> Image.Ima
     return sheet
 
 
+def _trained_scenes() -> list[Scene]:
+    encoded = [mixture for mixture in MIXTURES if any(bank_dir(mixture, 128).iterdir())]
+    return load_bank("+".join(encoded), 128).scenes
+
+
 def seen_in_training() -> set[str]:
-    """The plain captions of every scene of the bank."""
-    return {scene.caption() for mixture in MIXTURES for scene in load_bank(mixture, 128).scenes}
+    """What every scene of every bank looks like."""
+    return {meaning(scene) for scene in _trained_scenes()}
 
 
 def _unseen_rows(verdicts: list[Verdict]) -> str:
@@ -99,7 +105,7 @@ def _training_time() -> dict[str, object]:
         "decoder_steps": decoder.get("step", 0),
         "steps": transformer.get("step", 0),
         "minutes": round(transformer.get("seconds", 0.0) / 60),
-        "scenes": sum(len(load_bank(mixture, 128).scenes) for mixture in MIXTURES),
+        "scenes": len(_trained_scenes()),
     }
 
 
@@ -121,12 +127,12 @@ def attribution() -> str:
 def main() -> None:
     """Evaluate, draw both sheets, fill in the template."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=export_dir())
+    parser.add_argument("--model", type=Path, default=export_dir(), help="folder of the exported pipeline")
     options = parser.parse_args()
     folder: Path = options.model
 
     seen = seen_in_training()
-    known = [case.prompt for case in UNSEEN if case.scene.caption() in seen]
+    known = [case.prompt for case in UNSEEN if meaning(case.scene) in seen]
     if known:
         raise ValueError(f"these 'unseen' prompts are in the bank, choose others: {known}")
     told, verdicts, _ = evaluate(folder)

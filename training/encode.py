@@ -1,7 +1,7 @@
 """Draws a bank of training scenes and encodes it; resumes shard by shard.
 
-The encoder is a written linear transform, so this is drawing and one matrix product per shard. Also fits the linear
-map from latents to colours for live previews.
+The encoder is a written linear transform, so this is drawing and one matrix product per shard. A shard is a thousand
+scenes; another ``--seed`` adds other scenes to the same bank.
 """
 
 from __future__ import annotations
@@ -16,19 +16,35 @@ from tqdm import tqdm
 from training import checkpoint
 from training.block_transform import encode
 from training.paths import work_dir
-from training.scenes import Scene, draw, random_core_scene, random_scene
+from training.prompts import UNSEEN
+from training.scenes import (
+    Scene,
+    draw,
+    meaning,
+    random_composed_scene,
+    random_core_scene,
+    random_placed_scene,
+    random_scene,
+)
 from training.train_vae import CHECKPOINT as VAE_CHECKPOINT
 
 SHARD = 1000
-
-
-MIXTURES = {"wide": random_scene, "core": random_core_scene}
+MIXTURES = {
+    "wide": random_scene,
+    "core": random_core_scene,
+    "composed": random_composed_scene,
+    "placed": random_placed_scene,
+}
+_HELD_OUT = frozenset(meaning(case.scene) for case in UNSEEN)
 
 
 def scene_of(mixture: str, seed: int, index: int) -> tuple[Scene, np.random.Generator]:
-    """Scene ``index`` of a bank, and the generator that goes on to draw its jitter."""
+    """Scene ``index`` of a bank, never an unseen one, and the generator that goes on to draw its jitter."""
     rng = np.random.default_rng((seed, index))
-    return MIXTURES[mixture](rng), rng
+    scene = MIXTURES[mixture](rng)
+    while meaning(scene) in _HELD_OUT:
+        scene = MIXTURES[mixture](rng)
+    return scene, rng
 
 
 def load_transform() -> torch.Tensor:
@@ -52,11 +68,11 @@ def bank_dir(mixture: str, side: int) -> Path:
 
 
 def main() -> None:
-    """Write ``--count`` latents in shards."""
+    """Write the latents of ``--count`` scenes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=30000)
-    parser.add_argument("--mixture", choices=sorted(MIXTURES), default="wide")
-    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--count", type=int, default=30000, help="scenes, rounded up to thousands")
+    parser.add_argument("--mixture", choices=sorted(MIXTURES), default="composed")
+    parser.add_argument("--side", type=int, default=128, help="of the pictures, in pixels")
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()
 

@@ -190,9 +190,9 @@ def as_grid(pictures: np.ndarray, columns: int) -> Image.Image:
 def main() -> None:
     """Print the score and write ``evaluation.json`` into the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=export_dir())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--model", type=Path, default=export_dir(), help="folder of the exported pipeline")
+    parser.add_argument("--seed", type=int, default=0, help="of the starting noise")
+    parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps a picture")
     parser.add_argument("--wide", action="store_true", help="the harder prompts instead; writes no evaluation.json")
     parser.add_argument("--grid", type=Path, help="also write the pictures here, as one PNG")
     options = parser.parse_args()

@@ -145,7 +145,7 @@ def export(folder: Path, averaged: bool = True) -> dict[str, int | float]:
 def main() -> None:
     """Export to where the node pack looks, or elsewhere."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--to", type=Path, default=export_dir())
+    parser.add_argument("--to", type=Path, default=export_dir(), help="folder to write; made if missing")
     parser.add_argument("--raw", action="store_true", help="the last weights instead of their running average")
     options = parser.parse_args()
     told = export(options.to, not options.raw)

@@ -17,6 +17,7 @@ from training.vocabulary import (
     COUNTS,
     GROUNDS,
     PLACES,
+    RELATIONS,
     SHAPES,
     SIZES,
     STYLES,
@@ -71,6 +72,17 @@ class Scene:
         parts += ["noto style"] if self.style == "noto" else []
         parts += [f"{self.ground} background"] if self.ground != "white" else []
         return ", ".join(parts)
+
+
+def meaning(scene: Scene) -> str:
+    """The caption with every default left out, equal for scenes that look the same (``yellow sun``, ``sun``)."""
+
+    def plain(item: Item) -> Item:
+        own = SHAPES[item.name] if item.name in SHAPES else _BY_NAME[item.name].natural
+        return replace(item, colour=None) if item.colour == own else item
+
+    place = None if scene.place == "center" else scene.place
+    return replace(scene, items=tuple(map(plain, scene.items)), place=place).caption()
 
 
 def tint(sprite: np.ndarray, colour: str) -> np.ndarray:
@@ -147,12 +159,15 @@ def random_item(rng: np.random.Generator, shapes: float, tinted: float, sized: f
     return Item(subject.name, colours[rng.integers(len(colours))] if coloured else None, size)
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene of the training mixture: mostly one subject, the rest placed, paired or counted."""
-    scene = _any_scene(rng)
+def _no_white_on_white(scene: Scene) -> Scene:
     if scene.ground == "white" and any(item.colour == "white" for item in scene.items):
         return replace(scene, ground="blue")
     return scene
+
+
+def random_scene(rng: np.random.Generator) -> Scene:
+    """A scene of the training mixture: mostly one subject, the rest placed, paired or counted."""
+    return _no_white_on_white(_any_scene(rng))
 
 
 def _any_scene(rng: np.random.Generator) -> Scene:
@@ -193,6 +208,65 @@ def random_core_scene(rng: np.random.Generator) -> Scene:
     if kind < 0.95:
         return Scene((item, shapes[1]), relation=("and", "above")[rng.integers(2)], ground=ground)
     return Scene((item,), count=list(COUNTS)[rng.integers(len(COUNTS))], ground=ground)
+
+
+def _corner(rng: np.random.Generator) -> str:
+    return f"{('top', 'bottom')[rng.integers(2)]} {('left', 'right')[rng.integers(2)]}"
+
+
+def _core_item(rng: np.random.Generator, sized: float = 0.0) -> Item:
+    """A core subject in its own colours, which are named now and then."""
+    name = CORE[rng.integers(len(CORE))]
+    size = SIZES[rng.integers(2)] if rng.random() < sized else None
+    return Item(name, _BY_NAME[name].natural if rng.random() < 0.3 else None, size)
+
+
+def _core_or_shape(rng: np.random.Generator) -> Item:
+    return _core_item(rng, 0.08) if rng.random() < 0.5 else random_item(rng, 1.0, 0.0, 0.08)
+
+
+def random_composed_scene(rng: np.random.Generator) -> Scene:
+    """A scene of the composed mixture: half one subject in the middle, half shapes, places, pairs and counts."""
+    return _no_white_on_white(_any_composed_scene(rng))
+
+
+def random_placed_scene(rng: np.random.Generator) -> Scene:
+    """A scene of the placed mixture: half pairs of two different things, then places and counts."""
+    ground = "white" if rng.random() < 0.2 else list(GROUNDS)[rng.integers(len(GROUNDS))]
+    kind, first, second = rng.random(), _core_or_shape(rng), _core_or_shape(rng)
+    if kind < 0.5 and first.name != second.name:
+        relation = "and" if rng.random() < 0.4 else RELATIONS[1 + rng.integers(2)]
+        return _no_white_on_white(Scene((first, second), relation=relation, ground=ground))
+    if kind < 0.85:
+        place = _corner(rng) if rng.random() < 0.15 else PLACES[rng.integers(4)]
+        return _no_white_on_white(Scene((first,), place=place, ground=ground))
+    return _no_white_on_white(Scene((first,), count=list(COUNTS)[rng.integers(len(COUNTS))], ground=ground))
+
+
+def _any_composed_scene(rng: np.random.Generator) -> Scene:
+    ground = "white" if rng.random() < 0.2 else list(GROUNDS)[rng.integers(len(GROUNDS))]
+    kind = rng.random()
+    if kind < 0.26:
+        return Scene((_core_item(rng),), ground=ground)
+    if kind < 0.39:
+        return Scene((random_item(rng, 0.0, 0.0, 0.0),), ground=ground)
+    if kind < 0.48:
+        item = _core_item(rng) if rng.random() < 0.8 else random_item(rng, 0.0, 0.0, 0.0)
+        return Scene((item,), ground=ground, style="noto")
+    if kind < 0.53:
+        return Scene((_core_item(rng, 1.0),), ground=ground)
+    if kind < 0.57:
+        colour = list(COLOURS)[rng.integers(len(COLOURS))]
+        return Scene((replace(_core_item(rng), colour=colour),), ground=ground)
+    if kind < 0.66:
+        return Scene((random_item(rng, 1.0, 0.0, 0.35),), ground=ground)
+    if kind < 0.79:
+        place = _corner(rng) if rng.random() < 0.2 else PLACES[rng.integers(len(PLACES))]
+        return Scene((_core_or_shape(rng),), place=place, ground=ground)
+    if kind < 0.92:
+        relation = "and" if rng.random() < 0.5 else RELATIONS[1 + rng.integers(2)]
+        return Scene((_core_or_shape(rng), _core_or_shape(rng)), relation=relation, ground=ground)
+    return Scene((_core_or_shape(rng),), count=list(COUNTS)[rng.integers(len(COUNTS))], ground=ground)
 
 
 def vary_caption(scene: Scene, rng: np.random.Generator) -> str:

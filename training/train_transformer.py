@@ -1,9 +1,11 @@
 """Trains the transformer and both text encoders together; resumes where it stopped.
 
-Rectified flow on cached latents. The learning rate is flat and falls over the last quarter of ``--minutes``; the
-weights from before the fall are kept (``transformer_flat.pt``), so training can go on from there with more minutes.
+Rectified flow on cached latents. The learning rate is flat and falls over the last quarter (``--fall``) of
+``--minutes``; the weights from before the fall are kept (``transformer_flat.pt``), so training can go on from there
+with more minutes. An interrupt or a SIGTERM ends the step in hand, saves, and exits.
 Several processes share one training under ``torchrun --nproc-per-node 2 -m training.train_transformer``: on a busy
-CPU two processes of one thread each wait for each other once a step, two threads at every matrix product.
+CPU two processes of one thread each wait for each other once a step, two threads at every matrix product; on CUDA
+each process takes one GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import copy
 import json
 import os
 import shutil
+import signal
+import threading
 import time
 from typing import Any
 
@@ -33,9 +37,9 @@ _SAVE_SECONDS = 120
 _LONG_EVERY = 150  # steps between small batches with as many text tokens as FluxPipeline sends by default
 
 
-def rate_share(progress: float, step: int) -> float:
-    """Warm-up over 60 steps, flat, then a straight fall over the last quarter."""
-    return min((step + 1) / 60, 1.0) * min(1.0, max(0.02, (1 - progress) / 0.25))
+def rate_share(progress: float, step: int, fall: float) -> float:
+    """Warm-up over 60 steps, flat, then a straight fall over the last share ``fall``."""
+    return min((step + 1) / 60, 1.0) * min(1.0, max(0.02, (1 - progress) / fall))
 
 
 @torch.no_grad()
@@ -56,9 +60,9 @@ def share_gradients(model: Starter, processes: int) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _share_progress(progress: float) -> float:
+def _share_progress(progress: float, device: str) -> float:
     """Every process follows the first one's clock, so that all stop after the same step."""
-    shared = torch.tensor([progress], dtype=torch.float64)
+    shared = torch.tensor([progress], dtype=torch.float64, device=device)
     dist.broadcast(shared, 0)
     return shared.item()
 
@@ -76,24 +80,31 @@ def _state(
 
 
 def main() -> None:
-    """Train until ``--minutes`` of training in all have passed."""
+    """Train until ``--minutes`` of training in all have passed, or until told to stop; then save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--batch", type=int, default=64, help="pictures a step in each process")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--mixture", default="wide", help="bank of scenes: wide (everything), core, or core+wide")
+    parser.add_argument("--minutes", type=float, default=60, help="in all, those already spent included")
+    parser.add_argument("--batch", type=int, help="pictures a step in each process; 64 on a CPU, 512 elsewhere")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="AdamW's learning rate; Muon's is twice that")
+    parser.add_argument("--fall", type=float, default=0.25, help="share of the minutes in which the rate falls")
+    parser.add_argument(
+        "--mixture", default="composed", help="banks of scenes: wide, core, composed, placed, or several: core+placed"
+    )
     parser.add_argument("--side", type=int, default=128, help="picture side of the main bank")
-    parser.add_argument("--large-every", type=int, default=0, help="every n-th batch from the bank of 256x256")
+    parser.add_argument("--large-every", type=int, default=0, help="every n-th batch is of larger pictures")
+    parser.add_argument("--large-sides", default="192,256", help="their sides, in turn")
+    parser.add_argument("--large-mixture", default="core", help="their banks")
     parser.add_argument("--from-flat", action="store_true", help="go on from the weights before the last fall")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    kind = torch.device(options.device).type
+    batch = options.batch or (64 if kind == "cpu" else 512)
 
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if processes > 1:
-        dist.init_process_group("gloo" if options.device == "cpu" else "nccl")
-        if options.device != "cpu":
-            torch.cuda.set_device(rank)
+        if kind == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     torch.manual_seed(options.seed)
     model = Starter()
     path = work_dir() / CHECKPOINT
@@ -118,26 +129,33 @@ def main() -> None:
     torch.manual_seed(options.seed + 1000 * step + rank)  # the noise; weights above are the same in every process
 
     bank = load_bank(options.mixture, options.side)
-    large = load_bank(options.mixture, 256) if options.large_every else None
+    sides = [int(side) for side in options.large_sides.split(",")] if options.large_every else []
+    larger = [load_bank(options.large_mixture, side) for side in sides]
     begun, saved_at, recent, falling = time.time() - spent, time.time(), [], False
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     bar = tqdm(initial=step, desc="transformer", mininterval=5, disable=rank > 0)
     while True:
         seconds = time.time() - begun
-        progress = seconds / (options.minutes * 60)
-        progress = _share_progress(progress) if processes > 1 else progress
+        progress = 1.0 if stop.is_set() else seconds / (options.minutes * 60)
+        progress = _share_progress(progress, options.device) if processes > 1 else progress
         if progress >= 1:
             break
         rng = np.random.default_rng((options.seed, step, rank))
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group, full in zip(groups, full_rates, strict=True):
-            group["lr"] = full * rate_share(progress, step)
-        if large is not None and step % options.large_every == 1:
-            latents, text = draw_batch(large, max(4, options.batch // 4), rng)
+            group["lr"] = full * rate_share(progress, step, options.fall)
+        if larger and step % options.large_every == 1:
+            turn = step // options.large_every % len(sides)
+            # About as many image tokens as any other batch.
+            share = (options.side / sides[turn]) ** 2
+            latents, text = draw_batch(larger[turn], max(4, round(batch * share)), rng)
         elif step % _LONG_EVERY == _LONG_EVERY - 1:
-            latents, text = draw_batch(bank, max(4, options.batch // 8), rng, length=512)
+            latents, text = draw_batch(bank, max(4, batch // 8), rng, length=512)
         else:
-            latents, text = draw_batch(bank, options.batch, rng)
-        with torch.autocast(options.device, torch.bfloat16):
+            latents, text = draw_batch(bank, batch, rng)
+        with torch.autocast(kind, torch.bfloat16):
             loss = flow_loss(model, latents.to(options.device), text.to(options.device))
         loss.backward()
         if processes > 1:
@@ -156,7 +174,7 @@ def main() -> None:
             with (work_dir() / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"step": step, "seconds": round(seconds), "loss": round(figure, 5)}) + "\n")
             recent.clear()
-        if rank == 0 and not falling and progress > 0.75:
+        if rank == 0 and not falling and progress > 1 - options.fall:
             falling = True
             checkpoint.save(work_dir() / FLAT, _state(model, average, optimizers, step, seconds))
         if rank == 0 and time.time() - saved_at > _SAVE_SECONDS:

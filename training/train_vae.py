@@ -70,8 +70,8 @@ def _fresh(sprites: np.ndarray, seed: int) -> tuple[AutoencoderKL, torch.Tensor]
 def main() -> None:
     """Train for ``--steps`` steps in all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=2000, help="in all, those already done included")
+    parser.add_argument("--batch", type=int, default=16, help="crops of 64x64 a step")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--noise", type=float, default=0.03, help="spread of the noise added to latents")
     parser.add_argument("--seed", type=int, default=7)
@@ -107,7 +107,7 @@ def main() -> None:
         latents += options.noise * torch.randn_like(latents)
         for group in optimizer.param_groups:
             group["lr"] = options.rate * checkpoint.one_cycle(step / options.steps)
-        with torch.autocast(options.device, torch.bfloat16):
+        with torch.autocast(transform.device.type, torch.bfloat16):
             result = decoder(latents.contiguous(memory_format=torch.channels_last)).float()
         loss = reconstruction_loss(result, target)
         optimizer.zero_grad(set_to_none=True)

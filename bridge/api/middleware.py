@@ -1,26 +1,39 @@
-"""What holds for every REST request: the trust boundary and the one error envelope.
-
-The service listens on loopback, where every local program is trusted, and a web page is not: its browser sends an
-Origin, and one that is not ours is refused. A service on a wider address demands a bearer token.
-"""
+"""What holds for every REST request: one log line, one id, one error envelope, and headers that browsers heed."""
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+import re
+from uuid import uuid4
 
 from aiohttp import web
-from yarl import URL
 
-from bridge.contract import ErrorBody, ErrorEnvelope
-from bridge.errors import BodyTooLarge, BridgeError, ForeignOrigin, Unauthorized
+from bridge import logs
+from bridge.api.auth import CLIENT, challenge
+from bridge.api.limits import RATE, RateLimiter, rate_headers
+from bridge.api.metrics import Metrics
+from bridge.api.operations import Handler, Middleware, declared
+from bridge.contract import JOB_ID_PATTERN, ErrorBody, ErrorEnvelope
+from bridge.errors import BodyTooLarge, BridgeError, SlowBody, Unauthorized
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-OPEN_PATHS = {"/healthz", "/readyz"}
-"""Answered without a token: they tell a supervisor only whether the service is up."""
+REQUEST_ID = web.RequestKey("request_id", str)
+REQUEST_ID_HEADER = "X-Request-Id"
+OWN_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""A caller's id that may stand in our log and our headers; a proxy in front of us may have given it."""
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+CLIENT_LEFT = 499
+"""In log and metrics: nobody was there any more to be answered. (nginx's number for it.)"""
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
+DOCS_PAGE = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 
 def error_response(error: BridgeError) -> web.Response:
@@ -34,63 +47,100 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     """Every error leaves as the envelope, those of aiohttp's own router included."""
     try:
         return await handler(request)
+    except SlowBody as error:
+        response = error_response(error)
+        # The rest is not waited for, and the connection cannot be used again without it.
+        response.force_close()
+        request.content.feed_eof()
+        return response
+    except Unauthorized as error:
+        response = error_response(error)
+        response.headers["WWW-Authenticate"] = challenge(request)
+        return response
     except BridgeError as error:
         return error_response(error)
     except web.HTTPRequestEntityTooLarge as error:
         return error_response(BodyTooLarge(f"the body exceeds the limit of {request.client_max_size} bytes: {error}"))
+    except web.RequestPayloadError as error:
+        return _reply(400, "bad_request", f"the body cannot be read: {error}")
     except web.HTTPError as error:
         message = f"{request.method} {request.path}: {error.reason}"
         if error.status == 404:
             message += "; /docs lists what there is"
-        body = ErrorBody(code=error.reason.lower().replace(" ", "_"), message=message)
-        response = web.json_response(text=ErrorEnvelope(error=body).model_dump_json(), status=error.status)
+        response = _reply(error.status, error.reason.lower().replace(" ", "_"), message)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
     except Exception as error:
-        log.exception("%s %s failed", request.method, request.path)
-        body = ErrorBody(code="internal_error", message=f"{type(error).__name__}; the service's log has the details")
-        return web.json_response(text=ErrorEnvelope(error=body).model_dump_json(), status=500)
+        request_id = request[REQUEST_ID]
+        log.exception("%s failed", route_of(request))
+        message = f"{type(error).__name__}; the service's log has the details under request {request_id}"
+        return _reply(500, "internal_error", message)
 
 
-def same_origin(own_hosts: Collection[str] | None) -> Callable:
-    """Refuse browsers that come from another site's page.
+def _reply(status: int, code: str, message: str) -> web.Response:
+    body = ErrorEnvelope(error=ErrorBody(code=code, message=message))
+    return web.json_response(text=body.model_dump_json(), status=status)
 
-    `own_hosts` are the only names by which the service may be addressed (None: any). Without that check a page could
-    point a name of its own at 127.0.0.1 after it was loaded (DNS rebinding), and would be of the same origin.
-    """
+
+def route_of(request: web.Request) -> str:
+    """The route's pattern: a path itself may hold anything, and there is no end of them."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(none)"
+
+
+def accounted(metrics: Metrics) -> Middleware:
+    """Give the request its id, and write it down when it is over. The outermost of all."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        host = parse_url(f"http://{request.host}").host
-        if own_hosts is not None and host not in own_hosts:
-            raise ForeignOrigin(
-                f"this service is not called {host}; use {', '.join(sorted(own_hosts))}, or set a token"
-            )
-        if origin is not None and parse_url(origin).authority != request.host:
-            raise ForeignOrigin(f"requests from pages of {origin} are refused; this service answers programs")
-        return await handler(request)
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        request_id = request[REQUEST_ID] = given if OWN_REQUEST_ID.fullmatch(given) else uuid4().hex
+        clock = asyncio.get_running_loop().time
+        began, status = clock(), CLIENT_LEFT
+        ids = {"request_id": request_id}
+        job_id = request.match_info.get("job_id", "")
+        if re.fullmatch(JOB_ID_PATTERN, job_id):
+            ids["job_id"] = job_id
+        with logs.about(**ids):
+            try:
+                response = await handler(request)
+                status = response.status
+                return response
+            finally:
+                _write_down(request, status, clock() - began, metrics)
 
     return middleware
 
 
-def parse_url(text: str) -> URL:
-    """A URL out of a header that anybody may have written. Raises ForeignOrigin where it is none."""
-    try:
-        return URL(text)
-    except ValueError as error:
-        raise ForeignOrigin(f"the Host or Origin of the request is not an address: {error}") from error
+def _write_down(request: web.Request, status: int, seconds: float, metrics: Metrics) -> None:
+    method = request.method if request.method in METHODS else "OTHER"
+    route = route_of(request)
+    metrics.request_ended(method, route, status, seconds)
+    operation = declared(request.match_info.handler)
+    probe = operation is not None and operation.open and status < 500
+    level = logging.WARNING if status >= 500 else logging.DEBUG if probe else logging.INFO
+    told = logs.fields(
+        method=method,
+        route=route,
+        status=status,
+        ms=round(seconds * 1000, 1),
+        client=request.get(CLIENT, request.remote),
+    )
+    log.log(level, "%s %s", method, route, extra=told)
 
 
-def bearer_token(token: str) -> Callable:
-    """Demand `Authorization: Bearer <token>`."""
+def common_headers(limiter: RateLimiter):
+    """A signal handler that gives every answer its headers, streams and pages included."""
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-        if request.path not in OPEN_PATHS and not hmac.compare_digest(given, token.encode()):
-            raise Unauthorized("this service needs the header 'Authorization: Bearer <token>' with its token")
-        return await handler(request)
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        headers = {**SAFE_HEADERS, "Content-Security-Policy": NO_PAGE, "Cache-Control": "no-store"}
+        if request.path.startswith("/docs"):
+            headers |= {"Content-Security-Policy": DOCS_PAGE, "Cache-Control": "no-cache"}
+        headers |= rate_headers(limiter, request.get(RATE))
+        if request_id := request.get(REQUEST_ID):
+            headers[REQUEST_ID_HEADER] = request_id
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
 
-    return middleware
+    return prepare

@@ -1,114 +1,106 @@
-"""`/openapi.json`, made from the contract, and the page at `/docs` that shows it. Nothing is fetched from outside."""
+"""`/openapi.json`, made from the declarations of the routes, and the page at `/docs` that shows it.
+
+Nothing is fetched from outside: the page's script and style come with a Python package.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import swagger_ui_bundle
 from aiohttp import web
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from bridge import __version__
-from bridge.contract import (
-    ErrorEnvelope,
-    ImageGenRequest,
-    ImageGenResponse,
-    JobEvent,
-    JobState,
-    LoadModelResponse,
-    ModelInfoResponse,
-)
+from bridge.api.modes_rest import mode_paths
+from bridge.api.operations import ERRORS, PATH_PARAMETERS, Answer, Operation, Query, operation, routes_of
+from bridge.api.replies import GENERATION
+from bridge.contract import ErrorEnvelope, JobEvent
 
-SCHEMA_REF = "#/components/schemas/{model}"
-ERRORS = {
-    "400": "The body is not JSON.",
-    "401": "The service has a token, and the request does not.",
-    "403": "A browser's request from another site.",
-    "404": "No such model, mode or job.",
-    "409": "The job was cancelled.",
-    "413": "The body is too large.",
-    "415": "The body is not application/json.",
-    "422": "One or more values are wrong; details names every one.",
-    "429": "The queue is full; Retry-After says when to try again.",
-    "500": "The graph failed; code and message say the cause and the remedy.",
-    "503": "ComfyUI, the worker or NATS is down or starting, or the model's weights cannot be had.",
-    "504": "The job is not done yet; it goes on.",
-}
+JSON = "application/json"
+References = Mapping[tuple[Any, JsonSchemaMode], Mapping[str, Any]]
+"""`{"$ref": …}` by model, and by whether we read it (validation) or write it (serialization)."""
+RETRY_STATUSES = (429, 503)
 SWAGGER_DIR = Path(str(swagger_ui_bundle.swagger_ui_path))
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>NeuroLux Image Generation</title>
 <link rel="stylesheet" href="docs/assets/swagger-ui.css"></head>
 <body><div id="ui"></div><script src="docs/assets/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null});</script>
+<script src="docs/start.js"></script>
 </body></html>
+"""
+START_SCRIPT = """SwaggerUIBundle({
+  url: "openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null, persistAuthorization: false,
+});
 """
 
 
-def _answer(model: type[BaseModel] | None, description: str, status: str = "200") -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": description}
-    if model:
-        answer["content"] = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model=model.__name__)}}}
-    return {status: answer}
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
 
 
-def _operation(
-    summary: str,
-    answers: dict[str, Any],
-    errors: tuple[str, ...] = (),
-    body: type[BaseModel] | None = None,
-    parameters: tuple[dict[str, Any], ...] = (),
-) -> dict[str, Any]:
-    operation: dict[str, Any] = {"summary": summary, "responses": dict(answers)}
-    for status in errors:
-        operation["responses"] |= _answer(ErrorEnvelope, ERRORS[status], status)
-    if body:
-        schema = {"$ref": SCHEMA_REF.format(model=body.__name__)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+def _answer(answer: Answer, refs: References) -> dict[str, Any]:
+    told: dict[str, Any] = {"description": answer.description}
+    if answer.media:
+        schema = refs[answer.model, "serialization"] if answer.model else answer.schema
+        told["content"] = {answer.media: {"schema": schema} if schema is not None else {}}
+    if answer.headers:
+        told["headers"] = {name: _header(text) for name, text in answer.headers.items()}
+    return told
+
+
+def _error(status: int, refs: References) -> dict[str, Any]:
+    told = {"description": ERRORS[status], "content": {JSON: {"schema": refs[ErrorEnvelope, "serialization"]}}}
+    if status in RETRY_STATUSES:
+        told["headers"] = {"Retry-After": _header("Seconds after which to try again.")}
+    return told
+
+
+def _parameter(query: Query) -> dict[str, Any]:
+    told = {"in": query.where, "name": query.name, "required": query.required, "schema": dict(query.schema)}
+    return told | ({"description": query.description} if query.description else {})
+
+
+def describe(declared: Operation, path: str, refs: References) -> dict[str, Any]:
+    """One operation, as OpenAPI has it."""
+    responses = {str(status): _answer(answer, refs) for status, answer in declared.answers.items()}
+    responses |= {str(status): _error(status, refs) for status in declared.statuses() if str(status) not in responses}
+    told: dict[str, Any] = {"summary": declared.summary, "responses": responses}
+    names = re.findall(r"{(\w+)}", path)
+    parameters = [_parameter(Query(name, PATH_PARAMETERS[name], required=True, where="path")) for name in names]
+    parameters += [_parameter(query) for query in declared.parameters]
     if parameters:
-        operation["parameters"] = list(parameters)
-    return operation
+        told["parameters"] = parameters
+    if declared.takes_body:
+        content: dict[str, Any] = {media: {"schema": dict(schema)} for media, schema in declared.body_schemas.items()}
+        if declared.body:
+            content = {JSON: {"schema": refs[declared.body, "validation"]}, **content}
+        told["requestBody"] = {"required": True, "content": content}
+    if not declared.open:
+        told["security"] = [{}, {"token": []}]  # {}: a service without a token asks for none
+    return told
 
 
-def _in(where: str, name: str, kind: str = "string") -> dict[str, Any]:
-    return {"in": where, "name": name, "required": True, "schema": {"type": kind}}
-
-
-def document() -> dict[str, Any]:
-    """The whole OpenAPI 3.1 document."""
-    job, index, mode = _in("path", "job_id"), _in("path", "index", "integer"), _in("path", "name")
-    generate_errors = ("400", "401", "403", "404", "413", "415", "422", "429", "503")
-    image = {"200": {"description": "The picture.", "content": {"image/*": {}}}}
-    events = {"101": {"description": "Text frames, each a JobEvent.", "content": {"application/json": {"schema": {
-        "$ref": SCHEMA_REF.format(model="JobEvent")}}}}}  # fmt: skip
-    paths = {
-        "/v1/generate-image": {"post": _operation(
-            "Draw, and answer with the pictures", _answer(ImageGenResponse, "The pictures."),
-            (*generate_errors, "409", "500", "504"), ImageGenRequest)},
-        "/v1/jobs": {"post": _operation(
-            "Accept a request and answer at once", _answer(JobState, "Accepted.", "202"), generate_errors,
-            ImageGenRequest)},
-        "/v1/jobs/{job_id}": {
-            "get": _operation("The state of a job", _answer(JobState, "The state."), ("404",), None, (job,)),
-            "delete": _operation("Cancel a job", _answer(JobState, "What became of it."), ("404", "503"), None, (job,)),
-        },
-        "/v1/jobs/{job_id}/images/{index}": {"get": _operation("A picture", image, ("404",), None, (job, index))},
-        "/v1/jobs/{job_id}/events": {"get": _operation("Events, over a WebSocket", events, ("404",), None, (job,))},
-        "/v1/model-info": {"get": _operation("The models", _answer(ModelInfoResponse, "The models."), ("503",))},
-        "/v1/load-model": {"post": _operation(
-            "Load a model now", _answer(LoadModelResponse, "Loaded."), ("404", "422", "500", "503", "504"), None,
-            (_in("query", "model_name"),))},
-        "/v1/modes": {"get": _operation("The modes", _answer(None, "Their names."))},
-        "/v1/modes/{name}": {"get": _operation(
-            "What a mode takes", _answer(None, "JSON Schema."), ("404",), None, (mode,))},
-        "/healthz": {"get": _operation("Whether the process serves", _answer(None, "It does."))},
-        "/readyz": {"get": _operation("Whether a request would be run", _answer(None, "It would."), ("503",))},
-    }  # fmt: skip
-    wire = (ImageGenResponse, JobState, JobEvent, LoadModelResponse, ModelInfoResponse, ErrorEnvelope)
-    _, schemas = models_json_schema(
-        [(ImageGenRequest, "validation"), *((model, "serialization") for model in wire)], ref_template=SCHEMA_REF
-    )
+def document(app: web.Application) -> dict[str, Any]:
+    """The whole OpenAPI 3.1 document of an application."""
+    routes = [(method, path, found) for method, path, found in routes_of(app) if found]
+    named: set[tuple[type[BaseModel], JsonSchemaMode]] = {
+        (model, "serialization") for model in (ErrorEnvelope, JobEvent)
+    }
+    for _, _, declared in routes:
+        named |= {(answer.model, "serialization") for answer in declared.answers.values() if answer.model}
+        named |= {(declared.body, "validation")} if declared.body else set()
+    in_order = sorted(named, key=lambda pair: (pair[0].__name__, pair[1]))
+    refs, schemas = models_json_schema(in_order, ref_template="#/components/schemas/{model}")
+    paths: dict[str, dict[str, Any]] = {}
+    for method, path, declared in routes:
+        paths.setdefault(path, {})[method.lower()] = describe(declared, path, refs)
+    if GENERATION in app:
+        paths |= mode_paths(app[GENERATION].modes, paths["/v1/modes/{name}"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "NeuroLux Image Generation", "version": __version__},
@@ -117,18 +109,29 @@ def document() -> dict[str, Any]:
     }
 
 
-async def openapi(_: web.Request) -> web.Response:
+@operation(
+    "This description", answers={200: Answer("An OpenAPI 3.1 document.", schema={"type": "object"})}
+)  # fmt: skip
+async def openapi(request: web.Request) -> web.Response:
     """GET /openapi.json"""
-    return web.json_response(document())
+    return web.json_response(document(request.app))
 
 
+@operation("This description, for people", answers={200: Answer("A page.", media="text/html")})
 async def docs(_: web.Request) -> web.Response:
     """GET /docs"""
     return web.Response(text=PAGE, content_type="text/html")
+
+
+@operation("The script of the page", answers={200: Answer("A script.", media="text/javascript")})
+async def start_script(_: web.Request) -> web.Response:
+    """GET /docs/start.js: apart from the page, so that the page may run no script but our files."""
+    return web.Response(text=START_SCRIPT, content_type="text/javascript")
 
 
 def add_routes(app: web.Application) -> None:
     """The document, the page and the page's own files."""
     app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/docs", docs)
+    app.router.add_get("/docs/start.js", start_script)
     app.router.add_static("/docs/assets", SWAGGER_DIR)

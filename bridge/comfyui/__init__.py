@@ -13,16 +13,30 @@ from bridge.comfyui.errors import (
     PromptRejected,
 )
 from bridge.comfyui.history import RunResult
-from bridge.comfyui.messages import Cached, Event, NodeStarted, Preview, Progress, Queued, Started
+from bridge.comfyui.messages import (
+    Cached,
+    Download,
+    Event,
+    Loading,
+    NodeDone,
+    NodeStarted,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+)
 
 __all__ = [
     "Cached",
     "ComfyUI",
     "ComfyUIError",
     "ComfyUIUnavailable",
+    "Download",
     "Event",
     "Interrupted",
     "JobLost",
+    "Loading",
+    "NodeDone",
     "NodeFailed",
     "NodeStarted",
     "Preview",

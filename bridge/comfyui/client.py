@@ -78,11 +78,26 @@ class ComfyUI:
         if self._session is not None:
             await self._session.close()
 
+    @property
+    def connected(self) -> bool:
+        """True while the websocket is open, so while ComfyUI is surely there."""
+        return self._listener is not None and self._listener.connected
+
+    @property
+    def reconnects(self) -> int:
+        """How often the websocket had to be opened again."""
+        return 0 if self._listener is None else max(0, self._listener.connections - 1)
+
     # -- plain routes ----------------------------------------------------------------------------------------------
 
     async def get_json(self, path: str) -> Any:
         """GET a path such as `/neurolux/models`; raises ComfyUIError for any status but 200."""
         return await self._json("GET", path)
+
+    async def ask_json(self, path: str, query: Mapping[str, str], accept: Container[int]) -> tuple[int, Any]:
+        """GET a path with parameters: the status (200, or one in `accept`) and the JSON that came with it."""
+        status, body = await self._request("GET", path, params=dict(query), accept=accept)
+        return status, self._decode(body, path)
 
     async def system_stats(self) -> dict[str, Any]:
         return await self.get_json("/system_stats")
@@ -103,11 +118,12 @@ class ComfyUI:
             raise ComfyUIError(f"ComfyUI has no file {filename!r} in its {type} folder (subfolder {subfolder!r})")
         return body
 
-    async def upload_image(self, data: bytes, filename: str) -> str:
+    async def upload_image(self, data: bytes, filename: str, subfolder: str = "") -> str:
         """Put a picture into ComfyUI's input folder. Returns the name for image widgets; ComfyUI may change it."""
         form = aiohttp.FormData()
         form.add_field("image", data, filename=filename, content_type="application/octet-stream")
         form.add_field("type", "input")
+        form.add_field("subfolder", subfolder)
         record = await self._json("POST", "/upload/image", data=form)
         subfolder = record.get("subfolder") or ""
         return f"{subfolder}/{record['name']}" if subfolder else record["name"]

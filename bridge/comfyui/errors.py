@@ -67,6 +67,13 @@ class JobLost(ComfyUIError):
         super().__init__(f"run {prompt_id} is in neither ComfyUI's queue nor its history: {cause}")
 
 
+class WornOut(ComfyUIError):
+    """The job was begun again and again, and each time what ran it died."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(f"ComfyUI or the worker died {attempts} times while it ran this job; it is not tried again")
+
+
 def describe_node_errors(node_errors: dict[str, Any]) -> list[str]:
     """One line for each error of ComfyUI's `node_errors`, naming the node, the input and the cause."""
     lines: list[str] = []

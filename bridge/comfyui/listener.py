@@ -45,6 +45,7 @@ class Listener:
         self._tried = asyncio.Event()  # set: the last attempt succeeded or failed, there is nothing to wait for
         self._retry_now = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.connections = 0
         self.heard_at = 0.0
         """Loop time of the last frame of any kind."""
         self.client_id = str(uuid.uuid4())
@@ -118,6 +119,7 @@ class Listener:
             if greeting.type is not aiohttp.WSMsgType.TEXT:
                 raise aiohttp.ClientConnectionError(f"no greeting but {greeting.type.name}")
             self._socket = socket
+            self.connections += 1
             self.client_id = client_id
             self._tried.set()
             self._changed()

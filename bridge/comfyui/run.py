@@ -2,7 +2,8 @@
 
 The websocket is a hint; ComfyUI's queue and history are the truth. They are asked when the fence `executing: null`
 arrives, when a terminal frame arrives without it, when the websocket is silent, dropped or new, and now and then while
-progress comes. So a lost frame costs time, never the run.
+progress comes. So a lost frame costs time, never the run. One case needs no asking: a connection that stayed open from
+the prompt to the fence, and told of success and of every output, has told all that the history holds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,18 @@ from typing import Any, Protocol
 
 from bridge.comfyui.errors import ComfyUIUnavailable, Interrupted, JobLost
 from bridge.comfyui.history import RunResult, read_entry
-from bridge.comfyui.messages import Ending, Event, Finished, Poke, Progress, Queued, Signal, Started
+from bridge.comfyui.messages import (
+    Ending,
+    Event,
+    Finished,
+    NodeDone,
+    Poke,
+    Progress,
+    Queued,
+    Signal,
+    Started,
+    Succeeded,
+)
 
 SILENCE_S = 1.0
 """Ask after this long without a frame of this run."""
@@ -76,6 +88,8 @@ class Run:
         self._retry_s = RECHECK_S
         self._last: dict[str, Event] = {}
         self._started = False
+        self._succeeded = False
+        self._outputs: dict[str, dict[str, Any]] = {}
 
     def put(self, signal: Signal) -> None:
         self._inbox.put_nowait(signal)
@@ -98,8 +112,11 @@ class Run:
             entry: dict[str, Any] | None = None
             match await self._next_signal():
                 case Finished():
+                    if self._succeeded and self._started and not self._disconnected and server.hears(self.client_id):
+                        return RunResult(self.prompt_id, self._outputs)
                     entry = await self._read_history(server)
-                case Ending():
+                case Ending() as ending:
+                    self._succeeded = isinstance(ending, Succeeded)
                     self._endings = list(HISTORY_RETRIES_S)
                     self._due_at = self._clock() + FENCE_GRACE_S
                 case None if self._endings:
@@ -207,5 +224,7 @@ class Run:
             if self._last.get(key) == event:
                 return
             self._last[key] = event
+        elif isinstance(event, NodeDone):
+            self._outputs[event.node] = dict(event.output)
         if self._on_event is not None:
             self._on_event(event)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from bridge.client import DEFAULT_URL, ImageGenClient
-from bridge.contract import DEFAULT_MODE, EXTENSIONS, ImageGenResponse, JobEvent, ModelInfo
+from bridge.client import DEFAULT_URL, ClientError, ImageGenClient
+from bridge.commands.progress_bar import ProgressBar
+from bridge.contract import DEFAULT_MODE, EXTENSIONS, AdapterInfo, ErrorBody, ImageGenResponse, JobStatus, ModelInfo
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 
@@ -28,7 +28,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         description="Draw a picture from a prompt and save it. What is left out takes the model's own default.",
         epilog='Example: imagegen generate "a red fox in the snow" --model flux-schnell --size 1024x768 --n 2',
     )
-    generate.add_argument("prompt", help="what the picture shows")
+    generate.add_argument("prompt", nargs="?", help="what the picture shows; not needed by modes without one")
     generate.add_argument("--model", help="a name that 'imagegen models' lists")
     generate.add_argument("--negative", metavar="TEXT", help="what it must not show, on models that can use it")
     generate.add_argument("--size", type=size, metavar="WxH", help="pixels, such as 1024 or 1024x768")
@@ -38,6 +38,19 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     generate.add_argument("--n", type=int, help="how many pictures; picture i has seed + i")
     generate.add_argument("--format", choices=list(EXTENSIONS), help="encoding (png, or what --out ends in)")
     generate.add_argument("--mode", default=DEFAULT_MODE, help="the saved graph that runs (%(default)s)")
+    generate.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=assignment,
+        metavar="NAME=VALUE",
+        help="a further parameter of the mode ('imagegen modes NAME' lists them); @FILE is a picture",
+    )
+    generate.add_argument(
+        "--watch",
+        action="store_true",
+        help="queue the job and follow it, through restarts of the service; Ctrl-C cancels it",
+    )
     generate.add_argument("--out", type=Path, metavar="PATH", help="a file or a folder (the current folder)")
     generate.add_argument("--quiet", action="store_true", help="no progress bar; print only where the pictures are")
     generate.set_defaults(run=generate_command)
@@ -68,13 +81,12 @@ def connect(args: argparse.Namespace) -> ImageGenClient:
     if not url:
         service = running_service(settings)
         url = service.url if service else settings.url
-    return ImageGenClient(url, token=args.token or settings.token)
+    return ImageGenClient(url, token=args.token or settings.own_token)
 
 
 def generate_command(args: argparse.Namespace) -> int:
     """`imagegen generate`"""
     width, height = args.size or (None, None)
-    image_format = args.format or _format_of(args.out)
     parameters: dict[str, Any] = {
         "model": args.model,
         "negative_prompt": args.negative,
@@ -84,22 +96,52 @@ def generate_command(args: argparse.Namespace) -> int:
         "guidance_scale": args.guidance,
         "seed": args.seed,
         "num_images": args.n,
-        "output_format": image_format,
+        "output_format": args.format,
         "mode": args.mode,
     }
+    parameters |= dict(args.set)
     with connect(args) as client, ProgressBar(hidden=args.quiet) as bar:
-        answer = client.generate(args.prompt, on_event=None if args.quiet else bar.show, **parameters)
-        images = client.images(answer)
+        if args.format is None and (meant := _format_of(args.out)) and _takes(client, args.mode, "output_format"):
+            parameters["output_format"] = meant
+        if args.watch:
+            answer, images = watch(client, args.prompt, parameters, bar)
+        else:
+            show = None if args.quiet else bar.show
+            mode = parameters.pop("mode")
+            answer = client.run_mode(mode, on_event=show, prompt=args.prompt, **parameters)
+            images = client.images(answer)
     for warning in answer.warnings:
         print(f"imagegen: note: {warning}", file=sys.stderr)
     for index, data in enumerate(images):
-        path = _free_path(args.out, args.prompt, answer, index)
+        path = _free_path(args.out, answer, index, len(images))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         print(path)
     if not args.quiet:
         print(_summary(answer, len(images)), file=sys.stderr)
     return 0
+
+
+def _takes(client: ImageGenClient, mode: str, parameter: str) -> bool:
+    return parameter in client.mode(mode)["properties"]
+
+
+def watch(
+    client: ImageGenClient, prompt: str | None, parameters: dict[str, Any], bar: ProgressBar
+) -> tuple[ImageGenResponse, list[bytes]]:
+    """Queue a job and follow it to its end; whoever interrupts this cancels it. Raises ClientError."""
+    state = client.submit(prompt, **parameters)
+    bar.say(f"job {state.job_id}")
+    try:
+        for event in client.events(state.job_id):
+            bar.show(event)
+            state = event.state or state
+        if state.status is not JobStatus.DONE:
+            raise ClientError(0, state.error or ErrorBody(code=state.status, message=f"the job is {state.status}"))
+        return ImageGenResponse.of(state), client.job_images(state.job_id)
+    except KeyboardInterrupt:
+        print(f"imagegen: {client.cancel(state.job_id).message}", file=sys.stderr)
+        raise
 
 
 def models_command(args: argparse.Namespace) -> int:
@@ -116,8 +158,10 @@ def models_command(args: argparse.Namespace) -> int:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f"\n* default. Device: {info.device_name} ({info.device}), {info.dtype}, offload {info.offload}.")
     for model in info.models:
-        if model.reason:
-            print(f"{model.name}: {model.reason}")
+        for line in _file_lines(model):
+            print(line)
+    for line in _adapter_lines(info.adapters):
+        print(line)
     return 0
 
 
@@ -129,36 +173,21 @@ def load_command(args: argparse.Namespace) -> int:
     return 0
 
 
-class ProgressBar:
-    """One bar that follows a job through its phases."""
-
-    def __init__(self, *, hidden: bool) -> None:
-        self._bar: tqdm | None = None
-        self._hidden = hidden
-
-    def __enter__(self) -> ProgressBar:
-        if not self._hidden:
-            self._bar = tqdm(desc="waiting", total=1, bar_format="{desc}: {bar:24} {n_fmt}/{total_fmt} [{elapsed}]")
-        return self
-
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.leave = failure is None  # Under an error message half a bar says nothing.
-            self._bar.close()
-            self._bar = None
-
-    def show(self, event: JobEvent) -> None:
-        """Take an event of the job."""
-        bar = self._bar
-        if bar is None:
-            return
-        if event.type == "started":
-            bar.set_description_str("starting", refresh=True)
-        if event.type == "progress" and event.maximum:
-            bar.total = int(event.maximum)
-            bar.set_description_str(event.phase or "running", refresh=False)
-            bar.n = int(event.value or 0)
-            bar.refresh()
+def assignment(text: str) -> tuple[str, Any]:
+    """Name and value out of `strength=0.5`, `title=a word` or `image=@photo.jpg`."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    if value.startswith("@"):
+        path = Path(value[1:]).expanduser()
+        if not path.is_file():
+            raise argparse.ArgumentTypeError(f"there is no file {str(path)!r} for {name}")
+        return name, path
+    try:
+        number = json.loads(value)
+    except ValueError:
+        return name, value
+    return name, number if isinstance(number, int | float) else value
 
 
 def size(text: str) -> tuple[int, int]:
@@ -169,21 +198,39 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def _file_lines(model: ModelInfo) -> list[str]:
+    """What of a model is here, what is missing, and what to do about it."""
+    files = model.files
+    if files is None:
+        return [f"{model.name}: {model.reason}"] if model.reason else []
+    lines = ["", f"{model.name}: {files.hint}"]
+    for part in files.found:
+        size = f"{part.bytes / 1e9:.1f} GB" if part.bytes >= 1e8 else f"{part.bytes / 1e6:.1f} MB"
+        lines.append(f"  {part.component:<16}{part.type or '':<6}{size:>9}  {part.folder}/{part.file}")
+    for part in files.missing if files.found else ():
+        size = f", about {part.bytes / 1e9:.1f} GB" if part.bytes else ""
+        lines.append(f"  {part.component:<16}missing: {part.kind} ({part.example}{size}), put it into {part.folder}")
+    return lines
+
+
 def _format_of(path: Path | None) -> str | None:
     suffix = path.suffix.lower().lstrip(".") if path else ""
     return {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}.get(suffix)
 
 
-def _free_path(out: Path | None, prompt: str, answer: ImageGenResponse, index: int) -> Path:
+def _free_path(out: Path | None, answer: ImageGenResponse, index: int, count: int) -> Path:
     """Where a picture goes: nothing that exists is overwritten."""
     extension = EXTENSIONS[answer.image_format]
     if out is not None and _format_of(out):
         folder, stem, extension = out.parent, out.stem, out.suffix.lstrip(".")
-        if len(answer.images) > 1:
+        if count > 1:
             stem += f"-{index + 1}"
     else:
         folder = out or Path()
-        slug = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:SLUG_CHARS].strip("-") or "picture"
+        slug = (
+            re.sub(r"[^\w]+", "-", (answer.prompt or answer.mode).lower()).strip("-")[:SLUG_CHARS].strip("-")
+            or "picture"
+        )
         seed = "" if answer.seed is None else f"-{answer.seed + index}"
         stem = f"{slug}-{answer.model or answer.mode}{seed}"
     path, count = folder / f"{stem}.{extension}", 1
@@ -205,3 +252,14 @@ def _model_row(model: ModelInfo, default: bool) -> tuple[str, ...]:
     download = f"{model.download_bytes / 1e9:.1f} GB" if model.download_bytes and model.status != "ready" else ""
     status = "loaded" if model.loaded else model.status
     return (model.name + ("*" if default else ""), status, download, model.license, model.title)
+
+
+def _adapter_lines(adapters: list[AdapterInfo]) -> list[str]:
+    """The LoRA and ControlNet files: for which family, how large, and what is wrong with one."""
+    names = {"lora": "LoRA", "controlnet": "ControlNet"}
+    lines = []
+    for adapter in adapters:
+        family = f"for {adapter.family}" if adapter.family else "for an unknown family"
+        problem = f": {adapter.problem}" if adapter.problem else ""
+        lines.append(f"{names[adapter.kind]} {adapter.name}, {family}, {adapter.bytes / 1e6:.1f} MB{problem}")
+    return lines

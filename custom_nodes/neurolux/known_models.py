@@ -10,10 +10,11 @@ from pathlib import Path
 import comfy.model_management as mm
 import folder_paths
 
-from .catalog import Catalog, FolderSource, Model, read_catalog
+from .catalog import Catalog, FolderSource, Model, SingleFilesSource, read_catalog
 from .folder_models import find_folder_models, folder_stamp
-from .pipelines.offload import ACCELERATORS
+from .pipelines.plan import ACCELERATORS
 from .pipelines.sources import is_here
+from .single_files import FOLDERS, Shelf, catalog_files, files_stamp
 
 DEFAULT_MODEL_VARIABLE = "NEUROLUX_DEFAULT_MODEL"
 
@@ -29,7 +30,14 @@ def known_models() -> Catalog:
     shipped = shipped_catalog()
     roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
     catalog = shipped.with_models(as_shipped(model, shipped) for model in find_folder_models(roots))
+    catalog = catalog_files(catalog, comfy_shelf())
     return replace(catalog, default=default_model(catalog))
+
+
+def comfy_shelf() -> Shelf:
+    """The weight files in ComfyUI's model folders."""
+    names = dict.fromkeys(FOLDERS.values())
+    return Shelf({name: tuple(Path(root) for root in folder_paths.get_folder_paths(name)) for name in names})
 
 
 def default_model(catalog: Catalog) -> str:
@@ -58,4 +66,8 @@ def as_shipped(model: Model, shipped: Catalog) -> Model:
 
 def model_stamp(model: Model) -> tuple[int, ...]:
     """Changes when a local model's files are replaced, so that it is loaded again; empty for a downloaded one."""
-    return folder_stamp(model.source.path) if isinstance(model.source, FolderSource) else ()
+    if isinstance(model.source, FolderSource):
+        return folder_stamp(model.source.path)
+    if isinstance(model.source, SingleFilesSource):
+        return files_stamp(model.source)
+    return tuple(number for source in model.local.values() for number in files_stamp(source))

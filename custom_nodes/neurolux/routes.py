@@ -10,15 +10,24 @@ from typing import Any
 import comfy.model_management as mm
 import torch
 from aiohttp import web
+from aiohttp.typedefs import Handler
+from server import PromptServer
 
-from .catalog import FolderSource, GuidanceLimit, Model, SizeLimit, StepLimit
-from .known_models import known_models
-from .pipelines.offload import ACCELERATORS
+from .adapter_folders import describe_adapters
+from .catalog import GuidanceLimit, Model, RepoSource, SizeLimit, StepLimit
+from .inventory import inventory, source_name
+from .known_models import comfy_shelf, known_models
+from .pipelines.embedding_cache import embedding_cache
+from .pipelines.placement import ComponentMemory
+from .pipelines.plan import ACCELERATORS
 from .pipelines.registry import registry
 from .pipelines.sources import model_status
+from .plan_route import add_plan_route
+from .single_files import Shelf
 from .version import pack_version
 
 MODELS_PATH = "/neurolux/models"
+FREE_PATHS = ("/free", "/api/free")
 _log = logging.getLogger(__name__)
 
 
@@ -31,17 +40,33 @@ def add_routes(routes: web.RouteTableDef) -> None:
         _log.warning("NeuroLux: the pack is installed twice; remove one of its folders from custom_nodes")
         return
 
+    if PromptServer.instance is not None:
+        PromptServer.instance.app.middlewares.append(forget_prompts)
+
     @routes.get(MODELS_PATH)
     async def models(_: web.Request) -> web.Response:
         return web.json_response(await asyncio.to_thread(describe))
+
+    add_plan_route(routes)
+
+
+@web.middleware
+async def forget_prompts(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Encoded prompts go when ``/free`` asks for its ``free_memory``, which drops ComfyUI's own cache as well."""
+    answer = await handler(request)
+    if request.method == "POST" and request.path in FREE_PATHS and (await request.json()).get("free_memory"):
+        embedding_cache.clear()
+    return answer
 
 
 def describe() -> dict[str, Any]:
     """The device, the models and what is loaded, as JSON. May take two seconds when the network is probed."""
     catalog = known_models()
     loaded = registry.loaded_models()
+    memory = registry.memory()
     device: torch.device = mm.get_torch_device()
     own_memory = device.type in ACCELERATORS
+    shelf = comfy_shelf()
     return {
         "pack_version": pack_version(),
         "device": device.type,
@@ -53,15 +78,19 @@ def describe() -> dict[str, Any]:
         "vram_free_bytes": int(mm.get_free_memory(device)) if own_memory else None,
         "current_model": loaded[-1] if loaded else None,
         "default_model": catalog.default,
-        "models": [describe_model(model, model.name in loaded) for model in catalog.models.values()],
+        "models": [
+            describe_model(model, model.name in loaded, memory.get(model.name), shelf)
+            for model in catalog.models.values()
+        ],
+        "adapters": describe_adapters(),
     }
 
 
-def describe_model(model: Model, loaded: bool) -> dict[str, Any]:
-    """One model for the wire."""
+def describe_model(model: Model, loaded: bool, memory: list[ComponentMemory] | None, shelf: Shelf) -> dict[str, Any]:
+    """One model for the wire. ``memory``: its components where it has been loaded, measured now."""
     status = model_status(model)
     source = model.source
-    folder = isinstance(source, FolderSource)
+    wanted = source.download_bytes if isinstance(source, RepoSource) and status.state != "ready" else None
     return {
         "name": model.name,
         "title": model.title,
@@ -71,8 +100,10 @@ def describe_model(model: Model, loaded: bool) -> dict[str, Any]:
         "status": status.state,
         "reason": status.reason,
         "loaded": loaded,
-        "source": source.path.name if isinstance(source, FolderSource) else source.repo,
-        "download_bytes": None if folder or status.state == "ready" else getattr(source, "download_bytes", None),
+        "memory": [asdict(part) for part in memory] if memory is not None else None,
+        "source": source_name(model),
+        "download_bytes": wanted,
+        "files": asdict(inventory(model, status, shelf)),
         "defaults": asdict(model.defaults),
         "limits": describe_limits(model),
     }

@@ -6,13 +6,16 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
 
+from bridge.broker import connect
 from bridge.comfyui.process import free_port
-from bridge.jobs import JobQueue, connect
+from bridge.jobs import JobQueue
 from bridge.service.nats import nats_server_program
+from tests.bridge.house import House, write_mode
 
 MAX_PENDING = 4
 
@@ -51,3 +54,12 @@ async def queue(nc: Client) -> AsyncIterator[JobQueue]:
     await opened.start_listening()
     yield opened
     await nc.jetstream().purge_stream("IMAGEGEN_JOBS")
+
+
+@pytest.fixture
+async def house(nc: Client, nats_url: str, tmp_path: Path) -> AsyncIterator[House]:
+    """An installation of its own, with the small graph as mode `paint`."""
+    write_mode(tmp_path / "workflows", "paint")
+    opened = House(nc, nats_url, tmp_path)
+    yield opened
+    await opened.close()

@@ -12,8 +12,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from bridge.broker import Names
 from bridge.gateway import make_app
-from bridge.jobs import MODEL_INFO_SUBJECT, JobQueue
+from bridge.jobs import JobQueue
 from bridge.settings import Settings
 from tests.bridge.conftest import MAX_PENDING
 from tests.bridge.test_resolve import MODELS
@@ -46,7 +47,7 @@ async def models(nc: Client) -> None:
     async def answer(msg: Msg) -> None:
         await msg.respond(MODELS.model_dump_json().encode())
 
-    await nc.subscribe(MODEL_INFO_SUBJECT, cb=answer)
+    await nc.subscribe(Names().model_info, cb=answer)
 
 
 async def test_without_a_worker_it_serves_and_is_not_ready(start: Start) -> None:

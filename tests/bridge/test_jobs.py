@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import pytest
 
+from bridge.broker import connect
 from bridge.contract import ErrorBody, ErrorDetail, Job, JobEvent, JobKind, JobResultEvent, JobState, JobStatus
 from bridge.errors import QueueFull, Unavailable, UnknownJob
-from bridge.jobs import RESULT_SUBJECT, JobQueue, StoredState, connect
+from bridge.jobs import JobQueue, StoredState
 from tests.bridge.conftest import MAX_PENDING
 
 
@@ -135,7 +136,7 @@ async def test_a_slow_listener_loses_its_oldest_events_only(queue: JobQueue) -> 
 
 
 async def test_every_end_is_published_as_a_result_event(queue: JobQueue) -> None:
-    results = await queue.nc.subscribe(RESULT_SUBJECT)
+    results = await queue.nc.subscribe(queue.names.result)
     sent = job()
     await queue.submit(sent)
     await queue.announce(await finish(queue, JobState.queued(sent)))

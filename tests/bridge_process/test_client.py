@@ -20,6 +20,7 @@ from bridge.comfyui import (
     Event,
     Interrupted,
     JobLost,
+    NodeDone,
     NodeFailed,
     NodeStarted,
     Preview,
@@ -60,7 +61,8 @@ async def test_events_come_in_order_with_progress_and_named_previews(comfyui: Co
     events: list[Event] = []
     await comfyui.run(slow(4), prompt_id=new_id(), on_event=events.append)
     assert events[:3] == [Queued(0), Started(), NodeStarted("1")]
-    assert events[-1] == NodeStarted("2")
+    assert events[-2] == NodeStarted("2")
+    assert isinstance(events[-1], NodeDone)  # before the run has ended, so that its picture can be fetched
     assert [event for event in events if isinstance(event, Progress)] == [Progress("1", n, 4) for n in (1, 2, 3, 4)]
     previews = [event for event in events if isinstance(event, Preview)]
     assert len(previews) == 4

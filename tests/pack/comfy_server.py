@@ -44,6 +44,8 @@ class Run:
     messages: list[Any]
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     previews: list[Image.Image] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    """Progress texts: (node, text)."""
 
     def message(self, kind: str) -> dict[str, Any]:
         """The data of the message called ``kind`` (execution_error, execution_interrupted, ...)."""
@@ -124,13 +126,17 @@ class ComfyServer:
         address = self.url.replace("http", "ws", 1) + f"/ws?clientId={client_id}"
         events: list[tuple[str, dict[str, Any]]] = []
         previews: list[Image.Image] = []
+        texts: list[tuple[str, str]] = []
         socket_ = websocket.create_connection(address, timeout=RUN_TIMEOUT_S)
         try:
             prompt_id = self.queue(graph, client_id)
             while True:
                 frame = socket_.recv()
                 if isinstance(frame, bytes):
-                    kind, _ = struct.unpack(">II", frame[:8])
+                    kind, length = struct.unpack(">II", frame[:8])
+                    if kind == 3:
+                        texts.append((frame[8 : 8 + length].decode(), frame[8 + length :].decode()))
+                        continue
                     assert kind == 1, f"unexpected binary frame {kind}"
                     previews.append(Image.open(io.BytesIO(frame[8:])).convert("RGB"))
                     continue
@@ -146,7 +152,7 @@ class ComfyServer:
         finally:
             socket_.close()
         done = self.wait(prompt_id)
-        return Run(prompt_id, done.outputs, done.status, done.messages, events, previews)
+        return Run(prompt_id, done.outputs, done.status, done.messages, events, previews, texts)
 
     def files(self, run: Run, node: str = "result") -> list[bytes]:
         """The files that a Result node saved."""

@@ -23,9 +23,12 @@ class FakeHub:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.gated = False
+        self.refusal: tuple[int, str] | None = None
+        """Answer everything with this status and error code."""
         self.broken_after: int | None = None
         """Serve a file only up to this byte, then drop the connection."""
+        self.damaged: str | None = None
+        """Serve the file of this name with one wrong byte."""
         self.requested: list[str] = []
         self.url = ""
 
@@ -54,9 +57,10 @@ def running_hub(folder: Path) -> Iterator[FakeHub]:
             self.answer(body=True)
 
         def answer(self, *, body: bool) -> None:
-            if hub.gated:
-                self.send_response(403)
-                self.send_header("X-Error-Code", "GatedRepo")
+            if hub.refusal is not None:
+                status, code = hub.refusal
+                self.send_response(status)
+                self.send_header("X-Error-Code", code)
                 self.send_header("X-Error-Message", "Access to this model is restricted")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -88,6 +92,9 @@ def running_hub(folder: Path) -> Iterator[FakeHub]:
             if body:
                 hub.requested.append(f"{name}@{start}")
             self.send_response(206 if start else 200)
+            if name.endswith(".safetensors"):  # large file storage: the hash of the content, beside the storage's own
+                self.send_header("X-Linked-ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+                self.send_header("X-Linked-Size", str(len(data)))
             self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Accept-Ranges", "bytes")
@@ -95,6 +102,8 @@ def running_hub(folder: Path) -> Iterator[FakeHub]:
             self.end_headers()
             if body:
                 limit = hub.broken_after
+                if name == hub.damaged:
+                    data = bytes([data[0] ^ 1]) + data[1:]
                 self.wfile.write(data[start:limit])
                 if limit is not None and limit < len(data):
                     self.wfile.flush()

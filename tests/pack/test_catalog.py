@@ -1,4 +1,4 @@
-"""The catalog, folders as models, the offload plan and the number formats: no ComfyUI, no weights."""
+"""The catalog, and folders as models: no ComfyUI, no weights."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from neurolux.catalog import FolderSource, Limits, RepoSource, parse_limits, parse_source, read_catalog
 from neurolux.errors import InvalidParameter, ModelNotFound
 from neurolux.folder_models import find_folder_models, folder_model
-from neurolux.pipelines.offload import plan_offload
-from neurolux.pipelines.precision import DeviceTraits, choose_precision, count_parameters
-
-GB = 1_000_000_000
-FLUX = {"text_encoder": GB // 4, "text_encoder_2": 95 * GB // 10, "transformer": 238 * GB // 10, "vae": GB // 6}
-SDXL = {"text_encoder": GB // 4, "text_encoder_2": 14 * GB // 10, "unet": 51 * GB // 10, "vae": GB // 6}
 
 
 def test_catalog_knows_its_models() -> None:
@@ -136,72 +129,6 @@ def test_a_changed_folder_is_read_again(tiny_models: dict[str, Path], tmp_path: 
     changed = folder_model(folder)
     assert changed is not None
     assert changed.title == "Renamed"
-
-
-@pytest.mark.parametrize(
-    ("components", "free", "device", "wanted", "mode"),
-    [
-        (FLUX, 80 * GB, "cuda", "auto", "none"),
-        (FLUX, 32 * GB, "cuda", "auto", "model"),
-        (FLUX, 26 * GB, "cuda", "auto", "sequential"),
-        (FLUX, 6 * GB, "cuda", "auto", "sequential"),
-        (SDXL, 12 * GB, "cuda", "auto", "none"),
-        (SDXL, 8 * GB, "cuda", "auto", "model"),
-        (SDXL, 6 * GB, "cuda", "auto", "sequential"),
-        (SDXL, 6 * GB, "cuda", "none", "none"),
-        (SDXL, 80 * GB, "cuda", "sequential", "sequential"),
-        (SDXL, 80 * GB, "xpu", "model", "model"),
-        (FLUX, 4 * GB, "cpu", "auto", "none"),
-        (FLUX, 4 * GB, "cpu", "sequential", "none"),
-        (FLUX, 64 * GB, "mps", "auto", "none"),
-        ({}, 0, "cpu", "auto", "none"),
-    ],
-)
-def test_offload_plan(components: dict[str, int], free: int, device: str, wanted: str, mode: str) -> None:
-    assert plan_offload(components, free, device, wanted).mode == mode
-
-
-def test_offload_plan_says_why() -> None:
-    assert plan_offload(FLUX, 6 * GB, "cuda").reason == "the largest component, 23.8 GB, does not fit in 6.0 GB free"
-    assert plan_offload(FLUX, 6 * GB, "cpu", "model").reason.endswith("'model' changes nothing here")
-    assert plan_offload(SDXL, 8 * GB, "cuda").peak_bytes < 8 * GB
-
-
-BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-
-
-@pytest.mark.parametrize(
-    ("wanted", "device", "bf16", "family", "free_ram", "expected"),
-    [
-        ("auto", "cuda", True, "flux", 64, (BF16, BF16, BF16)),
-        ("auto", "cuda", False, "sdxl", 64, (FP16, FP16, FP32)),
-        ("auto", "cuda", False, "flux", 64, (FP32, FP32, FP32)),
-        ("fp16", "cuda", True, "flux", 64, (FP16, FP32, FP32)),
-        ("auto", "mps", True, "flux", 64, (BF16, BF16, BF16)),
-        ("auto", "mps", False, "flux", 64, (FP16, FP32, FP32)),
-        ("auto", "cpu", False, "flux", 64, (FP32, FP32, FP32)),
-        ("auto", "cpu", False, "flux", 40, (BF16, BF16, BF16)),
-        ("bf16", "cpu", False, "sdxl", 64, (BF16, BF16, BF16)),
-    ],
-)
-def test_precision(
-    wanted: str, device: str, bf16: bool, family: str, free_ram: int, expected: tuple[torch.dtype, ...]
-) -> None:
-    traits = DeviceTraits(type=device, bf16=bf16, fp16=True, free_ram=free_ram * GB)
-    choice = choose_precision(wanted, traits, family, 10 * GB, force_upcast_vae=True)  # pyright: ignore
-    assert (choice.main, choice.text_encoders, choice.vae) == expected
-
-
-def test_unknown_precision_lists_the_known() -> None:
-    with pytest.raises(InvalidParameter, match="unknown precision 'int3'; use auto, bf16, fp16, fp32"):
-        choose_precision("int3", DeviceTraits("cpu", False, False, 0), "flux", 1, force_upcast_vae=True)
-
-
-def test_parameters_are_counted_from_the_files(tiny_models: dict[str, Path]) -> None:
-    from safetensors.torch import load_file
-
-    files = sorted(tiny_models["tiny-sdxl"].glob("*/*.safetensors"))
-    assert count_parameters(files) == sum(tensor.numel() for file in files for tensor in load_file(file).values())
 
 
 def test_repo_sources_fetch_only_what_the_pipeline_needs() -> None:

@@ -25,17 +25,34 @@ from dataclasses import replace
 from neurolux.catalog import read_catalog
 from neurolux.errors import NeuroLuxError
 from neurolux.pipelines import sources
+from neurolux.pipelines.load_progress import LoadReporter
 
 model = read_catalog().get(sys.argv[1])
 progress, result = [], {}
+
+
+class Reporter(LoadReporter):
+    def downloading(self, transfer):
+        progress.append((transfer.done, transfer.total, transfer.repo, transfer.file, transfer.bytes_per_second))
+
+
 if sys.argv[2] == "small-disk":
     sources.DISK_RESERVE_BYTES = 10**18
+if sys.argv[2] == "full-disk":
+    import errno
+    from huggingface_hub import file_download
+
+    def http_get(url, file, **_):
+        file.write(bytes(1000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file_download.http_get = http_get
 try:
     if sys.argv[2] == "status":
         status = sources.model_status(model)
         result = {"status": status.state, "reason": status.reason}
     else:
-        found = sources.resolve(model, model.variant(0), lambda done, total: progress.append((done, total)))
+        found = sources.resolve(model, model.variant(0), Reporter())
         result = {"pipeline": str(found.pipeline)}
 except NeuroLuxError as error:
     result = {"error": type(error).__name__, "message": str(error)}
@@ -76,7 +93,11 @@ def test_first_use_downloads_and_reports_bytes(fetch: Fetcher, tiny_models: dict
     progress = result["progress"]
     assert isinstance(progress, list)
     assert progress[-1][0] == progress[-1][1] > 500_000
-    assert progress == sorted(progress)
+    assert [done for done, *_ in progress] == sorted(done for done, *_ in progress)
+    assert {total for _, total, *_ in progress} == {progress[-1][1]}
+    assert {repo for _, _, repo, *_ in progress} == {"black-forest-labs/FLUX.1-schnell"}
+    assert "transformer/diffusion_pytorch_model.safetensors" in {file for _, _, _, file, _ in progress}
+    assert progress[-1][-1] > 0
 
     assert fetch("status")["status"] == "ready"
     fetch.hub.requested.clear()
@@ -92,12 +113,45 @@ def test_downloaded_files_work_without_a_network(fetch: Fetcher) -> None:
 
 
 def test_a_gated_repository_names_the_remedy(fetch: Fetcher) -> None:
-    fetch.hub.gated = True
+    fetch.hub.refusal = (403, "GatedRepo")
     result = fetch()
     assert result["error"] == "AccessDenied"
     remedy = f"accept its licence at {fetch.hub.url}/black-forest-labs/FLUX.1-schnell, then log in with `hf auth login`"
     assert remedy in str(result["message"])
     assert "HF_TOKEN" in str(result["message"])
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, ""), (401, "RepoNotFound"), (403, "")])
+def test_a_refused_repository_asks_for_a_login(fetch: Fetcher, status: int, code: str) -> None:
+    fetch.hub.refusal = (status, code)
+    result = fetch()
+    assert result["error"] == "AccessDenied"
+    assert "hf auth login" in str(result["message"])
+
+
+def test_a_disk_that_fills_up_says_so(fetch: Fetcher) -> None:
+    result = fetch("full-disk")
+    assert result["error"] == "DownloadFailed"
+    assert "the disk filled up while downloading black-forest-labs/FLUX.1-schnell" in str(result["message"])
+    assert fetch("status")["status"] == "downloadable"
+
+
+def test_a_file_with_a_wrong_checksum_is_never_used(fetch: Fetcher, tmp_path: Path) -> None:
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    fetch.hub.damaged = name
+    result = fetch()
+    assert result["error"] == "DownloadFailed"
+    assert f"{name} of black-forest-labs/FLUX.1-schnell arrived damaged: its sha256 is" in str(result["message"])
+    assert "the file was discarded" in str(result["message"])
+    assert fetch("status")["status"] == "downloadable"
+    sizes = {path.stat().st_size for path in (tmp_path / "hf").rglob("*") if path.is_file()}
+    assert (fetch.hub.folder / name).stat().st_size not in sizes
+
+    fetch.hub.damaged = None
+    fetch.hub.requested.clear()
+    folder = Path(str(fetch()["pipeline"]))
+    assert (folder / name).read_bytes() == (fetch.hub.folder / name).read_bytes()
+    assert f"{name}@0" in fetch.hub.requested
 
 
 def test_a_gated_model_without_a_token_is_missing(fetch: Fetcher) -> None:

@@ -8,25 +8,26 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
-if TYPE_CHECKING:
-    from neurolux.pipelines.registry import LoadedPipeline, PipelineHandle
+from tests.pack.pipelines import handle_for, sample_with
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
-LATENT = {"samples": torch.zeros(1, 4, 16, 16)}
 
 
 @pytest.fixture
 def pipelines(comfy_modules: None) -> Iterator[ModuleType]:
     """The pack's registry module, emptied afterwards."""
     from neurolux.pipelines import registry
+    from neurolux.pipelines.embedding_cache import embedding_cache
 
+    embedding_cache.clear()
     yield registry
     for spec in list(registry.registry._loaded):
         registry.registry._drop(spec)
@@ -38,27 +39,6 @@ def manager(comfy_modules: None) -> ModuleType:
     import comfy.model_management
 
     return comfy.model_management
-
-
-def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
-    """A loaded tiny model."""
-    from neurolux.folder_models import folder_model
-    from neurolux.pipelines.registry import load_handle
-
-    model = folder_model(folder)
-    assert model is not None
-    return load_handle(model, (), **choices)
-
-
-def sample_with(loaded: LoadedPipeline, handle: PipelineHandle, steps: int = 2) -> torch.Tensor:
-    """One picture, decoded."""
-    from neurolux.pipelines.decode import decode
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.sample import sample
-
-    with torch.inference_mode():  # as ComfyUI runs nodes
-        positive = encode(loaded, "a cat")
-        return decode(loaded, sample(loaded, handle.spec, positive, None, LATENT, seed=7, steps=steps))
 
 
 def test_manager_knows_every_component(
@@ -126,74 +106,180 @@ def test_the_least_recently_used_makes_room(
     assert pipelines.registry.loaded_models() == ["tiny-sdxl", "tiny-flux-schnell"]
 
 
-@pytest.mark.parametrize("mode", ["model", "sequential"])
-@pytest.mark.parametrize("name", ["tiny-flux-dev", "tiny-sdxl"])
-def test_offload_does_not_change_the_picture(
-    tiny_models: dict[str, Path], pipelines: ModuleType, name: str, mode: str
-) -> None:
-    from neurolux.pipelines.placement import Placement
+def kept_prompts() -> Any:
+    """The process's cache of encoded prompts."""
+    from neurolux.pipelines.embedding_cache import embedding_cache
 
-    handle = handle_for(tiny_models[name])
-    loaded = handle.loaded()
-    expected = sample_with(loaded, handle)
-    components = {key: part for key, part in loaded.pipe.components.items() if isinstance(part, torch.nn.Module)}
-    loaded.placement.unload()
-    loaded.placement = Placement(components, torch.device("cpu"), mode)  # pyright: ignore[reportArgumentType]
-    assert torch.equal(expected, sample_with(loaded, handle))
-    on_meta = {weight.device.type for weight in loaded.denoiser.parameters()}
-    assert on_meta == ({"meta"} if mode == "sequential" else {"cpu"})
-    loaded.placement.close()
-    assert {weight.device.type for weight in loaded.denoiser.parameters()} == {"cpu"}
+    return embedding_cache
 
 
-def test_the_copy_in_ram_is_put_back(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
-    """On CUDA weights are copied over and the copy in RAM is kept; here both copies are in RAM."""
-    from neurolux.pipelines.patcher import ComponentPatcher
+def fail_once(times: int) -> tuple[Any, list[weakref.ref[torch.Tensor]]]:
+    """A forward hook that runs out of memory so many times, and what it had allocated then."""
+    leaked: list[weakref.ref[torch.Tensor]] = []
 
-    cpu = torch.device("cpu")
-    encoder = handle_for(tiny_models["tiny-flux-dev"]).loaded().pipe.text_encoder_2  # T5 ties two of its weights
-    before = {name: weight.data_ptr() for name, weight in encoder.named_parameters()}
-    patcher = ComponentPatcher(encoder, cpu, cpu)
-    patcher._load_copy(cpu)
-    assert all(weight.data_ptr() != before[name] for name, weight in encoder.named_parameters())
-    patcher.placed = True
-    patcher.detach(unpatch_all=False)
-    assert patcher.placed
-    patcher.detach()
-    assert before == {name: weight.data_ptr() for name, weight in encoder.named_parameters()}
-    assert patcher.released
+    def run_out(*_: object) -> None:
+        if len(leaked) < times:
+            activations = torch.ones(8)
+            leaked.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    return run_out, leaked
+
+
+def part_at_work(loaded: Any, stage: str) -> torch.nn.Module:
+    """The module that a stage runs last."""
+    parts = {
+        "encoding": loaded.pipe.text_encoder_2,
+        "sampling": loaded.denoiser,
+        "decoding": loaded.pipe.vae.decoder,
+    }
+    return parts[stage]
 
 
 @pytest.mark.parametrize("stage", ["encoding", "sampling", "decoding"])
-def test_running_out_of_memory_says_what_to_do_and_leaves_nothing(
-    tiny_models: dict[str, Path],
-    pipelines: ModuleType,
-    manager: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    stage: str,
+def test_a_stage_that_ran_out_of_memory_runs_again_with_a_leaner_plan(
+    tiny_models: dict[str, Path], pipelines: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: Any, stage: str
+) -> None:
+    from neurolux.pipelines.plan import Machine
+
+    monkeypatch.setattr(
+        pipelines, "this_machine", lambda *_, **__: Machine("cuda", 80 * 10**9, 80 * 10**9, bf16=True, fp16=True)
+    )
+    handle = handle_for(tiny_models["tiny-flux-dev"], precision="fp32")
+    loaded = handle.loaded()
+    expected = sample_with(loaded, handle)
+    kept_prompts().clear()
+    assert loaded.placement.plan.offload == "none"
+    run_out, leaked = fail_once(times=1)
+    part_at_work(loaded, stage).register_forward_hook(run_out)
+    assert torch.allclose(expected, sample_with(loaded, handle), atol=0 if stage != "decoding" else 0.05)
+    assert loaded.placement.plan.offload != "none"
+    assert leaked[0]() is None
+    (warning,) = loaded.take_warnings()
+    assert "memory ran out" in warning
+    assert loaded.placement.plan.offload in warning
+    assert loaded.take_warnings() == []
+    assert "out of memory while" in caplog.text
+
+
+@pytest.mark.parametrize("stage", ["encoding", "sampling", "decoding"])
+def test_running_out_of_memory_again_says_what_to_do_and_leaves_nothing(
+    tiny_models: dict[str, Path], pipelines: ModuleType, manager: ModuleType, stage: str
 ) -> None:
     from neurolux.errors import OutOfMemory
 
     handle = handle_for(tiny_models["tiny-flux-dev"])
     loaded = handle.loaded()
-    failing: Any = {
-        "encoding": loaded.pipe.text_encoder_2,
-        "sampling": loaded.denoiser,
-        "decoding": loaded.pipe.vae.decoder,
-    }[stage]
-    leaked: list[weakref.ref[torch.Tensor]] = []
-
-    def run_out(*_: object, **__: object) -> None:
-        activations = torch.ones(8)
-        leaked.append(weakref.ref(activations))
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(failing, "forward", run_out)
-    with pytest.raises(OutOfMemory, match=f"out of memory while {stage}.*2.00 GiB.*offload") as error:
+    run_out, leaked = fail_once(times=100)
+    part_at_work(loaded, stage).register_forward_hook(run_out)
+    with pytest.raises(OutOfMemory, match=f"out of memory.* while {stage}.*2.00 GiB.*offload") as error:
         sample_with(loaded, handle)
     assert error.value.__context__ is None
-    assert leaked[0]() is None
+    assert len(leaked) <= 2
+    assert all(activations() is None for activations in leaked)
     assert manager.current_loaded_models == []
+
+
+def test_a_text_is_encoded_once(tiny_models: dict[str, Path], pipelines: ModuleType, manager: ModuleType) -> None:
+    handle = handle_for(tiny_models["tiny-flux-dev"])
+    loaded = handle.loaded()
+    runs: list[str] = []
+
+    def count(loaded: Any) -> None:
+        for name in ("text_encoder", "text_encoder_2"):
+            getattr(loaded.pipe, name).register_forward_pre_hook(lambda *_, name=name: runs.append(name))
+
+    count(loaded)
+    first = sample_with(loaded, handle, prompt="a cat")
+    assert sorted(runs) == ["text_encoder", "text_encoder_2"]
+    sample_with(loaded, handle, prompt="a cat", seed=8)
+    sample_with(loaded, handle, prompt="a dog")
+    assert len(runs) == 4
+    manager.unload_all_models()
+    again = handle.loaded()
+    assert again is not loaded
+    count(again)
+    assert torch.equal(first, sample_with(again, handle, prompt="a cat"))
+    assert len(runs) == 4
+    kept_prompts().clear()
+    assert torch.equal(first, sample_with(again, handle, prompt="a cat"))
+    assert len(runs) == 6
+
+
+def test_another_precision_encodes_for_itself(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+    folder = tiny_models["tiny-flux-dev"]
+    for precision in ("fp32", "bf16"):
+        handle = handle_for(folder, precision=precision)
+        sample_with(handle.loaded(), handle)
+    assert len(kept_prompts()) == 2
+
+
+def test_encoded_prompts_are_bounded_by_bytes() -> None:
+    from neurolux.pipelines.embedding_cache import EmbeddingCache
+
+    cache = EmbeddingCache(largest=1000)
+    for key in range(5):
+        cache.put(key, [[torch.zeros(1, 100, dtype=torch.uint8), {"pooled_output": torch.zeros(200).byte()}]])
+    cache.get(2)
+    cache.put(5, [[torch.zeros(300).byte(), {"pooled_output": torch.zeros(0)}]])
+    cache.put(6, [[torch.zeros(2000).byte(), {"pooled_output": torch.zeros(0)}]])
+    assert [key for key in range(7) if cache.get(key) is not None] == [2, 4, 5]
+    assert cache.bytes == 900
+    cache.put(5, [[torch.zeros(100).byte(), {"pooled_output": torch.zeros(0)}]])
+    assert cache.bytes == 700
+
+
+def test_what_a_graph_changes_in_a_conditioning_is_not_kept() -> None:
+    from neurolux.pipelines.embedding_cache import EmbeddingCache
+
+    cache = EmbeddingCache()
+    made = [[torch.zeros(4), {"pooled_output": torch.zeros(4)}]]
+    cache.put("key", made)
+    for conditioning in (made, cache.get("key")):
+        assert conditioning is not None
+        conditioning[0][1]["strength"] = 0.5
+    assert [list(extra) for _, extra in cache.get("key") or []] == [["pooled_output"]]
+
+
+def test_tiles_really_tile_and_are_those_of_diffusers(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+    from neurolux.pipelines.decode import decode
+
+    loaded = handle_for(tiny_models["tiny-flux-dev"], precision="fp32").loaded()
+    seen: list[tuple[int, ...]] = []
+    loaded.pipe.vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    latents = torch.nn.functional.interpolate(torch.randn(1, 4, 8, 8), size=(128, 128), mode="bicubic")
+    loaded.fit(1024, 1024)
+    assert loaded.placement.plan.vae_tile is None  # it fits into RAM, so it is not cut up
+    whole = decode(loaded, latents)
+    assert seen == [(128, 128)]
+    scale = loaded.pipe.vae_scale_factor
+    loaded.placement.plan = replace(loaded.placement.plan, vae_tile=64 * scale)
+    tiled = decode(loaded, latents)
+    assert len(seen) > 4
+    assert max(side for shape in seen[1:] for side in shape) == 64
+    assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole)
+    vae = loaded.pipe.vae
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = 64 * scale, 64
+    with torch.no_grad():
+        theirs = vae.decode(latents, return_dict=False)[0]
+    vae.disable_tiling()
+    assert torch.equal(tiled, (theirs / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1))
+    loaded.placement.plan = replace(loaded.placement.plan, vae_tile=None)
+    assert torch.equal(whole, decode(loaded, latents))
+
+
+def test_what_is_loaded_is_measured(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+    handle = handle_for(tiny_models["tiny-flux-dev"], precision="bf16", offload="model")
+    sample_with(handle.loaded(), handle)
+    parts = {part.component: part for part in pipelines.registry.memory()["tiny-flux-dev"]}
+    loaded = handle.loaded()
+    for name, part in parts.items():
+        weights = [*getattr(loaded.pipe, name).parameters(), *getattr(loaded.pipe, name).buffers()]
+        assert part.bytes == sum({id(weight): weight.nbytes for weight in weights}.values())
+        assert part.storage == "bf16"
+        assert part.device_bytes == (part.bytes if name == "vae" else 0)
 
 
 def test_other_errors_pass_through(pipelines: ModuleType) -> None:

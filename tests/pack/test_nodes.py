@@ -20,6 +20,17 @@ INPUTS = {
     "NeuroLuxLoadModel": ["model", "precision", "offload", "steps"],
     "NeuroLuxLoadFlux": ["model", "precision", "offload"],
     "NeuroLuxLoadSDXLLightning": ["model", "steps", "precision", "offload"],
+    "NeuroLuxLoadModelFiles": [
+        "model_file",
+        "text_encoder",
+        "text_encoder_2",
+        "vae",
+        "family",
+        "precision",
+        "offload",
+    ],  # fmt: skip
+    "NeuroLuxApplyLora": ["pipeline", "lora", "strength", "text_encoder_strength"],
+    "NeuroLuxApplyControlNet": ["pipeline", "controlnet", "image", "strength", "start", "end", "mode"],
     "NeuroLuxEncodePrompt": ["pipeline", "text"],
     "NeuroLuxEmptyLatent": ["pipeline", "width", "height", "batch_size"],
     "NeuroLuxSample": ["pipeline", "positive", "latent", "seed", "steps", "guidance", "negative"],

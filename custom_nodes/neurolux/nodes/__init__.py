@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .adapters import ApplyControlNet, ApplyLora
 from .latent import EmptyLatent
 from .load import LoadFlux, LoadModel, LoadSDXLLightning, WarmUp
+from .load_files import LoadModelFiles
 from .parameters import (
     ChoiceParameter,
     ImageParameter,
@@ -21,6 +23,9 @@ NODES: list[type[io.ComfyNode]] = [
     LoadModel,
     LoadFlux,
     LoadSDXLLightning,
+    LoadModelFiles,
+    ApplyLora,
+    ApplyControlNet,
     EncodePrompt,
     EmptyLatent,
     Sample,

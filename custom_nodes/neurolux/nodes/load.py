@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
 
-import comfy.utils
 from comfy_api.latest import io
 
 from ..catalog import Family
 from ..errors import InvalidParameter
 from ..known_models import known_models, model_stamp
 from ..pipelines.memory import with_memory_errors
-from ..pipelines.offload import OFFLOAD_CHOICES
-from ..pipelines.precision import PRECISION_CHOICES
+from ..pipelines.node_progress import NodeReporter
+from ..pipelines.plan import OFFLOAD_CHOICES, PRECISION_CHOICES
 from ..pipelines.registry import PipelineHandle, load_handle
 from .sockets import CATEGORY, PipelineType
 
@@ -31,7 +29,10 @@ def model_input(family: Family | None = None) -> io.Combo.Input:
         "model",
         options=names,
         default=default,
-        tooltip="A catalog model, downloaded on first use, or a diffusers folder in models/diffusers/.",
+        tooltip=(
+            "A catalog model (its single files are found in ComfyUI's folders; else it is downloaded on first use), "
+            "or a diffusers folder in models/diffusers/."
+        ),
     )
 
 
@@ -41,7 +42,10 @@ def precision_input() -> io.Combo.Input:
         "precision",
         options=list(PRECISION_CHOICES),
         default="auto",
-        tooltip="Number format of the weights. auto: bf16 on GPUs that compute it, fp32 on a CPU while it fits in RAM.",
+        tooltip=(
+            "How the weights lie in memory. auto: bf16 on GPUs that compute it, fp32 on a CPU, fewer bits where memory "
+            "demands it. fp8, int8, nf4: half and a quarter of bf16, for the denoiser and T5. as-is: as in the files."
+        ),
     )
 
 
@@ -52,8 +56,9 @@ def offload_input() -> io.Combo.Input:
         options=list(OFFLOAD_CHOICES),
         default="auto",
         tooltip=(
-            "What stays on the GPU. none: everything. model: the part at work. sequential: one layer at a time, slow. "
-            "auto: the fastest that fits. On a CPU it changes nothing."
+            "What stays on the GPU. none: everything. model: the part at work. stream: as many blocks as fit, the "
+            "others come ahead of use. sequential: one layer at a time, slow. disk: as stream, from files. "
+            "auto: the fastest that fits."
         ),
     )
 
@@ -64,25 +69,15 @@ def pipeline_output() -> io.Custom.Output:
 
 
 def load(model: str, steps: int, precision: str, offload: str, family: Family | None = None) -> io.NodeOutput:
-    """Load by name, reporting a download on the node; raises ModelNotFound or InvalidParameter."""
+    """Load by name, reporting on the node; raises ModelNotFound or InvalidParameter."""
     found = known_models().get(model)
     if family is not None and found.family != family:
         names = ", ".join(known_models().names(family))
         raise InvalidParameter("model", f"{model} is a {found.family} model; this loader takes {names}")
     if offload not in OFFLOAD_CHOICES:
         raise InvalidParameter("offload", f"unknown offload {offload!r}; use {', '.join(OFFLOAD_CHOICES)}")
-    handle = load_handle(found, model_stamp(found), steps, precision, offload, download_progress())
+    handle = load_handle(found, model_stamp(found), steps, precision, offload, NodeReporter())
     return io.NodeOutput(handle)
-
-
-def download_progress() -> Callable[[int, int], None]:
-    """Shows a download on the node that runs; ComfyUI's bar also raises when the user interrupts."""
-    bar = comfy.utils.ProgressBar(100)
-
-    def report(done: int, total: int) -> None:
-        bar.update_absolute(done, max(total, 1))
-
-    return report
 
 
 def stamp_of(model: str) -> tuple[int, ...]:
@@ -223,7 +218,7 @@ class WarmUp(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle) -> io.NodeOutput:
         started = time.perf_counter()
-        loaded = pipeline.loaded(download_progress())
+        loaded = pipeline.loaded(NodeReporter())
         with_memory_errors(f"placing {loaded.model.name} on {loaded.device}", REMEDY, loaded.placement.load)
         elapsed = (time.perf_counter() - started) * 1000 + loaded.take_load_ms()
         report = {

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..pipelines.decode import decode
 from ..pipelines.encode import encode
+from ..pipelines.node_progress import NodeReporter
 from ..pipelines.prompt_check import prompt_warnings
-from ..pipelines.registry import PipelineHandle
+from ..pipelines.registry import LoadedPipeline, PipelineHandle
 from ..pipelines.sample import needs_negative, sample
 from .sockets import CATEGORY, LARGEST_SEED, PipelineType
 
 _log = logging.getLogger(__name__)
 NOT_LINKED = object()
 """ComfyUI passes None for a lazy input that is linked and not evaluated, and nothing for one that is not linked."""
+
+
+def warnings_ui(loaded: LoadedPipeline, warnings: Sequence[str] = ()) -> dict[str, list[str]] | None:
+    """``warnings``, and those of the stage that just ran, for the job's answer and as text on the node."""
+    told = [*warnings, *loaded.take_warnings()]
+    return {"warnings": told, "text": told} if told else None
 
 
 def pipeline_input() -> io.Custom.Input:
@@ -49,11 +57,11 @@ class EncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, text: str) -> io.NodeOutput:
-        loaded = pipeline.loaded()
+        loaded = pipeline.loaded(NodeReporter())
         warnings = prompt_warnings(loaded, text)
         for warning in warnings:
             _log.warning("NeuroLux: %s", warning)
-        return io.NodeOutput(encode(loaded, text), ui={"warnings": warnings} if warnings else None)
+        return io.NodeOutput(encode(loaded, text), ui=warnings_ui(loaded, warnings))
 
 
 class Sample(io.ComfyNode):
@@ -116,9 +124,9 @@ class Sample(io.ComfyNode):
         guidance: float,
         negative: Any = None,
     ) -> io.NodeOutput:
-        loaded = pipeline.loaded()
+        loaded = pipeline.loaded(NodeReporter())
         samples = sample(loaded, pipeline.spec, positive, negative, latent, seed, steps, guidance)
-        return io.NodeOutput({"samples": samples})
+        return io.NodeOutput({"samples": samples}, ui=warnings_ui(loaded))
 
 
 class Decode(io.ComfyNode):
@@ -137,4 +145,5 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, latent: dict[str, Any]) -> io.NodeOutput:
-        return io.NodeOutput(decode(pipeline.loaded(), latent["samples"]))
+        loaded = pipeline.loaded(NodeReporter())
+        return io.NodeOutput(decode(loaded, latent["samples"]), ui=warnings_ui(loaded))

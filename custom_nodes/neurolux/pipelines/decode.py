@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from .memory import decode_bytes, with_memory_errors
+from .memory import decode_room, run_stage
 from .registry import LoadedPipeline
 
-REMEDY = "Use a smaller width and height, or a leaner offload (model or sequential) on the loader."
+REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
 
 
 def decode(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
     """Decode raw VAE latents (B, C, h, w) into images (B, H, W, 3) in [0, 1], float32 on the CPU.
 
-    One by one: an image of a batch is the same, bit for bit, as the image alone.
+    One by one: an image of a batch is the same, bit for bit, as the image alone. In tiles where the plan says so.
     """
     vae: Any = loaded.pipe.vae
     scale = loaded.pipe.vae_scale_factor
     height, width = samples.shape[2] * scale, samples.shape[3] * scale
 
+    loaded.fit(width, height)
+
     def work() -> torch.Tensor:
-        with loaded.placement.stage(["vae"], decode_bytes(width, height, vae.dtype)), torch.no_grad():
+        placed = loaded.placement.stage(["vae"], decode_room(loaded, width, height))
+        with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
             return torch.cat([decode_one(loaded, latent[None]) for latent in samples])
 
-    return with_memory_errors(f"decoding {samples.shape[0]} x {width}x{height}", REMEDY, work)
+    return run_stage(loaded, f"decoding {samples.shape[0]} x {width}x{height}", REMEDY, work)
+
+
+@contextmanager
+def tiling(vae: Any, tile: int | None, scale: int) -> Iterator[None]:
+    """Decode in tiles of ``tile`` pixels a side meanwhile; None: whole.
+
+    diffusers' own ``enable_tiling`` tiles only what is larger than the size that the VAE was trained at, 1024 here.
+    """
+    if tile is None:
+        vae.disable_tiling()
+        yield
+        return
+    trained = vae.tile_sample_min_size, vae.tile_latent_min_size
+    vae.tile_sample_min_size, vae.tile_latent_min_size = tile, tile // scale
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = trained
 
 
 def decode_one(loaded: LoadedPipeline, latent: torch.Tensor) -> torch.Tensor:

@@ -7,23 +7,29 @@ from typing import Any
 import torch
 
 from ..errors import InvalidParameter
-from .memory import ENCODE_BYTES, with_memory_errors
+from .embedding_cache import Conditioning, embedding_cache
+from .memory import encode_room, run_stage
 from .registry import LoadedPipeline
 
-Conditioning = list[list[Any]]
-"""ComfyUI's own: a list of [embeddings, extra], where extra holds ``pooled_output``."""
 EMPTY_PROMPT = "neurolux_empty_prompt"
 """Marks the conditioning of an empty text. As a negative it means "none", for which SDXL has its own rule (zeros)."""
-REMEDY = "Choose a leaner offload (model or sequential) on the loader, or close what else uses the device."
+REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close what else uses the device."
 
 
 def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
-    """Encode ``text``: embeddings of shape (1, tokens, width) and pooled ones of shape (1, width), on the CPU."""
+    """Encode ``text``: embeddings of shape (1, tokens, width) and pooled ones of shape (1, width), on the CPU.
+
+    A text that these encoders have encoded before is not encoded again.
+    """
     pipe = loaded.pipe
     encoders = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
+    key = cache_key(loaded, encoders, text)
+    known = embedding_cache.get(key)
+    if known is not None:
+        return known
 
     def work() -> Conditioning:
-        with loaded.placement.stage(encoders, ENCODE_BYTES), torch.no_grad():
+        with loaded.placement.stage(encoders, encode_room(loaded, encoders)), torch.no_grad():
             if loaded.model.family == "flux":
                 embeds, pooled, _ = pipe.encode_prompt(
                     text, device=loaded.device, max_sequence_length=loaded.model.max_sequence_length
@@ -35,7 +41,17 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
             extra[EMPTY_PROMPT] = True
         return [[embeds.cpu(), extra]]
 
-    return with_memory_errors("encoding the prompt", REMEDY, work)
+    made = run_stage(loaded, "encoding the prompt", REMEDY, work)
+    embedding_cache.put(key, made)
+    return made
+
+
+def cache_key(loaded: LoadedPipeline, encoders: list[str], text: str) -> tuple[object, ...]:
+    """What an encoded prompt depends on: the files, the types, the LoRAs of the encoders, and the text."""
+    spec, plan = loaded.spec, loaded.placement.plan
+    formats = tuple((name, plan.components[name].storage, plan.components[name].compute) for name in encoders)
+    limit = loaded.model.max_sequence_length
+    return spec.model, spec.stamp, loaded.device.type, formats, loaded.adapters.text_key, limit, text
 
 
 def embeddings(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,120 +1,122 @@
-"""Files into a diffusers pipeline. The only module that imports diffusers when it is imported: import it late."""
+"""Files into a diffusers pipeline. Imports diffusers when it is imported: import it late."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from safetensors.torch import load_file
+import transformers
 
 from ..catalog import Model
 from ..errors import WeightsMissing
-from .diffusers_folder import WEIGHTS
-from .precision import Precision
+from .architectures import FLUX_SCHEDULES, SDXL_SCHEDULE
+from .comfy_tokenizers import comfy_tokenizers
+from .components import DENOISERS, ComponentFiles, component_files, shapes_of, vae_must_upcast
+from .fill import DTYPES, load_component
+from .pipeline_classes import Pipeline, PlacedFluxPipeline, PlacedSDXLPipeline
+from .plan_records import ComputeType, Plan, StorageType
+from .quantize import storable_layers, store_weight, stored_type
 from .sources import ResolvedFiles
+from .weight_files import LoadMeter, LoadProgress, open_file
+
+__all__ = ["build_pipeline", "shapes_of", "vae_must_upcast"]
+CPU = torch.device("cpu")
 
 
-class PlacedPipeline:
-    """Mixin: the device to compute on is told, not guessed.
+def build_pipeline(
+    model: Model,
+    variant: int | None,
+    files: ResolvedFiles,
+    plan: Plan,
+    progress: LoadProgress | None = None,
+    device: torch.device = CPU,
+) -> Pipeline:
+    """Load ``model`` into RAM, its weights in the types of ``plan``; ``device`` is where quantizing is computed.
 
-    diffusers takes the device of the first component that it finds, which is wrong as soon as ComfyUI's memory
-    manager has put only the component of the moment on the GPU (``DiffusionPipeline._execution_device``).
-    """
-
-    placement_device = torch.device("cpu")
-
-    @property
-    def _execution_device(self) -> torch.device:
-        return self.placement_device
-
-
-class PlacedFluxPipeline(PlacedPipeline, FluxPipeline):
-    """FluxPipeline on the device that ComfyUI computes on."""
-
-
-class PlacedSDXLPipeline(PlacedPipeline, StableDiffusionXLPipeline):
-    """StableDiffusionXLPipeline on the device that ComfyUI computes on."""
-
-
-Pipeline = PlacedFluxPipeline | PlacedSDXLPipeline
-
-
-def build_pipeline(model: Model, variant: int | None, files: ResolvedFiles, precision: Precision) -> Pipeline:
-    """Load ``model`` into RAM. Raises WeightsMissing for files that are there but damaged.
-
-    ComfyUI runs nodes in inference mode; weights made there could never be changed again (pytorch issue 125989), so
-    loading steps out of it.
+    Raises WeightsMissing for files that are there but damaged, or do not belong together. ComfyUI runs nodes in
+    inference mode; weights made there could never be changed again (pytorch issue 125989), so loading steps out of it.
     """
     with torch.inference_mode(False), torch.no_grad():
-        parts = replaced_parts(model, variant, files, precision)
+        components = component_files(model, variant, files)
+        meter = LoadMeter(sum(component.bytes for component in components.values()), progress)
+        plans = dict(plan.components)
+        denoiser = DENOISERS[model.family]
+        lora = files.single.lora if files.single is not None else None
+        if lora is not None:  # a LoRA is added to numbers, and what comes out is stored in fewer bits
+            plans[denoiser] = replace(plans[denoiser], storage=plans[denoiser].compute)
+        parts = {name: load_component(component, plans[name], meter, device) for name, component in components.items()}
         try:
-            pipeline = load_folder(model, files.pipeline, precision, parts)
+            parts |= other_parts(model, variant, files, components)
         except (OSError, ValueError) as error:
             raise WeightsMissing(
-                f"model {model.name!r}: {files.pipeline} cannot be loaded ({error}); fetch its files again"
+                f"model {model.name!r}: tokenizer or scheduler cannot be loaded ({error}); fetch its files again"
             ) from error
-    pipeline.set_progress_bar_config(disable=True)
+        pipeline = assembled(model, files, parts)
+        pipeline.set_progress_bar_config(disable=True)
+        if lora is not None:
+            fuse(pipeline, lora)
+            quantize(getattr(pipeline, denoiser), plan.components[denoiser].storage, plan.components[denoiser].compute)
     return pipeline
 
 
-def load_folder(model: Model, folder: Path, precision: Precision, parts: dict[str, Any]) -> Pipeline:
-    """The pipeline in ``folder`` with ``parts`` in place of its own."""
-    dtypes = {
-        "default": precision.main,
-        "text_encoder": precision.text_encoders,
-        "text_encoder_2": precision.text_encoders,
-        "vae": precision.vae,
-    }
-    variant = getattr(model.source, "variant", None)
-    common: dict[str, Any] = {"dtype": dtypes, "variant": variant, "local_files_only": True, **parts}
+def assembled(model: Model, files: ResolvedFiles, parts: dict[str, Any]) -> Pipeline:
+    """The pipeline with ``parts``."""
     if model.family == "flux":
-        return PlacedFluxPipeline.from_pretrained(folder, **common)
+        return PlacedFluxPipeline(**parts)
+    zeros = True
+    if files.pipeline is not None:
+        index = json.loads((files.pipeline / "model_index.json").read_text(encoding="utf-8"))
+        zeros = bool(index.get("force_zeros_for_empty_prompt", True))
     # The invisible watermark would be drawn by plain diffusers only where its package happens to be installed.
-    return PlacedSDXLPipeline.from_pretrained(folder, add_watermarker=False, **common)
+    options: dict[str, Any] = {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
+    return PlacedSDXLPipeline(**parts, **options)
 
 
-def replaced_parts(model: Model, variant: int | None, files: ResolvedFiles, precision: Precision) -> dict[str, Any]:
-    """The components that do not come from the pipeline's own folder."""
-    parts: dict[str, Any] = {}
-    if files.checkpoint is not None:
-        parts["unet"] = load_unet(files.pipeline / "unet", files.checkpoint, precision.main)
-    if files.vae is not None:
-        parts["vae"] = AutoencoderKL.from_pretrained(files.vae, dtype=precision.vae, local_files_only=True)
+def other_parts(
+    model: Model, variant: int | None, files: ResolvedFiles, components: dict[str, ComponentFiles]
+) -> dict[str, Any]:
+    """Tokenizers and scheduler."""
+    if files.pipeline is None:
+        tokenizers = comfy_tokenizers(model.family, model.max_sequence_length)
+        scheduler = single_file_scheduler(model, components)
+    else:
+        index = json.loads((files.pipeline / "model_index.json").read_text(encoding="utf-8"))
+        tokenizers = {
+            name: getattr(transformers, index[name][1]).from_pretrained(files.pipeline / name, local_files_only=True)
+            for name in ("tokenizer", "tokenizer_2")
+        }
+        scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(files.pipeline / "scheduler")
     if model.scheduler is not None:
-        scheduler_class = getattr(diffusers, model.scheduler.class_name)
-        config = dict(scheduler_class.load_config(files.pipeline / "scheduler"))
         changes = {**model.scheduler.config}
         if variant is not None and variant in model.checkpoints:
             changes.update(model.checkpoints[variant].scheduler)
-        parts["scheduler"] = scheduler_class.from_config(config, **changes)
-    return parts
+        scheduler = getattr(diffusers, model.scheduler.class_name).from_config(dict(scheduler.config), **changes)
+    return {**tokenizers, "scheduler": scheduler}
 
 
-def load_unet(config_folder: Path, checkpoint: Path, dtype: torch.dtype) -> UNet2DConditionModel:
-    """A UNet of the base model's shape with a checkpoint's weights (ByteDance/SDXL-Lightning has diffusers keys)."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights():
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config_folder))
-    unet.load_state_dict(load_file(checkpoint), assign=True)
-    return unet.to(dtype).eval().requires_grad_(False)
+def single_file_scheduler(model: Model, components: dict[str, ComponentFiles]) -> Any:
+    """The scheduler that the model was made for; single files do not name one."""
+    if model.family == "flux":
+        guided = bool(components["transformer"].config["guidance_embeds"])
+        return diffusers.FlowMatchEulerDiscreteScheduler(**FLUX_SCHEDULES[guided])
+    return diffusers.EulerDiscreteScheduler(**SDXL_SCHEDULE)
 
 
-def weight_files(files: ResolvedFiles) -> list[Path]:
-    """Every weight file that ``build_pipeline`` will read."""
-    own = [path for path in files.pipeline.rglob("*") if path.suffix in WEIGHTS and path.is_file()]
-    if files.checkpoint is not None:
-        own = [path for path in own if path.parent.name != "unet"] + [files.checkpoint]
-    if files.vae is not None:
-        own = [path for path in own if path.parent.name != "vae"] + [*files.vae.glob("*.safetensors")]
-    return own
+def fuse(pipeline: Any, lora: Path) -> None:
+    """Add a LoRA to the weights for good: a distilled model that is shipped as one (SDXL-Lightning)."""
+    pipeline.load_lora_weights(open_file(lora))
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
 
 
-def vae_must_upcast(files: ResolvedFiles) -> bool:
-    """Whether the VAE's config asks for fp32 (``force_upcast``; true where it does not say, as in diffusers)."""
-    folder = files.vae or files.pipeline / "vae"
-    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("force_upcast", True))
+def quantize(component: torch.nn.Module, storage: StorageType, compute: ComputeType) -> None:
+    """Store the weights of a component that is loaded already in fewer bits."""
+    kept = stored_type(storage, compute)
+    if kept is None:
+        return
+    for _, layer in list(storable_layers(component)):
+        store_weight(layer, layer.weight.data, kept, DTYPES[compute])

@@ -3,7 +3,7 @@
 ``comfy.model_management`` moves what is in its list of loaded models and nothing else: a pipeline that it does not
 know is invisible to eviction, to ``/free``, to the Unload button and to the out-of-memory path (ComfyUI issue 5536).
 A plain ModelPatcher cannot carry diffusers modules, because it places layer by layer and gives those that do not fit
-a cast that diffusers layers do not have (model_patcher.py, ``load``). So a component is placed whole or not at all.
+a cast that diffusers layers do not have (model_patcher.py, ``load``). So this one places blocks and streams the rest.
 """
 
 from __future__ import annotations
@@ -11,28 +11,48 @@ from __future__ import annotations
 import comfy.model_patcher
 import torch
 
+from .streaming import Residency
+from .weights import split_into_blocks
+
 
 class ComponentPatcher(comfy.model_patcher.ModelPatcher):
-    """Places one ``torch.nn.Module`` whole on the load device, and takes it back.
+    """Places a ``torch.nn.Module`` on the load device, as far as ``budget`` bytes and the manager's room go.
 
-    The weights never change, so on CUDA the copy in RAM is kept and put back: leaving the GPU costs no transfer
-    (diffusers' own model offload copies every byte back, its PR 11682). ``resident=False`` makes a patcher for a module
-    that hooks stream in by themselves: the manager learns that it exists and can ask for its release.
+    ``residency`` says what can be streamed; unless given, the blocks can. Weights never change, so leaving the device
+    costs no transfer (diffusers' own model offload copies every byte back, its PR 11682).
     """
 
     def __init__(
-        self, model: torch.nn.Module, load_device: torch.device, offload_device: torch.device, *, resident: bool = True
+        self,
+        model: torch.nn.Module,
+        load_device: torch.device,
+        offload_device: torch.device,
+        *,
+        residency: Residency | None = None,
+        budget: float = float("inf"),
     ) -> None:
-        size = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]) if resident else 1
-        super().__init__(model, load_device, offload_device, size=max(size, 1))
-        self.resident = resident
-        self.placed = False
+        self.residency = residency or Residency(*split_into_blocks(model), load_device)
+        super().__init__(model, load_device, offload_device, size=1)
+        self.budget = budget
+        """Bytes that the component may take on the device at work, by the plan."""
         self.released = False
         """The manager has asked for the memory back since the component was last placed."""
-        self._in_ram: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is ready to work on the device."""
+        return self.residency.placed
+
+    def model_size(self) -> int:
+        """What it takes on the device at work; the manager makes room for that, not for what is streamed."""
+        return max(1, int(min(self.residency.total_bytes, self.budget)))
+
+    def get_ram_usage(self) -> int:
+        """Bytes of the masters: the manager of newer versions drops cached outputs by it."""
+        return 0 if self.residency.mapped else self.residency.total_bytes
 
     def loaded_size(self) -> int:
-        return self.model_size() if self.placed else 0
+        return self.residency.device_bytes
 
     def current_loaded_device(self) -> torch.device:
         return self.load_device if self.placed else self.offload_device
@@ -41,55 +61,38 @@ class ComponentPatcher(comfy.model_patcher.ModelPatcher):
         """diffusers modules keep the formats they were loaded in; the base class would ask a Comfy model."""
 
     def load(self, device_to: torch.device | None = None, *_: object, **__: object) -> None:
-        if self.placed:
-            return
-        device = device_to or self.load_device
-        with torch.inference_mode(False), torch.no_grad():
-            if self.resident and device.type == "cuda":
-                self._load_copy(device)
-            elif self.resident:
-                self.model.to(device)
-        self.placed, self.released = True, False
-
-    def _load_copy(self, device: torch.device) -> None:
-        tensors = {id(tensor): tensor for tensor in [*self.model.parameters(), *self.model.buffers()]}
-        try:
-            for tensor in tensors.values():
-                in_ram = tensor.data
-                tensor.data = in_ram.to(device, copy=True)
-                self._in_ram.append((tensor, in_ram))
-        except BaseException:
-            self._put_back()
-            raise
-
-    def _put_back(self) -> None:
-        for tensor, in_ram in self._in_ram:
-            tensor.data = in_ram
-        self._in_ram.clear()
+        """Place as much as the plan allows."""
+        self.residency.place(self.budget)
+        self.released = False
 
     def patch_model(self, device_to: torch.device | None = None, *_: object, **__: object) -> torch.nn.Module:
         self.load(device_to)
         return self.model
 
     def unpatch_model(self, device_to: torch.device | None = None, unpatch_weights: bool = True) -> None:
-        if not unpatch_weights or not self.placed:
-            return
-        with torch.inference_mode(False), torch.no_grad():
-            if self._in_ram:
-                self._put_back()
-            elif self.resident:
-                self.model.to(device_to or self.offload_device)
-        self.placed = False
+        if unpatch_weights:
+            self.residency.leave()
 
-    def partially_load(self, device_to: torch.device, *_: object, **__: object) -> int:
-        """Whole or not at all; returns the bytes that were added."""
+    def partially_load(self, device_to: torch.device, extra_memory: float = 0, *_: object, **__: object) -> int:
+        """Take up to ``extra_memory`` bytes more, within the plan; a negative number gives some back.
+
+        The manager's room is for the weights alone: it has already set aside what the stage works with. Returns the
+        bytes that were added.
+        """
         before = self.loaded_size()
-        self.load(device_to)
-        return self.loaded_size() - before
+        if extra_memory < 0 and self.placed:
+            self.residency.release(int(-extra_memory))
+        else:
+            self.residency.place(min(self.budget, before + extra_memory))
+        self.released = False
+        return max(0, self.loaded_size() - before)
 
-    def partially_unload(self, device_to: torch.device, memory_to_free: int = 0, *_: object, **__: object) -> int:
-        """Nothing is freed in part: the manager then detaches the component and drops it from its list."""
-        return 0
+    def partially_unload(self, device_to: torch.device, memory_to_free: float = 0, *_: object, **__: object) -> int:
+        """Send blocks home until ``memory_to_free`` bytes are free, if there are so many; returns what was freed.
+
+        Where it was less, the manager then detaches the whole component.
+        """
+        return self.residency.release(int(memory_to_free)) if self.placed else 0
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
         """Leave the device. ``unpatch_all=False`` is the manager putting the entry aside to load it again."""

@@ -12,8 +12,9 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
@@ -21,14 +22,20 @@ import psutil
 import torch
 
 from ..catalog import Model
+from .adapters import Adapters, AppliedLora
+from .controlnet import AppliedControl, controlnets
+from .load_progress import LoadReporter
+from .machine import this_machine
 from .memory import with_memory_errors
-from .offload import plan_offload
-from .placement import Placement
-from .precision import DeviceTraits, Precision, choose_precision, count_parameters
-from .sources import DownloadProgress, resolve
+from .placement import ComponentMemory, Placement
+from .plan import ComponentShape, Picture, Plan, gigabytes, leaner, make_plan
+from .precision import Precision
+from .sources import resolve
+from .streaming import CPU
 
 if TYPE_CHECKING:
-    from .load import Pipeline
+    from .pipeline_classes import Pipeline
+    from .plan import Machine
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +58,21 @@ class LoadedPipeline:
     spec: LoadSpec
     model: Model
     pipe: Pipeline
-    precision: Precision
+    shapes: Mapping[str, ComponentShape]
     placement: Placement
+    picture: Picture
+    """What the plan was made for."""
     unreported_load_ms: float
     """How long loading took, until someone has asked."""
+    unreported_warnings: list[str] = field(default_factory=list)
+    """What the user of a picture should know, until it has been told."""
+    leaner: bool = False
+    """Whether memory ran out, so that the plan is leaner than the one that was made at first."""
     handles: weakref.WeakSet[PipelineHandle] = field(default_factory=weakref.WeakSet)
+    adapters: Adapters = field(default_factory=Adapters)
+    """Its LoRAs; in effect are those of the handle that borrows it."""
+    controls: tuple[AppliedControl, ...] = ()
+    """The ControlNets of the handle that borrows it."""
 
     @property
     def device(self) -> torch.device:
@@ -77,11 +94,57 @@ class LoadedPipeline:
         taken, self.unreported_load_ms = self.unreported_load_ms, 0.0
         return taken
 
+    def take_warnings(self) -> list[str]:
+        """What there is to say, once."""
+        taken, self.unreported_warnings = self.unreported_warnings, []
+        return taken
+
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of weights in RAM (or on the device)."""
-        parts = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
-        return sum(weight.nbytes for part in parts for weight in part.parameters())
+    def precision(self) -> Precision:
+        """The types that it computes in."""
+        return Precision.of(self.placement.plan, self.denoiser_name)
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes of RAM that dropping it would free."""
+        return self.placement.ram_bytes
+
+    def fit(self, width: int, height: int) -> None:
+        """Plan anew for such a picture what can change without loading again: resident blocks, tiles of the VAE.
+
+        Not after memory ran out: what was learned then is better than an estimate.
+        """
+        picture = replace(self.picture, width=width, height=height)
+        if self.leaner or picture == self.picture:
+            return
+        self.picture = picture
+        plan = self.placement.plan
+        self.placement.resize(
+            make_plan(
+                self.model.family, self.shapes, self._machine(), picture, plan.precision, plan.offload,
+                force_upcast_vae=self.precision.vae != self.precision.main,
+            )
+        )  # fmt: skip
+
+    def go_leaner(self) -> str | None:
+        """Place by the next leaner plan from now on; what was done, for a reader, or None where there is no such plan.
+
+        Everything has left the device.
+        """
+        before = self.placement.plan
+        plan = leaner(before, self.model.family, self.shapes, self._machine(), self.picture)
+        if plan is None:
+            return None
+        self.placement.follow(plan)
+        self.leaner = True
+        registry.last_offload = plan.offload
+        tiles = f", the VAE in tiles of {plan.vae_tile} pixels" if plan.vae_tile else ""
+        said = f"offload {plan.offload} instead of {before.offload}{tiles}, peak {gigabytes(plan.peak_vram)}"
+        self.unreported_warnings.append(f"memory ran out, and the stage was run again with a leaner plan: {said}")
+        return said
+
+    def _machine(self) -> Machine:
+        return this_machine(self.device, droppable_ram=self.ram_bytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +153,16 @@ class PipelineHandle:
 
     spec: LoadSpec
     model: Model
+    adapters: tuple[AppliedLora, ...] = ()
+    controls: tuple[AppliedControl, ...] = ()
 
     def __str__(self) -> str:
         """ComfyUI writes a failed node's inputs into its error report."""
         return f"pipeline {self.spec.model}"
 
-    def loaded(self, progress: DownloadProgress | None = None) -> LoadedPipeline:
+    def loaded(self, reporter: LoadReporter | None = None) -> LoadedPipeline:
         """The pipeline, loaded now if it is not (or no longer) in memory."""
-        return registry.acquire(self, progress)
+        return registry.acquire(self, reporter)
 
 
 class Registry:
@@ -109,14 +174,14 @@ class Registry:
         self.last_offload: str | None = None
         self.last_dtype: torch.dtype | None = None
 
-    def acquire(self, handle: PipelineHandle, progress: DownloadProgress | None = None) -> LoadedPipeline:
+    def acquire(self, handle: PipelineHandle, reporter: LoadReporter | None = None) -> LoadedPipeline:
         """The pipeline that ``handle`` describes; loads it, making room in RAM first, if need be."""
         self.sweep()
         with self._lock:
             entry = self._loaded.get(handle.spec)
         if entry is None:
             self._drop_outdated(handle.spec)
-            entry = self._load(handle, progress)  # not under the lock: who asks what is loaded need not wait for it
+            entry = self._load(handle, reporter)  # not under the lock: who asks what is loaded need not wait for it
         with self._lock:
             self._loaded[handle.spec] = entry
             self._loaded.move_to_end(handle.spec)
@@ -124,7 +189,9 @@ class Registry:
                 entry.handles.add(handle)
                 weakref.finalize(handle, self.sweep).atexit = False
             self.last_offload, self.last_dtype = entry.placement.mode, entry.precision.main
-            return entry
+        entry.adapters.switch(entry, handle.adapters)
+        entry.controls = handle.controls
+        return entry
 
     def sweep(self) -> None:
         """Drop pipelines that were asked to leave memory.
@@ -134,10 +201,13 @@ class Registry:
         (``/free`` with ``free_memory``).
         """
         with self._lock:
+            handles = [handle for entry in self._loaded.values() for handle in list(entry.handles)]
+            controlnets.sweep({control.file for handle in handles for control in handle.controls})
             for spec, entry in list(self._loaded.items()):
                 # A handle that is just dying still counts in the set's length, but not when iterated over.
-                unwanted = entry.device.type == "cpu" or not list(entry.handles)
-                if entry.placement.released and unwanted and not entry.placement.managed:
+                unwanted = entry.device == CPU or not list(entry.handles)
+                placement = entry.placement
+                if placement.released and unwanted and not placement.managed and not placement.busy:
                     self._drop(spec)
 
     def loaded_models(self) -> list[str]:
@@ -145,6 +215,20 @@ class Registry:
         with self._lock:
             self.sweep()
             return [spec.model for spec, entry in self._loaded.items() if not entry.placement.released]
+
+    def droppable_ram(self) -> int:
+        """Bytes of RAM that the loaded pipelines could give back."""
+        with self._lock:
+            return sum(entry.ram_bytes for entry in self._loaded.values())
+
+    def memory(self) -> dict[str, list[ComponentMemory]]:
+        """What is in memory by the model's name, component by component, measured."""
+        with self._lock:
+            entries = list(self._loaded.values())
+        found: dict[str, list[ComponentMemory]] = {}
+        for entry in entries:
+            found.setdefault(entry.model.name, []).extend(entry.placement.memory())
+        return found
 
     def _drop_outdated(self, spec: LoadSpec) -> None:
         """Free what was loaded from files that have been replaced since."""
@@ -161,32 +245,36 @@ class Registry:
             del entry
             mm.soft_empty_cache()
 
-    def _load(self, handle: PipelineHandle, progress: DownloadProgress | None) -> LoadedPipeline:
-        from .load import build_pipeline, vae_must_upcast, weight_files
+    def _load(self, handle: PipelineHandle, reporter: LoadReporter | None) -> LoadedPipeline:
+        from .load import build_pipeline, shapes_of, vae_must_upcast
 
         model, spec = handle.model, handle.spec
-        files = resolve(model, spec.variant, progress)
+        reporter = reporter or LoadReporter()
+        files = resolve(model, spec.variant, reporter)
         started = time.perf_counter()
         device: torch.device = mm.get_torch_device()
-        parameters = count_parameters(weight_files(files))
-        precision = choose_precision(
-            spec.precision,
-            device_traits(device, droppable=sum(entry.weight_bytes for entry in self._loaded.values())),
-            model.family,
-            parameters,
+        shapes = shapes_of(model, spec.variant, files)
+        machine = this_machine(device, droppable_ram=self.droppable_ram())
+        picture = default_picture(model)
+        plan = make_plan(
+            model.family, shapes, machine, picture, spec.precision, spec.offload,
             force_upcast_vae=vae_must_upcast(files),
-        )
-        self._make_room(parameters * precision.main.itemsize)
+        )  # fmt: skip
+        log_plan(model.name, plan)
+        self._make_room(plan.peak_ram)
         pipe = with_memory_errors(
             f"loading {model.name}",
             "Close what else uses memory, or choose a smaller number format (precision bf16).",
-            lambda: build_pipeline(model, spec.variant, files, precision),
+            lambda: build_pipeline(
+                model, spec.variant, files, for_loading(plan), partial(reporter.reading, model.name), device
+            ),
         )
         pipe.placement_device = device
-        placement = place(pipe, device, spec.offload)
+        components = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+        placement = Placement(components, device, plan)
         load_ms = (time.perf_counter() - started) * 1000
-        _log.info("NeuroLux: loaded %s in %.1f s: %s on %s", model.name, load_ms / 1000, precision.main, device)
-        return LoadedPipeline(spec, model, pipe, precision, placement, load_ms)
+        _log.info("NeuroLux: loaded %s in %.1f s", model.name, load_ms / 1000)
+        return LoadedPipeline(spec, model, pipe, shapes, placement, picture, load_ms)
 
     def _make_room(self, needed: int) -> None:
         """Drop least recently used pipelines until ``needed`` bytes fit into free RAM, or none is left."""
@@ -194,31 +282,28 @@ class Registry:
             self._drop(next(iter(self._loaded)))
 
 
-def place(pipe: Pipeline, device: torch.device, wanted: str) -> Placement:
-    """Plan where the components go and hand them to ComfyUI's memory manager."""
-    components = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    sizes = {name: sum(weight.nbytes for weight in part.parameters()) for name, part in components.items()}
-    plan = plan_offload(sizes, reclaimable_memory(device), device.type, wanted)
-    _log.info("NeuroLux: offload %s, peak %.1f GB: %s", plan.mode, plan.peak_bytes / 1e9, plan.reason)
-    return Placement(components, device, plan.mode)
+def default_picture(model: Model) -> Picture:
+    """What a model is planned for when it is loaded: one picture as it makes them unless told otherwise."""
+    defaults = model.defaults
+    return Picture(defaults.width, defaults.height, 1, defaults.num_inference_steps)
 
 
-def reclaimable_memory(device: torch.device) -> int:
-    """Free memory of ``device``, and what the manager could free by evicting the models that it holds there."""
-    held = sum(loaded.model.loaded_size() for loaded in mm.current_loaded_models if loaded.device == device)
-    return int(mm.get_free_memory(device)) + held
+def for_loading(plan: Plan) -> Plan:
+    """``plan`` for the loader: weights that RAM keeps no copy of stay in their files, mapped."""
+    if plan.copies_in_ram:
+        return plan
+    parts = {name: replace(part, placement="disk") for name, part in plan.components.items()}
+    return replace(plan, components=parts)
 
 
-def device_traits(device: torch.device, droppable: int) -> DeviceTraits:
-    """What ComfyUI knows of the device, its command line (``--force-fp32`` and the like) included.
-
-    ``droppable`` bytes of other pipelines can make way, so they count as free RAM.
-    """
-    return DeviceTraits(
-        type=device.type,
-        bf16=bool(mm.should_use_bf16(device)),
-        fp16=bool(mm.should_use_fp16(device)),
-        free_ram=psutil.virtual_memory().available + droppable,
+def log_plan(name: str, plan: Plan) -> None:
+    """Say what was planned; a plan that does not fit is tried all the same, because its figures are estimates."""
+    reasons = "; ".join(plan.reasons)
+    level = logging.INFO if plan.fits else logging.WARNING
+    fits = "" if plan.fits else " It may not fit."
+    memory = f"{gigabytes(plan.peak_vram)} on the device, {gigabytes(plan.peak_ram)} of RAM"
+    _log.log(
+        level, "NeuroLux: %s: offload %s, %s, %s: %s.%s", name, plan.offload, plan.precision, memory, reasons, fits
     )
 
 
@@ -228,11 +313,11 @@ def load_handle(
     steps: int = 0,
     precision: str = "auto",
     offload: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    reporter: LoadReporter | None = None,
 ) -> PipelineHandle:
     """Load ``model`` (or find it loaded) and return the handle that a graph passes on."""
     handle = PipelineHandle(LoadSpec(model.name, stamp, model.variant(steps), precision, offload), model)
-    handle.loaded(progress)
+    handle.loaded(reporter)
     return handle
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..catalog import Model
 from ..errors import InvalidParameter
+from .controlnet import ControlRun
 from .decode import to_raw
 from .encode import Conditioning, embeddings, encode, is_empty
 from .latent import LATENT_SCALE
-from .memory import sample_bytes, with_memory_errors
+from .memory import run_stage, sample_room
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
 from .registry import LoadedPipeline, LoadSpec
 
 SEEDS = 2**64
-REMEDY = "Use a smaller width and height, or a leaner offload (model or sequential) on the loader."
+REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
 
 
 @dataclass(frozen=True)
@@ -90,64 +93,58 @@ def sample(
     """
     request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance)
     prompt = prompt_arguments(loaded, request, positive, negative)
+    control = ControlRun(loaded, "text-to-image") if loaded.controls else None
+    pipe: Any = control.pipe if control else loaded.pipe
     progress = SampleProgress(loaded, request)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae else [])]
-    room = sample_bytes(request.width, request.height)
+    loaded.fit(request.width, request.height)
 
     def work() -> torch.Tensor:
-        with loaded.placement.stage(stage, room), torch.no_grad():
-            return torch.cat([sample_one(loaded, request, prompt, index, progress) for index in range(request.count)])
+        room = sample_room(loaded, request.width, request.height)
+        with placed(room), torch.no_grad():
+            return torch.cat([one(index) for index in range(request.count)])
+
+    def placed(room: int) -> AbstractContextManager[None]:
+        if control is None:
+            return loaded.placement.stage(stage, room)
+        return control.stage(stage, room, request.width, request.height)
+
+    def one(index: int) -> torch.Tensor:
+        more = control.arguments(index, request.width, request.height) if control else {}
+        return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
 
     try:
-        return with_memory_errors(f"sampling {request.width}x{request.height}", REMEDY, work)
+        return run_stage(loaded, f"sampling {request.width}x{request.height}", REMEDY, work)
     finally:
-        loaded.pipe.maybe_free_model_hooks()
+        pipe.on_first_latents = None
+        pipe.maybe_free_model_hooks()
 
 
 def sample_one(
     loaded: LoadedPipeline,
+    pipe: Any,
     request: SampleRequest,
-    prompt: Mapping[str, torch.Tensor],
+    conditions: Mapping[str, Any],
     index: int,
     progress: SampleProgress,
 ) -> torch.Tensor:
-    """Image ``index`` of the batch, in raw VAE space (1, C, h, w), float32 on the CPU."""
-    pipe: Any = loaded.pipe
-    generator = torch.Generator("cpu").manual_seed((request.seed + index) % SEEDS)
-    noise = initial_noise(loaded, request, generator)
-    progress.start(index, noise)
+    """Image ``index`` of the batch, in raw VAE space (1, C, h, w), float32 on the CPU.
+
+    The pipeline draws the noise itself: a FLUX ControlNet draws from the same generator before it.
+    """
+    pipe.on_first_latents = partial(progress.start, index)
     latents = pipe(
-        **prompt,
+        **conditions,
         width=request.width,
         height=request.height,
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
-        generator=generator,
-        latents=noise,
+        generator=torch.Generator("cpu").manual_seed((request.seed + index) % SEEDS),
         output_type="latent",
         return_dict=False,
         callback_on_step_end=progress.step,
     )[0]
     return to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
-
-
-def initial_noise(loaded: LoadedPipeline, request: SampleRequest, generator: torch.Generator) -> torch.Tensor:
-    """The noise that the pipeline would draw itself, drawn here so that the first step can be previewed too.
-
-    For SDXL it is not scaled yet: the pipeline does that to latents that it is given as well.
-    """
-    pipe: Any = loaded.pipe
-    dtype = loaded.precision.main
-    if loaded.model.family == "flux":
-        channels = pipe.transformer.config.in_channels // 4
-        return pipe.prepare_latents(1, channels, request.height, request.width, dtype, loaded.device, generator, None)[
-            0
-        ]
-    from diffusers.utils.torch_utils import randn_tensor
-
-    scale = pipe.vae_scale_factor
-    shape = (1, pipe.unet.config.in_channels, request.height // scale, request.width // scale)
-    return randn_tensor(shape, generator=generator, device=loaded.device, dtype=dtype)
 
 
 def unpacked(loaded: LoadedPipeline, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:
@@ -199,10 +196,10 @@ class SampleProgress:
         """Whether previews run through the pipeline's own VAE."""
         return self._previewer is not None and has_small_vae(self._loaded)
 
-    def start(self, index: int, noise: torch.Tensor) -> None:
-        """Image ``index`` begins from ``noise``."""
+    def start(self, index: int, latents: torch.Tensor) -> None:
+        """Image ``index`` begins from ``latents``, as its scheduler sees them."""
         self._index = index
-        self._before = noise
+        self._before = latents
 
     def step(self, pipe: Any, step: int, timestep: object, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """diffusers' ``callback_on_step_end``; changes nothing."""
@@ -221,8 +218,6 @@ class SampleProgress:
         scheduler: Any = self._loaded.pipe.scheduler
         sigmas = getattr(scheduler, "sigmas", None)
         if before is not None and sigmas is not None and step + 1 < len(sigmas):
-            if step == 0 and self._loaded.model.family == "sdxl":
-                before = before * scheduler.init_noise_sigma  # as the pipeline did with the noise it was given
             latents = predicted_clean(before, latents, float(sigmas[step]), float(sigmas[step + 1]))
         picture = self._previewer(unpacked(self._loaded, self._request, latents))
         return ("JPEG", picture, self._largest_side)

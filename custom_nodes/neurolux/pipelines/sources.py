@@ -13,16 +13,20 @@ import socket
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..catalog import FolderSource, Model, RepoFiles, RepoSource
+from ..catalog import FolderSource, Model, RepoFiles, RepoSource, SingleFilesSource
 from ..errors import AccessDenied, DownloadFailed, NeuroLuxError, WeightsMissing
 from .diffusers_folder import missing_files
-from .resumable import DownloadMeter, DownloadProgress, fetch_large_file, is_large
+from .load_progress import LoadReporter
+from .resumable import DownloadMeter, fetch_large_file, is_large
+
+if TYPE_CHECKING:
+    from huggingface_hub import DryRunFileInfo
 
 REACHABLE_TIMEOUT_S = 2.0
 REACHABLE_CACHE_S = 60.0
@@ -42,18 +46,30 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class ResolvedFiles:
-    """Local paths of one model: the pipeline folder, and the parts that replace some of its own."""
+    """Local paths of one model: the pipeline folder and the parts that replace some of its own, or single files."""
 
-    pipeline: Path
+    pipeline: Path | None = None
     checkpoint: Path | None = None
     vae: Path | None = None
+    single: SingleFilesSource | None = None
 
 
 def is_here(model: Model) -> bool:
     """Whether every file of ``model`` is on this machine. Asks no network."""
-    if isinstance(model.source, FolderSource):
-        return not missing_files(model.source.path)
-    return cached_files(model, model.variant(0)) is not None
+    return local_files(model, model.variant(0)) is not None
+
+
+def local_files(model: Model, variant: int | None) -> ResolvedFiles | None:
+    """The model's files where they are all on this machine: its folder, the Hugging Face cache, or single files."""
+    source = model.source
+    if isinstance(source, FolderSource):
+        return None if missing_files(source.path) else ResolvedFiles(source.path)
+    if isinstance(source, SingleFilesSource):
+        return ResolvedFiles(single=source) if all(path.is_file() for path in source.files) else None
+    found = cached_files(model, variant)
+    if found is None and variant in model.local:
+        return ResolvedFiles(single=model.local[variant])
+    return found
 
 
 def model_status(model: Model) -> ModelStatus:
@@ -64,6 +80,9 @@ def model_status(model: Model) -> ModelStatus:
     if isinstance(source, FolderSource):
         missing = missing_files(source.path)
         return ModelStatus("missing", f"{source.path} lacks {', '.join(missing[:3])}; copy the whole diffusers folder")
+    if isinstance(source, SingleFilesSource):
+        gone = next((path for path in source.files if not path.is_file()), None)
+        return ModelStatus("missing", f"{gone} is gone; put it there again")
     if offline():
         return ModelStatus("missing", f"not downloaded, and HF_HUB_OFFLINE is set; unset it to fetch {source.repo}")
     if source.gated and not token():
@@ -77,28 +96,27 @@ def model_status(model: Model) -> ModelStatus:
     return ModelStatus("downloadable")
 
 
-def resolve(model: Model, variant: int | None, progress: DownloadProgress | None = None) -> ResolvedFiles:
+def resolve(model: Model, variant: int | None, reporter: LoadReporter | None = None) -> ResolvedFiles:
     """Local paths of ``model``, downloading what is not here yet.
 
     Raises WeightsMissing, AccessDenied or DownloadFailed. ``variant`` is the checkpoint's number of steps.
     """
     source = model.source
-    if isinstance(source, FolderSource):
-        missing = missing_files(source.path)
-        if missing:
-            raise WeightsMissing(
-                f"model {model.name!r}: {source.path} lacks {', '.join(missing)}; copy the whole diffusers folder"
-            )
-        return ResolvedFiles(source.path)
-    found = cached_files(model, variant)
+    found = local_files(model, variant)
     if found is not None:
         return found
+    if isinstance(source, FolderSource):
+        missing = missing_files(source.path)
+        raise WeightsMissing(
+            f"model {model.name!r}: {source.path} lacks {', '.join(missing)}; copy the whole diffusers folder"
+        )
+    if isinstance(source, SingleFilesSource):
+        raise WeightsMissing(f"model {model.name!r}: {model_status(model).reason}")
     if offline():
         raise WeightsMissing(
             f"model {model.name!r} is not downloaded, and HF_HUB_OFFLINE is set; unset it once to fetch {source.repo}"
         )
-    for part in needed_files(model, variant):
-        download(part, progress)
+    download(list(needed_files(model, variant)), reporter or LoadReporter())
     found = cached_files(model, variant)
     if found is None:
         raise DownloadFailed(
@@ -152,20 +170,26 @@ def cached(repo: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) and Path(found).is_file() else None
 
 
-def download(part: RepoFiles, progress: DownloadProgress | None) -> None:
-    """Fetch the files of ``part`` into the Hugging Face cache; what is already there is not fetched again."""
+def download(parts: Sequence[RepoFiles], reporter: LoadReporter) -> None:
+    """Fetch the files of ``parts`` into the Hugging Face cache; what is already there is not fetched again."""
     from huggingface_hub import snapshot_download
 
-    patterns = list(part.files)
-    with download_errors(part.repo):
-        plan = snapshot_download(part.repo, allow_patterns=patterns, dry_run=True)
-        missing = [info for info in plan if info.will_download]
-        wanted = sum(info.file_size or 0 for info in missing)
-        check_disk(part.repo, wanted)
-        meter = DownloadMeter(wanted, progress)
-        for info in filter(is_large, missing):
-            fetch_large_file(part.repo, info, meter)
-        snapshot_download(part.repo, allow_patterns=patterns, tqdm_class=meter.bar)
+    missing: dict[str, list[DryRunFileInfo]] = {}
+    for part in parts:
+        with download_errors(part.repo):
+            planned = snapshot_download(part.repo, allow_patterns=list(part.files), dry_run=True)
+        missing[part.repo] = [info for info in planned if info.will_download]
+    wanted = sum(info.file_size or 0 for infos in missing.values() for info in infos)
+    check_disk(" and ".join(repo for repo, infos in missing.items() if infos), wanted)
+    meter = DownloadMeter(wanted, reporter)
+    for part in parts:
+        meter.repo = part.repo
+        with download_errors(part.repo):
+            for info in filter(is_large, missing[part.repo]):
+                fetch_large_file(part.repo, info, meter)
+            meter.file = "configuration"
+            snapshot_download(part.repo, allow_patterns=list(part.files), tqdm_class=meter.bar)
+            meter.finish()
 
 
 def check_disk(repo: str, wanted: int) -> None:

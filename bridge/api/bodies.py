@@ -1,0 +1,105 @@
+"""Reads the body of a generate request: JSON, or a form with pictures as parts. Never more of it than may come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from bridge.api.nats_doors import parse_body
+from bridge.errors import BadForm, BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from bridge.generation import Body, Limits
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+MAX_PARTS = 64
+PICTURES_AT_ONCE = 4
+"""Pictures of the largest size in one request."""
+REQUEST_PART = "request"
+"""The part of a form that may hold the JSON of the request; other parts stand for single fields."""
+CHUNK_BYTES = 256 * 1024
+PLAIN = ("binary", "8bit", "7bit")
+
+
+async def read_body(request: web.Request, limits: Limits) -> Body:
+    """The body. Raises UnsupportedMediaType, BodyTooLarge, NotJson, BadForm or InvalidRequest."""
+    # Base64 takes four bytes for three.
+    most = limits.body_bytes + PICTURES_AT_ONCE * limits.image.max_bytes * 4 // 3
+    if request.content_length is not None and request.content_length > most:
+        raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {most} are allowed")
+    if request.content_type == JSON:
+        data = await _read(request, most)
+        return Body(parse_body(data), text_bytes=len(data))
+    if request.content_type == FORM:
+        return await _read_form(request, limits)
+    given = request.headers.get("Content-Type") or "none"
+    raise UnsupportedMediaType(f"Content-Type is {given}; send {JSON} or {FORM}")
+
+
+async def _read(request: web.Request, most: int) -> bytes:
+    data = bytearray()
+    async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+        data += chunk
+        if len(data) > most:
+            raise BodyTooLarge(f"the body has more than {most} bytes")
+    return bytes(data)
+
+
+async def _read_form(request: web.Request, limits: Limits) -> Body:
+    values: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
+    text_bytes = 0
+    try:
+        reader = await request.multipart()
+        for _ in range(MAX_PARTS + 1):
+            part = await reader.next()
+            if part is None:
+                return Body(values, files, text_bytes, is_form=True)
+            if not isinstance(part, BodyPartReader) or not part.name:
+                raise BadForm("every part of the form needs a name of its own (Content-Disposition: form-data; name=…)")
+            encoding = part.headers.get("Content-Transfer-Encoding", "binary")
+            if part.headers.get("Content-Encoding") or encoding not in PLAIN:
+                raise BadForm(f"the part {part.name!r} is encoded; send its bytes as they are")
+            if part.name in values or part.name in files:
+                raise BadForm(f"the form has two parts named {part.name!r}")
+            is_file = part.filename is not None or part.headers.get("Content-Type", "").startswith("image/")
+            is_file = is_file and part.name != REQUEST_PART
+            data = await _read_part(part, limits.image.max_bytes if is_file else limits.body_bytes)
+            if is_file:
+                if data or part.filename:  # A browser sends an empty part for a field without a file.
+                    files[part.name] = data
+            elif part.name == REQUEST_PART:
+                values |= parse_body(data)
+                text_bytes += len(data)
+            else:
+                values[part.name] = data.decode("utf-8")
+                text_bytes += len(data)
+    except UnicodeDecodeError as error:
+        raise BadForm(f"a text of the form is not UTF-8: {error}") from error
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:  # aiohttp's, at a malformed form.
+        raise BadForm(f"the form cannot be read: {error or type(error).__name__}") from error
+    raise BadForm(f"the form has more than {MAX_PARTS} parts")
+
+
+async def _read_part(part: BodyPartReader, most: int) -> bytes:
+    data = bytearray()
+    while chunk := await part.read_chunk(CHUNK_BYTES):
+        data += chunk
+        if len(data) > most:
+            raise BodyTooLarge(f"the part {part.name!r} has more than {most} bytes", field=part.name)
+    return bytes(data)
+
+
+def fingerprint(body: Body, *about: str) -> str:
+    """The SHA-256 of what a request says; white space and the order of fields say nothing."""
+    digest = hashlib.sha256("\n".join(about).encode())
+    try:
+        digest.update(json.dumps(body.values, sort_keys=True, separators=(",", ":")).encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("a text of the request holds half of a surrogate pair") from error
+    for name, data in sorted(body.files.items()):
+        digest.update(b"\n" + name.encode() + b"\n" + hashlib.sha256(data).digest())
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""The commands about jobs that a service knows, and about its modes: jobs, cancel, modes."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from datetime import datetime
+
+from bridge.commands.generate import add_connection, connect
+from bridge.commands.progress_bar import duration
+from bridge.contract import JobState, JobStatus
+
+DEFAULT_LIMIT = 20
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    """Add the parsers of this module."""
+    jobs = subparsers.add_parser("jobs", help="list the jobs that the service knows, newest first")
+    jobs.add_argument("--status", choices=list(JobStatus), help="only jobs in this state")
+    jobs.add_argument("--mode", help="only jobs of this mode")
+    jobs.add_argument("--model", help="only jobs of this model")
+    jobs.add_argument("--since", metavar="TIME", help="only jobs submitted since (2026-01-31T12:00, or epoch seconds)")
+    jobs.add_argument("--limit", type=int, default=DEFAULT_LIMIT, help="how many at most (%(default)s)")
+    jobs.add_argument("--json", action="store_true", help="print one JSON object a line")
+    jobs.set_defaults(run=jobs_command)
+
+    cancel = subparsers.add_parser("cancel", help="cancel a job that waits or runs")
+    cancel.add_argument("job_id", metavar="ID", help="as 'imagegen jobs' prints it")
+    cancel.set_defaults(run=cancel_command)
+
+    modes = subparsers.add_parser("modes", help="list the saved graphs that can be run, or what one of them takes")
+    modes.add_argument("name", nargs="?", help="a mode: print its parameters")
+    modes.add_argument("--json", action="store_true", help="print the service's own answer")
+    modes.set_defaults(run=modes_command)
+
+    for parser in (jobs, cancel, modes):
+        add_connection(parser)
+
+
+def jobs_command(args: argparse.Namespace) -> int:
+    """`imagegen jobs`"""
+    filters = {"status": args.status, "mode": args.mode, "model": args.model, "since": args.since}
+    with connect(args) as client:
+        states = list(itertools.islice(client.jobs(**filters), max(0, args.limit)))
+    if args.json:
+        for state in states:
+            print(state.model_dump_json())
+        return 0
+    rows = [("ID", "STATUS", "SUBMITTED", "MODE", "MODEL", "")]
+    rows += [_row(state) for state in states]
+    _print(rows)
+    return 0
+
+
+def _row(state: JobState) -> tuple[str, ...]:
+    submitted = datetime.fromtimestamp(state.submitted_at).strftime("%Y-%m-%d %H:%M:%S")
+    return (state.job_id, state.status.value, submitted, state.mode, state.model or "", _about(state))
+
+
+def _about(state: JobState) -> str:
+    if state.position is not None:
+        wait = "" if state.wait_seconds is None else f", starts in about {duration(state.wait_seconds)}"
+        return f"{state.position} ahead{wait}"
+    if state.progress is not None and state.progress.maximum:
+        return f"{state.progress.phase} {state.progress.value:g}/{state.progress.maximum:g}"
+    if state.status is JobStatus.DONE:
+        return f"{len(state.images)} pictures, {state.generation_time_ms / 1000:.1f} s"
+    return state.error.message if state.error else ""
+
+
+def cancel_command(args: argparse.Namespace) -> int:
+    """`imagegen cancel`"""
+    with connect(args) as client:
+        print(client.cancel(args.job_id).message)
+    return 0
+
+
+def modes_command(args: argparse.Namespace) -> int:
+    """`imagegen modes`"""
+    with connect(args) as client:
+        if args.name:
+            _print_mode(client.mode(args.name), as_json=args.json)
+            return 0
+        answer = client.modes()
+    if args.json:
+        print(answer.model_dump_json(indent=2))
+        return 0
+    rows = [("MODE", "TITLE", "")]
+    rows += [
+        (mode.name, mode.title, f"cannot be used: {mode.error.message}" if mode.error else mode.description)
+        for mode in answer.details
+    ]
+    _print(rows)
+    return 0
+
+
+def _print_mode(schema: dict, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(schema, indent=2))
+        return
+    rows = [("PARAMETER", "TYPE", "DEFAULT", "")]
+    for name, field in schema["properties"].items():
+        kinds = field.get("type") or [option["type"] for option in field.get("anyOf", []) if "type" in option]
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        shown = "/".join(kind for kind in kinds if kind != "null")
+        default = "(required)" if name in schema["required"] else json.dumps(field.get("default"))
+        rows.append((name, shown, default, field.get("description", "")))
+    _print(rows)
+
+
+def _print(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

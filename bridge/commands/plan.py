@@ -1,0 +1,64 @@
+"""The command that says how a model would lie in memory, for any card: no service, no weights, no such card needed.
+
+The planner is the node pack's, which the bridge does not import: it runs as a process of its own, without torch and
+ComfyUI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+
+from bridge.comfyui.installer import PACK
+from bridge.errors import BridgeError
+
+MODULE = "neurolux.plan_command"
+WRONG = 2
+"""The planner's exit code for a question that cannot be answered."""
+OPTIONS = {
+    "model": ("NAME", "a name that 'imagegen models' lists"),
+    "vram": ("SIZE", "a card's memory, such as 8GB, 7.5GB or 8GiB; 0 for a CPU (this machine's)"),
+    "ram": ("SIZE", "the machine's RAM (this machine's, as far as it is free)"),
+    "size": ("WxH", "pixels, such as 1024 or 1024x768 (the model's own)"),
+    "steps": ("N", "denoising steps (the model's own)"),
+    "count": ("N", "how many pictures (1)"),
+    "precision": ("TYPE", "auto, bf16, fp16, fp32, fp8, int8, nf4 or as-is (auto)"),
+    "offload": ("MODE", "auto, none, model, stream, sequential or disk (auto)"),
+    "bf16": ("yes|no", "whether the card computes in bf16; NVIDIA's do since the RTX 30 (yes, or this machine's)"),
+}
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    """Add the parser of this module."""
+    plan = subparsers.add_parser(
+        "plan",
+        help="how a model would lie in memory, on this machine or on any card",
+        description="What of a model would be where, in which type, what that takes and what it costs. "
+        "Nothing is loaded, and no service needs to run. Exit code 1: it does not fit.",
+        epilog="Example: imagegen plan --model flux-dev --vram 8GB --ram 32GB --size 1024",
+    )
+    for name, (metavar, words) in OPTIONS.items():
+        plan.add_argument(f"--{name}", metavar=metavar, help=words)
+    plan.add_argument("--all-cards", action="store_true", help="a line for each usual card, for all models or --model")
+    plan.add_argument("--json", action="store_true", help="for programs")
+    plan.set_defaults(run=plan_command)
+
+
+def plan_command(args: argparse.Namespace) -> int:
+    """`imagegen plan`"""
+    if not args.model and not args.all_cards:
+        raise BridgeError("say which model: imagegen plan --model flux-dev, or --all-cards for every model")
+    values = {name: getattr(args, name) for name in OPTIONS}
+    command = [sys.executable, "-m", MODULE]
+    command += [f"--{name}={value}" for name, value in values.items() if value is not None]
+    command += [flag for flag, wanted in (("--all-cards", args.all_cards), ("--json", args.json)) if wanted]
+    environment = {**os.environ, "PYTHONPATH": str(PACK.parent)}
+    planner = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if planner.returncode == WRONG:
+        raise BridgeError(planner.stderr.strip())
+    if planner.stderr:
+        raise BridgeError(f"the planner failed: {planner.stderr.strip().splitlines()[-1]}")
+    print(planner.stdout, end="")
+    return planner.returncode

@@ -1,0 +1,50 @@
+"""`imagegen workers`: who works, on what, and how long ago it was heard."""
+
+from __future__ import annotations
+
+import argparse
+
+from bridge.commands.generate import add_connection, connect
+from bridge.contract import WorkerEntry
+
+GIB = 1024**3
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    """Add the parser of this module."""
+    workers = subparsers.add_parser(
+        "workers",
+        help="which workers there are",
+        description="List the workers that were heard of in the last minute, on this machine and others.",
+    )
+    workers.add_argument("--json", action="store_true", help="for programs")
+    add_connection(workers)
+    workers.set_defaults(run=workers_command)
+
+
+def workers_command(args: argparse.Namespace) -> int:
+    """`imagegen workers`"""
+    with connect(args) as client:
+        listed = client.workers()
+    if args.json:
+        print(listed.model_dump_json(indent=2))
+        return 0
+    rows = [("WORKER", "COMFYUI", "DEVICE", "VRAM FREE", "JOBS", "MODELS", "HEARD")]
+    rows += [_row(worker) for worker in listed.workers]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _row(worker: WorkerEntry) -> tuple[str, ...]:
+    free, total = worker.vram_free_bytes, worker.vram_total_bytes
+    return (
+        worker.worker_id,
+        "up" if worker.comfyui_up else "down",
+        worker.device or "-",
+        f"{free / GIB:.1f} of {total / GIB:.1f} GiB" if free is not None and total else "-",
+        str(len(worker.running)),
+        ", ".join(worker.loaded_models) or "-",
+        f"{worker.age_seconds:.0f} s ago",
+    )

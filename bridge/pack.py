@@ -1,0 +1,33 @@
+"""What the bridge knows of the NeuroLux node pack of a ComfyUI: its models, and how one is loaded."""
+
+from __future__ import annotations
+
+from bridge.comfyui.client import ComfyUI
+from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable
+from bridge.contract import ModelInfoResponse
+from bridge.errors import Unavailable
+from bridge.modes import Graph
+
+PACK_ROUTE = "/neurolux/models"
+
+
+async def model_info(comfy: ComfyUI) -> ModelInfoResponse:
+    """What the node pack in this ComfyUI says of its models. Raises Unavailable."""
+    try:
+        return ModelInfoResponse.model_validate(await comfy.get_json(PACK_ROUTE))
+    except ComfyUIUnavailable as error:
+        raise Unavailable("ComfyUI is down or still starting; try again in a moment") from error
+    except ComfyUIError as error:
+        raise Unavailable(
+            "ComfyUI runs without the NeuroLux node pack; link this repository into its custom_nodes folder and "
+            "restart it, or let imagegen start its own ComfyUI"
+        ) from error
+
+
+def load_graph(model: str) -> Graph:
+    """The graph that loads a model and does nothing else."""
+    loader = {"model": model, "precision": "auto", "offload": "auto", "steps": 0}
+    return {
+        "1": {"class_type": "NeuroLuxLoadModel", "inputs": loader, "_meta": {"title": "Load Model"}},
+        "2": {"class_type": "NeuroLuxWarmUp", "inputs": {"pipeline": ["1", 0]}, "_meta": {"title": "Load Only"}},
+    }

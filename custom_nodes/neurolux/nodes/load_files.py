@@ -1,0 +1,152 @@
+"""Load Model Files: a model out of single weight files in ComfyUI's own folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..catalog import Family, Model
+from ..errors import InvalidParameter, WeightsMissing
+from ..known_models import comfy_shelf, known_models, model_stamp
+from ..pipelines.components import DENOISERS, PARTS
+from ..pipelines.file_kinds import NAMES, FileKind, identify
+from ..pipelines.node_progress import NodeReporter
+from ..pipelines.registry import load_handle
+from ..pipelines.weight_headers import read_header
+from ..single_files import AUTO, FOLDERS, Shelf, complete, files_model
+from .load import LOADERS, offload_input, pipeline_output, precision_input
+
+MODEL_FOLDERS = ("diffusion_models", "checkpoints")
+FAMILIES: tuple[Family, ...] = ("flux", "sdxl")
+NOTHING = "no file in models/diffusion_models or models/checkpoints"
+
+
+def listed(shelf: Shelf, *folders: str) -> list[str]:
+    """The files of ``folders`` for a widget, each behind its folder."""
+    return [f"{folder}/{name}" for folder in folders for name in shelf.files(folder)]
+
+
+def chosen_file(shelf: Shelf, name: str) -> Path:
+    """The file that a widget's entry names. Raises WeightsMissing where it is not there."""
+    folder, _, file = name.partition("/")
+    if folder not in FOLDERS.values() or not file:
+        raise WeightsMissing(
+            f"{name!r} names no file; write folder/file, such as diffusion_models/flux1-schnell.safetensors"
+        )
+    return shelf.path(folder, file)
+
+
+def family_of(path: Path, wanted: str, kind: FileKind) -> Family:
+    """The main file's family. Raises for another kind of file, or another family than is asked for."""
+    families: list[Family] = [family for family in FAMILIES if PARTS[family][DENOISERS[family]] in kind.parts]
+    if not families:
+        raise WeightsMissing(
+            f"{path.name} is a {kind.kind}; model_file needs a FLUX transformer, an SDXL UNet, or a checkpoint with one"
+        )
+    if wanted not in (AUTO, families[0]):
+        raise InvalidParameter("family", f"{path.name} is a {kind.kind}, and family is {wanted}; set it to {AUTO}")
+    return families[0]
+
+
+def chosen_model(model_file: str, text_encoder: str, text_encoder_2: str, vae: str, family: str) -> Model:
+    """The model that the widgets describe. Raises WeightsMissing or InvalidParameter, which say what to change."""
+    shelf = comfy_shelf()
+    main = chosen_file(shelf, model_file)
+    found = family_of(main, family, identify(read_header(main)))
+    chosen = {DENOISERS[found]: main}
+    for name, value in (("text_encoder", text_encoder), ("text_encoder_2", text_encoder_2), ("vae", vae)):
+        if value == AUTO:
+            continue
+        path = chosen_file(shelf, value)
+        kind, part = identify(read_header(path)), PARTS[found][name]
+        if part not in kind.parts:
+            raise WeightsMissing(
+                f"{path.name} is a {kind.kind}; {name} needs a {NAMES[part]}: choose another file, or {AUTO}"
+            )
+        chosen[name] = path
+    return files_model(found, complete(found, chosen, shelf), known_models())
+
+
+class LoadModelFiles(io.ComfyNode):
+    """Load Model Files."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        shelf = comfy_shelf()
+        encoders = [AUTO, *listed(shelf, "text_encoders", "checkpoints")]
+        return io.Schema(
+            node_id="NeuroLuxLoadModelFiles",
+            display_name="Load Model Files",
+            category=LOADERS,
+            description="Loads FLUX or SDXL from single files in ComfyUI's folders: safetensors, fp8, GGUF.",
+            inputs=[
+                io.Combo.Input(
+                    "model_file",
+                    options=listed(shelf, *MODEL_FOLDERS) or [NOTHING],
+                    tooltip="The FLUX transformer or SDXL UNet, or a checkpoint that has everything in it.",
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=encoders,
+                    default=AUTO,
+                    tooltip="The CLIP-L encoder. auto: the checkpoint's own, else the first one that fits.",
+                ),
+                io.Combo.Input(
+                    "text_encoder_2",
+                    options=encoders,
+                    default=AUTO,
+                    tooltip="T5 for FLUX, CLIP-G for SDXL. auto: the checkpoint's own, else the first one that fits.",
+                ),
+                io.Combo.Input(
+                    "vae",
+                    options=[AUTO, *listed(shelf, "vae", "checkpoints")],
+                    default=AUTO,
+                    tooltip="The VAE. auto: the checkpoint's own, else the first one that fits.",
+                ),
+                io.Combo.Input(
+                    "family",
+                    options=[AUTO, *FAMILIES],
+                    default=AUTO,
+                    tooltip="The kind of model. auto: what the file is. Another choice refuses other files.",
+                ),
+                precision_input(),
+                offload_input(),
+            ],
+            outputs=[pipeline_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model_file: str, text_encoder: str, text_encoder_2: str, vae: str) -> bool:
+        """Leave the files' names to ``execute``: its errors say which there are and where to put others."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        model_file: str | None = None,
+        text_encoder: str = AUTO,
+        text_encoder_2: str = AUTO,
+        vae: str = AUTO,
+        family: str = AUTO,
+        **_: object,
+    ) -> tuple[int, ...]:
+        """What ComfyUI compares to run the node again: the files, those that ``auto`` finds included."""
+        try:
+            return model_stamp(chosen_model(model_file or "", text_encoder, text_encoder_2, vae, family))
+        except (WeightsMissing, InvalidParameter):
+            return ()  # execute says what is wrong
+
+    @classmethod
+    def execute(
+        cls,
+        model_file: str,
+        text_encoder: str,
+        text_encoder_2: str,
+        vae: str,
+        family: str,
+        precision: str,
+        offload: str,
+    ) -> io.NodeOutput:
+        model = chosen_model(model_file, text_encoder, text_encoder_2, vae, family)
+        return io.NodeOutput(load_handle(model, model_stamp(model), 0, precision, offload, NodeReporter()))

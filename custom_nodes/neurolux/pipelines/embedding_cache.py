@@ -1,0 +1,68 @@
+"""Encoded prompts, so that a text encoder runs once for a text: not for another seed, nor when a text comes again.
+
+They outlive the encoders' stay on the device, the pipeline's in memory and ComfyUI's own cache of node outputs, which
+forgets what is not in the graph at hand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+LARGEST_BYTES = 256_000_000
+"""About 30 of FLUX.1-dev's prompts in 32 bit, hundreds of SDXL's."""
+Conditioning = list[list[Any]]
+"""ComfyUI's own: a list of [embeddings, extra], where extra holds ``pooled_output``."""
+
+
+class EmbeddingCache:
+    """Conditionings by what they were made from; the least recently used go when the bytes are too many."""
+
+    def __init__(self, largest: int = LARGEST_BYTES) -> None:
+        self.largest = largest
+        self.bytes = 0
+        self._kept: OrderedDict[Hashable, Conditioning] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable) -> Conditioning | None:
+        """What was kept under ``key``, in lists of its own (its tensors are shared)."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                return None
+            self._kept.move_to_end(key)
+            return [[embeds, dict(extra)] for embeds, extra in found]
+
+    def put(self, key: Hashable, conditioning: Conditioning) -> None:
+        """Keep ``conditioning``, unless it alone is too large."""
+        size = conditioning_bytes(conditioning)
+        if size > self.largest:
+            return
+        with self._lock:
+            if key in self._kept:
+                self.bytes -= conditioning_bytes(self._kept.pop(key))
+            self._kept[key] = [[embeds, dict(extra)] for embeds, extra in conditioning]
+            self.bytes += size
+            while self.bytes > self.largest:
+                _, oldest = self._kept.popitem(last=False)
+                self.bytes -= conditioning_bytes(oldest)
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._kept.clear()
+            self.bytes = 0
+
+
+def conditioning_bytes(conditioning: Conditioning) -> int:
+    """Bytes of its tensors."""
+    return sum(embeds.nbytes + extra["pooled_output"].nbytes for embeds, extra in conditioning)
+
+
+embedding_cache = EmbeddingCache()
+"""This process's encoded prompts."""

@@ -1,0 +1,115 @@
+"""The diffusers pipeline classes that pictures are made with, each in one place, told where to compute.
+
+Like load.py this imports diffusers when it is imported: import it late.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import torch
+from diffusers import (
+    DiffusionPipeline,
+    FluxControlNetPipeline,
+    FluxPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLControlNetUnionPipeline,
+    StableDiffusionXLPipeline,
+)
+
+from ..catalog import Family
+
+Task = Literal["text-to-image"]
+ControlKind = Literal["plain", "union"]
+"""SDXL has a pipeline of its own for union ControlNets; FLUX runs both kinds with one."""
+
+
+class PlacedPipeline:
+    """Mixin: the device to compute on is told, not guessed, and the first latents can be looked at.
+
+    diffusers takes the device of the first component that it finds, which is wrong as soon as ComfyUI's memory
+    manager has put only the component of the moment on the GPU (``DiffusionPipeline._execution_device``).
+    """
+
+    placement_device = torch.device("cpu")
+    on_first_latents: Callable[[torch.Tensor], None] | None = None
+    """Called with what the first step begins from, as the scheduler sees it; a preview needs it."""
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.placement_device
+
+    def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
+        """diffusers' own; the picture's noise is drawn in it, at its place in the order of what is drawn."""
+        prepared = super().prepare_latents(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.on_first_latents is not None:
+            self.on_first_latents(prepared[0] if isinstance(prepared, tuple) else prepared)
+        return prepared
+
+
+class PlacedFluxPipeline(PlacedPipeline, FluxPipeline):
+    """FluxPipeline on the device that ComfyUI computes on.
+
+    Its LoRA loader does not compare shapes with the weights: stored ones (quantize.py) are in no state dict under that
+    name, and making each would take long. adapters.py has refused what is too wide, and peft refuses all else.
+    """
+
+    @classmethod
+    def _maybe_expand_transformer_param_shape_or_error_(cls, *_: object, **__: object) -> bool:
+        return False
+
+    @classmethod
+    def _maybe_expand_lora_state_dict(cls, transformer: Any, lora_state_dict: dict[str, Any]) -> dict[str, Any]:
+        return lora_state_dict
+
+
+class PlacedFluxControlNetPipeline(PlacedPipeline, FluxControlNetPipeline):
+    """FluxControlNetPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLPipeline(PlacedPipeline, StableDiffusionXLPipeline):
+    """StableDiffusionXLPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLControlNetPipeline(PlacedPipeline, StableDiffusionXLControlNetPipeline):
+    """StableDiffusionXLControlNetPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLControlNetUnionPipeline(PlacedPipeline, StableDiffusionXLControlNetUnionPipeline):
+    """StableDiffusionXLControlNetUnionPipeline on the device that ComfyUI computes on."""
+
+
+Pipeline = PlacedFluxPipeline | PlacedSDXLPipeline
+P = TypeVar("P", bound=DiffusionPipeline)
+
+PIPELINE_CLASSES: dict[tuple[Family, ControlKind | None, Task], type[DiffusionPipeline]] = {
+    ("flux", None, "text-to-image"): PlacedFluxPipeline,
+    ("flux", "plain", "text-to-image"): PlacedFluxControlNetPipeline,
+    ("flux", "union", "text-to-image"): PlacedFluxControlNetPipeline,
+    ("sdxl", None, "text-to-image"): PlacedSDXLPipeline,
+    ("sdxl", "plain", "text-to-image"): PlacedSDXLControlNetPipeline,
+    ("sdxl", "union", "text-to-image"): PlacedSDXLControlNetUnionPipeline,
+}
+"""The class by family, by the kind of ControlNets (None: without), and by what is asked for."""
+
+
+def derived(pipe: DiffusionPipeline, wanted: type[P], **added: Any) -> P:
+    """A ``wanted`` pipeline over the components of ``pipe`` themselves, and ``added`` ones; nothing is copied.
+
+    Not ``wanted.from_pipe``: it takes hooks off the components and may cast them (DiffusionPipeline.from_pipe).
+    """
+    names = inspect.signature(wanted.__init__).parameters
+    components = {name: part for name, part in pipe.components.items() if name in names}
+    options: dict[str, Any] = {}
+    if "force_zeros_for_empty_prompt" in names:
+        # The invisible watermark would be drawn by plain diffusers only where its package happens to be installed.
+        options = {
+            "force_zeros_for_empty_prompt": pipe.config["force_zeros_for_empty_prompt"],
+            "add_watermarker": False,
+        }
+    made = wanted(**{**components, **options, **added})
+    made.set_progress_bar_config(disable=True)
+    made.placement_device = pipe.placement_device  # pyright: ignore[reportAttributeAccessIssue]
+    return made

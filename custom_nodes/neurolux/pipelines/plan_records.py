@@ -1,0 +1,119 @@
+"""The records that a memory plan is made of: what goes in (shapes, machine, picture) and what comes out (the plan).
+
+Pure: neither torch nor ComfyUI, so that a plan for any card can be made anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+StorageType = Literal["fp32", "bf16", "fp16", "fp8", "int8", "nf4", "gguf"]
+"""How weights lie in memory."""
+ComputeType = Literal["fp32", "bf16", "fp16"]
+OffloadMode = Literal["none", "model", "stream", "sequential", "disk"]
+PlacementKind = Literal["resident", "stage", "stream", "sequential", "disk"]
+OFFLOAD_CHOICES = ("auto", "none", "model", "stream", "sequential", "disk")
+PRECISION_CHOICES = ("auto", "bf16", "fp16", "fp32", "fp8", "int8", "nf4", "as-is")
+ACCELERATORS = ("cuda", "xpu", "npu")
+"""Devices with memory of their own. On a CPU and on MPS weights and activations share one memory."""
+
+
+@dataclass(frozen=True)
+class ComponentShape:
+    """One component of a pipeline, as far as memory is concerned."""
+
+    parameters: int
+    blocks: tuple[int, ...] = ()
+    """Parameters of each block that can be streamed, in order of use; empty where the component is not split."""
+    stored: StorageType | None = None
+    """How the files store it; None where that is not known."""
+    stored_bytes: int | None = None
+    """Bytes on disk, where the type alone does not tell (GGUF, mixed types)."""
+
+    @property
+    def outside_blocks(self) -> int:
+        """Parameters that belong to no block: embeddings, the last norm."""
+        return self.parameters - sum(self.blocks)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a plan has to live with. Bytes, bytes a second, and what the device computes well."""
+
+    device: str
+    free_vram: int
+    """Bytes that can be had on the device: free now, or held by what the manager can evict. 0 on a CPU."""
+    free_ram: int
+    bf16: bool
+    fp16: bool
+    fp8: bool = True
+    transfer_rate: float = 12.5e9
+    """From pinned RAM to the device: PCIe 3 x16 unless measured."""
+    disk_rate: float = 1.5e9
+    compute_rate: float | None = None
+    """FLOP/s that a denoiser achieves; None for the cautious figure of the device's class (costs.py)."""
+
+    @property
+    def own_memory(self) -> bool:
+        """Whether the device has memory of its own, so that weights can be elsewhere."""
+        return self.device in ACCELERATORS
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is asked for: pixels, images (sampled and decoded one after the other), denoising steps of each."""
+
+    width: int
+    height: int
+    count: int = 1
+    steps: int = 4
+
+
+@dataclass(frozen=True)
+class ComponentPlan:
+    """Where one component's weights live and in what type."""
+
+    storage: StorageType
+    compute: ComputeType
+    placement: PlacementKind
+    """resident: stays on the device. stage: only while at work. stream, disk: ``resident_blocks`` blocks stay, spread
+    evenly over the order of use; the others come ahead of use, two at a time, from RAM or from disk. sequential: one
+    layer at a time."""
+    resident_blocks: int
+    """For stream and disk: how many blocks stay; all blocks otherwise."""
+    bytes: int
+    """Of all its weights in this storage."""
+    blocks: int = 0
+    """How many blocks it has."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What lives where, in what type, what that takes, and why."""
+
+    offload: OffloadMode
+    precision: str
+    components: Mapping[str, ComponentPlan]
+    vae_tile: int | None
+    """Side of a decoding tile in pixels; None decodes the picture whole."""
+    vae_slicing: bool
+    """Whether the images of a batch are decoded one after the other."""
+    peak_vram: int
+    peak_ram: int
+    pinned_ram: int
+    transfer_seconds: float
+    """Time of one request, all its images and a new prompt, that goes into transfers which computing cannot hide."""
+    fits: bool
+    reasons: tuple[str, ...]
+    compute_seconds: float = 0.0
+    """Roughly what the denoising steps compute for, by ``Machine.compute_rate`` or the figure of the device's class."""
+    copies_in_ram: bool = True
+    """Whether RAM keeps a copy of what is resident on the device (it can then leave without being copied back);
+    False where RAM is too small for that and weights only pass through it."""
+
+
+def gigabytes(size: float) -> str:
+    """Bytes for a reader."""
+    return f"{size / 1e9:.1f} GB" if size >= 950_000_000 else f"{size / 1e6:.0f} MB"

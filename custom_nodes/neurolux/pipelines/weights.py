@@ -1,0 +1,216 @@
+"""The tensors of a module in groups that move together: a component's blocks, and everything between them.
+
+Weights never change, so what lies in RAM (or in a file) is the master: a group goes to the device by a copy and comes
+back by pointing at the master again. Tensors are swapped through ``.data``, so Parameters keep their identity: tied
+weights, hooks (diffusers' layerwise casting) and the parameter classes of quantization libraries live on.
+"""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
+
+import comfy.model_management as mm
+import torch
+
+ALIGNMENT = 512
+"""Of each tensor inside a buffer, in bytes: what CUDA's own allocator keeps to."""
+SMALLEST_PINNED = 1 << 20
+"""Registering a page costs more than copying a few of them without."""
+BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks", "down_blocks", "mid_block", "up_blocks")
+"""Where diffusers' transformers and UNets keep their blocks, in the order in which they run."""
+UNET_PARTS = ("resnets", "attentions", "downsamplers", "upsamplers")
+
+
+@dataclass(eq=False)
+class Slot:
+    """One tensor and where its module keeps it. ``home`` is its master: in RAM, or mapped from a file."""
+
+    holder: dict[str, torch.Tensor | None]
+    name: str
+    home: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the master."""
+        return self.home.nbytes
+
+    def put(self, data: torch.Tensor) -> None:
+        """Let the module use ``data``."""
+        tensor = self.holder[self.name]
+        if tensor is not None:
+            tensor.data = data
+
+
+@dataclass(eq=False)
+class Unit:
+    """Tensors that are on the device together: those of ``module``, which needs them from its call to its return."""
+
+    name: str
+    module: torch.nn.Module | None
+    slots: list[Slot]
+    flat: torch.Tensor | None = None
+    """The masters one behind the other in memory of their own, so that one copy carries them all; pinned on CUDA."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the masters."""
+        return sum(slot.nbytes for slot in self.slots)
+
+    @property
+    def room(self) -> int:
+        """Bytes of a buffer that holds them all."""
+        return sum(aligned(slot.nbytes) for slot in self.slots)
+
+    def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors' places in ``buffer`` (bytes), in their own types and shapes."""
+        views, start = [], 0
+        for slot in self.slots:
+            home = slot.home
+            views.append(buffer[start : start + home.nbytes].view(home.dtype).view(home.shape))
+            start += aligned(home.nbytes)
+        return views
+
+    def copy_home(self, buffer: torch.Tensor) -> None:
+        """Copy the masters into ``buffer``, which is in RAM."""
+        for slot, view in zip(self.slots, self.views(buffer), strict=True):
+            view.copy_(slot.home)
+
+    def flatten(self, *, pin: bool) -> torch.Tensor:
+        """The masters in one piece of RAM, made once; the modules then use them there, and the first copy is let go."""
+        if self.flat is None:
+            buffer = host_memory(self.room, pin=pin)
+            weakref.finalize(self, release_host_memory, buffer)
+            self.copy_home(buffer)
+            for slot, view in zip(self.slots, self.views(buffer), strict=True):
+                at_home = slot.holder[slot.name]
+                if at_home is not None and at_home.data_ptr() == slot.home.data_ptr():
+                    at_home.data = view
+                slot.home = view
+            self.flat = buffer
+        return self.flat
+
+    def point_at(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Let the modules use ``tensors``."""
+        for slot, tensor in zip(self.slots, tensors, strict=True):
+            slot.put(tensor)
+
+    def go_home(self) -> None:
+        """Let the modules use the masters."""
+        self.point_at([slot.home for slot in self.slots])
+
+
+def aligned(size: int) -> int:
+    """``size`` rounded up to where the next tensor may begin."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def host_memory(size: int, *, pin: bool = False) -> torch.Tensor:
+    """``size`` bytes of RAM on pages that nothing else shares: they can be pinned exactly, and given back at once.
+
+    Pinned in place (cudaHostRegister) within the manager's own budget, which pins Parameters only; torch's pinned
+    allocator would round to powers of two, 37 GB for FLUX's 24. Where the budget is used up the memory stays unpinned
+    and copies from it are slower.
+    """
+    memory = torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)
+    memory = torch.nn.Parameter(memory, requires_grad=False)
+    if pin and size >= SMALLEST_PINNED:
+        mm.pin_memory(memory)
+    return memory
+
+
+def release_host_memory(memory: torch.Tensor) -> None:
+    """Unpin what ``host_memory`` pinned. No copy may be under way."""
+    if memory.data_ptr() in mm.PINNED_MEMORY:
+        mm.unpin_memory(memory)
+
+
+def tensors_of(
+    module: torch.nn.Module, *, recurse: bool = True
+) -> Iterator[tuple[dict[str, torch.Tensor | None], str]]:
+    """Where ``module`` keeps its tensors: parameters and buffers."""
+    for part in module.modules() if recurse else [module]:
+        for holder in (part._parameters, part._buffers):
+            yield from ((holder, name) for name, tensor in holder.items() if tensor is not None)
+
+
+def make_unit(name: str, module: torch.nn.Module | None, places: Iterable[tuple[dict, str]]) -> Unit:
+    """A unit of the tensors at ``places``; a tensor in several places is moved once."""
+    slots: dict[int, Slot] = {}
+    for holder, key in places:
+        tensor = holder[key]
+        slots.setdefault(id(tensor), Slot(holder, key, tensor.data))
+    return Unit(name, module, list(slots.values()))
+
+
+def blocks_of(component: torch.nn.Module) -> list[torch.nn.Module]:
+    """The blocks of a denoiser or of a T5 encoder, in the order in which they run; empty where there are none."""
+    stack: Any = getattr(getattr(component, "encoder", None), "block", None)
+    if isinstance(stack, torch.nn.ModuleList):
+        return list(stack)
+    blocks: list[torch.nn.Module] = []
+    for name in BLOCK_LISTS:
+        part: Any = getattr(component, name, None)
+        if part is not None:
+            blocks += part if isinstance(part, torch.nn.ModuleList) else [part]
+    return blocks
+
+
+def parts_of(block: torch.nn.Module) -> list[torch.nn.Module]:
+    """What of a block is streamed at a time.
+
+    A UNet's blocks are too large for that (2.4 GB of SDXL's 5.1), so theirs are the resnets, the transformer blocks
+    and the samplers inside.
+    """
+    if not any(isinstance(getattr(block, name, None), torch.nn.ModuleList) for name in UNET_PARTS):
+        return [block]
+    lists: list[Any] = [getattr(block, name, None) or () for name in UNET_PARTS]
+    resnets, attentions, *samplers = [list(parts) for parts in lists]
+    inner = [getattr(part, "transformer_blocks", [part]) for part in attentions]
+    pairs = zip_longest(resnets, inner)
+    parts = [part for resnet, blocks in pairs for part in (resnet, *(blocks or ()))]
+    return [part for part in (*parts, *chain(*samplers)) if part is not None]
+
+
+def split_into_blocks(component: torch.nn.Module) -> tuple[Unit, list[Unit]]:
+    """What must stay on the device while ``component`` works, and what can be streamed, about in order of use.
+
+    A tensor that several parts share stays.
+    """
+    names = {id(module): name for name, module in component.named_modules()}
+    parts = [part for block in blocks_of(component) for part in parts_of(block)]
+    places = {id(part): list(tensors_of(part)) for part in parts}
+    users: dict[int, set[int]] = {}
+    for part, kept in places.items():
+        for holder, name in kept:
+            users.setdefault(id(holder[name]), set()).add(part)
+    streamed = {tensor for tensor, parts_using in users.items() if len(parts_using) == 1}
+    inside = {(id(holder), name) for kept in places.values() for holder, name in kept}
+    for holder, name in tensors_of(component):  # an embedding that is tied to a block's weight
+        if (id(holder), name) not in inside:
+            streamed.discard(id(holder[name]))
+    units = [
+        make_unit(names[id(part)], part, [place for place in places[id(part)] if id(place[0][place[1]]) in streamed])
+        for part in parts
+    ]
+    rest = [place for place in tensors_of(component) if id(place[0][place[1]]) not in streamed]
+    return make_unit("", None, rest), [unit for unit in units if unit.slots]
+
+
+def split_into_layers(component: torch.nn.Module) -> tuple[Unit, list[Unit]]:
+    """As ``split_into_blocks``, layer by layer. Tensors of a module that has layers inside stay: both work at once."""
+    rest, units = [], []
+    for name, module in component.named_modules():
+        own = list(tensors_of(module, recurse=False))
+        if not own:
+            continue
+        inner = any(True for child in module.children() for _ in tensors_of(child))
+        if inner:
+            rest += own
+        else:
+            units.append(make_unit(name, module, own))
+    return make_unit("", None, rest), units

@@ -1,0 +1,56 @@
+"""The route that answers how a model would lie in memory: on this machine, or on one that is described."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import comfy.model_management as mm
+from aiohttp import web
+
+from .errors import InvalidParameter, ModelNotFound, NeuroLuxError
+from .known_models import known_models
+from .pipelines.components import shapes_of, vae_must_upcast
+from .pipelines.machine import this_machine
+from .pipelines.registry import registry
+from .pipelines.sources import local_files
+from .plan_query import describe, parse_query, picture_for, plan_for
+
+PLAN_PATH = "/neurolux/plan"
+STATUS = {ModelNotFound: 404, InvalidParameter: 422}
+CODES = {ModelNotFound: "unknown_model", InvalidParameter: "invalid_request"}
+
+
+def add_plan_route(routes: web.RouteTableDef) -> None:
+    """Register ``GET /neurolux/plan?model=…``; plan_query.FIELDS are its other parameters."""
+
+    @routes.get(PLAN_PATH)
+    async def plan(request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await asyncio.to_thread(answer, dict(request.query)))
+        except NeuroLuxError as error:
+            return web.json_response({"error": described(error)}, status=STATUS.get(type(error), 503))
+
+
+def answer(values: dict[str, str]) -> dict[str, Any]:
+    """The plan as JSON. Raises ModelNotFound, InvalidParameter, or WeightsMissing for files that cannot be read."""
+    catalog = known_models()
+    model = catalog.get(values.pop("model", "") or catalog.default)
+    query = parse_query(values)
+    steps = picture_for(model, query).steps
+    files = local_files(model, model.variant(steps))
+    shapes, upcast = model.components, model.force_upcast_vae
+    if files is not None:
+        shapes, upcast = shapes_of(model, model.variant(steps), files), vae_must_upcast(files)
+    here = this_machine(mm.get_torch_device(), registry.droppable_ram())
+    return describe(model, *plan_for(model, shapes, query, here, force_upcast_vae=upcast))
+
+
+def described(error: NeuroLuxError) -> dict[str, Any]:
+    """An error for the wire."""
+    document: dict[str, Any] = {"code": CODES.get(type(error), "weights_missing"), "message": str(error)}
+    if isinstance(error, InvalidParameter):
+        document["field"] = error.field
+    if isinstance(error, ModelNotFound):
+        document["field"], document["known"] = "model", list(error.known)
+    return document

@@ -1,0 +1,213 @@
+"""The application: one instance, its command line, its actions, and the windows that it keeps ready."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from gi.repository import Adw, Gdk, Gio, GLib, Gtk
+
+from bridge.settings import Settings
+from overlay.desktop.hold_shortcut import hold_shortcut
+from overlay.desktop.notifications import Notifications
+from overlay.desktop.window_manager import prepare_overlay_window
+from overlay.link import Bridge, LinkThread
+from overlay.service import ServiceStarter, find_url
+from overlay.translate import _
+from overlay.ui.bar import Bar
+from overlay.ui.files import UI_FOLDER
+from overlay.ui.generate_window import GenerateWindow
+from overlay.viewmodels.job_card import JobCard
+from overlay.viewmodels.preferences import Preferences
+from overlay.viewmodels.session import Session
+
+APPLICATION_ID = "org.neurolux.Overlay"
+_log = logging.getLogger(__name__)
+READY_LOOK_S = 15
+"""How often to look whether the bridge is still there while nothing is wrong."""
+SHORTCUTS = {
+    "win.generate": ["<Control>Return"],
+    "win.save": ["<Control>s"],
+    "win.save-as": ["<Control><Shift>s"],
+    "win.copy": ["<Control><Shift>c"],
+    "win.again": ["<Control>r"],
+    "win.delete": ["<Control>Delete"],
+    "window.close": ["<Control>w"],
+    "app.quit": ["<Control>q"],
+}
+
+
+def run(arguments: list[str]) -> int:
+    """Run the application, or pass ``arguments`` on to the one that runs."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    GLib.set_prgname(APPLICATION_ID)  # by which window managers find the icon, and screen readers the program
+    GLib.set_application_name("NeuroLux")
+    Adw.init()
+    return OverlayApplication().run(arguments)
+
+
+class OverlayApplication(Adw.Application):
+    """One process a desktop session. Windows are hidden rather than closed, so that they come back at once."""
+
+    def __init__(self) -> None:
+        super().__init__(application_id=APPLICATION_ID, flags=Gio.ApplicationFlags.HANDLES_COMMAND_LINE)
+        self._bar: Bar | None = None
+        self._window: GenerateWindow | None = None
+        for name, text in (
+            ("toggle", _("Show the overlay, or hide it when it is shown")),
+            ("hidden", _("Start without showing anything, ready for the shortcut")),
+        ):
+            self.add_main_option(name, 0, GLib.OptionFlags.NONE, GLib.OptionArg.NONE, text, None)
+        self.add_main_option(
+            "generate",
+            0,
+            GLib.OptionFlags.NONE,
+            GLib.OptionArg.STRING,
+            _("Draw this prompt with the settings of the last time"),
+            _("PROMPT"),
+        )
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def do_startup(self) -> None:
+        """First activation: connect to the bridge, make the windows, and stay."""
+        Adw.Application.do_startup(self)
+        self.hold()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, number, self._ended_by_signal)
+        settings = Settings.from_environment()
+        preferences = Preferences.load()
+        self._link = LinkThread(deliver=_on_main_loop)
+        self._bridge = Bridge(lambda: find_url(settings), settings.token)
+        self.session = Session(self._bridge, self._link, preferences)
+        self.starter = ServiceStarter(settings, self.session.connection)
+        self._notifications = Notifications(self)
+        self.session.job_ended.connect(self._job_ended)
+        self._add_actions()
+        self._load_style()
+        self._shortcut = hold_shortcut(self, preferences, lambda: _on_main_loop(self.toggle))
+        self._look()
+
+    def do_shutdown(self) -> None:
+        """Remember the choices and let go of the bridge; the service itself goes on."""
+        self.session.remember()
+        self._link.stop(self._bridge.close())
+        Adw.Application.do_shutdown(self)
+
+    def do_activate(self) -> None:
+        """Started by its icon or by D-Bus: show the bar."""
+        self.bar.reveal()
+
+    def do_command_line(self, command_line: Gio.ApplicationCommandLine) -> int:
+        """A start from a terminal or by the shortcut, of this process or of a second one.
+
+        The barrier for what goes wrong on the way: without an answer the second process would wait for ever.
+        """
+        try:
+            self._obey(command_line)
+        except Exception:
+            _log.exception("the overlay could not do what it was asked")
+            return 1
+        return 0
+
+    def _obey(self, command_line: Gio.ApplicationCommandLine) -> None:
+        options = command_line.get_options_dict()
+        prompt = options.lookup_value("generate", GLib.VariantType("s"))
+        if prompt is not None:
+            self.show_generate(prompt.get_string(), start=True)
+        elif options.contains("toggle"):
+            self.toggle()
+        elif not options.contains("hidden"):
+            self.activate()
+
+    # -- windows -------------------------------------------------------------------------------------------------
+
+    @property
+    def bar(self) -> Bar:
+        """The slim bar, made at its first use."""
+        if self._bar is None:
+            self._bar = Bar(self, self.session)
+            prepare_overlay_window(self._bar)
+        return self._bar
+
+    @property
+    def window(self) -> GenerateWindow:
+        """The generate window, made at its first use."""
+        if self._window is None:
+            self._window = GenerateWindow(self, self.session)
+        return self._window
+
+    def toggle(self) -> None:
+        """What the shortcut does: hide the bar when it has the keyboard, else bring it to the front."""
+        if self.bar.is_visible():
+            self.bar.set_visible(False)
+        else:
+            self.bar.reveal()
+
+    def show_generate(self, prompt: str | None = None, *, start: bool = False) -> None:
+        """Show the generate window, with ``prompt`` in it; ``start`` draws it at once (as soon as that is possible)."""
+        self.bar.set_visible(False)
+        self.window.reveal(prompt, start=start)
+
+    def show_job(self, job_id: str) -> None:
+        """Show what became of a job."""
+        self.window.reveal(None)
+        self.window.select(job_id)
+
+    # -- the rest ------------------------------------------------------------------------------------------------
+
+    def _add_actions(self) -> None:
+        self._add_action("toggle", lambda _: self.toggle())
+        self._add_action("generate", lambda _: self.show_generate())
+        self._add_action("quit", lambda _: self.quit())
+        self._add_action("start-service", lambda _: self.starter.start())
+        self._add_action("show-job", lambda job: self.show_job(job.get_string()), "s")
+        self._add_action("save-job", lambda job: self.window.save_job(job.get_string()), "s")
+        for action, keys in SHORTCUTS.items():
+            self.set_accels_for_action(action, keys)
+
+    def _add_action(self, name: str, run: Callable[[Any], object], parameter: str | None = None) -> None:
+        action = Gio.SimpleAction.new(name, GLib.VariantType(parameter) if parameter else None)
+        action.connect("activate", lambda _, value: run(value))
+        self.add_action(action)
+
+    def _load_style(self) -> None:
+        provider = Gtk.CssProvider()
+        provider.load_from_path(str(UI_FOLDER / "style.css"))
+        display = Gdk.Display.get_default()
+        assert display is not None  # GTK has ended the program otherwise
+        Gtk.StyleContext.add_provider_for_display(display, provider, Gtk.STYLE_PROVIDER_PRIORITY_APPLICATION)
+        Gtk.IconTheme.get_for_display(display).add_search_path(str(UI_FOLDER.parent / "data" / "icons"))
+
+    def _ended_by_signal(self) -> bool:
+        self.quit()
+        return GLib.SOURCE_REMOVE
+
+    def _look(self) -> None:
+        """Look for the bridge now, and again for as long as the application lives."""
+
+        def looked() -> None:
+            connection = self.session.connection
+            wait_s = READY_LOOK_S if connection.ready else connection.retry_s
+            GLib.timeout_add(round(wait_s * 1000), again)
+
+        def again() -> bool:
+            self._look()
+            return GLib.SOURCE_REMOVE
+
+        self.session.look(looked)
+
+    def _job_ended(self, card: JobCard) -> None:
+        shown = self._window is not None and self._window.is_active()
+        if not shown:
+            self._notifications.job_ended(card)
+
+
+def _on_main_loop(work: Callable[[], None]) -> None:
+    def once() -> bool:
+        work()
+        return GLib.SOURCE_REMOVE
+
+    GLib.idle_add(once)

@@ -1,0 +1,1 @@
+"""What differs from desktop to desktop: installation, the global shortcut, staying above, notifications."""

@@ -1,0 +1,32 @@
+"""Tells of jobs that ended while nobody looked."""
+
+from __future__ import annotations
+
+from gi.repository import Gio, GLib
+
+from overlay.translate import _
+from overlay.viewmodels.job_card import JobCard
+
+
+class Notifications:
+    """Desktop notifications; the desktop shows them, keeps them and calls our actions back."""
+
+    def __init__(self, application: Gio.Application) -> None:
+        self._application = application
+
+    def job_ended(self, card: JobCard) -> None:
+        """The picture is there, or why it is not."""
+        job = GLib.Variant("s", card.job_id)
+        if card.done:
+            note = Gio.Notification.new(_("Your picture is ready"))
+            note.set_body(card.prompt)
+            note.add_button_with_target(_("Save"), "app.save-job", job)
+        elif card.error:
+            note = Gio.Notification.new(_("The picture could not be made"))
+            note.set_body(card.error)
+            note.set_priority(Gio.NotificationPriority.HIGH)
+        else:
+            return  # cancelled, by who knows it
+        note.add_button_with_target(_("Open"), "app.show-job", job)
+        note.set_default_action_and_target("app.show-job", job)
+        self._application.send_notification(card.job_id, note)

@@ -1,0 +1,126 @@
+"""Custom key bindings of GNOME, Cinnamon and their relatives, in GSettings, through the ``gsettings`` command."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from overlay.desktop.shortcuts.binding import NAME, Binding, ShortcutError, desktops, has, run
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one desktop keeps its custom bindings."""
+
+    desktop_names: frozenset[str]
+    list_schema: str
+    list_key: str
+    entry_schema: str
+    entry_path: str
+    """Of our own entry."""
+    list_entry: str
+    """What the list holds for it: GNOME its path, Cinnamon its last part."""
+    bindings_are_lists: bool
+    window_menu_schema: str
+    where: str
+
+
+GNOME = Layout(
+    desktop_names=frozenset({"gnome", "ubuntu", "unity", "budgie", "pop", "zorin"}),
+    list_schema="org.gnome.settings-daemon.plugins.media-keys",
+    list_key="custom-keybindings",
+    entry_schema="org.gnome.settings-daemon.plugins.media-keys.custom-keybinding",
+    entry_path="/org/gnome/settings-daemon/plugins/media-keys/custom-keybindings/neurolux/",
+    list_entry="/org/gnome/settings-daemon/plugins/media-keys/custom-keybindings/neurolux/",
+    bindings_are_lists=False,
+    window_menu_schema="org.gnome.desktop.wm.keybindings",
+    where="Settings > Keyboard > View and Customize Shortcuts > Custom Shortcuts",
+)
+CINNAMON = Layout(
+    desktop_names=frozenset({"x-cinnamon", "cinnamon"}),
+    list_schema="org.cinnamon.desktop.keybindings",
+    list_key="custom-list",
+    entry_schema="org.cinnamon.desktop.keybindings.custom-keybinding",
+    entry_path="/org/cinnamon/desktop/keybindings/custom-keybindings/neurolux/",
+    list_entry="neurolux",
+    bindings_are_lists=True,
+    window_menu_schema="org.cinnamon.desktop.keybindings.wm",
+    where="System Settings > Keyboard > Shortcuts > Custom Shortcuts",
+)
+WINDOW_MENU = "activate-window-menu"
+"""Alt+Space by default on both desktops: it has to let go of the key first."""
+
+
+class GSettingsBinding:
+    """One desktop's custom bindings."""
+
+    def __init__(self, name: str, layout: Layout) -> None:
+        self.name = name
+        self._layout = layout
+
+    def available(self, environment: Mapping[str, str]) -> bool:
+        """This desktop runs, and its settings are there."""
+        if not (desktops(environment) & self._layout.desktop_names and has("gsettings")):
+            return False
+        try:
+            return self._layout.list_schema in run("gsettings", "list-schemas").split()
+        except ShortcutError:
+            return False
+
+    def bind(self, command: Sequence[str], keys: str) -> Binding:
+        """Add our entry to the list, or change the one that is there."""
+        replaced = self._free_key(keys)
+        for key, value in (
+            ("name", _quoted(NAME)),
+            ("command", _quoted(shlex.join(command))),
+            ("binding", str([keys]) if self._layout.bindings_are_lists else _quoted(keys)),
+        ):
+            run("gsettings", "set", self._entry, key, value)
+        entries = self._entries()
+        if self._layout.list_entry not in entries:
+            self._write_entries([*entries, self._layout.list_entry])
+        return Binding(self.name, keys, f"a custom shortcut of the desktop ({self._layout.where})", replaced)
+
+    def unbind(self, binding: Binding) -> None:
+        """Take our entry out, and give the window menu its key back."""
+        self._write_entries([entry for entry in self._entries() if entry != self._layout.list_entry])
+        run("gsettings", "reset-recursively", self._entry)
+        for key, value in binding.replaced.items():
+            run("gsettings", "set", self._layout.window_menu_schema, key, value)
+
+    @property
+    def _entry(self) -> str:
+        return f"{self._layout.entry_schema}:{self._layout.entry_path}"
+
+    def _free_key(self, keys: str) -> dict[str, str]:
+        try:
+            held = run("gsettings", "get", self._layout.window_menu_schema, WINDOW_MENU)
+        except ShortcutError:
+            return {}  # a version without that setting does not hold the key
+        bindings = _as_list(held)
+        if not any(binding.lower() == keys.lower() for binding in bindings):
+            return {}
+        kept = [binding for binding in bindings if binding.lower() != keys.lower()]
+        run("gsettings", "set", self._layout.window_menu_schema, WINDOW_MENU, _list_text(kept))
+        return {WINDOW_MENU: held}
+
+    def _entries(self) -> list[str]:
+        return _as_list(run("gsettings", "get", self._layout.list_schema, self._layout.list_key))
+
+    def _write_entries(self, entries: list[str]) -> None:
+        run("gsettings", "set", self._layout.list_schema, self._layout.list_key, _list_text(entries))
+
+
+def _as_list(text: str) -> list[str]:
+    return list(ast.literal_eval(text.removeprefix("@as ")))
+
+
+def _list_text(entries: list[str]) -> str:
+    return str(entries) if entries else "@as []"
+
+
+def _quoted(text: str) -> str:
+    """A string in GVariant's text format."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,60 @@
+"""The slim bar that the shortcut shows: an entry and the 🎨 button."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gi.repository import Gdk, Gtk
+
+from overlay.ui.files import UI_FOLDER
+from overlay.viewmodels.session import Session
+
+if TYPE_CHECKING:
+    from overlay.application import OverlayApplication
+
+
+@Gtk.Template(filename=str(UI_FOLDER / "bar.ui"))
+class Bar(Gtk.ApplicationWindow):
+    """Escape hides it; so does opening the generate window."""
+
+    __gtype_name__ = "NeuroLuxBar"
+    entry: Gtk.Entry = Gtk.Template.Child()
+    status: Gtk.Revealer = Gtk.Template.Child()
+    status_label: Gtk.Label = Gtk.Template.Child()
+    start_button: Gtk.Button = Gtk.Template.Child()
+
+    def __init__(self, application: OverlayApplication, session: Session) -> None:
+        super().__init__(application=application)
+        self._application = application
+        self._session = session
+        keys = Gtk.EventControllerKey(propagation_phase=Gtk.PropagationPhase.CAPTURE)
+        keys.connect("key-pressed", self._key_pressed)
+        self.add_controller(keys)
+        self.entry.connect("activate", lambda _: self._open(start=False))
+        session.connection.changed.connect(self._show_status)
+        self._show_status()
+
+    def reveal(self) -> None:
+        """Come to the front with the keyboard in the entry."""
+        self.present()
+        self.entry.grab_focus()
+
+    def _key_pressed(self, _: object, key: int, __: int, state: Gdk.ModifierType) -> bool:
+        if key == Gdk.KEY_Escape:
+            self.set_visible(False)
+            return True
+        if key in (Gdk.KEY_Return, Gdk.KEY_KP_Enter) and state & Gdk.ModifierType.CONTROL_MASK:
+            self._open(start=True)
+            return True
+        return False
+
+    def _open(self, *, start: bool) -> None:
+        prompt = self.entry.get_text().strip()
+        self.entry.set_text("")
+        self._application.show_generate(prompt or None, start=start and bool(prompt))
+
+    def _show_status(self) -> None:
+        connection = self._session.connection
+        self.status_label.set_text(connection.banner)
+        self.start_button.set_visible(connection.can_start)
+        self.status.set_reveal_child(bool(connection.banner))

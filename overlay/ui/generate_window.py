@@ -1,0 +1,231 @@
+"""The generate window: the form on the left, the chosen picture on the right, all pictures below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gi.repository import Adw, Gdk, Gio, Gtk
+
+from overlay.translate import _
+from overlay.ui.fields import FormView
+from overlay.ui.files import UI_FOLDER
+from overlay.ui.picture_actions import PictureActions
+from overlay.ui.stage import Stage
+from overlay.ui.strip import Strip
+from overlay.viewmodels.history import PastPicture
+from overlay.viewmodels.job_card import JobCard
+from overlay.viewmodels.session import Session
+from overlay.viewmodels.shown_job import ShownJob, from_card, from_past
+
+if TYPE_CHECKING:
+    from overlay.application import OverlayApplication
+
+
+@Gtk.Template(filename=str(UI_FOLDER / "generate_window.ui"))
+class GenerateWindow(Adw.ApplicationWindow):
+    """Follows the session; holds no state of its own but which picture is chosen."""
+
+    __gtype_name__ = "NeuroLuxGenerateWindow"
+    toasts: Adw.ToastOverlay = Gtk.Template.Child()
+    banner: Gtk.Revealer = Gtk.Template.Child()
+    banner_label: Gtk.Label = Gtk.Template.Child()
+    start_button: Gtk.Button = Gtk.Template.Child()
+    form_box: Gtk.Box = Gtk.Template.Child()
+    stage_box: Gtk.Box = Gtk.Template.Child()
+    strip_box: Gtk.Box = Gtk.Template.Child()
+
+    def __init__(self, application: OverlayApplication, session: Session) -> None:
+        super().__init__(application=application)
+        self.session = session
+        self._form_view: FormView | None = None
+        self._selected: str | None = None
+        self._start_when_possible = False
+        self._wanted_prompt: str | None = None
+        self._fetched: dict[str, bytes] = {}
+        self.stage = Stage(self._cancel)
+        self.stage_box.append(self.stage)
+        self.strip = Strip(self._choose, self._fetch)
+        self.strip_box.append(self.strip)
+        if session.preferences.dialog_size:
+            self.set_default_size(*session.preferences.dialog_size)
+        keys = Gtk.EventControllerKey()
+        keys.connect("key-pressed", self._key_pressed)
+        self.add_controller(keys)
+        self._actions = PictureActions(self)
+        self._add_action("generate", self.generate)
+        self._add_action("reset", lambda: session.form and session.form.reset())
+        session.connection.changed.connect(self._show_connection)
+        session.form_replaced.connect(self._show_form)
+        session.card_added.connect(self._card_added)
+        session.history.changed.connect(self._show_strip)
+        for card in session.cards:
+            card.changed.connect(lambda card=card: self._card_changed(card))
+        self._show_connection()
+        self._show_form()
+        self._show_strip()
+
+    # -- what others call --------------------------------------------------------------------------------------
+
+    def reveal(self, prompt: str | None, *, start: bool = False) -> None:
+        """Come to the front; put ``prompt`` into the form, and draw it as soon as the bridge is ready."""
+        self._wanted_prompt = prompt if prompt is not None else self._wanted_prompt
+        self._start_when_possible = start
+        self._take_wishes()
+        self.present()
+        if self._form_view is not None:
+            self._form_view.focus_prompt()
+
+    def select(self, job_id: str) -> None:
+        """Show the first picture of a job."""
+        self._choose(f"{job_id}/0")
+
+    def save_job(self, job_id: str) -> None:
+        """Save the first picture of a job (from its notification)."""
+        self.select(job_id)
+        self._actions.save()
+
+    def shown(self) -> ShownJob | None:
+        """What the large view shows."""
+        if self._selected is None:
+            return None
+        job_id, _slash, index = self._selected.partition("/")
+        for card in self.session.cards:
+            if card.job_id == job_id:
+                return from_card(card, self.session.settings_of(card), int(index))
+        for picture in self.session.history.pictures():
+            if picture.key == self._selected:
+                settings = self.session.settings_of(JobCard.of(picture.job))
+                return from_past(picture, self._fetched.get(picture.key), settings)
+        return None
+
+    def toast(self, text: str, button: str = "", pressed: Callable[[], object] | None = None) -> None:
+        """Say something that goes away by itself, perhaps with a way back."""
+        toast = Adw.Toast(title=text)
+        if pressed is not None:
+            toast.set_button_label(button)
+            toast.connect("button-clicked", lambda _: pressed())
+        self.toasts.add_toast(toast)
+
+    def generate(self) -> None:
+        """Send the form; say what is wrong with it instead, where something is."""
+        form = self.session.form
+        if form is None:
+            self.toast(self.session.connection.banner or _("The image service is not ready yet"))
+            return
+        problems = form.problems()
+        if problems:
+            self.toast(next(iter(problems.values())))
+            return
+        self.session.generate()
+
+    # -- following the session -----------------------------------------------------------------------------------
+
+    def _show_connection(self) -> None:
+        connection = self.session.connection
+        self.banner_label.set_text(connection.banner)
+        self.start_button.set_visible(connection.can_start)
+        self.banner.set_reveal_child(bool(connection.banner))
+
+    def _show_form(self) -> None:
+        if self._form_view is not None:
+            self._form_view.close()
+        while (child := self.form_box.get_first_child()) is not None:
+            self.form_box.remove(child)
+        form = self.session.form
+        if form is None:
+            return
+        if len(self.session.modes) > 1:
+            self.form_box.append(self._mode_row(form.mode))
+        self._form_view = FormView(form, self.session.prompts)
+        self.form_box.append(self._form_view)
+        self._take_wishes()
+
+    def _mode_row(self, chosen: str) -> Gtk.Widget:
+        modes = self.session.modes
+        row = Adw.ComboRow(title=_("Mode"), model=Gtk.StringList.new([self.session.title_of(mode) for mode in modes]))
+        row.set_selected(modes.index(chosen))
+        row.connect("notify::selected", lambda *_: self.session.choose_mode(modes[row.get_selected()]))
+        group = Adw.PreferencesGroup()
+        group.add(row)
+        return group
+
+    def _take_wishes(self) -> None:
+        form = self.session.form
+        if form is None:
+            return
+        if self._wanted_prompt is not None:
+            form.set("prompt", self._wanted_prompt)
+            self._wanted_prompt = None
+        if self._start_when_possible:
+            self._start_when_possible = False
+            self.generate()
+
+    def _card_added(self, card: JobCard) -> None:
+        card.changed.connect(lambda: self._card_changed(card))
+        self._selected = f"{card.job_id}/0"
+        self._show_strip()
+        self._show_stage()
+
+    def _card_changed(self, card: JobCard) -> None:
+        self.strip.follow(card)
+        if self._selected and self._selected.startswith(card.job_id):
+            self._show_stage()
+
+    def _show_strip(self) -> None:
+        past = self.session.history.pictures()
+        if self._selected is None and (self.session.cards or past):
+            self._selected = f"{self.session.cards[-1].job_id}/0" if self.session.cards else past[0].key
+        self.strip.show(self.session.cards, past, self._selected)
+        self._show_stage()
+
+    def _show_stage(self) -> None:
+        shown = self.shown()
+        if shown is not None and shown.data is None and shown.key not in self._fetched:
+            self._fetch_selected()
+        self.stage.show_job(shown)
+        self._actions.update(shown)
+
+    def _choose(self, key: str) -> None:
+        self._selected = key
+        self.strip.mark(key)
+        self._show_stage()
+
+    def _fetch(self, picture: PastPicture, done: Callable[[bytes], object]) -> None:
+        def fetched(data: bytes) -> None:
+            self._fetched[picture.key] = data
+            done(data)
+            if picture.key == self._selected:
+                self._show_stage()
+
+        self.session.fetch_image(picture.job.job_id, picture.index, fetched)
+
+    def _fetch_selected(self) -> None:
+        for picture in self.session.history.pictures():
+            if picture.key == self._selected and picture.key not in self._fetched:
+                self._fetch(picture, lambda _: None)
+
+    def _cancel(self) -> None:
+        for card in self.session.cards:
+            if self._selected and self._selected.startswith(card.job_id):
+                self.session.cancel(card)
+
+    # -- small things ----------------------------------------------------------------------------------------------
+
+    def add_window_action(self, name: str, run: Callable[[], object]) -> Gio.SimpleAction:
+        """An action of this window (``win.name``)."""
+        action = Gio.SimpleAction.new(name, None)
+        action.connect("activate", lambda *_: run())
+        self.add_action(action)
+        return action
+
+    _add_action = add_window_action
+
+    def _key_pressed(self, _: object, key: int, __: int, state: Gdk.ModifierType) -> bool:
+        if key == Gdk.KEY_Escape:
+            self.close()
+            return True
+        if key == Gdk.KEY_c and state & Gdk.ModifierType.CONTROL_MASK:
+            self._actions.copy()  # reached only where no text is selected to be copied
+            return True
+        return False

@@ -1,0 +1,147 @@
+"""What can be done with the picture that is shown: save, copy, open its folder, again, vary, reuse, delete."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gi.repository import Gio, GLib, Gtk
+
+from overlay.translate import _
+from overlay.ui.pictures import clipboard_content
+from overlay.viewmodels.file_names import save_new
+from overlay.viewmodels.shown_job import ShownJob
+
+if TYPE_CHECKING:
+    from overlay.ui.generate_window import GenerateWindow
+
+IMAGE_TO_IMAGE = "image-to-image"
+
+
+def pictures_folder() -> Path:
+    """The user's folder for pictures."""
+    folder = GLib.get_user_special_dir(GLib.UserDirectory.DIRECTORY_PICTURES)
+    return (Path(folder) if folder else Path.home() / "Pictures") / "NeuroLux"
+
+
+class PictureActions:
+    """The window's actions on the shown picture; all are off while there is none."""
+
+    def __init__(self, window: GenerateWindow) -> None:
+        self._window = window
+        self._chooser: Gtk.FileChooserNative | None = None
+        runs = {
+            "save": self.save,
+            "save-as": self.save_as,
+            "copy": self.copy,
+            "open-folder": self.open_folder,
+            "again": self.again,
+            "vary": self.vary,
+            "reuse": self.reuse,
+            "delete": self.delete,
+        }
+        self._actions = {name: window.add_window_action(name, run) for name, run in runs.items()}
+
+    def update(self, shown: ShownJob | None) -> None:
+        """Only offer what is possible."""
+        here = shown is not None and shown.data is not None
+        for action in self._actions.values():
+            action.set_enabled(here)
+        can_vary = IMAGE_TO_IMAGE in self._window.session.modes
+        self._actions["vary"].set_enabled(here and can_vary)
+        self._window.stage.vary_button.set_visible(can_vary)
+
+    def save(self) -> None:
+        """Save into the remembered folder, under a name of its own."""
+        shown = self._window.shown()
+        if shown is None or shown.data is None:
+            return
+        self._write(self._folder(), shown.file_name, shown.data)
+
+    def save_as(self) -> None:
+        """Ask where to save; the folder is remembered."""
+        shown = self._window.shown()
+        if shown is None or shown.data is None:
+            return
+        data = shown.data
+        chooser = Gtk.FileChooserNative.new(_("Save picture"), self._window, Gtk.FileChooserAction.SAVE, None, None)
+        folder = self._folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        chooser.set_current_folder(Gio.File.new_for_path(str(folder)))
+        chooser.set_current_name(shown.file_name)
+
+        def answered(_: object, response: int) -> None:
+            chosen = chooser.get_file()
+            if response == Gtk.ResponseType.ACCEPT and chosen is not None and chosen.get_path():
+                path = Path(chosen.get_path())
+                self._window.session.preferences.save_folder = str(path.parent)
+                self._write(path.parent, path.name, data)
+            self._chooser = None
+
+        chooser.connect("response", answered)
+        self._chooser = chooser  # GTK does not keep a native dialog alive by itself
+        chooser.show()
+
+    def copy(self) -> None:
+        """Put the picture on the clipboard."""
+        shown = self._window.shown()
+        if shown is not None and shown.data is not None:
+            self._window.get_clipboard().set_content(clipboard_content(shown.data, shown.mime))
+            self._window.toast(_("Copied"))
+
+    def open_folder(self) -> None:
+        """Show the folder of saved pictures in the file manager."""
+        folder = self._folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        Gtk.show_uri(self._window, GLib.filename_to_uri(str(folder)), 0)
+
+    def again(self) -> None:
+        """The same settings with a new seed."""
+        shown = self._window.shown()
+        if shown is not None:
+            self._window.session.send({name: value for name, value in shown.settings.items() if name != "seed"})
+
+    def vary(self) -> None:
+        """Start from this picture: the image-to-image form with the picture in it."""
+        shown, session = self._window.shown(), self._window.session
+        if shown is None or shown.data is None:
+            return
+        session.choose_mode(IMAGE_TO_IMAGE)
+        if session.form is not None:
+            session.form.use({**shown.settings, "seed": None}, shown.model)
+            session.form.set("image", f"data:{shown.mime};base64,{base64.b64encode(shown.data).decode()}")
+
+    def reuse(self) -> None:
+        """Put the picture's settings into the form."""
+        shown, session = self._window.shown(), self._window.session
+        if shown is None:
+            return
+        mode = shown.settings.get("mode")
+        if mode in session.modes and session.form and session.form.mode != mode:
+            session.choose_mode(str(mode))
+        if session.form is not None:
+            session.form.use(shown.settings, shown.model)
+
+    def delete(self) -> None:
+        """Take the picture out of the history; the toast takes it back."""
+        shown, session = self._window.shown(), self._window.session
+        if shown is None:
+            return
+        undo = session.delete(shown.key)
+        if undo is not None:
+            self._window.toast(_("Removed from the history"), _("Undo"), undo)
+
+    def _folder(self) -> Path:
+        remembered = self._window.session.preferences.save_folder
+        return Path(remembered) if remembered else pictures_folder()
+
+    def _write(self, folder: Path, name: str, data: bytes) -> None:
+        try:
+            path = save_new(folder, name, data)
+        except OSError as error:
+            text = _("{folder} cannot be written: {reason}").format(folder=folder, reason=error.strerror or error)
+            self._window.toast(text, _("Save as…"), self.save_as)
+            return
+        self._window.session.preferences.save()
+        self._window.toast(_("Saved as {name}").format(name=path.name), _("Open folder"), self.open_folder)

@@ -1,0 +1,41 @@
+"""Encoded pictures as GTK shows, copies and hands them to other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gi.repository import Gdk, GLib
+
+from overlay.viewmodels.file_names import save_new
+
+
+def texture(data: bytes) -> Gdk.Texture | None:
+    """The picture in ``data``; None where it cannot be decoded (a preview cut off by a dying connection)."""
+    try:
+        return Gdk.Texture.new_from_bytes(GLib.Bytes.new(data))
+    except GLib.Error:
+        return None
+
+
+def clipboard_content(data: bytes, mime: str) -> Gdk.ContentProvider:
+    """``data`` for other programs: as the file it is, metadata and all, and as a texture in any format they take."""
+    providers = [Gdk.ContentProvider.new_for_bytes(mime, GLib.Bytes.new(data))]
+    shown = texture(data)
+    if shown is not None:
+        providers.append(Gdk.ContentProvider.new_for_value(shown))
+    return Gdk.ContentProvider.new_union(providers)
+
+
+def file_content(path: Path) -> Gdk.ContentProvider:
+    """A file for programs that take files, such as a file manager or a mail."""
+    uri = GLib.filename_to_uri(str(path)) + "\r\n"
+    return Gdk.ContentProvider.new_for_bytes("text/uri-list", GLib.Bytes.new(uri.encode()))
+
+
+def drag_content(data: bytes, mime: str, name: str) -> Gdk.ContentProvider:
+    """What a drag out of the window carries: the picture, and a file with a good name for who wants a file."""
+    folder = Path(GLib.get_user_cache_dir()) / "neurolux-imagegen" / "dragged"
+    path = folder / name
+    if not path.is_file() or path.read_bytes() != data:
+        path = save_new(folder, name, data)
+    return Gdk.ContentProvider.new_union([file_content(path), clipboard_content(data, mime)])

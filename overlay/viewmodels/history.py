@@ -1,0 +1,77 @@
+"""Past pictures, newest first, as the bridge's jobs tell them; removing one can be taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bridge.contract import JobKind, JobState, JobStatus
+from overlay.viewmodels.signal import Signal
+
+
+@dataclass(frozen=True)
+class PastPicture:
+    """One picture of one finished job."""
+
+    job: JobState
+    index: int
+
+    @property
+    def key(self) -> str:
+        """What it is remembered by."""
+        return f"{self.job.job_id}/{self.index}"
+
+    @property
+    def prompt(self) -> str:
+        """What was asked for."""
+        return str(self.job.parameters.get("prompt") or self.job.mode)
+
+    @property
+    def seed(self) -> int | None:
+        """Its own seed: picture i of a job has seed + i."""
+        seed = self.job.parameters.get("seed")
+        return seed + self.index if isinstance(seed, int) else None
+
+
+class History:
+    """``hidden`` are the keys of removed pictures; the list is changed in place, so that it can be remembered."""
+
+    def __init__(self, hidden: list[str]) -> None:
+        self.changed = Signal[[]]()
+        self._jobs: dict[str, JobState] = {}
+        self._hidden = hidden
+
+    def pictures(self) -> list[PastPicture]:
+        """What to show, newest first."""
+        jobs = sorted(self._jobs.values(), key=lambda job: job.finished_at or job.submitted_at, reverse=True)
+        past = [PastPicture(job, index) for job in jobs for index in range(len(job.images))]
+        return [picture for picture in past if picture.key not in self._hidden]
+
+    def replace(self, jobs: Iterable[JobState]) -> None:
+        """Take the bridge's list. Removed pictures that the bridge has forgotten are forgotten here too."""
+        self._jobs = {job.job_id: job for job in jobs if shown(job)}
+        self._hidden[:] = [key for key in self._hidden if key.partition("/")[0] in self._jobs]
+        self.changed.emit()
+
+    def add(self, job: JobState) -> None:
+        """A job that has just ended."""
+        if shown(job):
+            self._jobs[job.job_id] = job
+            self.changed.emit()
+
+    def remove(self, picture: PastPicture) -> None:
+        """No longer show ``picture``; `restore` takes it back."""
+        if picture.key not in self._hidden:
+            self._hidden.append(picture.key)
+            self.changed.emit()
+
+    def restore(self, picture: PastPicture) -> None:
+        """Show a removed picture again."""
+        if picture.key in self._hidden:
+            self._hidden.remove(picture.key)
+            self.changed.emit()
+
+
+def shown(job: JobState) -> bool:
+    """Whether a job has pictures to look back on."""
+    return job.kind is JobKind.GENERATE and job.status is JobStatus.DONE and bool(job.images)

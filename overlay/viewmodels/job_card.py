@@ -1,0 +1,179 @@
+"""One job as the overlay shows it: what it is doing, how far it is, what can be done with it."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from bridge.contract import JobEvent, JobState, JobStatus
+from overlay.translate import _, plural
+from overlay.viewmodels.signal import Signal
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is. ``fraction`` is None while nobody knows: the bar pulses then."""
+
+    text: str
+    fraction: float | None = None
+    seconds_left: float | None = None
+
+    @property
+    def detail(self) -> str:
+        """The text with the time left, where that is known."""
+        left = duration(self.seconds_left)
+        return _("{text}, {left} left").format(text=self.text, left=left) if left else self.text
+
+
+@dataclass
+class JobCard:
+    """A job from the click on Generate to its pictures. ``changed`` is emitted after every change.
+
+    The id is chosen here, before the request is sent: so a request whose answer was lost can be sent again and is the
+    same job (the bridge takes the same id once).
+    """
+
+    request: dict[str, Any]
+    job_id: str = field(default_factory=lambda: str(uuid4()))
+    status: JobStatus | None = None
+    """None until the bridge has accepted it."""
+    state: JobState | None = None
+    progress: Progress = field(default_factory=lambda: Progress(_("Sending")))
+    preview: bytes | None = None
+    images: list[bytes] = field(default_factory=list)
+    error: str = ""
+    cancelling: bool = False
+    changed: Signal[[]] = field(default_factory=Signal)
+
+    @classmethod
+    def of(cls, state: JobState) -> JobCard:
+        """The card of a job that the bridge knows already."""
+        card = cls(request={**state.parameters, "mode": state.mode, "model": state.model}, job_id=state.job_id)
+        card.take_state(state)
+        return card
+
+    @property
+    def prompt(self) -> str:
+        """What was asked for."""
+        text = self.state.parameters.get("prompt") if self.state else None
+        return str(text or self.request.get("prompt") or self.request.get("mode") or "")
+
+    @property
+    def model(self) -> str | None:
+        """The model that draws, once it is known."""
+        return self.state.model if self.state else self.request.get("model")
+
+    def seed(self, index: int = 0) -> int | None:
+        """The seed of picture ``index``."""
+        seed = self.state.parameters.get("seed") if self.state else self.request.get("seed")
+        return seed + index if isinstance(seed, int) else None
+
+    @property
+    def running(self) -> bool:
+        """Whether it may still end in a picture."""
+        return not self.error and (self.status is None or not self.status.final)
+
+    @property
+    def done(self) -> bool:
+        """Whether its pictures exist (they may still be on their way here)."""
+        return self.status is JobStatus.DONE
+
+    def take_state(self, state: JobState) -> None:
+        """What the bridge says of the job."""
+        self.state = state
+        self.status = state.status
+        match state.status:
+            case JobStatus.QUEUED:
+                self.progress = Progress(_("Waiting"))
+            case JobStatus.RUNNING:
+                if self.progress.fraction is None:
+                    self.progress = Progress(_("Starting"))
+            case JobStatus.DONE:
+                self.progress = Progress(_("Done"), 1.0)
+            case JobStatus.CANCELLED:
+                self.progress = Progress(_("Cancelled"))
+            case JobStatus.FAILED:
+                self.progress = Progress(_("Failed"))
+                self.error = state.error.message if state.error else _("The job failed and did not say why.")
+        self.changed.emit()
+
+    def take_event(self, event: JobEvent) -> None:
+        """One event of the job's stream."""
+        if event.state is not None:
+            self.take_state(event.state)
+        match event.type:
+            case "queued":
+                self.progress = queued_progress(event)
+            case "started":
+                self.status = JobStatus.RUNNING
+                self.progress = Progress(_("Starting"))
+            case "progress":
+                self.status = JobStatus.RUNNING
+                self.progress = running_progress(event)
+            case "preview" if event.image_b64:
+                self.preview = base64.b64decode(event.image_b64)
+        self.changed.emit()
+
+    def take_images(self, images: list[bytes]) -> None:
+        """The finished pictures, encoded."""
+        self.images = images
+        self.preview = None
+        self.changed.emit()
+
+    def fail(self, message: str) -> None:
+        """The bridge refused the job, or what became of it cannot be learnt."""
+        self.error = message
+        self.progress = Progress(_("Failed"))
+        self.changed.emit()
+
+    def lose_contact(self, message: str) -> None:
+        """The bridge does not answer; the job may well go on."""
+        self.progress = Progress(message)
+        self.changed.emit()
+
+
+def queued_progress(event: JobEvent) -> Progress:
+    """Where a waiting job stands."""
+    position = getattr(event, "position", None)
+    wait = getattr(event, "wait_seconds", None)
+    if not position:
+        return Progress(_("Waiting"), seconds_left=wait)
+    ahead = plural("Waiting, {count} job ahead", "Waiting, {count} jobs ahead", position).format(count=position)
+    return Progress(ahead, seconds_left=wait)
+
+
+def running_progress(event: JobEvent) -> Progress:
+    """What a running job does: download, load, sample, or whatever a node counts."""
+    done, total = getattr(event, "done_bytes", None), getattr(event, "total_bytes", None)
+    left = getattr(event, "seconds_left", None)
+    if done is not None and total:
+        rate = getattr(event, "bytes_per_second", None)
+        doing = _("Downloading") if event.phase == "download" else _("Loading")
+        text = _("{doing} {done} of {total}").format(doing=doing, done=gigabytes(done), total=gigabytes(total))
+        if rate:
+            text = _("{text}, {rate} MB/s").format(text=text, rate=round(rate / 1e6))
+            left = left if left is not None else (total - done) / rate
+        return Progress(text, done / total, left)
+    fraction = (event.value or 0) / event.maximum if event.maximum else None
+    if event.phase and event.phase.lower() == "sample" and event.maximum:
+        step = _("Step {done} of {total}").format(done=int(event.value or 0), total=int(event.maximum))
+        return Progress(step, fraction, left)
+    return Progress(event.phase or _("Running"), fraction, left)
+
+
+def gigabytes(size: float) -> str:
+    """Bytes for a reader."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for a reader, rounded as one would say it; empty where unknown."""
+    if seconds is None or seconds < 0.5:
+        return ""
+    if seconds < 90:
+        return _("{count} s").format(count=round(seconds))
+    if seconds < 5400:
+        return _("{count} min").format(count=round(seconds / 60))
+    return _("{count} h").format(count=round(seconds / 3600))

@@ -1,0 +1,251 @@
+"""The overlay's one session with the bridge: connection, models, modes, jobs and history, and what a person does.
+
+It is the only view-model that talks to the bridge; it does so through ``link`` and hears back on the showing thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from bridge.contract import JobEvent, JobState, JobStatus, ModelInfoResponse
+from overlay.link import Bridge, BridgeFailure, LinkThread
+from overlay.translate import _
+from overlay.viewmodels.connection import Connection
+from overlay.viewmodels.form import GenerateForm
+from overlay.viewmodels.history import History
+from overlay.viewmodels.job_card import JobCard
+from overlay.viewmodels.preferences import Preferences
+from overlay.viewmodels.prompt_history import PromptHistory
+from overlay.viewmodels.signal import Signal
+
+STREAM_RETRY_S = 1.0
+"""Between two tries to hear of a job again after the bridge has gone."""
+
+
+class Session:
+    """What the overlay knows and does."""
+
+    def __init__(self, bridge: Bridge, link: LinkThread, preferences: Preferences) -> None:
+        self.connection = Connection()
+        self.preferences = preferences
+        self.prompts = PromptHistory(preferences.prompts)
+        self.history = History(preferences.hidden_jobs)
+        self.cards: list[JobCard] = []
+        self.modes: list[str] = []
+        self.form: GenerateForm | None = None
+        self.form_replaced = Signal[[]]()
+        self.card_added = Signal[[JobCard]]()
+        self.job_ended = Signal[[JobCard]]()
+        self._bridge = bridge
+        self._link = link
+        self._info: ModelInfoResponse | None = None
+        self._schemas: dict[str, dict[str, Any]] = {}
+        self._following: dict[str, Future[None]] = {}
+
+    # -- the bridge comes and goes -------------------------------------------------------------------------------
+
+    def look(self, done: Callable[[], object] | None = None) -> None:
+        """Ask the bridge whether it is ready; read models, modes and history when it has just become so."""
+
+        def answered(_: object) -> None:
+            was_ready = self.connection.ready
+            self.connection.answered()
+            if not was_ready:
+                self.refresh()
+            if done is not None:
+                done()
+
+        def failed(failure: BridgeFailure) -> None:
+            if failure.unreachable:
+                self.connection.unreachable("")
+            elif failure.status in (401, 403):
+                self.connection.refused(str(failure))
+            else:
+                self.connection.not_ready(str(failure))
+            if done is not None:
+                done()
+
+        self._link.run(self._bridge.check_ready(), answered, failed)
+
+    def refresh(self) -> None:
+        """Read models, modes and history anew."""
+        self._link.run(self._read_all(), self._take_all, self._missed)
+
+    async def _read_all(self) -> tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]:
+        info = await self._bridge.model_info()
+        schemas = {name: await self._bridge.mode_schema(name) for name in await self._bridge.modes()}
+        return info, schemas, await self._bridge.jobs()
+
+    def _take_all(self, read: tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]) -> None:
+        self._info, self._schemas, jobs = read
+        self.modes = list(self._schemas)
+        self.history.replace(jobs)
+        known = {card.job_id for card in self.cards}
+        for job in jobs:
+            if not job.status.final and job.job_id not in known:
+                self._add(JobCard.of(job))
+        if self.form is None or self.form.mode not in self._schemas:
+            self.choose_mode(self.preferences.mode)
+        else:
+            self.form.update_models(self._info.models, self._info.default_model)
+
+    def _missed(self, failure: BridgeFailure) -> None:
+        self.connection.not_ready(str(failure))
+
+    def choose_mode(self, name: str) -> None:
+        """Show the form of another mode, with what was last chosen in it."""
+        if self._info is None or not self._schemas:
+            return
+        if name not in self._schemas:
+            name = next(iter(self._schemas))
+        prompt = self.form.value("prompt") if self.form and self.form.mode != name else None
+        remembered = self.preferences.values.get(name, {})
+        self.form = GenerateForm(
+            name,
+            self._schemas[name],
+            self._info.models,
+            self._info.default_model,
+            remembered,
+            seed_locked=self.preferences.seed_locked,
+        )
+        if prompt and "prompt" in self._schemas[name]["properties"]:
+            self.form.set("prompt", prompt)
+        self.preferences.mode = name
+        self.form_replaced.emit()
+
+    # -- jobs -------------------------------------------------------------------------------------------------------
+
+    def generate(self) -> JobCard | None:
+        """Send the form; None while something in it is wrong."""
+        form = self.form
+        if form is None or form.problems():
+            return None
+        self.remember()
+        self.prompts.add(str(form.value("prompt") or ""))
+        return self.send(form.request())
+
+    def send(self, request: dict[str, Any]) -> JobCard:
+        """Send a request as a job of its own and follow it."""
+        card = JobCard(request=dict(request))
+        self._add(card)
+        return card
+
+    def again(self, card: JobCard) -> JobCard:
+        """The same settings with a new seed."""
+        request = self.settings_of(card)
+        request.pop("seed", None)
+        return self.send(request)
+
+    def settings_of(self, card: JobCard) -> dict[str, Any]:
+        """What would make the picture of ``card`` once more."""
+        if card.state is None:
+            return dict(card.request)
+        return {
+            **{name: value for name, value in card.state.parameters.items() if value is not None},
+            "mode": card.state.mode,
+            **({"model": card.state.model} if card.state.model else {}),
+        }
+
+    def cancel(self, card: JobCard) -> None:
+        """Cancel a job; its card shows what became of it."""
+        card.cancelling = True
+        card.changed.emit()
+
+        def failed(failure: BridgeFailure) -> None:
+            card.cancelling = False
+            if failure.status == 404:  # It was never accepted, so there is nothing left to stop.
+                card.fail(_("Cancelled before it was accepted"))
+            else:
+                card.lose_contact(str(failure))
+
+        self._link.run(self._bridge.cancel(card.job_id), card.take_state, failed)
+
+    def dismiss(self, card: JobCard) -> None:
+        """Take an ended card off the screen."""
+        if card in self.cards and not card.running:
+            self.cards.remove(card)
+
+    def delete(self, key: str) -> Callable[[], None] | None:
+        """Take picture ``key`` out of what is shown; returns what takes it back (None: there is no such picture)."""
+        card = next((card for card in self.cards if key.startswith(card.job_id)), None)
+        picture = next((past for past in self.history.pictures() if past.key == key), None)
+        if picture is None:
+            return None
+        if card is not None:
+            self.dismiss(card)
+        self.history.remove(picture)
+        self.preferences.save()
+
+        def undo() -> None:
+            self.history.restore(picture)
+            self.preferences.save()
+
+        return undo
+
+    def title_of(self, mode: str) -> str:
+        """A mode's name for people."""
+        return str(self._schemas[mode].get("title") or mode)
+
+    def fetch_image(self, job_id: str, index: int, done: Callable[[bytes], object]) -> None:
+        """Picture ``index`` of a job, for a thumbnail or a large view."""
+        self._link.run(self._bridge.image(job_id, index), done)
+
+    def remember(self) -> None:
+        """Write what was chosen, so that the next start shows it."""
+        if self.form is not None:
+            self.preferences.values[self.form.mode] = self.form.to_remember()
+            self.preferences.seed_locked = self.form.seed_locked
+        self.preferences.save()
+
+    def _add(self, card: JobCard) -> None:
+        self.cards.append(card)
+        self.card_added.emit(card)
+        self._following[card.job_id] = self._link.run(self._follow(card))
+
+    async def _follow(self, card: JobCard) -> None:
+        """Send the job, hear of it to its end, fetch its pictures; outlasts a bridge that goes away and comes back.
+
+        A stream begins with the present state, so nothing is missed by listening after sending. An answer that was
+        lost leads to the same request under the same id: the bridge takes it once.
+        """
+        accepted = card.state is not None
+        while True:
+            try:
+                if not accepted:
+                    state = await self._bridge.submit({**card.request, "job_id": card.job_id})
+                    accepted = True
+                    self._link.deliver(card.take_state, state)
+                ended = await self._listen(card)
+                if ended is not None:
+                    await self._finish(card, ended)
+                    return
+            except BridgeFailure as failure:
+                if not (failure.unreachable or failure.not_ready):
+                    self._link.deliver(card.fail, str(failure))
+                    self._link.deliver(self.job_ended.emit, card)
+                    return
+                self._link.deliver(card.lose_contact, _("Waiting for the image service"))
+            await asyncio.sleep(STREAM_RETRY_S)
+
+    async def _listen(self, card: JobCard) -> JobState | None:
+        async for event in self._bridge.events(card.job_id):
+            self._link.deliver(self._take_event, card, event)
+            if event.final:
+                return event.state
+        state = await self._bridge.job(card.job_id)  # The stream ended early: a gateway that was stopped.
+        self._link.deliver(card.take_state, state)
+        return state if state.status.final else None
+
+    @staticmethod
+    def _take_event(card: JobCard, event: JobEvent) -> None:
+        card.take_event(event)
+
+    async def _finish(self, card: JobCard, state: JobState) -> None:
+        if state.status is JobStatus.DONE:
+            images = [await self._bridge.image(card.job_id, index) for index in range(len(state.images))]
+            self._link.deliver(card.take_images, images)
+            self._link.deliver(self.history.add, state)
+        self._link.deliver(self.job_ended.emit, card)

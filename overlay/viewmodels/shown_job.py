@@ -1,0 +1,95 @@
+"""What the large view shows: one picture of a running or an ended job, from a card or from the history alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.contract import EXTENSIONS, ImageFormat
+from overlay.translate import _
+from overlay.viewmodels.file_names import suggested_name
+from overlay.viewmodels.history import PastPicture
+from overlay.viewmodels.job_card import JobCard, Progress
+
+
+@dataclass(frozen=True)
+class ShownJob:
+    """``data`` is the finished picture, encoded; None until it is here."""
+
+    key: str
+    """Job and number of the picture, as in the history."""
+    job_id: str
+    prompt: str
+    model: str | None
+    seed: int | None
+    settings: dict[str, Any]
+    """What would make this very picture once more."""
+    progress: Progress
+    running: bool = False
+    cancelling: bool = False
+    preview: bytes | None = None
+    data: bytes | None = None
+    image_format: ImageFormat = "png"
+    problem: str = ""
+
+    @property
+    def caption(self) -> str:
+        """The line under the picture."""
+        seed = "" if self.seed is None else _("seed {seed}").format(seed=self.seed)
+        return " · ".join(part for part in (self.prompt, self.model or "", seed) if part)
+
+    @property
+    def mime(self) -> str:
+        """The type of ``data``."""
+        return f"image/{self.image_format}"
+
+    @property
+    def file_name(self) -> str:
+        """What it would be saved as."""
+        extension = EXTENSIONS[self.image_format]
+        return suggested_name(self.prompt, self.model, self.seed, extension)
+
+
+def from_card(card: JobCard, settings: dict[str, Any], index: int = 0) -> ShownJob:
+    """Picture ``index`` of a card."""
+    data = card.images[index] if index < len(card.images) else None
+    return ShownJob(
+        key=f"{card.job_id}/{index}",
+        job_id=card.job_id,
+        prompt=card.prompt,
+        model=card.model,
+        seed=card.seed(index),
+        settings=single(settings, card.seed(index)),
+        progress=card.progress,
+        running=card.running or (card.done and data is None and not card.error),
+        cancelling=card.cancelling,
+        preview=card.preview,
+        data=data,
+        image_format=(card.state.image_format if card.state else None) or "png",
+        problem=card.error or (card.progress.text if not card.running and not card.done else ""),
+    )
+
+
+def from_past(picture: PastPicture, data: bytes | None, settings: dict[str, Any]) -> ShownJob:
+    """A picture of the history; ``data`` once it was fetched."""
+    return ShownJob(
+        key=picture.key,
+        job_id=picture.job.job_id,
+        prompt=picture.prompt,
+        model=picture.job.model,
+        seed=picture.seed,
+        settings=single(settings, picture.seed),
+        progress=Progress(_("Fetching")),
+        running=data is None,
+        data=data,
+        image_format=picture.job.image_format or "png",
+    )
+
+
+def single(settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """The settings of one picture of a batch: its own seed, and only one."""
+    return {
+        **settings,
+        **({"seed": seed} if seed is not None else {}),
+        **({"num_images": 1} if "num_images" in settings else {}),
+    }

@@ -1,0 +1,94 @@
+"""The description says all that there is: every route, and every status that the guards of the doors answer with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from bridge.api import openapi
+from bridge.api.operations import check_declared, routes_of
+from bridge.gateway import make_app
+from bridge.settings import Settings
+
+STATIC = {"/docs/assets"}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> web.Application:
+    return make_app(Settings(state_dir=tmp_path, nats_prefix="test.openapi"), "nats://127.0.0.1:1")
+
+
+@pytest.fixture
+def document(app: web.Application) -> dict[str, Any]:
+    return json.loads(json.dumps(openapi.document(app)))
+
+
+@pytest.fixture
+async def client(nats_url: str, tmp_path: Path) -> AsyncIterator[TestClient]:
+    small = Settings(
+        state_dir=tmp_path, nats_prefix="test.openapi", job_store_bytes=2**24, image_store_bytes=2**25, max_pending=4
+    )
+    async with TestClient(TestServer(make_app(small, nats_url))) as opened:
+        yield opened
+
+
+def test_every_route_is_in_the_document(app: web.Application, document: dict[str, Any]) -> None:
+    served = {
+        (resource.canonical, route.method.lower())
+        for resource in app.router.resources()
+        for route in resource
+        if route.method != "HEAD" and resource.canonical not in STATIC
+    }
+    told = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert served == told
+    assert ("/metrics", "get") in told
+
+
+def test_a_route_without_a_declaration_stops_the_start(app: web.Application) -> None:
+    async def forgotten(_: web.Request) -> web.Response:
+        return web.Response()
+
+    check_declared(app)
+    app.router.add_get("/forgotten", forgotten)
+    with pytest.raises(TypeError, match="no @operation is declared for GET /forgotten"):
+        check_declared(app)
+
+
+def test_every_operation_tells_of_its_guards(app: web.Application, document: dict[str, Any]) -> None:
+    for method, path, operation in routes_of(app):
+        assert operation is not None
+        told = document["paths"][path][method.lower()]
+        always = {"400", "403", "500"} | (set() if operation.open else {"401", "429"})
+        with_body = {"408", "413", "415", "422"} if operation.takes_body else set()
+        assert always | with_body <= set(told["responses"]), path
+        for status, response in told["responses"].items():
+            assert response["description"], (path, status)
+            if int(status) >= 400:
+                assert "ErrorEnvelope" in json.dumps(response["content"])
+        named = {parameter["name"] for parameter in told.get("parameters", []) if parameter["in"] == "path"}
+        assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    for name in {part.partition('"')[0] for part in text.split('"#/components/schemas/')[1:]}:
+        assert name in document["components"]["schemas"], name
+
+
+def test_only_health_and_readiness_are_open(app: web.Application) -> None:
+    assert {path for _, path, operation in routes_of(app) if operation and operation.open} == {"/healthz", "/readyz"}
+
+
+async def test_the_page_shows_the_document_with_nothing_from_outside(client: TestClient) -> None:
+    page = await (await client.get("/docs")).text()
+    assert "http" not in page.replace("<!doctype html>", "")
+    for source in ("docs/start.js", "docs/assets/swagger-ui.css", "docs/assets/swagger-ui-bundle.js"):
+        assert source in page
+        assert (await client.get("/" + source)).status == 200
+    assert (await client.get("/openapi.json")).content_type == "application/json"

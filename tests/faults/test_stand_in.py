@@ -1,0 +1,107 @@
+"""Faults that a ComfyUI shows too seldom or too slowly to be waited for."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from bridge.client import ImageGenClient
+from bridge.comfyui.installer import Installation
+from tests.faults.cluster import GRAPH, Cluster, ended, picture, running, submit, until
+
+_colors = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def cluster(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("stand-in"), installation)
+    try:
+        cluster.wait_nats()
+        cluster.worker(cluster.stand_in())
+        cluster.gateway()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def test_a_job_that_takes_comfyui_down_each_time_fails_with_that_cause(
+    cluster: Cluster, client: ImageGenClient
+) -> None:
+    job_id = submit(client, steps=0, color=next(_colors), fault="die")
+
+    def over() -> bool:
+        process = cluster.processes["comfyui"]
+        if process.process and process.process.poll() is not None:
+            process.start()
+        return client.job(job_id).status.final
+
+    until(over)
+    state = client.job(job_id)
+    assert (state.status, state.attempts) == ("failed", 3)
+    assert state.error
+    assert state.error.code == "worker_died"
+    assert "died 3 times while it ran this job" in state.error.message
+    cluster.processes["comfyui"].restart()
+    assert ended(client, submit(client, color=next(_colors))).status == "done"
+
+
+def test_a_history_that_is_empty_at_the_first_look_is_looked_at_again(cluster: Cluster, client: ImageGenClient) -> None:
+    job_id = submit(client, color=next(_colors), fault="late history")
+    state = ended(client, job_id)
+    assert (state.status, len(state.images)) == ("done", 1)
+    assert cluster.runs().count(job_id) == 1
+
+
+def test_a_job_that_waits_for_its_turn_is_not_blamed_for_a_death(cluster: Cluster, client: ImageGenClient) -> None:
+    first = submit(client, steps=30, color=next(_colors))
+    waiting = submit(client, color=next(_colors))
+    for _ in range(3):
+        running(client, first)
+        if client.job(first).attempts < 3:
+            cluster.processes["comfyui"].restart()
+        until(lambda: client.job(first).status.final or client.job(first).attempts)
+    assert ended(client, waiting).status == "done"
+    assert client.job(waiting).attempts == 1
+
+
+def test_an_interrupt_in_the_editor_ends_the_job_as_cancelled(cluster: Cluster, client: ImageGenClient) -> None:
+    job_id = submit(client, steps=100, color=next(_colors))
+    running(client, job_id)
+    requests.post(cluster.urls["comfyui"] + "/interrupt", json={}, timeout=5)
+    state = ended(client, job_id)
+    assert state.status == "cancelled"
+    assert state.error
+    assert state.error.message == "the job was stopped in ComfyUI"
+
+
+def test_a_job_deleted_from_comfyuis_queue_by_hand_ends_as_cancelled(cluster: Cluster, client: ImageGenClient) -> None:
+    comfyui = cluster.urls["comfyui"]
+    graph = GRAPH | {"2": {"class_type": "NeuroLuxIntegerParameter", "inputs": {"name": "steps", "value": 40}}}
+    by_hand = {"prompt": graph, "prompt_id": "by-hand", "client_id": "editor"}
+    requests.post(comfyui + "/prompt", json=by_hand, timeout=5)
+    second = submit(client, color=next(_colors))
+    queue = comfyui + "/queue"
+    until(lambda: second in str(requests.get(queue, timeout=5).json()["queue_pending"]))
+    requests.post(queue, json={"delete": [second]}, timeout=5)
+    state = ended(client, second)
+    assert state.status == "cancelled"
+    assert state.error
+    assert state.error.message == "the job was stopped in ComfyUI"
+    until(lambda: requests.get(f"{comfyui}/history/by-hand", timeout=5).json())
+
+
+def test_jobs_among_kills_at_random_moments_all_end_once_and_truly(cluster: Cluster, client: ImageGenClient) -> None:
+    dice = random.Random(7)
+    jobs = {submit(client, steps=dice.randrange(3), color=(color := next(_colors))): color for _ in range(12)}
+    for name in ("worker", "nats", "comfyui", "gateway"):
+        moment = dice.randrange(1, 4)
+        until(lambda moment=moment: len(cluster.runs()) >= moment)
+        cluster.processes[name].restart()
+    for job_id in jobs:
+        state = ended(client, job_id)
+        assert state.status == "done", state.error
+        assert picture(client, job_id)

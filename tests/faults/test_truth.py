@@ -1,0 +1,144 @@
+"""What is told of a job is what happens to it: real ComfyUI, real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from PIL import Image
+
+from bridge import execution
+from bridge.broker import Names, connect
+from bridge.client import ImageGenClient
+from bridge.comfyui.client import ComfyUI
+from bridge.contract import Job, JobEvent, JobKind, JobStatus
+from bridge.jobs import JobQueue
+from bridge.modes import SHIPPED_WORKFLOWS, ModeLibrary
+from bridge.worker import Worker
+from tests.faults.cluster import MODE, Cluster, ended, picture, submit
+
+_colors = itertools.count(1)
+
+
+@pytest.fixture
+async def nc(cluster: Cluster, client: ImageGenClient) -> AsyncIterator[Client]:
+    connection = await connect(cluster.nats_url, "test")
+    yield connection
+    await connection.close()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def hear(nc: Client, *, job_count: int = 1) -> list[JobEvent]:
+    """The events of every job from now on, in a list that grows."""
+    events: list[JobEvent] = []
+
+    async def on_event(msg: Msg) -> None:
+        events.append(JobEvent.model_validate_json(msg.data))
+
+    await nc.subscribe(f"{Names().events}.*", cb=on_event)
+    await nc.flush()
+    return events
+
+
+async def test_downloads_loading_and_steps_are_told_with_bytes_and_seconds_left(
+    nc: Client, client: ImageGenClient
+) -> None:
+    events = await hear(nc)
+    submit(client, steps=5, color=next(_colors), fault="download")
+    await until(lambda: any(event.final for event in events))
+    told = [event for event in events if event.type == "progress"]
+    download = next(event for event in told if event.phase == "download")
+    assert (download.done_bytes, download.total_bytes, download.bytes_per_second) == (500, 1000, 250.0)
+    assert (download.seconds_left, download.node) == (2.0, "Work")
+    load = next(event for event in told if event.phase == "load")
+    assert (load.value, load.maximum, load.done_bytes, load.total_bytes) == (10, 40, 10, 40)
+    steps = [event for event in told if event.phase == "Work"]
+    assert steps[-1].value == steps[-1].maximum == 5
+    assert steps[-1].seconds_left == 0
+    third = next(event for event in steps if event.value == 3)
+    assert third.seconds_left
+    assert 0.1 < third.seconds_left < 5  # two steps of a tenth of a second each, on a machine that others use
+
+
+async def test_previews_are_sent_only_while_somebody_asks_for_them(nc: Client, client: ImageGenClient) -> None:
+    events = await hear(nc)
+    unwatched = submit(client, steps=8, color=next(_colors))
+    await until(lambda: any(event.final and event.job_id == unwatched for event in events))
+    assert not [event for event in events if event.type == "preview"]
+    watched = submit(client, steps=15, color=next(_colors))
+    await nc.publish(f"{Names().watch}.{watched}")
+    await until(lambda: any(event.final and event.job_id == watched for event in events))
+    previews = [event for event in events if event.type == "preview" and event.job_id == watched]
+    assert 2 <= len(previews) <= 9  # one a quarter of a second, not one a step
+    assert previews[0].image_b64
+    assert Image.open(io.BytesIO(base64.b64decode(previews[0].image_b64))).format == "JPEG"
+
+
+def test_a_job_that_comes_wholly_from_the_cache_has_its_picture(client: ImageGenClient) -> None:
+    color = next(_colors)
+    first, second = (submit(client, steps=3, color=color) for _ in range(2))
+    assert [ended(client, job_id).status for job_id in (first, second)] == ["done", "done"]
+    assert picture(client, first) == picture(client, second)
+
+
+def test_a_full_disk_is_the_cause_that_the_caller_reads(client: ImageGenClient) -> None:
+    state = ended(client, submit(client, color=next(_colors), fault="disk full"))
+    assert state.status == "failed"
+    assert state.error
+    assert state.error.code == "storage_full"
+    assert "the disk of ComfyUI is full, node 6 (Work) could not write" in state.error.message
+
+
+def test_a_failing_node_is_the_cause_that_the_caller_reads(client: ImageGenClient) -> None:
+    state = ended(client, submit(client, color=next(_colors), fault="fail"))
+    assert state.error
+    assert (state.status, state.error.code) == ("failed", "node_failed")
+    assert state.error.message == "node 6 (Work) failed: ValueError: no luck today"
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0], ids=["back", "ahead"])
+async def test_a_clock_that_is_set_while_a_job_runs_changes_nothing(
+    cluster: Cluster, nc: Client, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    """The worker's own clock jumps by a day; a worker in this process, with a queue of its own."""
+    names = Names(f"clock.{'ahead' if jump_s > 0 else 'back'}")
+    queue = await JobQueue.open(nc, max_pending=4, names=names)
+    async with ComfyUI(cluster.urls["comfyui"]) as comfy:
+        modes = ModeLibrary([SHIPPED_WORKFLOWS, cluster.folder / "workflows"])
+        worker = asyncio.create_task(Worker(queue, comfy, modes, "clockwork").run())
+        job = Job(
+            job_id=execution.time.strftime("00000000-0000-4000-8000-%H%M%S") + f"{int(jump_s > 0):06d}",
+            kind=JobKind.GENERATE,
+            mode=MODE,
+            model="alpha",
+            parameters={"prompt": "x", "steps": 10, "color": next(_colors), "fault": "", "model": "alpha"},
+            submitted_at=time.time(),
+        )
+        try:
+            await queue.submit(job)
+            async with asyncio.timeout(30):
+                while (await queue.state(job.job_id)).status is not JobStatus.RUNNING:
+                    await asyncio.sleep(0.02)
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+            async with asyncio.timeout(30):
+                while not (state := await queue.state(job.job_id)).status.final:
+                    await asyncio.sleep(0.02)
+        finally:
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+    assert state.status is JobStatus.DONE
+    assert 500 < state.generation_time_ms < 30_000
+    assert 0 <= state.queue_time_ms < 30_000

@@ -1,0 +1,153 @@
+"""A desktop session and a service, once for all tests; the overlay is a process of its own in each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bridge.client import ImageGenClient
+from bridge.comfyui.installer import find_installation
+from bridge.comfyui.process import free_port
+from bridge.service.runtime import running_service
+from bridge.settings import Settings
+from overlay.pygobject import require_gtk
+from tests.overlay.desktop import Person, eventually, session_bus, x_server
+
+APPLICATION = "org.neurolux.Overlay"
+READY_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Desktop:
+    """A session of a desktop: what a program in it needs in its environment."""
+
+    environment: dict[str, str]
+    display: str
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def desktop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desktop]:
+    """One for all tests: AT-SPI connects to the first session bus that it finds, and to no other."""
+    home = tmp_path_factory.mktemp("desktop")
+    with x_server() as display:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("IMAGEGEN_", "XDG_"))},
+            "DISPLAY": display,
+            "GDK_BACKEND": "x11",
+            "GTK_A11Y": "atspi",
+            "GSK_RENDERER": "cairo",  # no GPU here
+            "HOME": str(home),
+            "XDG_RUNTIME_DIR": str(home),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        with session_bus(environment) as bus:
+            environment["DBUS_SESSION_BUS_ADDRESS"] = bus
+            os.environ.update({name: environment[name] for name in ("DISPLAY", "DBUS_SESSION_BUS_ADDRESS")})
+            require_gtk()
+            import gi
+
+            gi.require_version("Atspi", "2.0")
+            yield Desktop(environment, display, home)
+
+
+class OwnService:
+    """`imagegen up` with the starter model, on a port and a state folder that outlive it."""
+
+    def __init__(self, state: Path) -> None:
+        self.settings = Settings(state_dir=state, port=free_port())
+        self._process: subprocess.Popen[bytes] | None = None
+        self._comfyui = find_installation(Settings.from_environment()).root
+
+    def start(self) -> None:
+        """Start it and wait until it would run a request."""
+        self.settings.make_directories()
+        command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(self.settings.state_dir)]
+        command += ["--port", str(self.settings.port), "--comfyui-dir", str(self._comfyui)]
+        environment = {**os.environ, "NEUROLUX_DEFAULT_MODEL": "starter", "HF_HUB_OFFLINE": "1"}
+        with (self.settings.logs / "up.log").open("ab") as log:
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        with self.client() as client:
+            client.wait_ready(READY_TIMEOUT_S)
+
+    def client(self) -> ImageGenClient:
+        """A program's view of it."""
+        return ImageGenClient(self.settings.url)
+
+    def kill(self) -> None:
+        """All of its processes at once, without warning."""
+        runtime = running_service(self.settings)
+        assert runtime
+        assert self._process
+        for pid in (self._process.pid, *runtime.pids.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def stop(self) -> None:
+        """In an orderly way."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def own_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnService]:
+    service = OwnService(tmp_path_factory.mktemp("state"))
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def owned(desktop: Desktop) -> bool:
+    """Whether an overlay runs in the session."""
+    asked = ["gdbus", "call", "--session", "--dest", "org.freedesktop.DBus", "--object-path", "/org/freedesktop/DBus"]
+    asked += ["--method", "org.freedesktop.DBus.NameHasOwner", APPLICATION]
+    return "true" in subprocess.run(asked, env=desktop.environment, capture_output=True, text=True, check=True).stdout
+
+
+@dataclass
+class RunningOverlay:
+    """The overlay's process, and how to call it a second time."""
+
+    person: Person
+    start: Callable[..., subprocess.Popen[bytes]]
+    config: Path
+    pictures: Path
+
+
+@pytest.fixture
+def overlay(desktop: Desktop, own_service: OwnService, tmp_path: Path) -> Iterator[RunningOverlay]:
+    """A running overlay with settings of its own, showing nothing yet."""
+    pictures = tmp_path / "Pictures"
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "user-dirs.dirs").write_text(f'XDG_PICTURES_DIR="{pictures}"\n')
+    environment = {
+        **desktop.environment,
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "IMAGEGEN_URL": own_service.settings.url,
+    }
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "overlay", *arguments], env=environment, cwd=tmp_path)
+
+    first = start("--hidden")
+    eventually(lambda: owned(desktop), "the overlay's name on the bus")
+    try:
+        yield RunningOverlay(Person(APPLICATION), start, tmp_path / "config", pictures)
+    finally:
+        first.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            first.wait(10)
+        first.kill()
+        eventually(lambda: not owned(desktop), "the overlay's name to be free again")

@@ -1,0 +1,124 @@
+"""The overlay as a person uses it: a real window under Xvfb, seen and moved through AT-SPI, on the starter model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from typing import Any
+
+from PIL import Image
+
+from tests.overlay.conftest import Desktop, OwnService, RunningOverlay
+from tests.overlay.desktop import eventually
+
+BAR = "Describe a picture"
+WARM_TOGGLE_S = 1.0
+"""A bound that catches a window built anew at each key press; benchmarks/ measures the real figure."""
+
+
+def open_dialog(overlay: RunningOverlay) -> None:
+    """As the shortcut and the 🎨 button do."""
+    overlay.start("--toggle").wait(20)
+    overlay.person.press("Generate a picture")
+    overlay.person.find("Generate", "push button")
+
+
+def test_a_second_process_toggles_the_bar_of_the_first(overlay: RunningOverlay) -> None:
+    person = overlay.person
+    assert person.see(BAR) is None
+    assert overlay.start("--toggle").wait(20) == 0
+    person.find(BAR, "text")
+    assert overlay.start("--toggle").wait(20) == 0
+    eventually(lambda: person.see(BAR) is None, "the bar is hidden again")
+
+
+def test_a_prompt_becomes_a_picture_that_is_saved_with_its_seed(
+    overlay: RunningOverlay, own_service: OwnService
+) -> None:
+    person = overlay.person
+    open_dialog(overlay)
+    person.write("Prompt", "red apple, blue background")
+    person.press("Generate", timeout_s=60)
+    person.find("Progress", "progress bar")
+    person.press("Save", timeout_s=60)
+    saved = eventually(lambda: list(overlay.pictures.rglob("*.png")), "a saved picture")[0]
+    assert saved.name.startswith("red-apple-blue-background-starter-")
+    with Image.open(saved) as picture:
+        graph: dict[str, Any] = json.loads(picture.info["prompt"])
+        red, green, blue = picture.convert("RGB").resize((1, 1), box=(0, 0, 8, 8)).getpixel((0, 0))  # type: ignore[misc]
+    assert blue > red
+    seeds = [node["inputs"]["value"] for node in graph.values() if node["class_type"] == "NeuroLuxSeedParameter"]
+    assert seeds == [int(saved.stem.rsplit("-", 1)[1])]
+    person.press("Save")
+    eventually(lambda: len(list(overlay.pictures.rglob("*.png"))) == 2, "a second file rather than an overwritten one")
+
+
+def test_cancel_stops_the_job_at_the_bridge(overlay: RunningOverlay, own_service: OwnService) -> None:
+    person = overlay.person
+    open_dialog(overlay)
+    person.write("Prompt", "a slow cat")
+    choose_slow_settings(overlay)
+    person.press("Generate")
+    person.press("Cancel")
+    eventually(lambda: person.see("Cancelled", "label"), "the card says that it was cancelled")
+    with own_service.client() as client:
+        newest = next(client.jobs())
+    assert (newest.parameters["prompt"], newest.status) == ("a slow cat", "cancelled")
+
+
+def test_a_service_that_dies_in_mid_job_is_waited_for_and_the_picture_arrives(
+    overlay: RunningOverlay, own_service: OwnService
+) -> None:
+    person = overlay.person
+    open_dialog(overlay)
+    person.write("Prompt", "yellow star, black background")
+    choose_slow_settings(overlay)
+    person.press("Generate")
+    person.find("Cancel", "push button")
+    own_service.kill()
+    person.find("The image service is not running", "label")
+    assert person.see("Start", "push button")
+    own_service.start()
+    eventually(lambda: person.see("The image service", "label") is None, "the banner goes away", 60)
+    person.find("Save", "push button", timeout_s=120)
+
+
+def test_past_pictures_are_there_after_a_restart_and_a_deleted_one_can_be_taken_back(
+    overlay: RunningOverlay, own_service: OwnService
+) -> None:
+    with own_service.client() as client:
+        client.generate("green tulip, yellow background")
+    person = overlay.person
+    open_dialog(overlay)
+    thumbnail = person.find("green tulip, yellow background", "toggle button")
+    assert thumbnail.get_action_iface().do_action(0)
+    person.press("Delete")
+    eventually(lambda: not person.see("green tulip", "toggle button"), "the thumbnail goes away")
+    person.press("Undo")
+    person.find("green tulip, yellow background", "toggle button")
+
+
+def test_a_prompt_from_the_command_line_is_drawn_at_once(overlay: RunningOverlay) -> None:
+    assert overlay.start("--generate", "purple heart, white background").wait(20) == 0
+    overlay.person.find("purple heart, white background", "toggle button")
+    overlay.person.find("Save", "push button", timeout_s=60)
+
+
+def test_the_warm_bar_is_there_at_once(overlay: RunningOverlay, desktop: Desktop) -> None:
+    overlay.start("--toggle").wait(20)
+    overlay.person.find(BAR, "text")
+    overlay.start("--toggle").wait(20)
+    eventually(lambda: overlay.person.see(BAR) is None, "the bar is hidden")
+    begun = time.monotonic()
+    subprocess.run(
+        ["gapplication", "action", "org.neurolux.Overlay", "toggle"], env=desktop.environment, check=True, timeout=20
+    )
+    overlay.person.find(BAR, "text")
+    assert time.monotonic() - begun < WARM_TOGGLE_S
+
+
+def choose_slow_settings(overlay: RunningOverlay) -> None:
+    """Fifty steps, so that there is time to act while it runs."""
+    steps = overlay.person.find("Steps", "spin button")
+    assert steps.get_value_iface().set_current_value(50)

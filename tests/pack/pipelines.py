@@ -1,0 +1,69 @@
+"""The pack's pipelines in this process, on tiny models: what a test of memory or parity begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    from neurolux.pipelines.plan import ComponentPlan
+    from neurolux.pipelines.registry import LoadedPipeline, PipelineHandle
+    from neurolux.pipelines.streaming import Residency
+
+LATENT = {"samples": torch.zeros(1, 4, 16, 16)}
+PROMPT = "a cat"
+
+
+def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
+    """A loaded tiny model."""
+    from neurolux.folder_models import folder_model
+    from neurolux.pipelines.registry import load_handle
+
+    model = folder_model(folder)
+    assert model is not None
+    return load_handle(model, (), **choices)
+
+
+def sample_with(
+    loaded: LoadedPipeline,
+    handle: PipelineHandle,
+    steps: int = 2,
+    *,
+    prompt: str = PROMPT,
+    negative: str | None = None,
+    guidance: float = -1.0,
+    seed: int = 7,
+) -> torch.Tensor:
+    """One picture of 128x128, decoded: (1, H, W, 3) in [0, 1]."""
+    from neurolux.pipelines.decode import decode
+    from neurolux.pipelines.encode import encode
+    from neurolux.pipelines.sample import sample
+
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        positive = encode(loaded, prompt)
+        against = encode(loaded, negative) if negative is not None else None
+        latents = sample(loaded, handle.spec, positive, against, LATENT, seed=seed, steps=steps, guidance=guidance)
+        return decode(loaded, latents)
+
+
+def picture(images: torch.Tensor) -> Image.Image:
+    """The first of ``images``, as the Result node saves it."""
+    return Image.fromarray((images[0].clamp(0, 1).numpy() * 255).round().astype(np.uint8))
+
+
+def budget_for(resident: float) -> Callable[[Residency, ComponentPlan], float]:
+    """A plan's budget on a device with room for a share ``resident`` of what can be streamed: tiny models fit whole."""
+
+    def budget(residency: Residency, planned: ComponentPlan) -> float:
+        if planned.placement not in ("stream", "disk", "sequential"):
+            return float("inf")
+        streamable = sum(unit.nbytes for unit in residency.units)
+        share = 0.0 if planned.placement == "sequential" else resident
+        return residency.rest.nbytes + share * streamable + 2 * max((unit.room for unit in residency.units), default=0)
+
+    return budget

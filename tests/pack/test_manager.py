@@ -1,0 +1,236 @@
+"""Our pipelines and stock models on one device that is too small for both, under ComfyUI's own memory manager."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from tests.pack.fake_device import DEVICE, RESERVED, FakeDevice, stock_patcher
+from tests.pack.pipelines import handle_for, sample_with
+from tests.tiny_models import write_flux
+
+pytestmark = pytest.mark.usefixtures("comfy_modules")
+MODEL_BYTES = 1_700_000
+"""A deep tiny FLUX: 0.3 MB of VAE, 0.2 of text encoders, and 0.7 of transformer, rounded up generously."""
+
+
+@pytest.fixture(scope="module")
+def deep_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FLUX with four blocks of each kind."""
+    folder = tmp_path_factory.mktemp("manager") / "deep-flux"
+    return write_flux(folder, guidance_embeds=True, seed=9, blocks=4)
+
+
+@pytest.fixture
+def manager(comfy_modules: None) -> ModuleType:
+    """ComfyUI's memory manager."""
+    import comfy.model_management
+
+    return comfy.model_management
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, manager: ModuleType) -> Iterator[FakeDevice]:
+    """A device with room for everything, until a test makes it smaller."""
+    from neurolux.pipelines.embedding_cache import embedding_cache
+    from neurolux.pipelines.registry import registry
+
+    embedding_cache.clear()
+    fake = FakeDevice(100 * MODEL_BYTES)
+    fake.install(monkeypatch)
+    yield fake
+    manager.free_memory(1e30, DEVICE)
+    for spec in list(registry._loaded):
+        registry._drop(spec)
+    assert manager.current_loaded_models == []
+
+
+def residency(loaded: Any, name: str = "transformer") -> Any:
+    """Where a component's weights are."""
+    return loaded.placement._patchers[name].residency
+
+
+def on_device(loaded: Any) -> int:
+    """Bytes of a pipeline's weights on the device."""
+    return sum(part.device_bytes for part in loaded.placement.memory())
+
+
+def test_a_stock_model_takes_some_of_our_blocks_and_gets_them_back(
+    device: FakeDevice, manager: ModuleType, deep_flux: Path
+) -> None:
+    handle = handle_for(deep_flux, precision="fp32", offload="none")
+    loaded = handle.loaded()
+    expected = sample_with(loaded, handle)
+    transformer = residency(loaded)
+    assert transformer.whole
+    stock = stock_patcher()
+    device.memory = device.memory - device.free + int(stock.model_size() * 1.1) - 150_000 + RESERVED
+    manager.load_models_gpu([stock])
+    assert stock.loaded_size() == stock.model_size()
+    parts = {part.component: part for part in loaded.placement.memory()}
+    assert parts["text_encoder"].device_bytes == 0  # the smallest goes first, and CLIP goes whole
+    assert 0 < parts["text_encoder_2"].device_bytes < parts["text_encoder_2"].bytes
+    assert device.free >= 0
+    assert torch.equal(expected, sample_with(loaded, handle))
+    manager.free_memory(1e30, DEVICE)
+    device.memory = 100 * MODEL_BYTES
+    assert torch.equal(expected, sample_with(loaded, handle))
+    assert residency(loaded).whole
+
+
+def test_ours_takes_the_room_of_a_stock_model(device: FakeDevice, manager: ModuleType, deep_flux: Path) -> None:
+    stock = stock_patcher(layers=40)
+    hidden = torch.rand(2, 64)
+    expected = stock.model(hidden)
+    manager.load_models_gpu([stock])
+    device.memory = stock.model_size() + MODEL_BYTES // 2
+    handle = handle_for(deep_flux, precision="fp32", offload="none")
+    sample_with(handle.loaded(), handle)
+    assert stock.loaded_size() < stock.model_size()
+    manager.load_models_gpu([stock])
+    assert torch.equal(expected, stock.model(hidden))
+
+
+def test_both_work_in_turn_and_pictures_stay_the_same(device: FakeDevice, manager: ModuleType, deep_flux: Path) -> None:
+    handle = handle_for(deep_flux, precision="fp32")
+    loaded = handle.loaded()
+    expected = sample_with(loaded, handle)
+    stock, hidden = stock_patcher(layers=40), torch.rand(2, 64)
+    stock_expected = stock.model(hidden)
+    device.memory = MODEL_BYTES // 2
+    for seed in (7, 8, 7):
+        picture = sample_with(loaded, handle, seed=seed)
+        assert torch.equal(expected, picture) == (seed == 7)
+        manager.load_models_gpu([stock])
+        assert torch.equal(stock_expected, stock.model(hidden))
+        assert device.free >= 0
+    assert any(not patcher.placed or not patcher.residency.whole for patcher in loaded.placement._patchers.values())
+
+
+@pytest.mark.parametrize("offload", ["none", "model", "stream", "sequential", "disk"])
+def test_everything_leaves_when_it_is_asked_to(
+    device: FakeDevice, manager: ModuleType, deep_flux: Path, offload: str
+) -> None:
+    handle = handle_for(deep_flux, precision="fp32", offload=offload)
+    loaded = handle.loaded()
+    expected = sample_with(loaded, handle)
+    held = [weakref.ref(tensor) for tensor in storages(loaded)]
+    manager.unload_all_models()
+    gc.collect()
+    assert on_device(loaded) == 0
+    assert device.free == device.memory
+    assert manager.current_loaded_models == []
+    assert all(storage() is None for storage in held)
+    assert torch.equal(expected, sample_with(handle.loaded(), handle))
+
+
+def storages(loaded: Any) -> list[Any]:
+    """What holds the weights that have been copied to the device."""
+    found = []
+    for patcher in loaded.placement._patchers.values():
+        masters = {slot.home.data_ptr() for unit in units_of(patcher) for slot in unit.slots}
+        found += [
+            weight.data.untyped_storage() for weight in patcher.model.parameters() if weight.data_ptr() not in masters
+        ]
+    return found
+
+
+def units_of(patcher: Any) -> list[Any]:
+    """A component's units, the rest among them."""
+    return [patcher.residency.rest, *patcher.residency.units]
+
+
+def test_a_device_too_small_for_the_chosen_mode_is_streamed_to(
+    device: FakeDevice, manager: ModuleType, deep_flux: Path
+) -> None:
+    handle = handle_for(deep_flux, precision="fp32", offload="none")
+    loaded = handle.loaded()
+    expected = sample_with(loaded, handle)
+    manager.unload_all_models()
+    device.memory = 700_000
+    assert torch.equal(expected, sample_with(loaded, handle))
+    transformer = residency(loaded)
+    assert transformer.streamed_bytes > 0
+
+
+def test_two_models_that_both_fit_are_not_loaded_again(
+    device: FakeDevice, deep_flux: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neurolux.pipelines.streaming import Residency
+
+    handles = [handle_for(folder, precision="fp32", offload="none") for folder in (deep_flux, tiny_models["tiny-sdxl"])]
+    expected = [sample_with(handle.loaded(), handle) for handle in handles]
+    loaded = [handle.loaded() for handle in handles]
+    brought: list[Any] = []
+    monkeypatch.setattr(Residency, "_bring", lambda self, unit: brought.append(unit))
+    for _ in range(2):
+        for handle, before, picture in zip(handles, loaded, expected, strict=True):
+            assert handle.loaded() is before
+            assert torch.equal(picture, sample_with(before, handle))
+    assert brought == []
+
+
+def test_a_plan_for_a_small_device_keeps_to_it(device: FakeDevice, deep_flux: Path) -> None:
+    device.memory = 700_000
+    most: list[int] = []
+    handle = handle_for(deep_flux, precision="fp32", offload="stream")
+    loaded = handle.loaded()
+    for block in loaded.pipe.transformer.transformer_blocks:
+        block.register_forward_hook(lambda *_: most.append(on_device(loaded)))
+    sample_with(loaded, handle)
+    transformer = residency(loaded)
+    assert 0 < transformer.resident_bytes < transformer.total_bytes
+    assert max(most) <= device.memory
+    assert loaded.placement.plan.offload == "stream"
+
+
+def test_a_larger_picture_leaves_fewer_blocks_on_the_device(
+    device: FakeDevice, deep_flux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neurolux.pipelines import costs
+
+    monkeypatch.setattr(costs, "sample_bytes", lambda family, width, height, *_: RESERVED + width * height // 4)
+    device.memory = 1_000_000
+    handle = handle_for(deep_flux, precision="fp32", offload="stream")
+    loaded = handle.loaded()
+    kept = {}
+    for side in (128, 512, 1024, 128):
+        loaded.fit(side, side)
+        loaded.placement.unload()
+        loaded.placement.load()
+        kept.setdefault(side, []).append(residency(loaded).resident_bytes)
+    assert kept[128][0] == kept[128][1] > kept[512][0] >= kept[1024][0]
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("offload", ["stream", "disk"])
+def test_an_interrupt_at_any_step_leaves_no_buffer(
+    device: FakeDevice, manager: ModuleType, deep_flux: Path, offload: str, step: int
+) -> None:
+    device.memory = 700_000
+    handle = handle_for(deep_flux, precision="fp32", offload=offload)
+    loaded = handle.loaded()
+    expected = sample_with(loaded, handle, steps=4)
+    resident = on_device(loaded)
+    calls: list[int] = []
+
+    def interrupt(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == step:
+            manager.interrupt_current_processing()
+
+    hook = loaded.pipe.transformer.register_forward_pre_hook(interrupt)
+    with pytest.raises(manager.InterruptProcessingException):
+        sample_with(loaded, handle, steps=4)
+    hook.remove()
+    assert len(calls) == step
+    assert all(not patcher.residency._buffers for patcher in loaded.placement._patchers.values())
+    assert on_device(loaded) <= max(resident, device.memory)
+    assert torch.equal(expected, sample_with(loaded, handle, steps=4))

@@ -1,0 +1,406 @@
+"""The memory plan: what lies where, in which type, for every model on every card. No ComfyUI, no torch, no weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from neurolux.catalog import Model, read_catalog
+from neurolux.errors import InvalidParameter
+from neurolux.pipelines.costs import CONTEXT_BYTES, spread
+from neurolux.pipelines.plan import (
+    OFFLOAD_CHOICES,
+    PRECISION_CHOICES,
+    ComponentPlan,
+    ComponentShape,
+    Machine,
+    Picture,
+    Plan,
+    as_json,
+    leaner,
+    make_plan,
+    table,
+)
+from neurolux.pipelines.plan_layout import blocks_on_device, ways_to_stay
+
+GB = 10**9
+CARDS = (4, 6, 8, 12, 16, 24, 80)
+RAMS = (8, 16, 32, 64)
+MODELS = read_catalog().models
+QUALITY = {"fp32": 3, "bf16": 3, "fp16": 3, "as-is": 3, "fp8": 2, "int8": 1, "nf4": 0}
+
+
+def card(vram: float, ram: float = 64, **traits: Any) -> Machine:
+    """A machine with a card of ``vram`` GB, as its free memory would be measured, and ``ram`` GB of free RAM."""
+    traits = {"bf16": True, "fp16": True, **traits}
+    return Machine("cuda", int(vram * GB) - CONTEXT_BYTES, int(ram * GB), **traits)
+
+
+def cpu(ram: float) -> Machine:
+    """A machine without a card."""
+    return Machine("cpu", 0, int(ram * GB), bf16=True, fp16=True)
+
+
+def plan(
+    name: str,
+    machine: Machine,
+    precision: str = "auto",
+    offload: str = "auto",
+    side: int | None = None,
+    count: int = 1,
+    **more: Any,
+) -> Plan:
+    """The plan of a catalog model."""
+    model = MODELS[name]
+    more = {"force_upcast_vae": model.force_upcast_vae, **more}
+    return make_plan(
+        model.family, model.components, machine, picture(model, side, count), precision, offload, **more
+    )  # fmt: skip
+
+
+def picture(model: Model, side: int | None = None, count: int = 1) -> Picture:
+    """A square of the model's own size unless told."""
+    side = side or model.defaults.width
+    return Picture(side, side, count, model.defaults.num_inference_steps)
+
+
+def denoiser(plan: Plan) -> ComponentPlan:
+    """The transformer's or the UNet's."""
+    return plan.components.get("transformer") or plan.components["unet"]
+
+
+# What auto chooses. Beside a card 64 GB of RAM are free.
+ON_CARDS = {
+    ("starter", None): {size: ("bf16", "none", None) for size in CARDS},
+    ("flux-schnell", 1024): {
+        **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
+        80: ("bf16", "none", None),
+    },
+    ("flux-dev", 1024): {
+        **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
+        80: ("bf16", "none", None),
+    },
+    ("flux-schnell", 512): {
+        **{size: ("fp8", "stream", None) for size in (4, 6, 8, 12, 16)},
+        24: ("bf16", "stream", None),
+        80: ("bf16", "none", None),
+    },
+    ("flux-dev", 2048): {
+        4: ("bf16", "sequential", 512),
+        6: ("bf16", "stream", 512),
+        8: ("bf16", "stream", 512),
+        12: ("bf16", "stream", None),
+        16: ("bf16", "stream", None),
+        24: ("bf16", "stream", None),
+        80: ("bf16", "none", None),
+    },
+    ("sdxl-lightning", 1024): {
+        **{size: ("bf16", "stream", None) for size in (4, 6, 8)},
+        **{size: ("bf16", "none", None) for size in (12, 16, 24, 80)},
+    },
+    ("sdxl-lightning", 512): {
+        4: ("fp8", "stream", None),
+        **{size: ("bf16", "stream", None) for size in (6, 8)},
+        **{size: ("bf16", "none", None) for size in (12, 16, 24, 80)},
+    },
+}
+ON_CPU = {
+    "starter": {size: ("fp32", "none", None) for size in RAMS},
+    "flux-schnell": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
+    "flux-dev": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
+    "sdxl-lightning": {
+        8: ("bf16", "disk", None),
+        16: ("fp32", "none", 512),
+        32: ("fp32", "none", None),
+        64: ("fp32", "none", None),
+    },
+}
+
+
+def on_cards() -> Iterator[Any]:
+    """Every model, size and card of the table."""
+    for (name, side), cards in ON_CARDS.items():
+        for size, expected in cards.items():
+            yield pytest.param(name, side, size, expected, id=f"{name}-{side}-{size}GB")
+
+
+@pytest.mark.parametrize(("name", "side", "size", "expected"), on_cards())
+def test_auto_on_a_card(name: str, side: int | None, size: int, expected: tuple[str, str, int | None]) -> None:
+    found = plan(name, card(size), side=side)
+    assert (found.precision, found.offload, found.vae_tile) == expected
+    for count in (1, 4):
+        found = plan(name, card(size), side=side, count=count)
+        assert found.fits
+        assert found.peak_vram <= size * GB - CONTEXT_BYTES
+        assert found.peak_ram <= 64 * GB
+        assert found.vae_slicing == (count > 1)
+
+
+@pytest.mark.parametrize("ram", RAMS)
+@pytest.mark.parametrize("name", list(ON_CPU))
+def test_auto_on_a_cpu(name: str, ram: int) -> None:
+    found = plan(name, cpu(ram))
+    assert (found.precision, found.offload, found.vae_tile) == ON_CPU[name][ram]
+    assert found.fits
+    assert found.peak_vram == 0
+    assert found.pinned_ram == 0
+    assert found.peak_ram <= ram * GB
+
+
+def test_every_catalog_model_is_in_the_tables() -> None:
+    assert {name for name, _ in ON_CARDS} == set(ON_CPU) == set(MODELS)
+
+
+@pytest.mark.parametrize(
+    ("vram", "ram", "precision", "offload"),
+    [
+        (8, 30, "fp8", "stream"),  # bf16 would have to come from disk
+        (24, 30, "bf16", "stream"),  # RAM need not hold what stays on the card
+        (80, 16, "bf16", "none"),
+        (24, 20, "bf16", "stream"),
+        (8, 8, "bf16", "disk"),
+    ],
+)
+def test_a_small_ram_changes_the_choice(vram: int, ram: int, precision: str, offload: str) -> None:
+    found = plan("flux-dev", card(vram, ram))
+    assert (found.precision, found.offload, found.fits) == (precision, offload, True)
+    assert found.peak_ram <= ram * GB
+    assert found.copies_in_ram == (precision == "fp8")
+
+
+@pytest.mark.parametrize("ram", [14, 30, 64])
+@pytest.mark.parametrize("side", [512, 1024])
+@pytest.mark.parametrize("name", ["flux-schnell", "flux-dev", "sdxl-lightning"])
+def test_more_vram_is_never_slower_nor_leaner(name: str, side: int, ram: int) -> None:
+    """A better picture may cost time; at the same quality, a larger card loses no more."""
+    plans = [plan(name, card(size, ram), side=side) for size in (*range(3, 33), 40, 48, 80)]
+    for smaller, larger in pairwise(plans):
+        if not smaller.fits:
+            continue
+        assert larger.fits
+        quality = [(QUALITY[found.precision], found.vae_tile is None) for found in (smaller, larger)]
+        assert quality[0] <= quality[1]
+        if quality[0] == quality[1]:
+            assert larger.transfer_seconds <= smaller.transfer_seconds
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sdxl-lightning"])
+def test_more_ram_is_never_slower_nor_leaner_on_a_cpu(name: str) -> None:
+    plans = [plan(name, cpu(ram)) for ram in (*range(5, 50), 64, 80)]
+    for smaller, larger in pairwise(plans):
+        if smaller.fits:
+            assert larger.fits
+            assert larger.transfer_seconds <= smaller.transfer_seconds
+            assert larger.components["vae"].bytes >= smaller.components["vae"].bytes or smaller.precision == "as-is"
+
+
+@pytest.mark.parametrize("offload", OFFLOAD_CHOICES[1:])
+@pytest.mark.parametrize("precision", PRECISION_CHOICES[1:])
+@pytest.mark.parametrize("name", ["flux-dev", "sdxl-lightning", "starter"])
+def test_explicit_choices_are_kept(name: str, precision: str, offload: str) -> None:
+    for machine in (card(80), card(6), cpu(64), cpu(6)):
+        found = plan(name, machine, precision, offload)
+        assert (found.precision, found.offload) == (precision, offload)
+        assert f"precision {precision}: as chosen" in found.reasons
+        assert f"offload {offload}: as chosen" in found.reasons
+        if not found.fits:
+            assert any(reason.startswith("does not fit: it needs ") for reason in found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("precision", "storage", "compute", "t5", "clip"),
+    [
+        ("bf16", "bf16", "bf16", "bf16", "bf16"),
+        ("fp16", "fp16", "fp16", "fp32", "fp32"),  # T5 overflows in fp16
+        ("fp32", "fp32", "fp32", "fp32", "fp32"),
+        ("fp8", "fp8", "bf16", "fp8", "bf16"),
+        ("int8", "int8", "bf16", "int8", "bf16"),
+        ("nf4", "nf4", "bf16", "nf4", "bf16"),
+        ("as-is", "bf16", "bf16", "bf16", "bf16"),
+    ],
+)
+def test_types_of_the_components(precision: str, storage: str, compute: str, t5: str, clip: str) -> None:
+    found = plan("flux-dev", card(80), precision)
+    assert (denoiser(found).storage, denoiser(found).compute) == (storage, compute)
+    assert found.components["text_encoder_2"].storage == t5
+    assert found.components["text_encoder"].storage == clip
+    assert found.components["vae"].storage == ("fp32" if precision in ("fp16", "fp32") else "bf16")
+    sdxl = plan("sdxl-lightning", card(80), precision)
+    assert sdxl.components["text_encoder_2"].storage == {"fp16": "fp16", "fp32": "fp32"}.get(precision, "bf16")
+
+
+def test_fp16_decodes_in_fp32_where_the_vae_asks_for_it() -> None:
+    asks = plan("sdxl-lightning", card(12), "fp16", force_upcast_vae=True)
+    assert (asks.components["vae"].storage, denoiser(asks).storage) == ("fp32", "fp16")
+    assert plan("sdxl-lightning", card(12), "fp16").components["vae"].storage == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("name", "traits", "storage", "compute"),
+    [
+        ("flux-dev", {"bf16": False}, "bf16", "fp32"),  # the files' own type is kept; only computing is widened
+        ("sdxl-lightning", {"bf16": False}, "fp16", "fp16"),
+        ("sdxl-lightning", {"bf16": False, "fp16": False}, "fp16", "fp32"),
+        ("flux-dev", {}, "bf16", "bf16"),
+    ],
+)
+def test_a_card_without_bf16(name: str, traits: dict[str, bool], storage: str, compute: str) -> None:
+    found = plan(name, card(6, **traits))
+    assert (denoiser(found).storage, denoiser(found).compute) == (storage, compute)
+    assert found.fits
+
+
+def test_an_mps_device_shares_its_memory() -> None:
+    found = plan("flux-schnell", Machine("mps", 0, 64 * GB, bf16=False, fp16=True))
+    assert (found.offload, denoiser(found).compute) == ("none", "fp16")
+    assert found.components["text_encoder_2"].compute == "fp32"
+
+
+def test_fp8_is_not_chosen_where_the_device_cannot_hold_it() -> None:
+    assert plan("flux-schnell", card(12), side=512).precision == "fp8"
+    assert plan("flux-schnell", card(12, fp8=False), side=512).precision == "bf16"
+
+
+def test_int8_and_nf4_are_only_recommended() -> None:
+    found = plan("flux-dev", card(8, 14))
+    assert (found.precision, found.offload) == ("bf16", "disk")
+    assert any(reason.startswith("choose precision nf4 for speed") for reason in found.reasons)
+
+
+def test_nf4_is_chosen_where_nothing_else_fits() -> None:
+    """Two blocks so large that no other type gets even one of them onto the card beside the next."""
+    shapes = {
+        "text_encoder": ComponentShape(10**8, stored="bf16"),
+        "transformer": ComponentShape(10**10, (5 * 10**9,) * 2, stored="bf16"),
+        "vae": ComponentShape(10**8, stored="bf16"),
+    }
+    found = make_plan("flux", shapes, card(7), Picture(512, 512))
+    assert (found.precision, found.fits) == ("nf4", True)
+    assert any(reason.startswith("precision nf4: bf16 does not fit (it needs ") for reason in found.reasons)
+
+
+def test_impossible_says_what_is_missing_and_what_to_do() -> None:
+    found = plan("flux-dev", card(8, 64), "bf16", "none")
+    assert not found.fits
+    assert "does not fit: it needs 35.6 GB of VRAM and 7.5 GB are free" in found.reasons
+    assert found.reasons[-1].startswith("choose offload auto and precision auto, a smaller picture")
+    tiny = plan("flux-dev", card(1, 64))
+    assert not tiny.fits
+    assert any("of VRAM and 1.5 GB are free" in reason for reason in tiny.reasons)
+    assert not plan("flux-dev", cpu(2)).fits
+
+
+def test_unknown_choices_list_the_known() -> None:
+    with pytest.raises(InvalidParameter, match="unknown precision 'int3'; use auto, bf16, fp16, fp32, fp8, int8, nf4"):
+        plan("starter", cpu(8), "int3")
+    with pytest.raises(
+        InvalidParameter, match="unknown offload 'cpu'; use auto, none, model, stream, sequential, disk"
+    ):
+        plan("starter", cpu(8), offload="cpu")
+
+
+def test_offload_frees_nothing_on_a_cpu_and_says_so() -> None:
+    found = plan("flux-dev", cpu(64), "bf16", "stream")
+    assert found.peak_ram == plan("flux-dev", cpu(64), "bf16", "none").peak_ram
+    assert "offload stream: CPU computes in RAM, so moving weights frees nothing" in found.reasons
+    assert denoiser(found).placement == "stream"
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("machine", [card(80), card(24), card(8), card(8, 12), cpu(64), cpu(16)], ids=str)
+def test_leaner_plans_get_leaner_and_end(name: str, machine: Machine) -> None:
+    model = MODELS[name]
+    found: Plan | None = plan(name, machine)
+    taken = []
+    while found is not None:
+        taken.append(found.peak_vram if machine.own_memory else found.peak_ram)
+        assert {part.storage for part in found.components.values()} == {
+            part.storage for part in plan(name, machine).components.values()
+        }
+        previous, found = found, leaner(found, model.family, model.components, machine, picture(model))
+        if found is not None:
+            assert "ran out of memory" in found.reasons[0]
+    assert all(later < earlier for earlier, later in pairwise(taken))
+    assert len(taken) < 20
+    assert previous.offload in ("sequential", "disk", "none")
+    if name == "flux-dev" and machine.own_memory:
+        assert taken[-1] < 3 * GB
+
+
+def test_leaner_gives_room_at_once() -> None:
+    """It is tried once, so it must differ: at most 70 % of the memory, and tiles."""
+    model = MODELS["flux-dev"]
+    first = plan("flux-dev", card(24))
+    second = leaner(first, "flux", model.components, card(24), picture(model))
+    assert second is not None
+    assert second.peak_vram <= 0.7 * first.peak_vram
+    assert second.vae_tile == 512
+
+
+def test_streaming_keeps_what_fits_and_counts_what_comes() -> None:
+    small, large = plan("flux-dev", card(8)), plan("flux-dev", card(16))
+    assert 0 < denoiser(small).resident_blocks < denoiser(large).resident_blocks < denoiser(large).blocks == 57
+    assert small.pinned_ram > large.pinned_ram > 0
+    assert small.components["text_encoder"].placement == "stage"
+    assert small.components["text_encoder_2"].placement == "stream"
+
+
+def test_what_computing_cannot_hide_is_lost() -> None:
+    slow = plan("flux-dev", card(8, compute_rate=20e12), "bf16", "stream")
+    fast = plan("flux-dev", card(8, compute_rate=400e12), "bf16", "stream")
+    wide = plan("flux-dev", card(8, compute_rate=400e12, transfer_rate=50e9), "bf16", "stream")
+    assert slow.transfer_seconds < 1.5  # T5, and what comes for its stage
+    assert fast.transfer_seconds > 20
+    assert fast.compute_seconds < slow.compute_seconds
+    assert wide.transfer_seconds < fast.transfer_seconds / 2
+
+
+def test_more_pictures_take_more_time_and_no_more_memory() -> None:
+    one, four = (plan("flux-dev", card(8, compute_rate=400e12), "bf16", "stream", count=count) for count in (1, 4))
+    assert one.peak_vram == four.peak_vram
+    assert four.transfer_seconds > 3 * one.transfer_seconds
+
+
+def test_a_gguf_file_stays_as_it_is() -> None:
+    shapes = dict(MODELS["flux-dev"].components)
+    shapes["transformer"] = replace(shapes["transformer"], stored="gguf", stored_bytes=6_800_000_000)
+    for precision in ("auto", "bf16", "as-is"):
+        found = make_plan("flux", shapes, card(12), Picture(1024, 1024), precision)
+        assert (denoiser(found).storage, denoiser(found).bytes) == ("gguf", 6_800_000_000)
+        assert any(reason.startswith("transformer is a GGUF file") for reason in found.reasons)
+
+
+def test_kept_blocks_are_spread_evenly() -> None:
+    assert spread([1] * 9, 3) == {2, 5, 8}
+    assert spread([1, 1], 5) == {0, 1}
+    ways = ways_to_stay((3, 3, 3, 1, 1, 1))
+    assert ways[0].bytes == ways[-1].coming == 0
+    assert [way.bytes for way in ways] == sorted(way.bytes for way in ways)
+    assert blocks_on_device((3, 3, 3), 0) == 6
+    assert blocks_on_device((3, 3, 3), 2) == 12
+    assert blocks_on_device((3, 3, 3), 3) == 9
+
+
+def test_a_pipeline_without_blocks_can_be_planned() -> None:
+    shapes = {"text_encoder": ComponentShape(10**8), "unet": ComponentShape(10**9), "vae": ComponentShape(10**8)}
+    for offload in OFFLOAD_CHOICES:
+        found = make_plan("sdxl", shapes, card(8), Picture(512, 512), "auto", offload)
+        assert found.fits
+        assert denoiser(found).placement in ("resident", "stage", "sequential")
+
+
+def test_table_and_json_say_the_same() -> None:
+    found = plan("flux-dev", card(8))
+    text = table(found)
+    lines = text.splitlines()
+    assert lines[0].split() == ["component", "type", "computed", "in", "where", "size"]
+    assert f"streamed, {denoiser(found).resident_blocks} of 57 blocks stay" in text
+    assert [line for line in lines if line.startswith("offload ")] == ["offload    stream"]
+    assert all(f"- {reason}" in lines for reason in found.reasons)
+    document = json.loads(json.dumps(as_json(found)))
+    assert document["components"]["transformer"]["resident_blocks"] == denoiser(found).resident_blocks
+    assert document["peak_vram"] == found.peak_vram

@@ -1,0 +1,368 @@
+"""Single files in every layout make the picture that their diffusers folder makes; what cannot be used says why."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from neurolux.catalog import Model, SingleFilesSource, read_catalog
+from neurolux.errors import InvalidParameter, WeightsMissing
+from neurolux.pipelines.plan import Machine, Picture, make_plan
+from neurolux.pipelines.sources import is_here, model_status, resolve
+from neurolux.single_files import Shelf, catalog_files, complete, files_model
+
+from tests.pack.comfy_server import comfyui_dir
+from tests.tiny_files import (
+    Tensors,
+    bfl_flux,
+    clip_l,
+    ldm_unet,
+    ldm_vae,
+    open_clip,
+    prefixed,
+    state_of,
+    tiny_flux,
+    tiny_sdxl,
+    write,
+)
+
+pytestmark = pytest.mark.usefixtures("comfy_modules")
+GB = 1_000_000_000
+COMFY_FOLDERS = ("diffusion_models", "text_encoders", "vae", "checkpoints", "loras")
+CALL: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "output_type": "pt"}
+
+
+def ready(pipe: Any) -> Any:
+    """A pipeline for comparison: without dropout and progress bars."""
+    pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def flux() -> Any:
+    """A FLUX with guidance, as diffusers has it."""
+    return ready(tiny_flux(comfyui_dir(), guidance=True))
+
+
+@pytest.fixture(scope="module")
+def sdxl() -> Any:
+    """An SDXL, as diffusers has it."""
+    return ready(tiny_sdxl(comfyui_dir(), lightning=False))
+
+
+def picture(pipe: Any, **changes: Any) -> torch.Tensor:
+    """One picture, as numbers."""
+    if hasattr(pipe, "transformer"):
+        changes = {"max_sequence_length": 32, **changes}
+    with torch.no_grad():
+        return pipe("a red fox, naïve", generator=torch.Generator().manual_seed(7), **{**CALL, **changes}).images
+
+
+def shelf_of(root: Path) -> Shelf:
+    """ComfyUI's folders below ``root``."""
+    return Shelf({name: (root / name,) for name in COMFY_FOLDERS})
+
+
+def build(model: Model, precision: str = "fp32", steps: int = 0) -> Any:
+    """The pipeline, by the pack."""
+    from neurolux.pipelines.load import build_pipeline, shapes_of
+
+    variant = model.variant(steps)
+    files = resolve(model, variant)
+    shapes = shapes_of(model, variant, files)
+    machine = Machine("cpu", 0, 20 * GB, bf16=True, fp16=True)
+    plan = make_plan(model.family, shapes, machine, Picture(128, 128), precision)
+    return build_pipeline(model, variant, files, plan)
+
+
+def encoders(pipe: Any) -> dict[str, Tensors]:
+    """Everything but the denoiser, in the files that are around."""
+    return {
+        "text_encoders/clip_l.safetensors": clip_l(state_of(pipe.text_encoder)),
+        "text_encoders/t5xxl_fp16.safetensors": state_of(pipe.text_encoder_2),
+        "vae/ae.safetensors": ldm_vae(state_of(pipe.vae)),
+    }
+
+
+def flux_checkpoint(pipe: Any) -> Tensors:
+    """All of a FLUX in one file, under ComfyUI's prefixes."""
+    return {
+        **prefixed("model.diffusion_model.", bfl_flux(state_of(pipe.transformer))),
+        **prefixed("text_encoders.clip_l.transformer.", clip_l(state_of(pipe.text_encoder))),
+        "text_encoders.clip_l.logit_scale": torch.ones(()),
+        **prefixed("text_encoders.t5xxl.transformer.", state_of(pipe.text_encoder_2)),
+        **prefixed("vae.", ldm_vae(state_of(pipe.vae))),
+    }
+
+
+def sdxl_checkpoint(pipe: Any) -> Tensors:
+    """All of an SDXL in one file, as Stability published it."""
+    return {
+        **prefixed("model.diffusion_model.", ldm_unet(state_of(pipe.unet))),
+        **prefixed("first_stage_model.", ldm_vae(state_of(pipe.vae))),
+        **prefixed("conditioner.embedders.0.transformer.", clip_l(state_of(pipe.text_encoder))),
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": torch.arange(77),
+        **prefixed("conditioner.embedders.1.model.", open_clip(state_of(pipe.text_encoder_2))),
+    }
+
+
+FLUX_LAYOUTS: dict[str, Callable[[Any], dict[str, Tensors]]] = {
+    "original names": lambda pipe: {
+        "diffusion_models/flux.safetensors": bfl_flux(state_of(pipe.transformer)),
+        **encoders(pipe),
+    },
+    "diffusers' names": lambda pipe: {
+        "diffusion_models/flux.safetensors": state_of(pipe.transformer),
+        **encoders(pipe),
+        "vae/ae.safetensors": state_of(pipe.vae),
+    },
+    "a prefix": lambda pipe: {
+        "diffusion_models/flux.sft": prefixed("model.diffusion_model.", bfl_flux(state_of(pipe.transformer))),
+        **encoders(pipe),
+    },
+    "a checkpoint": lambda pipe: {"checkpoints/flux.safetensors": flux_checkpoint(pipe)},
+}
+SDXL_LAYOUTS: dict[str, Callable[[Any], dict[str, Tensors]]] = {
+    "a checkpoint": lambda pipe: {"checkpoints/main.safetensors": sdxl_checkpoint(pipe)},
+    "a UNet in diffusers' names": lambda pipe: {
+        "diffusion_models/main.safetensors": state_of(pipe.unet),
+        "checkpoints/sd_xl_base_1.0.safetensors": broken_unet(sdxl_checkpoint(pipe)),
+    },
+    "a UNet in original names": lambda pipe: {
+        "diffusion_models/main.safetensors": prefixed("model.diffusion_model.", ldm_unet(state_of(pipe.unet))),
+        "checkpoints/sd_xl_base_1.0.safetensors": broken_unet(sdxl_checkpoint(pipe)),
+    },
+}
+
+
+def broken_unet(checkpoint: Tensors) -> Tensors:
+    """The checkpoint with another UNet, which must not be taken."""
+    return {name: value * 0 if "diffusion_model" in name else value for name, value in checkpoint.items()}
+
+
+def put(root: Path, files: dict[str, Tensors]) -> Path:
+    """Write ``files`` below ``root``; returns the first."""
+    paths = [write(root / name, tensors) for name, tensors in files.items()]
+    return paths[0]
+
+
+@pytest.mark.parametrize("layout", FLUX_LAYOUTS)
+def test_flux_files_make_the_picture_of_the_folder(flux: Any, tmp_path: Path, layout: str) -> None:
+    main = put(tmp_path, FLUX_LAYOUTS[layout](flux))
+    model = files_model("flux", complete("flux", {"transformer": main}, shelf_of(tmp_path)), read_catalog())
+    assert (model.defaults.num_inference_steps, model.max_sequence_length) == (28, 512)
+    assert torch.equal(picture(build(model)), picture(flux))
+
+
+@pytest.mark.parametrize("layout", SDXL_LAYOUTS)
+def test_sdxl_files_make_the_picture_of_the_folder(sdxl: Any, tmp_path: Path, layout: str) -> None:
+    main = put(tmp_path, SDXL_LAYOUTS[layout](sdxl))
+    model = files_model("sdxl", complete("sdxl", {"unet": main}, shelf_of(tmp_path)), read_catalog())
+    assert model.uses_negative_prompt
+    pipe = build(model)
+    assert torch.equal(picture(pipe, guidance_scale=5.0), picture(sdxl, guidance_scale=5.0))
+
+
+def test_a_folder_makes_the_same_picture(flux: Any, tmp_path: Path) -> None:
+    from neurolux.folder_models import folder_model
+
+    flux.save_pretrained(tmp_path / "folder")
+    model = folder_model(tmp_path / "folder")
+    assert model is not None
+    assert torch.equal(picture(build(model)), picture(flux))
+
+
+def test_tokens_are_those_of_the_files_that_comfyui_ships(flux: Any) -> None:
+    from neurolux.pipelines.comfy_tokenizers import comfy_tokenizers
+    from tokenizers import Tokenizer
+
+    text = "A naïve 日本 fox 😀,  two  spaces\nand a line"
+    made = comfy_tokenizers("flux")
+    t5 = Tokenizer.from_file(str(comfyui_dir() / "comfy/text_encoders/t5_tokenizer/tokenizer.json"))
+    assert made["tokenizer_2"](text).input_ids == t5.encode(text).ids
+    ids = made["tokenizer"](text, padding="max_length", truncation=True).input_ids
+    assert (len(ids), ids[0], ids[-1]) == (77, 49406, 49407)
+    padded = comfy_tokenizers("sdxl")["tokenizer_2"]("a", padding="max_length").input_ids
+    assert padded[:4] == [49406, 320, 49407, 0]
+
+
+# What is found without being told
+
+
+def test_a_catalog_model_is_ready_when_its_files_are_there(flux: Any, tmp_path: Path) -> None:
+    schnell = ready(tiny_flux(comfyui_dir(), guidance=False))
+    files = FLUX_LAYOUTS["original names"](schnell)
+    files = {name.replace("flux.safetensors", "flux1-schnell.safetensors"): value for name, value in files.items()}
+    put(tmp_path, files)
+    catalog = catalog_files(read_catalog(), shelf_of(tmp_path))
+    model = catalog.get("flux-schnell")
+    assert is_here(model)
+    assert model_status(model).state == "ready"
+    assert (model.license, model.name) == ("Apache-2.0", "flux-schnell")
+    assert not is_here(catalog.get("flux-dev"))
+    arguments = {"guidance_scale": 0.0}
+    assert torch.equal(picture(build(model), **arguments), picture(schnell, **arguments))
+
+
+def test_lightning_files_serve_their_own_number_of_steps(sdxl: Any, tmp_path: Path) -> None:
+    lightning = ready(tiny_sdxl(comfyui_dir(), lightning=True, seed=9))
+    put(
+        tmp_path,
+        {
+            "checkpoints/sd_xl_base_1.0.safetensors": sdxl_checkpoint(sdxl),
+            "checkpoints/sdxl_lightning_4step.safetensors": sdxl_checkpoint(lightning),
+            "diffusion_models/sdxl_lightning_8step_unet.safetensors": state_of(lightning.unet),
+        },
+    )
+    model = catalog_files(read_catalog(), shelf_of(tmp_path)).get("sdxl-lightning")
+    assert set(model.local) == {4, 8}
+    four, eight = build(model, steps=4), build(model, steps=8)
+    arguments = {"guidance_scale": 0.0, "num_inference_steps": 4}
+    assert torch.equal(picture(four, **arguments), picture(lightning, **arguments))
+    assert torch.equal(eight.unet.state_dict()["conv_in.weight"], lightning.unet.state_dict()["conv_in.weight"])
+    assert torch.equal(eight.vae.state_dict()["quant_conv.weight"], sdxl.vae.state_dict()["quant_conv.weight"])
+    assert eight.scheduler.config.timestep_spacing == "trailing"
+
+
+def test_a_lightning_lora_makes_the_model_of_the_base(sdxl: Any, tmp_path: Path) -> None:
+    names = [name for name in state_of(sdxl.unet) if name.endswith(("to_q.weight", "to_v.weight", "ff.net.2.weight"))]
+    lora: Tensors = {}
+    for name in names:
+        rows, columns = sdxl.unet.get_parameter(name).shape
+        stem = "unet." + name.removesuffix(".weight")
+        lora[f"{stem}.lora_A.weight"] = torch.randn(4, columns) * 0.1
+        lora[f"{stem}.lora_B.weight"] = torch.randn(rows, 4) * 0.1
+    put(
+        tmp_path,
+        {
+            "checkpoints/sd_xl_base_1.0.safetensors": sdxl_checkpoint(sdxl),
+            "loras/sdxl_lightning_2step_lora.safetensors": lora,
+        },
+    )
+    model = catalog_files(read_catalog(), shelf_of(tmp_path)).get("sdxl-lightning")
+    assert set(model.local) == {2}
+    pipe = build(model, steps=2)
+    expected = ready(tiny_sdxl(comfyui_dir(), lightning=True))
+    expected.load_lora_weights(dict(lora))
+    expected.fuse_lora()
+    expected.unload_lora_weights()
+    assert not torch.equal(pipe.unet.get_parameter(names[0]), sdxl.unet.get_parameter(names[0]))
+    assert torch.equal(picture(pipe, guidance_scale=0.0), picture(expected, guidance_scale=0.0))
+
+
+def test_a_name_with_steps_is_a_distilled_model(sdxl: Any, tmp_path: Path) -> None:
+    main = put(tmp_path, {"checkpoints/mineXL_Lightning_4-steps.safetensors": sdxl_checkpoint(sdxl)})
+    model = files_model("sdxl", complete("sdxl", {"unet": main}, shelf_of(tmp_path)), read_catalog())
+    assert model.limits.num_inference_steps.choices == (4,)
+    assert model.defaults.guidance_scale == 0.0
+    with pytest.raises(InvalidParameter, match="this model has 4"):
+        model.variant(8)
+
+
+def test_of_several_files_the_one_that_fits_is_taken(flux: Any, sdxl: Any, tmp_path: Path) -> None:
+    files = FLUX_LAYOUTS["original names"](flux)
+    wide = tiny_flux(comfyui_dir(), guidance=False)
+    other = torch.nn.functional.pad  # a T5 of another width
+    t5 = {name: other(value, (0, 8)) if value.shape[-1] == 64 else value for name, value in encoders(wide)[
+        "text_encoders/t5xxl_fp16.safetensors"].items()}  # fmt: skip
+    main = put(tmp_path, {**files, "text_encoders/a_t5xxl.safetensors": t5, "vae/0.safetensors": state_of(sdxl.vae)})
+    source = complete("flux", {"transformer": main}, shelf_of(tmp_path))
+    assert source.components["text_encoder_2"].name == "t5xxl_fp16.safetensors"
+    assert source.components["vae"].name == "ae.safetensors"
+
+
+# What cannot be used
+
+
+def test_a_missing_encoder_says_where_to_put_it(flux: Any, tmp_path: Path) -> None:
+    main = put(tmp_path, FLUX_LAYOUTS["original names"](flux))
+    (tmp_path / "text_encoders" / "t5xxl_fp16.safetensors").unlink()
+    (tmp_path / "vae" / "ae.safetensors").unlink()
+    with pytest.raises(WeightsMissing) as error:
+        complete("flux", {"transformer": main}, shelf_of(tmp_path))
+    assert str(error.value) == (
+        "no T5 encoder found: put one, such as t5xxl_fp16.safetensors, into ComfyUI's models/text_encoders; "
+        "no VAE found: put one, such as ae.safetensors, into ComfyUI's models/vae"
+    )
+
+
+def test_files_of_another_model_say_so(flux: Any, sdxl: Any, tmp_path: Path) -> None:
+    main = put(tmp_path, FLUX_LAYOUTS["original names"](flux))
+    vae = write(tmp_path / "vae" / "sdxl_vae.safetensors", ldm_vae(state_of(sdxl.vae)))
+    with pytest.raises(WeightsMissing, match=r"sdxl_vae.safetensors does not belong to flux.safetensors: it has 4 la"):
+        complete("flux", {"transformer": main, "vae": vae}, shelf_of(tmp_path))
+    checkpoint = write(tmp_path / "checkpoints" / "xl.safetensors", sdxl_checkpoint(sdxl))
+    with pytest.raises(
+        WeightsMissing, match=r"xl.safetensors is a SDXL checkpoint; transformer needs a FLUX transform"
+    ):
+        complete("flux", {"transformer": checkpoint}, shelf_of(tmp_path))
+
+
+def test_a_model_that_fills_is_not_taken_for_text_to_image(flux: Any, tmp_path: Path) -> None:
+    state = bfl_flux(state_of(flux.transformer))
+    state["img_in.weight"] = torch.zeros(256, 384)
+    main = put(tmp_path, {"diffusion_models/flux1-fill-dev.safetensors": state, **encoders(flux)})
+    with pytest.raises(WeightsMissing, match=r"flux1-fill-dev.safetensors takes 384 channels and gives 64"):
+        complete("flux", {"transformer": main}, shelf_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda data: data[:-100],
+            r"is damaged or incomplete \(it has \d+ bytes and should have \d+\); fetch the file",
+        ),
+        (lambda data: b"<html>" * 100, "it does not begin as a safetensors file does"),
+        (lambda data: b"", "it does not begin as a safetensors file does"),
+    ],
+)
+def test_a_damaged_file_says_so(flux: Any, tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
+    main = put(tmp_path, FLUX_LAYOUTS["original names"](flux))
+    main.write_bytes(damage(main.read_bytes()))
+    with pytest.raises(WeightsMissing, match=message):
+        complete("flux", {"transformer": main}, shelf_of(tmp_path))
+    model = files_model_of(tmp_path)
+    with pytest.raises(WeightsMissing, match="flux.safetensors"):
+        build(model)
+
+
+def files_model_of(root: Path) -> Model:
+    """A FLUX of the files in ``root``, whatever is in them."""
+    source = SingleFilesSource(
+        {
+            "transformer": root / "diffusion_models/flux.safetensors",
+            "text_encoder": root / "text_encoders/clip_l.safetensors",
+            "text_encoder_2": root / "text_encoders/t5xxl_fp16.safetensors",
+            "vae": root / "vae/ae.safetensors",
+        }
+    )
+    return replace(read_catalog().get("flux-dev"), name="mine", source=source)
+
+
+def test_a_file_that_lacks_weights_says_which(flux: Any, tmp_path: Path) -> None:
+    files = FLUX_LAYOUTS["original names"](flux)
+    del files["diffusion_models/flux.safetensors"]["double_blocks.1.img_mlp.2.bias"]
+    put(tmp_path, files)
+    with pytest.raises(WeightsMissing, match=r"flux.safetensors lacks transformer_blocks.1.ff.net.2.bias; fetch the"):
+        build(files_model_of(tmp_path))
+
+
+def test_a_pickled_file_is_not_opened(flux: Any, tmp_path: Path) -> None:
+    put(tmp_path, FLUX_LAYOUTS["original names"](flux))
+    pickled = tmp_path / "vae" / "ae.ckpt"
+    shutil.move(tmp_path / "vae" / "ae.safetensors", pickled)
+    with pytest.raises(WeightsMissing, match=r"ae.ckpt is a pickled file.*use its safetensors or GGUF version"):
+        complete(
+            "flux",
+            {"transformer": tmp_path / "diffusion_models/flux.safetensors", "vae": pickled},
+            shelf_of(tmp_path),
+        )

@@ -1,0 +1,82 @@
+"""What /openapi.json promises, asked of the real service: whatever is sent, the answer is a declared one and no 5xx.
+
+The service is the whole one (`imagegen up`, real ComfyUI); its default mode is a graph that draws an empty picture.
+schemathesis makes the requests: of right and of wrong data, and in sequences, where one answer's job is the next
+request's. It is run as its own program, which is its documented interface, and asks the same in every run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.client import ImageGenClient
+from bridge.comfyui.installer import find_installation
+from bridge.comfyui.process import free_port
+from bridge.contract import DEFAULT_MODE
+from bridge.settings import Settings
+from tests.service.trivial_mode import write_trivial_mode
+
+EXAMPLES = 20
+"""Of each endpoint, in each phase."""
+READY_TIMEOUT_S = 180
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "allow_header_conformance",
+    "use_after_free",
+)
+CONFIGURATION = """
+[[operations]]
+include-path = "/v1/load-model"
+checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 503]
+"""
+"""Weights that are not here cannot be loaded without a network: a 503 that says so is the right answer."""
+OTHER_MODES = rf"^/v1/modes/(?!({DEFAULT_MODE}|\{{name\}})$).+"
+"""The shipped graphs would really draw."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    installation = find_installation(Settings.from_environment())
+    own = Settings(state_dir=tmp_path_factory.mktemp("state"), port=free_port())
+    own.make_directories()
+    write_trivial_mode(own.workflows, DEFAULT_MODE)
+    command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(own.state_dir), "--port", str(own.port)]
+    command += ["--comfyui-dir", str(installation.root), "--max-pending", "1000"]
+    environment = {**os.environ, "NEUROLUX_DEFAULT_MODEL": "starter", "HF_HUB_OFFLINE": "1"}
+    environment["HF_HOME"] = str(own.state_dir / "huggingface")
+    with (own.logs / "up.log").open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        with ImageGenClient(own.url) as client:
+            client.wait_ready(READY_TIMEOUT_S)
+        yield own.url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def test_every_answer_is_declared_and_none_is_a_failure(url: str, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("st")
+    command = [str(program), "run", url + "/openapi.json", "--checks", ",".join(CHECKS), "--no-color"]
+    command += ["--max-examples", str(EXAMPLES), "--generation-deterministic", "--continue-on-failure"]
+    command += ["--request-timeout", "60", "--exclude-path-regex", OTHER_MODES]
+    (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    [selected, tested] = [int(re.search(rf"{word}: +(\d+)", run.stdout)[1]) for word in ("Selected", "Tested")]  # pyright: ignore
+    assert tested == selected > 15
+    cases = re.search(r"(\d+) generated", run.stdout)
+    assert cases, run.stdout
+    assert int(cases[1]) > 500

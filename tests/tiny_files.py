@@ -1,0 +1,351 @@
+"""Tiny models as single files, in the layouts that models are published in: BFL, LDM, OpenCLIP, scaled fp8, GGUF.
+
+The real classes again, as in tiny_models.py, but with the heads, groups and tokenizers of the real models: a single
+file has no configuration, so these must be what they are everywhere. The mappings of names are written here anew, from
+diffusers' names to the originals'.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+WIDTH = 64
+Tensors = dict[str, torch.Tensor]
+
+
+def clip(projected: bool) -> Any:
+    """One of SDXL's CLIP encoders, narrow."""
+    config = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=WIDTH,
+        intermediate_size=96,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        hidden_act="gelu" if projected else "quick_gelu",
+        bos_token_id=49406,
+        eos_token_id=49407,
+    )
+    return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
+
+
+def vae(latent_channels: int) -> AutoencoderKL:
+    """A VAE with groups of 32."""
+    flux = latent_channels == 16
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 64, 64),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        sample_size=1024,
+        scaling_factor=0.3611 if flux else 0.13025,
+        shift_factor=0.1159 if flux else None,
+        use_quant_conv=not flux,
+        use_post_quant_conv=not flux,
+    )
+
+
+def tiny_flux(comfyui: Path, *, guidance: bool, seed: int = 5) -> FluxPipeline:
+    """A FLUX of a few million values, most of them in embeddings."""
+    torch.manual_seed(seed)
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if guidance else 1.0, use_dynamic_shifting=guidance),
+        vae=vae(16),
+        text_encoder=clip(False),
+        tokenizer=CLIPTokenizer.from_pretrained(comfyui / "comfy/sd1_tokenizer", model_max_length=77),
+        text_encoder_2=T5EncoderModel(
+            T5Config(
+                vocab_size=32128,
+                d_model=WIDTH,
+                d_kv=32,
+                d_ff=96,
+                num_layers=2,
+                num_heads=2,
+                feed_forward_proj="gated-gelu",
+                tie_word_embeddings=False,
+            )
+        ),
+        tokenizer_2=T5Tokenizer.from_pretrained(comfyui / "comfy/text_encoders/t5_tokenizer", model_max_length=512),
+        transformer=FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=64,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=128,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=guidance,
+        ),
+    )
+
+
+def tiny_sdxl(comfyui: Path, *, lightning: bool, seed: int = 6) -> StableDiffusionXLPipeline:
+    """An SDXL with two levels."""
+    torch.manual_seed(seed)
+    tokenizer = comfyui / "comfy/sd1_tokenizer"
+    return StableDiffusionXLPipeline(
+        vae=vae(4),
+        text_encoder=clip(False),
+        text_encoder_2=clip(True),
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77),
+        tokenizer_2=CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77, pad_token="!"),
+        unet=UNet2DConditionModel(
+            sample_size=128,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(64, 128),
+            layers_per_block=2,
+            attention_head_dim=(1, 2),
+            transformer_layers_per_block=(1, 2),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=6 * 256 + WIDTH,
+            cross_attention_dim=2 * WIDTH,
+        ),
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            timestep_spacing="trailing" if lightning else "leading",
+        ),
+        add_watermarker=False,
+    )
+
+
+FLUX_STEMS = {
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "proj_out": "final_layer.linear",
+}
+DOUBLE_STEMS = {
+    "norm1.linear": "img_mod.lin",
+    "norm1_context.linear": "txt_mod.lin",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+}
+DOUBLE_NORMS = {
+    "attn.norm_q": "img_attn.norm.query_norm",
+    "attn.norm_k": "img_attn.norm.key_norm",
+    "attn.norm_added_q": "txt_attn.norm.query_norm",
+    "attn.norm_added_k": "txt_attn.norm.key_norm",
+}
+
+
+def bfl_flux(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A FLUX transformer under Black Forest Labs' names."""
+    found: Tensors = {}
+    for kind in ("weight", "bias"):
+        for ours, theirs in FLUX_STEMS.items():
+            if f"{ours}.{kind}" in state:
+                found[f"{theirs}.{kind}"] = state[f"{ours}.{kind}"]
+        scale, shift = state[f"norm_out.linear.{kind}"].chunk(2)
+        found[f"final_layer.adaLN_modulation.1.{kind}"] = torch.cat([shift, scale])
+        for number in range(sum(f"transformer_blocks.{n}.norm1.linear.weight" in state for n in range(99))):
+            ours, theirs = f"transformer_blocks.{number}.", f"double_blocks.{number}."
+            for stem, target in DOUBLE_STEMS.items():
+                found[f"{theirs}{target}.{kind}"] = state[f"{ours}{stem}.{kind}"]
+            for stream, names in (
+                ("img", ("to_q", "to_k", "to_v")),
+                ("txt", ("add_q_proj", "add_k_proj", "add_v_proj")),
+            ):
+                parts = [state[f"{ours}attn.{name}.{kind}"] for name in names]
+                found[f"{theirs}{stream}_attn.qkv.{kind}"] = torch.cat(parts)
+            if kind == "weight":
+                for stem, target in DOUBLE_NORMS.items():
+                    found[f"{theirs}{target}.scale"] = state[f"{ours}{stem}.weight"]
+        for number in range(sum(f"single_transformer_blocks.{n}.norm.linear.weight" in state for n in range(99))):
+            ours, theirs = f"single_transformer_blocks.{number}.", f"single_blocks.{number}."
+            found[f"{theirs}modulation.lin.{kind}"] = state[f"{ours}norm.linear.{kind}"]
+            found[f"{theirs}linear2.{kind}"] = state[f"{ours}proj_out.{kind}"]
+            parts = [state[f"{ours}{name}.{kind}"] for name in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
+            found[f"{theirs}linear1.{kind}"] = torch.cat(parts)
+            if kind == "weight":
+                found[f"{theirs}norm.query_norm.scale"] = state[f"{ours}attn.norm_q.weight"]
+                found[f"{theirs}norm.key_norm.scale"] = state[f"{ours}attn.norm_k.weight"]
+    return {name: value.clone() for name, value in found.items()}
+
+
+def ldm_vae(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A VAE under LDM's names; its attention has 1x1 convolutions."""
+    found: Tensors = {}
+    for name, value in state.items():
+        new = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+        new = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", new)
+        new = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", new)
+        new = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{3 - int(m[1])}.block.{m[2]}", new)
+        new = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{3 - int(m[1])}.upsample", new)
+        new = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", new)
+        if "mid_block.attentions.0" in new:
+            new = new.replace("mid_block.attentions.0", "mid.attn_1").replace("to_out.0", "proj_out")
+            new = new.replace("group_norm", "norm").replace("to_", "")
+            value = value[:, :, None, None] if value.dim() == 2 else value
+        found[new] = value.clone()
+    return found
+
+
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+UNET_OUTSIDE = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+
+
+def ldm_unet(state: Mapping[str, torch.Tensor], layers: int = 2) -> Tensors:
+    """An SDXL UNet under the names of Stability's own code; ``layers`` resnets in each level on the way down."""
+    found: Tensors = {}
+    for name, value in state.items():
+        stem, _, kind = name.rpartition(".")
+        if stem in UNET_OUTSIDE:
+            new = UNET_OUTSIDE[stem]
+        elif stem.startswith("mid_block"):
+            _, group, number, rest = stem.split(".", 3)
+            new = f"middle_block.{2 * int(number) if group == 'resnets' else 1}.{RESNET.get(rest, rest)}"
+        else:
+            direction, level, group, number, rest = stem.split(".", 4)
+            level, number = int(level), int(number)
+            down = direction == "down_blocks"
+            first = 1 + level * (layers + 1) if down else level * (layers + 1)
+            side = "input_blocks" if down else "output_blocks"
+            if group == "downsamplers":
+                new = f"{side}.{first + layers}.0.op"
+            elif group == "upsamplers":
+                has_attention = any(key.startswith(f"up_blocks.{level}.attentions") for key in state)
+                new = f"{side}.{first + layers}.{2 if has_attention else 1}.conv"
+            else:
+                new = f"{side}.{first + number}.{0 if group == 'resnets' else 1}.{RESNET.get(rest, rest)}"
+        found[f"{new}.{kind}"] = value.clone()
+    return found
+
+
+def open_clip(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """SDXL's second text encoder under OpenCLIP's names."""
+    state = {name.removeprefix("text_model."): value for name, value in state.items()}
+    found = {
+        "positional_embedding": state["embeddings.position_embedding.weight"],
+        "token_embedding.weight": state["embeddings.token_embedding.weight"],
+        "ln_final.weight": state["final_layer_norm.weight"],
+        "ln_final.bias": state["final_layer_norm.bias"],
+        "text_projection": state["text_projection.weight"].T,
+    }
+    stems = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+             "self_attn.out_proj": "attn.out_proj"}  # fmt: skip
+    for number in range(2):
+        ours, theirs = f"encoder.layers.{number}.", f"transformer.resblocks.{number}."
+        for kind in ("weight", "bias"):
+            for stem, target in stems.items():
+                found[f"{theirs}{target}.{kind}"] = state[f"{ours}{stem}.{kind}"]
+            parts = [state[f"{ours}self_attn.{name}.{kind}"] for name in ("q_proj", "k_proj", "v_proj")]
+            found[f"{theirs}attn.in_proj_{kind}"] = torch.cat(parts)
+    return {name: value.clone() for name, value in found.items()}
+
+
+def clip_l(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A CLIP encoder under the names that transformers had before 5.6, as everyone's files have."""
+    return {f"text_model.{name.removeprefix('text_model.')}": value.clone() for name, value in state.items()}
+
+
+def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """``tensors`` below ``prefix``."""
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+def state_of(module: torch.nn.Module) -> Tensors:
+    """The weights; one that is shared, once."""
+    return {name: value.detach() for name, value in module.named_parameters()}
+
+
+def scaled_fp8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """As ComfyUI's ``*_fp8_e4m3fn_scaled`` files: matrices in fp8, each with a scale, and a mark."""
+    found: Tensors = {"scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)}
+    for name, value in tensors.items():
+        if value.dim() == 2 and name.endswith(".weight") and "embed" not in name and "shared" not in name:
+            scale = value.abs().max() / 448
+            found[name] = (value / scale).to(torch.float8_e4m3fn)
+            found[f"{name.removesuffix('weight')}scale_weight"] = scale
+        else:
+            found[name] = value
+    return found
+
+
+def write_gguf(path: Path, tensors: Mapping[str, torch.Tensor], kind: str) -> None:
+    """A GGUF as they are made for FLUX: matrices of whole blocks quantized, the rest in F32."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "flux")
+    quantization = gguf.GGMLQuantizationType[kind]
+    block, _ = gguf.GGML_QUANT_SIZES[quantization]
+    for name, value in tensors.items():
+        data = value.to(torch.float32).numpy().astype(np.float32)
+        if value.dim() == 2 and value.shape[1] % block == 0:
+            writer.add_tensor(name, gguf.quants.quantize(data, quantization), raw_dtype=quantization)
+        else:
+            writer.add_tensor(name, data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def as_type(dtype: torch.dtype) -> Callable[[Mapping[str, torch.Tensor]], Tensors]:
+    """A function that casts all tensors."""
+    return lambda tensors: {name: value.to(dtype) for name, value in tensors.items()}
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """Save ``tensors``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    return path
