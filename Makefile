@@ -34,11 +34,11 @@ $(UV):
 
 # One stamp a set of packages: nothing is asked of uv until the lock changes.
 $(VENV)/.synced-run: $(UV) uv.lock pyproject.toml
-	$(SYNC) --extra comfyui
+	$(SYNC) --extra comfyui --extra overlay
 	@touch $@
 
 $(VENV)/.synced-dev: $(UV) uv.lock pyproject.toml
-	$(SYNC) --extra comfyui --extra dev
+	$(SYNC) --extra comfyui --extra overlay --extra dev
 	@touch $@ $(VENV)/.synced-run
 
 .PHONY: setup

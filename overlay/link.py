@@ -18,7 +18,17 @@ from typing import Any, TypeVar
 import aiohttp
 from pydantic import ValidationError
 
-from bridge.contract import CancelAnswer, ErrorBody, ErrorEnvelope, JobEvent, JobState, ModelInfoResponse
+from bridge.contract import (
+    CancelAnswer,
+    ErrorBody,
+    ErrorEnvelope,
+    JobEvent,
+    JobPage,
+    JobState,
+    ModelInfoResponse,
+    ModeList,
+    ModeSummary,
+)
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 30.0
@@ -72,10 +82,10 @@ class Bridge:
         """The models, and the machine that runs them."""
         return ModelInfoResponse.model_validate_json(await self._ask("GET", "/v1/model-info"))
 
-    async def modes(self) -> list[str]:
-        """The names of the modes that work."""
-        listed = json.loads(await self._ask("GET", "/v1/modes"))["modes"]
-        return [mode if isinstance(mode, str) else mode["name"] for mode in listed if not _broken(mode)]
+    async def modes(self) -> list[ModeSummary]:
+        """The modes that work."""
+        listed = ModeList.model_validate_json(await self._ask("GET", "/v1/modes"))
+        return [mode for mode in listed.details if mode.error is None]
 
     async def mode_schema(self, name: str) -> dict[str, Any]:
         """What a mode takes, as JSON Schema."""
@@ -91,8 +101,7 @@ class Bridge:
 
     async def jobs(self) -> list[JobState]:
         """The jobs that the service remembers, newest first."""
-        answer = json.loads(await self._ask("GET", f"/v1/jobs?limit={LISTED_JOBS}"))
-        return [JobState.model_validate(job) for job in answer["jobs"]]
+        return JobPage.model_validate_json(await self._ask("GET", f"/v1/jobs?limit={LISTED_JOBS}")).jobs
 
     async def cancel(self, job_id: str) -> JobState:
         """Cancel a job and say what became of it."""
@@ -134,10 +143,6 @@ class Bridge:
                 raise _failure(answer.status, data, base)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(base) from error
-
-
-def _broken(mode: Any) -> bool:
-    return isinstance(mode, dict) and bool(mode.get("error"))
 
 
 def _failure(status: int, data: bytes, url: str) -> BridgeFailure:

@@ -3,13 +3,27 @@
 set -euo pipefail
 
 # program or file that must exist, and the package that brings it
-needed=(
-  "chromium:chromium"
+programs=(
+  "chromium:chromium"                # the editor tests and the workflow export
+  "Xvfb:xvfb"                        # the overlay's screen
+  "dbus-daemon:dbus"                 # its session bus
+  "gdbus:libglib2.0-bin"             # and what calls it: gdbus, gapplication
+)
+files=(
+  "/usr/lib/python3/dist-packages/gi:python3-gi"
+  "/usr/lib/*/girepository-1.0/Gtk-4.0.typelib:gir1.2-gtk-4.0"
+  "/usr/lib/*/girepository-1.0/Adw-1.typelib:gir1.2-adw-1"
+  "/usr/lib/*/girepository-1.0/Atspi-2.0.typelib:gir1.2-atspi-2.0"
+  "/usr/libexec/at-spi-bus-launcher:at-spi2-core"
+  "/usr/share/icons/Adwaita:adwaita-icon-theme"
 )
 
 missing=()
-for entry in "${needed[@]}"; do
+for entry in "${programs[@]}"; do
   command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+done
+for entry in "${files[@]}"; do
+  compgen -G "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -6,7 +6,7 @@ It is the only view-model that talks to the bridge; it does so through ``link`` 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -76,7 +76,9 @@ class Session:
 
     async def _read_all(self) -> tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]:
         info = await self._bridge.model_info()
-        schemas = {name: await self._bridge.mode_schema(name) for name in await self._bridge.modes()}
+        schemas = {}
+        for mode in await self._bridge.modes():
+            schemas[mode.name] = only_shown(await self._bridge.mode_schema(mode.name), mode.parameters)
         return info, schemas, await self._bridge.jobs()
 
     def _take_all(self, read: tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]) -> None:
@@ -249,3 +251,10 @@ class Session:
             self._link.deliver(card.take_images, images)
             self._link.deliver(self.history.add, state)
         self._link.deliver(self.job_ended.emit, card)
+
+
+def only_shown(schema: dict[str, Any], parameters: Sequence[str]) -> dict[str, Any]:
+    """The schema with what a person fills in: the graph's parameters, not what a program tells the service besides."""
+    shown = {*parameters, "output_format"}
+    properties = {name: value for name, value in schema["properties"].items() if name in shown}
+    return {**schema, "properties": properties}

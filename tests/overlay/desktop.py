@@ -77,8 +77,9 @@ class Person:
         """Everything that is on the screen now, in reading order."""
         found: list[Any] = []
         root = self._root()
-        for index in range(root.get_child_count() if root is not None else 0):
-            self._collect(root.get_child_at_index(index), role, found)
+        windows = [root.get_child_at_index(index) for index in range(root.get_child_count())] if root else []
+        for window in windows:
+            self._collect(window, role, found)
         return found
 
     def _collect(self, node: Any, role: str | None, found: list[Any]) -> None:
@@ -100,8 +101,12 @@ class Person:
         return None
 
     def find(self, name: str, role: str | None = None, timeout_s: float = WAIT_S) -> Any:
-        """Wait for ``see``."""
-        return eventually(lambda: self.see(name, role), f"{role or 'something'} {name!r} on the screen", timeout_s)
+        """Wait for ``see``; what there is instead is part of the error."""
+        try:
+            return eventually(lambda: self.see(name, role), f"{role or 'something'} {name!r} on the screen", timeout_s)
+        except AssertionError as error:
+            there = [f"{node.get_role_name()} {node.get_name()!r}" for node in self.all() if node.get_name()]
+            raise AssertionError(f"{error}; there is {', '.join(there)}") from None
 
     def shows(self, node: Any) -> bool:
         """Whether it is on the screen. GTK says "showing" of windows only, so of the rest its size is asked too."""

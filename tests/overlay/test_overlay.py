@@ -91,17 +91,17 @@ def test_past_pictures_are_there_after_a_restart_and_a_deleted_one_can_be_taken_
         client.generate("green tulip, yellow background")
     person = overlay.person
     open_dialog(overlay)
-    thumbnail = person.find("green tulip, yellow background", "toggle button")
+    thumbnail = person.find("green tulip, yellow background", "push button")
     assert thumbnail.get_action_iface().do_action(0)
     person.press("Delete")
-    eventually(lambda: not person.see("green tulip", "toggle button"), "the thumbnail goes away")
+    eventually(lambda: not person.see("green tulip", "push button"), "the thumbnail goes away")
     person.press("Undo")
-    person.find("green tulip, yellow background", "toggle button")
+    person.find("green tulip, yellow background", "push button")
 
 
 def test_a_prompt_from_the_command_line_is_drawn_at_once(overlay: RunningOverlay) -> None:
     assert overlay.start("--generate", "purple heart, white background").wait(20) == 0
-    overlay.person.find("purple heart, white background", "toggle button")
+    overlay.person.find("purple heart, white background", "push button")
     overlay.person.find("Save", "push button", timeout_s=60)
 
 

@@ -290,7 +290,7 @@ def test_impossible_says_what_is_missing_and_what_to_do() -> None:
     assert found.reasons[-1].startswith("choose offload auto and precision auto, a smaller picture")
     tiny = plan("flux-dev", card(1, 64))
     assert not tiny.fits
-    assert any("of VRAM and 1.5 GB are free" in reason for reason in tiny.reasons)
+    assert any("of VRAM and 500 MB are free" in reason for reason in tiny.reasons)
     assert not plan("flux-dev", cpu(2)).fits
 
 

@@ -63,12 +63,29 @@ def offload_input() -> io.Combo.Input:
     )
 
 
+def compile_input() -> io.Boolean.Input:
+    """The compile switch. Optional: graphs that were saved before it was there have no value for it."""
+    return io.Boolean.Input(
+        "compile",
+        default=False,
+        optional=True,
+        advanced=True,
+        tooltip=(
+            "torch.compile for the denoiser's blocks. The first picture of each size waits for the compiler, seconds "
+            "to minutes; a GPU then takes up to a third less time. Not where weights are streamed (offload stream, "
+            "sequential, disk). Pixels may be rounded otherwise."
+        ),
+    )
+
+
 def pipeline_output() -> io.Custom.Output:
     """The pipeline socket."""
     return PipelineType.Output("pipeline", display_name="pipeline", tooltip="The loaded model, for every later stage.")
 
 
-def load(model: str, steps: int, precision: str, offload: str, family: Family | None = None) -> io.NodeOutput:
+def load(
+    model: str, steps: int, precision: str, offload: str, compile: bool, family: Family | None = None
+) -> io.NodeOutput:
     """Load by name, reporting on the node; raises ModelNotFound or InvalidParameter."""
     found = known_models().get(model)
     if family is not None and found.family != family:
@@ -76,7 +93,7 @@ def load(model: str, steps: int, precision: str, offload: str, family: Family | 
         raise InvalidParameter("model", f"{model} is a {found.family} model; this loader takes {names}")
     if offload not in OFFLOAD_CHOICES:
         raise InvalidParameter("offload", f"unknown offload {offload!r}; use {', '.join(OFFLOAD_CHOICES)}")
-    handle = load_handle(found, model_stamp(found), steps, precision, offload, NodeReporter())
+    handle = load_handle(found, model_stamp(found), steps, precision, offload, NodeReporter(), compile)
     return io.NodeOutput(handle)
 
 
@@ -110,6 +127,7 @@ class LoadModel(io.ComfyNode):
                         "default. Other models ignore it."
                     ),
                 ),
+                compile_input(),
             ],
             outputs=[pipeline_output()],
         )
@@ -124,8 +142,8 @@ class LoadModel(io.ComfyNode):
         return stamp_of(model or "")
 
     @classmethod
-    def execute(cls, model: str, precision: str, offload: str, steps: int) -> io.NodeOutput:
-        return load(model, steps, precision, offload)
+    def execute(cls, model: str, precision: str, offload: str, steps: int, compile: bool = False) -> io.NodeOutput:
+        return load(model, steps, precision, offload, compile)
 
 
 class LoadFlux(io.ComfyNode):
@@ -138,7 +156,7 @@ class LoadFlux(io.ComfyNode):
             display_name="Load Flux",
             category=LOADERS,
             description="Loads a FLUX model: flux-schnell (four steps), flux-dev (guidance), or your own folder.",
-            inputs=[model_input("flux"), precision_input(), offload_input()],
+            inputs=[model_input("flux"), precision_input(), offload_input(), compile_input()],
             outputs=[pipeline_output()],
         )
 
@@ -152,8 +170,8 @@ class LoadFlux(io.ComfyNode):
         return stamp_of(model or "")
 
     @classmethod
-    def execute(cls, model: str, precision: str, offload: str) -> io.NodeOutput:
-        return load(model, 0, precision, offload, "flux")
+    def execute(cls, model: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
+        return load(model, 0, precision, offload, compile, "flux")
 
 
 class LoadSDXLLightning(io.ComfyNode):
@@ -176,6 +194,7 @@ class LoadSDXLLightning(io.ComfyNode):
                 ),
                 precision_input(),
                 offload_input(),
+                compile_input(),
             ],
             outputs=[pipeline_output()],
         )
@@ -190,10 +209,10 @@ class LoadSDXLLightning(io.ComfyNode):
         return stamp_of(model or "")
 
     @classmethod
-    def execute(cls, model: str, steps: str, precision: str, offload: str) -> io.NodeOutput:
+    def execute(cls, model: str, steps: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
         if not str(steps).isdecimal():
             raise InvalidParameter("num_inference_steps", f"steps {steps!r} is not a number; use 1, 2, 4 or 8")
-        return load(model, int(steps), precision, offload, "sdxl")
+        return load(model, int(steps), precision, offload, compile, "sdxl")
 
 
 class WarmUp(io.ComfyNode):

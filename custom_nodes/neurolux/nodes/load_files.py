@@ -15,7 +15,7 @@ from ..pipelines.node_progress import NodeReporter
 from ..pipelines.registry import load_handle
 from ..pipelines.weight_headers import read_header
 from ..single_files import AUTO, FOLDERS, Shelf, complete, files_model
-from .load import LOADERS, offload_input, pipeline_output, precision_input
+from .load import LOADERS, compile_input, offload_input, pipeline_output, precision_input
 
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
 FAMILIES: tuple[Family, ...] = ("flux", "sdxl")
@@ -112,6 +112,7 @@ class LoadModelFiles(io.ComfyNode):
                 ),
                 precision_input(),
                 offload_input(),
+                compile_input(),
             ],
             outputs=[pipeline_output()],
         )
@@ -147,6 +148,7 @@ class LoadModelFiles(io.ComfyNode):
         family: str,
         precision: str,
         offload: str,
+        compile: bool = False,
     ) -> io.NodeOutput:
         model = chosen_model(model_file, text_encoder, text_encoder_2, vae, family)
-        return io.NodeOutput(load_handle(model, model_stamp(model), 0, precision, offload, NodeReporter()))
+        return io.NodeOutput(load_handle(model, model_stamp(model), 0, precision, offload, NodeReporter(), compile))

@@ -111,6 +111,10 @@ class Placement:
             return planned.resident_blocks > 0 or not name.startswith("text_encoder")
         return planned.placement == "resident"
 
+    def in_place(self, name: str) -> bool:
+        """Whether all weights of a component are on the device, so that none is streamed."""
+        return self._patchers[name].residency.whole
+
     def load(self) -> None:
         """Place what the plan keeps on the device between stages, or else the component that does the work."""
         names = [name for name in self._components if self._stays(name)]

@@ -23,6 +23,7 @@ import torch
 
 from ..catalog import Model
 from .adapters import Adapters, AppliedLora
+from .compiled import CompiledBlocks
 from .controlnet import AppliedControl, controlnets
 from .load_progress import LoadReporter
 from .machine import this_machine
@@ -73,6 +74,8 @@ class LoadedPipeline:
     """Its LoRAs; in effect are those of the handle that borrows it."""
     controls: tuple[AppliedControl, ...] = ()
     """The ControlNets of the handle that borrows it."""
+    compiled: CompiledBlocks = field(default_factory=CompiledBlocks)
+    """Its compiled blocks; in use where the handle that borrows it asks for them."""
 
     @property
     def device(self) -> torch.device:
@@ -155,6 +158,8 @@ class PipelineHandle:
     model: Model
     adapters: tuple[AppliedLora, ...] = ()
     controls: tuple[AppliedControl, ...] = ()
+    compile: bool = False
+    """Whether the denoiser's blocks run compiled. Not part of the spec: the weights are the same."""
 
     def __str__(self) -> str:
         """ComfyUI writes a failed node's inputs into its error report."""
@@ -191,6 +196,7 @@ class Registry:
             self.last_offload, self.last_dtype = entry.placement.mode, entry.precision.main
         entry.adapters.switch(entry, handle.adapters)
         entry.controls = handle.controls
+        entry.compiled.wanted = handle.compile
         return entry
 
     def sweep(self) -> None:
@@ -314,9 +320,11 @@ def load_handle(
     precision: str = "auto",
     offload: str = "auto",
     reporter: LoadReporter | None = None,
+    compile: bool = False,
 ) -> PipelineHandle:
     """Load ``model`` (or find it loaded) and return the handle that a graph passes on."""
-    handle = PipelineHandle(LoadSpec(model.name, stamp, model.variant(steps), precision, offload), model)
+    spec = LoadSpec(model.name, stamp, model.variant(steps), precision, offload)
+    handle = PipelineHandle(spec, model, compile=compile)
     handle.loaded(reporter)
     return handle
 

@@ -102,7 +102,7 @@ def sample(
     def work() -> torch.Tensor:
         room = sample_room(loaded, request.width, request.height)
         with placed(room), torch.no_grad():
-            return torch.cat([one(index) for index in range(request.count)])
+            return loaded.compiled.run(loaded, lambda: torch.cat([one(index) for index in range(request.count)]))
 
     def placed(room: int) -> AbstractContextManager[None]:
         if control is None:
