@@ -47,6 +47,16 @@ class Names:
         return f"{self.prefix}.request"
 
     @property
+    def submit(self) -> str:
+        """Where a job is queued without waiting for it."""
+        return f"{self.prefix}.submit"
+
+    @property
+    def state(self) -> str:
+        """`<this>.<job id>`: where the present state of a job is asked for."""
+        return f"{self.prefix}.state"
+
+    @property
     def result(self) -> str:
         return f"{self.prefix}.result"
 
@@ -68,6 +78,7 @@ class Names:
 
     @property
     def cancel(self) -> str:
+        """Where a caller asks for it; `<this>.<job id>` is what gateways say to the workers."""
         return f"{self.prefix}.cancel"
 
     @property

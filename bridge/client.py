@@ -21,13 +21,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from socket import SHUT_RDWR
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
 import requests
 import websocket
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from bridge.contract import (
     CancelAnswer,
@@ -40,9 +40,10 @@ from bridge.contract import (
     LoadModelResponse,
     ModelInfoResponse,
     ModeList,
-    WorkerList,
 )
+from bridge.contract_workers import WorkerList
 from bridge.plan_contract import ModelPlan
+from bridge.reading import Answer, read_answer
 
 DEFAULT_URL = "http://127.0.0.1:8005"
 CONNECT_TIMEOUT_S = 5.0
@@ -50,8 +51,6 @@ REQUEST_TIMEOUT_S = 30.0
 RECONNECT_S = 0.5
 RECONNECT_PATIENCE_S = 60.0
 """How long events wait for a service that went away; the job goes on meanwhile, or waits too."""
-
-Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class ClientError(Exception):
@@ -172,7 +171,7 @@ class ImageGenClient:
                 try:
                     socket.settimeout(None)
                     while frame := socket.recv():
-                        event = JobEvent.model_validate_json(frame)
+                        event = read_answer(JobEvent, frame)
                         yield event
                         if event.final:
                             return
@@ -241,7 +240,7 @@ class ImageGenClient:
         )
 
     def _ask(self, model: type[Answer], method: str, path: str, **options: Any) -> Answer:
-        return model.model_validate_json(self._request(method, path, **options).content)
+        return read_answer(model, self._request(method, path, **options).content)
 
     def _request(
         self, method: str, path: str, *, timeout: float = REQUEST_TIMEOUT_S, **options: Any
@@ -256,7 +255,7 @@ class ImageGenClient:
         if response.ok:
             return response
         try:
-            body = ErrorEnvelope.model_validate_json(response.content).error
+            body = read_answer(ErrorEnvelope, response.content).error
         except ValidationError:
             body = ErrorBody(code="unexpected", message=f"{self.url} answered {response.status_code} to {path}")
         retry_after = response.headers.get("Retry-After")
@@ -286,7 +285,7 @@ class _EventStream:
         assert self._socket is not None
         with contextlib.suppress(OSError, websocket.WebSocketException):
             while frame := self._socket.recv():
-                event = JobEvent.model_validate_json(frame)
+                event = read_answer(JobEvent, frame)
                 self._on_event(event)
                 if event.final:
                     return

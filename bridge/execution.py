@@ -248,9 +248,11 @@ class Execution:
 
     async def close(self) -> None:
         """Stop fetching what is not wanted any more."""
-        for task in self._pictures.values():
+        unwanted = [task for task in self._pictures.values() if not task.done() or task.cancelled() or task.exception()]
+        for task in unwanted:
             task.cancel()
-        await asyncio.gather(*self._pictures.values(), return_exceptions=True)
+        if unwanted:  # Else nothing is waited for: what follows goes out with what was just sent.
+            await asyncio.gather(*unwanted, return_exceptions=True)
 
 
 def format_of(filename: str) -> ImageFormat:

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from bridge.broker import BROKER_ERRORS, Names
-from bridge.contract import WorkerEntry, WorkerList, WorkerStatus
+from bridge.contract_workers import WorkerEntry, WorkerList, WorkerStatus
 
 STATUS_INTERVAL_S = 5.0
 STALE_S = 15.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -24,9 +24,9 @@ from bridge.jobs import JobQueue
 from bridge.limits import RequestLimits
 from bridge.modes import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
+from bridge.stopping import stop
 from bridge.webhooks import Webhooks
 
-STOP_AGAIN_S = 0.2
 SHUTDOWN_S = 2.0
 """How long open answers may take to end when the gateway is stopped."""
 
@@ -80,7 +80,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                 limits=request_limits(settings),
                 callbacks=callbacks,
             )
-            await NatsDoor(generation, limiter=limiter, waits=waits, metrics=figures).open()
+            await NatsDoor(generation, index, limiter=limiter, waits=waits, metrics=figures).open()
             background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
             yield
             await stop(background)
@@ -89,16 +89,6 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
 
     app.cleanup_ctx.append(doors)
     return app
-
-
-async def stop(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: in Python 3.11 `wait_for` loses a cancellation that comes with its answer
-    (python/cpython#86296), and nats-py waits with it everywhere."""
-    waiting = set(tasks)
-    while waiting:
-        for task in waiting:
-            task.cancel()
-        _, waiting = await asyncio.wait(waiting, timeout=STOP_AGAIN_S)
 
 
 def request_limits(settings: Settings) -> Limits:

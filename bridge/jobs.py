@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -25,9 +24,6 @@ from bridge import logs
 from bridge.broker import BROKER_ERRORS, Names, broker_errors
 from bridge.contract import (
     EXTENSIONS,
-    CancelAnswer,
-    CancelOutcome,
-    ErrorBody,
     ImageFormat,
     ImageObject,
     Job,
@@ -47,9 +43,6 @@ ACK_WAIT_S = 15.0
 HEARTBEAT_S = 4.0
 STATE_POLL_S = 2.0
 """How often a waiter asks the bucket whether it missed the event."""
-CANCEL_WAIT_S = 20.0
-"""How long a cancellation waits for the worker: over ACK_WAIT_S, so that a dead worker's job is in other hands then."""
-CANCEL_REPEAT_S = 2.0
 MAX_PROGRESS = 4096
 """Running jobs whose last progress is remembered."""
 PROGRESS_START = b'{"type":"progress"'
@@ -265,56 +258,6 @@ class JobQueue:
             if event.final:
                 return
 
-    async def cancel(self, job_id: str) -> CancelAnswer:
-        """Cancel a job that waits or runs; a job that has ended stays as it is. Says what it did.
-
-        The wish is written down with the job: a worker that takes it over after a crash finds it. Raises UnknownJob.
-        """
-        with self.listen(job_id) as events:
-            while True:
-                stored = await self.stored_state(job_id)
-                state = stored.state
-                if state.status.final:
-                    return _answer(state, CancelOutcome.ALREADY_ENDED)
-                if state.cancel_requested:
-                    break
-                if state.status is JobStatus.RUNNING:
-                    changed = state.model_copy(update={"cancel_requested": True})
-                    if await self.advance(StoredState(changed, stored.revision)):
-                        break
-                    continue
-                body = ErrorBody(code="cancelled", message="the job was cancelled while it waited")
-                cancelled = state.moved(JobStatus.CANCELLED, finished_at=time.time(), error=body)
-                if written := await self.advance(StoredState(cancelled, stored.revision)):
-                    if self.noted:
-                        self.noted(cancelled, written.revision)
-                    # A worker may hold it already, in its ComfyUI's own queue.
-                    await self.nc.publish(f"{self.names.cancel}.{job_id}")
-                    await self.announce(cancelled)
-                    await self.call_back(cancelled)
-                    return _answer(cancelled, CancelOutcome.DEQUEUED)
-            asking = asyncio.create_task(self._ask_to_cancel(job_id))
-            try:
-                async with asyncio.timeout(CANCEL_WAIT_S):
-                    async for event in self.follow(job_id, events):
-                        if event.final and event.state:
-                            stopped = event.state.status is JobStatus.CANCELLED
-                            return _answer(
-                                event.state, CancelOutcome.INTERRUPTED if stopped else CancelOutcome.ALREADY_ENDED
-                            )
-            except TimeoutError:
-                pass
-            finally:
-                asking.cancel()
-        return _answer(await self.state(job_id), CancelOutcome.RECORDED)
-
-    async def _ask_to_cancel(self, job_id: str) -> None:
-        """Ask whoever runs the job, again and again: it may be changing hands."""
-        while True:
-            with contextlib.suppress(*BROKER_ERRORS):
-                await self.nc.publish(f"{self.names.cancel}.{job_id}")
-            await asyncio.sleep(CANCEL_REPEAT_S)
-
     async def image(self, image: ImageObject) -> bytes:
         """A picture's bytes. Raises PictureExpired if the retention has removed it, and Unavailable."""
         try:
@@ -395,17 +338,3 @@ def final_event(state: JobState) -> JobEvent:
     """The last event of a job that ended."""
     kinds = {JobStatus.DONE: "done", JobStatus.FAILED: "failed", JobStatus.CANCELLED: "cancelled"}
     return JobEvent.model_validate({"type": kinds[state.status], "job_id": state.job_id, "state": state})
-
-
-OUTCOMES = {
-    CancelOutcome.DEQUEUED: "the job waited; it will not run",
-    CancelOutcome.INTERRUPTED: "the job was running and has been stopped",
-    CancelOutcome.ALREADY_ENDED: "the job was {status} before it could be cancelled; nothing was changed",
-    CancelOutcome.RECORDED: "the job is {status} and its worker has not reacted yet; it is cancelled as soon as a "
-    "worker has it in hand",
-}
-
-
-def _answer(state: JobState, outcome: CancelOutcome) -> CancelAnswer:
-    message = OUTCOMES[outcome].format(status=state.status.value)
-    return CancelAnswer.model_validate({**dict(state), "outcome": outcome, "message": message})

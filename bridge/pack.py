@@ -9,12 +9,17 @@ from bridge.errors import Unavailable
 from bridge.modes import Graph
 
 PACK_ROUTE = "/neurolux/models"
+RESULT_NODE = "NeuroLuxResult"
+"""Every mode ends in one. The route is there before the nodes, so it alone says nothing of them."""
+NODE_ROUTE = f"/object_info/{RESULT_NODE}"
 
 
 async def model_info(comfy: ComfyUI) -> ModelInfoResponse:
-    """What the node pack in this ComfyUI says of its models. Raises Unavailable."""
+    """What the node pack in this ComfyUI says of its models. Raises Unavailable, also where its nodes are missing."""
     try:
-        return ModelInfoResponse.model_validate(await comfy.get_json(PACK_ROUTE))
+        info = ModelInfoResponse.model_validate(await comfy.get_json(PACK_ROUTE))
+        await require_nodes(comfy)
+        return info
     except ComfyUIUnavailable as error:
         raise Unavailable("ComfyUI is down or still starting; try again in a moment") from error
     except ComfyUIError as error:
@@ -22,6 +27,15 @@ async def model_info(comfy: ComfyUI) -> ModelInfoResponse:
             "ComfyUI runs without the NeuroLux node pack; link this repository into its custom_nodes folder and "
             "restart it, or let imagegen start its own ComfyUI"
         ) from error
+
+
+async def require_nodes(comfy: ComfyUI) -> None:
+    """Raise Unavailable unless ComfyUI has loaded the pack's nodes; raises ComfyUIError too."""
+    if RESULT_NODE not in await comfy.get_json(NODE_ROUTE):  # An unknown class is answered with {}.
+        raise Unavailable(
+            f"ComfyUI at {comfy.url} runs without NeuroLux's nodes ({RESULT_NODE} is missing): its log says why after "
+            "'Cannot import' or 'comfy_entrypoint' (imagegen up writes it to logs/comfyui.log in the state directory)"
+        )
 
 
 def load_graph(model: str) -> Graph:

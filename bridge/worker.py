@@ -24,23 +24,22 @@ from bridge.comfyui.errors import ComfyUIError, Interrupted
 from bridge.comfyui.history import RunResult
 from bridge.contract import (
     ErrorBody,
-    ErrorEnvelope,
     Job,
     JobKind,
     JobState,
     JobStatus,
-    ModelInfoResponse,
-    WorkerStatus,
 )
 from bridge.errors import BridgeError, Unavailable
-from bridge.execution import Execution, Held, Released, comfyui_ready, insist
+from bridge.execution import Execution, Held, Released, insist
 from bridge.failures import describe
 from bridge.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject
 from bridge.jobs import HEARTBEAT_S, WATCH_S, JobQueue, StoredState
 from bridge.modes import SHIPPED_WORKFLOWS, ModeLibrary
-from bridge.pack import load_graph, model_info
+from bridge.pack import load_graph
 from bridge.planning import answer_plan
 from bridge.settings import Settings
+from bridge.stopping import stop
+from bridge.worker_report import WorkerReport
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +67,9 @@ class Worker:
         self._comfy = comfy
         self._modes = modes
         self._roster = Roster(queue.nc, queue.names)
+        self._report = WorkerReport(queue, comfy, worker_id)
         self._held: dict[str, Held] = {}
         self._watched: dict[str, float] = {}  # until when (monotonic) somebody looks at the previews of a job
-        self._info: ModelInfoResponse | None = None
-        self._loaded: set[str] = set()
-        self._redeliveries = 0
-        self._started_at = time.time()
         self._changed = asyncio.Event()
         self._run_seconds = AHEAD_S  # of late, in ComfyUI
         self._shorter = asyncio.Event()
@@ -82,22 +78,20 @@ class Worker:
     async def run(self) -> None:
         """Serve until cancelled. Jobs that are held then are delivered to the next worker."""
         nc, names = self._queue.nc, self._queue.names
-        await nc.subscribe(names.model_info, queue="workers", cb=self._on_model_info)
+        await nc.subscribe(names.model_info, queue="workers", cb=self._report.answer_model_info)
         await nc.subscribe(names.plan, queue="workers", cb=self._on_plan)
         await nc.subscribe(f"{names.cancel}.*", cb=self._on_cancel)
         await nc.subscribe(f"{names.watch}.*", cb=self._on_watch)
         await nc.subscribe(offer_subject(names, self.worker_id), cb=self._on_offer)
         await nc.subscribe(names.workers, cb=self._on_roll_call)
         await self._roster.open()
+        serving = [asyncio.create_task(self._serve(number)) for number in range(MAX_SLOTS)]
+        serving.append(asyncio.create_task(self._beat()))
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._report())
-                for number in range(MAX_SLOTS):
-                    group.create_task(self._serve(number))
+            await asyncio.gather(*serving)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await stop(serving)
+            await stop(self._tasks)
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
@@ -111,7 +105,7 @@ class Worker:
                     await self._shorter.wait()
                 if subscription is None:
                     subscription = await self._queue.subscribe()
-                await comfyui_ready(self._comfy)
+                await self._report.wait_usable()
                 [msg] = await subscription.fetch(1, timeout=FETCH_WAIT_S)
             except NatsTimeout:
                 continue
@@ -145,7 +139,7 @@ class Worker:
             logs.bind(job_id=job.job_id)  # This task is about nothing else.
             logs.keep_private(job.parameters)
             if msg.metadata.num_delivered > 1:
-                self._redeliveries += 1
+                self._report.redeliveries += 1
                 log.info("job delivered again", extra=logs.fields(deliveries=msg.metadata.num_delivered))
             alive = self._spawn(self._keep(msg, job.job_id))
             try:
@@ -168,7 +162,7 @@ class Worker:
 
     async def _hand_over(self, msg: Msg, job: Job) -> bool:
         """Give a job to a worker that holds its model, if we do not and there is one."""
-        if job.model is None or job.model in self._loaded or msg.metadata.num_delivered > 1:
+        if job.model is None or job.model in self._report.loaded or msg.metadata.num_delivered > 1:
             return False
         return await self._roster.hand_over(msg, job.model, own_id=self.worker_id)
 
@@ -218,7 +212,7 @@ class Worker:
             self._run_seconds = 0.8 * self._run_seconds + 0.2 * held.run_seconds()
             self._shorter.set()
             if job.model is not None:
-                self._loaded.add(job.model)
+                self._report.loaded.add(job.model)
             if job.kind is JobKind.LOAD:
                 await self._end(held, JobStatus.DONE, loaded=_first(result, "loaded"))
             else:
@@ -306,22 +300,22 @@ class Worker:
     async def _on_offer(self, msg: Msg) -> None:
         """Another worker offers a job whose model lies in our memory."""
         ahead = sum(not held.drawn.is_set() for held in self._held.values())
-        free = self._comfy.connected and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
+        free = self._report.usable and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
         if free:
             self._spawn(self._handle(handed_over(self._queue.nc, msg), asyncio.Event(), handed=True))
         await msg.respond(TAKEN if free else BUSY)
 
     async def _on_roll_call(self, _: Msg) -> None:
-        await self._tell_status()
+        await self._report.tell(self._held)
 
-    async def _report(self) -> None:
+    async def _beat(self) -> None:
         """The heartbeat, and one at every change."""
         read_at = None
         while True:
             if read_at is None or time.monotonic() - read_at >= STATUS_INTERVAL_S:
-                await self._look()
+                await self._report.look()
                 read_at = time.monotonic()
-            await self._tell_status()
+            await self._report.tell(self._held)
             await self._release()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
@@ -336,45 +330,6 @@ class Worker:
                 held.released = True
                 with contextlib.suppress(ComfyUIError):
                     await self._comfy.cancel(held.job.job_id)
-
-    async def _look(self) -> None:
-        try:
-            self._info = await model_info(self._comfy)
-            self._loaded = {model.name for model in self._info.models if model.loaded}
-        except BridgeError:
-            self._loaded = set()
-
-    async def _tell_status(self) -> None:
-        info = self._info
-        status = WorkerStatus(
-            worker_id=self.worker_id,
-            comfyui_up=self._comfy.connected,
-            device=info.device if info else None,
-            vram_total_bytes=info.vram_total_bytes if info else None,
-            vram_free_bytes=info.vram_free_bytes if info else None,
-            reconnects=self._queue.nc.stats["reconnects"] + self._comfy.reconnects,
-            redeliveries=self._redeliveries,
-            running=list(self._held),
-            loaded_models=sorted(self._loaded),
-            started_at=self._started_at,
-        )
-        with contextlib.suppress(*BROKER_ERRORS):
-            await self._queue.nc.publish(
-                f"{self._queue.names.workers}.{self.worker_id}", status.model_dump_json().encode()
-            )
-
-    async def _on_model_info(self, msg: Msg) -> None:
-        if not msg.reply:
-            return
-        try:
-            info = await model_info(self._comfy)
-            await msg.respond(info.model_dump_json().encode())
-        except BridgeError as error:
-            await msg.respond(error.envelope().model_dump_json().encode())
-        except Exception as error:
-            log.exception("model_info failed")
-            body = ErrorBody(code="internal_error", message=f"{type(error).__name__}: {error}")
-            await msg.respond(ErrorEnvelope(error=body).model_dump_json().encode())
 
     async def _on_plan(self, msg: Msg) -> None:
         if msg.reply:

@@ -29,6 +29,7 @@ from bridge.contract import (
     ModeList,
     ModeSummary,
 )
+from bridge.reading import read_answer
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 30.0
@@ -80,11 +81,11 @@ class Bridge:
 
     async def model_info(self) -> ModelInfoResponse:
         """The models, and the machine that runs them."""
-        return ModelInfoResponse.model_validate_json(await self._ask("GET", "/v1/model-info"))
+        return read_answer(ModelInfoResponse, await self._ask("GET", "/v1/model-info"))
 
     async def modes(self) -> list[ModeSummary]:
         """The modes that work."""
-        listed = ModeList.model_validate_json(await self._ask("GET", "/v1/modes"))
+        listed = read_answer(ModeList, await self._ask("GET", "/v1/modes"))
         return [mode for mode in listed.details if mode.error is None]
 
     async def mode_schema(self, name: str) -> dict[str, Any]:
@@ -93,19 +94,19 @@ class Bridge:
 
     async def submit(self, body: dict[str, Any]) -> JobState:
         """Queue a job. With the same ``job_id`` again, it is the same job."""
-        return JobState.model_validate_json(await self._ask("POST", "/v1/jobs", json=body))
+        return read_answer(JobState, await self._ask("POST", "/v1/jobs", json=body))
 
     async def job(self, job_id: str) -> JobState:
         """The state of a job."""
-        return JobState.model_validate_json(await self._ask("GET", f"/v1/jobs/{job_id}"))
+        return read_answer(JobState, await self._ask("GET", f"/v1/jobs/{job_id}"))
 
     async def jobs(self) -> list[JobState]:
         """The jobs that the service remembers, newest first."""
-        return JobPage.model_validate_json(await self._ask("GET", f"/v1/jobs?limit={LISTED_JOBS}")).jobs
+        return read_answer(JobPage, await self._ask("GET", f"/v1/jobs?limit={LISTED_JOBS}")).jobs
 
     async def cancel(self, job_id: str) -> JobState:
         """Cancel a job and say what became of it."""
-        return CancelAnswer.model_validate_json(await self._ask("DELETE", f"/v1/jobs/{job_id}", timeout_s=60.0))
+        return read_answer(CancelAnswer, await self._ask("DELETE", f"/v1/jobs/{job_id}", timeout_s=60.0))
 
     async def image(self, job_id: str, index: int) -> bytes:
         """Picture ``index`` of a job, encoded."""
@@ -118,7 +119,7 @@ class Bridge:
             async with self._open().ws_connect(url, heartbeat=HEARTBEAT_S, headers=self._headers) as socket:
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
-                        yield JobEvent.model_validate_json(message.data)
+                        yield read_answer(JobEvent, message.data)
         except aiohttp.WSServerHandshakeError as error:
             raise _failure(error.status, b"", url) from error
         except (aiohttp.ClientError, OSError) as error:
@@ -147,7 +148,7 @@ class Bridge:
 
 def _failure(status: int, data: bytes, url: str) -> BridgeFailure:
     try:
-        return BridgeFailure(status, ErrorEnvelope.model_validate_json(data).error)
+        return BridgeFailure(status, read_answer(ErrorEnvelope, data).error)
     except ValidationError:
         return BridgeFailure(status, ErrorBody(code="unexpected", message=f"{url} answered with status {status}"))
 
@@ -185,9 +186,12 @@ class LinkThread:
                 else:
                     _log.warning("%s", failure)
                 return
-            except Exception:
+            except Exception as error:
+                # The barrier of this thread: whoever waits for an answer gets one, whatever went wrong.
                 _log.exception("the overlay's work in the background failed")
-                raise
+                if failed is not None:
+                    self.deliver(failed, BridgeFailure(500, ErrorBody(code="unexpected", message=str(error))))
+                return
             if done is not None:
                 self.deliver(done, result)
 

@@ -39,7 +39,7 @@ GRID_PROMPTS = (
     "yellow star, black background",
     "purple heart, pink background",
     "red circle, left, yellow background",
-    "red circle and blue square",
+    "four pink stars, blue background",
     "three apples, blue background",
     "hamburger",
     "panda, green background",

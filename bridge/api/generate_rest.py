@@ -13,6 +13,7 @@ from aiohttp import web
 from bridge.api.bodies import FORM, fingerprint, read_body
 from bridge.api.operations import Answer, Query, operation
 from bridge.api.replies import GENERATION, IDEMPOTENCY, INDEX, reply
+from bridge.cancellation import cancel
 from bridge.contract import ImageGenRequest, ImageGenResponse, Job, JobState
 from bridge.errors import BridgeError, UnknownJob
 from bridge.generation import Body, Generation, refuse_cancel_on_disconnect, wants_cancel_on_disconnect
@@ -113,12 +114,12 @@ async def _while_connected(
         while not work.done():
             await asyncio.wait({work}, timeout=HANG_UP_POLL_S)
             if request.transport is None or request.transport.is_closing():
-                await generation.queue.cancel(job_id)
+                await cancel(generation.queue, job_id)
                 break
         return await work
     except asyncio.CancelledError:
         # The server may tell of a caller who hung up by cancelling this handler.
-        await asyncio.shield(generation.queue.cancel(job_id))
+        await asyncio.shield(cancel(generation.queue, job_id))
         raise
     finally:
         work.cancel()

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from bridge.api.operations import Answer, Query, operation
 from bridge.api.replies import GENERATION, INDEX, job_id_of, reply
+from bridge.cancellation import cancel
 from bridge.contract import CancelAnswer, JobPage, JobState, JobStatus
 from bridge.errors import InvalidRequest, RangeNotSatisfiable, Unavailable, UnknownJob
 from bridge.job_index import Entry, JobIndex
@@ -160,7 +161,7 @@ async def job_state(request: web.Request) -> web.Response:
 )
 async def cancel_job(request: web.Request) -> web.Response:
     """Cancel exactly this job. One that has ended stays as it is."""
-    return reply(await request.app[GENERATION].queue.cancel(job_id_of(request)))
+    return reply(await cancel(request.app[GENERATION].queue, job_id_of(request)))
 
 
 @routes.get("/v1/jobs/{job_id}/images/{index}")

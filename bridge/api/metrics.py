@@ -26,7 +26,8 @@ from bridge import __version__
 from bridge.api.limits import Waits
 from bridge.api.operations import Answer, operation
 from bridge.broker import BROKER_ERRORS
-from bridge.contract import JobResultEvent, JobState, JobStatus, WorkerEntry
+from bridge.contract import JobResultEvent, JobState, JobStatus
+from bridge.contract_workers import WorkerEntry
 from bridge.fleet import Roster
 from bridge.job_index import JobIndex
 from bridge.jobs import JobQueue

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from bridge.api.operations import Answer, operation
 from bridge.api.replies import ROSTER, reply
-from bridge.contract import WorkerList
+from bridge.contract_workers import WorkerList
 
 routes = web.RouteTableDef()
 

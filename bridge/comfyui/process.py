@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,12 @@ import aiohttp
 from bridge.comfyui.device import Device, find_device
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.installer import Installation
+from bridge.pack import NODE_ROUTE, PACK_ROUTE, RESULT_NODE
 from bridge.service.child import ChildProcess
 
 READY_TIMEOUT_S = 300.0
 """First start on a slow disk: torch, transformers and diffusers are imported, thousands of files."""
 POLL_S = 0.2
-PACK_ROUTE = "/neurolux/models"
 ARGUMENTS_VARIABLE = "IMAGEGEN_COMFYUI_ARGS"
 
 _LOG_HINTS = {
@@ -30,6 +31,10 @@ _LOG_HINTS = {
     "unrecognized arguments": f"check {ARGUMENTS_VARIABLE}",
     "No space left on device": "free some disk space",
 }
+
+_REFUSED = re.compile(
+    r"(Cannot import \S*neurolux.* module for custom nodes|comfy_entrypoint in \S*neurolux[^:]*): *(?P<cause>.*)"
+)
 
 
 class ComfyUIStartFailed(ComfyUIError):
@@ -97,8 +102,11 @@ class ManagedComfyUI:
                     if self.child.returncode is not None:
                         raise self._ended()
                     await asyncio.sleep(POLL_S)
-                if self._require_pack and (status := await self._status(session, PACK_ROUTE)) != 200:
-                    raise self._no_pack(status)
+                if self._require_pack:
+                    if (status := await self._status(session, PACK_ROUTE)) != 200:
+                        raise self._no_pack(f"{PACK_ROUTE} answers HTTP {status}")
+                    if not await has_nodes(session, self.url):
+                        raise self._no_pack(f"ComfyUI has no node {RESULT_NODE}")
         except TimeoutError:
             raise ComfyUIStartFailed(f"ComfyUI did not answer within {timeout_s:g} s", self.child.log_file) from None
 
@@ -117,11 +125,12 @@ class ManagedComfyUI:
         cause = f"ComfyUI ended at start-up with code {self.child.returncode}: {last.strip()[:200]}"
         return ComfyUIStartFailed(cause + (f" ({remedy})" if remedy else ""), self.child.log_file, tail)
 
-    def _no_pack(self, status: int | None) -> ComfyUIStartFailed:
+    def _no_pack(self, sign: str) -> ComfyUIStartFailed:
         # ComfyUI goes on without a pack that fails, and says: "Cannot import <path> module for custom nodes: <cause>"
-        lines = [line for line in self.child.log_tail(1000).splitlines() if "Cannot import" in line]
-        reasons = [line.split("module for custom nodes:")[-1].strip() for line in lines if "neurolux" in line]
-        reason = reasons[-1][:200] if reasons else f"{PACK_ROUTE} answers HTTP {status}"
+        # or "Error while calling comfy_entrypoint in <path>: <cause>"
+        told = (_REFUSED.search(line) for line in self.child.log_tail(1000).splitlines())
+        reasons = [match["cause"].strip() for match in told if match]
+        reason = reasons[-1][:200] if reasons else sign
         cause = f"ComfyUI runs, but NeuroLux's node pack did not load: {reason}"
         if "No module named" in reason:
             cause += f" (install it for {self.installation.python})"
@@ -136,6 +145,15 @@ class ManagedComfyUI:
         if self.device.kind == "cpu" and "--cpu" not in extra:
             command.append("--cpu")
         return [*command, *extra]
+
+
+async def has_nodes(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether the ComfyUI at `url` answers that it has the pack's nodes."""
+    try:
+        async with session.get(url + NODE_ROUTE, timeout=aiohttp.ClientTimeout(total=10)) as response:
+            return response.status == 200 and RESULT_NODE in await response.json()
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return False
 
 
 DEFAULTS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bridge.commands.generate import add_connection, connect
-from bridge.contract import WorkerEntry
+from bridge.contract_workers import WorkerEntry
 
 GIB = 1024**3
 

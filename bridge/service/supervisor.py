@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from bridge.comfyui.installer import Installation, find_installation, write_extra_model_paths
-from bridge.comfyui.process import PACK_ROUTE, ManagedComfyUI
+from bridge.comfyui.process import ManagedComfyUI, has_nodes
+from bridge.pack import PACK_ROUTE, RESULT_NODE
 from bridge.service.checks import ReservedPort, check_port
 from bridge.service.child import ChildProcess
 from bridge.service.errors import ServiceError
@@ -137,6 +138,11 @@ class Supervisor:
                 raise ServiceError(
                     f"the ComfyUI at {self._comfyui_url} has no NeuroLux nodes: link this repository "
                     "into its custom_nodes folder and start it again"
+                )
+            if self._require_pack and not await has_nodes(session, self._comfyui_url):
+                raise ServiceError(
+                    f"the ComfyUI at {self._comfyui_url} did not load NeuroLux's nodes ({RESULT_NODE} is missing): "
+                    "its log says why, after 'Cannot import' or 'comfy_entrypoint'; then start it again"
                 )
 
     async def _start_nats(self) -> None:

@@ -10,6 +10,7 @@ from .catalog import FolderSource, Model, RepoSource, SingleFilesSource
 from .errors import WeightsMissing
 from .pipelines.components import DENOISERS, PARTS, ComponentFiles, component_files, shape_of
 from .pipelines.file_kinds import NAMES
+from .pipelines.plan_records import gigabytes
 from .pipelines.sources import ModelStatus, local_files
 from .single_files import EXAMPLES, FOLDERS, Shelf, add_component, beginnings
 
@@ -133,7 +134,7 @@ def missing_part(model: Model, name: str) -> MissingPart:
 
 def hint(status: ModelStatus, download: Download, have: list[FoundPart], missing: tuple[MissingPart, ...]) -> str:
     """One line: what to do."""
-    size = f"{download.bytes / 1e9:.1f} GB" if download.bytes else "of unknown size"
+    size = gigabytes(download.bytes) if download.bytes else "of unknown size"
     gated = ", gated" if download.gated else ""
     fetch = f"download {download.repo} ({size}{gated}, {download.license})"
     if status.state == "downloadable":
@@ -150,7 +151,7 @@ def summary(found: tuple[FoundPart, ...]) -> str:
     """The files in a few words."""
     total = sum(part.bytes for part in found)
     names: Mapping[str, None] = dict.fromkeys(part.file for part in found)
-    return f"{', '.join(names)} ({total / 1e9:.1f} GB)"
+    return f"{', '.join(names)} ({gigabytes(total)})"
 
 
 def source_name(model: Model) -> str:

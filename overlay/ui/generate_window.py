@@ -21,6 +21,9 @@ from overlay.viewmodels.shown_job import ShownJob, from_card, from_past
 if TYPE_CHECKING:
     from overlay.application import OverlayApplication
 
+KEPT_PICTURES = 32
+"""Of the history, encoded; more are fetched again when they are looked at."""
+
 
 @Gtk.Template(filename=str(UI_FOLDER / "generate_window.ui"))
 class GenerateWindow(Adw.ApplicationWindow):
@@ -45,10 +48,11 @@ class GenerateWindow(Adw.ApplicationWindow):
         self._fetched: dict[str, bytes] = {}
         self.stage = Stage(self._cancel)
         self.stage_box.append(self.stage)
-        self.strip = Strip(self._choose, self._fetch)
+        self.strip = Strip(self._choose, self._cancel_job, self._fetch)
         self.strip_box.append(self.strip)
         if session.preferences.dialog_size:
             self.set_default_size(*session.preferences.dialog_size)
+        self.connect("notify::visible", lambda *_: self._remember_size())
         keys = Gtk.EventControllerKey()
         keys.connect("key-pressed", self._key_pressed)
         self.add_controller(keys)
@@ -169,11 +173,15 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     def _card_changed(self, card: JobCard) -> None:
         self.strip.follow(card)
+        if card.images:  # its further pictures get items of their own
+            self._show_strip()
         if self._selected and self._selected.startswith(card.job_id):
             self._show_stage()
 
     def _show_strip(self) -> None:
         past = self.session.history.pictures()
+        if self._selected is not None and self.shown() is None:
+            self._selected = None  # it was removed
         if self._selected is None and (self.session.cards or past):
             self._selected = f"{self.session.cards[-1].job_id}/0" if self.session.cards else past[0].key
         self.strip.show(self.session.cards, past, self._selected)
@@ -186,6 +194,14 @@ class GenerateWindow(Adw.ApplicationWindow):
         self.stage.show_job(shown)
         self._actions.update(shown)
 
+    def _remember_size(self) -> None:
+        """When it is hidden, however that came about; the size of a maximised window is the screen's, not a choice."""
+        if not self.get_visible() and not self.is_maximized():
+            width, height = self.get_default_size()
+            if width > 0 and height > 0:
+                self.session.preferences.dialog_size = (width, height)
+                self.session.remember()
+
     def _choose(self, key: str) -> None:
         self._selected = key
         self.strip.mark(key)
@@ -194,6 +210,8 @@ class GenerateWindow(Adw.ApplicationWindow):
     def _fetch(self, picture: PastPicture, done: Callable[[bytes], object]) -> None:
         def fetched(data: bytes) -> None:
             self._fetched[picture.key] = data
+            while len(self._fetched) > KEPT_PICTURES:
+                del self._fetched[next(iter(self._fetched))]
             done(data)
             if picture.key == self._selected:
                 self._show_stage()
@@ -206,8 +224,12 @@ class GenerateWindow(Adw.ApplicationWindow):
                 self._fetch(picture, lambda _: None)
 
     def _cancel(self) -> None:
+        if self._selected:
+            self._cancel_job(self._selected)
+
+    def _cancel_job(self, key: str) -> None:
         for card in self.session.cards:
-            if self._selected and self._selected.startswith(card.job_id):
+            if key.startswith(card.job_id) and card.running:
                 self.session.cancel(card)
 
     # -- small things ----------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from overlay.ui.generate_window import GenerateWindow
 
 IMAGE_TO_IMAGE = "image-to-image"
+WITHOUT_PICTURE = ("again", "reuse", "delete")
+"""What can be done with a job that failed or was cancelled, too."""
 
 
 def pictures_folder() -> Path:
@@ -46,8 +48,9 @@ class PictureActions:
     def update(self, shown: ShownJob | None) -> None:
         """Only offer what is possible."""
         here = shown is not None and shown.data is not None
-        for action in self._actions.values():
-            action.set_enabled(here)
+        ended = here or (shown is not None and bool(shown.problem))
+        for name, action in self._actions.items():
+            action.set_enabled(ended if name in WITHOUT_PICTURE else here)
         can_vary = IMAGE_TO_IMAGE in self._window.session.modes
         self._actions["vary"].set_enabled(here and can_vary)
         self._window.stage.vary_button.set_visible(can_vary)

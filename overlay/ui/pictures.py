@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gi.repository import Gdk, GLib
+from gi.repository import Gdk, GdkPixbuf, Gio, GLib
 
 from overlay.viewmodels.file_names import save_new
 
@@ -15,6 +15,16 @@ def texture(data: bytes) -> Gdk.Texture | None:
         return Gdk.Texture.new_from_bytes(GLib.Bytes.new(data))
     except GLib.Error:
         return None
+
+
+def thumbnail(data: bytes, side: int) -> Gdk.Texture | None:
+    """The picture in ``data``, at most ``side`` pixels wide and high: a hundred full ones would fill the memory."""
+    stream = Gio.MemoryInputStream.new_from_bytes(GLib.Bytes.new(data))
+    try:
+        small = GdkPixbuf.Pixbuf.new_from_stream_at_scale(stream, side, side, True, None)
+    except GLib.Error:
+        return texture(data)  # a format that only GTK itself reads
+    return Gdk.Texture.new_for_pixbuf(small) if small is not None else None
 
 
 def clipboard_content(data: bytes, mime: str) -> Gdk.ContentProvider:

@@ -30,6 +30,7 @@ class Stage(Gtk.Box):
     cancel_button: Gtk.Button = Gtk.Template.Child()
     actions: Gtk.Box = Gtk.Template.Child()
     vary_button: Gtk.Button = Gtk.Template.Child()
+    file_actions: Gtk.Box = Gtk.Template.Child()
 
     def __init__(self, cancel: Callable[[], object]) -> None:
         super().__init__()
@@ -54,7 +55,8 @@ class Stage(Gtk.Box):
         self.caption.set_text(shown.caption)
         self.progress_box.set_visible(shown.running)
         self.cancel_button.set_sensitive(not shown.cancelling)
-        self.actions.set_visible(shown.data is not None)
+        self.actions.set_visible(shown.data is not None or bool(shown.problem))
+        self.file_actions.set_visible(shown.data is not None)
         if shown.running:
             self._show_progress(shown.progress)
         else:

@@ -4,69 +4,108 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gi.repository import Gtk
+from gi.repository import GLib, Gtk
 
 from overlay.translate import _
-from overlay.ui.pictures import texture
+from overlay.ui.pictures import thumbnail
 from overlay.viewmodels.history import PastPicture
 from overlay.viewmodels.job_card import JobCard
 
 SIDE = 88
 
 
-class StripItem(Gtk.ToggleButton):
-    """One thumbnail. ``key`` names its picture as the history does."""
+class StripItem(Gtk.Overlay):
+    """One thumbnail. ``key`` names its picture as the history does; a running job has a Cancel button on it."""
 
-    def __init__(self, key: str, label: str) -> None:
-        super().__init__(has_frame=False, tooltip_text=label)
+    def __init__(self, key: str, label: str, chosen: Callable[[str], object], cancel: Callable[[str], object]) -> None:
+        super().__init__(valign=Gtk.Align.START)
         self.key = key
-        self.add_css_class("strip-item")
-        self.update_property([Gtk.AccessibleProperty.LABEL], [label])
+        self.wanted: PastPicture | None = None
+        """The past picture that is still to be fetched, once this item comes into view."""
+        self.button = Gtk.ToggleButton(has_frame=False, tooltip_text=label)
+        self.button.add_css_class("strip-item")
+        self.button.update_property([Gtk.AccessibleProperty.LABEL], [label])
+        self.button.connect("clicked", lambda _: chosen(key))
         self.picture = Gtk.Picture(width_request=SIDE, height_request=SIDE, can_shrink=True)
         self.bar = Gtk.ProgressBar(visible=False)
+        # A bar asks for 150 pixels; in a scrolled window of its own it takes what the picture has.
+        narrow = Gtk.ScrolledWindow(
+            child=self.bar, hscrollbar_policy="external", vscrollbar_policy="never", propagate_natural_width=False
+        )
+        narrow.set_size_request(SIDE, -1)
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=3)
         box.append(self.picture)
-        box.append(self.bar)
-        self.set_child(box)
+        box.append(narrow)
+        self.button.set_child(box)
+        self.set_child(self.button)
+        name = _("Cancel {prompt}").format(prompt=label)
+        self.cancel_button = Gtk.Button(
+            icon_name="window-close-symbolic",
+            halign=Gtk.Align.END,
+            valign=Gtk.Align.START,
+            visible=False,
+            tooltip_text=name,
+        )
+        for style in ("circular", "osd", "strip-cancel"):
+            self.cancel_button.add_css_class(style)
+        self.cancel_button.update_property([Gtk.AccessibleProperty.LABEL], [name])
+        self.cancel_button.connect("clicked", lambda _: cancel(key))
+        self.add_overlay(self.cancel_button)
         self._data: bytes | None = None
 
     def show_picture(self, data: bytes | None) -> None:
         """Show a preview or a picture."""
         if data is not None and data != self._data:
             self._data = data
-            self.picture.set_paintable(texture(data))
+            self.picture.set_paintable(thumbnail(data, SIDE * self.get_scale_factor()))
 
-    def follow(self, card: JobCard) -> None:
-        """Show how far ``card`` is."""
-        self.show_picture(card.images[0] if card.images else card.preview)
+    def follow(self, card: JobCard, index: int) -> None:
+        """Show how far ``card`` is; ``index`` is the picture of it that this item stands for."""
+        self.show_picture(card.images[index] if index < len(card.images) else card.preview)
         self.bar.set_visible(card.running)
+        self.cancel_button.set_visible(card.running)
+        self.cancel_button.set_sensitive(not card.cancelling)
         if card.progress.fraction is None:
             self.bar.pulse()
         else:
             self.bar.set_fraction(card.progress.fraction)
 
+    def rest(self) -> None:
+        """Show a picture of the past: nothing is under way."""
+        self.bar.set_visible(False)
+        self.cancel_button.set_visible(False)
+
 
 class Strip(Gtk.ScrolledWindow):
-    """``chosen`` is called with the key of a clicked item; ``fetch`` gets a past picture's data."""
+    """``chosen`` and ``cancel`` are called with the key of an item; ``fetch`` gets a past picture's data."""
 
     def __init__(
         self,
         chosen: Callable[[str], object],
+        cancel: Callable[[str], object],
         fetch: Callable[[PastPicture, Callable[[bytes], object]], object],
     ) -> None:
         super().__init__(vscrollbar_policy="never", hexpand=True, min_content_height=SIDE + 30)
         self._chosen = chosen
+        self._cancel = cancel
         self._fetch = fetch
         self._items: dict[str, StripItem] = {}
+        self._look_planned = False
         self._box = Gtk.Box(spacing=4, margin_top=6, margin_bottom=6, margin_start=8, margin_end=8)
         self._box.update_property([Gtk.AccessibleProperty.LABEL], [_("Pictures")])
         self.set_child(self._box)
+        for signal in ("value-changed", "changed"):
+            self.get_hadjustment().connect(signal, lambda _: self._plan_look())
 
     def show(self, cards: Sequence[JobCard], past: Sequence[PastPicture], selected: str | None) -> None:
         """Show these, in this order. What is shown already is kept, thumbnail and all."""
         wanted: dict[str, tuple[str, JobCard | PastPicture]] = {}
+        shown_past = {picture.key for picture in past}
         for card in reversed(cards):
-            wanted[f"{card.job_id}/0"] = (card.prompt, card)
+            for index in range(max(1, len(card.images))):
+                key = f"{card.job_id}/{index}"
+                if not card.images or key in shown_past:  # a picture of a batch that was removed stays away
+                    wanted[key] = (card.prompt, card)
         for picture in past:
             wanted.setdefault(picture.key, (picture.prompt, picture))
         for key in [key for key in self._items if key not in wanted]:
@@ -76,28 +115,52 @@ class Strip(Gtk.ScrolledWindow):
             item = self._items.get(key) or self._make(key, label, source)
             self._box.reorder_child_after(item, before)
             if isinstance(source, JobCard):
-                item.follow(source)
+                item.follow(source, _index(key))
             else:
-                item.bar.set_visible(False)
+                item.rest()
             before = item
         self.mark(selected)
+        self._plan_look()
 
     def follow(self, card: JobCard) -> None:
         """Show a card's progress."""
-        item = self._items.get(f"{card.job_id}/0")
-        if item is not None:
-            item.follow(card)
+        for key, item in self._items.items():
+            if key.startswith(card.job_id):
+                item.follow(card, _index(key))
 
     def mark(self, selected: str | None) -> None:
         """Show which item the large view shows."""
         for key, item in self._items.items():
-            item.set_active(key == selected)
+            item.button.set_active(key == selected)
 
     def _make(self, key: str, label: str, source: JobCard | PastPicture) -> StripItem:
-        item = StripItem(key, label)
-        item.connect("clicked", lambda _: self._chosen(key))
+        item = StripItem(key, label, self._chosen, self._cancel)
         self._items[key] = item
         self._box.append(item)
         if isinstance(source, PastPicture):
-            self._fetch(source, item.show_picture)
+            item.wanted = source
         return item
+
+    def _plan_look(self) -> None:
+        """Fetch what is in view as soon as GTK has placed the items, once for all changes until then."""
+        if not self._look_planned:
+            self._look_planned = True
+            GLib.idle_add(self._fetch_what_is_in_view)
+
+    def _fetch_what_is_in_view(self) -> bool:
+        self._look_planned = False
+        adjustment = self.get_hadjustment()
+        left, right = adjustment.get_value(), adjustment.get_value() + adjustment.get_page_size()
+        for item in self._items.values():
+            if item.wanted is None or not item.get_width():
+                continue
+            placed, bounds = item.compute_bounds(self._box)
+            if placed and bounds.get_x() + bounds.get_width() >= left and bounds.get_x() <= right:
+                picture, item.wanted = item.wanted, None
+                self._fetch(picture, item.show_picture)
+        return GLib.SOURCE_REMOVE
+
+
+def _index(key: str) -> int:
+    """The number of the picture within its job."""
+    return int(key.rpartition("/")[2])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from bridge.contract import JobEvent, JobState, JobStatus
+from bridge.contract import JobEvent, JobProgress, JobState, JobStatus
 from overlay.translate import _, plural
 from overlay.viewmodels.signal import Signal
 
@@ -86,9 +86,11 @@ class JobCard:
         self.status = state.status
         match state.status:
             case JobStatus.QUEUED:
-                self.progress = Progress(_("Waiting"))
+                self.progress = queued_progress(state)
             case JobStatus.RUNNING:
-                if self.progress.fraction is None:
+                if state.progress is not None and state.progress.phase is not None:
+                    self.progress = running_progress(state.progress)
+                elif self.progress.fraction is None:
                     self.progress = Progress(_("Starting"))
             case JobStatus.DONE:
                 self.progress = Progress(_("Done"), 1.0)
@@ -134,22 +136,20 @@ class JobCard:
         self.changed.emit()
 
 
-def queued_progress(event: JobEvent) -> Progress:
+def queued_progress(event: JobEvent | JobState) -> Progress:
     """Where a waiting job stands."""
-    position = getattr(event, "position", None)
-    wait = getattr(event, "wait_seconds", None)
+    position, wait = event.position, event.wait_seconds
     if not position:
         return Progress(_("Waiting"), seconds_left=wait)
     ahead = plural("Waiting, {count} job ahead", "Waiting, {count} jobs ahead", position).format(count=position)
     return Progress(ahead, seconds_left=wait)
 
 
-def running_progress(event: JobEvent) -> Progress:
+def running_progress(event: JobEvent | JobProgress) -> Progress:
     """What a running job does: download, load, sample, or whatever a node counts."""
-    done, total = getattr(event, "done_bytes", None), getattr(event, "total_bytes", None)
-    left = getattr(event, "seconds_left", None)
+    done, total, left = event.done_bytes, event.total_bytes, event.seconds_left
     if done is not None and total:
-        rate = getattr(event, "bytes_per_second", None)
+        rate = event.bytes_per_second
         doing = _("Downloading") if event.phase == "download" else _("Loading")
         text = _("{doing} {done} of {total}").format(doing=doing, done=gigabytes(done), total=gigabytes(total))
         if rate:

@@ -171,11 +171,14 @@ class Session:
             self.cards.remove(card)
 
     def delete(self, key: str) -> Callable[[], None] | None:
-        """Take picture ``key`` out of what is shown; returns what takes it back (None: there is no such picture)."""
+        """Take picture ``key`` out of what is shown; returns what takes it back (None: there is nothing to take out).
+
+        The card of a job that failed or was cancelled goes as a whole; a running job has to be cancelled first.
+        """
         card = next((card for card in self.cards if key.startswith(card.job_id)), None)
         picture = next((past for past in self.history.pictures() if past.key == key), None)
         if picture is None:
-            return None
+            return self._take_card_away(card)
         if card is not None:
             self.dismiss(card)
         self.history.remove(picture)
@@ -184,6 +187,19 @@ class Session:
         def undo() -> None:
             self.history.restore(picture)
             self.preferences.save()
+
+        return undo
+
+    def _take_card_away(self, card: JobCard | None) -> Callable[[], None] | None:
+        if card is None or card.running or card.done:
+            return None
+        place = self.cards.index(card)
+        self.dismiss(card)
+        self.history.changed.emit()
+
+        def undo() -> None:
+            self.cards.insert(min(place, len(self.cards)), card)
+            self.history.changed.emit()
 
         return undo
 
@@ -205,7 +221,9 @@ class Session:
     def _add(self, card: JobCard) -> None:
         self.cards.append(card)
         self.card_added.emit(card)
-        self._following[card.job_id] = self._link.run(self._follow(card))
+        self._following[card.job_id] = self._link.run(
+            self._follow(card), failed=lambda failure: card.fail(str(failure))
+        )
 
     async def _follow(self, card: JobCard) -> None:
         """Send the job, hear of it to its end, fetch its pictures; outlasts a bridge that goes away and comes back.

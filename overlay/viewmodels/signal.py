@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Generic, ParamSpec
 
 Arguments = ParamSpec("Arguments")
+_log = logging.getLogger(__name__)
 
 
 class Signal(Generic[Arguments]):
@@ -25,6 +27,9 @@ class Signal(Generic[Arguments]):
         return disconnect
 
     def emit(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        """Call every callback."""
+        """Call every callback. One that fails is logged and keeps neither the others nor the sender from going on."""
         for callback in list(self._callbacks):
-            callback(*args, **kwargs)
+            try:
+                callback(*args, **kwargs)
+            except Exception:
+                _log.exception("a part of the overlay could not follow a change")

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from bridge.broker import connect
+from bridge.cancellation import cancel
 from bridge.contract import ErrorBody, ErrorDetail, Job, JobEvent, JobKind, JobResultEvent, JobState, JobStatus
 from bridge.errors import QueueFull, Unavailable, UnknownJob
 from bridge.jobs import JobQueue, StoredState
@@ -68,10 +69,10 @@ async def test_one_job_over_the_bound_is_refused(queue: JobQueue) -> None:
 async def test_a_queued_job_is_cancelled_at_once_and_stays_so(queue: JobQueue) -> None:
     sent = job()
     await queue.submit(sent)
-    assert (await queue.cancel(sent.job_id)).status is JobStatus.CANCELLED
+    assert (await cancel(queue, sent.job_id)).status is JobStatus.CANCELLED
     taken = await queue.begin(sent)
     assert taken.state.status is JobStatus.CANCELLED
-    assert (await queue.cancel(sent.job_id)).status is JobStatus.CANCELLED
+    assert (await cancel(queue, sent.job_id)).status is JobStatus.CANCELLED
 
 
 async def test_of_two_changes_to_one_state_only_the_first_holds(queue: JobQueue) -> None:

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge import __version__
 from bridge.api.metrics import MAX_NAMES, Names
-from bridge.contract import JobState, JobStatus, WorkerStatus
+from bridge.contract import JobState, JobStatus
+from bridge.contract_workers import WorkerStatus
 from bridge.jobs import JobQueue, StoredState
 from tests.bridge.gateway_process import BODY, GatewayProcess, models_of, running_gateway
 

@@ -153,6 +153,12 @@ def test_a_comfyui_without_the_pack_is_refused(instance: Instance) -> None:
     assert instance.is_empty()
 
 
+def test_a_comfyui_whose_pack_answers_but_has_no_nodes_is_refused(instance: Instance) -> None:
+    output = instance.fails(STAND_IN_WITHOUT_NODES="1").splitlines()[-1]
+    assert "node pack did not load: No module named 'diffusers'" in output
+    assert str(instance.state_dir / "logs" / "comfyui.log") in output
+
+
 def test_a_nats_url_where_nothing_answers_is_refused(instance: Instance) -> None:
     url = f"nats://127.0.0.1:{free_port()}"
     assert f"no NATS server answers at {url}" in instance.fails("--nats-url", url)

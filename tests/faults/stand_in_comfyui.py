@@ -27,6 +27,7 @@ class StandIn:
 
     def __init__(self, output: Path) -> None:
         self.output = output
+        self.without_nodes = output.with_name(output.name + "-without-nodes")
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.pending: list[list[Any]] = []
         self.running: list[Any] | None = None
@@ -50,6 +51,7 @@ class StandIn:
                 web.get("/view", self.view),
                 web.get("/system_stats", self.stats),
                 web.get("/neurolux/models", self.models),
+                web.get("/object_info/NeuroLuxResult", self.object_info),
             ]
         )
 
@@ -109,6 +111,9 @@ class StandIn:
 
     async def stats(self, _: web.Request) -> web.Response:
         return web.json_response({"system": {}})
+
+    async def object_info(self, _: web.Request) -> web.Response:
+        return web.json_response({} if self.without_nodes.exists() else {"NeuroLuxResult": {}})
 
     async def models(self, _: web.Request) -> web.Response:
         limits = {name: LIMIT for name in ("width", "height", "num_inference_steps", "num_images")}

@@ -13,7 +13,7 @@ import pytest
 
 from bridge.client import ImageGenClient
 from bridge.comfyui.installer import Installation
-from bridge.contract import WorkerEntry
+from bridge.contract_workers import WorkerEntry
 from tests.faults.cluster import Cluster, ended, picture, running, submit, until
 
 _colors = itertools.count(1)

@@ -68,6 +68,29 @@ def test_a_job_that_waits_for_its_turn_is_not_blamed_for_a_death(cluster: Cluste
     assert client.job(waiting).attempts == 1
 
 
+def test_a_comfyui_that_did_not_load_the_nodes_gets_no_jobs_and_is_not_ready(
+    cluster: Cluster, client: ImageGenClient
+) -> None:
+    missing = cluster.folder / "comfyui-output-without-nodes"
+    missing.touch()
+    cluster.processes["comfyui"].restart()
+    cluster.wait_comfyui()
+    try:
+        ready = client.url + "/readyz"
+        until(lambda: "NeuroLuxResult" in requests.get(ready, timeout=10).text)
+        answer = requests.get(ready, timeout=10)
+        message = answer.json()["error"]["message"]
+        assert answer.status_code == 503
+        assert "runs without NeuroLux's nodes (NeuroLuxResult is missing)" in message
+        assert "logs/comfyui.log" in message
+        # Drawn first and read second, so that the worker has had the time to take it.
+        until(lambda: "no jobs are taken" in cluster.processes["worker"].log.read_text())
+        assert [worker.comfyui_up for worker in client.workers().workers] == [False]
+    finally:
+        missing.unlink()
+    assert ended(client, submit(client, color=next(_colors))).status == "done"
+
+
 def test_an_interrupt_in_the_editor_ends_the_job_as_cancelled(cluster: Cluster, client: ImageGenClient) -> None:
     job_id = submit(client, steps=100, color=next(_colors))
     running(client, job_id)

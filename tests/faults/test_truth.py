@@ -21,6 +21,7 @@ from bridge.comfyui.client import ComfyUI
 from bridge.contract import Job, JobEvent, JobKind, JobStatus
 from bridge.jobs import JobQueue
 from bridge.modes import SHIPPED_WORKFLOWS, ModeLibrary
+from bridge.stores import Retention
 from bridge.worker import Worker
 from tests.faults.cluster import MODE, Cluster, ended, picture, submit
 
@@ -114,7 +115,8 @@ async def test_a_clock_that_is_set_while_a_job_runs_changes_nothing(
 ) -> None:
     """The worker's own clock jumps by a day; a worker in this process, with a queue of its own."""
     names = Names(f"clock.{'ahead' if jump_s > 0 else 'back'}")
-    queue = await JobQueue.open(nc, max_pending=4, names=names)
+    small = Retention(jobs_bytes=2**24, pictures_bytes=2**25)  # beside those of the cluster on one server
+    queue = await JobQueue.open(nc, max_pending=4, names=names, retention=small)
     async with ComfyUI(cluster.urls["comfyui"]) as comfy:
         modes = ModeLibrary([SHIPPED_WORKFLOWS, cluster.folder / "workflows"])
         worker = asyncio.create_task(Worker(queue, comfy, modes, "clockwork").run())

@@ -180,6 +180,36 @@ def test_a_local_vae_decode_takes_our_latent(comfyui: ComfyServer) -> None:
     assert image.size == (128, 128)
 
 
+def encoded(comfyui: ComfyServer) -> int:
+    """How many prompts the text encoders have encoded so far."""
+    return comfyui.log.read_text().count("encoded a prompt")
+
+
+def test_stock_nodes_and_ours_in_one_graph_and_free_takes_it_all(comfyui: ComfyServer) -> None:
+    """From a stock latent, through stock nodes; then nothing of it is left, encoded prompts included."""
+    graph = text_to_image("tiny-flux-dev", steps=2, seed=76)
+    (plain,) = comfyui.images(comfyui.run(graph))
+    graph["invert"] = node("ImageInvert", image=["decode", 0])
+    graph["scale"] = node(
+        "ImageScale", image=["invert", 0], upscale_method="nearest-exact", width=256, height=256, crop="disabled"
+    )
+    graph["result"]["inputs"]["images"] = ["scale", 0]
+    watched = comfyui.run_watched(graph)
+    (inverted,) = comfyui.images(watched)
+    assert not [event for name, event in watched.events if name == "execution_error"]
+    expected = 255 - np.asarray(plain).repeat(2, axis=0).repeat(2, axis=1).astype(int)
+    assert np.abs(np.asarray(inverted) - expected).max() <= 1
+
+    before = encoded(comfyui)
+    comfyui.run(text_to_image("tiny-flux-dev", steps=2, seed=77))  # another seed: encoded prompts are at hand
+    assert encoded(comfyui) == before
+    comfyui.post("/free", {"unload_models": True, "free_memory": True})
+    wait_until(lambda: comfyui.get("/neurolux/models")["current_model"] is None)
+    assert all(model["memory"] is None for model in comfyui.models().values())
+    assert comfyui.images(comfyui.run(text_to_image("tiny-flux-dev", steps=2, seed=76)))[0].tobytes() == plain.tobytes()
+    assert encoded(comfyui) == before + 1  # so the prompt had been forgotten
+
+
 def test_models_route_tells_what_is_loaded_and_free_releases_it(comfyui: ComfyServer) -> None:
     comfyui.run(text_to_image("tiny-flux-dev", steps=1, seed=80))
     comfyui.run(text_to_image("tiny-sdxl", steps=1, seed=80))

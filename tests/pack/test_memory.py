@@ -214,6 +214,16 @@ def test_another_precision_encodes_for_itself(tiny_models: dict[str, Path], pipe
     assert len(kept_prompts()) == 2
 
 
+def test_replaced_files_encode_for_themselves(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+    from neurolux.folder_models import folder_model
+
+    model = folder_model(tiny_models["tiny-flux-dev"])
+    for stamp in ((1,), (2,)):
+        handle = pipelines.load_handle(model, stamp)
+        sample_with(handle.loaded(), handle)
+    assert len(kept_prompts()) == 2
+
+
 def test_encoded_prompts_are_bounded_by_bytes() -> None:
     from neurolux.pipelines.embedding_cache import EmbeddingCache
 

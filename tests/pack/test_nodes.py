@@ -17,9 +17,9 @@ from tests.pack.graphs import Graph, node, text_to_image
 from tests.pack.node_locales import LOCALE_FILE, node_definitions
 
 INPUTS = {
-    "NeuroLuxLoadModel": ["model", "precision", "offload", "steps"],
-    "NeuroLuxLoadFlux": ["model", "precision", "offload"],
-    "NeuroLuxLoadSDXLLightning": ["model", "steps", "precision", "offload"],
+    "NeuroLuxLoadModel": ["model", "precision", "offload", "steps", "compile"],
+    "NeuroLuxLoadFlux": ["model", "precision", "offload", "compile"],
+    "NeuroLuxLoadSDXLLightning": ["model", "steps", "precision", "offload", "compile"],
     "NeuroLuxLoadModelFiles": [
         "model_file",
         "text_encoder",
@@ -28,6 +28,7 @@ INPUTS = {
         "family",
         "precision",
         "offload",
+        "compile",
     ],  # fmt: skip
     "NeuroLuxApplyLora": ["pipeline", "lora", "strength", "text_encoder_strength"],
     "NeuroLuxApplyControlNet": ["pipeline", "controlnet", "image", "strength", "start", "end", "mode"],

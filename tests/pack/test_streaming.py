@@ -221,6 +221,29 @@ def test_blocks_are_given_back_and_taken_again(denoiser: Denoiser, blocks: int) 
     assert not residency._hooks
 
 
+def test_weights_are_never_copied_back(denoiser: Denoiser) -> None:
+    """Nothing writes to a master, and none is replaced, however often weights come and go."""
+    residency = residency_of(denoiser)
+    inputs = torch.rand(2, 4)
+
+    def masters() -> list[tuple[int, int]]:
+        slots = [slot for unit in (residency.rest, *residency.units) for slot in unit.slots]
+        return [(slot.home.data_ptr(), slot.home._version) for slot in slots]
+
+    residency.place(budget(residency, 2))
+    denoiser(inputs)  # those that are streamed are put together once
+    before = masters()
+    for _ in range(2):
+        denoiser(inputs)
+        residency.release(residency.resident_bytes // 2)
+        denoiser(inputs)
+        residency.leave()
+        residency.place(budget(residency, 2))
+    residency.leave()
+    moved = [at for at, now in zip(before, masters(), strict=True) if at != now]
+    assert moved == []
+
+
 def test_more_than_there_is_cannot_be_given_back(denoiser: Denoiser) -> None:
     residency = residency_of(denoiser)
     residency.place(float("inf"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ def truths() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> FluxPipeline:
+def pipeline() -> Iterator[FluxPipeline]:
     pipeline = FluxPipeline.from_pretrained(FOLDER)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the products are tiny: more threads only wait for each other, long on a busy machine
+    yield pipeline
+    torch.set_num_threads(threads)
 
 
 def said(prompt: str, **more: Any) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from training.evaluate import evaluate
 
 FOLDER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
 LARGEST_FOLDER_BYTES = 25_000_000
+FLOOR = 0.88
+FLOOR_BY_KIND = {"subject": 0.97, "shape": 0.85, "count": 0.6}
+"""What the card calls sure or usual."""
 MARGIN = 0.05
 """Other processors round otherwise, and a prompt that was just right may come out just wrong."""
 
@@ -25,6 +28,9 @@ def test_the_recorded_score_is_what_the_weights_give() -> None:
     assert len(verdicts) == told["prompts"] >= 50  # pyright: ignore[reportOperatorIssue]
     for name in ("score", "items_nearest", "items_in_nearest_five", "grounds_right"):
         assert figures[name] == pytest.approx(told[name], abs=MARGIN), name
+    assert figures["score"] >= FLOOR  # pyright: ignore[reportOperatorIssue]
+    for kind, floor in FLOOR_BY_KIND.items():
+        assert figures["by_kind"][kind] >= floor, kind  # pyright: ignore[reportIndexIssue]
 
 
 def test_the_card_shows_the_recorded_score() -> None:

@@ -65,17 +65,18 @@ def offload_input() -> io.Combo.Input:
 
 def compile_input() -> io.Boolean.Input:
     """The compile switch. Optional: graphs that were saved before it was there have no value for it."""
-    return io.Boolean.Input(
+    switch = io.Boolean.Input(
         "compile",
         default=False,
         optional=True,
-        advanced=True,
         tooltip=(
             "torch.compile for the denoiser's blocks. The first picture of each size waits for the compiler, seconds "
             "to minutes; a GPU then takes up to a third less time. Not where weights are streamed (offload stream, "
             "sequential, disk). Pixels may be rounded otherwise."
         ),
     )
+    switch.extra_dict["advanced"] = True  # the argument of that name is newer than the oldest ComfyUI that we run on
+    return switch
 
 
 def pipeline_output() -> io.Custom.Output:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from .registry import LoadedPipeline
 EMPTY_PROMPT = "neurolux_empty_prompt"
 """Marks the conditioning of an empty text. As a negative it means "none", for which SDXL has its own rule (zeros)."""
 REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close what else uses the device."
+_log = logging.getLogger(__name__)
 
 
 def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
@@ -41,7 +44,9 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
             extra[EMPTY_PROMPT] = True
         return [[embeds.cpu(), extra]]
 
+    started = time.perf_counter()
     made = run_stage(loaded, "encoding the prompt", REMEDY, work)
+    _log.info("NeuroLux: %s: encoded a prompt in %.1f s", loaded.model.name, time.perf_counter() - started)
     embedding_cache.put(key, made)
     return made
 

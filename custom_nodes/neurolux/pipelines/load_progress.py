@@ -9,6 +9,8 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from .plan_records import gigabytes
+
 REPORT_SECONDS = 0.5
 RATE_WINDOW_SECONDS = 5.0
 
@@ -66,16 +68,11 @@ class Throttle:
         return True
 
 
-def readable(size: float) -> str:
-    """Bytes for a reader."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
 def transfer_text(transfer: Transfer) -> str:
     """One line for the node: how much of how much, how fast, how long still."""
-    line = f"Downloading {transfer.file}: {readable(transfer.done)} of {readable(transfer.total)}"
+    line = f"Downloading {transfer.file}: {gigabytes(transfer.done)} of {gigabytes(transfer.total)}"
     if transfer.bytes_per_second <= 0:
         return line
     seconds = (transfer.total - transfer.done) / transfer.bytes_per_second
     left = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-    return f"{line}, {readable(transfer.bytes_per_second)}/s, {left} left"
+    return f"{line}, {gigabytes(transfer.bytes_per_second)}/s, {left} left"

@@ -8,7 +8,8 @@ import comfy.utils
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from .load_progress import LoadReporter, Throttle, Transfer, readable, transfer_text
+from .load_progress import LoadReporter, Throttle, Transfer, transfer_text
+from .plan_records import gigabytes
 
 DOWNLOAD_EVENT = "neurolux.download"
 LOADING_EVENT = "neurolux.loading"
@@ -44,7 +45,7 @@ class NodeReporter(LoadReporter):
         if not self._throttle.due(last=finished):
             return
         self._bar.update_absolute(done, max(total, 1))
-        self._text("" if finished else f"Loading {model}: {readable(done)} of {readable(total)}")
+        self._text("" if finished else f"Loading {model}: {gigabytes(done)} of {gigabytes(total)}")
         self._send(LOADING_EVENT, model=model, value=done, maximum=total)
 
     def _text(self, text: str) -> None:

@@ -20,7 +20,13 @@ MODELS = {
     "default_model": "flux-schnell",
     "models": [],
 }
-ANSWERS = {"/system_stats": {"system": {}}, "/neurolux/models": MODELS, "/object_info": {}}
+NODES = {} if os.environ.get("STAND_IN_WITHOUT_NODES") else {"NeuroLuxResult": {}}
+ANSWERS = {
+    "/system_stats": {"system": {}},
+    "/neurolux/models": MODELS,
+    "/object_info": {},
+    "/object_info/NeuroLuxResult": NODES,
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -38,6 +44,8 @@ class Handler(BaseHTTPRequestHandler):
 def main():
     if os.environ.get("STAND_IN_BROKEN"):
         raise RuntimeError("the stand-in is broken")
+    if os.environ.get("STAND_IN_WITHOUT_NODES"):
+        print("Error while calling comfy_entrypoint in /packs/neurolux: No module named 'diffusers'", flush=True)
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
     args, _ = parser.parse_known_args()

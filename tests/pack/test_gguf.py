@@ -1,0 +1,129 @@
+"""A GGUF file, and weights in four bits, with what else the pack does: streamed, with a LoRA, compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from neurolux.catalog import Model, read_catalog
+from neurolux.single_files import complete, files_model
+from safetensors.torch import save_file
+
+from tests.pack.comfy_server import comfyui_dir
+from tests.pack.pipelines import budget_for, sample_with
+from tests.pack.test_single_files import FLUX_LAYOUTS, put, ready, shelf_of
+from tests.tiny_adapters import ATTENTION, lora_state
+from tests.tiny_files import tiny_flux, write_gguf
+
+pytestmark = pytest.mark.usefixtures("comfy_modules", "dropped")
+KINDS = {"Q8_0": "as-is", "Q4_0": "as-is", "nf4": "nf4"}
+"""What is loaded, with its precision; nf4 is made of the safetensors file."""
+
+
+@pytest.fixture(scope="module")
+def flux() -> Any:
+    """A FLUX with guidance, as diffusers has it."""
+    return ready(tiny_flux(comfyui_dir(), guidance=True))
+
+
+@pytest.fixture(scope="module")
+def models(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """A model for each of KINDS."""
+    found = {}
+    for kind in KINDS:
+        root = tmp_path_factory.mktemp(kind)
+        files = FLUX_LAYOUTS["original names"](flux)
+        if kind == "nf4":
+            main = put(root, files)
+        else:
+            main = root / "diffusion_models" / f"own-{kind}.gguf"
+            main.parent.mkdir()
+            write_gguf(main, files.pop("diffusion_models/flux.safetensors"), kind)
+            put(root, files)
+        model = files_model("flux", complete("flux", {"transformer": main}, shelf_of(root)), read_catalog())
+        found[kind] = replace(model, name=f"{model.name}-{kind}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def lora(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA for it."""
+    path = tmp_path_factory.mktemp("loras") / "style.safetensors"
+    save_file(lora_state(flux, {"transformer": ATTENTION}, rank=4, seed=1), path)
+    return path
+
+
+@pytest.fixture
+def dropped(comfy_modules: None) -> Iterator[None]:
+    """What a test loads is dropped afterwards."""
+    yield
+    from neurolux.pipelines.registry import registry
+
+    for spec in list(registry._loaded):
+        registry._drop(spec)
+
+
+def handle_of(models: dict[str, Model], kind: str, offload: str = "none", **choices: Any) -> Any:
+    """One of the models, loaded."""
+    from neurolux.pipelines.registry import load_handle
+
+    return load_handle(models[kind], (), precision=KINDS[kind], offload=offload, **choices)
+
+
+def picture(handle: Any) -> torch.Tensor:
+    """What it makes of a prompt."""
+    return sample_with(handle.loaded(), handle)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("offload", ["stream", "sequential", "disk"])
+def test_streamed_weights_make_the_picture_of_resident_ones(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
+) -> None:
+    from neurolux.pipelines import placement
+
+    resident = handle_of(models, kind)
+    expected = picture(resident)
+    assert resident.loaded().placement.in_place("transformer")
+    monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
+    streamed = handle_of(models, kind, offload)
+    assert torch.equal(expected, picture(streamed))
+    assert streamed.loaded().placement._patchers["transformer"].residency.streamed_bytes > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("offload", ["none", "stream"])
+def test_a_lora_acts_on_them_and_leaves_no_trace(
+    models: dict[str, Model], lora: Path, monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
+) -> None:
+    from neurolux.pipelines import placement
+    from neurolux.pipelines.adapter_files import stamp_file
+    from neurolux.pipelines.adapters import AppliedLora, with_lora
+
+    monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
+    base = handle_of(models, kind, offload)
+    before = picture(base)
+    applied = with_lora((), AppliedLora(stamp_file(lora.name, lora), 0.8, 0.8))
+    changed = picture(replace(base, adapters=applied))
+    assert not torch.allclose(before, changed, atol=0.02)
+    assert torch.equal(before, picture(base))
+    weaker = with_lora((), AppliedLora(stamp_file(lora.name, lora), 1e-6, 0.0))
+    assert torch.allclose(before, picture(replace(base, adapters=weaker)), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compile_makes_the_same_picture_of_them(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from neurolux.pipelines import compiled
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    expected = picture(handle_of(models, kind))
+    handle = handle_of(models, kind, compile=True)
+    assert torch.allclose(expected, picture(handle), atol=1e-5)
+    assert handle.loaded().take_warnings() == []
