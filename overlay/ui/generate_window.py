@@ -76,6 +76,8 @@ class GenerateWindow(Adw.ApplicationWindow):
         self._wanted_prompt = prompt if prompt is not None else self._wanted_prompt
         self._start_when_possible = start
         self._take_wishes()
+        if self.session.connection.ready:
+            self.session.refresh()  # other programs draw, too
         self.present()
         if self._form_view is not None:
             self._form_view.focus_prompt()

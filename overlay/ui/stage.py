@@ -63,7 +63,8 @@ class Stage(Gtk.Box):
             self._stop_pulse()
 
     def _show_picture(self, shown: ShownJob) -> None:
-        data = shown.data or shown.preview
+        # The last preview of a job that was stopped would hide what became of it.
+        data = shown.data or (shown.preview if shown.running else None)
         if data is not None:
             if data != self._data:
                 decoded = texture(data)

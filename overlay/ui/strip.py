@@ -52,6 +52,10 @@ class StripItem(Gtk.Overlay):
         self.cancel_button.connect("clicked", lambda _: cancel(key))
         self.add_overlay(self.cancel_button)
         self._data: bytes | None = None
+        theme = Gtk.IconTheme.get_for_display(self.get_display())
+        self._broken = theme.lookup_icon(
+            "dialog-warning-symbolic", None, SIDE // 3, 1, Gtk.TextDirection.NONE, Gtk.IconLookupFlags.FORCE_SYMBOLIC
+        )
 
     def show_picture(self, data: bytes | None) -> None:
         """Show a preview or a picture."""
@@ -61,7 +65,11 @@ class StripItem(Gtk.Overlay):
 
     def follow(self, card: JobCard, index: int) -> None:
         """Show how far ``card`` is; ``index`` is the picture of it that this item stands for."""
-        self.show_picture(card.images[index] if index < len(card.images) else card.preview)
+        if card.running or card.images:
+            self.show_picture(card.images[index] if index < len(card.images) else card.preview)
+        if not card.running and not card.done and self.picture.get_paintable() is not self._broken:
+            self._data = None
+            self.picture.set_paintable(self._broken)
         self.bar.set_visible(card.running)
         self.cancel_button.set_visible(card.running)
         self.cancel_button.set_sensitive(not card.cancelling)

@@ -178,7 +178,7 @@ def test_a_comfyui_url_that_is_something_else_is_refused(instance: Instance) -> 
 
 
 def test_a_bad_setting_is_named(instance: Instance) -> None:
-    assert "IMAGEGEN_MAX_PENDING='many' is not a number" in instance.fails(IMAGEGEN_MAX_PENDING="many")
+    assert "IMAGEGEN_MAX_PENDING='many' is not a whole number" in instance.fails(IMAGEGEN_MAX_PENDING="many")
     assert "write http://127.0.0.1:1" in instance.fails("--comfyui-url", "127.0.0.1:1", comfyui=False)
 
 

@@ -60,9 +60,10 @@ class Person:
     """Sees and does what a person with a screen reader can: names, roles, texts, actions."""
 
     def __init__(self, application: str) -> None:
-        from gi.repository import Atspi
+        from gi.repository import Atspi, GLib
 
         self._atspi = Atspi
+        self._gone = GLib.Error
         self._application = application
 
     def _root(self) -> Any:
@@ -96,8 +97,9 @@ class Person:
     def see(self, name: str, role: str | None = None) -> Any:
         """The visible thing called ``name`` (or whose name begins so), or None."""
         for node in self.all(role):
-            if (node.get_name() or "").startswith(name):
-                return node
+            with contextlib.suppress(self._gone):  # it was there a moment ago
+                if (node.get_name() or "").startswith(name):
+                    return node
         return None
 
     def find(self, name: str, role: str | None = None, timeout_s: float = WAIT_S) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from bridge.contract import JobEvent, JobKind, JobState, JobStatus, ModelInfo
+from bridge.reading import read_answer
+from overlay.link import Bridge, LinkThread
 from overlay.viewmodels.connection import BridgeState, Connection
 from overlay.viewmodels.file_names import save_new, suggested_name
 from overlay.viewmodels.form import FieldKind, GenerateForm
@@ -16,6 +18,8 @@ from overlay.viewmodels.history import History
 from overlay.viewmodels.job_card import JobCard, duration
 from overlay.viewmodels.preferences import Preferences
 from overlay.viewmodels.prompt_history import PromptHistory
+from overlay.viewmodels.session import Session
+from overlay.viewmodels.signal import Signal
 from overlay.viewmodels.sizes import size_presets
 
 SCHEMA: dict[str, Any] = {
@@ -206,6 +210,49 @@ def test_a_card_tells_each_phase_in_words() -> None:
     card.take_event(JobEvent(type="done", job_id="1", state=state(JobStatus.DONE)))
     assert card.done
     assert card.seed(2) == 7
+
+
+def test_a_waiting_card_tells_its_place_and_the_time_until_it_starts() -> None:
+    card = JobCard.of(state(JobStatus.QUEUED, position=2, wait_seconds=100.0))
+    assert card.progress.detail == "Waiting, 2 jobs ahead, 2 min left"
+
+
+def test_a_card_of_a_job_that_runs_already_tells_how_far_it_is() -> None:
+    progress = {"phase": "sample", "value": 3, "maximum": 4, "seconds_left": 7.0}
+    card = JobCard.of(state(JobStatus.RUNNING, progress=progress))
+    assert card.progress.detail == "Step 3 of 4, 7 s left"
+
+
+def test_fields_of_a_newer_service_are_left_out_and_do_not_break_the_reading() -> None:
+    newer = json.loads(state(JobStatus.RUNNING, progress={"phase": "sample"}).model_dump_json())
+    newer["colour"] = {"of": "the job"}
+    newer["progress"]["mood"] = "good"
+    event = read_answer(JobEvent, json.dumps({"type": "state", "job_id": "1", "state": newer, "extra": 1}))
+    assert event.state == state(JobStatus.RUNNING, progress={"phase": "sample"})
+
+
+def test_a_callback_that_fails_does_not_keep_the_others_from_hearing() -> None:
+    heard = []
+    signal = Signal[[]]()
+    signal.connect(lambda: 1 / 0)
+    signal.connect(lambda: heard.append(1))
+    signal.emit()
+    assert heard == [1]
+
+
+def test_the_card_of_a_failed_job_can_be_deleted_and_taken_back(tmp_path: Path) -> None:
+    link = LinkThread(deliver=lambda work: work())
+    session = Session(Bridge(lambda: "http://127.0.0.1:9"), link, Preferences.load(tmp_path / "overlay.json"))
+    card = JobCard(request={"prompt": "a fox"}, job_id="1")
+    session.cards.append(card)
+    assert session.delete("1/0") is None, "a running job is cancelled, not deleted"
+    card.fail("no such model")
+    undo = session.delete("1/0")
+    assert undo is not None
+    assert session.cards == []
+    undo()
+    assert session.cards == [card]
+    link.stop()
 
 
 def test_time_left_is_said_as_one_would() -> None:
