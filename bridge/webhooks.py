@@ -25,6 +25,7 @@ from bridge.callback_address import AddressRefused, CallbackPolicy, CheckedResol
 from bridge.contract import JobState, WebhookBody
 from bridge.errors import BridgeError, UnknownJob
 from bridge.jobs import JobQueue
+from bridge.stopping import stop
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +107,14 @@ class Webhooks:
             stream=names.callbacks_stream,
             config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
         )
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(self._lane(subscription, session))
+        # Not a TaskGroup: it cancels its tasks once, and one that lost the cancellation would hold it up for ever.
+        lanes = [asyncio.create_task(self._lane(subscription, session)) for _ in range(AT_ONCE)]
+        try:
+            ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+            for lane in ended:
+                lane.result()
+        finally:
+            await stop(lanes)
 
     async def _lane(self, subscription: JetStreamContext.PullSubscription, session: aiohttp.ClientSession) -> None:
         """One call after the other, so that one slow receiver does not hold up the rest."""

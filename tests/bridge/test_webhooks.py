@@ -18,6 +18,8 @@ from aiohttp.test_utils import TestServer
 from bridge.callback_address import CallbackPolicy, is_public
 from bridge.contract import Job, JobKind
 from bridge.errors import InvalidRequest
+from bridge.jobs import JobQueue
+from bridge.stopping import stop
 from bridge.webhooks import Backoff, Webhooks, sign, verify
 from tests.bridge.house import BODY, HandWorker, House, submit
 
@@ -231,3 +233,21 @@ def test_the_signature_is_over_time_and_body() -> None:
     assert verify("s", b"{}", header, now=1700000001)
     for broken in ("", "t=,v1=", "t=x,v1=y", header.replace("v1=", "v0="), header[:-1], "t=9" * 400):
         assert not verify("s", b"{}", broken, now=1700000001)
+
+
+async def test_they_stop_although_a_cancellation_is_lost(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11's `wait_for`, which every fetch waits with, loses one that comes together with its answer."""
+    entered = asyncio.Event()
+
+    async def deaf_at_first(*_: object) -> None:
+        entered.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr(Webhooks, "_lane", deaf_at_first)
+    running = asyncio.create_task(Webhooks(queue, CallbackPolicy("secret", True)).run())
+    await entered.wait()
+    await asyncio.wait_for(stop([running]), 20)
+    assert running.cancelled()
