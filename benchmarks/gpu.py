@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.in_process import start_comfyui
+from benchmarks.in_process import settle_environment, start_comfyui
 
 CAPS_GB = (6, 8, 12, 16, 24)
 MODES = ("none", "model", "stream", "sequential", "disk")
@@ -68,6 +68,7 @@ def main() -> int:
     options.add_argument("--json", type=Path, help="write the rows to this file")
     options.add_argument("--dry-run", action="store_true", help="tiny models on the CPU: no figure means anything")
     chosen = options.parse_args()
+    settle_environment()
     import torch
 
     if not chosen.dry_run and not torch.cuda.is_available():

@@ -8,11 +8,19 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).parents[1]
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "backend:native")
-"""Before torch: its own allocator keeps to ``set_per_process_memory_fraction``; CUDA's asynchronous one does not."""
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads sleep instead of spin on a busy machine
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")
+ENVIRONMENT = {
+    # torch's own allocator keeps to ``set_per_process_memory_fraction``; CUDA's asynchronous one does not
+    "PYTORCH_CUDA_ALLOC_CONF": "backend:native",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads sleep instead of spin on a busy machine
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+def settle_environment() -> None:
+    """Set what the libraries read when they are imported: call it before torch is."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def start_comfyui(*, cpu: bool) -> None:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.in_process import REPO, start_comfyui
+from benchmarks.in_process import REPO, settle_environment, start_comfyui
 
 STARTER = REPO / "custom_nodes" / "neurolux" / "models" / "starter"
 WARM_UP = 2
@@ -48,6 +48,7 @@ def main() -> None:
     options.add_argument("--pictures", type=int, default=15, help="pictures per model, after warming up")
     options.add_argument("--json", type=Path, help="write the results to this file")
     chosen = options.parse_args()
+    settle_environment()
     import torch
 
     start_comfyui(cpu=not torch.cuda.is_available())

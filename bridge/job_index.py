@@ -32,8 +32,8 @@ HEARTBEAT_S = 2.0
 SILENCE_S = 6.0
 """A broker that is silent for so long has forgotten us."""
 PRUNE_S = 60.0
-SCHEDULE_S = 0.5
-"""Positions are computed at most so often, for all waiting jobs at once."""
+SCHEDULE_S_PER_JOB = 5e-5
+"""Positions are worked out for all waiting jobs at once, and again after so long for each of them."""
 NOBODY_WORKS_S = 10.0
 """When jobs wait for so long while none runs, nobody can say when the first will start."""
 
@@ -104,7 +104,9 @@ class JobIndex:
     def place(self, job_id: str) -> Place | None:
         """Where a job stands in the queue; None for one that does not wait."""
         now = self._clock()
-        if now - self._scheduled_at >= SCHEDULE_S or (job_id in self._waiting) != (job_id in self._schedule):
+        if now - self._scheduled_at >= SCHEDULE_S_PER_JOB * len(self._waiting) or (job_id in self._waiting) != (
+            job_id in self._schedule
+        ):
             self._schedule = dict(self._places(now))
             self._scheduled_at = now
         return self._schedule.get(job_id)

@@ -12,6 +12,12 @@ import torch
 from benchmarks import gpu
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a benchmark sets for its process is not for the tests after it."""
+    monkeypatch.setattr(gpu, "settle_environment", lambda: None)
+
+
 @pytest.mark.parametrize(
     ("seconds", "computing", "moved", "rate", "hidden"),
     [

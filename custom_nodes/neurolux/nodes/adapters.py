@@ -27,6 +27,11 @@ def pipeline_output(tooltip: str) -> io.Custom.Output:
     return PipelineType.Output("applied", display_name="pipeline", tooltip=tooltip)
 
 
+def share_input(name: str, default: float, tooltip: str, *, most: float = 1.0, step: float = 0.01) -> io.Float.Input:
+    """A slider from 0 up."""
+    return io.Float.Input(name, default=default, min=0.0, max=most, step=step, round=0.001, tooltip=tooltip)
+
+
 class ApplyLora(io.ComfyNode):
     """Apply LoRA."""
 
@@ -120,33 +125,9 @@ class ApplyControlNet(io.ComfyNode):
                         "middle, then resized. Picture i of a batch follows image i."
                     ),
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    round=0.001,
-                    tooltip="How strongly it guides. 0: not at all.",
-                ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
-                    tooltip="Share of the steps after which it begins to guide.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
-                    tooltip="Share of the steps after which it no longer guides.",
-                ),
+                share_input("strength", 1.0, "How strongly it guides. 0: not at all.", most=2.0, step=0.05),
+                share_input("start", 0.0, "Share of the steps after which it begins to guide."),
+                share_input("end", 1.0, "Share of the steps after which it no longer guides."),
                 io.Combo.Input(
                     "mode",
                     options=list(MODE_CHOICES),

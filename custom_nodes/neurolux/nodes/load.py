@@ -98,13 +98,22 @@ def load(
     return io.NodeOutput(handle)
 
 
-def stamp_of(model: str) -> tuple[int, ...]:
-    """What ComfyUI compares to run a loader again: a local model's files."""
-    found = known_models().models.get(model)
-    return model_stamp(found) if found is not None else ()
+class ModelLoader(io.ComfyNode):
+    """What the nodes that load by name have in common."""
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool:
+        """Leave the model's name to ``execute``: its error says which models there are."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None = None, **_: object) -> tuple[int, ...]:
+        """Run a loader again when a local model's files have changed."""
+        found = known_models().models.get(model or "")
+        return model_stamp(found) if found is not None else ()
 
 
-class LoadModel(io.ComfyNode):
+class LoadModel(ModelLoader):
     """Load Model."""
 
     @classmethod
@@ -134,20 +143,11 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str) -> bool:
-        """Leave the model's name to ``execute``: its error says which models there are."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, model: str | None = None, **_: object) -> tuple[int, ...]:
-        return stamp_of(model or "")
-
-    @classmethod
     def execute(cls, model: str, precision: str, offload: str, steps: int, compile: bool = False) -> io.NodeOutput:
         return load(model, steps, precision, offload, compile)
 
 
-class LoadFlux(io.ComfyNode):
+class LoadFlux(ModelLoader):
     """Load Flux."""
 
     @classmethod
@@ -162,20 +162,11 @@ class LoadFlux(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str) -> bool:
-        """Leave the model's name to ``execute``: its error says which models there are."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, model: str | None = None, **_: object) -> tuple[int, ...]:
-        return stamp_of(model or "")
-
-    @classmethod
     def execute(cls, model: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
         return load(model, 0, precision, offload, compile, "flux")
 
 
-class LoadSDXLLightning(io.ComfyNode):
+class LoadSDXLLightning(ModelLoader):
     """Load SDXL-Lightning."""
 
     @classmethod
@@ -199,15 +190,6 @@ class LoadSDXLLightning(io.ComfyNode):
             ],
             outputs=[pipeline_output()],
         )
-
-    @classmethod
-    def validate_inputs(cls, model: str) -> bool:
-        """Leave the model's name to ``execute``: its error says which models there are."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, model: str | None = None, **_: object) -> tuple[int, ...]:
-        return stamp_of(model or "")
 
     @classmethod
     def execute(cls, model: str, steps: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
