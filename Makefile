@@ -67,7 +67,7 @@ test: $(VENV)/.synced-dev ## run every test (set-up included)
 	for folder in . custom_nodes/neurolux; do \
 	  (cd $$folder && DO_NOT_TRACK=1 $(CURDIR)/$(BIN)/comfy --skip-prompt node validate); done
 	$(BIN)/imagegen setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: bench
 bench: $(VENV)/.synced-dev ## measure: time to ready, overhead over raw ComfyUI

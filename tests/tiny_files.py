@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     StableDiffusionXLPipeline,
@@ -32,6 +30,8 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from tests.tiny_models import flux_scheduler, sdxl_scheduler, tiny_vae
 
 WIDTH = 64
 Tensors = dict[str, torch.Tensor]
@@ -56,27 +56,18 @@ def clip(projected: bool) -> Any:
 def vae(latent_channels: int) -> AutoencoderKL:
     """A VAE with groups of 32."""
     flux = latent_channels == 16
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 32, 64, 64),
-        layers_per_block=1,
-        latent_channels=latent_channels,
-        sample_size=1024,
-        scaling_factor=0.3611 if flux else 0.13025,
-        shift_factor=0.1159 if flux else None,
-        use_quant_conv=not flux,
-        use_post_quant_conv=not flux,
-    )
+    scaling, shift = (0.3611, 0.1159) if flux else (0.13025, None)
+    channels = (32, 32, 64, 64)
+    made = tiny_vae(latent_channels, scaling=scaling, shift=shift, sample_size=1024, channels=channels, groups=32)
+    made.register_to_config(force_upcast=True)  # as files without a configuration are read
+    return made
 
 
 def tiny_flux(comfyui: Path, *, guidance: bool, seed: int = 5) -> FluxPipeline:
     """A FLUX of a few million values, most of them in embeddings."""
     torch.manual_seed(seed)
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if guidance else 1.0, use_dynamic_shifting=guidance),
+        scheduler=flux_scheduler(guidance_embeds=guidance),
         vae=vae(16),
         text_encoder=clip(False),
         tokenizer=CLIPTokenizer.from_pretrained(comfyui / "comfy/sd1_tokenizer", model_max_length=77),
@@ -131,13 +122,7 @@ def tiny_sdxl(comfyui: Path, *, lightning: bool, seed: int = 6) -> StableDiffusi
             projection_class_embeddings_input_dim=6 * 256 + WIDTH,
             cross_attention_dim=2 * WIDTH,
         ),
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            steps_offset=1,
-            timestep_spacing="trailing" if lightning else "leading",
-        ),
+        scheduler=sdxl_scheduler(lightning=lightning),
         add_watermarker=False,
     )
 

@@ -73,17 +73,42 @@ def clip_config(tokenizer: CLIPTokenizer, *, projection: int = TEXT_WIDTH) -> CL
     )
 
 
-def tiny_vae(latent_channels: int, *, scaling: float, shift: float | None, sample_size: int = 128) -> AutoencoderKL:
-    """A four-level VAE (8 pixels to a latent pixel) of about 70,000 parameters."""
+def flux_scheduler(*, guidance_embeds: bool) -> FlowMatchEulerDiscreteScheduler:
+    """As flux-dev's (shifted by the size of the picture), or as flux-schnell's."""
+    shift = 3.0 if guidance_embeds else 1.0
+    return FlowMatchEulerDiscreteScheduler(shift=shift, use_dynamic_shifting=guidance_embeds)
+
+
+def sdxl_scheduler(*, lightning: bool) -> EulerDiscreteScheduler:
+    """As SDXL's; SDXL-Lightning's timesteps count from the end."""
+    return EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="trailing" if lightning else "leading",
+    )
+
+
+def tiny_vae(
+    latent_channels: int,
+    *,
+    scaling: float,
+    shift: float | None,
+    sample_size: int = 128,
+    channels: tuple[int, ...] = (8, 8, 16, 16),
+    groups: int = 4,
+) -> AutoencoderKL:
+    """A four-level VAE (8 pixels to a latent pixel), of about 70,000 parameters where nothing else is said."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
+        block_out_channels=channels,
         layers_per_block=1,
         latent_channels=latent_channels,
-        norm_num_groups=4,
+        norm_num_groups=groups,
         sample_size=sample_size,
         scaling_factor=scaling,
         shift_factor=shift,
@@ -123,9 +148,7 @@ def write_flux(folder: Path, *, guidance_embeds: bool, seed: int = 0, blocks: in
         feed_forward_proj="gated-gelu",
     )
     pipeline = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(
-            shift=3.0 if guidance_embeds else 1.0, use_dynamic_shifting=guidance_embeds
-        ),
+        scheduler=flux_scheduler(guidance_embeds=guidance_embeds),
         vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
         tokenizer=tokenizer,
@@ -164,13 +187,7 @@ def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0) -> Path:
         tokenizer=tokenizer,
         tokenizer_2=tokenizer_2,
         unet=unet,
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            steps_offset=1,
-            timestep_spacing="trailing" if lightning else "leading",
-        ),
+        scheduler=sdxl_scheduler(lightning=lightning),
         add_watermarker=False,
     )
     return save(pipeline, folder)
