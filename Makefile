@@ -70,9 +70,11 @@ test: $(VENV)/.synced-dev ## run every test (set-up included)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: bench
-bench: $(VENV)/.synced-dev ## measure: time to ready, overhead over raw ComfyUI
+bench: $(VENV)/.synced-dev ## measure: overhead over raw ComfyUI, the nodes, the overlay's key
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.nodes
+	scripts/install-test-packages.sh
+	$(BIN)/python -m benchmarks.overlay
 
 JOBS ?= 1000
 SEED ?= 1
@@ -85,6 +87,11 @@ soak: $(VENV)/.synced-dev ## jobs while processes are killed at random: JOBS=100
 workflows: $(VENV)/.synced-dev ## export workflows/api from workflows with ComfyUI's own front end
 	scripts/install-test-packages.sh
 	$(BIN)/python -m scripts.export_workflows
+
+.PHONY: pot
+pot: ## write the template of the overlay's translations, and bring the translations up to date
+	scripts/install-test-packages.sh
+	scripts/extract_texts.sh
 
 .PHONY: clean
 clean: ## remove the virtual environment and caches; models, pictures and ComfyUI stay (see `imagegen paths`)

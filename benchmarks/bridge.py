@@ -9,258 +9,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import aiohttp
 import nats
 import psutil
-from nats.aio.client import Client
 
+from benchmarks.peer import Peer
+from benchmarks.trivial_job import body, write_mode
+from benchmarks.ways import Job, Raw, by_events, by_nats, by_rest, raw
 from bridge.comfyui.process import free_port
 from bridge.service.runtime import Runtime, running_service
 from bridge.settings import Settings
 
-MODE = "trivial"
 WARM_UP = 5
 READY_TIMEOUT_S = 300
 COMPARED = "raw, one websocket"
 PEER = "comfy-api-proxy"
-
-Job = Callable[[int], Awaitable[None]]
-
-
-def prefix(color: int) -> str:
-    """A folder for every thousand jobs: the node that saves lists its whole folder to find the next free name."""
-    return f"bench{color // 1000}/x"
-
-
-def graph(color: int) -> dict[str, Any]:
-    """The job in API format; another colour each time, so that ComfyUI's cache does not answer."""
-    return {
-        "1": {
-            "class_type": "NeuroLuxIntegerParameter",
-            "inputs": {
-                "name": "color", "value": color, "minimum": 0, "maximum": 16777215, "step": 1, "description": ""
-            },
-        },
-        "2": {
-            "class_type": "NeuroLuxTextParameter",
-            "inputs": {"name": "prompt", "value": "", "description": "", "required": False, "max_length": 100},
-        },
-        "3": {
-            "class_type": "EmptyImage",
-            "inputs": {"width": 512, "height": 512, "batch_size": 1, "color": ["1", 0]},
-        },
-        "4": {
-            "class_type": "NeuroLuxResult",
-            "inputs": {
-                "images": ["3", 0], "name": "images", "output_format": "png", "quality": 90,
-                "filename_prefix": ["5", 0],
-            },
-        },
-        "5": {
-            "class_type": "NeuroLuxTextParameter",
-            "inputs": {
-                "name": "prefix", "value": prefix(color), "description": "", "required": False, "max_length": 100
-            },
-        },
-    }  # fmt: skip
-
-
-def body(color: int) -> dict[str, Any]:
-    """The job as the bridge takes it."""
-    return {"prompt": "bench", "mode": MODE, "color": color, "prefix": prefix(color)}
-
-
-class Raw:
-    """ComfyUI's own API over one websocket that stays open."""
-
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session = session
-        self._url = url
-        self._client = uuid4().hex
-        self._waiting: dict[str, asyncio.Future[None]] = {}
-
-    @contextlib.asynccontextmanager
-    async def opened(self) -> AsyncIterator[Job]:
-        async with self._session.ws_connect(f"{self._url}/ws", params={"clientId": self._client}) as socket:
-            reader = asyncio.create_task(self._read(socket))
-            yield self.run
-            reader.cancel()
-
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        async for message in socket:
-            if (prompt_id := ended(message)) in self._waiting:
-                self._waiting.pop(prompt_id).set_result(None)
-
-    async def run(self, color: int) -> None:
-        prompt_id = str(uuid4())
-        self._waiting[prompt_id] = future = asyncio.get_running_loop().create_future()
-        await post(self._session, self._url, self._client, prompt_id, color)
-        await future
-        await fetch(self._session, self._url, prompt_id)
-
-
-async def raw(session: aiohttp.ClientSession, url: str, color: int) -> None:
-    """One job over ComfyUI's own API, with a websocket of its own."""
-    client, prompt_id = uuid4().hex, str(uuid4())
-    async with session.ws_connect(f"{url}/ws", params={"clientId": client}) as socket:
-        await post(session, url, client, prompt_id, color)
-        async for message in socket:
-            if ended(message) == prompt_id:
-                break
-    await fetch(session, url, prompt_id)
-
-
-async def post(session: aiohttp.ClientSession, url: str, client: str, prompt_id: str, color: int) -> None:
-    prompt = {"prompt": graph(color), "client_id": client, "prompt_id": prompt_id}
-    async with session.post(f"{url}/prompt", json=prompt) as response:
-        answer = await response.text()
-        assert response.status == 200, answer
-
-
-def ended(message: aiohttp.WSMessage) -> str:
-    """The id of the prompt whose end a frame tells; empty for other frames."""
-    if message.type is aiohttp.WSMsgType.TEXT:
-        event = json.loads(message.data)
-        if event["type"] == "executing" and event["data"]["node"] is None:
-            return event["data"].get("prompt_id", "")
-    return ""
-
-
-async def fetch(session: aiohttp.ClientSession, url: str, prompt_id: str) -> None:
-    async with session.get(f"{url}/history/{prompt_id}") as response:
-        image = (await response.json())[prompt_id]["outputs"]["4"]["images"][0]
-    async with session.get(f"{url}/view", params=image) as response:
-        assert len(await response.read()) > 0
-
-
-async def by_rest(session: aiohttp.ClientSession, url: str, color: int) -> None:
-    """One synchronous request."""
-    async with session.post(f"{url}/v1/generate-image", json=body(color)) as response:
-        answer = await response.json()
-        assert response.status == 200, answer
-        assert answer["image_bytes_b64"]
-
-
-async def by_nats(nc: Client, color: int) -> None:
-    """One NATS request."""
-    reply = await nc.request("ai.vision.imagegen.request", json.dumps(body(color)).encode(), timeout=300)
-    assert json.loads(reply.data).get("image_bytes_b64"), reply.data[:500]
-
-
-async def by_events(session: aiohttp.ClientSession, url: str, color: int) -> None:
-    """Submit, follow the events over a WebSocket, fetch the picture."""
-    async with session.post(f"{url}/v1/jobs", json=body(color)) as response:
-        job = await response.json()
-        assert response.status == 202, job
-    async with session.ws_connect(f"{url}/v1/jobs/{job['job_id']}/events") as socket:
-        async for message in socket:
-            if message.type is aiohttp.WSMsgType.TEXT and json.loads(message.data)["type"] == "done":
-                break
-    async with session.get(f"{url}/v1/jobs/{job['job_id']}/images/0") as response:
-        assert response.status == 200
-        assert len(await response.read()) > 0
-
-
-class Peer:
-    """comfy-api-proxy and comfy-sdk in an environment of their own, made for this run."""
-
-    def __init__(self, folder: Path, comfyui: str) -> None:
-        self._folder = folder
-        self._comfyui = comfyui
-        self._programs: list[asyncio.subprocess.Process] = []
-
-    async def start(self) -> None:
-        """Install and start both. Raises RuntimeError when that cannot be done here."""
-        python = self._folder / "bin" / "python"
-        await _call(sys.executable, "-m", "venv", str(self._folder))
-        await _call(str(python), "-m", "pip", "install", "--quiet", "comfy-api-proxy", "comfy-sdk")
-        port = free_port()
-        proxy = str(self._folder / "bin" / "comfy-api-proxy")
-        self._programs.append(
-            await asyncio.create_subprocess_exec(
-                proxy,
-                "run",
-                "--comfyui",
-                self._comfyui,
-                "--port",
-                str(port),
-                "--state-dir",
-                str(self._folder / "state"),
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
-        )
-        await _accepts(port)
-        (self._folder / "graph.json").write_text(json.dumps(graph(0)))
-        self._sdk = await asyncio.create_subprocess_exec(
-            str(python), str(Path(__file__).with_name("comfy_sdk_peer.py")), str(self._folder / "graph.json"),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "COMFY_BASE_URL": f"http://127.0.0.1:{port}"},
-        )  # fmt: skip
-        self._programs.append(self._sdk)
-        await self._answer()
-
-    async def _ask(self, line: str) -> float:
-        assert self._sdk.stdin
-        self._sdk.stdin.write(line.encode() + b"\n")
-        text = await self._answer()
-        try:
-            return float(text)
-        except ValueError:
-            raise RuntimeError(text) from None
-
-    async def _answer(self) -> str:
-        assert self._sdk.stdout
-        async with asyncio.timeout(300):
-            line = await self._sdk.stdout.readline()
-        if not line:
-            raise RuntimeError("comfy-sdk ended")
-        return line.decode().strip()
-
-    async def one(self, color: int) -> None:
-        await self._ask(f"one {color}")
-
-    async def many(self, jobs: int, first: int) -> float:
-        return await self._ask(f"many {jobs} {first}")
-
-    async def stop(self) -> None:
-        for program in self._programs:
-            with contextlib.suppress(ProcessLookupError):
-                program.terminate()
-            await program.wait()
-
-
-async def _call(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    _, errors = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command[-3:])}: {errors.decode()[-200:].strip()}")
-
-
-async def _accepts(port: int) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.1)
-            else:
-                writer.close()
-                return
 
 
 async def alternate(rounds: int, jobs: dict[str, Job]) -> dict[str, list[float]]:
@@ -365,7 +136,7 @@ async def queue_many(session: aiohttp.ClientSession, settings: Settings, jobs: i
     print(f"{jobs} jobs accepted in {time.perf_counter() - start:.1f} s")
     print("| ended | since the last row, ms a job | worker MiB | gateway MiB | nats MiB | comfyui MiB |")
     print("|---|---|---|---|---|---|")
-    step, last, last_at = max(1, jobs // 10), 0, time.perf_counter()
+    step, last, last_at = max(1, jobs // 10), 0, start
     while last < jobs:
         target = min(jobs, (last // step + 1) * step)
         async with asyncio.timeout(1800):
@@ -412,14 +183,6 @@ async def run(args: argparse.Namespace) -> None:
         finally:
             service.terminate()
             await service.wait()
-
-
-def write_mode(settings: Settings) -> None:
-    """Save the job's graph as a mode."""
-    api = settings.workflows / "api"
-    api.mkdir(parents=True)
-    (settings.workflows / f"{MODE}.json").write_text(json.dumps({"nodes": [], "links": []}))
-    (api / f"{MODE}.json").write_text(json.dumps(graph(0)))
 
 
 async def wait_ready(settings: Settings) -> Runtime:

@@ -230,7 +230,9 @@ class Bench:
         precision = "fp32" if self.tiny else "bf16"
         plan = make_plan(self.subject.family, shapes, this_machine(self.device), picture, precision, mode)
         pipe = pipeline(self.subject, self.parts, self.device)
-        return LoadedPipeline(spec, self.model, pipe, shapes, Placement(self.parts, self.device, plan), picture, 0.0)
+        return LoadedPipeline(
+            spec, self.model, pipe, shapes, Placement(self.parts, self.device, plan), picture, mode, 0.0
+        )
 
     def diffusers(self, who: str, *, offload: bool) -> Row:
         """The diffusers pipeline over the same modules."""

@@ -69,6 +69,11 @@ class Names:
         return f"{self.prefix}.plan"
 
     @property
+    def options(self) -> str:
+        """Where a gateway asks what the widgets of nodes offer."""
+        return f"{self.prefix}.options"
+
+    @property
     def jobs(self) -> str:
         return f"{self.prefix}.jobs"
 

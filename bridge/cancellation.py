@@ -20,7 +20,7 @@ async def cancel(queue: JobQueue, job_id: str) -> CancelAnswer:
 
     The wish is written down with the job: a worker that takes it over after a crash finds it. Raises UnknownJob.
     """
-    with queue.listen(job_id) as events:
+    with queue.listen(job_id, ends_only=True) as events:
         while True:
             stored = await queue.stored_state(job_id)
             state = stored.state

@@ -5,6 +5,7 @@ from bridge.client import ImageGenClient
 with ImageGenClient() as client:
     answer = client.generate("a red fox in the snow", model="flux-schnell", seed=7)
     pictures = client.images(answer)  # bytes, one for each picture
+    paths = client.save(answer, "pictures")  # or as files
 
     job = client.submit("a red fox in the snow")  # or queue it, and look at it when it suits
     for event in client.events(job.job_id):
@@ -44,6 +45,7 @@ from bridge.contract import (
 from bridge.contract_workers import WorkerList
 from bridge.plan_contract import ModelPlan
 from bridge.reading import Answer, read_answer
+from bridge.saving import paths_for
 
 DEFAULT_URL = "http://127.0.0.1:8005"
 CONNECT_TIMEOUT_S = 5.0
@@ -98,9 +100,9 @@ class ImageGenClient:
     ) -> ImageGenResponse:
         """Draw `prompt`. `parameters` are the other fields of `ImageGenRequest`; None means the model's default.
 
-        A picture among them may be its bytes or its path. `on_event` is called from another thread with what happens
-        meanwhile: progress in steps, previews. Raises ClientError with the service's message. Interrupting the call
-        (Ctrl-C) cancels the job.
+        A picture or another file among them may be its bytes or its path. `on_event` is called from another thread
+        with what happens meanwhile: progress in steps, previews. Raises ClientError with the service's message.
+        Interrupting the call (Ctrl-C) cancels the job.
         """
         return self._draw("/v1/generate-image", {"prompt": prompt, **parameters}, on_event)
 
@@ -126,8 +128,23 @@ class ImageGenClient:
 
     @staticmethod
     def images(answer: ImageGenResponse) -> list[bytes]:
-        """The encoded pictures of an answer."""
+        """The encoded pictures of an answer, or its other files; `answer.files` says what each is."""
         return [base64.b64decode(image) for image in answer.images]
+
+    def save(self, answer: ImageGenResponse | JobState, out: Path | str | None = None) -> list[Path]:
+        """Write the files of an answer, or of a job that is done, each under its own extension; returns the paths.
+
+        `out` is a folder, or a file where it ends in an extension. Nothing that exists is overwritten.
+        """
+        if isinstance(answer, JobState):
+            files, answer = self.job_images(answer.job_id), ImageGenResponse.of(answer)
+        else:
+            files = self.images(answer)
+        paths = paths_for(answer, None if out is None else Path(out))
+        for path, data in zip(paths, files, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return paths
 
     def submit(self, prompt: str | None = None, *, idempotency_key: str | None = None, **parameters: Any) -> JobState:
         """Queue a request and return at once. The same `idempotency_key` again is the same job, not a second one."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from bridge.contract_models import (  # noqa: F401 - given on
     AdapterInfo,
@@ -28,6 +28,14 @@ from bridge.contract_models import (  # noqa: F401 - given on
     NumberLimit,
     PackModel,
 )
+from bridge.formats import (  # noqa: F401 - given on
+    EXTENSIONS,
+    IMAGE_FORMATS,
+    FileFormat,
+    ImageFormat,
+    extension_of,
+    media_type_of,
+)
 
 DEFAULT_MODE = "text-to-image"
 MAX_PROMPT_CHARS = 10_000
@@ -39,9 +47,6 @@ JOB_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 MAX_URL_CHARS = 2000
 
 JobId = Annotated[str, Field(pattern=JOB_ID_PATTERN)]
-ImageFormat = Literal["png", "jpeg", "webp"]
-EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
-"""Of file names."""
 
 
 class WireModel(BaseModel):
@@ -96,12 +101,41 @@ class ImageGenRequest(BaseModel):
 
 
 class ImageObject(WireModel):
-    """Where a picture lies in the NATS object store. `digest` is the store's own: `SHA-256=` + base64url."""
+    """Where a picture, or another file, lies in the NATS object store.
+
+    `digest` is the store's own: `SHA-256=` + base64url. `media_type` follows from the extension of `name`.
+    """
 
     bucket: str
     name: str
     size: int
     digest: str
+    media_type: str = ""
+    result: str = Field(default="", description="The name of the graph's result that it belongs to.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_media_type(cls, values: Any) -> Any:
+        # Those that were stored before there was this field are named by their format as well.
+        if isinstance(values, dict) and not values.get("media_type") and isinstance(values.get("name"), str):
+            return {**values, "media_type": media_type_of(values["name"])}
+        return values
+
+
+class ResultFile(WireModel):
+    """What one of the files of an answer is."""
+
+    result: str = Field(description="The name of the graph's result that it belongs to.")
+    media_type: str
+    extension: str = Field(description="Of a name to save it under, such as png or mp4.")
+    size: int = Field(description="In bytes.")
+
+    @classmethod
+    def of(cls, image: ImageObject) -> ResultFile:
+        """What is told of a stored file."""
+        return cls(
+            result=image.result, media_type=image.media_type, extension=extension_of(image.name), size=image.size
+        )
 
 
 class ImageGenResponse(WireModel):
@@ -117,9 +151,12 @@ class ImageGenResponse(WireModel):
     num_inference_steps: int | None
     guidance_scale: float | None
     seed: int | None
-    image_format: ImageFormat
+    image_format: FileFormat = Field(description="Of the first picture; of the first file where none is a picture.")
     image_bytes_b64: str | None = Field(description="The first picture, base64. Null where `image_object` is given.")
-    images: list[str] = Field(description="All pictures, base64. Empty where `image_objects` is given.")
+    images: list[str] = Field(
+        description="All pictures (or other files: see `files`), base64. Empty where `image_objects` is given."
+    )
+    files: list[ResultFile] = Field(default_factory=list, description="What each of the pictures is, in their order.")
     image_object: ImageObject | None = Field(
         default=None, description="NATS only: the first picture, when the reply would exceed the server's max_payload."
     )
@@ -141,6 +178,7 @@ class ImageGenResponse(WireModel):
                 "images": list(images),
                 "image_object": next(iter(state.images), None) if by_reference else None,
                 "image_objects": state.images if by_reference else [],
+                "files": [ResultFile.of(image) for image in state.images],
                 "queue_time_ms": state.queue_time_ms,
                 "generation_time_ms": state.generation_time_ms,
             }
@@ -246,7 +284,7 @@ class JobState(WireModel):
     submitted_at: float
     started_at: float | None = None
     finished_at: float | None = None
-    image_format: ImageFormat | None = None
+    image_format: FileFormat | None = None
     images: list[ImageObject] = Field(default_factory=list)
     loaded: dict[str, JsonValue] | None = Field(default=None, description="What a load job reports.")
     warnings: list[str] = Field(default_factory=list)
@@ -321,7 +359,7 @@ class JobResultEvent(WireModel):
     mode: str
     model: str | None
     parameters: dict[str, JsonValue]
-    image_format: ImageFormat | None
+    image_format: FileFormat | None
     image_objects: list[ImageObject]
     queue_time_ms: float
     generation_time_ms: float
@@ -382,6 +420,7 @@ class ModeSummary(WireModel):
     description: str
     parameters: list[str]
     images: list[str] = Field(description="Those of the parameters that are pictures.")
+    files: list[str] = Field(default_factory=list, description="Those that are other files.")
     error: ErrorBody | None = None
 
 

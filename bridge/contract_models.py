@@ -121,14 +121,19 @@ class ModelInfo(PackModel):
 
 
 class AdapterInfo(PackModel):
-    """A LoRA or a ControlNet file that is on the machine."""
+    """A LoRA or a ControlNet file on the machine, or a ControlNet or a preprocessor of the catalog."""
 
     name: str
-    kind: Literal["lora", "controlnet"]
+    kind: Literal["lora", "controlnet", "preprocessor"]
     family: str | None = Field(description="Of the models that it was made for; null where the file does not tell.")
     bytes: int
     problem: str | None = Field(None, description="Why it cannot be used with any model, where that is so.")
     memory: list[ComponentMemory] | None = Field(None, description="Where its weights are: ControlNets in memory.")
+    title: str | None = None
+    license: str | None = Field(None, description="Of one of the catalog; that of a file is not known.")
+    status: Literal["ready", "downloadable", "missing"] = "ready"
+    reason: str | None = Field(None, description="Why one of the catalog is missing.")
+    source: str | None = Field(None, description="The repository that one of the catalog is downloaded from.")
 
 
 class ModelInfoResponse(PackModel):
@@ -144,7 +149,7 @@ class ModelInfoResponse(PackModel):
     vram_total_bytes: int | None
     vram_free_bytes: int | None
     models: list[ModelInfo]
-    adapters: list[AdapterInfo] = Field(default_factory=list, description="The LoRA and ControlNet files there are.")
+    adapters: list[AdapterInfo] = Field(default_factory=list, description="LoRAs, ControlNets and preprocessors.")
 
     def find(self, name: str) -> ModelInfo | None:
         """The model of that name."""

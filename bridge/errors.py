@@ -148,6 +148,13 @@ class TooManyWaits(BridgeError):
     retry_after_s = RETRY_SOON_S
 
 
+class TooManyBodies(BridgeError):
+    """The bodies that the gateway is reading take all the memory that they may take."""
+
+    status, code = 429, "too_many_bodies"
+    retry_after_s = RETRY_SOON_S
+
+
 class Unavailable(BridgeError):
     """ComfyUI, the worker or NATS is down or still starting."""
 

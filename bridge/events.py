@@ -16,9 +16,13 @@ MAX_PHASES = 64
 
 
 class Mailbox:
-    """Events of one job on their way to one reader. For one event loop; `put` never waits."""
+    """Events of one job on their way to one reader. For one event loop; `put` never waits.
 
-    def __init__(self, *, previews: bool = True) -> None:
+    `ends_only`: for a reader that waits for the end, and has no use for what comes before.
+    """
+
+    def __init__(self, *, previews: bool = True, ends_only: bool = False) -> None:
+        self.ends_only = ends_only
         self._events: dict[Hashable, JobEvent] = {}
         self._filled = asyncio.Event()
         self._previews = previews

@@ -16,8 +16,9 @@ from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable, Interrupted, JobLost, WornOut
 from bridge.comfyui.history import RunResult
 from bridge.comfyui.messages import Event, NodeDone, Started
-from bridge.contract import EXTENSIONS, ImageFormat, ImageObject, Job, JobEvent, JobStatus
+from bridge.contract import FileFormat, ImageObject, Job, JobEvent, JobStatus
 from bridge.errors import BridgeError, Unavailable
+from bridge.formats import EXTENSIONS, IMAGE_FORMATS, format_of
 from bridge.jobs import JobQueue, StoredState
 from bridge.modes import Graph, Mode
 from bridge.relay import Relay
@@ -35,7 +36,6 @@ RUNNING_AFTER_S = 0.1
 BROKER_WAIT_S = 120.0
 """How long a job that has run waits for a broker that went away; then it is left to be delivered again."""
 RETRY_S = 0.25
-FORMATS: Mapping[str, ImageFormat] = {extension: name for name, extension in EXTENSIONS.items()}
 
 Answer = TypeVar("Answer")
 
@@ -57,7 +57,16 @@ class Held:
     held_since: float = field(default_factory=time.monotonic)
     drawn: asyncio.Event = field(default_factory=asyncio.Event)
     """ComfyUI is through with it: the next job may follow."""
+    progress: JobEvent | None = None
+    """The last that was told of how far it is."""
+    look: asyncio.Task[None] | None = None
+    """Sets `stored`, where the job was begun before its state had been read."""
     _began: float | None = None
+
+    async def looked(self) -> None:
+        """Wait until `stored` is what the broker has. Raises Unavailable."""
+        if self.look is not None:
+            await self.look
 
     def begin(self) -> None:
         """Remember when ComfyUI began; the event is told later."""
@@ -174,6 +183,8 @@ class Execution:
             return await self._comfy.run(held.graph, prompt_id=job_id, workflow=workflow, on_event=take)
 
     async def _tell(self, event: JobEvent) -> None:
+        if event.type == "progress":
+            self._held.progress = event
         await self._queue.publish(event)
 
     async def _started(self) -> None:
@@ -187,6 +198,7 @@ class Execution:
         done, _ = await asyncio.wait({self._decided}, timeout=RUNNING_AFTER_S)
         if done and not self._decided.result():
             return  # It ended at once, and its end is what is written.
+        await held.looked()
         while True:
             state = held.stored.state
             # A run that goes on since another worker began it has been counted.
@@ -213,17 +225,18 @@ class Execution:
         mode = self._held.mode
         if mode is not None and mode.results == (event.node,):
             for index, file in enumerate(event.output.get("images", [])):
-                self._fetch(index, file)
+                self._fetch(index, file, mode.result_name(event.node))
 
-    def _fetch(self, index: int, file: Mapping[str, Any]) -> asyncio.Task[ImageObject]:
+    def _fetch(self, index: int, file: Mapping[str, Any], result: str) -> asyncio.Task[ImageObject]:
         key = f"{index} {file.get('type')} {file.get('subfolder')} {file['filename']}"
         task = self._pictures.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._pictures[key] = asyncio.create_task(self._bring(index, file))
+            task = self._pictures[key] = asyncio.create_task(self._bring(index, file, result))
         return task
 
-    async def _bring(self, index: int, file: Mapping[str, Any]) -> ImageObject:
+    async def _bring(self, index: int, file: Mapping[str, Any], result: str) -> ImageObject:
         name = file["filename"]
+        kind = known_format(name)
         deadline = time.monotonic() + COMFYUI_WAIT_S
         while True:
             try:
@@ -233,18 +246,28 @@ class Execution:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(RETRY_S)
-        image_format = format_of(name)
-        return await insist(lambda: self._queue.store_image(self._held.job.job_id, index, image_format, data))
+        held = self._held
+        stored = await insist(lambda: self._queue.store_image(held.job.job_id, index, kind, data, delivery=held.msg))
+        return stored.model_copy(update={"result": result})
 
-    async def collect(self, result: RunResult) -> tuple[ImageFormat, list[ImageObject]]:
-        """Bring the pictures of the result nodes from ComfyUI into the object store."""
+    async def collect(self, result: RunResult) -> tuple[FileFormat, list[ImageObject]]:
+        """Bring the files of the result nodes from ComfyUI into the object store.
+
+        The format is that of the first picture, or of the first file where none is a picture.
+        """
         mode = self._held.mode
         assert mode is not None
-        files = [file for node in mode.results for file in (result.outputs.get(node) or {}).get("images", [])]
+        files = [
+            (file, mode.result_name(node))
+            for node in mode.results
+            for file in (result.outputs.get(node) or {}).get("images", [])
+        ]
         if not files:
             raise BridgeError(f"mode {mode.name} ended without a picture; does a result node lack its input?")
-        tasks = [self._fetch(index, file) for index, file in enumerate(files)]
-        return format_of(files[0]["filename"]), list(await asyncio.gather(*tasks))
+        formats: list[FileFormat] = [known_format(file["filename"]) for file, _ in files]
+        tasks = [self._fetch(index, file, name) for index, (file, name) in enumerate(files)]
+        pictures: list[FileFormat] = [kind for kind in formats if kind in IMAGE_FORMATS]
+        return (pictures or formats)[0], list(await asyncio.gather(*tasks))
 
     async def close(self) -> None:
         """Stop fetching what is not wanted any more."""
@@ -255,9 +278,12 @@ class Execution:
             await asyncio.gather(*unwanted, return_exceptions=True)
 
 
-def format_of(filename: str) -> ImageFormat:
-    """The encoding of a picture, by its name."""
-    return FORMATS.get(filename.rpartition(".")[2], "png")
+def known_format(filename: str) -> FileFormat:
+    """What a result's file is, by its name. Raises BridgeError for a kind that no answer carries."""
+    kind = format_of(filename)
+    if kind is None:
+        raise BridgeError(f"a result is the file {filename!r}; results may be {', '.join(EXTENSIONS.values())} files")
+    return kind
 
 
 async def comfyui_ready(comfy: ComfyUI) -> None:

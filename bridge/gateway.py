@@ -50,6 +50,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
     ]
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     app[METRICS] = figures
+    app[limits.BODY_ROOM] = limits.BodyRoom(settings.max_bodies_bytes)
     app.on_response_prepare.append(middleware.common_headers(limiter))
     rest.add_routes(app)
     openapi.add_routes(app)
@@ -95,6 +96,7 @@ def request_limits(settings: Settings) -> Limits:
     """What one request may bring and ask for."""
     return Limits(
         body_bytes=settings.max_body_bytes,
+        file_bytes=settings.max_file_bytes,
         image=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         request=RequestLimits.of(settings),
     )

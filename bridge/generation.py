@@ -11,10 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
-import nats.errors
-
-from bridge import images_in, logs
-from bridge.broker import BROKER_ERRORS
+from bridge import files_in, images_in, logs
 from bridge.callback_address import CallbackPolicy
 from bridge.contract import (
     JOB_ID_PATTERN,
@@ -41,13 +38,18 @@ from bridge.errors import (
     UnknownJob,
 )
 from bridge.events import Mailbox
+from bridge.fleet import ask_worker
 from bridge.images_in import BadPicture, ImageLimits, JobImage, Picture
 from bridge.jobs import JobQueue
 from bridge.limits import RequestLimits
-from bridge.modes import Mode, ModeLibrary, ParameterKind
+from bridge.modes import Mode, ModeLibrary
+from bridge.offers import Offers
+from bridge.parameters import UPLOADS, Parameter, ParameterKind
 from bridge.resolve import find_mode, form_values, make_job, make_load_job
 
 MODEL_INFO_TIMEOUT_S = 10.0
+KIND_NAMES = {ParameterKind.IMAGE: "picture", ParameterKind.FILE: "file"}
+"""What a caller is told that a parameter wants."""
 MODEL_STALE_S = 10.0
 """So long the last answer serves while a newer one is asked for."""
 MODEL_CACHE_S = 2.0
@@ -77,9 +79,10 @@ class Body:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring. `body_bytes` counts everything but its pictures."""
+    """What one request may bring. `body_bytes` counts everything but its pictures and files."""
 
     body_bytes: int = 1024 * 1024
+    file_bytes: int = 96 * 1024 * 1024
     image: ImageLimits = ImageLimits(max_bytes=32 * 1024 * 1024, max_pixels=64 * 1024 * 1024)
     request: RequestLimits = RequestLimits()
 
@@ -112,6 +115,7 @@ class Generation:
         self.queue = queue
         self.modes = modes
         self.limits = limits
+        self.offers = Offers(queue)
         self._callbacks = callbacks
         self._timeout_s = timeout_s
         self._models: tuple[float, ModelInfoResponse] | None = None
@@ -128,15 +132,10 @@ class Generation:
         return info
 
     async def _ask_models(self) -> ModelInfoResponse:
-        try:
-            msg = await self.queue.nc.request(self.queue.names.model_info, b"", timeout=MODEL_INFO_TIMEOUT_S)
-        except nats.errors.NoRespondersError as error:
-            raise Unavailable("no worker is running yet; try again in a moment") from error
-        except BROKER_ERRORS as error:
-            raise Unavailable(f"no worker answered ({error or type(error).__name__}); try again") from error
-        if msg.data.startswith(b'{"error"'):
-            raise WorkerError(ErrorEnvelope.model_validate_json(msg.data).error)
-        return ModelInfoResponse.model_validate_json(msg.data)
+        answer = await ask_worker(self.queue.nc, self.queue.names.model_info, b"", MODEL_INFO_TIMEOUT_S)
+        if answer.startswith(b'{"error"'):
+            raise WorkerError(ErrorEnvelope.model_validate_json(answer).error)
+        return ModelInfoResponse.model_validate_json(answer)
 
     async def _recent_models(self) -> ModelInfoResponse:
         known = self._models
@@ -168,7 +167,9 @@ class Generation:
             values["job_id"] = job_id
         bad = {problem.field for problem in problems}
         values = {name: value for name, value in values.items() if name not in bad}
-        job = make_job(values, self.modes, await self._recent_models(), time.time(), problems, self.limits.request)
+        models = await self._recent_models()
+        mode = await self.offers.fill(mode, values)
+        job = make_job(values, self.modes, models, time.time(), problems, self.limits.request, mode)
         if job.callback_url is not None:
             await self._callbacks.check(job.callback_url)
         for name, picture in pictures.items():
@@ -181,27 +182,43 @@ class Generation:
         """The pictures of a request by parameter, and what is wrong with those that cannot be used."""
         pictures: dict[str, Picture] = {}
         problems: list[ErrorDetail] = []
-        wanted = [name for name, parameter in mode.parameters.items() if parameter.kind is ParameterKind.IMAGE]
+        wanted = {name: parameter for name, parameter in mode.parameters.items() if parameter.kind in UPLOADS}
         text_bytes = body.text_bytes - sum(len(v) for name in wanted if isinstance(v := body.values.get(name), str))
         if text_bytes > self.limits.body_bytes:
             raise BodyTooLarge(
-                f"the body has {text_bytes} bytes beside its pictures; at most {self.limits.body_bytes} are allowed"
+                f"the body has {text_bytes} bytes beside its pictures and files; at most {self.limits.body_bytes} are "
+                "allowed"
             )
-        for name in body.files.keys() - set(wanted):
-            message = f"mode {mode.name} takes no picture {name!r}; it takes {', '.join(wanted) or 'none'}"
+        for name in sorted(body.files.keys() - wanted.keys()):
+            message = f"mode {mode.name} takes no picture or file {name!r}; it takes {', '.join(wanted) or 'none'}"
             problems.append(ErrorDetail(field=name, message=message))
-        for name in wanted:
+        for name, parameter in wanted.items():
             value = body.files.get(name, body.values.get(name))
             if value is None:
                 continue
             try:
-                data = value if isinstance(value, bytes) else images_in.read_text(value)
-                if isinstance(data, JobImage):
-                    data = await self._picture_of(data)
-                pictures[name] = await images_in.check(data, self.limits.image)
+                data = value if isinstance(value, bytes) else await self._named(value, KIND_NAMES[parameter.kind])
+                pictures[name] = await self._checked(data, parameter)
             except BadPicture as error:
                 problems.append(ErrorDetail(field=name, message=f"{name} {error}"))
         return pictures, problems
+
+    async def _named(self, value: object, wanted: str) -> bytes:
+        """What a text brings or names. Raises BadPicture and Unavailable."""
+        given = images_in.stored(value, self.queue.names.inputs)
+        if given is not None:  # The parameters of an earlier job, sent again: they hold its digest, so it was theirs.
+            try:
+                return await self.queue.inputs.get(given)
+            except UnknownJob as error:
+                raise BadPicture(f"{given.name} is not a {wanted} that is kept any more: send it again") from error
+        data = images_in.read_text(value, wanted)
+        return await self._picture_of(data) if isinstance(data, JobImage) else data
+
+    async def _checked(self, data: bytes, parameter: Parameter) -> Picture:
+        """What came for a parameter, if the parameter can take it. Raises BadPicture."""
+        if parameter.kind is ParameterKind.IMAGE:
+            return await images_in.check(data, self.limits.image)
+        return await files_in.check(data, self.limits.file_bytes, parameter.accept)
 
     async def _picture_of(self, place: JobImage) -> bytes:
         """A picture of an earlier job. Raises BadPicture and Unavailable."""
@@ -233,12 +250,12 @@ class Generation:
 
     async def run(self, job: Job) -> JobState:
         """Queue a job and wait for its end. Raises GenerationFailed, JobCancelled or TimedOut."""
-        with self.queue.listen(job.job_id) as events:
-            return await self._end_of(await self.queue.submit(job), events)
+        with self.queue.listen(job.job_id, ends_only=True) as events:
+            return await self._end_of(await self.queue.submit(job, waits=True), events)
 
     async def await_end(self, state: JobState) -> JobState:
         """Wait for the end of a job that was queued before. Raises what `run` raises."""
-        with self.queue.listen(state.job_id) as events:
+        with self.queue.listen(state.job_id, ends_only=True) as events:
             return await self._end_of(state, events)
 
     async def _end_of(self, state: JobState, events: Mailbox) -> JobState:

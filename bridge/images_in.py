@@ -26,10 +26,10 @@ OPENERS = ("PNG", "JPEG", "WEBP")
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
 JOB_IMAGE = re.compile(f"job:({JOB_ID_PATTERN.strip('^$')})/([0-9]{{1,3}})")
 INPUT = re.compile(
-    f"input:(?P<name>{JOB_ID_PATTERN.strip('^$')}/\\w+\\.(?:png|jpg|webp))"
+    f"input:(?P<name>{JOB_ID_PATTERN.strip('^$')}/\\w+\\.(?:png|jpg|webp|zip|safetensors|json|txt))"
     "#(?P<size>[0-9]{1,12})\\.(?P<sha256>[0-9a-f]{64})"
 )
-"""A picture in the object store, as a job's parameters name it."""
+"""A picture, or another file, in the object store, as a job's parameters name it."""
 WAYS = "send it as a part of a multipart/form-data body, as base64, as a data URL, or as job:<id>/<n>"
 
 
@@ -54,7 +54,7 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be decoded. `extension` is that of its format."""
+    """A picture that can be decoded, or a file whose kind is known. `extension` is that of its format."""
 
     data: bytes
     extension: str
@@ -65,8 +65,11 @@ class Picture:
         return f"input:{job_id}/{parameter}.{self.extension}#{len(self.data)}.{sha256}"
 
 
-def read_text(text: object) -> bytes | JobImage:
-    """The bytes in base64 or a data URL, or the picture of a job that the text names. Raises BadPicture."""
+def read_text(text: object, wanted: str = "picture") -> bytes | JobImage:
+    """The bytes in base64 or a data URL, or the picture of a job that the text names. Raises BadPicture.
+
+    `wanted` says what should have come: a picture, or a file.
+    """
     if not isinstance(text, str):
         raise BadPicture(f"must be a string, not {type(text).__name__}: {WAYS}")
     if match := JOB_IMAGE.fullmatch(text):
@@ -77,7 +80,7 @@ def read_text(text: object) -> bytes | JobImage:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         shown = text if len(text) <= 40 else text[:40] + "…"
-        raise BadPicture(f"{shown!r} is not a picture: {WAYS}") from error
+        raise BadPicture(f"{shown!r} is not a {wanted}: {WAYS}") from error
     if not data:
         raise BadPicture(f"is empty: {WAYS}")
     return data

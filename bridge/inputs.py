@@ -1,4 +1,4 @@
-"""Brings the pictures that a request came with into the worker's ComfyUI, before its graph is queued."""
+"""Brings the pictures and files that a request came with into the worker's ComfyUI, before its graph is queued."""
 
 from __future__ import annotations
 
@@ -11,10 +11,22 @@ from bridge.comfyui.errors import ComfyUIUnavailable
 from bridge.execution import comfyui_back
 from bridge.images_in import stored
 from bridge.jobs import JobQueue
-from bridge.modes import Mode, ParameterKind
+from bridge.modes import Mode
+from bridge.parameters import UPLOADS
 
 SUBFOLDER = "imagegen"
-"""Of ComfyUI's input folder. They stay there, so that a picture dropped on the editor finds what it was made from."""
+"""Of ComfyUI's input folder. They stay for as long as jobs are kept, so that a picture dropped on the editor finds what
+it was made from; then `bridge.input_cleaning` has them removed."""
+
+
+def upload_names(parameters: Mapping[str, JsonValue], bucket: str) -> list[str]:
+    """What the stored pictures among the parameters of a job are called in ComfyUI's folder."""
+    return [_upload_name(value, image.name) for value in parameters.values() if (image := stored(value, bucket))]
+
+
+def _upload_name(reference: JsonValue, stored_name: str) -> str:
+    """By content: the digest that the reference ends with."""
+    return f"{str(reference).rpartition('.')[2][:32]}.{stored_name.rpartition('.')[2]}"
 
 
 async def place(
@@ -29,11 +41,10 @@ async def place(
     for name, value in parameters.items():
         parameter = mode.parameters.get(name)
         image = stored(value, queue.names.inputs)
-        if image is None or parameter is None or parameter.kind is not ParameterKind.IMAGE:
+        if image is None or parameter is None or parameter.kind not in UPLOADS:
             continue
         data = await queue.inputs.get(image)
-        digest, extension = str(value).rpartition(".")[2][:32], image.name.rpartition(".")[2]
-        placed[name] = await _upload(comfy, data, f"{digest}.{extension}")
+        placed[name] = await _upload(comfy, data, _upload_name(value, image.name))
     return placed
 
 

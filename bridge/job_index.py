@@ -239,7 +239,10 @@ class JobIndex:
             self.forget(msg.subject.rpartition(".")[2])
         else:
             try:
-                self.note(JobState.model_validate_json(msg.data), meta.sequence.stream)
+                state = JobState.model_validate_json(msg.data)
+                if state.status.final:
+                    self._queue.ended(state)
+                self.note(state, meta.sequence.stream)
             except ValidationError as error:  # Written by another version of this program.
                 job_id = msg.subject.rpartition(".")[2]
                 log.warning("job %s has a state that cannot be read: %s", job_id, logs.what_failed(error))

@@ -24,7 +24,7 @@ from bridge import logs
 from bridge.broker import BROKER_ERRORS, Names, broker_errors
 from bridge.contract import (
     EXTENSIONS,
-    ImageFormat,
+    FileFormat,
     ImageObject,
     Job,
     JobEvent,
@@ -35,6 +35,7 @@ from bridge.contract import (
 )
 from bridge.errors import PictureExpired, QueueFull, Unavailable, UnknownJob
 from bridge.events import Mailbox
+from bridge.picture_post import PicturePost
 from bridge.pictures import PictureStore
 from bridge.stores import Retention, bucket_config, callbacks_config, make_stream, queue_config, span
 
@@ -87,6 +88,7 @@ class JobQueue:
         """Called once for every job that this process put into the queue."""
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
+        self.post = PicturePost(nc)
 
     @classmethod
     async def open(
@@ -122,8 +124,8 @@ class JobQueue:
 
     # --- the gateway's side ------------------------------------------------------------------------------------
 
-    async def submit(self, job: Job) -> JobState:
-        """Accept a job; when this returns, the broker has it on disk.
+    async def submit(self, job: Job, *, waits: bool = False) -> JobState:
+        """Accept a job; when this returns, the broker has it on disk. `waits`: its pictures are asked for at its end.
 
         A job id that was submitted before gives the state of that job. Raises QueueFull and Unavailable.
         """
@@ -131,11 +133,10 @@ class JobQueue:
             raise Unavailable("the connection to the NATS server is down; it is being restored")
         state = JobState.queued(job)
         data = state.model_dump_json().encode()
+        headers = {Header.MSG_ID: job.job_id, **(self.post.headers if waits else {})}
         # Both in one write to the broker: the state is there before a worker can look for it.
         ack, revision = await asyncio.gather(
-            self._js.publish(
-                f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers={Header.MSG_ID: job.job_id}
-            ),
+            self._js.publish(f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers=headers),
             self._states.update(job.job_id, data, last=0),
             return_exceptions=True,
         )
@@ -187,12 +188,12 @@ class JobQueue:
         return StoredState(JobState.model_validate_json(entry.value), entry.revision)
 
     @contextlib.contextmanager
-    def listen(self, job_id: str, *, previews: bool = False) -> Iterator[Mailbox]:
+    def listen(self, job_id: str, *, previews: bool = False, ends_only: bool = False) -> Iterator[Mailbox]:
         """Events of one job, from now on. Register before the job is submitted, so that none can be missed.
 
         A worker sends previews only while somebody listens with `previews`.
         """
-        events = Mailbox(previews=previews)
+        events = Mailbox(previews=previews, ends_only=ends_only)
         self._listeners.setdefault(job_id, []).append(events)
         watching = asyncio.create_task(self._watch(job_id)) if previews else None
         try:
@@ -214,6 +215,7 @@ class JobQueue:
     async def start_listening(self) -> None:
         """Subscribe to the events of all jobs; one subscription serves every listener of this process."""
         await self.nc.subscribe(f"{self.names.events}.*", cb=self._on_event)
+        await self.post.open()
 
     async def _on_event(self, msg: Msg) -> None:
         job_id = msg.subject.rpartition(".")[2]
@@ -222,14 +224,20 @@ class JobQueue:
             self._progress.move_to_end(job_id)
             if len(self._progress) > MAX_PROGRESS:
                 self._progress.popitem(last=False)
-        elif msg.data.startswith(FINAL_STARTS):
+        ends = msg.data.startswith(FINAL_STARTS)
+        if ends:
             self._progress.pop(job_id, None)
-        listeners = self._listeners.get(job_id)
+        listeners = [events for events in self._listeners.get(job_id, ()) if ends or not events.ends_only]
         if not listeners:
             return
         event = JobEvent.model_validate_json(msg.data)
         for events in listeners:
             events.put(event)
+
+    def ended(self, state: JobState) -> None:
+        """Tell listeners of an end that the broker has shown us: its worker tells it later, after its own answer."""
+        for events in self._listeners.get(state.job_id, ()):
+            events.put(final_event(state))
 
     def last_progress_event(self, job_id: str) -> JobEvent | None:
         """The last progress that was heard of a job; None if none was, or the job has been forgotten."""
@@ -260,6 +268,8 @@ class JobQueue:
 
     async def image(self, image: ImageObject) -> bytes:
         """A picture's bytes. Raises PictureExpired if the retention has removed it, and Unavailable."""
+        if (data := self.post.take(image)) is not None:
+            return data
         try:
             return await self._pictures.get(image)
         except UnknownJob as error:
@@ -329,8 +339,15 @@ class JobQueue:
         """Tell listeners what happened; nobody hears it twice, and somebody who is away misses it."""
         await self.nc.publish(f"{self.names.events}.{event.job_id}", event.model_dump_json(exclude_none=True).encode())
 
-    async def store_image(self, job_id: str, index: int, image_format: ImageFormat, data: bytes) -> ImageObject:
-        """Keep a picture. Raises Unavailable, and StoreFull."""
+    async def store_image(
+        self, job_id: str, index: int, image_format: FileFormat, data: bytes, *, delivery: Msg | None = None
+    ) -> ImageObject:
+        """Keep a picture; with the `delivery` of its job it is also sent to whoever waits for it.
+
+        Raises Unavailable, and StorageFull.
+        """
+        with contextlib.suppress(*BROKER_ERRORS):
+            await self.post.send(delivery.headers if delivery else None, job_id, index, data)
         return await self._pictures.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
 
 

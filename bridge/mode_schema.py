@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from bridge.contract import ImageGenRequest
-from bridge.modes import Mode, Parameter, ParameterKind
+from bridge.formats import media_type_of
+from bridge.modes import Mode
+from bridge.parameters import UPLOADS, Parameter, ParameterKind
 
 SHARED_FIELDS = ("job_id", "callback_url", "cancel_on_disconnect")
 """Fields of every request that are not parameters of a graph; the mode is in the path."""
 IMAGE_TEXT = "base64, a data URL, or job:<id>/<n>, a picture of an earlier job; in a form: the file itself"
+FILE_TEXT = "base64, a data URL, or job:<id>/<n>, a file of an earlier job; in a form: the file itself"
 
 
 def request_schema(mode: Mode) -> dict[str, Any]:
@@ -28,20 +31,29 @@ def request_schema(mode: Mode) -> dict[str, Any]:
 
 
 def form_schema(mode: Mode) -> dict[str, Any]:
-    """The same as a form: every field a text, every picture a file."""
+    """The same as a form: every field a text, every picture or other file a file."""
     schema = request_schema(mode)
     for name, parameter in mode.parameters.items():
-        if parameter.kind is ParameterKind.IMAGE:
-            text = {"type": "string", "contentMediaType": "image/*", "description": parameter.description}
+        if parameter.kind in UPLOADS:
+            text = {"type": "string", "contentMediaType": _media(parameter), "description": parameter.description}
             schema["properties"][name] = text
     return schema
 
 
+def _media(parameter: Parameter) -> str:
+    if parameter.kind is ParameterKind.IMAGE:
+        return "image/*"
+    return media_type_of(f".{parameter.accept[0]}") if len(parameter.accept) == 1 else "application/octet-stream"
+
+
 def _property(parameter: Parameter, shared: dict[str, Any] | None) -> dict[str, Any]:
     schema: dict[str, Any] = dict(parameter.json_schema())
-    if parameter.kind is ParameterKind.IMAGE:
+    if parameter.kind in UPLOADS:
         # The default is a file of whoever saved the graph: nothing that a caller could send.
-        schema = {"type": "string", "description": f"{parameter.description} ({IMAGE_TEXT})".strip(), "minLength": 1}
+        ways = IMAGE_TEXT if parameter.kind is ParameterKind.IMAGE else FILE_TEXT
+        kinds = f"{', '.join(parameter.accept)}: " if parameter.accept else ""
+        description = f"{parameter.description} ({kinds}{ways})".strip()
+        schema = {"type": "string", "format": parameter.kind.value, "description": description, "minLength": 1}
     schema["description"] = schema.get("description") or (shared or {}).get("description", "")
     if shared is not None:
         _narrow(schema, shared)
@@ -69,6 +81,8 @@ def _narrow(schema: dict[str, Any], shared: dict[str, Any]) -> None:
 def _fits(value: Any, schema: dict[str, Any]) -> bool:
     if value is None or ("enum" in schema and value not in schema["enum"]):
         return False
+    if isinstance(value, bool):
+        return schema["type"] == "boolean"
     if isinstance(value, str):
         return schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
     return schema.get("minimum", value) <= value <= schema.get("maximum", value)

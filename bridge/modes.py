@@ -1,9 +1,10 @@
 """The workflow library: saved graphs, their parameters, and the values that a request puts into them.
 
 A mode is a pair of files: `<name>.json` as the editor saves it and `api/<name>.json`, the same graph as ComfyUI's
-front end exports it for `/prompt`. Its parameters are the boundary nodes of the graph (`NeuroLux…Parameter`), its
-results are the result nodes; its title and description are the first heading and paragraph of the first note on the
-canvas. There is no side file and no code per mode.
+front end exports it for `/prompt`. A `<name>.json` in that second format is a mode by itself. A mode's parameters are
+the boundary nodes of the graph (`NeuroLux…Parameter`), its results are the result nodes; its title and description are
+the first heading and paragraph of the first note on the canvas. There is no side file and no code
+per mode.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from bridge.contract import MAX_SEED
 from bridge.errors import BridgeError, UnknownMode
-from bridge.images_in import is_reference
+from bridge.parameters import PARAMETER_CLASSES, Parameter, ParameterKind, read_parameter
 
 SHIPPED_WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
-RESULT_CLASS = "NeuroLuxResult"
+RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
+"""Every node of these writes `{"images": [{"filename", "subfolder", "type"}]}`, whatever its files are."""
+PACK_PREFIX = "NeuroLux"
+"""Of the names of our own node classes."""
+RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect")
+"""Fields of every request, which no parameter may be called."""
 NOTE_CLASSES = ("MarkdownNote", "Note")
 UI_VALUE_INDEX = 1
 """Every parameter node has its name as first widget and its value as second."""
@@ -37,107 +41,6 @@ class BrokenMode(BridgeError):
     status, code = 503, "broken_mode"
 
 
-class ParameterKind(StrEnum):
-    """The type of a boundary node."""
-
-    TEXT = "text"
-    INTEGER = "integer"
-    NUMBER = "number"
-    SEED = "seed"
-    CHOICE = "choice"
-    IMAGE = "image"
-
-
-PARAMETER_CLASSES = {
-    "NeuroLuxTextParameter": ParameterKind.TEXT,
-    "NeuroLuxIntegerParameter": ParameterKind.INTEGER,
-    "NeuroLuxNumberParameter": ParameterKind.NUMBER,
-    "NeuroLuxSeedParameter": ParameterKind.SEED,
-    "NeuroLuxChoiceParameter": ParameterKind.CHOICE,
-    "NeuroLuxImageParameter": ParameterKind.IMAGE,
-}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One value that a request may set. Bounds are inclusive."""
-
-    node_id: str
-    name: str
-    kind: ParameterKind
-    default: JsonValue
-    description: str = ""
-    required: bool = False
-    minimum: float | None = None
-    maximum: float | None = None
-    step: float | None = None
-    choices: tuple[str, ...] = ()
-    max_length: int | None = None
-
-    @property
-    def input_key(self) -> str:
-        """The node's input that holds the value."""
-        return "image" if self.kind is ParameterKind.IMAGE else "value"
-
-    def problem(self, value: JsonValue) -> str | None:
-        """What is wrong with `value`, in a sentence that says what would be right; None if it fits."""
-        match self.kind:
-            case ParameterKind.TEXT:
-                return self._text_problem(value)
-            case ParameterKind.IMAGE:
-                # By now the door has put a reference into the store in its place; a name would be one of a file.
-                return None if is_reference(value) else f"{self.name} must be a picture, not {value!r}"
-            case ParameterKind.CHOICE:
-                if not isinstance(value, str):
-                    return f"{self.name} must be a string, not {value!r}"
-                if self.choices and value not in self.choices:
-                    return f"{self.name} {value!r} is not one of {', '.join(self.choices)}"
-                return None
-            case _:
-                return self._number_problem(value)
-
-    def _text_problem(self, value: JsonValue) -> str | None:
-        if not isinstance(value, str):
-            return f"{self.name} must be a string, not {value!r}"
-        if self.max_length and len(value) > self.max_length:
-            return f"{self.name} has {len(value)} characters; at most {self.max_length} are allowed"
-        return None
-
-    def _number_problem(self, value: JsonValue) -> str | None:
-        whole = self.kind is not ParameterKind.NUMBER
-        # bool is an int to Python; a caller who sends true for a number has made a mistake.
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            return f"{self.name} must be {'an integer' if whole else 'a number'}, not {value!r}"
-        assert isinstance(value, int | float)
-        if self.minimum is not None and value < self.minimum:
-            return f"{self.name} {value} is below the minimum of {_short(self.minimum)}"
-        if self.maximum is not None and value > self.maximum:
-            return f"{self.name} {value} is above the maximum of {_short(self.maximum)}"
-        return None
-
-    def json_schema(self) -> dict[str, JsonValue]:
-        """The parameter as a JSON Schema property."""
-        schema: dict[str, JsonValue] = {"description": self.description, "default": self.default}
-        match self.kind:
-            case ParameterKind.INTEGER | ParameterKind.SEED:
-                schema["type"] = "integer"
-            case ParameterKind.NUMBER:
-                schema["type"] = "number"
-            case _:
-                schema["type"] = "string"
-        if self.kind is ParameterKind.IMAGE:
-            schema["format"] = "image"
-        if self.choices:
-            schema["enum"] = list(self.choices)
-        if self.max_length:
-            schema["maxLength"] = self.max_length
-        if self.minimum is not None:
-            schema["minimum"] = self.minimum
-        if self.maximum is not None:
-            schema["maximum"] = self.maximum
-        return schema
-
-
 @dataclass(frozen=True)
 class Mode:
     """One saved graph. `graph` is what `/prompt` takes, `workflow` what the editor opens."""
@@ -149,6 +52,46 @@ class Mode:
     results: tuple[str, ...]
     graph: Graph
     workflow: dict[str, Any]
+
+    def result_name(self, node_id: str) -> str:
+        """What a result is called in the answer: its node's name, and the node's number where that is linked."""
+        name = self.graph[node_id]["inputs"].get("name")
+        return name if isinstance(name, str) and name else node_id
+
+    @property
+    def takes_model(self) -> bool:
+        """Whether its `model` is one of the node pack's, and not a file that some other loader opens."""
+        if "model" not in self.parameters:
+            return False
+        targets = self._targets(self.parameters["model"].node_id)
+        return not targets or any(class_type.startswith(PACK_PREFIX) for class_type, _ in targets)
+
+    def links(self) -> dict[str, list[tuple[str, str]]]:
+        """The widgets (node class and input) whose options a choice without options of its own takes, by parameter."""
+        open_choices = {
+            name: self._targets(parameter.node_id)
+            for name, parameter in self.parameters.items()
+            if parameter.kind is ParameterKind.CHOICE and not parameter.choices
+        }
+        if self.takes_model:
+            open_choices.pop("model", None)  # The models are asked for anyway, and in more detail.
+        return {name: targets for name, targets in open_choices.items() if targets}
+
+    def _targets(self, node_id: str) -> list[tuple[str, str]]:
+        return [
+            (node["class_type"], key)
+            for node in self.graph.values()
+            for key, value in node["inputs"].items()
+            if isinstance(value, list) and value[:1] == [node_id]
+        ]
+
+    def offering(self, offered: Mapping[str, tuple[str, ...]]) -> Mode:
+        """The same mode where it is known what ComfyUI offers for its choices."""
+        parameters = {
+            name: replace(parameter, offered=offered[name]) if name in offered else parameter
+            for name, parameter in self.parameters.items()
+        }
+        return replace(self, parameters=parameters)
 
     def json_schema(self) -> dict[str, JsonValue]:
         """What a request may set, as JSON Schema."""
@@ -193,6 +136,11 @@ class ModeLibrary:
         """The names of all modes, broken ones included."""
         return sorted({path.stem for folder in self._folders for path in folder.glob("*.json")})
 
+    def version(self) -> tuple[tuple[str, int, int, int, int], ...]:
+        """What changes when any file of any mode does, or one comes or goes."""
+        paths = sorted(path for folder in self._folders for path in folder.glob("*.json"))
+        return tuple((str(path), *_stamp(path), *_stamp(path.parent / "api" / path.name)) for path in paths)
+
     def get(self, name: str) -> Mode:
         """The mode of that name. Raises UnknownMode or BrokenMode."""
         if Path(name).name == name:  # No way out of the folders.
@@ -205,19 +153,53 @@ class ModeLibrary:
     def _load(self, path: Path) -> Mode:
         api_path = path.parent / "api" / path.name
         try:
-            version = tuple(n for p in (path, api_path) for n in (p.stat().st_mtime_ns, p.stat().st_size))
+            version = (*_stamp(path), *_stamp(api_path))
             known = self._read.get(path)
             if known and known[0] == version:
                 return known[1]
-            mode = read_mode(path.stem, json.loads(path.read_bytes()), json.loads(api_path.read_bytes()))
-        except FileNotFoundError as error:
-            raise BrokenMode(
-                f"mode {path.stem!r} has no exported graph: {error.filename} is missing; export it from the editor"
-            ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            workflow, graph = _read_files(path, api_path)
+            mode = read_mode(path.stem, workflow, graph)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BrokenMode(f"mode {path.stem!r} cannot be read: {type(error).__name__}: {error}") from error
         self._read[path] = (version, mode)
         return mode
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file does; zeros where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def _read_files(path: Path, api_path: Path) -> tuple[dict[str, Any], Graph]:
+    """Both formats of a graph. The editor's is empty where `path` holds the API format, which needs no twin.
+
+    Raises BrokenMode where only the editor's format is there, and what reading files and JSON raises.
+    """
+    saved = json.loads(path.read_bytes())
+    if _is_graph(saved):
+        return {}, saved
+    if not isinstance(saved, dict) or not isinstance(saved.get("nodes"), list):
+        raise ValueError(f"{path.name} is no graph, neither in the editor's format nor in API format")
+    if api_path.is_file():
+        return saved, json.loads(api_path.read_bytes())
+    raise BrokenMode(
+        f"mode {path.stem!r} has no exported graph: {path} is in the editor's own format, which only the editor can "
+        f"turn into one that runs. Open it there and choose File > Publish as mode, or export it with File > Export "
+        f"(API) to {api_path}"
+    )
+
+
+def _is_graph(saved: Any) -> bool:
+    """Whether a file's content is a graph in API format."""
+    return (
+        isinstance(saved, dict)
+        and bool(saved)
+        and all(isinstance(node, dict) and "class_type" in node and "inputs" in node for node in saved.values())
+    )
 
 
 def read_mode(name: str, workflow: dict[str, Any], graph: Graph) -> Mode:
@@ -227,40 +209,23 @@ def read_mode(name: str, workflow: dict[str, Any], graph: Graph) -> Mode:
         kind = PARAMETER_CLASSES.get(node["class_type"])
         if kind is None:
             continue
-        parameter = _read_parameter(node_id, kind, node["inputs"])
+        parameter = read_parameter(node_id, kind, node["inputs"])
+        if parameter.name in RESERVED:
+            raise ValueError(f"node {node_id}: {parameter.name!r} is a field of every request; name the parameter else")
         if parameter.name in parameters:
             other = parameters[parameter.name].node_id
             raise ValueError(f"nodes {other} and {node_id} are both parameters named {parameter.name!r}")
         parameters[parameter.name] = parameter
-    results = tuple(node_id for node_id, node in graph.items() if node["class_type"] == RESULT_CLASS)
+    results = sorted((node_id for node_id, node in graph.items() if node["class_type"] in RESULT_CLASSES), key=_order)
     if not results:
-        raise ValueError(f"the graph has no {RESULT_CLASS} node, so it has no result")
+        raise ValueError(f"the graph has no Result node ({RESULT_CLASSES[0]}), so it has no result: add one and save")
     title, description = _read_note(workflow)
-    return Mode(name, title or name, description, parameters, results, graph, workflow)
+    return Mode(name, title or name, description, parameters, tuple(results), graph, workflow)
 
 
-def _read_parameter(node_id: str, kind: ParameterKind, inputs: Mapping[str, Any]) -> Parameter:
-    name = inputs["name"]
-    if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"node {node_id}: parameter name {name!r} is not an identifier such as 'strength'")
-    value = inputs["image" if kind is ParameterKind.IMAGE else "value"]
-    if isinstance(value, list):
-        raise ValueError(f"parameter {name!r}: its value is linked to another node, so a request cannot set it")
-    bounded = kind in (ParameterKind.INTEGER, ParameterKind.NUMBER)
-    seed = kind is ParameterKind.SEED
-    return Parameter(
-        node_id=node_id,
-        name=name,
-        kind=kind,
-        default=value,
-        description=inputs.get("description", ""),
-        required=bool(inputs.get("required", False)),
-        minimum=inputs["minimum"] if bounded else 0 if seed else None,
-        maximum=inputs["maximum"] if bounded else MAX_SEED if seed else None,
-        step=inputs.get("step") if bounded else None,
-        choices=tuple(line.strip() for line in inputs.get("choices", "").splitlines() if line.strip()),
-        max_length=inputs.get("max_length") or None,
-    )
+def _order(node_id: str) -> tuple[tuple[int, str], ...]:
+    """Sorts 9 before 10; the nodes of a subgraph, such as 12:3, behind the node that stands for it."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in node_id.split(":"))
 
 
 def _read_note(workflow: dict[str, Any]) -> tuple[str, str]:
@@ -271,7 +236,3 @@ def _read_note(workflow: dict[str, Any]) -> tuple[str, str]:
             title = blocks.pop(0).lstrip("# ") if blocks and blocks[0].startswith("#") else ""
             return title, " ".join(blocks[0].split()) if blocks else ""
     return "", ""
-
-
-def _short(number: float) -> str:
-    return f"{number:g}" if abs(number) < 1e6 else str(int(number))

@@ -11,6 +11,10 @@ from bridge.modes import Graph
 PACK_ROUTE = "/neurolux/models"
 RESULT_NODE = "NeuroLuxResult"
 """Every mode ends in one. The route is there before the nodes, so it alone says nothing of them."""
+MODES_VARIABLE = "NEUROLUX_MODES_DIR"
+"""Where the editor's "Publish as mode" saves; without it the pack takes the default state folder's workflows."""
+SERVICE_VARIABLE = "NEUROLUX_SERVICE_URL"
+"""What it says that the endpoint is on."""
 NODE_ROUTE = f"/object_info/{RESULT_NODE}"
 
 

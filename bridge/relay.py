@@ -24,7 +24,7 @@ from bridge.modes import Graph
 PREVIEW_INTERVAL_S = 0.25
 PROGRESS_INTERVAL_S = 0.1
 """Events of one kind are told at most so often; the last of a count is always told."""
-SAMPLERS = ("NeuroLuxSample", "KSampler", "SamplerCustom")
+SAMPLERS = ("NeuroLuxSample", "NeuroLuxDraw", "KSampler", "SamplerCustom")
 """Beginnings of the class names of nodes that count denoising steps."""
 
 Publish = Callable[[JobEvent], Awaitable[None]]

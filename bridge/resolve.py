@@ -21,8 +21,12 @@ from bridge.contract import (
 )
 from bridge.errors import InvalidRequest, UnknownModel
 from bridge.limits import RequestLimits
-from bridge.modes import Mode, ModeLibrary, ParameterKind
+from bridge.modes import Mode, ModeLibrary
+from bridge.parameters import ParameterKind
 
+ANY_MODEL = "starter"
+"""The model that is everywhere: a graph that was saved with it is for whichever model is the default here. One that was
+saved with another keeps that."""
 RANDOM_SEED_BITS = 32
 """A random seed is short enough to be read out and typed in again."""
 
@@ -32,6 +36,7 @@ FORM_KINDS: dict[ParameterKind, type] = {
     ParameterKind.INTEGER: int,
     ParameterKind.SEED: int,
     ParameterKind.NUMBER: float,
+    ParameterKind.BOOLEAN: bool,
 }
 FORM_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -115,12 +120,14 @@ def make_job(
     now: float,
     problems: Sequence[ErrorDetail] = (),
     limits: RequestLimits = RequestLimits(),  # noqa: B008 - frozen
+    mode: Mode | None = None,
 ) -> Job:
-    """The job that a request asks for. `problems` are those of fields that the caller has taken out of `body`.
+    """The job that a request asks for. `problems` are those of fields that the caller has taken out of `body`; `mode`
+    is its mode where the caller knows it, and what it offers.
 
     Raises UnknownMode, BrokenMode and UnknownModel, and InvalidRequest with every bad field in its details.
     """
-    mode = find_mode(body, modes)
+    mode = mode or find_mode(body, modes)
     prompt = mode.parameters.get("prompt")
     needs_prompt = prompt is not None and prompt.required
     values, details = check_types(body, needs_prompt=needs_prompt)
@@ -170,9 +177,11 @@ def make_load_job(model_name: str, models: ModelInfoResponse, now: float) -> Job
 
 
 def _find_model(values: Mapping[str, Any], mode: Mode, models: ModelInfoResponse) -> ModelInfo | None:
-    if "model" not in mode.parameters:
+    if not mode.takes_model:
         return None
-    return _known(values.get("model") or models.default_model, models, "model")
+    saved = mode.parameters["model"].default
+    own = saved if isinstance(saved, str) and saved not in ("", ANY_MODEL) else models.default_model
+    return _known(values.get("model") or own, models, "model")
 
 
 def _known(name: str, models: ModelInfoResponse, field: str) -> ModelInfo:
@@ -185,7 +194,11 @@ def _known(name: str, models: ModelInfoResponse, field: str) -> ModelInfo:
 
 
 def _model_defaults(model: ModelInfo, mode: Mode) -> dict[str, JsonValue]:
-    return {name: value for name, value in model.defaults.model_dump().items() if name in mode.parameters}
+    """The model's own, but for the size of a mode that takes a picture: its graph may follow the picture's size."""
+    names = set(mode.parameters)
+    if any(parameter.kind is ParameterKind.IMAGE for parameter in mode.parameters.values()):
+        names -= {"width", "height"}
+    return {name: value for name, value in model.defaults.model_dump().items() if name in names}
 
 
 def _model_problems(parameters: Mapping[str, Any], model: ModelInfo) -> list[ErrorDetail]:

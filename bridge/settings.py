@@ -108,6 +108,10 @@ class Settings:
         1024 * 1024, "largest body of a request without its pictures, over REST and over NATS"
     )
     max_image_bytes: int = setting(32 * 1024 * 1024, "largest picture that a request may bring")
+    max_file_bytes: int = setting(96 * 1024 * 1024, "largest file, other than a picture, that a request may bring")
+    max_bodies_bytes: int = setting(
+        512 * 1024 * 1024, "bytes of all bodies that one gateway reads and checks at once; more get a 429"
+    )
     max_image_pixels: int = setting(64 * 1024 * 1024, "most pixels of a picture that a request brings")
     max_pixels: int = setting(4096 * 4096, "most pixels (width x height) of one picture that is drawn")
     max_steps: int = setting(1000, "most denoising steps of one request")
@@ -302,6 +306,8 @@ POSITIVE = (
     "max_pending",
     "max_body_bytes",
     "max_image_bytes",
+    "max_bodies_bytes",
+    "max_file_bytes",
     "job_retention_s",
     "job_store_bytes",
     "image_retention_s",

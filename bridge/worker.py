@@ -21,7 +21,6 @@ from bridge import inputs, logs
 from bridge.broker import BROKER_ERRORS, connect
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError, Interrupted
-from bridge.comfyui.history import RunResult
 from bridge.contract import (
     ErrorBody,
     Job,
@@ -33,8 +32,10 @@ from bridge.errors import BridgeError, Unavailable
 from bridge.execution import Execution, Held, Released, insist
 from bridge.failures import describe
 from bridge.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject
+from bridge.input_cleaning import InputCleaner
 from bridge.jobs import HEARTBEAT_S, WATCH_S, JobQueue, StoredState
 from bridge.modes import SHIPPED_WORKFLOWS, ModeLibrary
+from bridge.offers import answer_options
 from bridge.pack import load_graph
 from bridge.planning import answer_plan
 from bridge.settings import Settings
@@ -54,6 +55,9 @@ MAX_HELD = MAX_SLOTS + 8
 """With those that are drawn and whose pictures are on their way to the store."""
 MAX_DELIVERIES = 20
 """A job that was handed out so often and never began is not worth another."""
+FRESH_S = 0.25
+"""A job that was submitted so short a time ago is begun while its state is still being read: hardly anybody can have
+cancelled it, and whoever has gets it stopped."""
 FETCH_WAIT_S = 5.0
 RETRY_S = 1.0
 
@@ -69,6 +73,7 @@ class Worker:
         self._roster = Roster(queue.nc, queue.names)
         self._report = WorkerReport(queue, comfy, worker_id)
         self._held: dict[str, Held] = {}
+        self._cleaner = InputCleaner(comfy, queue.retention, self._uploads)
         self._watched: dict[str, float] = {}  # until when (monotonic) somebody looks at the previews of a job
         self._changed = asyncio.Event()
         self._run_seconds = AHEAD_S  # of late, in ComfyUI
@@ -80,13 +85,14 @@ class Worker:
         nc, names = self._queue.nc, self._queue.names
         await nc.subscribe(names.model_info, queue="workers", cb=self._report.answer_model_info)
         await nc.subscribe(names.plan, queue="workers", cb=self._on_plan)
+        await nc.subscribe(names.options, queue="workers", cb=self._on_options)
         await nc.subscribe(f"{names.cancel}.*", cb=self._on_cancel)
         await nc.subscribe(f"{names.watch}.*", cb=self._on_watch)
         await nc.subscribe(offer_subject(names, self.worker_id), cb=self._on_offer)
         await nc.subscribe(names.workers, cb=self._on_roll_call)
         await self._roster.open()
         serving = [asyncio.create_task(self._serve(number)) for number in range(MAX_SLOTS)]
-        serving.append(asyncio.create_task(self._beat()))
+        serving += [asyncio.create_task(self._beat()), asyncio.create_task(self._cleaner.run())]
         try:
             await asyncio.gather(*serving)
         finally:
@@ -176,16 +182,22 @@ class Worker:
 
     async def _see_through(self, msg: Msg, job: Job, drawn: asyncio.Event) -> Msg | None:
         """Take a job to its end. Returns the delivery to acknowledge; None if the job is in our hands already."""
-        stored = await self._queue.begin(job)
-        if stored.state.status.final:
-            await insist(lambda: self._queue.end_callback(job))
-            return msg
-        if (held := self._held.get(job.job_id)) is not None:
-            held.msg = msg  # The broker was away, and took our silence for death.
-            return None
-        held = Held(job, msg, stored, redelivered=msg.metadata.num_delivered > 1, drawn=drawn)
-        held.redelivered |= stored.state.status is JobStatus.RUNNING
-        held.cancelled = stored.state.cancel_requested
+        first = msg.metadata.num_delivered == 1
+        if first and job.job_id not in self._held and abs(time.time() - job.submitted_at) < FRESH_S:
+            held = Held(job, msg, StoredState(JobState.queued(job), 0), redelivered=False, drawn=drawn)
+            held.look = self._spawn(self._look(held))
+        else:
+            stored = await self._queue.begin(job)
+            if stored.state.status.final:
+                await insist(lambda: self._queue.end_callback(job))
+                return msg
+            if (known := self._held.get(job.job_id)) is not None:
+                known.msg = msg  # The broker was away, and took our silence for death.
+                return None
+            held = Held(
+                job, msg, stored, redelivered=not first or stored.state.status is JobStatus.RUNNING, drawn=drawn
+            )
+            held.cancelled = stored.state.cancel_requested
         self._held[job.job_id] = held
         self._changed.set()
         try:
@@ -197,8 +209,18 @@ class Worker:
             await insist(lambda: self._queue.end_callback(job))
             return held.msg
         finally:
+            if held.look is not None:
+                held.look.cancel()
             del self._held[job.job_id]
             self._changed.set()
+
+    async def _look(self, held: Held) -> None:
+        """Read the state of a job that has been begun meanwhile."""
+        held.stored = await insist(lambda: self._queue.begin(held.job))
+        if held.stored.state.status.final or held.stored.state.cancel_requested:
+            held.cancelled = True
+            with contextlib.suppress(ComfyUIError):
+                await self._comfy.cancel(held.job.job_id)
 
     async def _run(self, held: Held) -> None:
         job = held.job
@@ -214,10 +236,10 @@ class Worker:
             if job.model is not None:
                 self._report.loaded.add(job.model)
             if job.kind is JobKind.LOAD:
-                await self._end(held, JobStatus.DONE, loaded=_first(result, "loaded"))
+                await self._end(held, JobStatus.DONE, loaded=result.first("loaded"))
             else:
                 image_format, images = await execution.collect(result)
-                warnings = [*job.warnings, *_all(result, "warnings")]
+                warnings = [*job.warnings, *result.texts("warnings")]
                 await self._end(held, JobStatus.DONE, image_format=image_format, images=images, warnings=warnings)
         except Interrupted as error:
             if held.released and not held.cancelled:
@@ -244,16 +266,18 @@ class Worker:
             held.graph = load_graph(held.job.model or "")
             return None
         held.mode = self._modes.get(held.job.mode)
+        await self._cleaner.resting()
         values = await inputs.place(self._queue, self._comfy, held.mode, held.job.parameters)
         held.graph, workflow = held.mode.bind(values)
-        return workflow
+        return workflow or None  # A mode may be in API format only.
 
     async def _end(self, held: Held, status: JobStatus, **changes: object) -> None:
         """Write the final state, unless somebody has written one already, and tell it."""
         held.drawn.set()
         finished_at = held.ended_at()
+        await held.looked()
         stored = held.stored
-        while True:
+        while not stored.state.status.final:
             state = stored.state
             started_at = held.started_at or state.started_at or finished_at
             attempts = max(state.attempts, held.started_at is not None)  # one that was too short to be noted
@@ -269,10 +293,8 @@ class Worker:
                 await self._queue.announce(ended)
                 return
             stored = await insist(lambda: self._queue.stored_state(held.job.job_id))
-            if stored.state.status.final:
-                if stored.state == ended:  # It was written, only the answer was lost.
-                    await self._queue.announce(ended)
-                return
+            if stored.state == ended:  # It was written, only the answer was lost.
+                await self._queue.announce(ended)
 
     async def _wrote(self, state: JobState, revision: int) -> bool:
         return await insist(lambda: self._queue.advance(StoredState(state, revision))) is not None
@@ -305,8 +327,16 @@ class Worker:
             self._spawn(self._handle(handed_over(self._queue.nc, msg), asyncio.Event(), handed=True))
         await msg.respond(TAKEN if free else BUSY)
 
+    def _uploads(self) -> list[str]:
+        bucket = self._queue.names.inputs
+        return [name for held in self._held.values() for name in inputs.upload_names(held.job.parameters, bucket)]
+
     async def _on_roll_call(self, _: Msg) -> None:
+        """A gateway has just started: it is told of this worker, and how far its jobs are."""
         await self._report.tell(self._held)
+        with contextlib.suppress(*BROKER_ERRORS):
+            for event in [held.progress for held in self._held.values() if held.progress is not None]:
+                await self._queue.publish(event)
 
     async def _beat(self) -> None:
         """The heartbeat, and one at every change."""
@@ -335,15 +365,9 @@ class Worker:
         if msg.reply:
             await msg.respond(await answer_plan(self._comfy, msg.data))
 
-
-def _first(result: RunResult, key: str) -> dict:
-    """The first record under `key` of any node's output."""
-    return next((output[key][0] for output in result.outputs.values() if output and output.get(key)), {})
-
-
-def _all(result: RunResult, key: str) -> list[str]:
-    """The texts under `key` of all nodes' outputs, each once. A node warns of what it could not make use of."""
-    return list(dict.fromkeys(text for output in result.outputs.values() for text in (output or {}).get(key, [])))
+    async def _on_options(self, msg: Msg) -> None:
+        if msg.reply:
+            await msg.respond(await answer_options(self._comfy, msg.data))
 
 
 def default_worker_id(comfyui_url: str) -> str:

@@ -13,10 +13,11 @@ from nats.aio.msg import Msg
 from bridge.broker import BROKER_ERRORS
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
-from bridge.contract import ErrorBody, ErrorEnvelope, ModelInfoResponse
+from bridge.contract import ModelInfoResponse
 from bridge.contract_workers import WorkerStatus
 from bridge.errors import BridgeError, Unavailable
 from bridge.execution import comfyui_ready
+from bridge.fleet import answer_of
 from bridge.jobs import JobQueue
 from bridge.pack import model_info, require_nodes
 
@@ -97,14 +98,5 @@ class WorkerReport:
 
     async def answer_model_info(self, msg: Msg) -> None:
         """Reply with what ComfyUI says of its models now."""
-        if not msg.reply:
-            return
-        try:
-            info = await model_info(self._comfy)
-            await msg.respond(info.model_dump_json().encode())
-        except BridgeError as error:
-            await msg.respond(error.envelope().model_dump_json().encode())
-        except Exception as error:
-            log.exception("model_info failed")
-            body = ErrorBody(code="internal_error", message=f"{type(error).__name__}: {error}")
-            await msg.respond(ErrorEnvelope(error=body).model_dump_json().encode())
+        if msg.reply:
+            await msg.respond(await answer_of(model_info(self._comfy), "model_info"))

@@ -10,7 +10,7 @@ from typing import Any
 from gi.repository import Adw, Gdk, Gio, GLib, Gtk
 
 from bridge.settings import Settings
-from overlay.desktop.hold_shortcut import hold_shortcut
+from overlay.desktop.hold_shortcut import ShortcutHolder
 from overlay.desktop.notifications import Notifications
 from overlay.desktop.window_manager import prepare_overlay_window
 from overlay.link import Bridge, LinkThread
@@ -85,9 +85,10 @@ class OverlayApplication(Adw.Application):
         self.starter = ServiceStarter(settings, self.session.connection)
         self._notifications = Notifications(self)
         self.session.job_ended.connect(self._job_ended)
+        self._shortcut = ShortcutHolder(self, lambda: _on_main_loop(self.toggle))
         self._add_actions()
         self._load_style()
-        self._shortcut = hold_shortcut(self, preferences, lambda: _on_main_loop(self.toggle))
+        self._shortcut.follow_record()
         self._look()
 
     def do_shutdown(self) -> None:
@@ -140,7 +141,7 @@ class OverlayApplication(Adw.Application):
         return self._window
 
     def toggle(self) -> None:
-        """What the shortcut does: hide the bar when it has the keyboard, else bring it to the front."""
+        """What the shortcut does. A grabbed key takes the keyboard from the bar, so its focus is not asked."""
         if self.bar.is_visible():
             self.bar.set_visible(False)
         else:
@@ -161,6 +162,7 @@ class OverlayApplication(Adw.Application):
     def _add_actions(self) -> None:
         self._add_action("toggle", lambda _: self.toggle())
         self._add_action("generate", lambda _: self.show_generate())
+        self._add_action("shortcut-changed", lambda _: self._shortcut.follow_record())
         self._add_action("quit", lambda _: self.quit())
         self._add_action("start-service", lambda _: self.starter.start())
         self._add_action("show-job", lambda job: self.show_job(job.get_string()), "s")
@@ -200,8 +202,8 @@ class OverlayApplication(Adw.Application):
         self.session.look(looked)
 
     def _job_ended(self, card: JobCard) -> None:
-        shown = self._window is not None and self._window.is_active()
-        if not shown:
+        window = self._window
+        if window is None or not (window.is_visible() and window.is_active()):
             self._notifications.job_ended(card)
 
 

@@ -203,9 +203,17 @@ class LinkThread:
         self._deliver(lambda: _call(callback, args))
 
     def stop(self, last: Coroutine[Any, Any, object] | None = None) -> None:
-        """Run ``last``, end everything else, and wait for the thread."""
-        if last is not None:
-            asyncio.run_coroutine_threadsafe(last, self._loop).result(timeout=5)
+        """End everything, then run ``last``, and wait for the thread."""
+
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            if last is not None:
+                await last
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(timeout=5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
 

@@ -7,7 +7,14 @@ programs=(
   "chromium:chromium"                # the editor tests and the workflow export
   "Xvfb:xvfb"                        # the overlay's screen
   "dbus-daemon:dbus"                 # its session bus
-  "gdbus:libglib2.0-bin"             # and what calls it: gdbus, gapplication
+  "gdbus:libglib2.0-bin"             # and what calls it: gdbus, gapplication, gsettings
+  "openbox:openbox"                  # its window manager
+  "xprop:x11-utils"                  # what that knows of a window
+  "xclip:xclip"                      # another program that pastes
+  "desktop-file-validate:desktop-file-utils"
+  "xfconf-query:xfconf"              # settings of Xfce
+  "kwriteconfig5:libkf5config-bin"   # of Plasma
+  "xgettext:gettext"                 # the template of translations
 )
 files=(
   "/usr/lib/python3/dist-packages/gi:python3-gi"
@@ -16,6 +23,11 @@ files=(
   "/usr/lib/*/girepository-1.0/Atspi-2.0.typelib:gir1.2-atspi-2.0"
   "/usr/libexec/at-spi-bus-launcher:at-spi2-core"
   "/usr/share/icons/Adwaita:adwaita-icon-theme"
+  "/usr/lib/*/libxfconf-0.so.3:libxfconf-0-3" # xfconf only recommends it
+  "/usr/lib/*/gio/modules/libdconfsettings.so:dconf-gsettings-backend"
+  "/usr/share/glib-2.0/schemas/org.gnome.desktop.wm.keybindings.gschema.xml:gsettings-desktop-schemas"
+  "/usr/share/glib-2.0/schemas/org.gnome.settings-daemon.plugins.media-keys.gschema.xml:gnome-settings-daemon-common"
+  "/usr/share/glib-2.0/schemas/org.cinnamon.desktop.keybindings.gschema.xml:cinnamon-desktop-data"
 )
 
 missing=()

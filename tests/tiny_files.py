@@ -281,6 +281,32 @@ def clip_l(state: Mapping[str, torch.Tensor]) -> Tensors:
     return {f"text_model.{name.removeprefix('text_model.')}": value.clone() for name, value in state.items()}
 
 
+T5_STEMS = {
+    "layer.0.layer_norm": "attn_norm",
+    "layer.0.SelfAttention.q": "attn_q",
+    "layer.0.SelfAttention.k": "attn_k",
+    "layer.0.SelfAttention.v": "attn_v",
+    "layer.0.SelfAttention.o": "attn_o",
+    "layer.0.SelfAttention.relative_attention_bias": "attn_rel_b",
+    "layer.1.layer_norm": "ffn_norm",
+    "layer.1.DenseReluDense.wi_0": "ffn_gate",
+    "layer.1.DenseReluDense.wi_1": "ffn_up",
+    "layer.1.DenseReluDense.wo": "ffn_down",
+}
+
+
+def llama_t5(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A T5 encoder under llama.cpp's names, as its GGUF files have."""
+    found = {
+        "token_embd.weight": state["shared.weight"],
+        "enc.output_norm.weight": state["encoder.final_layer_norm.weight"],
+    }
+    for name, value in state.items():
+        if block := re.fullmatch(r"encoder\.block\.(\d+)\.(.+)\.weight", name):
+            found[f"enc.blk.{block[1]}.{T5_STEMS[block[2]]}.weight"] = value
+    return found
+
+
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """``tensors`` below ``prefix``."""
     return {prefix + name: value for name, value in tensors.items()}
@@ -304,12 +330,12 @@ def scaled_fp8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     return found
 
 
-def write_gguf(path: Path, tensors: Mapping[str, torch.Tensor], kind: str) -> None:
-    """A GGUF as they are made for FLUX: matrices of whole blocks quantized, the rest in F32."""
+def write_gguf(path: Path, tensors: Mapping[str, torch.Tensor], kind: str, architecture: str = "flux") -> None:
+    """A GGUF as they are made for FLUX and T5: matrices of whole blocks quantized, the rest in F32."""
     import gguf
     import numpy as np
 
-    writer = gguf.GGUFWriter(path, "flux")
+    writer = gguf.GGUFWriter(path, architecture)
     quantization = gguf.GGMLQuantizationType[kind]
     block, _ = gguf.GGML_QUANT_SIZES[quantization]
     for name, value in tensors.items():

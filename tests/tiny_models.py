@@ -13,10 +13,15 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    DiffusionPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxFillPipeline,
+    FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
+    MotionAdapter,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -56,13 +61,13 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
 
-def clip_config(tokenizer: CLIPTokenizer, *, projection: int = TEXT_WIDTH) -> CLIPTextConfig:
+def clip_config(tokenizer: CLIPTokenizer, *, width: int = TEXT_WIDTH) -> CLIPTextConfig:
     """Two layers, four heads, 77 positions."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
+        hidden_size=width,
         intermediate_size=37,
-        projection_dim=projection,
+        projection_dim=width,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=77,
@@ -118,16 +123,25 @@ def tiny_vae(
     )
 
 
-def write_flux(folder: Path, *, guidance_embeds: bool, seed: int = 0, blocks: int = 1) -> Path:
+def write_flux(
+    folder: Path,
+    *,
+    guidance_embeds: bool,
+    seed: int = 0,
+    blocks: int = 1,
+    pipeline_class: type[FluxPipeline] | type[FluxFillPipeline] | type[FluxKontextPipeline] = FluxPipeline,
+) -> Path:
     """Write a FluxPipeline: dev-like with ``guidance_embeds``, schnell-like (no shift in its schedule) without.
 
-    ``blocks``: of each of the transformer's two kinds, and half of T5's.
+    ``blocks``: of each of the transformer's two kinds, and half of T5's. A Fill transformer reads, beside the latents,
+    those of the masked picture and the mask's 16x16 pixels.
     """
     torch.manual_seed(seed)
     tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
     transformer = FluxTransformer2DModel(
         patch_size=1,
-        in_channels=16,
+        in_channels=16 + 16 + 256 if pipeline_class is FluxFillPipeline else 16,
+        out_channels=16,
         num_layers=blocks,
         num_single_layers=blocks,
         attention_head_dim=16,
@@ -147,7 +161,7 @@ def write_flux(folder: Path, *, guidance_embeds: bool, seed: int = 0, blocks: in
         relative_attention_num_buckets=8,
         feed_forward_proj="gated-gelu",
     )
-    pipeline = FluxPipeline(
+    pipeline = pipeline_class(
         scheduler=flux_scheduler(guidance_embeds=guidance_embeds),
         vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
@@ -159,8 +173,21 @@ def write_flux(folder: Path, *, guidance_embeds: bool, seed: int = 0, blocks: in
     return save(pipeline, folder)
 
 
-def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0) -> Path:
-    """Write a StableDiffusionXLPipeline; ``lightning`` only changes the scheduler, as it does for the real weights."""
+def write_flux_fill(folder: Path) -> Path:
+    """Write a FluxFillPipeline, as FLUX.1 Fill is one."""
+    return write_flux(folder, guidance_embeds=True, seed=6, pipeline_class=FluxFillPipeline)
+
+
+def write_flux_kontext(folder: Path) -> Path:
+    """Write a FluxKontextPipeline, as FLUX.1 Kontext is one."""
+    return write_flux(folder, guidance_embeds=True, seed=7, pipeline_class=FluxKontextPipeline)
+
+
+def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0, text_width: int = TEXT_WIDTH) -> Path:
+    """Write a StableDiffusionXLPipeline; ``lightning`` only changes the scheduler, as it does for the real weights.
+
+    ``text_width``: of each of the two text encoders.
+    """
     torch.manual_seed(seed)
     tokenizer, tokenizer_2 = clip_tokenizer(), clip_tokenizer()
     unet = UNet2DConditionModel(
@@ -176,14 +203,14 @@ def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0) -> Path:
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         transformer_layers_per_block=(1, 1),
-        projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
-        cross_attention_dim=2 * TEXT_WIDTH,
+        projection_class_embeddings_input_dim=6 * 8 + text_width,
+        cross_attention_dim=2 * text_width,
         norm_num_groups=8,
     )
     pipeline = StableDiffusionXLPipeline(
         vae=tiny_vae(4, scaling=0.13025, shift=None),
-        text_encoder=CLIPTextModel(clip_config(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer_2)),
+        text_encoder=CLIPTextModel(clip_config(tokenizer, width=text_width)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer_2, width=text_width)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer_2,
         unet=unet,
@@ -193,7 +220,49 @@ def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0) -> Path:
     return save(pipeline, folder)
 
 
-def save(pipeline: FluxPipeline | StableDiffusionXLPipeline, folder: Path) -> Path:
+SD15_CHANNELS, SD15_GROUPS = (16, 32), 8
+
+
+def write_sd15(folder: Path, *, seed: int = 0) -> Path:
+    """Write a StableDiffusionPipeline of version 1.5, without its safety checker."""
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=SD15_CHANNELS,
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=TEXT_WIDTH,
+        norm_num_groups=SD15_GROUPS,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=tiny_vae(4, scaling=0.18215, shift=None),
+        text_encoder=CLIPTextModel(clip_config(tokenizer)),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=sdxl_scheduler(lightning=False),
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    return save(pipeline, folder)
+
+
+def tiny_motion_adapter(*, seed: int = 0) -> MotionAdapter:
+    """A motion adapter for the tiny SDXL and the tiny 1.5 (their levels are as wide), for 8 frames."""
+    torch.manual_seed(seed)
+    return MotionAdapter(
+        block_out_channels=SD15_CHANNELS,
+        motion_layers_per_block=1,
+        motion_num_attention_heads=8,
+        motion_norm_num_groups=SD15_GROUPS,
+        motion_max_seq_length=8,
+    )
+
+
+def save(pipeline: DiffusionPipeline, folder: Path) -> Path:
     """Write the pipeline in diffusers format; returns the folder."""
     pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -205,6 +274,9 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "tiny-flux-dev": lambda folder: write_flux(folder, guidance_embeds=True, seed=2),
     "tiny-sdxl-lightning": lambda folder: write_sdxl(folder, lightning=True, seed=3),
     "tiny-sdxl": lambda folder: write_sdxl(folder, lightning=False, seed=4),
+    "tiny-flux-fill": write_flux_fill,
+    "tiny-flux-kontext": write_flux_kontext,
+    "tiny-sd15": lambda folder: write_sd15(folder, seed=5),
 }
 """How each tiny model is written, by the name of its folder."""
 

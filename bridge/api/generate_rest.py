@@ -11,6 +11,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from bridge.api.bodies import FORM, fingerprint, read_body
+from bridge.api.limits import release_body
 from bridge.api.operations import Answer, Query, operation
 from bridge.api.replies import GENERATION, IDEMPOTENCY, INDEX, reply
 from bridge.cancellation import cancel
@@ -93,13 +94,16 @@ async def accept(request: web.Request, body: Body) -> web.Response:
 async def wait(request: web.Request, body: Body) -> web.Response:
     """Queue a request, wait for its end, and answer with the pictures."""
     generation = request.app[GENERATION]
+    leaves = wants_cancel_on_disconnect(body)
     accepted = await prepare(request, body)
+    del body  # Its pictures are in the store: the wait may be long, and others need the memory.
+    release_body(request)
     if accepted.job is not None:
         job_id, work = accepted.job.job_id, generation.run(accepted.job)
     else:
         assert accepted.state is not None
         job_id, work = accepted.state.job_id, generation.await_end(accepted.state)
-    if wants_cancel_on_disconnect(body):
+    if leaves:
         state = await _while_connected(request, generation, job_id, asyncio.ensure_future(work))
     else:
         state = await work

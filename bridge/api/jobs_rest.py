@@ -168,8 +168,8 @@ async def cancel_job(request: web.Request) -> web.Response:
 @operation(
     "A picture of a job",
     answers={
-        200: Answer("The picture.", media="image/*", headers={"ETag": "Its SHA-256.", "Accept-Ranges": "`bytes`"}),
-        206: Answer("A part of it.", media="image/*", headers={"ETag": "Its SHA-256.", "Content-Range": "Which part."}),
+        200: Answer("The picture.", media="*/*", headers={"ETag": "Its SHA-256.", "Accept-Ranges": "`bytes`"}),
+        206: Answer("A part of it.", media="*/*", headers={"ETag": "Its SHA-256.", "Content-Range": "Which part."}),
         304: Answer("It is the one that If-None-Match names.", media=None, headers={"ETag": "Its SHA-256."}),
     },
     errors=(404, 410, 416, 503),
@@ -192,7 +192,7 @@ async def job_image(request: web.Request) -> web.Response:
     if _names(request.headers.get("If-None-Match"), etag):
         return web.Response(status=304, headers=headers)
     data = await queue.image(image)
-    media = f"image/{state.image_format}"
+    media = image.media_type
     whole = request.headers.get("If-Range", etag) != etag
     part = None if whole else _range(request.headers.get("Range"), len(data))
     if part is None:

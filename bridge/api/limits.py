@@ -1,4 +1,4 @@
-"""What one client may ask of the doors: so many requests a minute, so many that wait, bodies that arrive in time."""
+"""What may be asked of the doors: so many requests a minute, so many that wait, bodies that arrive in time and fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp import web
 
 from bridge.api.auth import CLIENT
 from bridge.api.operations import Handler, Middleware, declared
-from bridge.errors import SlowBody, TooManyRequests, TooManyWaits
+from bridge.errors import SlowBody, TooManyBodies, TooManyRequests, TooManyWaits
 from bridge.settings import OPEN_RATE_PER_MINUTE, Settings, is_loopback
 
 MAX_CLIENTS = 10_000
@@ -104,6 +104,59 @@ class Waits:
             self.open[kind] -= 1
 
 
+class BodyRoom:
+    """Memory for bodies that are read and checked, over all requests of one gateway. One alone is always let in."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def lease(self, announced: int | None) -> BodyLease:
+        """Room for one body, of which the request has `announced` the length. Raises TooManyBodies."""
+        lease = BodyLease(self)
+        lease.reserve(announced or 0)
+        return lease
+
+
+class BodyLease:
+    """What one body takes of the room, until `release`."""
+
+    def __init__(self, room: BodyRoom) -> None:
+        self._room = room
+        self._reserved = 0
+        self._read = 0
+
+    def reserve(self, size: int) -> None:
+        """Have room for `size` bytes in all. Raises TooManyBodies."""
+        more, others = size - self._reserved, self._room.used - self._reserved
+        if more > 0 and others and others + size > self._room.limit:
+            raise TooManyBodies(
+                f"the bodies of other requests take {others} of {self._room.limit} bytes (max_bodies_bytes); try again"
+            )
+        self._room.used += max(0, more)
+        self._reserved = max(self._reserved, size)
+
+    def count(self, size: int) -> None:
+        """So many bytes more have been read. Raises TooManyBodies where they had not been announced."""
+        self._read += size
+        self.reserve(self._read)
+
+    def release(self) -> None:
+        """The body is not in memory any more."""
+        self._room.used -= self._reserved
+        self._reserved = self._read = 0
+
+
+BODY_ROOM = web.AppKey("body_room", BodyRoom)
+BODY = web.RequestKey("body", BodyLease)
+
+
+def release_body(request: web.Request) -> None:
+    """Give back what the body of a request took; nothing where it had none."""
+    if (lease := request.get(BODY)) is not None:
+        lease.release()
+
+
 def too_many(limiter: RateLimiter, verdict: Verdict) -> TooManyRequests:
     """The error of a request that came too early."""
     wait = verdict.retry_after_s
@@ -125,6 +178,7 @@ def limited(limiter: RateLimiter, waits: Waits, *, body_timeout_s: float) -> Mid
             if operation is not None and operation.waits:
                 resource = request.match_info.route.resource
                 held.enter_context(waits.hold(resource.canonical if resource else request.path))
+            held.callback(release_body, request)
             if request.can_read_body:
                 held.enter_context(_body_deadline(request, body_timeout_s))
             return await handler(request)

@@ -15,7 +15,8 @@ from bridge.contract import ErrorDetail, ImageGenResponse, JobState, ModeList, M
 from bridge.errors import BridgeError, InvalidRequest
 from bridge.generation import Body
 from bridge.mode_schema import form_schema, request_schema
-from bridge.modes import ModeLibrary, ParameterKind
+from bridge.modes import ModeLibrary
+from bridge.parameters import ParameterKind
 
 ASYNC_PREFERENCE = "respond-async"
 PREFER = Query(
@@ -34,9 +35,16 @@ def summary(library: ModeLibrary, name: str) -> ModeSummary:
         mode = library.get(name)
     except BridgeError as error:
         return ModeSummary(name=name, title=name, description="", parameters=[], images=[], error=error.body())
-    images = [key for key, parameter in mode.parameters.items() if parameter.kind is ParameterKind.IMAGE]
+    by_kind = {
+        kind: [key for key, parameter in mode.parameters.items() if parameter.kind is kind] for kind in ParameterKind
+    }
     return ModeSummary(
-        name=name, title=mode.title, description=mode.description, parameters=list(mode.parameters), images=images
+        name=name,
+        title=mode.title,
+        description=mode.description,
+        parameters=list(mode.parameters),
+        images=by_kind[ParameterKind.IMAGE],
+        files=by_kind[ParameterKind.FILE],
     )
 
 
@@ -57,7 +65,9 @@ async def modes(request: web.Request) -> web.Response:
 )
 async def mode_schema(request: web.Request) -> web.Response:
     """What a saved graph takes, as JSON Schema."""
-    return web.json_response(request_schema(request.app[GENERATION].modes.get(request.match_info["name"])))
+    generation = request.app[GENERATION]
+    mode = generation.modes.get(request.match_info["name"])
+    return web.json_response(request_schema(await generation.offers.fill(mode)))
 
 
 @routes.post("/v1/modes/{name}")
@@ -74,25 +84,30 @@ async def mode_schema(request: web.Request) -> web.Response:
 )
 async def run_mode(request: web.Request) -> web.Response:
     """Run a saved graph with the values of the body."""
-    generation = request.app[GENERATION]
     name = request.match_info["name"]
-    generation.modes.get(name)  # Before a large body is read.
-    body = await read_body(request, generation.limits)
+    request.app[GENERATION].modes.get(name)  # Before a large body is read.
+    preferences = [part.strip().lower() for part in request.headers.get("Prefer", "").split(",")]
+    if ASYNC_PREFERENCE in preferences:
+        response = await accept(request, await _read_for(name, request))
+        response.headers["Preference-Applied"] = ASYNC_PREFERENCE
+        return response
+    return await wait(request, await _read_for(name, request))
+
+
+async def _read_for(name: str, request: web.Request) -> Body:
+    """The body of a request to a mode. Raises what `read_body` raises, and InvalidRequest for one of another mode."""
+    body = await read_body(request, request.app[GENERATION].limits)
     if body.values.get("mode", name) != name:
         message = f"mode is {name!r} by the path; leave it out of the body"
         raise InvalidRequest.of([ErrorDetail(field="mode", message=message)])
-    body = Body({**body.values, "mode": name}, body.files, body.text_bytes, body.is_form)
-    preferences = [part.strip().lower() for part in request.headers.get("Prefer", "").split(",")]
-    if ASYNC_PREFERENCE in preferences:
-        response = await accept(request, body)
-        response.headers["Preference-Applied"] = ASYNC_PREFERENCE
-        return response
-    return await wait(request, body)
+    return Body({**body.values, "mode": name}, body.files, body.text_bytes, body.is_form)
 
 
 def mode_paths(library: ModeLibrary, described: dict[str, Any]) -> dict[str, Any]:
     """An entry of OpenAPI's `paths` for every mode that can be used: `described`, the entry of `/v1/modes/{name}`,
-    with that mode's own body in place of the general one."""
+    with that mode's own body in place of the general one.
+
+    Which files there are to choose from is left to `/v1/modes/{name}`: it changes, and a worker has to be asked."""
     paths: dict[str, Any] = {}
     for name in library.names():
         try:

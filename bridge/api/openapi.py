@@ -5,8 +5,10 @@ Nothing is fetched from outside: the page's script and style come with a Python 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,17 @@ START_SCRIPT = """SwaggerUIBundle({
   url: "openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null, persistAuthorization: false,
 });
 """
+
+
+@dataclass
+class Written:
+    """The document as it was made last: but for the modes it is always the same."""
+
+    version: object = None
+    text: str = ""
+
+
+WRITTEN = web.AppKey("written", Written)
 
 
 def _header(description: str) -> dict[str, Any]:
@@ -114,7 +127,11 @@ def document(app: web.Application) -> dict[str, Any]:
 )  # fmt: skip
 async def openapi(request: web.Request) -> web.Response:
     """GET /openapi.json"""
-    return web.json_response(document(request.app))
+    version = request.app[GENERATION].modes.version()
+    written = request.app[WRITTEN]
+    if written.version != version:
+        written.text, written.version = json.dumps(document(request.app)), version
+    return web.json_response(text=written.text)
 
 
 @operation("This description, for people", answers={200: Answer("A page.", media="text/html")})
@@ -131,6 +148,7 @@ async def start_script(_: web.Request) -> web.Response:
 
 def add_routes(app: web.Application) -> None:
     """The document, the page and the page's own files."""
+    app[WRITTEN] = Written()
     app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/docs", docs)
     app.router.add_get("/docs/start.js", start_script)

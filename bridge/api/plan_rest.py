@@ -32,6 +32,8 @@ routes = web.RouteTableDef()
         Query("steps", COUNT, "Denoising steps."),
         Query("precision", {"type": "string", "enum": list(PRECISIONS)}, "The type of the weights."),
         Query("offload", {"type": "string", "enum": list(OFFLOADS)}, "Where the weights are."),
+        Query("controlnet", {"type": "string"}, "ControlNets beside it: names, or sizes such as 2.5GB, with commas."),
+        Query("lora", {"type": "string"}, "LoRAs in it, likewise."),
     ],
 )
 async def plan(request: web.Request) -> web.Response:

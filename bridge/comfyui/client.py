@@ -99,6 +99,10 @@ class ComfyUI:
         status, body = await self._request("GET", path, params=dict(query), accept=accept)
         return status, self._decode(body, path)
 
+    async def post_json(self, path: str, body: Mapping[str, Any]) -> Any:
+        """POST a JSON object: the JSON that comes back; raises ComfyUIError for any status but 200."""
+        return await self._json("POST", path, json=dict(body))
+
     async def system_stats(self) -> dict[str, Any]:
         return await self.get_json("/system_stats")
 

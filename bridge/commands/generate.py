@@ -12,12 +12,14 @@ from typing import Any
 
 from bridge.client import DEFAULT_URL, ClientError, ImageGenClient
 from bridge.commands.progress_bar import ProgressBar
-from bridge.contract import DEFAULT_MODE, EXTENSIONS, AdapterInfo, ErrorBody, ImageGenResponse, JobStatus, ModelInfo
+from bridge.commands.tables import print_table
+from bridge.contract import DEFAULT_MODE, IMAGE_FORMATS, AdapterInfo, ErrorBody, ImageGenResponse, JobStatus, ModelInfo
+from bridge.quantities import size_text
+from bridge.saving import paths_for
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 
 SIZE = re.compile(r"^(\d+)(?:x(\d+))?$")
-SLUG_CHARS = 48
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
@@ -36,7 +38,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     generate.add_argument("--guidance", type=float, help="how closely to follow the prompt")
     generate.add_argument("--seed", type=int, help="the same seed gives the same picture; random if left out")
     generate.add_argument("--n", type=int, help="how many pictures; picture i has seed + i")
-    generate.add_argument("--format", choices=list(EXTENSIONS), help="encoding (png, or what --out ends in)")
+    generate.add_argument("--format", choices=list(IMAGE_FORMATS), help="encoding (png, or what --out ends in)")
     generate.add_argument("--mode", default=DEFAULT_MODE, help="the saved graph that runs (%(default)s)")
     generate.add_argument(
         "--set",
@@ -44,7 +46,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         default=[],
         type=assignment,
         metavar="NAME=VALUE",
-        help="a further parameter of the mode ('imagegen modes NAME' lists them); @FILE is a picture",
+        help="a further parameter of the mode ('imagegen modes NAME' lists them); @FILE is a file",
     )
     generate.add_argument(
         "--watch",
@@ -99,8 +101,9 @@ def generate_command(args: argparse.Namespace) -> int:
         "output_format": args.format,
         "mode": args.mode,
     }
-    parameters |= dict(args.set)
     with connect(args) as client, ProgressBar(hidden=args.quiet) as bar:
+        if args.set:
+            parameters |= _as_meant(dict(args.set), client.mode(args.mode)["properties"])
         if args.format is None and (meant := _format_of(args.out)) and _takes(client, args.mode, "output_format"):
             parameters["output_format"] = meant
         if args.watch:
@@ -112,14 +115,28 @@ def generate_command(args: argparse.Namespace) -> int:
             images = client.images(answer)
     for warning in answer.warnings:
         print(f"imagegen: note: {warning}", file=sys.stderr)
-    for index, data in enumerate(images):
-        path = _free_path(args.out, answer, index, len(images))
+    for path, data in zip(paths_for(answer, args.out), images, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         print(path)
     if not args.quiet:
         print(_summary(answer, len(images)), file=sys.stderr)
     return 0
+
+
+def _as_meant(values: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and files as texts, where the mode takes a text: `seeds=7`, `prompts=@prompts.txt`."""
+    meant = dict(values)
+    for name, value in values.items():
+        schema = properties.get(name, {})
+        kinds = schema.get("type", ())
+        if "string" not in ([kinds] if isinstance(kinds, str) else kinds) or "format" in schema:
+            continue
+        if isinstance(value, Path):
+            meant[name] = value.read_text(encoding="utf-8")
+        elif not isinstance(value, str):
+            meant[name] = json.dumps(value)
+    return meant
 
 
 def _takes(client: ImageGenClient, mode: str, parameter: str) -> bool:
@@ -153,9 +170,7 @@ def models_command(args: argparse.Namespace) -> int:
         return 0
     rows = [("MODEL", "STATUS", "DOWNLOAD", "LICENCE", "TITLE")]
     rows += [_model_row(model, model.name == info.default_model) for model in info.models]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
     print(f"\n* default. Device: {info.device_name} ({info.device}), {info.dtype}, offload {info.offload}.")
     for model in info.models:
         for line in _file_lines(model):
@@ -187,7 +202,7 @@ def assignment(text: str) -> tuple[str, Any]:
         number = json.loads(value)
     except ValueError:
         return name, value
-    return name, number if isinstance(number, int | float) else value
+    return name, number if isinstance(number, int | float) else value  # true and false are ints to Python
 
 
 def size(text: str) -> tuple[int, int]:
@@ -205,10 +220,9 @@ def _file_lines(model: ModelInfo) -> list[str]:
         return [f"{model.name}: {model.reason}"] if model.reason else []
     lines = ["", f"{model.name}: {files.hint}"]
     for part in files.found:
-        size = f"{part.bytes / 1e9:.1f} GB" if part.bytes >= 1e8 else f"{part.bytes / 1e6:.1f} MB"
-        lines.append(f"  {part.component:<16}{part.type or '':<6}{size:>9}  {part.folder}/{part.file}")
+        lines.append(f"  {part.component:<16}{part.type or '':<6}{size_text(part.bytes):>9}  {part.folder}/{part.file}")
     for part in files.missing if files.found else ():
-        size = f", about {part.bytes / 1e9:.1f} GB" if part.bytes else ""
+        size = f", about {size_text(part.bytes)}" if part.bytes else ""
         lines.append(f"  {part.component:<16}missing: {part.kind} ({part.example}{size}), put it into {part.folder}")
     return lines
 
@@ -218,48 +232,29 @@ def _format_of(path: Path | None) -> str | None:
     return {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}.get(suffix)
 
 
-def _free_path(out: Path | None, answer: ImageGenResponse, index: int, count: int) -> Path:
-    """Where a picture goes: nothing that exists is overwritten."""
-    extension = EXTENSIONS[answer.image_format]
-    if out is not None and _format_of(out):
-        folder, stem, extension = out.parent, out.stem, out.suffix.lstrip(".")
-        if count > 1:
-            stem += f"-{index + 1}"
-    else:
-        folder = out or Path()
-        slug = (
-            re.sub(r"[^\w]+", "-", (answer.prompt or answer.mode).lower()).strip("-")[:SLUG_CHARS].strip("-")
-            or "picture"
-        )
-        seed = "" if answer.seed is None else f"-{answer.seed + index}"
-        stem = f"{slug}-{answer.model or answer.mode}{seed}"
-    path, count = folder / f"{stem}.{extension}", 1
-    while path.exists():
-        count += 1
-        path = folder / f"{stem} ({count}).{extension}"
-    return path
-
-
 def _summary(answer: ImageGenResponse, count: int) -> str:
     parts = [f"{answer.width}x{answer.height}"] if answer.width else []
     parts += [f"seed {answer.seed}"] if answer.seed is not None else []
     parts += [f"{answer.num_inference_steps} steps"] if answer.num_inference_steps else []
-    parts += [f"{count} pictures"] if count > 1 else []
+    parts += [f"{count} files"] if count > 1 else []
     return f"{answer.model or answer.mode}: {', '.join(parts)}, {answer.generation_time_ms / 1000:.1f} s"
 
 
 def _model_row(model: ModelInfo, default: bool) -> tuple[str, ...]:
-    download = f"{model.download_bytes / 1e9:.1f} GB" if model.download_bytes and model.status != "ready" else ""
+    download = size_text(model.download_bytes) if model.download_bytes and model.status != "ready" else ""
     status = "loaded" if model.loaded else model.status
     return (model.name + ("*" if default else ""), status, download, model.license, model.title)
 
 
 def _adapter_lines(adapters: list[AdapterInfo]) -> list[str]:
-    """The LoRA and ControlNet files: for which family, how large, and what is wrong with one."""
-    names = {"lora": "LoRA", "controlnet": "ControlNet"}
-    lines = []
+    """LoRAs, ControlNets and preprocessors: for which family, how large, and what is wrong with one or to be had."""
+    names = {"lora": "LoRA", "controlnet": "ControlNet", "preprocessor": "Preprocessor"}
+    lines = [""] if adapters else []
     for adapter in adapters:
         family = f"for {adapter.family}" if adapter.family else "for an unknown family"
+        about = [family] if adapter.kind != "preprocessor" else []
+        about += [size_text(adapter.bytes), *([adapter.license] if adapter.license else [])]
+        about += [adapter.status] if adapter.source else []
         problem = f": {adapter.problem}" if adapter.problem else ""
-        lines.append(f"{names[adapter.kind]} {adapter.name}, {family}, {adapter.bytes / 1e6:.1f} MB{problem}")
+        lines.append(f"{names[adapter.kind]} {adapter.name}, {', '.join(about)}{problem}")
     return lines

@@ -8,8 +8,9 @@ import json
 from datetime import datetime
 
 from bridge.commands.generate import add_connection, connect
-from bridge.commands.progress_bar import duration
+from bridge.commands.tables import print_table
 from bridge.contract import JobState, JobStatus
+from bridge.quantities import duration_text
 
 DEFAULT_LIMIT = 20
 
@@ -49,7 +50,7 @@ def jobs_command(args: argparse.Namespace) -> int:
         return 0
     rows = [("ID", "STATUS", "SUBMITTED", "MODE", "MODEL", "")]
     rows += [_row(state) for state in states]
-    _print(rows)
+    print_table(rows)
     return 0
 
 
@@ -60,7 +61,7 @@ def _row(state: JobState) -> tuple[str, ...]:
 
 def _about(state: JobState) -> str:
     if state.position is not None:
-        wait = "" if state.wait_seconds is None else f", starts in about {duration(state.wait_seconds)}"
+        wait = "" if state.wait_seconds is None else f", starts in about {duration_text(state.wait_seconds)}"
         return f"{state.position} ahead{wait}"
     if state.progress is not None and state.progress.maximum:
         return f"{state.progress.phase} {state.progress.value:g}/{state.progress.maximum:g}"
@@ -91,7 +92,7 @@ def modes_command(args: argparse.Namespace) -> int:
         (mode.name, mode.title, f"cannot be used: {mode.error.message}" if mode.error else mode.description)
         for mode in answer.details
     ]
-    _print(rows)
+    print_table(rows)
     return 0
 
 
@@ -106,10 +107,4 @@ def _print_mode(schema: dict, *, as_json: bool) -> None:
         shown = "/".join(kind for kind in kinds if kind != "null")
         default = "(required)" if name in schema["required"] else json.dumps(field.get("default"))
         rows.append((name, shown, default, field.get("description", "")))
-    _print(rows)
-
-
-def _print(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)

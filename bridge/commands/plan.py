@@ -1,7 +1,7 @@
 """The command that says how a model would lie in memory, for any card: no service, no weights, no such card needed.
 
-The planner is the node pack's, which the bridge does not import: it runs as a process of its own, without torch and
-ComfyUI.
+The planner is the node pack's, which the bridge does not import: it runs as a process of its own, without ComfyUI.
+Of a user's own models it reads the headers.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import os
 import subprocess
 import sys
 
-from bridge.comfyui.installer import PACK
+from bridge.comfyui.installer import PACK, model_folders
 from bridge.errors import BridgeError
+from bridge.settings import Settings
 
 MODULE = "neurolux.plan_command"
 WRONG = 2
 """The planner's exit code for a question that cannot be answered."""
 OPTIONS = {
-    "model": ("NAME", "a name that 'imagegen models' lists"),
+    "model": (
+        "NAME",
+        "a name that 'imagegen models' lists, a diffusers folder, or a weight file in the models folder; or a path",
+    ),
     "vram": ("SIZE", "a card's memory, such as 8GB, 7.5GB or 8GiB; 0 for a CPU (this machine's)"),
     "ram": ("SIZE", "the machine's RAM (this machine's, as far as it is free)"),
     "size": ("WxH", "pixels, such as 1024 or 1024x768 (the model's own)"),
@@ -26,6 +30,8 @@ OPTIONS = {
     "count": ("N", "how many pictures (1)"),
     "precision": ("TYPE", "auto, bf16, fp16, fp32, fp8, int8, nf4 or as-is (auto)"),
     "offload": ("MODE", "auto, none, model, stream, sequential or disk (auto)"),
+    "controlnet": ("NAME", "a ControlNet beside it: a file in models/controlnet, or its size, such as 2.5GB"),
+    "lora": ("NAME", "a LoRA in it: a file in models/loras, or its size; several with commas between them"),
     "bf16": ("yes|no", "whether the card computes in bf16; NVIDIA's do since the RTX 30 (yes, or this machine's)"),
 }
 
@@ -52,6 +58,7 @@ def plan_command(args: argparse.Namespace) -> int:
         raise BridgeError("say which model: imagegen plan --model flux-dev, or --all-cards for every model")
     values = {name: getattr(args, name) for name in OPTIONS}
     command = [sys.executable, "-m", MODULE]
+    command += [f"--models={folder}" for folder in model_folders(Settings.from_environment())]
     command += [f"--{name}={value}" for name, value in values.items() if value is not None]
     command += [flag for flag, wanted in (("--all-cards", args.all_cards), ("--json", args.json)) if wanted]
     environment = {**os.environ, "PYTHONPATH": str(PACK.parent)}

@@ -7,6 +7,7 @@ import sys
 from tqdm import tqdm
 
 from bridge.contract import JobEvent
+from bridge.quantities import duration_text, size_text
 
 PHASES = {"download": "downloading", "load": "loading", "sample": "drawing"}
 FORMAT = "{desc}: {bar:24}{postfix} [{elapsed}]"
@@ -60,28 +61,17 @@ class ProgressBar:
 
 def _place(event: JobEvent) -> str:
     ahead = f"{event.position} ahead" if event.position else "next"
-    return ahead if event.wait_seconds is None else f"{ahead}, starts in about {duration(event.wait_seconds)}"
+    return ahead if event.wait_seconds is None else f"{ahead}, starts in about {duration_text(event.wait_seconds)}"
 
 
 def _progress(event: JobEvent) -> str:
     if event.done_bytes is not None:
-        parts = [_bytes(event.done_bytes, event.total_bytes)]
+        total = f" of {size_text(event.total_bytes)}" if event.total_bytes else ""
+        parts = [size_text(event.done_bytes) + total]
         if event.bytes_per_second:
-            parts.append(f"{event.bytes_per_second / 1e6:.1f} MB/s")
+            parts.append(f"{size_text(event.bytes_per_second)}/s")
     else:
         parts = [f"{event.value or 0:g}/{event.maximum:g}" if event.maximum else f"{event.value or 0:g}"]
     if event.seconds_left:
-        parts.append(f"{duration(event.seconds_left)} left")
+        parts.append(f"{duration_text(event.seconds_left)} left")
     return ", ".join(parts)
-
-
-def _bytes(done: int, total: int | None) -> str:
-    unit, name = (1e9, "GB") if (total or done) >= 1e9 else (1e6, "MB")
-    return f"{done / unit:.1f}/{total / unit:.1f} {name}" if total else f"{done / unit:.1f} {name}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: `7 s`, `2 min`, `1.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

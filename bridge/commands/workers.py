@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bridge.commands.generate import add_connection, connect
+from bridge.commands.tables import print_table
 from bridge.contract_workers import WorkerEntry
 
 GIB = 1024**3
@@ -31,9 +32,7 @@ def workers_command(args: argparse.Namespace) -> int:
         return 0
     rows = [("WORKER", "COMFYUI", "DEVICE", "VRAM FREE", "JOBS", "MODELS", "HEARD")]
     rows += [_row(worker) for worker in listed.workers]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
     return 0
 
 

@@ -18,7 +18,7 @@ import aiohttp
 
 from bridge.comfyui.installer import Installation, find_installation, write_extra_model_paths
 from bridge.comfyui.process import ManagedComfyUI, has_nodes
-from bridge.pack import PACK_ROUTE, RESULT_NODE
+from bridge.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
 from bridge.service.checks import ReservedPort, check_port
 from bridge.service.child import ChildProcess
 from bridge.service.errors import ServiceError
@@ -118,6 +118,11 @@ class Supervisor:
             log_file=self._settings.logs / "comfyui.log",
             port=urlsplit(self._comfyui_url).port,
             require_pack=self._require_pack,
+            env={
+                **os.environ,
+                MODES_VARIABLE: str(self._settings.workflows),
+                SERVICE_VARIABLE: self._settings.url,
+            },
         )
 
     async def _comfyui_external(self) -> None:

@@ -31,11 +31,11 @@ def locate(kind: AdapterKind, name: str) -> Path | None:
     return None
 
 
-def find_adapter(kind: AdapterKind, name: str) -> FileStamp:
-    """The file called ``name``, as it is now. Raises InvalidParameter, which lists those there are."""
+def find_adapter(kind: AdapterKind, name: str, more: tuple[str, ...] = ()) -> FileStamp:
+    """The file called ``name``, as it is now. Raises InvalidParameter, which lists those there are, and ``more``."""
     path = locate(kind, name)
     if path is None or not name:
-        known = ", ".join(adapter_names(kind)) or "none"
+        known = ", ".join([*adapter_names(kind), *more]) or "none"
         raise InvalidParameter(
             kind,
             f"there is no {TITLES[kind]} {name!r}; known are {known}. "

@@ -14,7 +14,9 @@ from typing import Any, Literal
 from .errors import InvalidParameter, ModelNotFound
 from .pipelines.plan_records import ComponentShape
 
-Family = Literal["flux", "sdxl"]
+Family = Literal["flux", "sdxl", "sd15"]
+Purpose = Literal["any", "fill", "edit"]
+"""What a model was trained for: ``fill`` only completes masked pictures, ``edit`` follows an instruction."""
 PACK_FOLDER = Path(__file__).parent
 CATALOG_FILE = PACK_FOLDER / "models.toml"
 
@@ -202,6 +204,9 @@ class Model:
     """How large its parts are, so that memory can be planned before anything is downloaded; empty where not known."""
     force_upcast_vae: bool = True
     """Whether the VAE's config asks for fp32 where the rest computes in fp16."""
+    purpose: Purpose = "any"
+    lora_learning_rate: float = 1e-4
+    """What a LoRA is trained with unless told otherwise."""
 
     @property
     def step_distilled(self) -> bool:
@@ -279,6 +284,8 @@ def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str,
         patterns={name: tuple(patterns) for name, patterns in entry.get("single_files", {}).items()},
         components={part: parse_shape(shape) for part, shape in entry.get("components", {}).items()},
         force_upcast_vae=entry.get("components", {}).get("vae", {}).get("force_upcast", True),
+        purpose=entry.get("purpose", "any"),
+        lora_learning_rate=entry.get("lora_learning_rate", 1e-4),
     )
 
 

@@ -47,3 +47,7 @@ class InvalidParameter(NeuroLuxError):
 
 class OutOfMemory(NeuroLuxError):
     """The device's memory did not suffice, even after everything else was unloaded."""
+
+
+class NothingDrawn(NeuroLuxError):
+    """Many pictures were asked for, and each of them failed in a way of its own."""

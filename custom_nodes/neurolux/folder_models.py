@@ -14,11 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .catalog import Defaults, FolderSource, GuidanceLimit, Limits, Model, SizeLimit, StepLimit, parse_limits
+from .catalog import (
+    Catalog,
+    Defaults,
+    FolderSource,
+    GuidanceLimit,
+    Limits,
+    Model,
+    Purpose,
+    SizeLimit,
+    StepLimit,
+    parse_limits,
+)
 
 OVERRIDES_FILE = "neurolux.toml"
 SMALLEST_SIDE = 64
 LIGHTNING_STEPS = (1, 2, 4, 8)
+FLUX_CLASSES: dict[str, Purpose] = {"FluxPipeline": "any", "FluxFillPipeline": "fill", "FluxKontextPipeline": "edit"}
 _log = logging.getLogger(__name__)
 _parsed: dict[Path, tuple[tuple[int, ...], Model | None]] = {}
 
@@ -53,6 +65,14 @@ def folder_model(folder: Path) -> Model | None:
     return cached[1]
 
 
+def as_shipped(model: Model, shipped: Catalog) -> Model:
+    """A local folder named as a catalog model is that model's weights: it keeps the catalog's licence and limits."""
+    known = shipped.models.get(model.name)
+    if known is None or known.family != model.family:
+        return model
+    return replace(known, source=model.source, vae=None, scheduler=None, checkpoints={})
+
+
 def folder_stamp(folder: Path) -> tuple[int, ...]:
     """Changes whenever a configuration file or a weight file of the folder is replaced."""
     files = [folder / "model_index.json", folder / OVERRIDES_FILE, *sorted(folder.glob("*/*.json"))]
@@ -63,10 +83,14 @@ def folder_stamp(folder: Path) -> tuple[int, ...]:
 def read_folder(folder: Path) -> Model | None:
     """The model in ``folder``; None where its pipeline class is not one that this pack runs."""
     class_name = read_json(folder / "model_index.json").get("_class_name")
-    if class_name == "FluxPipeline":
-        model = flux_folder(folder)
+    if class_name in FLUX_CLASSES:
+        model = for_purpose(flux_folder(folder), FLUX_CLASSES[class_name])
     elif class_name == "StableDiffusionXLPipeline":
         model = sdxl_folder(folder)
+    elif class_name == "StableDiffusionPipeline":
+        model = sd15_folder(folder)
+        if model is None:
+            return None
     else:
         return None
     overrides_file = folder / OVERRIDES_FILE
@@ -91,6 +115,17 @@ def flux_folder(folder: Path) -> Model:
         limits=size_limits(Limits(num_inference_steps=StepLimit(1, 100 if dev else 50))),
         max_sequence_length=512 if dev else 256,
     )
+
+
+def for_purpose(model: Model, purpose: Purpose) -> Model:
+    """FLUX.1 Fill and Kontext: dev, with the steps and the guidance that their authors recommend."""
+    if purpose == "fill":
+        defaults = replace(model.defaults, num_inference_steps=50, guidance_scale=30.0)
+        limits = replace(model.limits, guidance_scale=GuidanceLimit(0.0, 100.0))
+        return replace(model, purpose=purpose, defaults=defaults, limits=limits)
+    if purpose == "edit":
+        return replace(model, purpose=purpose, defaults=replace(model.defaults, guidance_scale=2.5))
+    return model
 
 
 def sdxl_folder(folder: Path) -> Model:
@@ -118,6 +153,27 @@ def sdxl_folder(folder: Path) -> Model:
         source=FolderSource(folder),
         defaults=defaults,
         limits=size_limits(limits),
+        max_sequence_length=77,
+    )
+
+
+def sd15_folder(folder: Path) -> Model | None:
+    """Stable Diffusion 1.5; None for version 2, whose encoder is another."""
+    unet = read_json(folder / "unet" / "config.json")
+    if unet.get("use_linear_projection"):
+        return None
+    scale = 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
+    sample_size = unet.get("sample_size")
+    side = default_side(sample_size * scale if isinstance(sample_size, int) else None)
+    return Model(
+        name=folder.name,
+        title=folder.name,
+        family="sd15",
+        license="unknown",
+        commercial_use=False,
+        source=FolderSource(folder),
+        defaults=Defaults(side, side, 30, 7.5),
+        limits=size_limits(Limits(negative_prompt=True)),
         max_sequence_length=77,
     )
 

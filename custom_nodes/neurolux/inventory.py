@@ -67,9 +67,11 @@ def inventory(model: Model, status: ModelStatus, shelf: Shelf) -> ModelFiles:
     source = model.source
     if not isinstance(source, RepoSource):
         return ModelFiles((), (), None, status.reason or "its files cannot be read")
-    have = partly_here(model, shelf)
+    single = bool(EXAMPLES[model.family])  # Stable Diffusion 1.5 is read from diffusers folders only
+    have = partly_here(model, shelf) if single else []
     components = {part.component for part in have}
-    missing = tuple(missing_part(model, name) for name in PARTS[model.family] if name not in components)
+    parts = PARTS[model.family] if single else ()
+    missing = tuple(missing_part(model, name) for name in parts if name not in components)
     download = Download(source.repo, source.download_bytes, source.gated, model.license)
     return ModelFiles(tuple(have), missing, download, hint(status, download, have, missing))
 

@@ -11,7 +11,7 @@ import comfy.model_management as mm
 import folder_paths
 
 from .catalog import Catalog, FolderSource, Model, SingleFilesSource, read_catalog
-from .folder_models import find_folder_models, folder_stamp
+from .folder_models import as_shipped, find_folder_models, folder_stamp
 from .pipelines.plan import ACCELERATORS
 from .pipelines.sources import is_here
 from .single_files import FOLDERS, Shelf, catalog_files, files_stamp
@@ -54,14 +54,6 @@ def default_model(catalog: Catalog) -> str:
     fallback = catalog.fallback
     large = sorted(set(shipped_catalog().names("flux")) - {fallback}, key=lambda name: name != catalog.default)
     return next((name for name in large if is_here(catalog.models[name])), fallback)
-
-
-def as_shipped(model: Model, shipped: Catalog) -> Model:
-    """A local folder named as a catalog model is that model's weights: it keeps the catalog's licence and limits."""
-    known = shipped.models.get(model.name)
-    if known is None or known.family != model.family:
-        return model
-    return replace(known, source=model.source, vae=None, scheduler=None, checkpoints={})
 
 
 def model_stamp(model: Model) -> tuple[int, ...]:

@@ -12,15 +12,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from .catalog import Model, read_catalog
 from .errors import InvalidParameter, NeuroLuxError
-from .pipelines.plan import Machine, Plan, gigabytes
+from .local_models import MeasuredModel, measured_model
+from .pipelines.adapter_files import AdapterKind
+from .pipelines.plan import Machine, Picture, Plan, gigabytes
 from .pipelines.plan_report import aligned_columns, seconds
-from .plan_query import FIELDS, PlanQuery, describe, parse_query, plan_for
+from .plan_query import FIELDS, PlanQuery, asked_shapes, describe, parse_query, plan_for
 
 CARDS = tuple(size * 10**9 for size in (4, 6, 8, 12, 16, 24, 32, 48, 80))
 CPU_RAMS = tuple(size * 10**9 for size in (8, 16, 32, 64))
@@ -41,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--size")
     for name in FIELDS:
         parser.add_argument(f"--{name}")
+    parser.add_argument("--models", action="append", type=Path, default=[], help="a models folder of ComfyUI's")
     parser.add_argument("--all-cards", action="store_true")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -54,19 +58,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         values |= pixels(args.size)
         query = parse_query(values)
-        models = [catalog.get(args.model)] if args.model or not args.all_cards else list(catalog.models.values())
+        names = [args.model] if args.model or not args.all_cards else list(catalog.models)
+        asked = [measured_model(name, catalog, args.models, query.steps) for name in names]
+        locate = partial(adapter_path, tuple(args.models))
+        asked = [replace(one, shapes=asked_shapes(one.model, one.shapes, query, locate)) for one in asked]
         if args.all_cards:
-            answers = [(model, list(all_cards(model, query))) for model in models]
+            answers = [(one.model, list(all_cards(one, query))) for one in asked]
             print(json.dumps(cards_json(answers), indent=2) if args.json else cards_text(answers))
             return FITS
-        model = models[0]
-        machine, picture, plan = plan_for(model, model.components, query, this_machine())
+        machine, picture, plan = measured_plan(asked[0], query, this_machine())
     except NeuroLuxError as error:
         print(str(error), file=sys.stderr)
         return WRONG
-    answer = describe(model, machine, picture, plan)
+    answer = describe(asked[0].model, machine, picture, plan)
     print(json.dumps(answer, indent=2) if args.json else answer["table"])
     return FITS if plan.fits else FITS_NOT
+
+
+def measured_plan(asked: MeasuredModel, query: PlanQuery, here: Machine) -> tuple[Machine, Picture, Plan]:
+    """``plan_for`` what is here of a model; says where sizes are taken from elsewhere."""
+    machine, picture, plan = plan_for(
+        asked.model, asked.shapes, query, here, force_upcast_vae=asked.force_upcast_vae
+    )  # fmt: skip
+    return machine, picture, replace(plan, reasons=(*plan.reasons, *([asked.note] if asked.note else [])))
+
+
+def adapter_path(models: Iterable[Path], kind: AdapterKind, name: str) -> Path | None:
+    """A LoRA or a ControlNet below the folders ``models``, or at the path ``name``."""
+    folder = {"lora": "loras", "controlnet": "controlnet"}[kind]
+    candidates = [path for root in models for path in (root / folder / name, root / folder / f"{name}.safetensors")]
+    return next((path for path in (*candidates, Path(name).expanduser()) if path.exists()), None)
 
 
 def pixels(size: str | None) -> dict[str, str]:
@@ -79,15 +100,15 @@ def pixels(size: str | None) -> dict[str, str]:
     return {"width": match[1], "height": match[2] or match[1]}
 
 
-def all_cards(model: Model, query: PlanQuery) -> Iterator[tuple[str, dict, Plan]]:
-    """The plan of ``model`` for each of the usual cards, then for a CPU with the usual sizes of RAM."""
+def all_cards(asked: MeasuredModel, query: PlanQuery) -> Iterator[tuple[str, dict, Plan]]:
+    """The plan of a model for each of the usual cards, then for a CPU with the usual sizes of RAM."""
     nowhere = Machine("cpu", 0, 0, bf16=True, fp16=True)
     ram = query.ram if query.ram is not None else CARDS_RAM
-    asked = [(f"{card / 1e9:.0f} GB", replace(query, vram=card, ram=ram)) for card in CARDS]
-    asked += [(f"CPU, {size / 1e9:.0f} GB RAM", replace(query, vram=0, ram=size)) for size in CPU_RAMS]
-    for label, question in asked:
-        machine, picture, plan = plan_for(model, model.components, question, nowhere)
-        yield label, describe(model, machine, picture, plan), plan
+    questions = [(f"{card / 1e9:.0f} GB", replace(query, vram=card, ram=ram)) for card in CARDS]
+    questions += [(f"CPU, {size / 1e9:.0f} GB RAM", replace(query, vram=0, ram=size)) for size in CPU_RAMS]
+    for label, question in questions:
+        machine, picture, plan = measured_plan(asked, question, nowhere)
+        yield label, describe(asked.model, machine, picture, plan), plan
 
 
 def cards_json(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]) -> list[dict]:

@@ -6,12 +6,15 @@ The route and ``imagegen plan`` ask with the same names and get the same answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from .catalog import Model
+from .control_catalog import helper_catalog
 from .errors import InvalidParameter
+from .pipelines.adapter_files import AdapterKind, detect, stamp_file
 from .pipelines.costs import CONTEXT_BYTES, SYSTEM_RAM_BYTES
 from .pipelines.plan import (
     OFFLOAD_CHOICES,
@@ -26,7 +29,10 @@ from .pipelines.plan import (
     make_plan,
     table,
 )
+from .pipelines.plan_adapters import control_shape, published_control_shape, with_adapters
 
+Locate = Callable[[AdapterKind, str], Path | None]
+"""Where the LoRA or the ControlNet of a name is, if it is here."""
 UNITS = {"": 1, "b": 1}
 UNITS |= {f"{prefix}{end}": 1000**power for power, prefix in enumerate("kmgt", 1) for end in ("", "b")}
 UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)}
@@ -50,6 +56,10 @@ class PlanQuery:
     steps: int | None = None
     precision: str = "auto"
     offload: str = "auto"
+    controlnet: tuple[str, ...] = ()
+    """ControlNets that guide it: names of files, or how large they are (``2.5GB``)."""
+    lora: tuple[str, ...] = ()
+    """LoRAs in it, likewise."""
 
 
 FIELDS = tuple(field.name for field in fields(PlanQuery))
@@ -70,6 +80,8 @@ def parse_query(values: Mapping[str, str]) -> PlanQuery:
             if text.lower() not in TRUTHS:
                 raise InvalidParameter(name, f"bf16 {text!r} is neither true nor false")
             parsed[name] = TRUTHS[text.lower()]
+        elif name in ("controlnet", "lora"):
+            parsed[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         else:
             check_choice(name, text, PRECISION_CHOICES if name == "precision" else OFFLOAD_CHOICES)
             parsed[name] = text
@@ -89,6 +101,45 @@ def parse_count(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise InvalidParameter(name, f"{name} {text!r} is not a whole number above 0")
     return int(text)
+
+
+def asked_shapes(
+    model: Model, shapes: Mapping[str, ComponentShape], query: PlanQuery, locate: Locate
+) -> dict[str, ComponentShape]:
+    """``shapes`` and what ``query`` adds to them. Raises InvalidParameter, or WeightsMissing for a damaged file."""
+    controls = [asked_control(name, model, locate) for name in query.controlnet]
+    loras = sum(asked_lora(name, locate) for name in query.lora)
+    denoiser = "transformer" if "transformer" in shapes else "unet"
+    return with_adapters(shapes, denoiser, controls, loras) if controls or loras else dict(shapes)
+
+
+def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
+    """A ControlNet by its file, by the catalog, or by its size."""
+    path, known = locate("controlnet", name), helper_catalog().controlnets.get(name)
+    if path is None and known is None and SIZE.fullmatch(name) is None:
+        names = ", ".join(helper_catalog().controlnets)
+        raise InvalidParameter(
+            "controlnet",
+            f"there is no ControlNet {name!r} in models/controlnet; the catalog has {names}. Or give its size: 2.5GB",
+        )
+    if path is None:
+        size = known.download_bytes if known is not None else parse_bytes("controlnet", name)
+        return published_control_shape(size, model.family)
+    file = stamp_file(name, path)
+    family = detect("controlnet", file).family
+    if family != model.family:
+        raise InvalidParameter("controlnet", f"ControlNet {name} was made for {family}, {model.name} is {model.family}")
+    return control_shape(file, model.family)
+
+
+def asked_lora(name: str, locate: Locate) -> int:
+    """Bytes of a LoRA by its file, or as they are given."""
+    path = locate("lora", name)
+    if path is not None:
+        return path.stat().st_size
+    if SIZE.fullmatch(name) is None:
+        raise InvalidParameter("lora", f"there is no LoRA {name!r} in models/loras; or give its size: 300MB")
+    return parse_bytes("lora", name)
 
 
 def picture_for(model: Model, query: PlanQuery) -> Picture:

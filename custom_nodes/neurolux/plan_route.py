@@ -8,13 +8,15 @@ from typing import Any
 import comfy.model_management as mm
 from aiohttp import web
 
+from .adapter_folders import locate
 from .errors import InvalidParameter, ModelNotFound, NeuroLuxError
-from .known_models import known_models
+from .known_models import comfy_shelf, known_models
+from .local_models import main_file, measured_file
 from .pipelines.components import shapes_of, vae_must_upcast
 from .pipelines.machine import this_machine
 from .pipelines.registry import registry
 from .pipelines.sources import local_files
-from .plan_query import describe, parse_query, picture_for, plan_for
+from .plan_query import asked_shapes, describe, parse_query, picture_for, plan_for
 
 PLAN_PATH = "/neurolux/plan"
 STATUS = {ModelNotFound: 404, InvalidParameter: 422}
@@ -35,13 +37,20 @@ def add_plan_route(routes: web.RouteTableDef) -> None:
 def answer(values: dict[str, str]) -> dict[str, Any]:
     """The plan as JSON. Raises ModelNotFound, InvalidParameter, or WeightsMissing for files that cannot be read."""
     catalog = known_models()
-    model = catalog.get(values.pop("model", "") or catalog.default)
+    name = values.pop("model", "") or catalog.default
     query = parse_query(values)
-    steps = picture_for(model, query).steps
-    files = local_files(model, model.variant(steps))
-    shapes, upcast = model.components, model.force_upcast_vae
-    if files is not None:
-        shapes, upcast = shapes_of(model, model.variant(steps), files), vae_must_upcast(files)
+    path = main_file(name, comfy_shelf()) if name not in catalog.models else None
+    if path is not None:
+        found = measured_file(path, comfy_shelf(), catalog)
+        model, shapes, upcast = found.model, found.shapes, found.force_upcast_vae
+    else:
+        model = catalog.get(name)
+        shapes, upcast = model.components, model.force_upcast_vae
+        steps = picture_for(model, query).steps
+        files = local_files(model, model.variant(steps))
+        if files is not None:
+            shapes, upcast = shapes_of(model, model.variant(steps), files), vae_must_upcast(files)
+    shapes = asked_shapes(model, shapes, query, locate)
     here = this_machine(mm.get_torch_device(), registry.droppable_ram())
     return describe(model, *plan_for(model, shapes, query, here, force_upcast_vae=upcast))
 

@@ -1,4 +1,4 @@
-"""The route that the pack adds to ComfyUI's own server: which models there are, and what is loaded."""
+"""The routes that the pack adds to ComfyUI's own server: which models there are, and what is loaded."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from server import PromptServer
 
 from .adapter_folders import describe_adapters
 from .catalog import GuidanceLimit, Model, RepoSource, SizeLimit, StepLimit
+from .control_files import describe_helpers
+from .input_cleaning import add_cleaning_route
 from .inventory import inventory, source_name
 from .known_models import comfy_shelf, known_models
 from .pipelines.embedding_cache import embedding_cache
@@ -23,6 +25,7 @@ from .pipelines.plan import ACCELERATORS
 from .pipelines.registry import registry
 from .pipelines.sources import model_status
 from .plan_route import add_plan_route
+from .publish_route import add_publish_route
 from .single_files import Shelf
 from .version import pack_version
 
@@ -48,6 +51,8 @@ def add_routes(routes: web.RouteTableDef) -> None:
         return web.json_response(await asyncio.to_thread(describe))
 
     add_plan_route(routes)
+    add_publish_route(routes)
+    add_cleaning_route(routes)
 
 
 @web.middleware
@@ -82,7 +87,7 @@ def describe() -> dict[str, Any]:
             describe_model(model, model.name in loaded, memory.get(model.name), shelf)
             for model in catalog.models.values()
         ],
-        "adapters": describe_adapters(),
+        "adapters": [*describe_adapters(), *describe_helpers()],
     }
 
 

@@ -50,6 +50,7 @@ PREFERRED: dict[Family, dict[str, tuple[str, ...]]] = {
         "vae": ("ae.*", "flux*vae*"),
     },
     "sdxl": {"checkpoint": ("sd_xl_base*", "sdxl*base*"), "vae": ("sdxl*vae*",)},
+    "sd15": {},
 }
 """Names to take first where several files fit."""
 EXAMPLES: dict[Family, dict[str, str]] = {
@@ -65,6 +66,7 @@ EXAMPLES: dict[Family, dict[str, str]] = {
         "text_encoder_2": "sd_xl_base_1.0.safetensors",
         "vae": "sd_xl_base_1.0.safetensors",
     },
+    "sd15": {},
 }
 """Files that are known to fit, for who looks for one."""
 STEPS = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)

@@ -7,12 +7,23 @@ import shlex
 import sys
 from pathlib import Path
 
-from overlay.desktop.shortcuts.binding import APPLICATION_ID, HELD_HERE, KEYS, Binding, ShortcutError, toggle_command
-from overlay.desktop.shortcuts.choose import BY_HAND, as_record, bind_shortcut, unbind_shortcut
-from overlay.viewmodels.preferences import Preferences
+from overlay.desktop.shortcuts.binding import (
+    ACTIVATE_ACTION,
+    APPLICATION_ID,
+    HELD_HERE,
+    NO_PARAMETER,
+    OBJECT_PATH,
+    Binding,
+    ShortcutError,
+    run,
+    toggle_command,
+)
+from overlay.desktop.shortcuts.choose import bind_shortcut, unbind_shortcut
+from overlay.desktop.shortcuts.record import read_record, write_record
 
 DATA = Path(__file__).parent.parent / "data"
-DESKTOP_ENTRY = """[Desktop Entry]
+ICON = Path("icons", "hicolor", "scalable", "apps", f"{APPLICATION_ID}.svg")
+ENTRY = """[Desktop Entry]
 Type=Application
 Name=NeuroLux
 GenericName=Image generation
@@ -23,8 +34,22 @@ Terminal=false
 Categories=Graphics;
 Keywords=picture;image;generate;prompt;AI;
 StartupNotify=false
-DBusActivatable={activatable}
 """
+# Activated by D-Bus; its actions are the application's own, by their names.
+MENU_ENTRY = (
+    ENTRY
+    + """DBusActivatable=true
+Actions=toggle;generate;
+
+[Desktop Action toggle]
+Name=Show or hide
+Exec={command} --toggle
+
+[Desktop Action generate]
+Name=Generate a picture
+Exec={command}
+"""
+)
 SERVICE = """[D-BUS Service]
 Name={id}
 Exec={command} --gapplication-service
@@ -44,20 +69,15 @@ def config_home() -> Path:
 def files() -> dict[Path, str]:
     """What is installed, and its text."""
     command = shlex.join([sys.executable, "-m", "overlay"])
+    entry = f"{APPLICATION_ID}.desktop"
     return {
-        data_home() / "applications" / f"{APPLICATION_ID}.desktop": DESKTOP_ENTRY.format(
-            id=APPLICATION_ID, command=command, activatable="true"
-        ),
+        data_home() / "applications" / entry: MENU_ENTRY.format(id=APPLICATION_ID, command=command),
         data_home() / "dbus-1" / "services" / f"{APPLICATION_ID}.service": SERVICE.format(
             id=APPLICATION_ID, command=command
         ),
         # Not by D-Bus: a desktop would then show the bar at every login.
-        config_home() / "autostart" / f"{APPLICATION_ID}.desktop": DESKTOP_ENTRY.format(
-            id=APPLICATION_ID, command=f"{command} --hidden", activatable="false"
-        ),
-        data_home() / "icons" / "hicolor" / "scalable" / "apps" / f"{APPLICATION_ID}.svg": (
-            DATA / "icons" / "hicolor" / "scalable" / "apps" / f"{APPLICATION_ID}.svg"
-        ).read_text(encoding="utf-8"),
+        config_home() / "autostart" / entry: ENTRY.format(id=APPLICATION_ID, command=f"{command} --hidden"),
+        data_home() / ICON: (DATA / ICON).read_text(encoding="utf-8"),
     }
 
 
@@ -68,47 +88,73 @@ def install() -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         told.append(f"wrote {path}")
-    preferences = Preferences.load()
-    command = shlex.join(toggle_command())
-    if preferences.shortcut:
-        unbind_shortcut(preferences.shortcut)
-        preferences.shortcut = {}
-    try:
-        binding = bind_shortcut()
-    except ShortcutError as error:
-        told.append(f"Alt+Space could not be bound: {error}; {BY_HAND}: {command}")
-        return told
-    if binding is not None:
-        preferences.shortcut = as_record(binding)
-        preferences.save()
-        told.append(f"Alt+Space shows the overlay: {binding.description}")
-        told += [f"took the key from {name} (was {value})" for name, value in binding.replaced.items()]
-    else:
-        preferences.shortcut = as_record(Binding(HELD_HERE, KEYS, "held by the running overlay"))
-        preferences.save()
-        told.append(
-            "Alt+Space: this desktop has no key bindings that a program can set. The overlay asks for the key itself "
-            f"while it runs (portal, or X11 grab); if that fails, {BY_HAND}: {command}"
-        )
+    _ask_bus("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.ReloadConfig")
+    told += [line for line in _unbind() if "could not" in line]
+    told += _bind()
     told.append("undo all of it with: imagegen overlay --uninstall")
     return told
 
 
 def uninstall() -> list[str]:
     """Take everything away again; returns what was done."""
-    told = []
+    told = _unbind()
     for path in files():
         if path.exists():
             path.unlink()
             told.append(f"removed {path}")
-    preferences = Preferences.load()
-    try:
-        undone = unbind_shortcut(preferences.shortcut)
-    except ShortcutError as error:
-        told.append(f"the shortcut could not be taken back: {error}")
-        return told
-    if undone:
-        told.append(f"gave Alt+Space back: {undone}")
-        preferences.shortcut = {}
-        preferences.save()
     return told or ["nothing was installed"]
+
+
+def _bind() -> list[str]:
+    by_hand = f"bind a key to this command in your desktop's or compositor's settings: {shlex.join(toggle_command())}"
+    try:
+        binding = bind_shortcut()
+    except ShortcutError as error:
+        return [f"Alt+Space could not be bound: {error}; {by_hand}"]
+    if binding is None:
+        return [f"Alt+Space: this desktop lets no program bind a key; {by_hand}"]
+    write_record(binding)
+    told = [f"Alt+Space shows and hides the overlay: {binding.description}"]
+    told += [f"took the key from {name} (was {value or 'its default'})" for name, value in binding.replaced.items()]
+    if binding.means == HELD_HERE:
+        # Started by D-Bus if it does not run: the key is to work now, not from the next login on.
+        if not _tell_overlay():
+            told.append("it holds the key from its next start on: imagegen overlay --hidden, or your next login")
+        told.append(f"if the key does nothing, another program has it; {by_hand}")
+    return told
+
+
+def _unbind() -> list[str]:
+    binding = read_record()
+    if binding is None:
+        return []
+    try:
+        unbind_shortcut(binding)
+    except ShortcutError as error:
+        return [f"Alt+Space could not be given back ({binding.description}): {error}"]
+    write_record(None)
+    if _overlay_runs():
+        _tell_overlay()
+    return [f"gave Alt+Space back: {binding.description}", *_restored(binding)]
+
+
+def _restored(binding: Binding) -> list[str]:
+    return [f"{name} has it again" for name in binding.replaced]
+
+
+def _overlay_runs() -> bool:
+    bus = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner")
+    return "true" in (_ask_bus(*bus, APPLICATION_ID) or "")
+
+
+def _tell_overlay() -> bool:
+    """Let the overlay read what was bound; one that does not run is started by the bus."""
+    return _ask_bus(APPLICATION_ID, OBJECT_PATH, ACTIVATE_ACTION, "shortcut-changed", *NO_PARAMETER) is not None
+
+
+def _ask_bus(name: str, path: str, method: str, *arguments: str) -> str | None:
+    """Call a method on the session bus; None where there is no bus, or nobody answers."""
+    try:
+        return run("gdbus", "call", "--session", "--dest", name, "--object-path", path, "--method", method, *arguments)
+    except ShortcutError:
+        return None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gi.repository import Gdk, Gtk
 
+from overlay.ui.banner import Banner
 from overlay.ui.files import UI_FOLDER
 from overlay.viewmodels.session import Session
 
@@ -19,20 +20,16 @@ class Bar(Gtk.ApplicationWindow):
 
     __gtype_name__ = "NeuroLuxBar"
     entry: Gtk.Entry = Gtk.Template.Child()
-    status: Gtk.Revealer = Gtk.Template.Child()
-    status_label: Gtk.Label = Gtk.Template.Child()
-    start_button: Gtk.Button = Gtk.Template.Child()
+    banner: Banner = Gtk.Template.Child()
 
     def __init__(self, application: OverlayApplication, session: Session) -> None:
         super().__init__(application=application)
         self._application = application
-        self._session = session
         keys = Gtk.EventControllerKey(propagation_phase=Gtk.PropagationPhase.CAPTURE)
         keys.connect("key-pressed", self._key_pressed)
         self.add_controller(keys)
         self.entry.connect("activate", lambda _: self._open(start=False))
-        session.connection.changed.connect(self._show_status)
-        self._show_status()
+        self.banner.follow(session.connection)
 
     def reveal(self) -> None:
         """Come to the front with the keyboard in the entry."""
@@ -52,9 +49,3 @@ class Bar(Gtk.ApplicationWindow):
         prompt = self.entry.get_text().strip()
         self.entry.set_text("")
         self._application.show_generate(prompt or None, start=start and bool(prompt))
-
-    def _show_status(self) -> None:
-        connection = self._session.connection
-        self.status_label.set_text(connection.banner)
-        self.start_button.set_visible(connection.can_start)
-        self.status.set_reveal_child(bool(connection.banner))

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from gi.repository import Adw, Gtk
 
 from bridge.contract import MAX_SEED, ModelInfo
+from bridge.quantities import size_text
 from overlay.translate import _
+from overlay.ui.file_field import FileField
 from overlay.ui.image_field import ImageField
 from overlay.ui.prompt_editor import PromptEditor
 from overlay.viewmodels.form import Field, FieldKind, GenerateForm
-from overlay.viewmodels.job_card import gigabytes
 from overlay.viewmodels.prompt_history import PromptHistory
 from overlay.viewmodels.sizes import size_presets
 
@@ -87,6 +88,11 @@ class FormView(Gtk.Box):
                 self._add_number(field)
             case FieldKind.TEXT:
                 self._add_text(field)
+            case FieldKind.BOOLEAN:
+                self._add_boolean(field)
+            case FieldKind.FILE:
+                picker = FileField(field.label, field.description, lambda value: self._set(field.name, value))
+                self._add(picker, lambda: picker.show_value(self._form.value(field.name)))
 
     def _add_prompt(self, field: Field, history: PromptHistory | None) -> None:
         editor = PromptEditor(field.label, lambda text: self._set(field.name, text), history)
@@ -204,7 +210,7 @@ class FormView(Gtk.Box):
         self._add(row, update)
 
     def _add_seed(self, field: Field) -> None:
-        entry = Gtk.Entry(valign=Gtk.Align.CENTER, width_chars=12, max_width_chars=16, placeholder_text=_("random"))
+        entry = Gtk.Entry(valign=Gtk.Align.CENTER, width_chars=6, max_width_chars=16, placeholder_text=_("random"))
         entry.set_input_purpose(Gtk.InputPurpose.DIGITS)
         dice = _icon_button("view-refresh-symbolic", _("Another seed"))
         lock = Gtk.ToggleButton(icon_name="changes-prevent-symbolic", valign=Gtk.Align.CENTER, has_frame=False)
@@ -244,6 +250,13 @@ class FormView(Gtk.Box):
         lock.connect("toggled", locked)
         self._add(row, update)
 
+    def _add_boolean(self, field: Field) -> None:
+        switch = Gtk.Switch(valign=Gtk.Align.CENTER)
+        row = Adw.ActionRow(title=field.label, tooltip_text=field.description, activatable_widget=switch)
+        row.add_suffix(switch)
+        switch.connect("notify::active", lambda *_: self._set(field.name, switch.get_active()))
+        self._add(row, lambda: switch.set_active(bool(self._form.value(field.name))))
+
     def _add_text(self, field: Field) -> None:
         row = Adw.EntryRow(title=field.label)
         row.set_tooltip_text(field.description)
@@ -267,7 +280,7 @@ def model_note(model: ModelInfo) -> str:
     if model.loaded:
         parts.append(_("loaded"))
     elif model.status == "downloadable" and model.download_bytes:
-        parts.append(_("downloads {size} at first use").format(size=gigabytes(model.download_bytes)))
+        parts.append(_("downloads {size} at first use").format(size=size_text(model.download_bytes)))
     elif model.status == "missing":
         parts.append(model.reason or _("not available"))
     return " · ".join(parts)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from gi.repository import Adw, Gdk, Gio, Gtk
 
 from overlay.translate import _
+from overlay.ui.banner import Banner
 from overlay.ui.fields import FormView
 from overlay.ui.files import UI_FOLDER
 from overlay.ui.picture_actions import PictureActions
@@ -31,9 +33,7 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     __gtype_name__ = "NeuroLuxGenerateWindow"
     toasts: Adw.ToastOverlay = Gtk.Template.Child()
-    banner: Gtk.Revealer = Gtk.Template.Child()
-    banner_label: Gtk.Label = Gtk.Template.Child()
-    start_button: Gtk.Button = Gtk.Template.Child()
+    banner: Banner = Gtk.Template.Child()
     form_box: Gtk.Box = Gtk.Template.Child()
     stage_box: Gtk.Box = Gtk.Template.Child()
     strip_box: Gtk.Box = Gtk.Template.Child()
@@ -56,16 +56,19 @@ class GenerateWindow(Adw.ApplicationWindow):
         keys = Gtk.EventControllerKey()
         keys.connect("key-pressed", self._key_pressed)
         self.add_controller(keys)
+        # Before the prompt hears of it: a text view takes Ctrl+C even where no text is selected.
+        first = Gtk.EventControllerKey(propagation_phase=Gtk.PropagationPhase.CAPTURE)
+        first.connect("key-pressed", self._copy_pressed)
+        self.add_controller(first)
         self._actions = PictureActions(self)
         self._add_action("generate", self.generate)
         self._add_action("reset", lambda: session.form and session.form.reset())
-        session.connection.changed.connect(self._show_connection)
         session.form_replaced.connect(self._show_form)
         session.card_added.connect(self._card_added)
         session.history.changed.connect(self._show_strip)
         for card in session.cards:
             card.changed.connect(lambda card=card: self._card_changed(card))
-        self._show_connection()
+        self.banner.follow(session.connection)
         self._show_form()
         self._show_strip()
 
@@ -87,9 +90,15 @@ class GenerateWindow(Adw.ApplicationWindow):
         self._choose(f"{job_id}/0")
 
     def save_job(self, job_id: str) -> None:
-        """Save the first picture of a job (from its notification)."""
+        """Save the first picture of a job (from its notification, which may be older than this process)."""
         self.select(job_id)
-        self._actions.save()
+        shown = self.shown()
+        if shown is None:
+            self.toast(_("This picture is no longer there"))
+        elif shown.data is not None:
+            self._actions.save_shown(shown)
+        else:
+            self.session.fetch_image(job_id, 0, lambda data: self._actions.save_shown(replace(shown, data=data)))
 
     def shown(self) -> ShownJob | None:
         """What the large view shows."""
@@ -126,12 +135,6 @@ class GenerateWindow(Adw.ApplicationWindow):
         self.session.generate()
 
     # -- following the session -----------------------------------------------------------------------------------
-
-    def _show_connection(self) -> None:
-        connection = self.session.connection
-        self.banner_label.set_text(connection.banner)
-        self.start_button.set_visible(connection.can_start)
-        self.banner.set_reveal_child(bool(connection.banner))
 
     def _show_form(self) -> None:
         if self._form_view is not None:
@@ -245,11 +248,24 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     _add_action = add_window_action
 
-    def _key_pressed(self, _: object, key: int, __: int, state: Gdk.ModifierType) -> bool:
+    def _key_pressed(self, _: object, key: int, *__: object) -> bool:
         if key == Gdk.KEY_Escape:
             self.close()
             return True
-        if key == Gdk.KEY_c and state & Gdk.ModifierType.CONTROL_MASK:
-            self._actions.copy()  # reached only where no text is selected to be copied
+        return False
+
+    def _copy_pressed(self, _: object, key: int, __: int, state: Gdk.ModifierType) -> bool:
+        if key == Gdk.KEY_c and state & Gdk.ModifierType.CONTROL_MASK and not text_is_selected(self.get_focus()):
+            self._actions.copy()
             return True
         return False
+
+
+def text_is_selected(focus: Any) -> bool:
+    """Whether Ctrl+C in the widget that has the keyboard is about its text."""
+    if isinstance(focus, Gtk.TextView):
+        return focus.get_buffer().get_has_selection()
+    if isinstance(focus, (Gtk.Editable, Gtk.Label)):
+        bounds = focus.get_selection_bounds()  # empty, or beginning with False, where nothing is
+        return bool(bounds) and bounds[0] is not False
+    return False

@@ -56,7 +56,7 @@ class ImageField(Gtk.Box):
         if shown is not None:
             self._picture.set_paintable(shown)
         elif value:
-            self._hint.set_text(value)
+            self._hint.set_text(_("The picture that was sent before"))
         else:
             self._hint.set_text(_("Drop a picture here, or paste it"))
         self._stack.set_visible_child_name("picture" if shown is not None else "empty")

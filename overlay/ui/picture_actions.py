@@ -51,16 +51,22 @@ class PictureActions:
         ended = here or (shown is not None and bool(shown.problem))
         for name, action in self._actions.items():
             action.set_enabled(ended if name in WITHOUT_PICTURE else here)
+        picture = here and shown is not None and shown.is_picture
+        self._actions["copy"].set_enabled(picture)
         can_vary = IMAGE_TO_IMAGE in self._window.session.modes
-        self._actions["vary"].set_enabled(here and can_vary)
+        self._actions["vary"].set_enabled(picture and can_vary)
         self._window.stage.vary_button.set_visible(can_vary)
 
     def save(self) -> None:
         """Save into the remembered folder, under a name of its own."""
         shown = self._window.shown()
-        if shown is None or shown.data is None:
-            return
-        self._write(self._folder(), shown.file_name, shown.data)
+        if shown is not None:
+            self.save_shown(shown)
+
+    def save_shown(self, shown: ShownJob) -> None:
+        """Save ``shown``, whatever the window shows meanwhile."""
+        if shown.data is not None:
+            self._write(self._folder(), shown.file_name, shown.data)
 
     def save_as(self) -> None:
         """Ask where to save; the folder is remembered."""

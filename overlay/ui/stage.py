@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from gi.repository import Adw, Gdk, GLib, Gtk
 
+from overlay.translate import _
 from overlay.ui.files import UI_FOLDER
 from overlay.ui.pictures import drag_content, texture
 from overlay.viewmodels.job_card import Progress
@@ -65,7 +66,12 @@ class Stage(Gtk.Box):
     def _show_picture(self, shown: ShownJob) -> None:
         # The last preview of a job that was stopped would hide what became of it.
         data = shown.data or (shown.preview if shown.running else None)
-        if data is not None:
+        kept = shown.data is not None and not shown.is_picture  # a film, or another file
+        if kept:
+            data = None
+            self.failure.set_title(shown.file_name)
+            self.failure.set_description(_("This cannot be shown here. Save it to use it."))
+        elif data is not None:
             if data != self._data:
                 decoded = texture(data)
                 if decoded is not None:
@@ -77,7 +83,7 @@ class Stage(Gtk.Box):
             self.failure.set_description(GLib.markup_escape_text(shown.problem))
         else:
             self._data = None
-        failed = data is None and bool(shown.problem)
+        failed = data is None and (kept or bool(shown.problem))
         self.picture.set_visible(data is not None)
         self.failure.set_visible(failed)
         self.spinner.set_visible(data is None and not failed)

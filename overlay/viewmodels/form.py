@@ -29,8 +29,14 @@ class FieldKind(StrEnum):
     NUMBER = "number"
     SEED = "seed"
     CHOICE = "choice"
+    BOOLEAN = "boolean"
     MODEL = "model"
     IMAGE = "image"
+    FILE = "file"
+
+
+UPLOADS = (FieldKind.IMAGE, FieldKind.FILE)
+"""What is sent along; it is no setting, and another start does not show it again."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class GenerateForm:
             minimum=minimum,
             maximum=maximum,
             step=limits.get("multiple_of") or schema.get("multipleOf") or (1 if kind is not FieldKind.NUMBER else 0.1),
-            choices=tuple(str(choice) for choice in choices),
+            choices=tuple(str(choice) for choice in choices if choice is not None),  # null: the graph's own
             required=name in self._required,
         )
 
@@ -185,7 +191,7 @@ class GenerateForm:
     def problem_of(self, name: str, value: Any) -> str | None:
         """What is wrong with ``value``, in a sentence that says what would be right."""
         field = self.field(name)
-        if field.kind in (FieldKind.PROMPT, FieldKind.IMAGE) and not str(value or "").strip():
+        if field.kind in (FieldKind.PROMPT, *UPLOADS) and not str(value or "").strip():
             return _("{field} is empty").format(field=field.label) if field.required or name == "prompt" else None
         if field.kind in (FieldKind.INTEGER, FieldKind.NUMBER, FieldKind.SEED) and value is not None:
             return number_problem(field, value)
@@ -200,7 +206,8 @@ class GenerateForm:
         body = {field.name: self.touched[field.name] for field in self.fields() if field.name in self.touched}
         if not self.seed_locked:
             body.pop("seed", None)
-        body["prompt"] = self.value("prompt") if "prompt" in self._schema else self.title
+        if "prompt" in self._schema:
+            body["prompt"] = self.value("prompt")
         body["mode"] = self.mode
         return body
 
@@ -209,7 +216,7 @@ class GenerateForm:
         return {
             name: value
             for name, value in self.touched.items()
-            if name in self._schema and name != "prompt" and self._kind(name, self._schema[name]) is not FieldKind.IMAGE
+            if name in self._schema and name != "prompt" and self._kind(name, self._schema[name]) not in UPLOADS
         }
 
     def use(self, parameters: Mapping[str, Any], model: str | None) -> None:
@@ -234,11 +241,11 @@ class GenerateForm:
             return FieldKind.MODEL
         if name == "seed":
             return FieldKind.SEED
-        if schema.get("format") == "image":
-            return FieldKind.IMAGE
+        if schema.get("format") in UPLOADS:
+            return FieldKind(schema["format"])
         if schema.get("enum") or self._limits(name).get("choices"):
             return FieldKind.CHOICE
-        kinds = {"integer": FieldKind.INTEGER, "number": FieldKind.NUMBER}
+        kinds = {"integer": FieldKind.INTEGER, "number": FieldKind.NUMBER, "boolean": FieldKind.BOOLEAN}
         return kinds.get(type_of(schema), FieldKind.TEXT)
 
     def _limits(self, name: str) -> dict[str, Any]:

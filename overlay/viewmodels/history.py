@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bridge.contract import JobKind, JobState, JobStatus
+from bridge.formats import IMAGE_FORMATS
 from overlay.viewmodels.signal import Signal
 
 
@@ -73,5 +74,6 @@ class History:
 
 
 def shown(job: JobState) -> bool:
-    """Whether a job has pictures to look back on."""
-    return job.kind is JobKind.GENERATE and job.status is JobStatus.DONE and bool(job.images)
+    """Whether a job has pictures to look back on: other modes make videos, weights or tables."""
+    made = job.kind is JobKind.GENERATE and job.status is JobStatus.DONE and bool(job.images)
+    return made and job.image_format in (None, *IMAGE_FORMATS)

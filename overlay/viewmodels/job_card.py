@@ -8,8 +8,12 @@ from typing import Any
 from uuid import uuid4
 
 from bridge.contract import JobEvent, JobProgress, JobState, JobStatus
+from bridge.quantities import duration_text, size_text
 from overlay.translate import _, plural
 from overlay.viewmodels.signal import Signal
+
+SHORTEST_LEFT_S = 0.5
+"""Less time left than this is not worth a word."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,9 @@ class Progress:
     @property
     def detail(self) -> str:
         """The text with the time left, where that is known."""
-        left = duration(self.seconds_left)
-        return _("{text}, {left} left").format(text=self.text, left=left) if left else self.text
+        if self.seconds_left is None or self.seconds_left < SHORTEST_LEFT_S:
+            return self.text
+        return _("{text}, {left} left").format(text=self.text, left=duration_text(self.seconds_left))
 
 
 @dataclass
@@ -151,9 +156,9 @@ def running_progress(event: JobEvent | JobProgress) -> Progress:
     if done is not None and total:
         rate = event.bytes_per_second
         doing = _("Downloading") if event.phase == "download" else _("Loading")
-        text = _("{doing} {done} of {total}").format(doing=doing, done=gigabytes(done), total=gigabytes(total))
+        text = _("{doing} {done} of {total}").format(doing=doing, done=size_text(done), total=size_text(total))
         if rate:
-            text = _("{text}, {rate} MB/s").format(text=text, rate=round(rate / 1e6))
+            text = _("{text}, {rate}/s").format(text=text, rate=size_text(rate))
             left = left if left is not None else (total - done) / rate
         return Progress(text, done / total, left)
     fraction = (event.value or 0) / event.maximum if event.maximum else None
@@ -161,19 +166,3 @@ def running_progress(event: JobEvent | JobProgress) -> Progress:
         step = _("Step {done} of {total}").format(done=int(event.value or 0), total=int(event.maximum))
         return Progress(step, fraction, left)
     return Progress(event.phase or _("Running"), fraction, left)
-
-
-def gigabytes(size: float) -> str:
-    """Bytes for a reader."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for a reader, rounded as one would say it; empty where unknown."""
-    if seconds is None or seconds < 0.5:
-        return ""
-    if seconds < 90:
-        return _("{count} s").format(count=round(seconds))
-    if seconds < 5400:
-        return _("{count} min").format(count=round(seconds / 60))
-    return _("{count} h").format(count=round(seconds / 3600))

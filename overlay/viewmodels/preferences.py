@@ -35,8 +35,6 @@ class Preferences:
     dialog_size: tuple[int, int] | None = None
     hidden_jobs: list[str] = field(default_factory=list)
     """Jobs that the user has removed from the history."""
-    shortcut: dict[str, Any] = field(default_factory=dict)
-    """How the global shortcut was bound, so that it can be undone."""
 
     @classmethod
     def load(cls, path: Path | None = None) -> Preferences:

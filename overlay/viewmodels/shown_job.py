@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.contract import EXTENSIONS, ImageFormat
+from bridge.contract import EXTENSIONS, FileFormat, JobState
+from bridge.formats import IMAGE_FORMATS, MEDIA_TYPES, format_of
 from overlay.translate import _
 from overlay.viewmodels.file_names import suggested_name
 from overlay.viewmodels.history import PastPicture
@@ -29,7 +30,7 @@ class ShownJob:
     cancelling: bool = False
     preview: bytes | None = None
     data: bytes | None = None
-    image_format: ImageFormat = "png"
+    image_format: FileFormat = "png"
     problem: str = ""
 
     @property
@@ -41,7 +42,12 @@ class ShownJob:
     @property
     def mime(self) -> str:
         """The type of ``data``."""
-        return f"image/{self.image_format}"
+        return MEDIA_TYPES[EXTENSIONS[self.image_format]]
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it can be shown, copied and varied; a film or a file can only be saved."""
+        return self.image_format in IMAGE_FORMATS
 
     @property
     def file_name(self) -> str:
@@ -65,7 +71,7 @@ def from_card(card: JobCard, settings: dict[str, Any], index: int = 0) -> ShownJ
         cancelling=card.cancelling,
         preview=card.preview,
         data=data,
-        image_format=(card.state.image_format if card.state else None) or "png",
+        image_format=format_at(card.state, index),
         problem=card.error or (card.progress.text if not card.running and not card.done else ""),
     )
 
@@ -82,8 +88,16 @@ def from_past(picture: PastPicture, data: bytes | None, settings: dict[str, Any]
         progress=Progress(_("Fetching")),
         running=data is None,
         data=data,
-        image_format=picture.job.image_format or "png",
+        image_format=format_at(picture.job, picture.index),
     )
+
+
+def format_at(job: JobState | None, index: int) -> FileFormat:
+    """What file ``index`` of a job is: its results may differ in kind."""
+    if job is None:
+        return "png"
+    named = format_of(job.images[index].name) if index < len(job.images) else None
+    return named or job.image_format or "png"
 
 
 def single(settings: dict[str, Any], seed: int | None) -> dict[str, Any]:

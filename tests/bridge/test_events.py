@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from bridge.contract import JobEvent, JobStatus
 from bridge.events import MAX_PHASES, Mailbox
 from bridge.job_events import tell
 from bridge.job_index import JobIndex
-from tests.bridge.house import House, submit
+from tests.bridge.house import BODY, House, submit
 
 JOB = "0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f"
 
@@ -208,3 +209,16 @@ async def test_the_same_events_are_on_nats(house: House) -> None:
     told = [JobEvent.model_validate_json((await heard.next_msg(timeout=5)).data) for _ in range(3)]
     assert [event.type for event in told] == ["started", "progress", "done"]
     assert told[2].final
+
+
+async def test_whoever_waits_hears_of_the_end_from_the_broker_before_the_worker_tells_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.jobs.STATE_POLL_S", 3600.0)
+    gateway, worker = await house.gateway(), await house.worker()
+    asked = asyncio.create_task(gateway.post("/v1/generate-image", json=BODY))
+    job = await worker.take()
+    images = [await worker.queue.store_image(job.job_id, 0, "png", b"picture")]
+    await worker.move(job.job_id, JobStatus.DONE, images=images, image_format="png", finished_at=time.time())
+    async with asyncio.timeout(20):
+        assert (await asked).status == 200

@@ -222,4 +222,18 @@ async def test_a_picture_that_the_mode_does_not_take_is_named(house: House) -> N
     form.add_field("photo", picture(), filename="a.png", content_type="image/png")
     answer = await (await house.gateway()).post("/v1/modes/paint", data=form)
     assert answer.status == 422
-    assert (await answer.json())["error"]["message"] == "mode paint takes no picture 'photo'; it takes none"
+    assert (await answer.json())["error"]["message"] == "mode paint takes no picture or file 'photo'; it takes none"
+
+
+async def test_the_parameters_of_an_earlier_job_can_be_sent_again_as_they_are(
+    doors: tuple[TestClient, HandWorker],
+) -> None:
+    gateway, worker = doors
+    data = picture()
+    first = await submit(gateway, mode="repaint", image=text(data))
+    given = (await (await gateway.get(f"/v1/jobs/{first}")).json())["parameters"]
+    assert await arrived(worker) == data
+    await submit(gateway, **given, mode="repaint")
+    assert await arrived(worker) == data
+    forged = given["image"].replace(first, JOB)
+    assert "is not a picture that is kept any more: send it again" in (await refusal(gateway, image=forged))["message"]

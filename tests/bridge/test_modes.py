@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from bridge.errors import UnknownMode
-from bridge.modes import BrokenMode, ModeLibrary, read_mode
+from bridge.modes import SHIPPED_WORKFLOWS, BrokenMode, ModeLibrary, read_mode
 from tests.bridge.graphs import graph, workflow
 
 
@@ -111,11 +112,76 @@ def test_a_broken_file_is_named_and_the_others_still_work(tmp_path: Path) -> Non
     write(tmp_path, "good")
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "api" / "bad.json").write_text("{}")
-    (tmp_path / "alone.json").write_text("{}")
+    (tmp_path / "alone.json").write_text(json.dumps(workflow()))
     library = ModeLibrary([tmp_path])
     assert library.names() == ["alone", "bad", "good"]
     assert library.get("good").name == "good"
     with pytest.raises(BrokenMode, match="'bad' cannot be read"):
         library.get("bad")
-    with pytest.raises(BrokenMode, match="'alone' has no exported graph"):
+    with pytest.raises(BrokenMode, match=r"'alone' has no exported graph: .*choose File > Publish as mode"):
         library.get("alone")
+    for content in ("{}", "[]", "3", '{"1": {}}', "[" * 100_000):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(BrokenMode, match="'bad' cannot be read"):
+            library.get("bad")
+
+
+def test_a_graph_in_api_format_alone_is_a_mode(tmp_path: Path) -> None:
+    path = tmp_path / "alone.json"
+    path.write_text(json.dumps(graph()))
+    mode = ModeLibrary([tmp_path]).get("alone")
+    assert (mode.title, list(mode.parameters)) == ("alone", ["prompt", "strength", "output_format", "seed"])
+    bound, opened = mode.bind({"prompt": "a dog"})
+    assert (bound["1"]["inputs"]["value"], opened) == ("a dog", {})
+
+
+def test_a_parameter_is_not_called_like_a_field_of_every_request() -> None:
+    bad = graph()
+    bad["2"]["inputs"]["name"] = "job_id"
+    with pytest.raises(ValueError, match="'job_id' is a field of every request"):
+        read_mode("paint", workflow(), bad)
+
+
+def test_results_are_in_the_order_of_their_nodes_under_their_own_names() -> None:
+    several = graph()
+    several["10"] = {"class_type": "NeuroLuxFileResult", "inputs": {"name": "lora"}}
+    several["9"]["inputs"]["name"] = "pictures"
+    several["12:3"] = {"class_type": "NeuroLuxVideoResult", "inputs": {"name": ["1", 0]}}
+    mode = read_mode("paint", workflow(), dict(reversed(several.items())))
+    assert [(node, mode.result_name(node)) for node in mode.results] == [
+        ("9", "pictures"),
+        ("10", "lora"),
+        ("12:3", "12:3"),
+    ]
+
+
+CHOICE = {"class_type": "NeuroLuxChoiceParameter", "inputs": {"name": "lora", "value": "a.safetensors", "choices": ""}}
+LOADER = {"class_type": "LoraLoaderModelOnly", "inputs": {"lora_name": ["20", 0], "strength_model": 1.0}}
+
+
+def test_a_choice_without_options_takes_what_comfyui_offers_where_it_leads() -> None:
+    mode = read_mode("paint", workflow(), {**graph(), "20": CHOICE, "21": LOADER})
+    assert mode.links() == {"lora": [("LoraLoaderModelOnly", "lora_name")]}
+    assert mode.parameters["lora"].problem("anything") is None
+    offering = mode.offering({"lora": ("a.safetensors", "b.safetensors")}).parameters["lora"]
+    assert offering.json_schema()["enum"] == ["a.safetensors", "b.safetensors"]
+    assert offering.problem("c") == "lora 'c' is not one of a.safetensors, b.safetensors"
+    nothing = mode.offering({"lora": ()}).parameters["lora"]
+    assert "enum" not in nothing.json_schema()
+    assert nothing.problem("c") == ("lora 'c': ComfyUI has none to choose from; put a file into the folder it looks in")
+
+
+def test_only_a_model_of_the_pack_is_looked_for_among_its_models() -> None:
+    named_model = {**CHOICE, "inputs": {**CHOICE["inputs"], "name": "model"}}
+    own = {"class_type": "NeuroLuxLoadModel", "inputs": {"model": ["20", 0]}}
+    stock = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": ["20", 0]}}
+    assert read_mode("paint", workflow(), {**graph(), "20": named_model, "21": own}).takes_model
+    mode = read_mode("paint", workflow(), {**graph(), "20": named_model, "21": stock})
+    assert not mode.takes_model
+    assert mode.links() == {"model": [("CheckpointLoaderSimple", "ckpt_name")]}
+
+
+def test_the_index_of_modes_lists_those_that_come_with_the_project() -> None:
+    page = (SHIPPED_WORKFLOWS.parent / "docs" / "MODES.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[([\w-]+)\]\(([\w./-]+)\) \|", page, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == ModeLibrary([SHIPPED_WORKFLOWS]).names()

@@ -15,6 +15,7 @@ from bridge.api import openapi
 from bridge.api.operations import check_declared, routes_of
 from bridge.gateway import make_app
 from bridge.settings import Settings
+from tests.bridge.house import write_mode
 
 STATIC = {"/docs/assets"}
 
@@ -92,3 +93,25 @@ async def test_the_page_shows_the_document_with_nothing_from_outside(client: Tes
         assert source in page
         assert (await client.get("/" + source)).status == 200
     assert (await client.get("/openapi.json")).content_type == "application/json"
+
+
+async def test_the_document_changes_with_the_modes_and_is_made_only_then(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    real = openapi.document
+    monkeypatch.setattr(openapi, "document", lambda app: made.append(app) or real(app))
+
+    async def paths() -> set[str]:
+        return set((await (await client.get("/openapi.json")).json())["paths"])
+
+    assert "/v1/modes/paint" not in await paths()
+    await paths()
+    assert len(made) == 1
+    path = write_mode(tmp_path / "workflows", "paint")
+    assert "/v1/modes/paint" in await paths()
+    (path.parent / "api" / path.name).write_text("{}")
+    assert "/v1/modes/paint" not in await paths()
+    path.unlink()
+    await paths()
+    assert len(made) == 4

@@ -27,7 +27,7 @@ from bridge.contract import JobState
 from bridge.service.nats import nats_server_program
 
 HERE = Path(__file__).parent
-START_TIMEOUT_S = 90
+START_TIMEOUT_S = 240
 MODE = "work"
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "NeuroLuxTextParameter", "inputs": {"name": "prompt", "value": ""}},
@@ -42,7 +42,7 @@ GRAPH: dict[str, Any] = {
     "4": {"class_type": "NeuroLuxTextParameter", "inputs": {"name": "fault", "value": ""}},
     "5": {"class_type": "NeuroLuxChoiceParameter", "inputs": {"name": "model", "value": "alpha", "choices": ""}},
     "6": {
-        "class_type": "TestWork",
+        "class_type": "NeuroLuxTestWork",
         "_meta": {"title": "Work"},
         "inputs": {"steps": ["2", 0], "color": ["3", 0], "fault": ["4", 0], "model": ["5", 0]},
     },

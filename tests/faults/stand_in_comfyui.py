@@ -165,6 +165,8 @@ class StandIn:
                 break
             await asyncio.sleep(0.1)
             await self.send(client, "progress", prompt_id=prompt_id, node="6", value=step + 1, max=work["steps"])
+            while work["fault"] == "stall" and not self.interrupted:  # one that says nothing more
+                await asyncio.sleep(0.05)
         outputs = {}
         messages = [["execution_start", {}]]
         if self.interrupted:

@@ -117,6 +117,21 @@ def test_a_job_deleted_from_comfyuis_queue_by_hand_ends_as_cancelled(cluster: Cl
     until(lambda: requests.get(f"{comfyui}/history/by-hand", timeout=5).json())
 
 
+def test_a_gateway_that_was_restarted_knows_how_far_a_job_is(cluster: Cluster, client: ImageGenClient) -> None:
+    job_id = submit(client, steps=5, color=next(_colors), fault="stall")
+
+    def step() -> float | None:
+        progress = client.job(job_id).progress
+        return progress.value if progress else None
+
+    until(lambda: step() == 1)
+    cluster.processes["gateway"].restart()
+    cluster.ready()
+    until(lambda: step() == 1, timeout_s=5)
+    client.cancel(job_id)
+    assert ended(client, job_id).status == "cancelled"
+
+
 def test_jobs_among_kills_at_random_moments_all_end_once_and_truly(cluster: Cluster, client: ImageGenClient) -> None:
     dice = random.Random(7)
     jobs = {submit(client, steps=dice.randrange(3), color=(color := next(_colors))): color for _ in range(12)}

@@ -8,14 +8,17 @@ import io
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import pytest
+import requests
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from PIL import Image
 
-from bridge import execution
 from bridge.broker import Names, connect
+from bridge.cancellation import cancel
 from bridge.client import ImageGenClient
 from bridge.comfyui.client import ComfyUI
 from bridge.contract import Job, JobEvent, JobKind, JobStatus
@@ -109,6 +112,48 @@ def test_a_failing_node_is_the_cause_that_the_caller_reads(client: ImageGenClien
     assert state.error.message == "node 6 (Work) failed: ValueError: no luck today"
 
 
+@asynccontextmanager
+async def own_worker(cluster: Cluster, queue: JobQueue) -> AsyncIterator[None]:
+    """A worker in this process, on the cluster's ComfyUI."""
+    async with ComfyUI(cluster.urls["comfyui"]) as comfy:
+        modes = ModeLibrary([SHIPPED_WORKFLOWS, cluster.folder / "workflows"])
+        worker = asyncio.create_task(Worker(queue, comfy, modes, "own").run())
+        try:
+            yield
+        finally:
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+
+
+def work(submitted_at: float, **parameters: object) -> Job:
+    given = {"prompt": "x", "steps": 10, "color": next(_colors), "fault": "", "model": "alpha", **parameters}
+    return Job.model_validate(
+        {
+            "job_id": str(uuid4()),
+            "kind": JobKind.GENERATE,
+            "mode": MODE,
+            "model": "alpha",
+            "parameters": given,
+            "submitted_at": submitted_at,
+        }
+    )
+
+
+async def test_a_job_that_was_cancelled_a_moment_ago_is_not_drawn(cluster: Cluster, nc: Client) -> None:
+    """The worker begins with a job that is so young before it has read its state."""
+    small = Retention(jobs_bytes=2**24, pictures_bytes=2**25)  # beside those of the cluster on one server
+    queue = await JobQueue.open(nc, max_pending=4, names=Names("young"), retention=small)
+    job = work(time.time() + 0.2, steps=50)
+    await queue.submit(job)
+    assert (await cancel(queue, job.job_id)).outcome == "dequeued"
+    async with own_worker(cluster, queue), asyncio.timeout(30):
+        while (await nc.jetstream().stream_info(queue.names.stream)).state.messages:
+            await asyncio.sleep(0.02)
+    assert (await queue.state(job.job_id)).status is JobStatus.CANCELLED
+    history = requests.get(f"{cluster.urls['comfyui']}/history/{job.job_id}", timeout=10).json()
+    assert "execution_success" not in str(history)
+
+
 @pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0], ids=["back", "ahead"])
 async def test_a_clock_that_is_set_while_a_job_runs_changes_nothing(
     cluster: Cluster, nc: Client, monkeypatch: pytest.MonkeyPatch, jump_s: float
@@ -117,30 +162,17 @@ async def test_a_clock_that_is_set_while_a_job_runs_changes_nothing(
     names = Names(f"clock.{'ahead' if jump_s > 0 else 'back'}")
     small = Retention(jobs_bytes=2**24, pictures_bytes=2**25)  # beside those of the cluster on one server
     queue = await JobQueue.open(nc, max_pending=4, names=names, retention=small)
-    async with ComfyUI(cluster.urls["comfyui"]) as comfy:
-        modes = ModeLibrary([SHIPPED_WORKFLOWS, cluster.folder / "workflows"])
-        worker = asyncio.create_task(Worker(queue, comfy, modes, "clockwork").run())
-        job = Job(
-            job_id=execution.time.strftime("00000000-0000-4000-8000-%H%M%S") + f"{int(jump_s > 0):06d}",
-            kind=JobKind.GENERATE,
-            mode=MODE,
-            model="alpha",
-            parameters={"prompt": "x", "steps": 10, "color": next(_colors), "fault": "", "model": "alpha"},
-            submitted_at=time.time(),
-        )
-        try:
-            await queue.submit(job)
-            async with asyncio.timeout(30):
-                while (await queue.state(job.job_id)).status is not JobStatus.RUNNING:
-                    await asyncio.sleep(0.02)
-            real = time.time
-            monkeypatch.setattr(time, "time", lambda: real() + jump_s)
-            async with asyncio.timeout(30):
-                while not (state := await queue.state(job.job_id)).status.final:
-                    await asyncio.sleep(0.02)
-        finally:
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
+    job = work(time.time())
+    async with own_worker(cluster, queue):
+        await queue.submit(job)
+        async with asyncio.timeout(30):
+            while (await queue.state(job.job_id)).status is not JobStatus.RUNNING:
+                await asyncio.sleep(0.02)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+        async with asyncio.timeout(30):
+            while not (state := await queue.state(job.job_id)).status.final:
+                await asyncio.sleep(0.02)
     assert state.status is JobStatus.DONE
     assert 500 < state.generation_time_ms < 30_000
     assert 0 <= state.queue_time_ms < 30_000

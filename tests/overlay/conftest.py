@@ -7,21 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bridge.client import ImageGenClient
-from bridge.comfyui.installer import find_installation
 from bridge.comfyui.process import free_port
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 from overlay.pygobject import require_gtk
-from tests.overlay.desktop import Person, eventually, session_bus, x_server
+from tests.overlay.desktop import Hands, Person, eventually, session_bus, window_manager, x_server
+from tests.pack.comfy_server import comfyui_dir, running_comfyui
 
 APPLICATION = "org.neurolux.Overlay"
+REPOSITORY = Path(__file__).parents[2]
 READY_TIMEOUT_S = 180
 
 
@@ -47,7 +49,8 @@ def desktop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desktop]:
             "GSK_RENDERER": "cairo",  # no GPU here
             "HOME": str(home),
             "XDG_RUNTIME_DIR": str(home),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "XDG_DATA_HOME": str(home / ".local" / "share"),  # the bus would take it from the user database, not HOME
+            "PYTHONPATH": str(REPOSITORY),
         }
         with session_bus(environment) as bus:
             environment["DBUS_SESSION_BUS_ADDRESS"] = bus
@@ -56,25 +59,33 @@ def desktop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desktop]:
             import gi
 
             gi.require_version("Atspi", "2.0")
-            yield Desktop(environment, display, home)
+            with window_manager(environment, home):
+                yield Desktop(environment, display, home)
+
+
+@pytest.fixture(scope="session")
+def hands(desktop: Desktop) -> Hands:
+    """The keyboard of the desktop."""
+    return Hands(desktop.display)
 
 
 class OwnService:
-    """`imagegen up` with the starter model, on a port and a state folder that outlive it."""
+    """`imagegen up` with the starter model, on a port and a state folder that outlive it, beside a ComfyUI of its own.
 
-    def __init__(self, state: Path) -> None:
-        self.settings = Settings(state_dir=state, port=free_port())
+    So it is there again a moment after it was killed, which takes a real ComfyUI that it started itself much longer.
+    """
+
+    def __init__(self, state: Path, comfyui_url: str) -> None:
+        self.settings = Settings(state_dir=state, port=free_port(), comfyui_url=comfyui_url)
         self._process: subprocess.Popen[bytes] | None = None
-        self._comfyui = find_installation(Settings.from_environment()).root
 
     def start(self) -> None:
         """Start it and wait until it would run a request."""
         self.settings.make_directories()
         command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(self.settings.state_dir)]
-        command += ["--port", str(self.settings.port), "--comfyui-dir", str(self._comfyui)]
-        environment = {**os.environ, "NEUROLUX_DEFAULT_MODEL": "starter", "HF_HUB_OFFLINE": "1"}
+        command += ["--port", str(self.settings.port), "--comfyui-url", str(self.settings.comfyui_url)]
         with (self.settings.logs / "up.log").open("ab") as log:
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         with self.client() as client:
             client.wait_ready(READY_TIMEOUT_S)
 
@@ -101,12 +112,14 @@ class OwnService:
 
 @pytest.fixture(scope="session")
 def own_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnService]:
-    service = OwnService(tmp_path_factory.mktemp("state"))
-    service.start()
-    try:
-        yield service
-    finally:
-        service.stop()
+    base = tmp_path_factory.mktemp("comfyui")
+    with running_comfyui(comfyui_dir(), base, REPOSITORY / "custom_nodes", {"NEUROLUX_DEFAULT_MODEL": "starter"}) as up:
+        service = OwnService(tmp_path_factory.mktemp("state"), up.url)
+        try:
+            service.start()
+            yield service
+        finally:
+            service.stop()
 
 
 def owned(desktop: Desktop) -> bool:
@@ -127,8 +140,10 @@ class RunningOverlay:
 
 
 @pytest.fixture
-def overlay(desktop: Desktop, own_service: OwnService, tmp_path: Path) -> Iterator[RunningOverlay]:
-    """A running overlay with settings of its own, showing nothing yet."""
+def run_overlay(
+    desktop: Desktop, own_service: OwnService, tmp_path: Path
+) -> Callable[..., AbstractContextManager[RunningOverlay]]:
+    """Start an overlay with settings of its own, showing nothing yet; more variables may be given."""
     pictures = tmp_path / "Pictures"
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "user-dirs.dirs").write_text(f'XDG_PICTURES_DIR="{pictures}"\n')
@@ -138,16 +153,29 @@ def overlay(desktop: Desktop, own_service: OwnService, tmp_path: Path) -> Iterat
         "IMAGEGEN_URL": own_service.settings.url,
     }
 
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "overlay", *arguments], env=environment, cwd=tmp_path)
+    @contextlib.contextmanager
+    def running(more: Mapping[str, str] | None = None) -> Iterator[RunningOverlay]:
+        variables = {**environment, **(more or {})}
 
-    first = start("--hidden")
-    eventually(lambda: owned(desktop), "the overlay's name on the bus")
-    try:
-        yield RunningOverlay(Person(APPLICATION), start, tmp_path / "config", pictures)
-    finally:
-        first.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            first.wait(10)
-        first.kill()
-        eventually(lambda: not owned(desktop), "the overlay's name to be free again")
+        def start(*arguments: str) -> subprocess.Popen[bytes]:
+            return subprocess.Popen([sys.executable, "-m", "overlay", *arguments], env=variables, cwd=tmp_path)
+
+        first = start("--hidden")
+        eventually(lambda: owned(desktop), "the overlay's name on the bus")
+        try:
+            yield RunningOverlay(Person(APPLICATION), start, tmp_path / "config", pictures)
+        finally:
+            first.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                first.wait(10)
+            first.kill()
+            eventually(lambda: not owned(desktop), "the overlay's name to be free again")
+
+    return running
+
+
+@pytest.fixture
+def overlay(run_overlay: Callable[..., AbstractContextManager[RunningOverlay]]) -> Iterator[RunningOverlay]:
+    """A running overlay with settings of its own, showing nothing yet."""
+    with run_overlay() as running:
+        yield running

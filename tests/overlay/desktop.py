@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL import ImageGrab
+from Xlib import XK, X
+from Xlib.display import Display
+from Xlib.error import XError
+from Xlib.ext import xtest
+
 SCREEN = "1280x900x24"
+NO_KEYS = """<?xml version="1.0"?>
+<openbox_config xmlns="http://openbox.org/3.4/rc"><keyboard/><mouse/></openbox_config>"""
+"""Openbox's own configuration binds Alt+Space."""
 WAIT_S = 30.0
 Found = TypeVar("Found")
 
@@ -25,6 +34,23 @@ def x_server() -> Iterator[str]:
     try:
         with os.fdopen(reader) as numbers:
             yield f":{int(numbers.readline())}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def window_manager(environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """Openbox, which follows EWMH, with no keys of its own."""
+    configuration = folder / "openbox.xml"
+    configuration.write_text(NO_KEYS)
+    command = ["openbox", "--sm-disable", "--config-file", str(configuration)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with contextlib.closing(Display(environment["DISPLAY"])) as display:
+            root, ready = display.screen().root, display.intern_atom("_NET_SUPPORTING_WM_CHECK")
+            eventually(lambda: root.get_full_property(ready, X.AnyPropertyType), "a window manager")
+        yield
     finally:
         process.terminate()
         process.wait(10)
@@ -138,6 +164,56 @@ class Person:
         return self._atspi.Text.get_text(node, 0, -1)
 
 
+class Hands:
+    """Keys, as the X server hears them from a real keyboard (XTEST), and the windows that it shows."""
+
+    def __init__(self, display: str) -> None:
+        self._display = Display(display)
+
+    def press(self, keys: str) -> None:
+        """A chord such as ``Control+Shift+s``; names are X's keysyms."""
+        names = {"Control": "Control_L", "Shift": "Shift_L", "Alt": "Alt_L"}
+        codes = [
+            self._display.keysym_to_keycode(XK.string_to_keysym(names.get(name, name))) for name in keys.split("+")
+        ]
+        for code in codes:
+            xtest.fake_input(self._display, X.KeyPress, code)
+        for code in reversed(codes):
+            xtest.fake_input(self._display, X.KeyRelease, code)
+        self._display.sync()
+
+    def active_window(self) -> str:
+        """The title of the window that has the keyboard."""
+        window = self._property(self._display.screen().root, "_NET_ACTIVE_WINDOW")
+        if window is None or not window[0]:
+            return ""
+        title = None
+        with contextlib.suppress(XError):  # it was closed a moment ago
+            title = self._property(self._display.create_resource_object("window", int(window[0])), "_NET_WM_NAME")
+        return title.decode() if isinstance(title, bytes) else ""
+
+    def windows(self) -> dict[str, Any]:
+        """The windows that the window manager shows, by title, the uppermost last."""
+        stacked = self._property(self._display.screen().root, "_NET_CLIENT_LIST_STACKING")
+        found = {}
+        for number in stacked if stacked is not None else ():
+            window = self._display.create_resource_object("window", int(number))
+            with contextlib.suppress(XError):  # it was closed a moment ago
+                title = self._property(window, "_NET_WM_NAME")
+                found[title.decode() if isinstance(title, bytes) else ""] = window
+        return found
+
+    def states(self, title: str) -> list[str]:
+        """The EWMH states of the window called ``title``."""
+        window = self.windows().get(title)
+        held = self._property(window, "_NET_WM_STATE") if window is not None else None
+        return [self._display.get_atom_name(int(atom)) for atom in held] if held is not None else []
+
+    def _property(self, window: Any, name: str) -> Any:
+        held = window.get_full_property(self._display.intern_atom(name), X.AnyPropertyType)
+        return None if held is None else held.value
+
+
 def screenshot(display: str, path: Path) -> None:
-    """The screen as a PNG (ImageMagick's import)."""
-    subprocess.run(["import", "-display", display, "-window", "root", str(path)], check=True)
+    """The screen as a PNG."""
+    ImageGrab.grab(xdisplay=display).save(path)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
+from collections.abc import Iterator
 from typing import Any
 
-from PIL import Image
+import pytest
+from PIL import Image, ImageChops
 
-from tests.overlay.conftest import Desktop, OwnService, RunningOverlay
+from tests.overlay.conftest import OwnService, RunningOverlay
 from tests.overlay.desktop import eventually
 
 BAR = "Describe a picture"
@@ -100,17 +102,6 @@ def test_a_prompt_from_the_command_line_is_drawn_at_once(overlay: RunningOverlay
     assert overlay.start("--generate", "purple heart, white background").wait(20) == 0
     overlay.person.find("purple heart, white background", "push button")
     overlay.person.find("Save", "push button", timeout_s=60)
-
-
-def test_the_command_that_the_shortcut_runs_shows_the_bar(overlay: RunningOverlay, desktop: Desktop) -> None:
-    overlay.start("--toggle").wait(20)
-    overlay.person.find(BAR, "text")
-    overlay.start("--toggle").wait(20)
-    eventually(lambda: overlay.person.see(BAR) is None, "the bar is hidden")
-    subprocess.run(
-        ["gapplication", "action", "org.neurolux.Overlay", "toggle"], env=desktop.environment, check=True, timeout=20
-    )
-    overlay.person.find(BAR, "text")
 
 
 def choose_slow_settings(overlay: RunningOverlay) -> None:

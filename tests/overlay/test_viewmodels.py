@@ -15,10 +15,11 @@ from overlay.viewmodels.connection import BridgeState, Connection
 from overlay.viewmodels.file_names import save_new, suggested_name
 from overlay.viewmodels.form import FieldKind, GenerateForm
 from overlay.viewmodels.history import History
-from overlay.viewmodels.job_card import JobCard, duration
+from overlay.viewmodels.job_card import JobCard, Progress
 from overlay.viewmodels.preferences import Preferences
 from overlay.viewmodels.prompt_history import PromptHistory
 from overlay.viewmodels.session import Session
+from overlay.viewmodels.shown_job import from_card
 from overlay.viewmodels.signal import Signal
 from overlay.viewmodels.sizes import size_presets
 
@@ -116,6 +117,61 @@ def test_what_is_wrong_names_the_value_and_what_would_be_right(form: GenerateFor
     form.set("prompt", "a fox")
     assert form.set("width", 130) == "Width 130 is not a multiple of 16; nearest are 128 and 144"
     assert form.set("height", 4000) == "Height 4000 is above 256"
+
+
+def test_a_mode_of_pictures_files_and_switches_makes_its_form() -> None:
+    schema: dict[str, Any] = {
+        "title": "Own",
+        "properties": {
+            "image": {"type": "string", "format": "image", "minLength": 1},
+            "mask": {"type": ["string", "null"], "format": "image", "minLength": 1},
+            "dataset": {"type": ["string", "null"], "format": "file"},
+            "smooth": {"type": ["boolean", "null"], "default": True},
+            "method": {"type": ["string", "null"], "default": "area", "enum": ["area", "lanczos", None]},
+            "strength": {"type": ["number", "null"], "default": 0.5, "minimum": 0, "maximum": 1},
+        },
+        "required": ["image"],
+    }
+    form = GenerateForm("own", schema, [STARTER], "starter")
+    kinds = {field.name: field.kind for field in form.fields()}
+    assert kinds == {
+        "image": FieldKind.IMAGE,
+        "mask": FieldKind.IMAGE,
+        "dataset": FieldKind.FILE,
+        "smooth": FieldKind.BOOLEAN,
+        "method": FieldKind.CHOICE,
+        "strength": FieldKind.NUMBER,
+    }
+    assert form.field("method").choices == ("area", "lanczos")
+    assert form.problems() == {"image": "Picture is empty"}
+    assert form.value("smooth") is True
+    form.set("image", "data:image/png;base64,AA==")
+    form.set("dataset", "data:application/zip;base64,AA==")
+    form.set("smooth", False)
+    assert form.request() == {
+        "mode": "own",
+        "image": "data:image/png;base64,AA==",
+        "dataset": "data:application/zip;base64,AA==",
+        "smooth": False,
+    }
+    assert form.to_remember() == {"smooth": False}
+    form.set("image", None)
+    assert form.problems() == {"image": "Picture is empty"}
+
+
+def test_each_result_is_shown_and_saved_as_what_it_is() -> None:
+    names = {"0.png": "image/png", "1.webp": "image/webp", "2.mp4": "video/mp4", "3.safetensors": "application/"}
+    place = {"bucket": "b", "size": 1, "digest": "d"}
+    state = JobState.model_validate(
+        {"job_id": "j", "kind": "generate", "mode": "m", "status": "done", "submitted_at": 0, "image_format": "png"}
+        | {"parameters": {"prompt": "a"}, "images": [{**place, "name": f"j/{name}"} for name in names]}
+    )
+    card = JobCard.of(state)
+    card.take_images([b"data"] * len(names))
+    shown = [from_card(card, {}, index) for index in range(len(names))]
+    assert all(each.mime.startswith(mime) for each, mime in zip(shown, names.values(), strict=True))
+    assert [each.file_name.rpartition(".")[2] for each in shown] == [name.partition(".")[2] for name in names]
+    assert [each.is_picture for each in shown] == [True, True, False, False]
 
 
 def test_a_seed_is_sent_only_while_it_is_locked(form: GenerateForm) -> None:
@@ -256,7 +312,8 @@ def test_the_card_of_a_failed_job_can_be_deleted_and_taken_back(tmp_path: Path) 
 
 
 def test_time_left_is_said_as_one_would() -> None:
-    assert [duration(s) for s in (None, 0.2, 4.4, 100, 7300)] == ["", "", "4 s", "2 min", "2 h"]
+    said = [Progress("Loading", 0.5, seconds).detail for seconds in (None, 0.2, 4.4, 100, 7300)]
+    assert said == ["Loading", "Loading", "Loading, 4 s left", "Loading, 2 min left", "Loading, 2.0 h left"]
 
 
 def test_a_bridge_that_goes_away_is_down_and_one_being_started_is_starting() -> None:

@@ -59,15 +59,24 @@ FLUX: dict[str, Make] = {
     "text_encoder_2": lambda: T5EncoderModel(T5Config(**T5)),
     "vae": lambda: AutoencoderKL(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **VAE),
 }
+SDXL: dict[str, Make] = {
+    "text_encoder": lambda: CLIPTextModel(clip(768, 12)),
+    "text_encoder_2": lambda: CLIPTextModelWithProjection(clip(1280, 32)),
+    "unet": lambda: UNet2DConditionModel(**UNET),
+    "vae": lambda: AutoencoderKL(latent_channels=4, **VAE),
+}
 MODELS: dict[str, dict[str, Make]] = {
     "flux-schnell": {**FLUX, "transformer": lambda: FluxTransformer2DModel(guidance_embeds=False)},
     "flux-dev": {**FLUX, "transformer": lambda: FluxTransformer2DModel(guidance_embeds=True)},
-    "sdxl-lightning": {
-        "text_encoder": lambda: CLIPTextModel(clip(768, 12)),
-        "text_encoder_2": lambda: CLIPTextModelWithProjection(clip(1280, 32)),
-        "unet": lambda: UNet2DConditionModel(**UNET),
-        "vae": lambda: AutoencoderKL(latent_channels=4, **VAE),
+    "flux-krea-dev": {**FLUX, "transformer": lambda: FluxTransformer2DModel(guidance_embeds=True)},
+    "flux-fill-dev": {
+        **FLUX,
+        "transformer": lambda: FluxTransformer2DModel(guidance_embeds=True, in_channels=384, out_channels=64),
     },
+    "flux-kontext-dev": {**FLUX, "transformer": lambda: FluxTransformer2DModel(guidance_embeds=True)},
+    "sdxl-lightning": SDXL,
+    "sdxl-base": SDXL,
+    "sdxl-turbo": SDXL,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -31,12 +32,13 @@ class FakeDevice:
         taken = sum(patcher.loaded_size() for patcher in self.patchers if patcher.load_device == DEVICE)
         return self.memory - taken
 
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Have ComfyUI's manager and the pack take it for the GPU."""
+    def install(self, monkeypatch: pytest.MonkeyPatch, pack: str = "neurolux") -> None:
+        """Have ComfyUI's manager and the pack, whose modules are below ``pack``, take it for the GPU."""
         import comfy.model_management as mm
         import comfy.model_patcher
-        from neurolux.pipelines import costs, registry
 
+        costs = import_module(f"{pack}.pipelines.costs")
+        registry = import_module(f"{pack}.pipelines.registry")
         started = comfy.model_patcher.ModelPatcher.__init__
 
         def note(patcher: Any, *arguments: Any, **keywords: Any) -> None:

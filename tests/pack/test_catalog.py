@@ -14,10 +14,19 @@ from neurolux.folder_models import find_folder_models, folder_model
 
 def test_catalog_knows_its_models() -> None:
     catalog = read_catalog()
-    assert list(catalog.models) == ["starter", "flux-schnell", "flux-dev", "sdxl-lightning"]
+    assert list(catalog.models) == [
+        "starter", "flux-schnell", "flux-dev", "sdxl-lightning", "flux-krea-dev", "flux-fill-dev", "flux-kontext-dev",
+        "sdxl-base", "sdxl-turbo", "sd15",
+    ]  # fmt: skip
     assert catalog.default in catalog.models
-    assert [model.commercial_use for model in catalog.models.values()] == [True, True, False, True]
-    assert catalog.names("sdxl") == ["sdxl-lightning"]
+    assert [name for name, model in catalog.models.items() if model.commercial_use] == [
+        "starter", "flux-schnell", "sdxl-lightning", "sdxl-base", "sd15",
+    ]  # fmt: skip
+    assert {model.purpose: name for name, model in catalog.models.items() if model.purpose != "any"} == {
+        "fill": "flux-fill-dev",
+        "edit": "flux-kontext-dev",
+    }
+    assert catalog.names("sdxl") == ["sdxl-lightning", "sdxl-base", "sdxl-turbo"]
 
 
 def test_unknown_model_lists_the_known() -> None:
@@ -84,6 +93,9 @@ def test_folders_follow_the_rules_of_their_family(tiny_models: dict[str, Path]) 
     assert summary == {
         "tiny-flux-schnell": ("flux", 4, 0.0, 256, None, False),
         "tiny-flux-dev": ("flux", 28, 3.5, 512, None, False),
+        "tiny-flux-fill": ("flux", 50, 30.0, 512, None, False),
+        "tiny-flux-kontext": ("flux", 28, 2.5, 512, None, False),
+        "tiny-sd15": ("sd15", 30, 7.5, 77, None, True),
         "tiny-sdxl-lightning": ("sdxl", 4, 0.0, 77, (1, 2, 4, 8), False),
         "tiny-sdxl": ("sdxl", 30, 5.0, 77, None, True),
     }
@@ -133,7 +145,7 @@ def test_a_changed_folder_is_read_again(tiny_models: dict[str, Path], tmp_path: 
 
 def test_repo_sources_fetch_only_what_the_pipeline_needs() -> None:
     sources = [model.source for model in read_catalog().models.values() if isinstance(model.source, RepoSource)]
-    assert len(sources) == 3
+    assert len(sources) == 9
     for source in sources:
         assert "*" not in source.files
         assert not any(file.startswith("*") or file.endswith((".bin", ".msgpack")) for file in source.files)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from neurolux.catalog import Model, read_catalog
@@ -17,7 +19,7 @@ from tests.pack.comfy_server import comfyui_dir
 from tests.pack.pipelines import budget_for, sample_with
 from tests.pack.test_single_files import FLUX_LAYOUTS, put, ready, shelf_of
 from tests.tiny_adapters import ATTENTION, lora_state
-from tests.tiny_files import tiny_flux, write_gguf
+from tests.tiny_files import llama_t5, tiny_flux, write_gguf
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "dropped")
 KINDS = {"Q8_0": "as-is", "Q4_0": "as-is", "nf4": "nf4"}
@@ -127,3 +129,56 @@ def test_compile_makes_the_same_picture_of_them(
     handle = handle_of(models, kind, compile=True)
     assert torch.allclose(expected, picture(handle), atol=1e-5)
     assert handle.loaded().take_warnings() == []
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16"])
+@pytest.mark.parametrize("offload", ["none", "disk"])
+def test_a_t5_out_of_a_gguf_encodes_as_its_numbers_do(
+    flux: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
+) -> None:
+    """Plain transformers, with the numbers that the gguf package makes of the file, is what it must equal.
+
+    In half precision: that is what diffusers decodes to.
+    """
+    from neurolux.pipelines import placement
+    from neurolux.pipelines.encode import encode
+    from neurolux.pipelines.registry import load_handle
+
+    monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
+    files = FLUX_LAYOUTS["original names"](flux)
+    own = llama_t5(files.pop("text_encoders/t5xxl_fp16.safetensors"))
+    main = put(tmp_path, files)
+    path = tmp_path / "text_encoders" / f"t5-v1_1-xxl-encoder-{kind}.gguf"
+    write_gguf(path, own, kind, "t5encoder")
+    source = complete("flux", {"transformer": main}, shelf_of(tmp_path))
+    assert source.components["text_encoder_2"] == path
+    model = files_model("flux", source, read_catalog())
+    handle = load_handle(model, (), precision="fp32", offload=offload)
+    loaded = handle.loaded()
+    embeds = encode(loaded, "a red fox")[0][0]
+    if kind != "F16":
+        assert loaded.placement.planned("text_encoder_2").storage == "gguf"
+        held = {part.component: part.bytes for part in loaded.placement.memory()}["text_encoder_2"]
+        plain = sum(weight.nbytes for weight in flux.text_encoder_2.parameters())
+        blocks = sum(weight.nbytes for weight in flux.text_encoder_2.encoder.block.parameters())
+        assert held < plain - blocks / 2
+
+    expected = copy.deepcopy(flux.text_encoder_2)
+    decoded = {tensor.name: decoded_tensor(tensor) for tensor in gguf.GGUFReader(path).tensors}
+    with torch.no_grad():
+        for name, value in llama_t5(dict(expected.named_parameters())).items():
+            value.copy_(decoded[name])
+        tokens = flux.tokenizer_2(
+            "a red fox", padding="max_length", max_length=model.max_sequence_length, return_tensors="pt"
+        )
+        numbers = expected(tokens.input_ids)[0]
+    assert torch.allclose(embeds, numbers, atol=1e-4)
+    before = flux.text_encoder_2(tokens.input_ids)[0]
+    assert (before - embeds).abs().max() > (0 if kind == "F16" else 1e-3)
+
+
+def decoded_tensor(tensor: Any) -> torch.Tensor:
+    """The numbers of a GGUF's tensor, by the gguf package."""
+    shape = [int(side) for side in reversed(tensor.shape.tolist())]
+    numbers = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy()).view(shape)
+    return numbers if tensor.tensor_type == gguf.GGMLQuantizationType.F32 else numbers.half().float()

@@ -14,6 +14,8 @@ import torch
 
 from tests.pack.fake_device import DEVICE, RESERVED, FakeDevice, stock_patcher
 from tests.pack.pipelines import handle_for, sample_with
+from tests.pack.test_adapters import with_controls
+from tests.tiny_adapters import write_controlnets
 from tests.tiny_models import write_flux
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
@@ -207,6 +209,19 @@ def test_a_larger_picture_leaves_fewer_blocks_on_the_device(
         loaded.placement.load()
         kept.setdefault(side, []).append(residency(loaded).resident_bytes)
     assert kept[128][0] == kept[128][1] > kept[512][0] >= kept[1024][0]
+
+
+def test_a_controlnet_is_planned_for_before_the_run(device: FakeDevice, deep_flux: Path, tmp_path: Path) -> None:
+    device.memory = 1_200_000
+    handle = handle_for(deep_flux, precision="fp32", offload="stream")
+    guided = with_controls(handle, {"path": write_controlnets(tmp_path)["tiny-flux-canny"]})
+    peaks = []
+    for borrowed in (handle, guided, handle):
+        loaded = borrowed.loaded()
+        loaded.fit(128, 128)
+        peaks.append(loaded.placement.plan.peak_ram)
+        assert loaded.placement.plan.peak_vram <= device.memory
+    assert peaks[0] == peaks[2] < peaks[1]
 
 
 @pytest.mark.parametrize("step", [1, 3])

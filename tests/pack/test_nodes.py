@@ -31,18 +31,84 @@ INPUTS = {
         "compile",
     ],  # fmt: skip
     "NeuroLuxApplyLora": ["pipeline", "lora", "strength", "text_encoder_strength"],
+    "NeuroLuxApplyLoras": ["pipeline", "loras"],
+    "NeuroLuxCannyEdges": ["image", "preprocess", "low_threshold", "high_threshold", "latent"],
+    "NeuroLuxDepthMap": ["image", "preprocess", "latent"],
+    "NeuroLuxPoseSkeleton": ["image", "preprocess", "person_score", "joint_score", "latent"],
+    "NeuroLuxUpscalePicture": ["image", "upscale_by", "upscaler"],
+    "NeuroLuxRefineInTiles": [
+        "pipeline",
+        "image",
+        "positive",
+        "strength",
+        "tile",
+        "overlap",
+        "seed",
+        "steps",
+        "guidance",
+        "negative",
+    ],  # fmt: skip
     "NeuroLuxApplyControlNet": ["pipeline", "controlnet", "image", "strength", "start", "end", "mode"],
     "NeuroLuxEncodePrompt": ["pipeline", "text"],
     "NeuroLuxEmptyLatent": ["pipeline", "width", "height", "batch_size"],
-    "NeuroLuxSample": ["pipeline", "positive", "latent", "seed", "steps", "guidance", "negative"],
+    "NeuroLuxSample": ["pipeline", "positive", "latent", "seed", "steps", "guidance", "negative", "strength"],
     "NeuroLuxDecode": ["pipeline", "latent"],
+    "NeuroLuxEncodePicture": ["pipeline", "image", "fit", "width", "height", "batch_size", "mask"],
+    "NeuroLuxPictureToEdit": ["pipeline", "image", "fit", "width", "height", "batch_size"],
+    "NeuroLuxPrepareMask": ["feather", "invert", "mask_image", "transparency"],
+    "NeuroLuxExtendPicture": ["image", "left", "top", "right", "bottom", "feather"],
+    "NeuroLuxPutBack": ["images", "latent"],
+    "NeuroLuxDrawBatch": [
+        "pipeline",
+        "prompts",
+        "seeds",
+        "combine",
+        "steps",
+        "guidance",
+        "width",
+        "height",
+        "negative_prompt",
+    ],  # fmt: skip
+    "NeuroLuxDrawGrid": [
+        "pipeline",
+        "prompt",
+        "x_setting",
+        "x_values",
+        "y_setting",
+        "y_values",
+        "seed",
+        "steps",
+        "guidance",
+        "width",
+        "height",
+        "negative_prompt",
+    ],  # fmt: skip
     "NeuroLuxTextParameter": ["name", "value", "description", "required", "max_length"],
     "NeuroLuxIntegerParameter": ["name", "value", "minimum", "maximum", "step", "description"],
     "NeuroLuxNumberParameter": ["name", "value", "minimum", "maximum", "step", "description"],
     "NeuroLuxSeedParameter": ["name", "value", "description"],
     "NeuroLuxChoiceParameter": ["name", "value", "choices", "description"],
-    "NeuroLuxImageParameter": ["name", "image", "description", "required"],
-    "NeuroLuxResult": ["images", "name", "output_format", "quality", "filename_prefix"],
+    "NeuroLuxBooleanParameter": ["name", "value", "description"],
+    "NeuroLuxImageParameter": ["name", "image", "description", "required", "if_missing"],
+    "NeuroLuxFileParameter": ["name", "file", "description", "required", "accept"],
+    "NeuroLuxResult": ["images", "name", "output_format", "quality", "filename_prefix", "caption"],
+    "NeuroLuxFileResult": ["file", "name", "filename_prefix"],
+    "NeuroLuxTrainingPictures": ["source"],
+    "NeuroLuxTrainLora": [
+        "pipeline",
+        "pictures",
+        "name",
+        "trigger",
+        "steps",
+        "rank",
+        "learning_rate",
+        "batch",
+        "resolution",
+        "seed",
+        "resume",
+        "sample_prompt",
+        "samples",
+    ],  # fmt: skip
     "NeuroLuxWarmUp": ["pipeline"],
 }
 """The order is part of saved graphs: ``widgets_values`` has no names."""
@@ -101,6 +167,7 @@ def parameter_graph(class_type: str, target: str = "", **inputs: Any) -> Graph:
         ("NeuroLuxIntegerParameter", {"value": 3, "minimum": 5, "maximum": 4, "step": 1}, "correct the node"),
         ("NeuroLuxChoiceParameter", {"value": "c", "choices": "a\nb\n"}, "'c' is not a choice; use a, b"),
         ("NeuroLuxImageParameter", {"image": "", "required": True}, "thing is required"),
+        ("NeuroLuxFileParameter", {"file": "", "required": True, "accept": "zip"}, "thing is required"),
     ],
 )
 def test_parameter_refuses_a_bad_value(
@@ -118,6 +185,7 @@ def test_parameter_refuses_a_bad_value(
         ("NeuroLuxIntegerParameter", {"value": 8, "minimum": 1, "maximum": 8, "step": 1}, "8"),
         ("NeuroLuxNumberParameter", {"value": 0.25, "minimum": 0, "maximum": 1, "step": 0.1}, "0.25"),
         ("NeuroLuxSeedParameter", {"value": 2**64 - 1}, str(2**64 - 1)),
+        ("NeuroLuxBooleanParameter", {"value": True}, "True"),
         ("NeuroLuxChoiceParameter", {"value": "b", "choices": "a\nb\n"}, "b"),
         ("NeuroLuxChoiceParameter", {"value": "anything", "choices": ""}, "anything"),
     ],
@@ -184,6 +252,23 @@ def test_without_an_optional_image_its_dependants_do_not_run(comfyui: ComfyServe
     assert "result" not in run.outputs
 
 
+def test_without_an_optional_image_an_optional_input_gets_nothing(comfyui: ComfyServer) -> None:
+    graph = {
+        "parameter": node(
+            "NeuroLuxImageParameter", name="mask", image="", description="", required=False, if_missing="none"
+        ),
+        "empty": node("EmptyImage", width=32, height=16, batch_size=1, color=0),
+        "transparency": node("ImageToMask", image=["empty", 0], channel="red"),
+        "mask": node(
+            "NeuroLuxPrepareMask", feather=0, invert=True, mask_image=["parameter", 0], transparency=["transparency", 0]
+        ),
+        "shown": node("MaskToImage", mask=["mask", 0]),
+        "result": result_node(["shown", 0]),
+    }
+    (image,) = comfyui.images(comfyui.run(graph))
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_image_parameter_names_a_missing_picture(comfyui: ComfyServer) -> None:
     graph = {
         "parameter": node("NeuroLuxImageParameter", name="image", image="no.png", description="", required=False),
@@ -191,6 +276,21 @@ def test_image_parameter_names_a_missing_picture(comfyui: ComfyServer) -> None:
     }
     answer = comfyui.post("/prompt", {"prompt": graph})
     assert "no picture 'no.png'" in json.dumps(answer["node_errors"])
+
+
+def test_file_parameter_gives_the_path_of_a_file_in_the_input_folder(
+    comfyui: ComfyServer, base_directory: Path
+) -> None:
+    path = base_directory / "input" / "imagegen" / "set.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"PK")
+    graph = parameter_graph("NeuroLuxFileParameter", file="imagegen/set.zip", required=True, accept="zip")
+    assert comfyui.run(graph).outputs["show"]["text"] == [str(path)]
+    path.unlink()
+    for name in ("imagegen/set.zip", "../comfyui.log", "/etc/hostname"):
+        graph["parameter"]["inputs"]["file"] = name
+        answer = comfyui.post("/prompt", {"prompt": graph})
+        assert f"no file {name!r}" in json.dumps(answer["node_errors"])
 
 
 def result_node(images: list[Any], **changes: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from neurolux.pipelines.plan import (
     make_plan,
     table,
 )
+from neurolux.pipelines.plan_adapters import published_control_shape, with_adapters
 from neurolux.pipelines.plan_layout import blocks_on_device, ways_to_stay
 
 GB = 10**9
@@ -76,6 +77,7 @@ def denoiser(plan: Plan) -> ComponentPlan:
 # What auto chooses. Beside a card 64 GB of RAM are free.
 ON_CARDS = {
     ("starter", None): {size: ("bf16", "none", None) for size in CARDS},
+    ("sd15", None): {size: ("bf16", "none", None) for size in CARDS},
     ("flux-schnell", 1024): {
         **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
         80: ("bf16", "none", None),
@@ -110,6 +112,7 @@ ON_CARDS = {
 }
 ON_CPU = {
     "starter": {size: ("fp32", "none", None) for size in RAMS},
+    "sd15": {size: ("fp32", "none", None) for size in RAMS},
     "flux-schnell": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
     "flux-dev": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
     "sdxl-lightning": {
@@ -404,3 +407,29 @@ def test_table_and_json_say_the_same() -> None:
     document = json.loads(json.dumps(as_json(found)))
     assert document["components"]["transformer"]["resident_blocks"] == denoiser(found).resident_blocks
     assert document["peak_vram"] == found.peak_vram
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sdxl-lightning"])
+def test_adapters_take_their_room_before_the_run(name: str) -> None:
+    model = MODELS[name]
+    main = "transformer" if model.family == "flux" else "unet"
+    control = published_control_shape(2 * GB, model.family)
+    guided = with_adapters(model.components, main, [control], lora_bytes=GB)
+    size = 16 if model.family == "flux" else 8
+    for offload in ("none", "model", "sequential", "stream"):
+        plain, more = (
+            make_plan(model.family, shapes, card(size, ram=64), picture(model), "bf16", offload)
+            for shapes in (model.components, guided)
+        )
+        assert more.components["controlnet"].bytes == 2 * GB
+        assert denoiser(more).bytes == pytest.approx(denoiser(plain).bytes + GB, abs=1000)
+        assert more.peak_ram > plain.peak_ram + 2.9 * GB
+        if offload == "stream":
+            assert denoiser(more).resident_blocks < denoiser(plain).resident_blocks
+            assert more.peak_vram <= size * GB
+        elif offload != "sequential" or model.family == "flux":  # SDXL's peak is its decoding then
+            assert more.peak_vram > plain.peak_vram + 0.9 * GB
+    next_leaner = leaner(more, model.family, guided, card(size, ram=64), picture(model))
+    assert next_leaner is None or next_leaner.peak_vram < more.peak_vram
+    first = make_plan(model.family, model.components, card(48), picture(model))
+    assert leaner(first, model.family, guided, card(48), picture(model)) is not None

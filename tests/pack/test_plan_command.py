@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from neurolux import plan_command
+from neurolux.catalog import read_catalog
 from neurolux.plan_query import PlanQuery, machine_for, parse_bytes, parse_query
 
 from bridge.cli import main
@@ -67,7 +68,7 @@ def test_all_cards_has_a_line_for_each_and_for_cpus() -> None:
     assert done.returncode == 0, done.stderr
     for label in ("4 GB ", "6 GB ", "8 GB ", "12 GB ", "16 GB ", "24 GB ", "80 GB ", "CPU, 8 GB RAM", "CPU, 64 GB RAM"):
         assert f"\n{label}" in done.stdout
-    assert len(json.loads(imagegen("--all-cards", "--json").stdout)) == 4 * 13
+    assert len(json.loads(imagegen("--all-cards", "--json").stdout)) == 13 * len(read_catalog().models)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .adapters import ApplyControlNet, ApplyLora
+from .adapters import ApplyControlNet, ApplyLora, ApplyLoras
+from .file_parameter import FileParameter
+from .file_result import FileResult
 from .latent import EmptyLatent
 from .load import LoadFlux, LoadModel, LoadSDXLLightning, WarmUp
 from .load_files import LoadModelFiles
+from .many import DrawBatch, DrawGrid
 from .parameters import (
+    BooleanParameter,
     ChoiceParameter,
     ImageParameter,
     IntegerParameter,
@@ -16,8 +20,13 @@ from .parameters import (
     SeedParameter,
     TextParameter,
 )
+from .pictures import EncodePicture, ExtendPicture, PictureToEdit, PrepareMask, PutBack
+from .preprocess import CannyEdges, DepthMap, PoseSkeleton
 from .result import Result
 from .stages import Decode, EncodePrompt, Sample
+from .train import TrainingPictures, TrainLora
+from .upscale import RefineInTiles, UpscalePicture
+from .video import ApplyMotion, SampleVideo, VideoResult
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
@@ -25,17 +34,38 @@ NODES: list[type[io.ComfyNode]] = [
     LoadSDXLLightning,
     LoadModelFiles,
     ApplyLora,
+    ApplyLoras,
+    CannyEdges,
+    DepthMap,
+    PoseSkeleton,
     ApplyControlNet,
     EncodePrompt,
     EmptyLatent,
+    PrepareMask,
+    ExtendPicture,
+    EncodePicture,
+    PictureToEdit,
     Sample,
     Decode,
+    UpscalePicture,
+    RefineInTiles,
+    PutBack,
+    DrawBatch,
+    DrawGrid,
+    ApplyMotion,
+    SampleVideo,
+    VideoResult,
     TextParameter,
     IntegerParameter,
     NumberParameter,
     SeedParameter,
     ChoiceParameter,
+    BooleanParameter,
     ImageParameter,
+    FileParameter,
     Result,
+    FileResult,
+    TrainingPictures,
+    TrainLora,
     WarmUp,
 ]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 
 from ..adapter_folders import adapter_names, find_adapter, stamp_key
+from ..control_files import AUTO, controlnet_key, controlnet_names, find_controlnet
 from ..errors import InvalidParameter
 from ..pipelines.adapters import STRENGTH_LIMIT, AppliedLora, check_lora, with_lora
 from ..pipelines.controlnet import AUTO_MODE, MODE_CHOICES, make_control
+from ..pipelines.lora_list import NO_LORA, read_list
+from ..pipelines.node_progress import NodeReporter
 from ..pipelines.registry import PipelineHandle
 from .sockets import CATEGORY, PipelineType
 
@@ -49,8 +54,12 @@ class ApplyLora(io.ComfyNode):
                 pipeline_input(),
                 io.Combo.Input(
                     "lora",
-                    options=adapter_names("lora"),
-                    tooltip="A .safetensors file in models/loras/ that was trained on this family of models.",
+                    options=[NO_LORA, *adapter_names("lora")],
+                    default=NO_LORA,
+                    tooltip=(
+                        "A .safetensors file in models/loras/ that was trained on this family of models. none: leave "
+                        "the pipeline as it is."
+                    ),
                 ),
                 io.Float.Input(
                     "strength",
@@ -89,16 +98,62 @@ class ApplyLora(io.ComfyNode):
     def execute(
         cls, pipeline: PipelineHandle, lora: str, strength: float, text_encoder_strength: float | None = None
     ) -> io.NodeOutput:
+        if lora == NO_LORA:
+            return io.NodeOutput(pipeline)
         text_strength = strength if text_encoder_strength is None else float(text_encoder_strength)
         for name, value in (("strength", strength), ("text_encoder_strength", text_strength)):
             if not abs(value) <= STRENGTH_LIMIT:
                 raise InvalidParameter(name, f"{name} {value:g} is outside -{STRENGTH_LIMIT:g} to {STRENGTH_LIMIT:g}")
-        file = find_adapter("lora", lora)
+        return io.NodeOutput(with_loras(pipeline, [(lora, strength, text_strength)]))
+
+
+class ApplyLoras(io.ComfyNode):
+    """Apply LoRAs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxApplyLoras",
+            display_name="Apply LoRAs",
+            category=ADAPTERS,
+            description="Adds any number of LoRAs to a pipeline, from a list of files and strengths.",
+            inputs=[
+                pipeline_input(),
+                io.String.Input(
+                    "loras",
+                    multiline=True,
+                    default="",
+                    tooltip=(
+                        "One a line: the file's name in models/loras/, then a colon and the strength (1 without): "
+                        "watercolour.safetensors: 0.8. A line that begins with # is left out. Empty: no LoRA."
+                    ),
+                ),
+            ],
+            outputs=[pipeline_output("The pipeline with the LoRAs.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, loras: str | None = None, **_: object) -> str:
+        try:
+            return "".join(stamp_key("lora", name) for name, _strength in read_list(loras or ""))
+        except InvalidParameter:  # ``execute`` says what is wrong with the list
+            return ""
+
+    @classmethod
+    def execute(cls, pipeline: PipelineHandle, loras: str) -> io.NodeOutput:
+        return io.NodeOutput(with_loras(pipeline, [(name, value, value) for name, value in read_list(loras)]))
+
+
+def with_loras(pipeline: PipelineHandle, wanted: Sequence[tuple[str, float, float]]) -> PipelineHandle:
+    """``pipeline`` with LoRAs (file, strength, strength in the text encoders). Raises InvalidParameter."""
+    applied = pipeline.adapters
+    for name, strength, text_strength in wanted:
+        file = find_adapter("lora", name)
         check_lora(pipeline.model, file)
-        applied = with_lora(pipeline.adapters, AppliedLora(file, strength, text_strength))
-        handle = replace(pipeline, adapters=applied)
-        handle.loaded()  # here, so that a file that does not fit is this node's error
-        return io.NodeOutput(handle)
+        applied = with_lora(applied, AppliedLora(file, strength, text_strength))
+    handle = replace(pipeline, adapters=applied)
+    handle.loaded()  # here, so that a file that does not fit is this node's error
+    return handle
 
 
 class ApplyControlNet(io.ComfyNode):
@@ -115,8 +170,11 @@ class ApplyControlNet(io.ComfyNode):
                 pipeline_input(),
                 io.Combo.Input(
                     "controlnet",
-                    options=adapter_names("controlnet"),
-                    tooltip="A file or a diffusers folder in models/controlnet/ for this family of models.",
+                    options=controlnet_names(),
+                    tooltip=(
+                        "A file or a diffusers folder in models/controlnet/, or one of the catalog (downloaded on "
+                        "first use). auto: the one that fits the model and what the picture shows (mode)."
+                    ),
                 ),
                 io.Image.Input(
                     "image",
@@ -132,7 +190,7 @@ class ApplyControlNet(io.ComfyNode):
                     "mode",
                     options=list(MODE_CHOICES),
                     default=AUTO_MODE,
-                    tooltip="For a union ControlNet: what the picture shows. auto: for all others.",
+                    tooltip="What the picture shows. Needed for controlnet auto and for a union ControlNet.",
                 ),
             ],
             outputs=[pipeline_output("The pipeline with the ControlNet, for Sample.")],
@@ -145,7 +203,7 @@ class ApplyControlNet(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, controlnet: str | None = None, **_: object) -> str:
-        return stamp_key("controlnet", controlnet or "")
+        return controlnet_key(controlnet or "")
 
     @classmethod
     def execute(
@@ -158,8 +216,9 @@ class ApplyControlNet(io.ComfyNode):
         end: float,
         mode: str,
     ) -> io.NodeOutput:
-        file = find_adapter("controlnet", controlnet)
-        control = make_control(pipeline.model, file, image, strength, start, end, mode)
         if not strength:
             return io.NodeOutput(pipeline)
-        return io.NodeOutput(replace(pipeline, controls=(*pipeline.controls, control)))
+        file = find_controlnet(controlnet, pipeline, mode, NodeReporter())
+        control = make_control(pipeline.model, file, image, strength, start, end, mode)
+        told: dict[str, Any] | None = {"text": [f"ControlNet {file.name}"]} if controlnet == AUTO else None
+        return io.NodeOutput(replace(pipeline, controls=(*pipeline.controls, control)), ui=told)

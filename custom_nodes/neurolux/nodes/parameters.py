@@ -18,6 +18,7 @@ from .sockets import CATEGORY, LARGEST_INTEGER, LARGEST_SEED, AnyComboOutput
 
 PARAMETERS = f"{CATEGORY}/parameters"
 MAX_TEXT = 1_000_000
+IF_MISSING = ("stop", "none")
 
 
 def name_input(default: str) -> io.String.Input:
@@ -108,7 +109,7 @@ class NumberParameter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        bound = {"min": -1e9, "max": 1e9, "step": 0.01}
+        bound = {"min": -1e9, "max": 1e9, "step": 0.01, "round": 1e-6}
         return io.Schema(
             node_id="NeuroLuxNumberParameter",
             display_name="Number Parameter",
@@ -198,6 +199,29 @@ class ChoiceParameter(io.ComfyNode):
         return io.NodeOutput(value)
 
 
+class BooleanParameter(io.ComfyNode):
+    """Boolean Parameter."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxBooleanParameter",
+            display_name="Boolean Parameter",
+            category=PARAMETERS,
+            description="A switch that a request to this graph may set: true or false.",
+            inputs=[
+                name_input("enabled"),
+                io.Boolean.Input("value", default=False, tooltip="The switch when a request does not set it."),
+                description_input(),
+            ],
+            outputs=[io.Boolean.Output("boolean", display_name="boolean", tooltip="True or false.")],
+        )
+
+    @classmethod
+    def execute(cls, name: str, value: bool, description: str) -> io.NodeOutput:
+        return io.NodeOutput(value)
+
+
 class ImageParameter(io.ComfyNode):
     """Image Parameter."""
 
@@ -214,13 +238,24 @@ class ImageParameter(io.ComfyNode):
                 name_input("image"),
                 io.Combo.Input(
                     "image",
-                    options=sorted(folder_paths.filter_files_content_types(names, ["image"])),
+                    # the editor writes "undefined" for no picture unless that is a choice
+                    options=["", *sorted(folder_paths.filter_files_content_types(names, ["image"]))],
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
                     tooltip="The picture when a request sends none.",
                 ),
                 description_input(),
                 required_input(),
+                io.Combo.Input(
+                    "if_missing",
+                    options=list(IF_MISSING),
+                    default=IF_MISSING[0],
+                    optional=True,
+                    tooltip=(
+                        "Without a picture that is not required. stop: what depends on it does not run. none: it runs "
+                        "without, where the picture is an optional input."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output("image_out", display_name="image", tooltip="The picture, turned as its EXIF says."),
@@ -242,10 +277,14 @@ class ImageParameter(io.ComfyNode):
         return hashlib.sha256(Path(folder_paths.get_annotated_filepath(image)).read_bytes()).hexdigest()
 
     @classmethod
-    def execute(cls, name: str, image: str, description: str, required: bool) -> io.NodeOutput:
+    def execute(
+        cls, name: str, image: str, description: str, required: bool, if_missing: str = IF_MISSING[0]
+    ) -> io.NodeOutput:
         if not image:
             if required:
                 raise InvalidParameter(name, f"{name} is required and is empty; send a picture")
+            if if_missing == "none":
+                return io.NodeOutput(None, None)
             return io.NodeOutput(ExecutionBlocker(None), ExecutionBlocker(None))  # what depends on it does not run
         import nodes as comfy_nodes  # ComfyUI's own LoadImage: same picture, same mask
 

@@ -23,6 +23,9 @@ from .sockets import CATEGORY
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 PNG_COMPRESSION = 4
 EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F
+EXIF_IFD, EXIF_USER_COMMENT = 0x8769, 0x9286
+PNG_CAPTION = "parameters"
+"""Where image viewers look for prompt and settings: this text of a PNG, the user comment of the others' EXIF."""
 MAX_JPEG_EXIF = 65_500
 """A JPEG segment holds 64 KiB; a workflow that is larger cannot be written into one."""
 _log = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ class ImageMetadata:
 
     prompt: Mapping[str, Any] | None
     extra: Mapping[str, Any]
+    caption: str = ""
+    """This picture's own prompt and settings, where the graph made several."""
 
     def png_chunks(self) -> PngInfo:
         """Text chunks, as ComfyUI's SaveImage writes them."""
@@ -42,6 +47,8 @@ class ImageMetadata:
             chunks.add_text("prompt", json.dumps(self.prompt))
         for key, value in self.extra.items():
             chunks.add_text(key, json.dumps(value))
+        if self.caption:
+            chunks.add_text(PNG_CAPTION, self.caption)
         return chunks
 
     def exif(self) -> Image.Exif:
@@ -51,6 +58,8 @@ class ImageMetadata:
             exif[EXIF_MODEL] = f"prompt:{json.dumps(self.prompt)}"
         for index, (key, value) in enumerate(self.extra.items()):
             exif[EXIF_MAKE - index] = f"{key}:{json.dumps(value)}"
+        if self.caption:
+            exif.get_ifd(EXIF_IFD)[EXIF_USER_COMMENT] = b"UNICODE\0" + self.caption.encode("utf-16-be")
         return exif
 
 
@@ -62,7 +71,7 @@ def save_image(image: Image.Image, path: Path, output_format: str, quality: int,
     exif = metadata.exif()
     if output_format == "jpeg" and len(exif.tobytes()) > MAX_JPEG_EXIF:
         _log.warning("NeuroLux: the graph is too large for a JPEG's metadata; %s does not reopen it", path.name)
-        exif = Image.Exif()
+        exif = ImageMetadata(None, {}, metadata.caption).exif()
     image.save(path, format=output_format.upper(), quality=quality, exif=exif)
 
 
@@ -100,6 +109,12 @@ class Result(io.ComfyNode):
                 ),
                 io.Int.Input("quality", default=90, min=1, max=100, tooltip="Of jpeg and webp. 100 is best."),
                 io.String.Input("filename_prefix", default="NeuroLux", tooltip="Start of the files' names."),
+                io.String.Input(
+                    "caption",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Prompt and settings, to be written into the file. A list goes with a list of pictures.",
+                ),
             ],
             is_output_node=True,
         )
@@ -114,7 +129,13 @@ class Result(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: torch.Tensor, name: str, output_format: str, quality: int, filename_prefix: str
+        cls,
+        images: torch.Tensor,
+        name: str,
+        output_format: str,
+        quality: int,
+        filename_prefix: str,
+        caption: str = "",
     ) -> io.NodeOutput:
         if output_format not in SUFFIXES:
             raise InvalidParameter(
@@ -125,7 +146,7 @@ class Result(io.ComfyNode):
         )
         metadata = ImageMetadata(None, {})
         if not args.disable_metadata and cls.hidden is not None:
-            metadata = ImageMetadata(as_posted(cls.hidden.prompt), cls.hidden.extra_pnginfo or {})
+            metadata = ImageMetadata(as_posted(cls.hidden.prompt), cls.hidden.extra_pnginfo or {}, caption)
         saved = []
         for index, picture in enumerate(to_pictures(images)):
             file = f"{stem.replace('%batch_num%', str(index))}_{counter + index:05}_{SUFFIXES[output_format]}"

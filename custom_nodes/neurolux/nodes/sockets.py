@@ -6,6 +6,8 @@ from comfy_api.latest import io
 
 PipelineType = io.Custom("NEUROLUX_PIPELINE")
 """A PipelineHandle."""
+FileType = io.Custom("NEUROLUX_FILE")
+"""The path of a file on this machine."""
 
 CATEGORY = "NeuroLux"
 LARGEST_INTEGER = 2**53 - 1

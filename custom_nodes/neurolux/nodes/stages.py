@@ -77,7 +77,7 @@ class Sample(io.ComfyNode):
             inputs=[
                 pipeline_input(),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
-                io.Latent.Input("latent", tooltip="Width, height and number of pictures: an Empty Latent."),
+                io.Latent.Input("latent", tooltip="What to begin with: an Empty Latent, or what Encode Picture made."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -102,6 +102,19 @@ class Sample(io.ComfyNode):
                     lazy=True,
                     tooltip="What the picture should not show. Only read by models that use it (SDXL with guidance).",
                 ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip=(
+                        "How much of an encoded picture is redrawn: near 0 it stays as it is, 1 redraws everything. "
+                        "That share of the steps is run. An Empty Latent needs 1."
+                    ),
+                ),
             ],
             outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The picture before decoding.")],
         )
@@ -123,9 +136,10 @@ class Sample(io.ComfyNode):
         steps: int,
         guidance: float,
         negative: Any = None,
+        strength: float = 1.0,
     ) -> io.NodeOutput:
         loaded = pipeline.loaded(NodeReporter())
-        samples = sample(loaded, pipeline.spec, positive, negative, latent, seed, steps, guidance)
+        samples = sample(loaded, pipeline.spec, positive, negative, latent, seed, steps, guidance, strength)
         return io.NodeOutput({"samples": samples}, ui=warnings_ui(loaded))
 
 

@@ -19,6 +19,7 @@ import torch
 from ..catalog import Model
 from ..errors import InvalidParameter, WeightsMissing
 from .adapter_files import FileStamp, detect, stamp_file
+from .lora_list import STRENGTH_LIMIT as STRENGTH_LIMIT
 from .memory import out_of_memory
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 MOST_UNUSED = 4
 MOST_UNUSED_BYTES = 1_000_000_000
 """LoRAs that no current graph uses stay in memory, beside their component, up to both bounds."""
-STRENGTH_LIMIT = 4.0
 LOAD_ERRORS = (ValueError, KeyError, RuntimeError, AttributeError, NotImplementedError, TypeError, OSError)
 """What diffusers and peft raise for a file whose layers do not fit; they have no error of their own for it."""
 _log = logging.getLogger(__name__)
@@ -113,6 +113,13 @@ class Adapters:
                     self.loaded[lora.file] = load_lora(pipeline, lora.file)
                 self.loaded.move_to_end(lora.file)
             self._activate(pipeline, wanted)
+
+    def clear(self, pipeline: LoadedPipeline) -> None:
+        """Take every LoRA out, those that are not in use too."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._activate(pipeline, ())
+            for file in list(self.loaded):
+                remove_lora(pipeline, file, self.loaded.pop(file).parts)
 
     def _activate(self, pipeline: LoadedPipeline, wanted: tuple[AppliedLora, ...]) -> None:
         from diffusers.utils import set_adapter_layers, set_weights_and_activate_adapters

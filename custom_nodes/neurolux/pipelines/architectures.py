@@ -23,6 +23,7 @@ FLUX_LATENT_CHANNELS = 16
 VAE_SCALES: dict[Family, dict[str, float | None]] = {
     "flux": {"scaling_factor": 0.3611, "shift_factor": 0.1159},
     "sdxl": {"scaling_factor": 0.13025, "shift_factor": None},
+    "sd15": {"scaling_factor": 0.18215, "shift_factor": None},
 }
 FLUX_SCHEDULES: dict[bool, dict[str, Any]] = {
     True: {"shift": 3.0, "use_dynamic_shifting": True},

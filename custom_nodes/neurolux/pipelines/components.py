@@ -23,10 +23,11 @@ from .sources import ResolvedFiles
 from .weight_files import open_files, outlines
 from .weight_headers import STORED, read_header
 
-DENOISERS: dict[Family, str] = {"flux": "transformer", "sdxl": "unet"}
+DENOISERS: dict[Family, str] = {"flux": "transformer", "sdxl": "unet", "sd15": "unet"}
 PARTS: dict[Family, dict[str, Part]] = {
     "flux": {"text_encoder": "clip-l", "text_encoder_2": "t5", "transformer": "flux-transformer", "vae": "vae"},
     "sdxl": {"text_encoder": "clip-l", "text_encoder_2": "clip-g", "unet": "sdxl-unet", "vae": "vae"},
+    "sd15": {"text_encoder": "clip-l", "unet": "sd15-unet", "vae": "vae"},
 }
 """What each component of a pipeline is."""
 BLOCK = re.compile(
@@ -35,7 +36,7 @@ BLOCK = re.compile(
     r"\.(?:(?:resnets|downsamplers|upsamplers)\.\d+|attentions\.\d+\.transformer_blocks\.\d+)"
 )
 """What can be streamed: the start of its weights' names. A UNet's levels are too large for it."""
-STREAMED_PARTS: tuple[Part, ...] = ("flux-transformer", "sdxl-unet", "t5")
+STREAMED_PARTS: tuple[Part, ...] = ("flux-transformer", "sdxl-unet", "sd15-unet", "t5")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as mm
+import numpy as np
 import torch
 from PIL import Image
 
@@ -98,6 +99,12 @@ def fitted(image: torch.Tensor, index: int, width: int, height: int) -> Image.Im
     left, top = (picture.width - cut_width) // 2, (picture.height - cut_height) // 2
     cut = picture.crop((left, top, left + cut_width, top + cut_height))
     return cut.resize((width, height), Image.Resampling.LANCZOS) if cut.size != (width, height) else cut
+
+
+def fitted_batch(images: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """All of ``images`` (B, H, W, C) as ``fitted`` makes them: (B, height, width, 3) in [0, 1], 8 bits a channel."""
+    pictures = [fitted(images[..., :3].float().cpu(), index, width, height) for index in range(images.shape[0])]
+    return torch.stack([torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255) for picture in pictures])
 
 
 @dataclass(eq=False)
@@ -200,7 +207,9 @@ class ControlRun:
         for control, net in zip(self._controls, self._nets, strict=True):
             check_mode(self._family, control, net)
         self._kind: ControlKind = "union" if self._nets[0].union else "plain"
-        pipeline_class = PIPELINE_CLASSES[(self._family, self._kind, task)]
+        pipeline_class = PIPELINE_CLASSES.get((self._family, self._kind, task))
+        if pipeline_class is None:
+            raise InvalidParameter("controlnet", f"a ControlNet cannot guide {task} with a {self._family} model")
         self.pipe: Any = derived(pipeline.pipe, pipeline_class, controlnet=self._module())
 
     @property
@@ -229,7 +238,10 @@ class ControlRun:
     def arguments(self, index: int, width: int, height: int) -> dict[str, Any]:
         """The pipeline's own arguments for image ``index`` of the batch."""
         pictures = [fitted(control.image, index, width, height) for control in self._controls]
-        modes = [MODES[self._family].get(control.mode) for control in self._controls]
+        modes = [
+            MODES[self._family].get(control.mode) if net.union else None
+            for control, net in zip(self._controls, self._nets, strict=True)
+        ]
         arguments: dict[str, list[Any]] = {
             "image" if self._family == "sdxl" and self._kind == "plain" else "control_image": pictures,
             "controlnet_conditioning_scale": [float(control.strength) for control in self._controls],
@@ -275,14 +287,10 @@ def check_together(family: str, nets: Sequence[LoadedControlNet]) -> None:
 
 
 def check_mode(family: str, control: AppliedControl, net: LoadedControlNet) -> None:
-    """Raise InvalidParameter where a union ControlNet is not told what the picture is, or another one is."""
-    number = MODES[family].get(control.mode)
+    """Raise InvalidParameter where a union ControlNet is not told what the picture is. Others need not know."""
     if not net.union:
-        if number is not None:
-            raise InvalidParameter(
-                "mode", f"ControlNet {control.file.name} is for one kind of picture only; set its mode to {AUTO_MODE}"
-            )
         return
+    number = MODES[family].get(control.mode)
     config = net.module.config
     kinds = config.num_mode if family == "flux" else config.num_control_type
     if number is None or number >= kinds:

@@ -77,14 +77,16 @@ def block_bytes(shape: ComponentShape, storage: StorageType, compute: ComputeTyp
         each = WEIGHT_BYTES[storage]
     else:
         each = WEIGHT_BYTES[storage] + KEPT_SHARE * COMPUTE_BYTES[compute]
-    return tuple(round(block * each) for block in shape.blocks)
+    beside = shape.lora_bytes / max(sum(shape.blocks), 1)
+    return tuple(round(block * (each + beside)) for block in shape.blocks)
 
 
 def weight_bytes(shape: ComponentShape, storage: StorageType, compute: ComputeType) -> int:
     """Bytes of a component's weights in ``storage``; outside of blocks they are in the type that is computed in."""
     if shape.stored_bytes is not None and storage == shape.stored:
-        return shape.stored_bytes
-    return sum(block_bytes(shape, storage, compute)) + shape.outside_blocks * COMPUTE_BYTES[compute]
+        return shape.stored_bytes + shape.lora_bytes
+    unsplit = 0 if shape.blocks else shape.lora_bytes
+    return sum(block_bytes(shape, storage, compute)) + shape.outside_blocks * COMPUTE_BYTES[compute] + unsplit
 
 
 def largest_layer(shape: ComponentShape) -> int:
@@ -111,6 +113,11 @@ def sample_bytes(family: str, width: int, height: int, compute: ComputeType = "b
     else:
         one = width * height * SDXL_BYTES_PER_PIXEL
     return round(one * COMPUTE_BYTES[compute] * MARGIN)
+
+
+def control_bytes(shape: ComponentShape, width: int, height: int, compute: ComputeType = "bf16") -> int:
+    """What a ControlNet hands to the denoiser in each step: it lies there until the denoiser has used it."""
+    return round(shape.values_per_token * width * height / 256 * COMPUTE_BYTES[compute])
 
 
 def decode_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None) -> int:

@@ -28,7 +28,8 @@ def decode(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
     def work() -> torch.Tensor:
         placed = loaded.placement.stage(["vae"], decode_room(loaded, width, height))
         with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
-            return torch.cat([decode_one(loaded, latent[None]) for latent in samples])
+            # split, unlike indexing, leaves the strides as diffusers has them, by which convolutions choose their way.
+            return torch.cat([decode_one(loaded, latent) for latent in samples.split(1)])
 
     return run_stage(loaded, f"decoding {samples.shape[0]} x {width}x{height}", REMEDY, work)
 

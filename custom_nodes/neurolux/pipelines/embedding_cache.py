@@ -61,7 +61,8 @@ class EmbeddingCache:
 
 def conditioning_bytes(conditioning: Conditioning) -> int:
     """Bytes of its tensors."""
-    return sum(embeds.nbytes + extra["pooled_output"].nbytes for embeds, extra in conditioning)
+    tensors = (tensor for embeds, extra in conditioning for tensor in (embeds, extra.get("pooled_output")))
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 embedding_cache = EmbeddingCache()

@@ -37,9 +37,12 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
                 embeds, pooled, _ = pipe.encode_prompt(
                     text, device=loaded.device, max_sequence_length=loaded.model.max_sequence_length
                 )
-            else:
+            elif loaded.model.family == "sdxl":
                 embeds, _, pooled, _ = pipe.encode_prompt(text, device=loaded.device, do_classifier_free_guidance=False)
-        extra: dict[str, Any] = {"pooled_output": pooled.cpu()}
+            else:
+                embeds, _ = pipe.encode_prompt(text, loaded.device, 1, False)
+                pooled = None  # Stable Diffusion 1.5 reads the tokens only
+        extra: dict[str, Any] = {} if pooled is None else {"pooled_output": pooled.cpu()}
         if not text.strip():
             extra[EMPTY_PROMPT] = True
         return [[embeds.cpu(), extra]]
@@ -59,8 +62,13 @@ def cache_key(loaded: LoadedPipeline, encoders: list[str], text: str) -> tuple[o
     return spec.model, spec.stamp, loaded.device.type, formats, loaded.adapters.text_key, limit, text
 
 
-def embeddings(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tensors of ``conditioning``, as ``loaded`` needs them. Raises InvalidParameter for another model's."""
+def embeddings(
+    loaded: LoadedPipeline, conditioning: Conditioning, field: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The tensors of ``conditioning``, as ``loaded`` needs them: those of the tokens, and the pooled one if it has any.
+
+    Raises InvalidParameter for another model's.
+    """
     if len(conditioning) != 1:
         raise InvalidParameter(
             field,
@@ -68,16 +76,17 @@ def embeddings(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -
             "not Conditioning (Combine) or (Set Area)",
         )
     embeds, extra = conditioning[0]
-    pooled = extra.get("pooled_output")
+    needs_pooled = loaded.model.family != "sd15"
+    pooled = extra.get("pooled_output") if needs_pooled else None
     expected = denoiser_width(loaded)
-    if pooled is None or embeds.shape[-1] != expected:
+    if (needs_pooled and pooled is None) or embeds.shape[-1] != expected:
         raise InvalidParameter(
             field,
             f"the {field} conditioning is {embeds.shape[-1]} wide and {loaded.model.name} takes {expected}; "
             "encode the prompt with the same pipeline that samples",
         )
     dtype = loaded.precision.main
-    return embeds.to(loaded.device, dtype), pooled.to(loaded.device, dtype)
+    return embeds.to(loaded.device, dtype), None if pooled is None else pooled.to(loaded.device, dtype)
 
 
 def denoiser_width(loaded: LoadedPipeline) -> int:

@@ -12,14 +12,14 @@ from typing import Literal
 
 from .weight_headers import TensorInfo, WeightHeader
 
-Part = Literal["flux-transformer", "sdxl-unet", "t5", "clip-l", "clip-g", "vae"]
+Part = Literal["flux-transformer", "sdxl-unet", "sd15-unet", "t5", "clip-l", "clip-g", "vae"]
 """A component that a file can hold."""
-Layout = Literal["diffusers", "original", "flat"]
-"""How its tensors are named: as diffusers or transformers do, as the model's authors do (BFL, LDM, OpenCLIP), or as
-transformers do from 5.6 on, without ``text_model.``."""
+Layout = Literal["diffusers", "original", "flat", "llama.cpp"]
+"""How its tensors are named: as diffusers or transformers do, as the model's authors do (BFL, LDM, OpenCLIP), as
+transformers do from 5.6 on, without ``text_model.``, or as llama.cpp's converter does (GGUF files of T5)."""
 Kind = Literal[
-    "FLUX transformer", "SDXL UNet", "T5 encoder", "CLIP-L encoder", "CLIP-G encoder", "VAE", "FLUX checkpoint",
-    "SDXL checkpoint", "LoRA", "ControlNet", "file of another kind of model",
+    "FLUX transformer", "SDXL UNet", "Stable Diffusion 1.5 UNet", "T5 encoder", "CLIP-L encoder", "CLIP-G encoder",
+    "VAE", "FLUX checkpoint", "SDXL checkpoint", "LoRA", "ControlNet", "file of another kind of model",
 ]  # fmt: skip
 
 SIGNATURES: tuple[tuple[Part | Literal["clip"], Layout, str], ...] = (
@@ -28,6 +28,7 @@ SIGNATURES: tuple[tuple[Part | Literal["clip"], Layout, str], ...] = (
     ("sdxl-unet", "original", "input_blocks.0.0.weight"),
     ("sdxl-unet", "diffusers", "down_blocks.0.resnets.0.conv1.weight"),
     ("t5", "diffusers", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+    ("t5", "llama.cpp", "enc.blk.0.attn_rel_b.weight"),
     ("clip", "diffusers", "text_model.encoder.layers.0.self_attn.q_proj.weight"),
     ("clip", "flat", "encoder.layers.0.self_attn.q_proj.weight"),
     ("clip-g", "original", "transformer.resblocks.0.attn.in_proj_weight"),
@@ -47,6 +48,7 @@ CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
 NAMES: dict[Part, Kind] = {
     "flux-transformer": "FLUX transformer",
     "sdxl-unet": "SDXL UNet",
+    "sd15-unet": "Stable Diffusion 1.5 UNet",
     "t5": "T5 encoder",
     "clip-l": "CLIP-L encoder",
     "clip-g": "CLIP-G encoder",

@@ -22,7 +22,7 @@ from .components import ComponentFiles
 from .file_kinds import NAMES
 from .key_maps import SCALES
 from .plan_records import ComponentPlan
-from .quantize import storable_layers, store_weight, stored_type, unscaled
+from .quantize import storable_layers, store_gguf, store_weight, stored_type, unscaled
 from .weight_files import LoadMeter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,7 +36,7 @@ def load_component(files: ComponentFiles, plan: ComponentPlan, meter: LoadMeter,
     ``device`` is where quantizing is computed. Raises WeightsMissing for files that are damaged or do not fit.
     """
     tensors = files.tensors()
-    if plan.storage == "gguf":
+    if plan.storage == "gguf" and files.part == "flux-transformer":
         return load_gguf(files, tensors, DTYPES[plan.compute], meter)
     with init_empty_weights():
         module = empty_module(files)
@@ -62,6 +62,7 @@ def empty_module(files: ComponentFiles) -> torch.nn.Module:
     classes: dict[str, Any] = {
         "flux-transformer": diffusers.FluxTransformer2DModel,
         "sdxl-unet": diffusers.UNet2DConditionModel,
+        "sd15-unet": diffusers.UNet2DConditionModel,
         "vae": diffusers.AutoencoderKL,
     }
     model_class = classes[files.part]
@@ -81,7 +82,8 @@ def fill(
     """Give ``module`` its weights out of ``tensors``, which are taken from it."""
     compute = DTYPES[plan.compute]
     storage = stored_type(plan.storage, plan.compute)
-    layers = {f"{name}.weight": layer for name, layer in storable_layers(module)} if storage else {}
+    coded = plan.storage == "gguf"
+    layers = {f"{name}.weight": layer for name, layer in storable_layers(module)} if storage or coded else {}
     wanted = module.state_dict()
     tensors = matching_names(wanted, tensors)
     missing = [name for name in wanted if name not in tensors and not tied(module, name, tensors)]
@@ -100,10 +102,14 @@ def fill(
                 f"{tuple(target.shape)}; choose another {NAMES[files.part]}"
             )
         count = source.nbytes
-        source = dequantized(source)
         owner, _, attribute = name.rpartition(".")
         holder = module.get_submodule(owner)
-        if name in layers:
+        if coded and name in layers and hasattr(source, "quant_type"):
+            store_gguf(layers[name], keep(source, source, plan), compute)
+            meter.add(count)
+            continue
+        source = dequantized(source)
+        if name in layers and not coded:
             assert storage is not None
             store_weight(layers[name], source.to(device), storage, compute, moved(scale, device))
             for tensor in ("stored", "scale"):

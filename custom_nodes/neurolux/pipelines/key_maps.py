@@ -51,6 +51,21 @@ FLUX_SINGLE = {
     "norm.query_norm": ["attn.norm_q"],
     "norm.key_norm": ["attn.norm_k"],
 }
+T5_OUTSIDE = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
+T5_LAYERS = {
+    "attn_norm": "layer.0.layer_norm",
+    "attn_q": "layer.0.SelfAttention.q",
+    "attn_k": "layer.0.SelfAttention.k",
+    "attn_v": "layer.0.SelfAttention.v",
+    "attn_o": "layer.0.SelfAttention.o",
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "ffn_norm": "layer.1.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+}
+"""llama.cpp's names (gguf's tensor_mapping.py, architecture t5encoder)."""
+T5_BLOCK = re.compile(r"enc\.blk\.(\d+)\.(\w+)")
 FLUX_BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)")
 SCALES = ("scale_weight", "weight_scale")
 """Beside a scaled fp8 weight: what it is multiplied with. The second name is that of ComfyUI's later files."""
@@ -67,6 +82,8 @@ def renamed(part: Part, place: Place, tensors: Tensors) -> Tensors:
         return renamed_unet(own)
     if part == "vae" and place.layout == "original":
         return renamed_vae(own)
+    if part == "t5" and place.layout == "llama.cpp":
+        return renamed_t5(own)
     if part == "clip-g" and place.layout == "original":
         return renamed_open_clip(own)
     return own
@@ -111,6 +128,18 @@ def pieces(value: torch.Tensor, count: int, width: int) -> list[torch.Tensor]:
         return [value] * count
     sizes = [width] * 3
     return list(value.split(sizes if count == 3 else [*sizes, value.shape[0] - 3 * width], dim=0))
+
+
+def renamed_t5(tensors: Tensors) -> Tensors:
+    """T5's encoder out of a GGUF; names of a decoder, or of llama.cpp's own, are left out."""
+    found: Tensors = {}
+    for name, value in tensors.items():
+        stem, _, kind = name.rpartition(".")
+        block = T5_BLOCK.fullmatch(stem)
+        target = T5_OUTSIDE.get(stem) if block is None else T5_LAYERS.get(block[2])
+        if target is not None:
+            found[f"{target if block is None else f'encoder.block.{block[1]}.{target}'}.{kind}"] = value
+    return found
 
 
 def renamed_unet(tensors: Tensors) -> Tensors:

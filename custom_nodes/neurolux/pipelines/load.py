@@ -17,7 +17,7 @@ from .architectures import FLUX_SCHEDULES, SDXL_SCHEDULE
 from .comfy_tokenizers import comfy_tokenizers
 from .components import DENOISERS, ComponentFiles, component_files, shapes_of, vae_must_upcast
 from .fill import DTYPES, load_component
-from .pipeline_classes import Pipeline, PlacedFluxPipeline, PlacedSDXLPipeline
+from .pipeline_classes import Pipeline, PlacedFluxPipeline, PlacedSD15Pipeline, PlacedSDXLPipeline
 from .plan_records import ComputeType, Plan, StorageType
 from .quantize import storable_layers, store_weight, stored_type
 from .sources import ResolvedFiles
@@ -67,6 +67,8 @@ def assembled(model: Model, files: ResolvedFiles, parts: dict[str, Any]) -> Pipe
     """The pipeline with ``parts``."""
     if model.family == "flux":
         return PlacedFluxPipeline(**parts)
+    if model.family == "sd15":
+        return PlacedSD15Pipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     zeros = True
     if files.pipeline is not None:
         index = json.loads((files.pipeline / "model_index.json").read_text(encoding="utf-8"))
@@ -88,6 +90,7 @@ def other_parts(
         tokenizers = {
             name: getattr(transformers, index[name][1]).from_pretrained(files.pipeline / name, local_files_only=True)
             for name in ("tokenizer", "tokenizer_2")
+            if name in index
         }
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(files.pipeline / "scheduler")
     if model.scheduler is not None:

@@ -11,17 +11,27 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
+    AnimateDiffSDXLPipeline,
     DiffusionPipeline,
     FluxControlNetPipeline,
+    FluxFillPipeline,
+    FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
+    FluxKontextPipeline,
     FluxPipeline,
+    StableDiffusionPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLControlNetUnionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
 )
 
 from ..catalog import Family
 
-Task = Literal["text-to-image"]
+Task = Literal["text-to-image", "image-to-image", "inpaint", "fill", "edit"]
+"""What is asked for. ``fill`` is inpainting by a model that was trained for it, ``edit`` following an instruction."""
 ControlKind = Literal["plain", "union"]
 """SDXL has a pipeline of its own for union ControlNets; FLUX runs both kinds with one."""
 
@@ -65,12 +75,73 @@ class PlacedFluxPipeline(PlacedPipeline, FluxPipeline):
         return lora_state_dict
 
 
+class PlacedFluxImg2ImgPipeline(PlacedPipeline, FluxImg2ImgPipeline):
+    """FluxImg2ImgPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedFluxInpaintPipeline(PlacedPipeline, FluxInpaintPipeline):
+    """FluxInpaintPipeline on the device that ComfyUI computes on.
+
+    The masked picture's latents, which it encodes at the end, go nowhere: it blends by the mask alone.
+    """
+
+    def prepare_mask_latents(
+        self,
+        mask: torch.Tensor,
+        masked_image: torch.Tensor,
+        batch_size: int,
+        num_channels_latents: int,
+        num_images_per_prompt: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """diffusers' mask, packed like the latents: one pixel of ``mask`` (1, 1, H, W) for each latent pixel."""
+        cells = self.vae_scale_factor * 2
+        height, width = 2 * (height // cells), 2 * (width // cells)
+        mask = torch.nn.functional.interpolate(mask, size=(height, width)).to(device=device, dtype=dtype)
+        batch = batch_size * num_images_per_prompt
+        mask = mask.repeat(batch // len(mask), num_channels_latents, 1, 1)
+        packed = self._pack_latents(mask, batch, num_channels_latents, height, width)
+        return packed, packed
+
+
+class PlacedFluxFillPipeline(PlacedPipeline, FluxFillPipeline):
+    """FluxFillPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedFluxKontextPipeline(PlacedPipeline, FluxKontextPipeline):
+    """FluxKontextPipeline on the device that ComfyUI computes on."""
+
+
 class PlacedFluxControlNetPipeline(PlacedPipeline, FluxControlNetPipeline):
     """FluxControlNetPipeline on the device that ComfyUI computes on."""
 
 
 class PlacedSDXLPipeline(PlacedPipeline, StableDiffusionXLPipeline):
     """StableDiffusionXLPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLImg2ImgPipeline(PlacedPipeline, StableDiffusionXLImg2ImgPipeline):
+    """StableDiffusionXLImg2ImgPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLInpaintPipeline(PlacedPipeline, StableDiffusionXLInpaintPipeline):
+    """StableDiffusionXLInpaintPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSD15Pipeline(PlacedPipeline, StableDiffusionPipeline):
+    """StableDiffusionPipeline (1.5) on the device that ComfyUI computes on."""
+
+
+class PlacedAnimateDiffPipeline(PlacedPipeline, AnimateDiffPipeline):
+    """AnimateDiffPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedAnimateDiffSDXLPipeline(PlacedPipeline, AnimateDiffSDXLPipeline):
+    """AnimateDiffSDXLPipeline on the device that ComfyUI computes on."""
 
 
 class PlacedSDXLControlNetPipeline(PlacedPipeline, StableDiffusionXLControlNetPipeline):
@@ -81,14 +152,21 @@ class PlacedSDXLControlNetUnionPipeline(PlacedPipeline, StableDiffusionXLControl
     """StableDiffusionXLControlNetUnionPipeline on the device that ComfyUI computes on."""
 
 
-Pipeline = PlacedFluxPipeline | PlacedSDXLPipeline
+Pipeline = PlacedFluxPipeline | PlacedSDXLPipeline | PlacedSD15Pipeline
 P = TypeVar("P", bound=DiffusionPipeline)
 
 PIPELINE_CLASSES: dict[tuple[Family, ControlKind | None, Task], type[DiffusionPipeline]] = {
     ("flux", None, "text-to-image"): PlacedFluxPipeline,
+    ("flux", None, "image-to-image"): PlacedFluxImg2ImgPipeline,
+    ("flux", None, "inpaint"): PlacedFluxInpaintPipeline,
+    ("flux", None, "fill"): PlacedFluxFillPipeline,
+    ("flux", None, "edit"): PlacedFluxKontextPipeline,
     ("flux", "plain", "text-to-image"): PlacedFluxControlNetPipeline,
     ("flux", "union", "text-to-image"): PlacedFluxControlNetPipeline,
     ("sdxl", None, "text-to-image"): PlacedSDXLPipeline,
+    ("sd15", None, "text-to-image"): PlacedSD15Pipeline,
+    ("sdxl", None, "image-to-image"): PlacedSDXLImg2ImgPipeline,
+    ("sdxl", None, "inpaint"): PlacedSDXLInpaintPipeline,
     ("sdxl", "plain", "text-to-image"): PlacedSDXLControlNetPipeline,
     ("sdxl", "union", "text-to-image"): PlacedSDXLControlNetUnionPipeline,
 }
@@ -104,11 +182,10 @@ def derived(pipe: DiffusionPipeline, wanted: type[P], **added: Any) -> P:
     components = {name: part for name, part in pipe.components.items() if name in names}
     options: dict[str, Any] = {}
     if "force_zeros_for_empty_prompt" in names:
+        options["force_zeros_for_empty_prompt"] = pipe.config["force_zeros_for_empty_prompt"]
+    if "add_watermarker" in names:
         # The invisible watermark would be drawn by plain diffusers only where its package happens to be installed.
-        options = {
-            "force_zeros_for_empty_prompt": pipe.config["force_zeros_for_empty_prompt"],
-            "add_watermarker": False,
-        }
+        options["add_watermarker"] = False
     made = wanted(**{**components, **options, **added})
     made.set_progress_bar_config(disable=True)
     made.placement_device = pipe.placement_device  # pyright: ignore[reportAttributeAccessIssue]

@@ -161,7 +161,11 @@ class Placement:
                 planned = replace(planned, resident_blocks=wanted.resident_blocks)
                 self._patchers[name].budget = device_budget(self._patchers[name].residency, planned)
             components[name] = planned
-        self.plan = replace(self.plan, components=components, vae_tile=plan.vae_tile, vae_slicing=plan.vae_slicing)
+        kept = self.plan
+        self.plan = replace(
+            plan, offload=kept.offload, precision=kept.precision, components=components,
+            copies_in_ram=kept.copies_in_ram, reasons=kept.reasons,
+        )  # fmt: skip
 
     def _take_apart(self, names: Sequence[str]) -> None:
         self.unload(names)

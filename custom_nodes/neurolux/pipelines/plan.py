@@ -96,8 +96,7 @@ def leaner(
     It keeps the types of the weights (they need not be loaded again) and takes at most 70 % of the memory while there
     is such a plan: a tiled decode, fewer resident blocks, in the end layer after layer.
     """
-    formats: Formats = {name: (part.storage, part.compute) for name, part in plan.components.items()}
-    pipe = Pipeline(family, shapes, formats, machine, picture)
+    pipe = Pipeline(family, shapes, formats_of(plan, shapes), machine, picture)
     before = taken(plan, machine)
     modes: Sequence[OffloadMode] = ("model", "stream", "sequential") if machine.own_memory else ("disk",)
     if plan.offload == "disk":
@@ -118,6 +117,15 @@ def leaner(
     fits = fits and found.peak_ram <= machine.free_ram
     reason = f"{plan.offload} ran out of memory with {gigabytes(before)} planned"
     return replace(found, fits=fits, reasons=(f"{reason}; this takes {gigabytes(taken(found, machine))}",))
+
+
+def formats_of(plan: Plan, shapes: Mapping[str, ComponentShape]) -> Formats:
+    """The types of ``plan``; a ControlNet that came after it has the one that the denoiser computes in."""
+    known: dict[str, tuple[StorageType, ComputeType]] = {
+        name: (part.storage, part.compute) for name, part in plan.components.items()
+    }
+    main: ComputeType = known["transformer" if "transformer" in known else "unet"][1]
+    return {name: known.get(name, (main, main)) for name in shapes}
 
 
 def taken(plan: Plan, machine: Machine) -> int:

@@ -27,12 +27,12 @@ def is_compressible(family: str, name: str) -> bool:
 
 
 def compute_type(family: str, machine: Machine) -> ComputeType:
-    """What the device computes well: bf16; fp16 on MPS and for SDXL; else fp32. A CPU is fastest in fp32."""
+    """What the device computes well: bf16; fp16 on MPS and for Stable Diffusion; else fp32. A CPU likes fp32 best."""
     if machine.device == "cpu":
         return "fp32"
     if machine.bf16:
         return "bf16"
-    if machine.device == "mps" or (family == "sdxl" and machine.fp16):
+    if machine.device == "mps" or (family != "flux" and machine.fp16):
         return "fp16"
     return "fp32"
 

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 from . import costs
 from .plan_formats import Formats, is_text_encoder
-from .plan_records import ComponentPlan, ComponentShape, Machine, OffloadMode, Picture, PlacementKind, Plan
+from .plan_records import CONTROLNET, ComponentPlan, ComponentShape, Machine, OffloadMode, Picture, PlacementKind, Plan
 
 PLACEMENTS: dict[OffloadMode, PlacementKind] = {
     "none": "resident",
@@ -58,12 +58,20 @@ class Pipeline:
         """The components of each stage. A ControlNet works beside the denoiser."""
         text = [name for name in self.shapes if is_text_encoder(name)]
         vae = [name for name in self.shapes if name == "vae"]
-        return {"encode": text, "sample": [name for name in self.shapes if name not in (*text, *vae)], "decode": vae}
+        sample = [name for name in self.shapes if name not in (*text, *vae)]
+        encoding = vae if any(self.shapes[name].needs_vae for name in sample) else []
+        return {"encode": text, "sample": [*sample, *encoding], "decode": vae}
+
+    @cached_property
+    def controls(self) -> list[str]:
+        """The ControlNets: nothing splits them."""
+        return [name for name in self.shapes if name.startswith(CONTROLNET)]
 
     @cached_property
     def denoiser(self) -> str:
         """The component that denoises: the largest of its stage."""
-        return max(self.stages["sample"], key=lambda name: self.shapes[name].parameters)
+        names = [name for name in self.stages["sample"] if name not in self.controls]
+        return max(names, key=lambda name: self.shapes[name].parameters)
 
     @cached_property
     def total(self) -> int:
@@ -102,7 +110,12 @@ class Pipeline:
         if stage == "decode":
             return widened + costs.decode_bytes(picture.width, picture.height, self.formats["vae"][1], tile=tile)
         compute = self.formats[self.denoiser][1]
-        return widened + costs.sample_bytes(self.family, picture.width, picture.height, compute)
+        step = widened + costs.sample_bytes(self.family, picture.width, picture.height, compute)
+        step += sum(
+            costs.control_bytes(self.shapes[name], picture.width, picture.height, self.formats[name][1])
+            for name in self.controls
+        )
+        return max(step, self.work("decode", tile)) if "vae" in names else step  # encoding takes about as much
 
     def outside(self, name: str) -> int:
         """Weights of a component that belong to no block."""
@@ -235,6 +248,8 @@ def component_plans(
     for name in (name for stage in pipe.stages.values() for name in stage):
         shape = pipe.shapes[name]
         kind, count = PLACEMENTS[mode], len(shape.blocks)
+        if name in pipe.controls and mode == "sequential":
+            kind = "stage"
         if mode in ("stream", "disk"):
             if name in residents:
                 count = residents[name].count
@@ -263,7 +278,10 @@ def whole(pipe: Pipeline, mode: OffloadMode, tile: int | None) -> Costed:
         for name, shape in pipe.shapes.items()
     }
     device = max(
-        2 * max((layers[name] for name in stages[stage]), default=0) + pipe.work(stage, tile) for stage in stages
+        2 * max((layers[name] for name in names if name not in pipe.controls), default=0)
+        + sum(pipe.bytes[name] for name in names if name in pipe.controls)
+        + pipe.work(stage, tile)
+        for stage, names in stages.items()
     )
     pinned = min(pipe.total, int(costs.PINNED_SHARE * machine.free_ram))
     rate = streaming_rate(machine, pipe.total, pinned) * costs.LAYERWISE_SHARE

@@ -16,6 +16,8 @@ OffloadMode = Literal["none", "model", "stream", "sequential", "disk"]
 PlacementKind = Literal["resident", "stage", "stream", "sequential", "disk"]
 OFFLOAD_CHOICES = ("auto", "none", "model", "stream", "sequential", "disk")
 PRECISION_CHOICES = ("auto", "bf16", "fp16", "fp32", "fp8", "int8", "nf4", "as-is")
+CONTROLNET = "controlnet"
+"""What the names of components begin with that guide the denoiser."""
 ACCELERATORS = ("cuda", "xpu", "npu")
 """Devices with memory of their own. On a CPU and on MPS weights and activations share one memory."""
 
@@ -31,6 +33,12 @@ class ComponentShape:
     """How the files store it; None where that is not known."""
     stored_bytes: int | None = None
     """Bytes on disk, where the type alone does not tell (GGUF, mixed types)."""
+    lora_bytes: int = 0
+    """Of LoRA layers beside its own weights, spread over its blocks, in a type of their own."""
+    values_per_token: int = 0
+    """Of a ControlNet: values that it hands to the denoiser in each step for 16x16 pixels."""
+    needs_vae: bool = False
+    """Of a ControlNet: whether it sees its picture as a latent, so that the VAE works in its stage."""
 
     @property
     def outside_blocks(self) -> int:

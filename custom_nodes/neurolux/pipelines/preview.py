@@ -59,7 +59,8 @@ def comfy_previewer(loaded: LoadedPipeline) -> Previewer | None:
     import comfy.latent_formats
     import latent_preview
 
-    latent_format = comfy.latent_formats.Flux() if loaded.model.family == "flux" else comfy.latent_formats.SDXL()
+    formats = comfy.latent_formats
+    latent_format = {"flux": formats.Flux, "sdxl": formats.SDXL, "sd15": formats.SD15}[loaded.model.family]()
     if loaded.pipe.vae.config.latent_channels != latent_format.latent_channels:
         return None
     previewer = latent_preview.get_previewer(loaded.device, latent_format)

@@ -33,8 +33,7 @@ def vocabulary_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
     source = loaded.model.source
     if not isinstance(source, FolderSource) or not (source.path / VOCABULARY_FILE).is_file():
         return []
-    pipe: Any = loaded.pipe
-    tokenizer = pipe.tokenizer_2
+    tokenizer = main_tokenizer(loaded)
     encoded = tokenizer(text, truncation=False, verbose=False, return_offsets_mapping=True)
     places = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
     unknown = [text[start:end] for token, (start, end) in places if token == tokenizer.unk_token_id]
@@ -45,6 +44,12 @@ def vocabulary_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
         *([f"{name} does not know {listed(unknown)}: the picture may not show it"] if unknown else []),
         *([f"{name} draws {listed(roughly)} only roughly"] if roughly else []),
     ]
+
+
+def main_tokenizer(loaded: LoadedPipeline) -> Any:
+    """That of the encoder which reads most: the second, where there are two."""
+    pipe: Any = loaded.pipe
+    return getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
 
 
 @lru_cache(maxsize=8)
@@ -62,8 +67,7 @@ def listed(words: Iterable[str]) -> str:
 
 def truncation_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
     """Says so when the prompt is longer than what the main text encoder reads."""
-    pipe: Any = loaded.pipe
-    tokenizer = pipe.tokenizer_2
+    tokenizer = main_tokenizer(loaded)
     limit = min(loaded.model.max_sequence_length, tokenizer.model_max_length)
     tokens = len(tokenizer(text, truncation=False, verbose=False).input_ids)
     if tokens <= limit:

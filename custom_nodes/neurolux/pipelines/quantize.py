@@ -81,6 +81,40 @@ class StoredConv2d(StoredWeight, torch.nn.Conv2d):
         return self._conv_forward(input, self.weight, self.bias)
 
 
+class GGUFWeight:
+    """Mixin for a layer that keeps its weight as a GGUF file has it and decodes it in each call.
+
+    diffusers' GGUFLinear shows the coded bytes as its weight; T5 asks its weights for the type to compute with.
+    """
+
+    stored: torch.nn.Parameter
+    bias: torch.nn.Parameter | None
+    compute_dtype: torch.dtype
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight that the layer computes with: a new tensor each time."""
+        from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+        return dequantize_gguf_tensor(self.stored).to(self.compute_dtype)
+
+
+class CodedLinear(GGUFWeight, torch.nn.Linear):
+    """``torch.nn.Linear`` with a weight out of a GGUF file."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return functional.linear(input, self.weight, self.bias)
+
+
+def store_gguf(layer: torch.nn.Module, weight: torch.Tensor, compute: torch.dtype) -> None:
+    """Make the linear ``layer`` keep ``weight``, a tensor out of a GGUF file that knows its type."""
+    del layer._parameters["weight"]
+    layer.__class__ = CodedLinear
+    kept = cast(GGUFWeight, layer)
+    kept.compute_dtype = compute
+    kept.stored = cast(torch.nn.Parameter, weight)
+
+
 def stored_type(storage: StorageType, compute: ComputeType) -> StoredType | None:
     """How layers keep their weights; None where they simply have them in the type that is computed in."""
     return None if storage in (compute, "gguf") else cast(StoredType, storage)

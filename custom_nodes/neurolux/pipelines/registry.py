@@ -28,8 +28,10 @@ from .controlnet import AppliedControl, controlnets
 from .load_progress import LoadReporter
 from .machine import this_machine
 from .memory import with_memory_errors
+from .motion import AppliedMotion
 from .placement import ComponentMemory, Placement
-from .plan import ComponentShape, Picture, Plan, gigabytes, leaner, make_plan
+from .plan import ComponentPlan, ComponentShape, Picture, Plan, gigabytes, leaner, make_plan
+from .plan_adapters import control_shape, with_adapters
 from .precision import Precision
 from .sources import resolve
 from .streaming import CPU
@@ -63,10 +65,14 @@ class LoadedPipeline:
     placement: Placement
     picture: Picture
     """What the plan was made for."""
+    first_offload: str
+    """Where the weights are unless adapters or a larger picture need the room."""
     unreported_load_ms: float
     """How long loading took, until someone has asked."""
     unreported_warnings: list[str] = field(default_factory=list)
     """What the user of a picture should know, until it has been told."""
+    planned_shapes: Mapping[str, ComponentShape] | None = None
+    """With the adapters that the plan was made for, where there were any."""
     leaner: bool = False
     """Whether memory ran out, so that the plan is leaner than the one that was made at first."""
     handles: weakref.WeakSet[PipelineHandle] = field(default_factory=weakref.WeakSet)
@@ -117,16 +123,34 @@ class LoadedPipeline:
 
         Not after memory ran out: what was learned then is better than an estimate.
         """
-        picture = replace(self.picture, width=width, height=height)
-        if self.leaner or picture == self.picture:
+        picture, shapes = replace(self.picture, width=width, height=height), self.shapes_at_work()
+        if self.leaner or (picture, shapes) == (self.picture, self.planned_shapes or self.shapes):
             return
-        self.picture = picture
-        plan = self.placement.plan
-        self.placement.resize(
-            make_plan(
-                self.model.family, self.shapes, self._machine(), picture, plan.precision, plan.offload,
-                force_upcast_vae=self.precision.vae != self.precision.main,
-            )
+        self.picture, self.planned_shapes = picture, shapes
+        plan = self._planned(self.first_offload)
+        if not plan.fits and self.spec.offload == "auto":
+            other = self._planned("auto")
+            plan = other if other.fits else plan
+        if plan.offload == self.placement.mode:
+            self.placement.resize(plan)
+        elif all(same_types(plan.components[name], now) for name, now in self.placement.plan.components.items()):
+            log_plan(self.model.name, plan)
+            self.placement.follow(plan)
+
+    def shapes_at_work(self) -> dict[str, ComponentShape]:
+        """Its components with the LoRAs in them, and beside them the ControlNets of the handle that borrows it."""
+        files = dict.fromkeys(control.file for control in self.controls)
+        return with_adapters(
+            self.shapes,
+            self.denoiser_name,
+            [control_shape(file, self.model.family) for file in files],
+            sum(lora.bytes for lora in self.adapters.loaded.values()),
+        )
+
+    def _planned(self, offload: str) -> Plan:
+        return make_plan(
+            self.model.family, self.shapes_at_work(), self._machine(), self.picture, self.placement.plan.precision,
+            offload, force_upcast_vae=self.precision.vae != self.precision.main,
         )  # fmt: skip
 
     def go_leaner(self) -> str | None:
@@ -135,7 +159,7 @@ class LoadedPipeline:
         Everything has left the device.
         """
         before = self.placement.plan
-        plan = leaner(before, self.model.family, self.shapes, self._machine(), self.picture)
+        plan = leaner(before, self.model.family, self.shapes_at_work(), self._machine(), self.picture)
         if plan is None:
             return None
         self.placement.follow(plan)
@@ -158,6 +182,8 @@ class PipelineHandle:
     model: Model
     adapters: tuple[AppliedLora, ...] = ()
     controls: tuple[AppliedControl, ...] = ()
+    motion: AppliedMotion | None = None
+    """What makes it draw videos."""
     compile: bool = False
     """Whether the denoiser's blocks run compiled. Not part of the spec: the weights are the same."""
 
@@ -280,7 +306,7 @@ class Registry:
         placement = Placement(components, device, plan)
         load_ms = (time.perf_counter() - started) * 1000
         _log.info("NeuroLux: loaded %s in %.1f s", model.name, load_ms / 1000)
-        return LoadedPipeline(spec, model, pipe, shapes, placement, picture, load_ms)
+        return LoadedPipeline(spec, model, pipe, shapes, placement, picture, plan.offload, load_ms)
 
     def _make_room(self, needed: int) -> None:
         """Drop least recently used pipelines until ``needed`` bytes fit into free RAM, or none is left."""
@@ -292,6 +318,11 @@ def default_picture(model: Model) -> Picture:
     """What a model is planned for when it is loaded: one picture as it makes them unless told otherwise."""
     defaults = model.defaults
     return Picture(defaults.width, defaults.height, 1, defaults.num_inference_steps)
+
+
+def same_types(planned: ComponentPlan, now: ComponentPlan) -> bool:
+    """Whether weights that are loaded by ``now`` are as ``planned`` wants them."""
+    return (planned.storage, planned.compute) == (now.storage, now.compute)
 
 
 def for_loading(plan: Plan) -> Plan:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..catalog import Model
 from ..errors import InvalidParameter
 from .controlnet import ControlRun
-from .decode import to_raw
+from .decode import tiling, to_raw
 from .encode import Conditioning, embeddings, encode, is_empty
 from .latent import LATENT_SCALE
-from .memory import run_stage, sample_room
+from .memory import decode_room, run_stage, sample_room
+from .picture_encoding import pictures_encoded_in_place
+from .picture_tasks import KONTEXT_PIXELS, PictureSource, choose_task, size_arguments, steps_to_run
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
 from .registry import LoadedPipeline, LoadSpec
+
+if TYPE_CHECKING:
+    from .pipeline_classes import Task
 
 SEEDS = 2**64
 REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
@@ -34,27 +39,40 @@ class SampleRequest:
     seed: int
     steps: int
     guidance: float
+    task: Task
+    strength: float
+    """How much of the picture that it begins with is redrawn, 0 to 1."""
+    running: int
+    """The steps that are run: all, or at a strength below 1 the last ones."""
+    source: PictureSource
 
 
 def plan_sample(
-    model: Model, variant: int | None, latent: Mapping[str, Any], seed: int, steps: int, guidance: float
+    model: Model,
+    variant: int | None,
+    latent: Mapping[str, Any],
+    seed: int,
+    steps: int,
+    guidance: float,
+    strength: float = 1.0,
 ) -> SampleRequest:
     """Fill in defaults (``steps`` 0, ``guidance`` below 0) and check all; raises InvalidParameter."""
-    samples: torch.Tensor = latent["samples"]
-    if samples.any() or latent.get("noise_mask") is not None:
-        raise InvalidParameter(
-            "latent",
-            "the latent is not empty: this version makes pictures from a prompt only, not from another picture; "
-            "link an Empty Latent without a mask",
-        )
+    source = PictureSource.of(latent)
+    samples = source.samples
+    task = choose_task(model, source, strength)
     height, width = samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE
+    steps = steps or variant or model.defaults.num_inference_steps
     request = SampleRequest(
         width=width,
         height=height,
         count=samples.shape[0],
         seed=seed,
-        steps=steps or variant or model.defaults.num_inference_steps,
+        steps=steps,
         guidance=model.defaults.guidance_scale if guidance < 0 else guidance,
+        task=task,
+        strength=strength,
+        running=steps_to_run(model, task, steps, strength),
+        source=source,
     )
     model.limits.width.check("width", width)
     model.limits.height.check("height", height)
@@ -85,32 +103,45 @@ def sample(
     seed: int,
     steps: int = 0,
     guidance: float = -1.0,
+    strength: float = 1.0,
+    *,
+    span: ProgressSpan | None = None,
 ) -> torch.Tensor:
     """Sample every image of the batch; returns raw VAE latents (B, C, h, w), float32 on the CPU.
 
     Image ``i`` uses ``seed + i`` and is sampled alone, so it equals the single picture with that seed. The noise is
-    drawn on the CPU: a seed means the same on every device.
+    drawn on the CPU: a seed means the same on every device. ``span``: where its steps are in a longer count.
     """
-    request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance)
+    request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance, strength)
     prompt = prompt_arguments(loaded, request, positive, negative)
-    control = ControlRun(loaded, "text-to-image") if loaded.controls else None
-    pipe: Any = control.pipe if control else loaded.pipe
-    progress = SampleProgress(loaded, request)
-    stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae else [])]
+    control = ControlRun(loaded, request.task) if loaded.controls else None
+    pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
+    progress = SampleProgress(loaded, request, span)
+    stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
     loaded.fit(request.width, request.height)
 
     def work() -> torch.Tensor:
-        room = sample_room(loaded, request.width, request.height)
-        with placed(room), torch.no_grad():
+        with placed(), torch.no_grad():
             return loaded.compiled.run(loaded, lambda: torch.cat([one(index) for index in range(request.count)]))
 
-    def placed(room: int) -> AbstractContextManager[None]:
+    @contextmanager
+    def placed() -> Iterator[None]:
+        room = task_room(loaded, request)
         if control is None:
-            return loaded.placement.stage(stage, room)
-        return control.stage(stage, room, request.width, request.height)
+            where = loaded.placement.stage(stage, room)
+        else:
+            where = control.stage(stage, room, request.width, request.height)
+        if request.task == "text-to-image":
+            with where:
+                yield
+            return
+        tiles = tiling(loaded.pipe.vae, loaded.placement.plan.vae_tile, loaded.pipe.vae_scale_factor)
+        with where, tiles, pictures_encoded_in_place(loaded):
+            yield
 
     def one(index: int) -> torch.Tensor:
         more = control.arguments(index, request.width, request.height) if control else {}
+        more |= request.source.arguments(loaded, request.task, request.strength, index)
         return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
 
     try:
@@ -118,6 +149,27 @@ def sample(
     finally:
         pipe.on_first_latents = None
         pipe.maybe_free_model_hooks()
+
+
+def task_pipeline(loaded: LoadedPipeline, task: Task) -> Any:
+    """The pipeline for ``task`` over the loaded one's components. Raises InvalidParameter where there is none."""
+    from .pipeline_classes import PIPELINE_CLASSES, derived
+
+    if task == "text-to-image":
+        return loaded.pipe
+    wanted = PIPELINE_CLASSES.get((loaded.model.family, None, task))
+    if wanted is None:
+        raise InvalidParameter("model", f"{loaded.model.name}, a {loaded.model.family} model, has no {task}")
+    return derived(loaded.pipe, wanted)
+
+
+def task_room(loaded: LoadedPipeline, request: SampleRequest) -> int:
+    """Working memory of a step, or of encoding the picture where that takes more."""
+    width, height = request.width, request.height
+    if request.task == "text-to-image":
+        return sample_room(loaded, width, height)
+    seen = height + (KONTEXT_PIXELS // width if request.task == "edit" else 0)  # it attends to the picture as well
+    return max(sample_room(loaded, width, seen), decode_room(loaded, width, height))
 
 
 def sample_one(
@@ -135,8 +187,7 @@ def sample_one(
     pipe.on_first_latents = partial(progress.start, index)
     latents = pipe(
         **conditions,
-        width=request.width,
-        height=request.height,
+        **size_arguments(pipe, request.width, request.height),
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
         generator=torch.Generator("cpu").manual_seed((request.seed + index) % SEEDS),
@@ -159,17 +210,32 @@ def prompt_arguments(
     loaded: LoadedPipeline, request: SampleRequest, positive: Conditioning, negative: Conditioning | None
 ) -> dict[str, torch.Tensor]:
     """The embeddings, under the pipeline's own argument names."""
-    embeds, pooled = embeddings(loaded, positive, "positive")
-    arguments = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+    arguments = named_embeddings(loaded, positive, "positive", "")
     if not needs_negative(loaded.model, request.guidance):
         return arguments
     pipe: Any = loaded.pipe
     if negative is None or is_empty(negative):
-        if pipe.config.force_zeros_for_empty_prompt:
+        if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
             return arguments  # the pipeline itself takes zeros then
         negative = encode(loaded, "")
-    embeds, pooled = embeddings(loaded, negative, "negative")
-    return {**arguments, "negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
+    return arguments | named_embeddings(loaded, negative, "negative", "negative_")
+
+
+def named_embeddings(
+    loaded: LoadedPipeline, conditioning: Conditioning, field: str, prefix: str
+) -> dict[str, torch.Tensor]:
+    """One prompt's embeddings under the pipeline's names for them."""
+    embeds, pooled = embeddings(loaded, conditioning, field)
+    named = {f"{prefix}prompt_embeds": embeds}
+    return named if pooled is None else named | {f"{prefix}pooled_prompt_embeds": pooled}
+
+
+@dataclass(frozen=True)
+class ProgressSpan:
+    """Steps that were done before, and all that there are to do: one bar for several runs of the sampler."""
+
+    before: int
+    total: int
 
 
 class SampleProgress:
@@ -179,7 +245,7 @@ class SampleProgress:
     escape through the pipeline. ``pipe._interrupt`` would only skip the remaining steps and return what is there.
     """
 
-    def __init__(self, loaded: LoadedPipeline, request: SampleRequest) -> None:
+    def __init__(self, loaded: LoadedPipeline, request: SampleRequest, span: ProgressSpan | None = None) -> None:
         import comfy.utils
         import latent_preview
 
@@ -187,7 +253,8 @@ class SampleProgress:
         self._request = request
         self._previewer = make_previewer(loaded)
         self._largest_side: int = latent_preview.MAX_PREVIEW_RESOLUTION
-        self._bar = comfy.utils.ProgressBar(request.count * request.steps)
+        self._span = span or ProgressSpan(0, request.count * request.running)
+        self._bar = comfy.utils.ProgressBar(self._span.total)
         self._index = 0
         self._before: torch.Tensor | None = None
 
@@ -206,17 +273,17 @@ class SampleProgress:
         import comfy.model_management as mm
 
         mm.throw_exception_if_processing_interrupted()
-        done = self._index * self._request.steps + step + 1
-        self._bar.update_absolute(done, self._request.count * self._request.steps, self._preview(step, tensors))
+        done = self._span.before + self._index * self._request.running + step + 1
+        self._bar.update_absolute(done, self._span.total, self._preview(pipe, step, tensors))
         self._before = tensors["latents"]
         return {}
 
-    def _preview(self, step: int, tensors: dict[str, torch.Tensor]) -> Preview | None:
+    def _preview(self, pipe: Any, step: int, tensors: dict[str, torch.Tensor]) -> Preview | None:
         if self._previewer is None:
             return None
         latents, before = tensors["latents"], self._before
-        scheduler: Any = self._loaded.pipe.scheduler
-        sigmas = getattr(scheduler, "sigmas", None)
+        sigmas = getattr(pipe.scheduler, "sigmas", None)
+        step += self._request.steps - self._request.running  # the schedule has those as well that are not run
         if before is not None and sigmas is not None and step + 1 < len(sigmas):
             latents = predicted_clean(before, latents, float(sigmas[step]), float(sigmas[step + 1]))
         picture = self._previewer(unpacked(self._loaded, self._request, latents))

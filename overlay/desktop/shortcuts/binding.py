@@ -12,6 +12,12 @@ KEYS = "<Alt>space"
 NAME = "NeuroLux"
 APPLICATION_ID = "org.neurolux.Overlay"
 TIMEOUT_S = 15
+OBJECT_PATH = "/" + APPLICATION_ID.replace(".", "/")
+ACTIVATE_ACTION = "org.freedesktop.Application.ActivateAction"
+TOGGLE_FALLBACK = ["gdbus", "call", "--session", "--dest", APPLICATION_ID, "--object-path", OBJECT_PATH]
+NO_PARAMETER = ("@av []", "@a{sv} {}")
+"""An action's parameter and platform data. With their types: gdbus knows those of programs that run already only."""
+TOGGLE_FALLBACK += ["--method", ACTIVATE_ACTION, "toggle", *NO_PARAMETER]
 HELD_HERE = "overlay"
 """The means of a desktop without settings to write: the running overlay holds the key itself."""
 
@@ -75,10 +81,4 @@ def toggle_command() -> list[str]:
     """What the shortcut runs. ``gapplication`` starts no Python, so the window is there at once."""
     if has("gapplication"):
         return ["gapplication", "action", APPLICATION_ID, "toggle"]
-    path = "/" + APPLICATION_ID.replace(".", "/")
-    method = "org.freedesktop.Application.ActivateAction"
-    return ["gdbus", "call", "--session", "--dest", APPLICATION_ID, "--object-path", path, "--method", method] + [
-        "toggle",
-        "[]",
-        "{}",
-    ]
+    return TOGGLE_FALLBACK

@@ -1,13 +1,11 @@
-"""Which means to use, and the record that lets it be undone."""
+"""Which means to use, and how a binding is undone."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
 
-from overlay.desktop.shortcuts.binding import KEYS, Binding, Means, toggle_command
+from overlay.desktop.shortcuts.binding import HELD_HERE, KEYS, Binding, Means, ShortcutError, has, run, toggle_command
 from overlay.desktop.shortcuts.gsettings import CINNAMON, GNOME, GSettingsBinding
 from overlay.desktop.shortcuts.kde import KdeBinding
 from overlay.desktop.shortcuts.xfce import XfceBinding
@@ -18,32 +16,40 @@ ALL_MEANS: tuple[Means, ...] = (
     XfceBinding(),
     KdeBinding(),
 )
-BY_HAND = "bind the key of your choice to this command in your desktop's or compositor's settings"
+PORTAL = "held by the running overlay, through the desktop's GlobalShortcuts portal (it may ask you first)"
+X11_GRAB = "held by the running overlay, by a grab of the key from the X server"
 
 
 def bind_shortcut(environment: Mapping[str, str] = os.environ) -> Binding | None:
-    """Bind Alt+Space in the desktop's own settings; None where it has none that we know. Raises ShortcutError.
+    """Bind Alt+Space in the desktop's own settings, else leave it to the running overlay. Raises ShortcutError.
 
-    The running overlay then holds the key by itself where it can: by the portal, or by an X11 grab.
+    None where neither is possible: a Wayland compositor without the portal.
     """
     for means in ALL_MEANS:
         if means.available(environment):
             return means.bind(toggle_command(), KEYS)
+    if portal_is_there():
+        return Binding(HELD_HERE, KEYS, PORTAL)
+    if environment.get("DISPLAY") and not environment.get("WAYLAND_DISPLAY"):
+        return Binding(HELD_HERE, KEYS, X11_GRAB)
     return None
 
 
-def unbind_shortcut(record: Mapping[str, Any]) -> str | None:
-    """Undo a recorded binding; returns its description, None where nothing is recorded. Raises ShortcutError."""
-    if not record:
-        return None
-    binding = Binding(**record)
+def unbind_shortcut(binding: Binding) -> None:
+    """Undo a binding. Raises ShortcutError."""
     for means in ALL_MEANS:
         if means.name == binding.means:
             means.unbind(binding)
-            return binding.description
-    return None
 
 
-def as_record(binding: Binding) -> dict[str, Any]:
-    """For the preferences."""
-    return asdict(binding)
+def portal_is_there() -> bool:
+    """Whether this session has the GlobalShortcuts portal."""
+    if not has("gdbus"):
+        return False
+    portal = ["--dest", "org.freedesktop.portal.Desktop", "--object-path", "/org/freedesktop/portal/desktop"]
+    asked = ["--method", "org.freedesktop.DBus.Properties.Get", "org.freedesktop.portal.GlobalShortcuts", "version"]
+    try:
+        run("gdbus", "call", "--session", "--timeout", "3", *portal, *asked)
+    except ShortcutError:
+        return False
+    return True

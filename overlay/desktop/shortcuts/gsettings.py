@@ -9,31 +9,43 @@ from dataclasses import dataclass
 
 from overlay.desktop.shortcuts.binding import NAME, Binding, ShortcutError, desktops, has, run
 
+ENTRY = "neurolux"
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one desktop keeps its custom bindings."""
+    """Where one desktop keeps its custom bindings: a list of entries, each with settings of its own."""
 
     desktop_names: frozenset[str]
     list_schema: str
     list_key: str
-    entry_schema: str
-    entry_path: str
-    """Of our own entry."""
-    list_entry: str
-    """What the list holds for it: GNOME its path, Cinnamon its last part."""
+    list_holds_paths: bool
+    """What stands in the list for an entry: its path, or the last part of it."""
     bindings_are_lists: bool
     window_menu_schema: str
     where: str
+
+    @property
+    def entry_path(self) -> str:
+        """Of our own entry."""
+        return f"/{self.list_schema.replace('.', '/')}/custom-keybindings/{ENTRY}/"
+
+    @property
+    def entry(self) -> str:
+        """The settings of our own entry, as the command names them."""
+        return f"{self.list_schema}.custom-keybinding:{self.entry_path}"
+
+    @property
+    def list_entry(self) -> str:
+        """What the list holds for it."""
+        return self.entry_path if self.list_holds_paths else ENTRY
 
 
 GNOME = Layout(
     desktop_names=frozenset({"gnome", "ubuntu", "unity", "budgie", "pop", "zorin"}),
     list_schema="org.gnome.settings-daemon.plugins.media-keys",
     list_key="custom-keybindings",
-    entry_schema="org.gnome.settings-daemon.plugins.media-keys.custom-keybinding",
-    entry_path="/org/gnome/settings-daemon/plugins/media-keys/custom-keybindings/neurolux/",
-    list_entry="/org/gnome/settings-daemon/plugins/media-keys/custom-keybindings/neurolux/",
+    list_holds_paths=True,
     bindings_are_lists=False,
     window_menu_schema="org.gnome.desktop.wm.keybindings",
     where="Settings > Keyboard > View and Customize Shortcuts > Custom Shortcuts",
@@ -42,9 +54,7 @@ CINNAMON = Layout(
     desktop_names=frozenset({"x-cinnamon", "cinnamon"}),
     list_schema="org.cinnamon.desktop.keybindings",
     list_key="custom-list",
-    entry_schema="org.cinnamon.desktop.keybindings.custom-keybinding",
-    entry_path="/org/cinnamon/desktop/keybindings/custom-keybindings/neurolux/",
-    list_entry="neurolux",
+    list_holds_paths=False,
     bindings_are_lists=True,
     window_menu_schema="org.cinnamon.desktop.keybindings.wm",
     where="System Settings > Keyboard > Shortcuts > Custom Shortcuts",
@@ -77,7 +87,7 @@ class GSettingsBinding:
             ("command", _quoted(shlex.join(command))),
             ("binding", str([keys]) if self._layout.bindings_are_lists else _quoted(keys)),
         ):
-            run("gsettings", "set", self._entry, key, value)
+            run("gsettings", "set", self._layout.entry, key, value)
         entries = self._entries()
         if self._layout.list_entry not in entries:
             self._write_entries([*entries, self._layout.list_entry])
@@ -86,13 +96,9 @@ class GSettingsBinding:
     def unbind(self, binding: Binding) -> None:
         """Take our entry out, and give the window menu its key back."""
         self._write_entries([entry for entry in self._entries() if entry != self._layout.list_entry])
-        run("gsettings", "reset-recursively", self._entry)
+        run("gsettings", "reset-recursively", self._layout.entry)
         for key, value in binding.replaced.items():
             run("gsettings", "set", self._layout.window_menu_schema, key, value)
-
-    @property
-    def _entry(self) -> str:
-        return f"{self._layout.entry_schema}:{self._layout.entry_path}"
 
     def _free_key(self, keys: str) -> dict[str, str]:
         try:

@@ -1,72 +1,81 @@
-"""Plasma's global shortcuts: a launch shortcut of our desktop entry, in kglobalshortcutsrc."""
+"""Plasma's global shortcuts, in kglobalshortcutsrc: the action "toggle" of our desktop entry.
+
+An entry's group holds ``_launch`` and one key for each of its actions. Plasma 6 keeps these groups in a group
+``services`` and writes the keys alone, Plasma 5 ``keys,default keys,name``; several keys are separated by tabs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from overlay.desktop.shortcuts.binding import APPLICATION_ID, Binding, ShortcutError, desktops, has, run
+from overlay.desktop.shortcuts.binding import APPLICATION_ID, NAME, Binding, ShortcutError, desktops, has, run
 
+FILE = "kglobalshortcutsrc"
+ENTRY = f"{APPLICATION_ID}.desktop"
+ACTION = "toggle"
+"""Of the desktop entry (overlay/desktop/install.py): ``_launch`` would show the overlay and never hide it."""
 RUNNER = "org.kde.krunner.desktop"
-"""KRunner has Alt+Space by default."""
+RUNNER_DEFAULT = ("Alt+Space", "Alt+F2", "Search")
+"""KRunner's keys while the file does not mention it."""
+UNSET = ""
 
 
 class KdeBinding:
-    """The ``_launch`` key of our entry; Plasma 6 keeps services in a group of their own, Plasma 5 does not."""
+    """Plasma reads the file when it starts, so the key works from the next login on."""
 
     name = "kde"
 
     def available(self, environment: Mapping[str, str]) -> bool:
         """Plasma runs, with its configuration tools."""
-        return "kde" in desktops(environment) and self._writer() is not None
+        return "kde" in desktops(environment) and _version() is not None
 
     def bind(self, command: Sequence[str], keys: str) -> Binding:
-        """Bind the launch of our desktop entry (``command`` is what the entry runs on activation)."""
-        theirs = self._read(RUNNER)
+        """Bind the action of our desktop entry (``command`` is what that does)."""
+        wanted = plasma_keys(keys)
+        held = _read(RUNNER, "_launch")
+        theirs = held.partition(",")[0].split("\t") if held else list(RUNNER_DEFAULT)
         replaced = {}
-        if plasma_keys(keys) in theirs:
-            replaced[RUNNER] = theirs
-            self._write(RUNNER, theirs.replace(plasma_keys(keys), "none"))
-        self._write(f"{APPLICATION_ID}.desktop", plasma_keys(keys))
-        self._reload()
+        if wanted in theirs:
+            replaced[RUNNER] = held
+            _write(RUNNER, "_launch", _entry_value([key for key in theirs if key != wanted], RUNNER_DEFAULT, "KRunner"))
+        _write(ENTRY, ACTION, _entry_value([wanted], (), NAME))
         where = "System Settings > Keyboard > Shortcuts"
         return Binding(self.name, keys, f"a shortcut of Plasma ({where}); it works after the next login", replaced)
 
     def unbind(self, binding: Binding) -> None:
-        """Unbind, and give KRunner its key back."""
-        self._write(f"{APPLICATION_ID}.desktop", "none")
-        for group, value in binding.replaced.items():
-            self._write(group, value)
-        self._reload()
-
-    @staticmethod
-    def _writer() -> str | None:
-        return next((name for name in ("kwriteconfig6", "kwriteconfig5") if has(name)), None)
-
-    def _groups(self, entry: str) -> list[str]:
-        groups = ["services", entry] if self._writer() == "kwriteconfig6" else [entry]
-        return [part for group in groups for part in ("--group", group)]
-
-    def _write(self, entry: str, value: str) -> None:
-        writer = self._writer()
-        assert writer is not None
-        if writer == "kwriteconfig5" and value.count(",") < 2:
-            value = f"{value},none,NeuroLux"  # present keys, default keys, name
-        run(writer, "--file", "kglobalshortcutsrc", *self._groups(entry), "--key", "_launch", value)
-
-    def _read(self, entry: str) -> str:
-        reader = (self._writer() or "").replace("write", "read")
-        try:
-            return run(reader, "--file", "kglobalshortcutsrc", *self._groups(entry), "--key", "_launch")
-        except ShortcutError:
-            return ""
-
-    @staticmethod
-    def _reload() -> None:
-        """Ask the running kglobalaccel to look again; older ones only do at the next login."""
-        if has("kbuildsycoca6"):
-            run("kbuildsycoca6")
+        """Take ours out, and give KRunner its key back."""
+        _write(ENTRY, ACTION, UNSET)
+        for entry, value in binding.replaced.items():
+            _write(entry, "_launch", value)
 
 
 def plasma_keys(keys: str) -> str:
     """``<Alt>space`` as Qt writes it: ``Alt+Space``."""
     return keys.replace("<", "").replace(">", "+").replace("space", "Space")
+
+
+def _version() -> str | None:
+    return next((version for version in ("6", "5") if has(f"kwriteconfig{version}")), None)
+
+
+def _entry_value(keys: Sequence[str], default: Sequence[str], name: str) -> str:
+    present = "\t".join(keys) or "none"
+    return present if _version() == "6" else f"{present},{chr(9).join(default) or 'none'},{name}"
+
+
+def _place(entry: str, key: str) -> list[str]:
+    groups = ["services", entry] if _version() == "6" else [entry]
+    return ["--file", FILE, *(part for group in groups for part in ("--group", group)), "--key", key]
+
+
+def _write(entry: str, key: str, value: str) -> None:
+    """Set ``key``; UNSET takes it out."""
+    run(f"kwriteconfig{_version()}", *_place(entry, key), *(["--delete"] if value == UNSET else [value]))
+
+
+def _read(entry: str, key: str) -> str:
+    """What ``key`` holds, UNSET where it is not there."""
+    try:
+        return run(f"kreadconfig{_version()}", *_place(entry, key))
+    except ShortcutError:
+        return UNSET

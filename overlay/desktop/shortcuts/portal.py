@@ -18,6 +18,7 @@ from overlay.translate import _
 BUS = "org.freedesktop.portal.Desktop"
 PATH = "/org/freedesktop/portal/desktop"
 INTERFACE = "org.freedesktop.portal.GlobalShortcuts"
+SESSION = "org.freedesktop.portal.Session"
 SHORTCUT = "toggle"
 TRIGGER = "ALT+space"
 ANSWER_MS = 3000
@@ -65,6 +66,14 @@ class PortalShortcut:
         token, options = _token_options()
         options["session_handle_token"] = GLib.Variant("s", f"neurolux_{uuid4().hex}")
         self._call("CreateSession", GLib.Variant("(a{sv})", (options,)), token, self._session_created)
+
+    def release(self) -> None:
+        """Close the session; the desktop keeps what the user has granted for the next one."""
+        if self._session:
+            self._connection.call(
+                BUS, self._session, SESSION, "Close", None, None, Gio.DBusCallFlags.NONE, ANSWER_MS, None, None
+            )
+            self._session = ""
 
     def _session_created(self, results: dict[str, object]) -> None:
         self._session = str(results["session_handle"])

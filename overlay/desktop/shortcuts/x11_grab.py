@@ -26,15 +26,23 @@ class X11Grab:
         self._display = Display(display_name)
         self._pressed = pressed
         self._root = self._display.screen().root
-        keycode = self._display.keysym_to_keycode(XK.string_to_keysym("space"))
+        self._keycode = self._display.keysym_to_keycode(XK.string_to_keysym("space"))
         refused = CatchError(BadAccess)
         for lock in LOCKS:
-            self._root.grab_key(keycode, X.Mod1Mask | lock, True, X.GrabModeAsync, X.GrabModeAsync, onerror=refused)
+            self._root.grab_key(
+                self._keycode, X.Mod1Mask | lock, True, X.GrabModeAsync, X.GrabModeAsync, onerror=refused
+            )
         self._display.sync()
         if refused.get_error():
             self._display.close()
             raise GrabRefused("another program holds Alt+Space")
         threading.Thread(target=self._listen, name="x11 shortcut", daemon=True).start()
+
+    def release(self) -> None:
+        """Give the key back."""
+        for lock in LOCKS:
+            self._root.ungrab_key(self._keycode, X.Mod1Mask | lock)
+        self._display.flush()
 
     def _listen(self) -> None:
         while True:

@@ -125,5 +125,5 @@ NODE_CLASS_MAPPINGS = {
     "NeuroLuxIntegerParameter": parameter("INT", ("INT", {"default": 0, "min": 0, "max": 2**53})),
     "NeuroLuxChoiceParameter": parameter("STRING", ("STRING", {"default": ""})),
     "NeuroLuxResult": Result,
-    "TestWork": Work,
+    "NeuroLuxTestWork": Work,
 }

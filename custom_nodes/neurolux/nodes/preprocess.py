@@ -1,0 +1,163 @@
+"""Nodes that make a control picture of any picture: edges, depth, poses. A ready control picture passes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..control_files import preprocessor
+from ..pipelines.canny import MOST
+from ..pipelines.controlnet import fitted_batch
+from ..pipelines.latent import LATENT_SCALE
+from ..pipelines.node_progress import NodeReporter
+from ..pipelines.preprocess_canny import canny_pictures
+from ..pipelines.preprocess_depth import depth_maps
+from ..pipelines.preprocess_pose import pose_pictures
+from .sockets import CATEGORY
+
+PREPROCESS = f"{CATEGORY}/control pictures"
+DEPTH_MODEL, POSE_MODEL, PERSON_MODEL = "depth-anything-v2-small", "vitpose-base", "rt-detr"
+
+
+def image_input() -> io.Image.Input:
+    """The picture."""
+    return io.Image.Input("image", tooltip="Any picture, or a ready control picture (preprocess off).")
+
+
+def preprocess_input() -> io.Boolean.Input:
+    """Whether there is anything to do."""
+    return io.Boolean.Input(
+        "preprocess",
+        default=True,
+        tooltip="On: make the control picture of any picture. Off: the picture is a control picture already.",
+    )
+
+
+def latent_input() -> io.Latent.Input:
+    """The size of the result."""
+    return io.Latent.Input(
+        "latent",
+        optional=True,
+        tooltip="The result's size: the picture is cut to its shape around the middle and resized to it first.",
+    )
+
+
+def control_output(tooltip: str) -> io.Image.Output:
+    """The control picture."""
+    return io.Image.Output("control_image", display_name="control image", tooltip=tooltip)
+
+
+def score_input(name: str, default: float, tooltip: str) -> io.Float.Input:
+    """A share."""
+    return io.Float.Input(name, default=default, min=0.01, max=0.99, step=0.01, round=0.001, tooltip=tooltip)
+
+
+def threshold_input(name: str, default: int, tooltip: str) -> io.Int.Input:
+    """A gradient of 8-bit pixels."""
+    return io.Int.Input(name, default=default, min=1, max=MOST, tooltip=tooltip)
+
+
+def prepared(image: torch.Tensor, latent: dict[str, Any] | None) -> torch.Tensor:
+    """``image`` at the size of ``latent``, where there is one."""
+    if latent is None:
+        return image[..., :3]
+    height, width = latent["samples"].shape[-2:]
+    return fitted_batch(image, width * LATENT_SCALE, height * LATENT_SCALE)
+
+
+class CannyEdges(io.ComfyNode):
+    """Canny Edges."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxCannyEdges",
+            display_name="Canny Edges",
+            category=PREPROCESS,
+            description="White edges on black, for a canny ControlNet: OpenCV's, which see colours too.",
+            inputs=[
+                image_input(),
+                preprocess_input(),
+                threshold_input("low_threshold", 100, "Edges weaker than this are left out."),
+                threshold_input(
+                    "high_threshold", 200, "Edges stronger than this are kept, and weaker ones that touch them."
+                ),
+                latent_input(),
+            ],
+            outputs=[control_output("The edges.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        preprocess: bool,
+        low_threshold: int,
+        high_threshold: int,
+        latent: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        picture = prepared(image, latent)
+        if not preprocess:
+            return io.NodeOutput(picture)
+        return io.NodeOutput(canny_pictures(picture, low_threshold, high_threshold))
+
+
+class DepthMap(io.ComfyNode):
+    """Depth Map."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxDepthMap",
+            display_name="Depth Map",
+            category=PREPROCESS,
+            description="How near everything is, for a depth ControlNet: white is near. By Depth Anything V2 Small.",
+            inputs=[image_input(), preprocess_input(), latent_input()],
+            outputs=[control_output("The depth map.")],
+        )
+
+    @classmethod
+    def execute(cls, image: torch.Tensor, preprocess: bool, latent: dict[str, Any] | None = None) -> io.NodeOutput:
+        picture = prepared(image, latent)
+        if not preprocess:
+            return io.NodeOutput(picture)
+        return io.NodeOutput(depth_maps(picture, preprocessor(DEPTH_MODEL, NodeReporter())))
+
+
+class PoseSkeleton(io.ComfyNode):
+    """Pose Skeleton."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxPoseSkeleton",
+            display_name="Pose Skeleton",
+            category=PREPROCESS,
+            description="The persons in a picture as OpenPose skeletons, for a pose ControlNet. By ViTPose.",
+            inputs=[
+                image_input(),
+                preprocess_input(),
+                score_input("person_score", 0.5, "How sure it must be that somebody is a person."),
+                score_input("joint_score", 0.3, "How sure it must be of a joint to draw it."),
+                latent_input(),
+            ],
+            outputs=[control_output("The skeletons.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        preprocess: bool,
+        person_score: float,
+        joint_score: float,
+        latent: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        picture = prepared(image, latent)
+        if not preprocess:
+            return io.NodeOutput(picture)
+        reporter = NodeReporter()
+        detector, poser = preprocessor(PERSON_MODEL, reporter), preprocessor(POSE_MODEL, reporter)
+        return io.NodeOutput(pose_pictures(picture, detector, poser, person_score, joint_score))

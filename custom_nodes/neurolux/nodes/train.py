@@ -1,0 +1,277 @@
+"""Nodes that train a LoRA: the pictures to learn from, and the training itself."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..errors import InvalidParameter
+from ..pipelines.lora_settings import (
+    HIGHEST_RATE,
+    MOST_BATCH,
+    MOST_RANK,
+    MOST_SAMPLES,
+    MOST_STEPS,
+    LoraSettings,
+    check_settings,
+)
+from ..pipelines.lora_training import (
+    check_handle,
+    check_samples,
+    draw_samples,
+    drawing_steps,
+    text_for_samples,
+    train_lora,
+    with_trained,
+)
+from ..pipelines.loss_curve import draw_loss_curve
+from ..pipelines.node_progress import NodeReporter
+from ..pipelines.registry import PipelineHandle
+from ..pipelines.training_files import FIELD
+from ..pipelines.training_pictures import TrainingSet, read_training_set
+from ..pipelines.training_progress import TrainingProgress
+from .sockets import CATEGORY, LARGEST_SEED, AnyComboOutput, FileType, PipelineType
+from .stages import warnings_ui
+
+TRAINING = f"{CATEGORY}/training"
+CHECKPOINTS = ("neurolux", "training")
+"""Below ComfyUI's user folder."""
+TrainingSetType = io.Custom("NEUROLUX_TRAINING_PICTURES")
+"""A TrainingSet."""
+
+
+def find_source(source: str) -> Path:
+    """The zip or folder that ``source`` names: in ComfyUI's input folder, or a whole path into one of its folders.
+
+    Raises InvalidParameter for what is elsewhere or nowhere.
+    """
+    inputs = Path(folder_paths.get_input_directory()).resolve()
+    own = [inputs, *(Path(folder).resolve() for folder in (folder_paths.get_output_directory(), temp_folder()))]
+    path = (inputs / source).resolve()
+    if not source.strip() or not any(path.is_relative_to(folder) for folder in own):
+        raise InvalidParameter(FIELD, f"{FIELD} {source!r} is not in ComfyUI's input folder; put the pictures there")
+    if not path.exists():
+        raise InvalidParameter(FIELD, f"there is no zip or folder {source!r} in ComfyUI's input folder")
+    return path
+
+
+def temp_folder() -> str:
+    """Where ComfyUI keeps what need not last."""
+    return folder_paths.get_temp_directory()
+
+
+class TrainingPictures(io.ComfyNode):
+    """Training Pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxTrainingPictures",
+            display_name="Training Pictures",
+            category=TRAINING,
+            description=(
+                "The pictures to learn from: PNG, JPEG or WebP files in a zip or a folder. What each shows is read "
+                "from a text file beside it (cat.txt for cat.png) or from a metadata.jsonl."
+            ),
+            inputs=[
+                io.String.Input(
+                    "source", default="", tooltip="A zip or a folder in ComfyUI's input folder, or a File Parameter."
+                )
+            ],
+            outputs=[
+                TrainingSetType.Output("pictures", display_name="pictures", tooltip="Pictures with their captions.")
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, source: str | None = None, **_: object) -> str:
+        """Look again when a file in the folder, or the zip, has changed."""
+        try:
+            path = find_source(source or "")
+        except InvalidParameter:
+            return ""
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        stats = [(str(file), file.lstat().st_mtime_ns, file.lstat().st_size) for file in files]
+        return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+    @classmethod
+    def execute(cls, source: str) -> io.NodeOutput:
+        path = find_source(source)
+        pictures = read_training_set(path.name, path)
+        warnings = pictures.warnings()
+        return io.NodeOutput(pictures, ui={"warnings": warnings, "text": [pictures.told(), *warnings]})
+
+
+class TrainLora(io.ComfyNode):
+    """Train LoRA."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxTrainLora",
+            display_name="Train LoRA",
+            category=TRAINING,
+            description=(
+                "Teaches a model a new thing or style from pictures, and writes what it learned as a LoRA into "
+                "models/loras. The model itself stays as it is. What was interrupted can go on."
+            ),
+            inputs=[
+                PipelineType.Input("pipeline", tooltip="The loaded model, FLUX or SDXL, with nothing applied to it."),
+                TrainingSetType.Input(FIELD, tooltip="What to learn from."),
+                io.String.Input("name", default="my-lora", tooltip="The file's name; a number follows if it is taken."),
+                io.String.Input(
+                    "trigger",
+                    default="",
+                    tooltip="The word that calls up what was learned. Put before every caption that lacks it.",
+                ),
+                io.Int.Input("steps", default=500, min=1, max=MOST_STEPS, tooltip="How often the weights are changed."),
+                io.Int.Input(
+                    "rank",
+                    default=16,
+                    min=1,
+                    max=MOST_RANK,
+                    tooltip="How much the LoRA can hold. 4 to 16 for a thing, more for a style.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=HIGHEST_RATE,
+                    step=0.00001,
+                    round=0.0000001,
+                    tooltip="How far each step goes. 0: what suits the model, 0.0001 for large ones.",
+                ),
+                io.Int.Input(
+                    "batch",
+                    default=1,
+                    min=1,
+                    max=MOST_BATCH,
+                    tooltip="Pictures in each step. More is steadier, slower.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=16,
+                    tooltip="Side of the square that pictures are cut to, in pixels. 0: the model's default.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=LARGEST_SEED,
+                    control_after_generate=True,
+                    tooltip="The same seed with the same pictures and values gives the same file.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=False,
+                    tooltip="Go on where a training of this name stopped, if there is one. Off: from the beginning.",
+                ),
+                io.String.Input(
+                    "sample_prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="What the sample pictures show. Empty: the trigger word, or the first caption.",
+                ),
+                io.Int.Input(
+                    "samples",
+                    default=1,
+                    min=0,
+                    max=MOST_SAMPLES,
+                    tooltip="How many sample pictures, each with the LoRA and without it.",
+                ),
+            ],
+            outputs=[
+                PipelineType.Output("trained", display_name="pipeline", tooltip="The pipeline with the new LoRA."),
+                AnyComboOutput("lora", display_name="lora", tooltip="The LoRA's name in models/loras."),
+                FileType.Output("file", display_name="file", tooltip="The LoRA's file, for File Result."),
+                io.Image.Output("loss_curve", display_name="loss curve", tooltip="The loss of every step."),
+                io.Image.Output("sample_images", display_name="samples", tooltip="Pictures with the LoRA."),
+                io.Image.Output("before", display_name="before", tooltip="The same pictures without it."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pipeline: PipelineHandle,
+        pictures: TrainingSet,
+        name: str,
+        trigger: str,
+        steps: int,
+        rank: int,
+        learning_rate: float,
+        batch: int,
+        resolution: int,
+        seed: int,
+        resume: bool,
+        sample_prompt: str,
+        samples: int,
+    ) -> io.NodeOutput:
+        check_handle(pipeline)
+        check_samples(samples)
+        settings = check_settings(
+            pipeline.model,
+            LoraSettings(name.strip(), steps, rank, learning_rate, batch, resolution, seed, " ".join(trigger.split())),
+        )
+        pipeline.loaded(NodeReporter())
+        title = f"{settings.name} on {pipeline.model.name}"
+        progress = TrainingProgress(title, settings.steps, 2 * samples * drawing_steps(pipeline))
+        trained = train_lora(
+            pipeline,
+            pictures,
+            settings,
+            resume=resume,
+            loras=Path(folder_paths.get_folder_paths("loras")[0]),
+            checkpoints=Path(folder_paths.get_user_directory(), *CHECKPOINTS),
+            progress=progress,
+        )
+        after, before = draw_both(pipeline, pictures, settings, trained.path, sample_prompt, samples, progress)
+        curve = as_image(np.asarray(draw_loss_curve(trained.losses, title)))
+        handle = with_trained(pipeline, trained.path)
+        ui = warnings_ui(pipeline.loaded(), trained.warnings) or {}
+        said = [f"{trained.path.name}: {settings.steps} steps, loss {trained.losses[-1]:.4f}"]
+        return io.NodeOutput(
+            handle,
+            trained.path.name,
+            trained.path,
+            curve,
+            after,
+            before,
+            ui={**ui, "text": [*said, *ui.get("text", [])]},
+        )
+
+
+def draw_both(
+    pipeline: PipelineHandle,
+    pictures: TrainingSet,
+    settings: LoraSettings,
+    lora: Path,
+    prompt: str,
+    count: int,
+    progress: TrainingProgress,
+) -> tuple[torch.Tensor | ExecutionBlocker, torch.Tensor | ExecutionBlocker]:
+    """Pictures with the LoRA and without it; where none are asked for, what depends on them does not run."""
+    if not count:
+        return ExecutionBlocker(None), ExecutionBlocker(None)
+    text = text_for_samples(prompt, pictures, settings.trigger)
+    made = []
+    for handle, how in ((with_trained(pipeline, lora), "with"), (replace(pipeline), "without")):
+        progress.phase(f"Drawing {count} pictures {how} the LoRA", long=True)
+        made.append(draw_samples(handle, text, settings.seed, count, settings.side, progress))
+    return made[0], made[1]
+
+
+def as_image(pixels: np.ndarray) -> torch.Tensor:
+    """A picture (H, W, 3) of 8 bits a channel as ComfyUI's IMAGE."""
+    return torch.from_numpy(pixels.astype(np.float32) / 255)[None]

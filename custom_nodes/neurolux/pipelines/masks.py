@@ -1,0 +1,83 @@
+"""Masks: which part of a picture is redrawn. 1 is redrawn, 0 is kept to the bit, and between both are blended."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+
+from ..errors import InvalidParameter
+
+BLACK = 0.02
+"""Below this a mask is black: a JPEG's black is not quite 0."""
+
+
+def mask_from(
+    picture: torch.Tensor | None, transparency: torch.Tensor | None, feather: int, invert: bool = False
+) -> torch.Tensor:
+    """The mask (B, H, W) of a mask picture (B, H, W, C), or else of a picture's transparency (B, H, W).
+
+    Raises InvalidParameter where there is neither, or nothing in it would be redrawn.
+    """
+    if picture is not None:
+        mask = picture[..., :3].float().mean(dim=-1)
+    elif transparency is not None:
+        mask = transparency.reshape(-1, *transparency.shape[-2:]).float()
+    else:
+        raise InvalidParameter("mask", "there is no mask; send one (white is redrawn), or a picture with transparency")
+    mask = torch.where(mask < BLACK, 0.0, mask.clamp(0, 1)).cpu()
+    if invert:
+        mask = 1 - mask
+    check_mask(mask)
+    return feathered(mask, feather)
+
+
+def check_mask(mask: torch.Tensor) -> None:
+    """Raise InvalidParameter unless every mask of the batch has something to redraw."""
+    if not all(one.any() for one in mask.reshape(-1, *mask.shape[-2:])):
+        raise InvalidParameter(
+            "mask",
+            "nothing in the mask is white, so nothing would be redrawn; send a mask whose white part is to be redrawn, "
+            "or a picture that is transparent there",
+        )
+
+
+def feathered(mask: torch.Tensor, feather: int) -> torch.Tensor:
+    """``mask`` (B, H, W) rising from its edge to its own values over ``feather`` pixels, inwards.
+
+    Of a part that is narrower, the middle still gets them in full. The picture's own border is no edge.
+    """
+    if feather <= 0:
+        return mask
+    return torch.stack([torch.from_numpy(ramp(one.numpy(), feather)) for one in mask]) * mask
+
+
+def ramp(mask: np.ndarray, feather: int) -> np.ndarray:
+    """From 0 at the edge of what is masked to 1 in ``feather`` pixels, (H, W) float32."""
+    inside = mask > 0
+    if inside.all():
+        return np.ones(mask.shape, np.float32)
+    distance = distance_transform_edt(inside)
+    assert isinstance(distance, np.ndarray)
+    return np.clip(distance / min(feather + 1, distance.max()), 0, 1).astype(np.float32)
+
+
+def extended(
+    pictures: torch.Tensor, added: tuple[int, int, int, int], feather: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (B, H, W, 3) with (left, top, right, bottom) pixels added, their edges repeated, and the mask of these.
+
+    Raises InvalidParameter where nothing is added.
+    """
+    left, top, right, bottom = added
+    if min(added) < 0:
+        raise InvalidParameter("left", f"left, top, right and bottom are {added}; none may be below 0")
+    if not any(added):
+        raise InvalidParameter(
+            "right", "left, top, right and bottom are all 0, so nothing would be added; say how many pixels to add"
+        )
+    around = (left, right, top, bottom)
+    pixels = torch.nn.functional.pad(pictures[..., :3].float().cpu().movedim(-1, 1), around, mode="replicate")
+    mask = torch.ones(1, *pixels.shape[-2:])
+    mask[:, top : top + pictures.shape[1], left : left + pictures.shape[2]] = 0
+    return pixels.movedim(1, -1).contiguous(), feathered(mask, feather)

@@ -1,0 +1,39 @@
+"""How the global shortcut was bound, so that it can be undone: a file of its own.
+
+The overlay's other settings are kept in memory by the running overlay and written at its end; this one is written by
+`imagegen overlay --install`, which is another process.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from overlay.desktop.shortcuts.binding import Binding
+from overlay.viewmodels.preferences import default_path
+
+FILE_NAME = "shortcut.json"
+
+
+def record_path() -> Path:
+    """``$XDG_CONFIG_HOME/neurolux-imagegen/shortcut.json``."""
+    return default_path().with_name(FILE_NAME)
+
+
+def read_record() -> Binding | None:
+    """What was bound; None where nothing was, or where the file is damaged (then there is nothing to undo by)."""
+    try:
+        return Binding(**json.loads(record_path().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_record(binding: Binding | None) -> None:
+    """Remember ``binding``, or forget it. Raises OSError."""
+    path = record_path()
+    if binding is None:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(binding), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,83 @@
+"""A file that a mode takes and that is no picture, such as a zip: chosen or dropped; sent as a data URL."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gi.repository import Adw, Gdk, Gtk
+
+from bridge.quantities import size_text
+from overlay.translate import _
+
+LARGEST_BYTES = 256 * 1024 * 1024
+"""More is not read into memory; what the service takes is less by default, and it says how much."""
+
+
+class FileField(Adw.ActionRow):
+    """``changed`` is called with a data URL, or with None when the file is taken out."""
+
+    def __init__(self, label: str, description: str, changed: Callable[[str | None], object]) -> None:
+        super().__init__(title=label, tooltip_text=description, subtitle=_("No file chosen"))
+        self._changed = changed
+        self._label = label
+        self._remove_button = Gtk.Button(label=_("Remove"), valign=Gtk.Align.CENTER, visible=False)
+        self._remove_button.connect("clicked", lambda _: self._take_out())
+        choose = Gtk.Button(label=_("Choose…"), valign=Gtk.Align.CENTER)
+        choose.connect("clicked", self._choose)
+        for button in (self._remove_button, choose):
+            self.add_suffix(button)
+        self.set_activatable_widget(choose)
+        drop = Gtk.DropTarget.new(Gdk.FileList, Gdk.DragAction.COPY)
+        drop.connect("drop", self._dropped)
+        self.add_controller(drop)
+        self._name = ""
+
+    def show_value(self, value: str | None) -> None:
+        """Follow the form: only what is in it will be sent."""
+        self._remove_button.set_visible(bool(value))
+        if not value:
+            self._name = ""
+        self.set_subtitle(self._name or (_("A file of an earlier job") if value else _("No file chosen")))
+
+    def _choose(self, _button: object) -> None:
+        chooser = Gtk.FileChooserNative.new(self._label, self.get_root(), Gtk.FileChooserAction.OPEN, None, None)
+
+        def answered(_: object, response: int) -> None:
+            chosen = chooser.get_file()
+            if response == Gtk.ResponseType.ACCEPT and chosen is not None and chosen.get_path():
+                self._read(Path(chosen.get_path()))
+            self._chooser = None
+
+        chooser.connect("response", answered)
+        self._chooser = chooser  # GTK does not keep a native dialog alive by itself
+        chooser.show()
+
+    def _dropped(self, _: object, value: Any, __: float, ___: float) -> bool:
+        files = value.get_files() if isinstance(value, Gdk.FileList) else []
+        if not files or not files[0].get_path():
+            return False
+        self._read(Path(files[0].get_path()))
+        return True
+
+    def _read(self, path: Path) -> None:
+        try:
+            size = path.stat().st_size
+            if size > LARGEST_BYTES:
+                self.set_subtitle(
+                    _("{name} has {size}, more than can be sent").format(name=path.name, size=size_text(size))
+                )
+                return
+            data = path.read_bytes()
+        except OSError as error:
+            self.set_subtitle(_("{name} cannot be read: {reason}").format(name=path.name, reason=error.strerror))
+            return
+        mime = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        self._name = f"{path.name}, {size_text(size)}"
+        self._changed(f"data:{mime};base64,{base64.b64encode(data).decode()}")
+
+    def _take_out(self) -> None:
+        self._changed(None)

@@ -1,0 +1,88 @@
+"""Small pictures reach the gateway that waits for them without a question to the store, and are what the store has."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from bridge.contract import Job
+from bridge.picture_post import MAX_WAITING, SMALL_BYTES
+from bridge.pictures import PictureStore
+from tests.bridge.house import BODY, HandWorker, House
+
+SMALL, LARGE = b"small picture", b"large picture" * (SMALL_BYTES // 13 + 1)
+
+
+@pytest.fixture
+async def doors(house: House) -> tuple[TestClient, HandWorker]:
+    return await house.gateway(), await house.worker()
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the pictures that a store was asked for."""
+    names: list[str] = []
+    real = PictureStore.get
+
+    async def get(store: PictureStore, image):
+        names.append(image.name)
+        return await real(store, image)
+
+    monkeypatch.setattr(PictureStore, "get", get)
+    return names
+
+
+async def drawn(doors: tuple[TestClient, HandWorker], path: str, pictures: list[bytes], lie: bytes | None = None):
+    """What a request is answered with; `lie` is sent in place of the first picture."""
+    gateway, worker = doors
+    asked = asyncio.create_task(gateway.post(path, json=BODY))
+    job: Job = await worker.take()
+    delivery = worker.delivery(job.job_id)
+    for index, data in enumerate(pictures):
+        await worker.queue.store_image(job.job_id, index, "png", data, delivery=delivery)
+    if lie is not None:
+        await worker.queue.nc.publish(f"{delivery.headers['Imagegen-Pictures']}.{job.job_id}.0", lie)
+    await worker.finish(job.job_id, pictures)
+    return await (await asked).json()
+
+
+async def test_a_small_picture_is_sent_along_and_a_large_one_is_read(
+    doors: tuple[TestClient, HandWorker], read: list[str]
+) -> None:
+    answer = await drawn(doors, "/v1/generate-image", [SMALL, LARGE])
+    assert [base64.b64decode(text) for text in answer["images"]] == [SMALL, LARGE]
+    assert [name.partition("/")[2] for name in read] == ["1.png"]
+
+
+async def test_a_picture_that_is_not_what_the_store_has_is_read_from_there(
+    doors: tuple[TestClient, HandWorker], read: list[str]
+) -> None:
+    answer = await drawn(doors, "/v1/generate-image", [SMALL], lie=b"another thing")
+    assert base64.b64decode(answer["image_bytes_b64"]) == SMALL
+    assert hashlib.sha256(base64.b64decode(answer["images"][0])).digest() == hashlib.sha256(SMALL).digest()
+    assert [name.partition("/")[2] for name in read] == ["0.png"]
+
+
+async def test_nobody_is_sent_the_picture_of_a_job_that_is_not_waited_for(doors: tuple[TestClient, HandWorker]) -> None:
+    gateway, worker = doors
+    assert (await gateway.post("/v1/jobs", json=BODY)).status == 202
+    job = await worker.take()
+    assert "Imagegen-Pictures" not in (worker.delivery(job.job_id).headers or {})
+
+
+async def test_pictures_that_nobody_fetches_are_not_hoarded(house: House) -> None:
+    worker = await house.worker()
+    await worker.queue.start_listening()
+    post = worker.queue.post
+    for number in range(MAX_WAITING + 50):
+        await post.send(post.headers, f"job{number}", 0, SMALL)
+    await house.nc.flush()
+    async with asyncio.timeout(10):
+        while f"job{MAX_WAITING + 49}/0" not in post.waiting:  # noqa: ASYNC110 - told by nobody
+            await asyncio.sleep(0.01)
+    assert len(post.waiting) == MAX_WAITING
+    assert "job0/0" not in post.waiting

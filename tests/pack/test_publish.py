@@ -1,0 +1,89 @@
+"""Publishing without the editor: where it saves, what it refuses, and that it replaces files in one step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from neurolux.publish import MODES_VARIABLE, CannotPublish, modes_folder, publish
+
+from bridge import modes
+from bridge.settings import Settings
+
+WORKFLOW: dict[str, Any] = {"nodes": [], "links": []}
+GRAPH: dict[str, Any] = {
+    "1": {"class_type": "NeuroLuxTextParameter", "inputs": {"name": "prompt", "value": "ä"}},
+    "9": {"class_type": "NeuroLuxResult", "inputs": {"images": ["8", 0]}},
+}
+
+
+def changed(**inputs: Any) -> dict[str, Any]:
+    """The graph with other inputs of its parameter."""
+    return {**GRAPH, "1": {**GRAPH["1"], "inputs": {**GRAPH["1"]["inputs"], **inputs}}}
+
+
+def test_without_a_word_from_the_service_it_saves_where_the_service_looks_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("IMAGEGEN_STATE_DIR", raising=False)
+    monkeypatch.delenv(MODES_VARIABLE, raising=False)
+    assert modes_folder() == Settings.from_environment().workflows
+    monkeypatch.setenv("IMAGEGEN_STATE_DIR", str(tmp_path / "other"))
+    assert modes_folder() == Settings.from_environment().workflows == tmp_path / "other" / "workflows"
+    monkeypatch.setenv(MODES_VARIABLE, str(tmp_path / "modes"))
+    assert modes_folder() == tmp_path / "modes"
+
+
+def test_what_is_published_is_a_mode_and_leaves_no_other_file(tmp_path: Path) -> None:
+    folder = tmp_path / "modes"
+    publish("mine", WORKFLOW, GRAPH, overwrite=False, folder=folder)
+    mode = modes.ModeLibrary([folder]).get("mine")
+    assert mode.parameters["prompt"].default == "ä"
+    with pytest.raises(CannotPublish, match="there is a mode 'mine' already") as refused:
+        publish("mine", WORKFLOW, changed(value="b"), overwrite=False, folder=folder)
+    assert (refused.value.code, refused.value.status) == ("exists", 409)
+    publish("mine", WORKFLOW, changed(value="b"), overwrite=True, folder=folder)
+    assert json.loads((folder / "api" / "mine.json").read_text())["1"]["inputs"]["value"] == "b"
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["mine.json", "mine.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "graph", "said"),
+    [
+        ("../up", GRAPH, "cannot be a mode's name"),
+        ("a/b", GRAPH, "cannot be a mode's name"),
+        ("", GRAPH, "cannot be a mode's name"),
+        ("mine\n", GRAPH, "cannot be a mode's name"),
+        ("mine", {}, "there is nothing to run"),
+        ("mine", {"1": GRAPH["1"]}, r"no Result node.* Add one \(NeuroLux > Result\)"),
+        ("mine", changed(name="my prompt"), "'my prompt' cannot be a parameter's name"),
+        ("mine", changed(name="mode"), "'mode' is a field of every request"),
+        ("mine", changed(value=["3", 0]), "its value comes from another node"),
+        ("mine", {**GRAPH, "2": GRAPH["1"]}, "nodes 1 and 2 are both parameters named 'prompt'"),
+    ],
+)
+def test_what_could_be_no_endpoint_is_refused_with_what_to_do(
+    tmp_path: Path, name: str, graph: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CannotPublish, match=said):
+        publish(name, WORKFLOW, graph, overwrite=True, folder=tmp_path / "modes")
+    assert not (tmp_path / "modes").exists()
+
+
+def test_a_name_of_ours_is_taken_only_when_that_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(CannotPublish, match="comes with NeuroLux: yours would take its place"):
+        publish("text-to-image", WORKFLOW, GRAPH, overwrite=False, folder=tmp_path)
+    publish("text-to-image", WORKFLOW, GRAPH, overwrite=True, folder=tmp_path)
+
+
+def test_pack_and_bridge_know_the_same_results_parameters_and_fields() -> None:
+    from neurolux.publish import PARAMETER_CLASS, RESERVED, RESULT_CLASSES
+
+    from bridge.parameters import PARAMETER_CLASSES
+
+    assert RESULT_CLASSES == modes.RESULT_CLASSES
+    assert RESERVED == modes.RESERVED
+    assert all(PARAMETER_CLASS.fullmatch(name) for name in PARAMETER_CLASSES)

@@ -1,0 +1,179 @@
+"""Refine in Tiles: what is cut, what is blended, and that a tile is what diffusers' image-to-image makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from tests.pack.pipelines import PROMPT, handle_for
+
+pytestmark = pytest.mark.usefixtures("comfy_modules")
+PLAIN: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "tiny-flux-dev": (
+        diffusers.FluxImg2ImgPipeline,
+        {"guidance_scale": 3.5, "max_sequence_length": 512, "width": 128, "height": 128},
+    ),
+    "tiny-sdxl": (diffusers.StableDiffusionXLImg2ImgPipeline, {"guidance_scale": 5.0}),
+}
+STEPS, STRENGTH = 4, 0.5
+
+
+@pytest.fixture(autouse=True)
+def unloaded(comfy_modules: None) -> Iterator[None]:
+    """What a test loads is dropped afterwards."""
+    yield
+    from neurolux.pipelines.registry import registry
+
+    for spec in list(registry._loaded):
+        registry._drop(spec)
+
+
+def side_limits(minimum: int = 64) -> Any:
+    from neurolux.catalog import SizeLimit
+
+    return (SizeLimit(minimum=minimum), SizeLimit(minimum=minimum))
+
+
+def picture(height: int, width: int, count: int = 1) -> torch.Tensor:
+    """Random pictures of 8 bits a channel, as ComfyUI's IMAGE."""
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (count, height, width, 3), generator=generator) / 255
+
+
+def refined(folder: Path, pictures: torch.Tensor, **changes: Any) -> torch.Tensor:
+    from neurolux.pipelines.encode import encode
+    from neurolux.pipelines.refine import RefineRequest, refine
+
+    handle = handle_for(folder)
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        loaded = handle.loaded()
+        request = RefineRequest(**{"strength": STRENGTH, "seed": 7, "steps": STEPS, "tile": 128, **changes})
+        return refine(loaded, handle.spec, pictures, encode(loaded, PROMPT), None, request)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [
+        (128, 128, [(0, 0)]),
+        (256, 128, [(0, 0), (64, 0), (128, 0)]),
+        (200, 128, [(0, 0), (72, 0)]),
+        (192, 192, [(0, 0), (64, 0), (0, 64), (64, 64)]),
+    ],
+)
+def test_tiles_cover_the_picture_and_overlap(width: int, height: int, expected: list[tuple[int, int]]) -> None:
+    from neurolux.pipelines.tiles import plan_tiles
+
+    tiles = plan_tiles(width, height, 128, 32, side_limits())
+    assert [(tile.left, tile.top) for tile in tiles] == expected
+    for one, other in zip(tiles, tiles[1:], strict=False):
+        if one.top == other.top:
+            assert one.left + one.width - other.left >= 32
+
+
+def test_a_small_picture_is_one_tile_that_the_model_takes() -> None:
+    from neurolux.pipelines.tiles import grid_size, padded_to, plan_tiles
+
+    (tile,) = plan_tiles(50, 100, 256, 32, side_limits())
+    assert (tile.width, tile.height) == (64, 112)
+    padded = padded_to(picture(100, 50), *grid_size([tile]))
+    assert padded.shape == (1, 112, 64, 3)
+    assert torch.equal(padded[:, :100, :50], picture(100, 50))
+    assert torch.equal(padded[:, 105, 60], picture(100, 50)[:, 99, 49])
+
+
+@pytest.mark.parametrize(("tile", "overlap", "said"), [(100, 0, "tile 100 is not a multiple"), (128, 65, "0 to 64")])
+def test_impossible_tiles_are_refused(tile: int, overlap: int, said: str) -> None:
+    from neurolux.errors import InvalidParameter
+    from neurolux.pipelines.tiles import plan_tiles
+
+    with pytest.raises(InvalidParameter, match=said):
+        plan_tiles(512, 512, tile, overlap, side_limits())
+
+
+def test_tiles_that_disagree_fade_into_each_other_without_a_jump() -> None:
+    from neurolux.pipelines.tiles import blend, plan_tiles
+
+    tiles = plan_tiles(300, 200, 128, 32, side_limits())
+    shades = [(tile, torch.full((128, 128, 3), float(index % 2))) for index, tile in enumerate(tiles)]
+    made = blend(shades, 300, 200, 32)
+    assert made.min() == 0
+    assert made.max() == 1
+    steps = [made.diff(dim=0).abs().max(), made.diff(dim=1).abs().max()]
+    assert all(0 < step <= 1.5 / 32 for step in steps), steps
+
+
+def test_tiles_that_agree_give_the_picture_back() -> None:
+    from neurolux.pipelines.tiles import blend, plan_tiles
+
+    (whole,) = picture(192, 320)
+    tiles = plan_tiles(320, 192, 128, 32, side_limits())
+    made = blend(((tile, tile.cut(whole)) for tile in tiles), 320, 192, 32)
+    assert torch.allclose(made, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", PLAIN)
+def test_one_tile_equals_diffusers_image_to_image(tiny_models: dict[str, Path], model: str) -> None:
+    pipeline_class, arguments = PLAIN[model]
+    pipe = pipeline_class.from_pretrained(tiny_models[model])
+    pipe.set_progress_bar_config(disable=True)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            for weight in component.parameters():  # products round by the weights' addresses
+                weight.data = weight.data.clone()
+    images = picture(128, 128)
+    expected = pipe(
+        prompt=PROMPT, image=images.movedim(-1, 1), strength=STRENGTH, num_inference_steps=STEPS, output_type="pt",
+        generator=torch.Generator().manual_seed(7), **arguments,
+    ).images  # fmt: skip
+    made = refined(tiny_models[model], images)
+    assert torch.equal(made, expected.permute(0, 2, 3, 1))
+
+
+def test_a_picture_of_a_batch_is_the_picture_alone(tiny_models: dict[str, Path]) -> None:
+    images = picture(128, 192, count=2)
+    both = refined(tiny_models["tiny-flux-schnell"], images, overlap=32)
+    assert both.shape == images.shape
+    assert torch.equal(both[1:], refined(tiny_models["tiny-flux-schnell"], images[1:], overlap=32, seed=8))
+    assert not torch.equal(both[0], images[0])
+
+
+def test_progress_counts_all_tiles_and_an_interrupt_stops_in_the_middle(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as manager
+    import comfy.utils
+
+    seen: list[tuple[int, int]] = []
+
+    def told(value: int, total: int, preview: Any, **_: Any) -> None:
+        seen.append((value, total))
+        if len(seen) == stop_at:
+            manager.interrupt_current_processing()
+
+    stop_at = 0
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", told)
+    images = picture(128, 192)
+    refined(tiny_models["tiny-flux-schnell"], images, overlap=32)
+    running = round(STEPS * STRENGTH)
+    assert [pair for pair in seen if pair[1] == 2 * running] == [(step, 2 * running) for step in range(1, 5)]
+    seen.clear()
+    stop_at = running + 1
+    with pytest.raises(manager.InterruptProcessingException):
+        refined(tiny_models["tiny-flux-schnell"], images, overlap=32)
+    assert len(seen) == stop_at
+
+
+def test_a_controlnet_follows_its_part_of_the_picture() -> None:
+    from neurolux.pipelines.adapter_files import FileStamp
+    from neurolux.pipelines.controlnet import AppliedControl
+    from neurolux.pipelines.refine import cut_control
+    from neurolux.pipelines.tiles import Tile
+
+    whole = picture(128, 192)
+    control = AppliedControl(FileStamp("x", Path("x"), 0, 0), "tile", 1.0, 0.0, 1.0, "", whole)
+    assert torch.equal(cut_control(control, Tile(64, 0, 128, 128), (192, 128)).image, whole[:, :, 64:])
