@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from bridge.contract_files import ImageObject, ResultFile, WireModel
 from bridge.contract_models import (  # noqa: F401 - given on
     AdapterInfo,
     ComponentMemory,
@@ -33,8 +34,6 @@ from bridge.formats import (  # noqa: F401 - given on
     IMAGE_FORMATS,
     FileFormat,
     ImageFormat,
-    extension_of,
-    media_type_of,
 )
 
 DEFAULT_MODE = "text-to-image"
@@ -47,15 +46,6 @@ JOB_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 MAX_URL_CHARS = 2000
 
 JobId = Annotated[str, Field(pattern=JOB_ID_PATTERN)]
-
-
-class WireModel(BaseModel):
-    """Base of what we send: built by us, so unknown fields are a mistake of ours.
-
-    A field that may be null has null as its default, where events carry it: they leave nulls out.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ImageGenRequest(BaseModel):
@@ -98,44 +88,6 @@ class ImageGenRequest(BaseModel):
     cancel_on_disconnect: bool = Field(
         default=False, description="Cancel the job if the caller hangs up before it ends. For requests that wait."
     )
-
-
-class ImageObject(WireModel):
-    """Where a picture, or another file, lies in the NATS object store.
-
-    `digest` is the store's own: `SHA-256=` + base64url. `media_type` follows from the extension of `name`.
-    """
-
-    bucket: str
-    name: str
-    size: int
-    digest: str
-    media_type: str = ""
-    result: str = Field(default="", description="The name of the graph's result that it belongs to.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_media_type(cls, values: Any) -> Any:
-        # Those that were stored before there was this field are named by their format as well.
-        if isinstance(values, dict) and not values.get("media_type") and isinstance(values.get("name"), str):
-            return {**values, "media_type": media_type_of(values["name"])}
-        return values
-
-
-class ResultFile(WireModel):
-    """What one of the files of an answer is."""
-
-    result: str = Field(description="The name of the graph's result that it belongs to.")
-    media_type: str
-    extension: str = Field(description="Of a name to save it under, such as png or mp4.")
-    size: int = Field(description="In bytes.")
-
-    @classmethod
-    def of(cls, image: ImageObject) -> ResultFile:
-        """What is told of a stored file."""
-        return cls(
-            result=image.result, media_type=image.media_type, extension=extension_of(image.name), size=image.size
-        )
 
 
 class ImageGenResponse(WireModel):

@@ -157,6 +157,10 @@ class OverlayApplication(Adw.Application):
         self.window.reveal(None)
         self.window.select(job_id)
 
+    def tell(self, text: str) -> None:
+        """Say something while no window is shown that could."""
+        self._notifications.say(text)
+
     # -- the rest ------------------------------------------------------------------------------------------------
 
     def _add_actions(self) -> None:

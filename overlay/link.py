@@ -30,6 +30,7 @@ from bridge.contract import (
     ModeSummary,
 )
 from bridge.reading import read_answer
+from overlay.translate import _
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 30.0
@@ -154,7 +155,7 @@ def _failure(status: int, data: bytes, url: str) -> BridgeFailure:
 
 
 def _unreachable(url: str) -> BridgeFailure:
-    return BridgeFailure(0, ErrorBody(code="unreachable", message=f"nothing answers at {url}"))
+    return BridgeFailure(0, ErrorBody(code="unreachable", message=_("Nothing answers at {url}").format(url=url)))
 
 
 class LinkThread:

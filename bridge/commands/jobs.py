@@ -104,7 +104,7 @@ def _print_mode(schema: dict, *, as_json: bool) -> None:
     for name, field in schema["properties"].items():
         kinds = field.get("type") or [option["type"] for option in field.get("anyOf", []) if "type" in option]
         kinds = [kinds] if isinstance(kinds, str) else kinds
-        shown = "/".join(kind for kind in kinds if kind != "null")
+        shown = field.get("format") or "/".join(kind for kind in kinds if kind != "null")
         default = "(required)" if name in schema["required"] else json.dumps(field.get("default"))
         rows.append((name, shown, default, field.get("description", "")))
     print_table(rows)

@@ -14,6 +14,10 @@ class Notifications:
     def __init__(self, application: Gio.Application) -> None:
         self._application = application
 
+    def say(self, text: str) -> None:
+        """What a window would say if one were shown, such as where a notification's button has saved a picture."""
+        self._application.send_notification("said", Gio.Notification.new(text))
+
     def job_ended(self, card: JobCard) -> None:
         """The picture is there, or why it is not."""
         job = GLib.Variant("s", card.job_id)

@@ -144,6 +144,8 @@ class FormView(Gtk.Box):
                 sizes[:] = [(preset.width, preset.height) for preset in presets]
                 row.set_model(Gtk.StringList.new([*(preset.label for preset in presets), _("Other…")]))
             size = (self._form.value("width"), self._form.value("height"))
+            if not {"width", "height"} & self._form.touched.keys():
+                self._custom_size = False  # back to the defaults
             known = size in sizes and not self._custom_size
             self._custom_size = not known
             row.set_selected(sizes.index(size) if known else len(sizes))
@@ -153,7 +155,10 @@ class FormView(Gtk.Box):
                 return
             chosen = row.get_selected()
             self._custom_size = chosen >= len(sizes)
-            if not self._custom_size:
+            if self._custom_size:  # from now on a choice, even where it is the default's
+                for name in ("width", "height"):
+                    self._form.touched[name] = self._form.value(name)
+            else:
                 width, height = sizes[chosen]
                 default = self._form.field("width").default, self._form.field("height").default
                 follow = (width, height) == default
@@ -210,7 +215,7 @@ class FormView(Gtk.Box):
         self._add(row, update)
 
     def _add_seed(self, field: Field) -> None:
-        entry = Gtk.Entry(valign=Gtk.Align.CENTER, width_chars=6, max_width_chars=16, placeholder_text=_("random"))
+        entry = Gtk.Entry(valign=Gtk.Align.CENTER, width_chars=6, max_width_chars=10, placeholder_text=_("random"))
         entry.set_input_purpose(Gtk.InputPurpose.DIGITS)
         dice = _icon_button("view-refresh-symbolic", _("Another seed"))
         lock = Gtk.ToggleButton(icon_name="changes-prevent-symbolic", valign=Gtk.Align.CENTER, has_frame=False)
@@ -271,7 +276,15 @@ class FormView(Gtk.Box):
 
     def _add(self, row: Gtk.Widget, update: Callable[[], None]) -> None:
         self._rows.add(row)
+        name_list_of(row, _("Settings"))
         self._updates.append(update)
+
+
+def name_list_of(row: Gtk.Widget, name: str) -> None:
+    """Give the list that libadwaita has put ``row`` into a name for screen readers."""
+    rows = row.get_parent()
+    if rows is not None:
+        rows.update_property([Gtk.AccessibleProperty.LABEL], [name])
 
 
 def model_note(model: ModelInfo) -> str:

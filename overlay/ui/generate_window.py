@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gi.repository import Adw, Gdk, Gio, Gtk
 
+from bridge.contract import DEFAULT_MODE
 from overlay.translate import _
 from overlay.ui.banner import Banner
-from overlay.ui.fields import FormView
+from overlay.ui.fields import FormView, name_list_of
 from overlay.ui.files import UI_FOLDER
 from overlay.ui.picture_actions import PictureActions
 from overlay.ui.stage import Stage
@@ -41,6 +41,7 @@ class GenerateWindow(Adw.ApplicationWindow):
     def __init__(self, application: OverlayApplication, session: Session) -> None:
         super().__init__(application=application)
         self.session = session
+        self._tell_hidden = application.tell
         self._form_view: FormView | None = None
         self._selected: str | None = None
         self._start_when_possible = False
@@ -91,14 +92,19 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     def save_job(self, job_id: str) -> None:
         """Save the first picture of a job (from its notification, which may be older than this process)."""
-        self.select(job_id)
-        shown = self.shown()
-        if shown is None:
-            self.toast(_("This picture is no longer there"))
-        elif shown.data is not None:
-            self._actions.save_shown(shown)
-        else:
-            self.session.fetch_image(job_id, 0, lambda data: self._actions.save_shown(replace(shown, data=data)))
+        for card in self.session.cards:
+            if card.job_id == job_id and card.images:
+                self._actions.save_shown(from_card(card, self.session.settings_of(card)))
+                return
+
+        def fetched(picture: PastPicture, data: bytes) -> None:
+            settings = self.session.settings_of(JobCard.of(picture.job))
+            self._actions.save_shown(from_past(picture, data, settings))
+
+        def failed(reason: str) -> None:
+            self.toast(_("The picture could not be saved: {reason}").format(reason=reason))
+
+        self.session.fetch_first(job_id, fetched, failed)
 
     def shown(self) -> ShownJob | None:
         """What the large view shows."""
@@ -115,7 +121,10 @@ class GenerateWindow(Adw.ApplicationWindow):
         return None
 
     def toast(self, text: str, button: str = "", pressed: Callable[[], object] | None = None) -> None:
-        """Say something that goes away by itself, perhaps with a way back."""
+        """Say something that goes away by itself, perhaps with a way back; the desktop says it while this is hidden."""
+        if not self.is_visible():
+            self._tell_hidden(text)
+            return
         toast = Adw.Toast(title=text)
         if pressed is not None:
             toast.set_button_label(button)
@@ -157,13 +166,18 @@ class GenerateWindow(Adw.ApplicationWindow):
         row.connect("notify::selected", lambda *_: self.session.choose_mode(modes[row.get_selected()]))
         group = Adw.PreferencesGroup()
         group.add(row)
+        name_list_of(row, _("Mode"))
         return group
 
     def _take_wishes(self) -> None:
         form = self.session.form
         if form is None:
             return
-        if self._wanted_prompt is not None:
+        other = form.mode != DEFAULT_MODE and DEFAULT_MODE in self.session.modes
+        if self._wanted_prompt is not None and other and not form.needs_only_a_prompt:
+            self.session.choose_mode(DEFAULT_MODE)  # what is shown could not draw it; this comes back with the new form
+            form = self.session.form or form
+        if self._wanted_prompt is not None and "prompt" in form.names:
             form.set("prompt", self._wanted_prompt)
             self._wanted_prompt = None
         if self._start_when_possible:

@@ -30,7 +30,10 @@ class PromptEditor(Gtk.Frame):
         self._buffer = self.view.get_buffer()
         self._buffer.connect("changed", lambda _: changed(self.text))
         scrolled = Gtk.ScrolledWindow(
-            child=self.view, min_content_height=HEIGHT if history else HEIGHT // 2, hscrollbar_policy="never"
+            child=self.view,
+            min_content_height=HEIGHT if history else HEIGHT // 2,
+            hscrollbar_policy="never",
+            focusable=False,
         )
         self.set_child(scrolled)
         if history is not None:

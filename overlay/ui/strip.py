@@ -30,7 +30,12 @@ class StripItem(Gtk.Overlay):
         self.bar = Gtk.ProgressBar(visible=False)
         # A bar asks for 150 pixels; in a scrolled window of its own it takes what the picture has.
         narrow = Gtk.ScrolledWindow(
-            child=self.bar, hscrollbar_policy="external", vscrollbar_policy="never", propagate_natural_width=False
+            child=self.bar,
+            hscrollbar_policy="external",
+            vscrollbar_policy="never",
+            propagate_natural_width=False,
+            can_focus=False,  # with nothing in it to stop at, Tab would stop at the scrolled window
+            focusable=False,
         )
         narrow.set_size_request(SIDE, -1)
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=3)
@@ -93,7 +98,7 @@ class Strip(Gtk.ScrolledWindow):
         cancel: Callable[[str], object],
         fetch: Callable[[PastPicture, Callable[[bytes], object]], object],
     ) -> None:
-        super().__init__(vscrollbar_policy="never", hexpand=True, min_content_height=SIDE + 30)
+        super().__init__(vscrollbar_policy="never", hexpand=True, min_content_height=SIDE + 30, focusable=False)
         self._chosen = chosen
         self._cancel = cancel
         self._fetch = fetch

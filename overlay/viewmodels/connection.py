@@ -29,9 +29,12 @@ class Connection:
     def __init__(self) -> None:
         self.state = BridgeState.UNKNOWN
         self.reason = ""
+        self.startable = True
+        """Whether a service started on this machine would be the one that is asked."""
         self.changed = Signal[[]]()
         self._failures = 0
         self._started_here = False
+        self._start_problem = ""
 
     @property
     def banner(self) -> str:
@@ -49,7 +52,7 @@ class Connection:
     @property
     def can_start(self) -> bool:
         """Whether a Start button makes sense."""
-        return self.state is BridgeState.DOWN
+        return self.state is BridgeState.DOWN and self.startable
 
     @property
     def ready(self) -> bool:
@@ -65,6 +68,7 @@ class Connection:
         """It is ready."""
         self._failures = 0
         self._started_here = False
+        self._start_problem = ""
         self._become(BridgeState.READY, "")
 
     def not_ready(self, reason: str) -> None:
@@ -73,9 +77,12 @@ class Connection:
         self._become(BridgeState.STARTING, reason)
 
     def unreachable(self, reason: str) -> None:
-        """Nobody answers. While it is being started from here that is to be expected."""
+        """Nobody answers. While it is being started from here that is to be expected; why a start failed stays."""
         self._failures = min(self._failures + 1, 10)
-        self._become(BridgeState.STARTING if self._started_here else BridgeState.DOWN, reason)
+        if self._started_here:
+            self._become(BridgeState.STARTING, "")
+        else:
+            self._become(BridgeState.DOWN, self._start_problem or reason)
 
     def refused(self, reason: str) -> None:
         """It wants a token."""
@@ -86,11 +93,13 @@ class Connection:
         """It is being started from here."""
         self._failures = 0
         self._started_here = True
+        self._start_problem = ""
         self._become(BridgeState.STARTING, "")
 
     def start_failed(self, reason: str) -> None:
         """What was started here has ended."""
         self._started_here = False
+        self._start_problem = reason
         self._become(BridgeState.DOWN, reason)
 
     def _become(self, state: BridgeState, reason: str) -> None:

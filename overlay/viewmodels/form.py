@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from bridge.contract import MAX_SEED, ModelInfo
+from bridge.contract import ModelInfo
 from overlay.translate import _
 from overlay.viewmodels.signal import Signal
 
 MODEL_FIELDS = ("width", "height", "num_inference_steps", "guidance_scale")
 """Fields whose defaults and limits are the model's; the graph's own say "whatever the model takes"."""
+
+LARGEST_ROLLED_SEED = 2**32 - 1
+"""Short enough to be read and told; larger ones can be typed."""
 
 
 class FieldKind(StrEnum):
@@ -148,6 +151,16 @@ class GenerateForm:
             required=name in self._required,
         )
 
+    @property
+    def prompt(self) -> str:
+        """What is to be drawn; empty in a mode that takes no prompt."""
+        return str(self.value("prompt") or "") if "prompt" in self._schema else ""
+
+    @property
+    def needs_only_a_prompt(self) -> bool:
+        """Whether a prompt is all that is missing: false where a picture or a file has to be chosen first."""
+        return "prompt" in self._schema and not self.problems().keys() - {"prompt"}
+
     def value(self, name: str) -> Any:
         """What a field holds: what the user gave it, else its default."""
         if name == "model":
@@ -178,7 +191,7 @@ class GenerateForm:
 
     def roll_seed(self) -> int:
         """A new random seed, locked, so that it can be seen and used again."""
-        seed = random.randint(0, MAX_SEED)  # noqa: S311 - a seed is no secret
+        seed = random.randint(0, LARGEST_ROLLED_SEED)  # noqa: S311 - a seed is no secret
         self.seed_locked = True
         self.set("seed", seed)
         return seed

@@ -15,7 +15,7 @@ from overlay.link import Bridge, BridgeFailure, LinkThread
 from overlay.translate import _
 from overlay.viewmodels.connection import Connection
 from overlay.viewmodels.form import GenerateForm
-from overlay.viewmodels.history import History
+from overlay.viewmodels.history import History, PastPicture
 from overlay.viewmodels.job_card import JobCard
 from overlay.viewmodels.preferences import Preferences
 from overlay.viewmodels.prompt_history import PromptHistory
@@ -60,7 +60,7 @@ class Session:
 
         def failed(failure: BridgeFailure) -> None:
             if failure.unreachable:
-                self.connection.unreachable("")
+                self.connection.unreachable(str(failure))
             elif failure.status in (401, 403):
                 self.connection.refused(str(failure))
             else:
@@ -103,7 +103,7 @@ class Session:
             return
         if name not in self._schemas:
             name = next(iter(self._schemas))
-        prompt = self.form.value("prompt") if self.form and self.form.mode != name else None
+        prompt = self.form.prompt if self.form and self.form.mode != name else ""
         remembered = self.preferences.values.get(name, {})
         self.form = GenerateForm(
             name,
@@ -126,7 +126,7 @@ class Session:
         if form is None or form.problems():
             return None
         self.remember()
-        self.prompts.add(str(form.value("prompt") or ""))
+        self.prompts.add(form.prompt)
         return self.send(form.request())
 
     def send(self, request: dict[str, Any]) -> JobCard:
@@ -210,6 +210,17 @@ class Session:
     def fetch_image(self, job_id: str, index: int, done: Callable[[bytes], object]) -> None:
         """Picture ``index`` of a job, for a thumbnail or a large view."""
         self._link.run(self._bridge.image(job_id, index), done)
+
+    def fetch_first(
+        self, job_id: str, done: Callable[[PastPicture, bytes], object], failed: Callable[[str], object]
+    ) -> None:
+        """The first picture of a job, whether or not the history shows it; ``failed`` is told why there is none."""
+
+        async def fetch() -> tuple[PastPicture, bytes]:
+            job = await self._bridge.job(job_id)
+            return PastPicture(job, 0), await self._bridge.image(job_id, 0)
+
+        self._link.run(fetch(), lambda found: done(*found), lambda failure: failed(str(failure)))
 
     def remember(self) -> None:
         """Write what was chosen, so that the next start shows it."""

@@ -186,6 +186,8 @@ async def test_every_result_has_its_media_type_extension_and_name(
         answer = await gateway.get(f"/v1/jobs/{job.job_id}/images/{index}")
         assert answer.content_type == media
     answer = ImageGenResponse.model_validate(body)
+    older = answer.model_copy(update={"files": [], "image_format": "webp"})
+    assert [path.suffix for path in paths_for(older, tmp_path)] == [".webp"] * 3
     names = [path.name for path in paths_for(answer, tmp_path)]
     assert names == ["a-cat-paint-lora-3.safetensors", "a-cat-paint-samples-3.jpg", "a-cat-paint-film-3.mp4"]
     assert [path.name for path in paths_for(answer, tmp_path / "x.jpeg")] == [

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from PIL import Image, ImageChops
+from PIL import Image
 
 from tests.overlay.conftest import OwnService, RunningOverlay
 from tests.overlay.desktop import eventually

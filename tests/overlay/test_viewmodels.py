@@ -114,7 +114,9 @@ def test_a_negative_prompt_is_offered_only_where_the_model_uses_it(form: Generat
 
 def test_what_is_wrong_names_the_value_and_what_would_be_right(form: GenerateForm) -> None:
     assert form.problems() == {"prompt": "Prompt is empty"}
+    assert form.needs_only_a_prompt
     form.set("prompt", "a fox")
+    assert form.prompt == "a fox"
     assert form.set("width", 130) == "Width 130 is not a multiple of 16; nearest are 128 and 144"
     assert form.set("height", 4000) == "Height 4000 is above 256"
 
@@ -157,6 +159,7 @@ def test_a_mode_of_pictures_files_and_switches_makes_its_form() -> None:
     assert form.to_remember() == {"smooth": False}
     form.set("image", None)
     assert form.problems() == {"image": "Picture is empty"}
+    assert (form.prompt, form.needs_only_a_prompt) == ("", False)
 
 
 def test_each_result_is_shown_and_saved_as_what_it_is() -> None:

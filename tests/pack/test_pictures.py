@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import tiny_adapters
+from tests.pack.comfy_server import ComfyServer
+from tests.pack.graphs import node, text_to_image
 from tests.pack.pipelines import handle_for, picture
 
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"guidance_scale": 0.0, "num_inference_steps": 4, "strength": 0.75},
     ),
 }  # fmt: skip
+CASES_IN_BF16 = ("flux image to image", "flux fill", "sdxl image to image", "sdxl inpaint")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -54,10 +59,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def loaded_models(comfy_modules: None) -> Iterator[None]:
     """What a test loads is dropped afterwards."""
     yield
+    from neurolux.pipelines.controlnet import controlnets
     from neurolux.pipelines.registry import registry
 
     for spec in list(registry._loaded):
         registry._drop(spec)
+    controlnets.clear()
 
 
 @pytest.fixture
@@ -93,14 +100,21 @@ def redraw(
     guidance: float = -1.0,
     negative: str | None = None,
     seed: int = 7,
+    controlnet: Path | None = None,
     **choices: Any,
 ) -> torch.Tensor:
     """The pack's pictures, decoded; ``latent_of`` makes the latent with the loaded pipeline."""
+    from neurolux.pipelines.adapter_files import stamp_file
+    from neurolux.pipelines.controlnet import make_control
     from neurolux.pipelines.decode import decode
     from neurolux.pipelines.encode import encode
     from neurolux.pipelines.sample import sample
 
     handle = handle_for(folder, **choices)
+    if controlnet is not None:
+        file = stamp_file(controlnet.name, controlnet)
+        control = make_control(handle.model, file, some_picture(seed=9), 0.7, 0.0, 1.0, "auto")
+        handle = replace(handle, controls=(control,))
     loaded = handle.loaded()
     with torch.inference_mode():  # as ComfyUI runs nodes
         positive = encode(loaded, PROMPT)
@@ -121,9 +135,11 @@ def encoded(pictures: torch.Tensor, mask: torch.Tensor | None = None, fit: str =
     return make
 
 
-def by_diffusers(folder: Path, class_name: str, dtype: torch.dtype, **arguments: Any) -> Image.Image:
-    """What the plain pipeline makes; its weights copied into RAM, see test_parity.py."""
-    pipe = getattr(diffusers, class_name).from_pretrained(folder, dtype=dtype)
+def by_diffusers(
+    folder: Path, class_name: str, dtype: torch.dtype, parts: dict[str, Any] | None = None, **arguments: Any
+) -> Image.Image:
+    """What the plain pipeline makes, with more ``parts``; its weights copied into RAM, see test_parity.py."""
+    pipe = getattr(diffusers, class_name).from_pretrained(folder, dtype=dtype, **(parts or {}))
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             for weight in part.parameters():
@@ -132,8 +148,9 @@ def by_diffusers(folder: Path, class_name: str, dtype: torch.dtype, **arguments:
     return pipe(prompt=PROMPT, generator=torch.Generator("cpu").manual_seed(7), **arguments).images[0]
 
 
-@pytest.mark.parametrize("precision", DTYPES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "precision"), [*((case, "fp32") for case in CASES), *((case, "bf16") for case in CASES_IN_BF16)]
+)
 def test_the_picture_is_that_of_diffusers(tiny_models: dict[str, Path], case: str, precision: str) -> None:
     folder, class_name, arguments = CASES[case]
     masked = "Inpaint" in class_name or "Fill" in class_name
@@ -158,7 +175,7 @@ def test_the_picture_is_that_of_diffusers(tiny_models: dict[str, Path], case: st
     assert np.array_equal(np.asarray(picture(made)), np.asarray(expected))
 
 
-@pytest.mark.parametrize("offload", ["model", "stream", "sequential"])
+@pytest.mark.parametrize("offload", ["stream", "sequential"])
 @pytest.mark.parametrize("name", ["tiny-flux-dev", "tiny-sdxl"])
 def test_where_weights_live_does_not_change_the_picture(tiny_models: dict[str, Path], name: str, offload: str) -> None:
     made = [
@@ -166,3 +183,199 @@ def test_where_weights_live_does_not_change_the_picture(tiny_models: dict[str, P
         for where in ("none", offload)
     ]
     assert torch.equal(made[0], made[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "class_name", "arguments"),
+    [
+        ("tiny-flux-dev", "tiny-flux-canny", "FluxControlNetImg2ImgPipeline", FLUX),
+        ("tiny-sdxl", "tiny-sdxl-canny", "StableDiffusionXLControlNetImg2ImgPipeline", SDXL),
+        ("tiny-sdxl", "tiny-sdxl-canny", "StableDiffusionXLControlNetInpaintPipeline", SDXL),
+    ],
+)
+def test_with_a_controlnet_it_is_that_of_diffusers(
+    tiny_models: dict[str, Path], tmp_path: Path, name: str, file: str, class_name: str, arguments: dict[str, Any]
+) -> None:
+    path = tiny_adapters.write_controlnets(tmp_path)[file]
+    masked = "Inpaint" in class_name
+    kind = diffusers.FluxControlNetModel if "flux" in name else diffusers.ControlNetModel
+    optional = {} if "flux" in name else {"feature_extractor": None, "image_encoder": None}
+    theirs: dict[str, Any] = {"image": picture(some_picture()), "control_image": picture(some_picture(seed=9))}
+    if masked:
+        theirs["mask_image"] = Image.fromarray((some_mask()[0].numpy() * 255).astype("uint8"))
+    expected = by_diffusers(
+        tiny_models[name],
+        class_name,
+        torch.float32,
+        {"controlnet": kind.from_pretrained(path), **optional},
+        controlnet_conditioning_scale=0.7,
+        width=SIDE,
+        height=SIDE,
+        num_inference_steps=3,
+        strength=0.7,
+        **theirs,
+        **arguments,
+    )
+    made = redraw(
+        tiny_models[name],
+        encoded(some_picture(), some_mask() if masked else None),
+        steps=3,
+        strength=0.7,
+        guidance=arguments["guidance_scale"],
+        negative=arguments.get("negative_prompt"),
+        controlnet=path,
+        precision="fp32",
+    )
+    assert np.array_equal(np.asarray(picture(made)), np.asarray(expected))
+
+
+def test_a_batch_is_its_pictures_one_by_one(tiny_models: dict[str, Path]) -> None:
+    first, second = some_picture(), some_picture(seed=4)
+    together = redraw(tiny_models["tiny-flux-dev"], encoded(torch.cat([first, second])), steps=2, strength=0.9)
+    alone = redraw(tiny_models["tiny-flux-dev"], encoded(second), steps=2, strength=0.9, seed=8)
+    assert torch.equal(together[1:], alone)
+    several = redraw(tiny_models["tiny-flux-dev"], encoded(second, count=2), steps=2, strength=0.9)
+    assert torch.equal(several[1:], alone)
+
+
+def test_a_latent_that_was_changed_since_is_taken_itself(tiny_models: dict[str, Path]) -> None:
+    def turned(loaded: Any) -> dict[str, Any]:
+        latent = encoded(some_picture())(loaded)
+        return {**latent, "samples": latent["samples"].flip(-1)}  # as the stock Flip Latent does
+
+    def bare(loaded: Any) -> dict[str, Any]:
+        return {"samples": turned(loaded)["samples"]}
+
+    folder = tiny_models["tiny-sdxl"]
+    made = [redraw(folder, latent, steps=4, strength=0.5) for latent in (turned, bare, encoded(some_picture()))]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+
+
+@pytest.mark.parametrize("name", ["tiny-flux-dev", "tiny-sdxl"])
+def test_a_stock_latent_with_a_stock_mask_is_inpainted(tiny_models: dict[str, Path], name: str) -> None:
+    def stock(loaded: Any) -> dict[str, Any]:
+        return {"samples": encoded(some_picture())(loaded)["samples"], "noise_mask": some_mask()[:, None]}
+
+    made = redraw(tiny_models[name], stock, steps=2)
+    plain = redraw(tiny_models[name], lambda loaded: {"samples": stock(loaded)["samples"]}, steps=2, strength=0.5)
+    assert made.shape == plain.shape
+    assert not torch.equal(made, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field", "message"),
+    [
+        ("tiny-sdxl-lightning", {"strength": 0.2}, "strength", r"0\.2 of 4 steps leaves no step.* at least 0\.25"),
+        ("tiny-flux-dev", {"strength": 0.0}, "strength", "strength 0 redraws nothing"),
+        ("tiny-flux-dev", {"strength": 1.5}, "strength", "1.5 is outside 0 to 1"),
+        ("tiny-flux-dev", {"strength": 0.5, "empty": True}, "strength", "the latent is empty; link Encode Picture"),
+        ("tiny-flux-fill", {}, "mask", "tiny-flux-fill fills in a masked part.* link Encode Picture with a mask"),
+        ("tiny-flux-fill", {"empty": True}, "model", "draws none from a prompt alone"),
+        ("tiny-flux-kontext", {"masked": True}, "mask", "takes no mask; link Encode Picture without one"),
+        ("tiny-flux-kontext", {"strength": 0.5}, "strength", "has no strength; leave strength at 1"),
+    ],
+)
+def test_what_cannot_be_redrawn_is_explained(
+    tiny_models: dict[str, Path], name: str, changes: dict[str, Any], field: str, message: str
+) -> None:
+    from neurolux.errors import InvalidParameter
+
+    empty, masked = changes.pop("empty", False), changes.pop("masked", False)
+    latent = encoded(some_picture(), some_mask() if masked else None)
+    if empty:
+        latent = lambda _: {"samples": torch.zeros(1, 4, 16, 16)}  # noqa: E731
+    with pytest.raises(InvalidParameter, match=message) as error:
+        redraw(tiny_models[name], latent, steps=4, **changes)
+    assert error.value.field == field
+
+
+FRAMES: dict[str, tuple[tuple[int, int], tuple[str, int, int], tuple[int, int], tuple[int, int]]] = {
+    "as it is": ((128, 96), ("crop", 0, 0), (128, 96), (128, 96)),
+    "cut": ((150, 100), ("crop", 0, 0), (144, 96), (144, 96)),
+    "padded": ((150, 100), ("pad", 0, 0), (160, 112), (150, 100)),
+    "stretched": ((150, 100), ("stretch", 0, 0), (144, 96), (144, 96)),
+    "too large": ((4000, 3000), ("pad", 0, 0), (224, 160), (209, 157)),
+    "too small": ((20, 40), ("crop", 0, 0), (64, 128), (64, 128)),
+    "a size of one's own": ((150, 100), ("crop", 128, 128), (128, 128), (128, 128)),
+    "padded to a size of one's own": ((150, 100), ("pad", 128, 128), (128, 128), (128, 85)),
+    "a width of one's own": ((150, 100), ("crop", 304, 0), (304, 192), (304, 192)),
+}
+"""The picture's size, fit, width and height; the size that the model works in, and the picture's size in it."""
+
+
+@pytest.mark.parametrize("case", FRAMES)
+def test_pictures_are_fitted_to_the_model(model: Model, case: str) -> None:
+    from neurolux.pipelines.pictures import extent, fitted_picture, plan_frame
+
+    given, asked, size, inside = FRAMES[case]
+    frame = plan_frame(model, given, *asked)
+    assert (frame.size, extent(frame.place)) == (size, inside)
+    assert (frame.told() is None) == (case == "as it is")
+    if case == "too large":
+        assert frame.told() == "the picture of 4000x3000 was scaled to 209x157, padded to 224x160 to suit the model"
+        return
+    fitted = fitted_picture(some_picture(*given), frame)
+    assert fitted.shape == (1, size[1], size[0], 3)
+    left, top, right, bottom = frame.place
+    if case == "padded":
+        assert torch.equal(fitted[:, top:bottom, left:right], some_picture(*given))
+        assert torch.equal(fitted[:, top:bottom, 0], fitted[:, top:bottom, left])
+
+
+def test_a_picture_that_does_not_suit_is_refused_where_that_is_wanted(model: Model) -> None:
+    from neurolux.errors import InvalidParameter
+    from neurolux.pipelines.pictures import plan_frame
+
+    plan_frame(model, (128, 96), "error")
+    with pytest.raises(InvalidParameter, match="the picture is 130x96 and tiny-flux-dev would work in 128x96; send it"):
+        plan_frame(model, (130, 96), "error")
+
+
+def test_a_feather_goes_inwards_and_spares_the_border() -> None:
+    from neurolux.pipelines.masks import feathered
+
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:48, 32:] = 1
+    soft = feathered(mask, 4)
+    assert not soft[mask == 0].any()
+    assert (soft[mask > 0] > 0).all()
+    assert torch.allclose(soft[0, 16:21, 50], torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]))
+    assert soft[0, 30, 63] == 1  # at the picture's own border nothing is blended
+    assert feathered(mask, 100).max() == 1
+
+
+def test_the_mask_covers_whole_cells_and_what_is_put_back_does_not(tiny_models: dict[str, Path]) -> None:
+    from neurolux.pipelines.pictures import put_back
+
+    photo = some_picture(150, 100)
+    mask = torch.zeros(1, 100, 150)
+    mask[:, 41:60, 33:71] = 1
+    latent = encoded(photo, mask, "pad")(handle_for(tiny_models["tiny-sdxl"]).loaded())
+    cells = latent["noise_mask"]
+    assert cells.shape == (1, 1, 112, 160)
+    assert torch.equal(cells[0, 0, ::8, ::8].repeat_interleave(8, 0).repeat_interleave(8, 1), cells[0, 0])
+    finished = torch.zeros(1, 112, 160, 3)
+    result = put_back(finished, latent["picture_origin"])
+    assert torch.equal(result[mask == 0], photo[mask == 0])
+    assert not result[mask > 0].any()
+
+
+def test_interrupt_in_the_middle_and_progress_through_comfyui(comfyui: ComfyServer) -> None:
+    graph = text_to_image("tiny-sdxl", steps=8, count=1)
+    graph["picture"] = node("EmptyImage", width=128, height=128, batch_size=1, color=0x336699)
+    graph["latent"] = node(
+        "NeuroLuxEncodePicture", pipeline=["load", 0], image=["picture", 0], fit="crop", width=0, height=0, batch_size=2
+    )
+    graph["sample"]["inputs"]["strength"] = 0.5
+    whole = comfyui.run_watched(graph)
+    assert whole.status == "success"
+    steps = [(data["value"], data["max"]) for kind, data in whole.events if kind == "progress"]
+    assert steps[-8:] == [(step, 8) for step in range(1, 9)]
+    assert len(whole.previews) == 8
+    graph["sample"]["inputs"]["seed"] = 99
+    stopped = comfyui.run_watched(graph, interrupt_at=3)
+    assert stopped.status == "error"
+    assert stopped.message("execution_interrupted")["node_id"] == "sample"
+    graph["sample"]["inputs"]["seed"] = 7
+    assert comfyui.files(comfyui.run(graph))[0][-2000:] == comfyui.files(comfyui.run(graph))[0][-2000:]

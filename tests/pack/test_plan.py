@@ -86,6 +86,13 @@ ON_CARDS = {
         **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
         80: ("bf16", "none", None),
     },
+    **{
+        (name, 1024): {
+            **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
+            80: ("bf16", "none", None),
+        }
+        for name in ("flux-krea-dev", "flux-fill-dev", "flux-kontext-dev")
+    },
     ("flux-schnell", 512): {
         **{size: ("fp8", "stream", None) for size in (4, 6, 8, 12, 16)},
         24: ("bf16", "stream", None),
@@ -104,6 +111,13 @@ ON_CARDS = {
         **{size: ("bf16", "stream", None) for size in (4, 6, 8)},
         **{size: ("bf16", "none", None) for size in (12, 16, 24, 80)},
     },
+    **{
+        (name, side): {
+            **{size: ("bf16", "stream", None) for size in (4, 6, 8)},
+            **{size: ("bf16", "none", None) for size in (12, 16, 24, 80)},
+        }
+        for name, side in (("sdxl-base", 1024), ("sdxl-turbo", 512))
+    },
     ("sdxl-lightning", 512): {
         4: ("fp8", "stream", None),
         **{size: ("bf16", "stream", None) for size in (6, 8)},
@@ -115,12 +129,20 @@ ON_CPU = {
     "sd15": {size: ("fp32", "none", None) for size in RAMS},
     "flux-schnell": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
     "flux-dev": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
-    "sdxl-lightning": {
-        8: ("bf16", "disk", None),
-        16: ("fp32", "none", 512),
-        32: ("fp32", "none", None),
-        64: ("fp32", "none", None),
+    **{
+        name: {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)}
+        for name in ("flux-krea-dev", "flux-fill-dev", "flux-kontext-dev")
     },
+    **{
+        name: {
+            8: ("bf16", "disk", None),
+            16: ("fp32", "none", 512),
+            32: ("fp32", "none", None),
+            64: ("fp32", "none", None),
+        }
+        for name in ("sdxl-lightning", "sdxl-base")
+    },
+    "sdxl-turbo": {8: ("bf16", "disk", None), **{size: ("fp32", "none", None) for size in (16, 32, 64)}},
 }
 
 

@@ -194,6 +194,11 @@ def test_a_graph_in_api_format_dropped_into_the_folder_works_at_every_door(
         ("same", "image/png"),
     ]
     assert [picture(data).size for data in client.images(answer)] == [(16, 16), (8, 4)]
+    saved = client.save(answer, tmp_path / "saved") + client.save(client.job(answer.job_id), tmp_path / "saved")
+    assert [Image.open(path).format for path in saved] == ["WEBP", "PNG"] * 2
+    assert len(set(saved)) == 4
+    again = client.run_mode("scale", image=f"job:{answer.job_id}/1")
+    assert [picture(data).size for data in client.images(again)] == [(16, 16), (8, 4)]
     with pytest.raises(ClientError, match="method 'cubist' is not one of nearest-exact, bilinear"):
         client.run_mode("scale", image=source, method="cubist")
     with pytest.raises(ClientError, match=r"'half' has no exported graph: .* choose File > Publish as mode"):

@@ -8,6 +8,7 @@ edge, which ComfyUI's own Canny node, working on grey, does not see. Pure number
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -24,7 +25,8 @@ def canny(pixels: np.ndarray, low: int, high: int) -> np.ndarray:
     across, down = strongest(gradient(pixels, 1), gradient(pixels, 0))
     size = np.abs(across) + np.abs(down)
     candidates = ridge(size, across, down) & (size > low)
-    labels, _ = ndimage.label(candidates, NEIGHBOURS)
+    found: Any = ndimage.label(candidates, NEIGHBOURS)
+    labels: np.ndarray = found[0]
     kept = np.unique(labels[candidates & (size > high)])
     return np.isin(labels, kept[kept > 0])
 

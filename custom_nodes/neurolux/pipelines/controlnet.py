@@ -206,10 +206,15 @@ class ControlRun:
         check_together(self._family, self._nets)
         for control, net in zip(self._controls, self._nets, strict=True):
             check_mode(self._family, control, net)
+        self._task = task
         self._kind: ControlKind = "union" if self._nets[0].union else "plain"
         pipeline_class = PIPELINE_CLASSES.get((self._family, self._kind, task))
         if pipeline_class is None:
-            raise InvalidParameter("controlnet", f"a ControlNet cannot guide {task} with a {self._family} model")
+            raise InvalidParameter(
+                "controlnet",
+                f"a ControlNet cannot guide {task} with a {self._family} model; take the ControlNet out, or choose "
+                "another mode or model",
+            )
         self.pipe: Any = derived(pipeline.pipe, pipeline_class, controlnet=self._module())
 
     @property
@@ -235,6 +240,12 @@ class ControlRun:
         with placement.stage(names, room, beside=patchers), tiles:
             yield
 
+    @property
+    def _picture_argument(self) -> str:
+        """What the pipeline calls the control pictures."""
+        plain = self._family == "sdxl" and self._kind == "plain" and self._task == "text-to-image"
+        return "image" if plain else "control_image"
+
     def arguments(self, index: int, width: int, height: int) -> dict[str, Any]:
         """The pipeline's own arguments for image ``index`` of the batch."""
         pictures = [fitted(control.image, index, width, height) for control in self._controls]
@@ -243,7 +254,7 @@ class ControlRun:
             for control, net in zip(self._controls, self._nets, strict=True)
         ]
         arguments: dict[str, list[Any]] = {
-            "image" if self._family == "sdxl" and self._kind == "plain" else "control_image": pictures,
+            self._picture_argument: pictures,
             "controlnet_conditioning_scale": [float(control.strength) for control in self._controls],
             "control_guidance_start": [float(control.start) for control in self._controls],
             "control_guidance_end": [float(control.end) for control in self._controls],

@@ -68,7 +68,8 @@ def assembled(model: Model, files: ResolvedFiles, parts: dict[str, Any]) -> Pipe
     if model.family == "flux":
         return PlacedFluxPipeline(**parts)
     if model.family == "sd15":
-        return PlacedSD15Pipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        unused: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return PlacedSD15Pipeline(**parts, **unused)
     zeros = True
     if files.pipeline is not None:
         index = json.loads((files.pipeline / "model_index.json").read_text(encoding="utf-8"))

@@ -160,7 +160,7 @@ def least_strength(steps: int) -> float:
     return next(share / 100 for share in range(1, 101) if int(steps * (share / 100)) >= 1)
 
 
-def size_arguments(pipe: Any, width: int, height: int) -> dict[str, int]:
-    """``width`` and ``height`` for a pipeline that asks for them; some take them from the picture."""
+def accepted(pipe: Any, **arguments: Any) -> dict[str, Any]:
+    """Those of ``arguments`` that a pipeline takes: some read the size from the picture."""
     names = inspect.signature(type(pipe).__call__).parameters
-    return {name: value for name, value in (("width", width), ("height", height)) if name in names}
+    return {name: value for name, value in arguments.items() if name in names}

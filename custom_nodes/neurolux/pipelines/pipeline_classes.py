@@ -14,6 +14,7 @@ from diffusers import (
     AnimateDiffPipeline,
     AnimateDiffSDXLPipeline,
     DiffusionPipeline,
+    FluxControlNetImg2ImgPipeline,
     FluxControlNetPipeline,
     FluxFillPipeline,
     FluxImg2ImgPipeline,
@@ -21,7 +22,11 @@ from diffusers import (
     FluxKontextPipeline,
     FluxPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
     StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLControlNetUnionImg2ImgPipeline,
+    StableDiffusionXLControlNetUnionInpaintPipeline,
     StableDiffusionXLControlNetUnionPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
@@ -152,6 +157,26 @@ class PlacedSDXLControlNetUnionPipeline(PlacedPipeline, StableDiffusionXLControl
     """StableDiffusionXLControlNetUnionPipeline on the device that ComfyUI computes on."""
 
 
+class PlacedFluxControlNetImg2ImgPipeline(PlacedPipeline, FluxControlNetImg2ImgPipeline):
+    """FluxControlNetImg2ImgPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLControlNetImg2ImgPipeline(PlacedPipeline, StableDiffusionXLControlNetImg2ImgPipeline):
+    """StableDiffusionXLControlNetImg2ImgPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLControlNetInpaintPipeline(PlacedPipeline, StableDiffusionXLControlNetInpaintPipeline):
+    """StableDiffusionXLControlNetInpaintPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLControlNetUnionImg2ImgPipeline(PlacedPipeline, StableDiffusionXLControlNetUnionImg2ImgPipeline):
+    """StableDiffusionXLControlNetUnionImg2ImgPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedSDXLControlNetUnionInpaintPipeline(PlacedPipeline, StableDiffusionXLControlNetUnionInpaintPipeline):
+    """StableDiffusionXLControlNetUnionInpaintPipeline on the device that ComfyUI computes on."""
+
+
 Pipeline = PlacedFluxPipeline | PlacedSDXLPipeline | PlacedSD15Pipeline
 P = TypeVar("P", bound=DiffusionPipeline)
 
@@ -163,12 +188,18 @@ PIPELINE_CLASSES: dict[tuple[Family, ControlKind | None, Task], type[DiffusionPi
     ("flux", None, "edit"): PlacedFluxKontextPipeline,
     ("flux", "plain", "text-to-image"): PlacedFluxControlNetPipeline,
     ("flux", "union", "text-to-image"): PlacedFluxControlNetPipeline,
+    ("flux", "plain", "image-to-image"): PlacedFluxControlNetImg2ImgPipeline,
+    ("flux", "union", "image-to-image"): PlacedFluxControlNetImg2ImgPipeline,
     ("sdxl", None, "text-to-image"): PlacedSDXLPipeline,
     ("sd15", None, "text-to-image"): PlacedSD15Pipeline,
     ("sdxl", None, "image-to-image"): PlacedSDXLImg2ImgPipeline,
     ("sdxl", None, "inpaint"): PlacedSDXLInpaintPipeline,
     ("sdxl", "plain", "text-to-image"): PlacedSDXLControlNetPipeline,
     ("sdxl", "union", "text-to-image"): PlacedSDXLControlNetUnionPipeline,
+    ("sdxl", "plain", "image-to-image"): PlacedSDXLControlNetImg2ImgPipeline,
+    ("sdxl", "plain", "inpaint"): PlacedSDXLControlNetInpaintPipeline,
+    ("sdxl", "union", "image-to-image"): PlacedSDXLControlNetUnionImg2ImgPipeline,
+    ("sdxl", "union", "inpaint"): PlacedSDXLControlNetUnionInpaintPipeline,
 }
 """The class by family, by the kind of ControlNets (None: without), and by what is asked for."""
 

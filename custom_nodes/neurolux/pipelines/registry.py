@@ -33,6 +33,7 @@ from .placement import ComponentMemory, Placement
 from .plan import ComponentPlan, ComponentShape, Picture, Plan, gigabytes, leaner, make_plan
 from .plan_adapters import control_shape, with_adapters
 from .precision import Precision
+from .preprocess_models import preprocess_models
 from .sources import resolve
 from .streaming import CPU
 
@@ -235,6 +236,7 @@ class Registry:
         with self._lock:
             handles = [handle for entry in self._loaded.values() for handle in list(entry.handles)]
             controlnets.sweep({control.file for handle in handles for control in handle.controls})
+            preprocess_models.sweep()
             for spec, entry in list(self._loaded.items()):
                 # A handle that is just dying still counts in the set's length, but not when iterated over.
                 unwanted = entry.device == CPU or not list(entry.handles)

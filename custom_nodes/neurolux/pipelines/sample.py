@@ -18,7 +18,7 @@ from .encode import Conditioning, embeddings, encode, is_empty
 from .latent import LATENT_SCALE
 from .memory import decode_room, run_stage, sample_room
 from .picture_encoding import pictures_encoded_in_place
-from .picture_tasks import KONTEXT_PIXELS, PictureSource, choose_task, size_arguments, steps_to_run
+from .picture_tasks import KONTEXT_PIXELS, PictureSource, accepted, choose_task, steps_to_run
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
 from .registry import LoadedPipeline, LoadSpec
 
@@ -141,7 +141,7 @@ def sample(
 
     def one(index: int) -> torch.Tensor:
         more = control.arguments(index, request.width, request.height) if control else {}
-        more |= request.source.arguments(loaded, request.task, request.strength, index)
+        more |= accepted(pipe, **request.source.arguments(loaded, request.task, request.strength, index))
         return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
 
     try:
@@ -187,7 +187,7 @@ def sample_one(
     pipe.on_first_latents = partial(progress.start, index)
     latents = pipe(
         **conditions,
-        **size_arguments(pipe, request.width, request.height),
+        **accepted(pipe, width=request.width, height=request.height),
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
         generator=torch.Generator("cpu").manual_seed((request.seed + index) % SEEDS),

@@ -130,7 +130,6 @@ def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, 
     """The picture, its pixels unread, and its size as its EXIF turns it. Raises InvalidParameter."""
     try:
         image = Image.open(BytesIO(data), formats=PICTURE_FORMATS)
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidParameter(FIELD, f"{label}: {name} is no PNG, JPEG or WebP picture ({error})") from error
     width, height = image.size
@@ -140,6 +139,10 @@ def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, 
         )
     if min(width, height) < SMALLEST_SIDE:
         raise InvalidParameter(FIELD, f"{label}: {name} has {width}x{height} pixels; a side needs {SMALLEST_SIDE}")
+    try:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # unpacks a PNG's pixels: its EXIF may be at its end
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InvalidParameter(FIELD, f"{label}: {name} is damaged ({error}); replace it") from error
     return image, (height, width) if turned else (width, height)
 
 

@@ -18,7 +18,7 @@ from bridge.contract import ImageGenResponse, JobEvent
 
 MAGENTA, ORANGE, SIDE = (230, 0, 200), (255, 140, 0), 128
 STEPS = 50
-FAST = {"model": "starter", "trigger": "zorb", "rank": 8, "batch": 4, "seed": 3, "num_images": 1}
+FAST = {"model": "starter", "trigger": "zorb", "rank": 8, "batch": 4, "seed": 3, "samples": 1}
 
 
 def zorb(left: int) -> Image.Image:
@@ -118,7 +118,7 @@ def test_apply_lora_draws_it_and_without_it_nothing_has_changed(
 
 
 def test_a_training_that_was_cancelled_goes_on_to_the_same_file(client: ImageGenClient, pictures: bytes) -> None:
-    values = {"pictures": pictures, "name": "again", "steps": 10, **FAST, "num_images": 0}
+    values = {"pictures": pictures, "name": "again", "steps": 10, **FAST, "samples": 0}
     job = client.submit(mode="train-lora", **values)
     for event in client.events(job.job_id):
         if (event.maximum, event.value) == (10, 3):

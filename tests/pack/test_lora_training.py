@@ -1,0 +1,300 @@
+"""Training a LoRA on tiny weights, in this process: as a plain diffusers and peft loop would, and the base unharmed."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.training_utils import compute_density_for_timestep_sampling
+from peft import LoraConfig
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+if TYPE_CHECKING:
+    from neurolux.pipelines.lora_training import TrainedLora
+    from neurolux.pipelines.registry import PipelineHandle
+
+SIDE, RANK, RATE, BATCH, SEED = 64, 4, 1e-3, 2, 7
+
+
+@pytest.fixture(autouse=True)
+def loaded_models(comfy_modules: None) -> Iterator[None]:
+    """What a test loads is dropped afterwards."""
+    yield
+    from neurolux.pipelines.registry import registry
+
+    for spec in list(registry._loaded):
+        registry._drop(spec)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three random pictures, each with a caption."""
+    path = tmp_path_factory.mktemp("training") / "set.zip"
+    noise = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as packed:
+        for number in range(3):
+            data = io.BytesIO()
+            Image.fromarray(noise.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(data, "png")
+            packed.writestr(f"{number}.png", data.getvalue())
+            packed.writestr(f"{number}.txt", f"picture {number}")
+    return path
+
+
+def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
+    from neurolux.folder_models import folder_model
+    from neurolux.pipelines.registry import load_handle
+
+    model = folder_model(folder)
+    assert model is not None
+    return load_handle(model, (), **choices)
+
+
+def train(
+    handle: PipelineHandle,
+    archive: Path,
+    folder: Path,
+    steps: int,
+    *,
+    stop_at: int = 0,
+    resume: bool = False,
+    **more: Any,
+) -> TrainedLora:
+    """Train as the node does; ``stop_at``: an interrupt behind that step."""
+    from comfy.model_management import InterruptProcessingException
+    from neurolux.pipelines.lora_settings import LoraSettings
+    from neurolux.pipelines.lora_training import TrainingReporter, train_lora
+    from neurolux.pipelines.training_pictures import read_training_set
+
+    class Reporter(TrainingReporter):
+        def step(self, losses: Sequence[float]) -> None:
+            if len(losses) == stop_at:
+                raise InterruptProcessingException
+
+    values = {
+        "rank": RANK,
+        "learning_rate": RATE,
+        "batch": BATCH,
+        "side": SIDE,
+        "seed": SEED,
+        "trigger": "zorb",
+        **more,
+    }
+    settings = LoraSettings("tiny", steps, **values)
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        return train_lora(
+            handle, read_training_set("set.zip", archive), settings, resume=resume, loras=folder / "loras",
+            checkpoints=folder / "checkpoints", progress=Reporter(),
+        )  # fmt: skip
+
+
+def picture(handle: PipelineHandle) -> torch.Tensor:
+    from neurolux.pipelines.lora_training import TrainingReporter, draw_samples
+
+    with torch.inference_mode():
+        return draw_samples(handle, "zorb", 3, 1, 128, TrainingReporter())
+
+
+def latents_of(handle: PipelineHandle, archive: Path) -> torch.Tensor:
+    """The pictures as they are trained on, (3, C, h, w)."""
+    from neurolux.pipelines.lora_examples import make_examples
+    from neurolux.pipelines.training_pictures import read_training_set
+
+    with torch.no_grad():
+        found, warnings = make_examples(
+            handle.loaded(), read_training_set("set.zip", archive), "zorb", SIDE, lambda _: None
+        )
+    assert warnings == []
+    return torch.cat([example.latent for example in found])
+
+
+class PlainLoop:
+    """The same training with nothing of ours but the order of what is drawn."""
+
+    def __init__(self, folder: Path, archive: Path) -> None:
+        self.pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder)
+        self.flux = hasattr(self.pipe, "transformer")
+        self.denoiser = self.pipe.transformer if self.flux else self.pipe.unet
+        for component in self.pipe.components.values():
+            if isinstance(component, torch.nn.Module):
+                for weight in component.parameters():  # mapped ones lie at any address, and products round by that
+                    weight.data = weight.data.clone()
+        with zipfile.ZipFile(archive) as packed, torch.no_grad():
+            images = [Image.open(io.BytesIO(packed.read(f"{number}.png"))) for number in range(3)]
+            pixels = self.pipe.image_processor.preprocess(images)
+            self.latents = torch.cat([self.encode(one[None]) for one in pixels])
+            self.texts = [self.describe(f"zorb, picture {number}") for number in range(3)]
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae
+        found = vae.encode(pixels).latent_dist.mode()
+        return (found - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+
+    def describe(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.flux:
+            return self.pipe.encode_prompt(prompt, None, max_sequence_length=512)[:2]
+        embeds, _, pooled, _ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False)
+        return embeds, pooled
+
+    def run(self, steps: int, targets: list[str]) -> dict[str, torch.Tensor]:
+        from neurolux.pipelines.lora_settings import LoraSettings
+
+        settings = LoraSettings("", steps, RANK, RATE, BATCH, SIDE, SEED, "zorb")
+        torch.manual_seed(SEED)
+        self.denoiser.requires_grad_(False)
+        config = LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=targets)
+        self.denoiser.add_adapter(config, "plain")
+        weights = {name: weight for name, weight in self.denoiser.named_parameters() if weight.requires_grad}
+        optimizer = torch.optim.AdamW(weights.values(), RATE, weight_decay=1e-4)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate(step)
+            generator = torch.Generator().manual_seed(settings.noise_seed(step))
+            places = settings.picks(step, 3)
+            latents = self.latents[places]
+            noise = torch.randn(latents.shape, generator=generator)
+            embeds, pooled = (torch.cat([self.texts[place][part] for place in places]) for part in (0, 1))
+            with sdpa_kernel([SDPBackend.MATH]):  # as ours on a CPU
+                self.loss(latents, noise, embeds, pooled, generator).backward()
+            torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        part = "transformer" if self.flux else "unet"
+        return {f"{part}.{name.replace('.plain.', '.')}": weight.detach() for name, weight in weights.items()}
+
+    def loss(self, latents: Any, noise: Any, embeds: Any, pooled: Any, generator: Any) -> torch.Tensor:
+        if not self.flux:
+            schedule = diffusers.DDPMScheduler.from_config(self.pipe.scheduler.config)
+            times = torch.randint(0, 1000, (BATCH,), generator=generator)
+            sizes = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]] * BATCH, dtype=torch.float32)
+            more = {"text_embeds": pooled, "time_ids": sizes}
+            noisy = schedule.add_noise(latents, noise, times)
+            said = self.denoiser(noisy, times, encoder_hidden_states=embeds, added_cond_kwargs=more).sample
+            return ((said - noise) ** 2).flatten(1).mean(1).mean()
+        schedule = diffusers.FlowMatchEulerDiscreteScheduler.from_config(self.pipe.scheduler.config)
+        density = compute_density_for_timestep_sampling("logit_normal", BATCH, 0.0, 1.0, generator=generator)
+        places = (density * 1000).long()
+        level = schedule.sigmas[places].view(-1, 1, 1, 1)
+        noisy, count, channels, height, width = (1 - level) * latents + level * noise, *latents.shape
+        said = self.denoiser(
+            hidden_states=self.pipe._pack_latents(noisy, count, channels, height, width),
+            timestep=schedule.timesteps[places] / 1000,
+            guidance=torch.ones(BATCH) if self.denoiser.config.guidance_embeds else None,
+            pooled_projections=pooled,
+            encoder_hidden_states=embeds,
+            txt_ids=torch.zeros(embeds.shape[1], 3),
+            img_ids=self.pipe._prepare_latent_image_ids(count, height // 2, width // 2, "cpu", torch.float32),
+        ).sample
+        target = self.pipe._pack_latents(noise - latents, count, channels, height, width)
+        return ((said - target) ** 2).flatten(1).mean(1).mean()
+
+
+@pytest.mark.parametrize("model", ["tiny-flux-dev", "tiny-sdxl"])
+def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
+    model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
+) -> None:
+    from neurolux.pipelines.lora_loss import FLUX_TARGETS, SDXL_TARGETS
+    from neurolux.pipelines.lora_training import with_trained
+
+    handle = handle_for(tiny_models[model])
+    before = picture(handle)
+    trained = train(handle, archive, tmp_path, 3)
+    assert torch.equal(picture(handle), before)
+    found = load_file(trained.path)
+    targets = FLUX_TARGETS if "flux" in model else SDXL_TARGETS
+    plain = PlainLoop(tiny_models[model], archive)
+    latents = latents_of(handle, archive)
+    torch.testing.assert_close(latents, plain.latents, rtol=1e-5, atol=2e-6)  # convolutions round by the memory's order
+    plain.latents = latents
+    expected = plain.run(3, list(targets))
+    assert found.keys() == expected.keys()
+    for name, weight in found.items():
+        assert torch.equal(weight, expected[name]), name
+        assert weight.any(), name
+    assert not torch.equal(picture(with_trained(handle, trained.path)), before)
+    assert torch.equal(picture(handle), before)
+
+
+@pytest.mark.parametrize(("model", "precision"), [("tiny-flux-dev", "auto"), ("tiny-sdxl", "fp16")])
+def test_an_interrupted_training_goes_on_to_the_same_bytes(
+    model: str, precision: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
+) -> None:
+    from comfy.model_management import InterruptProcessingException
+    from neurolux.errors import InvalidParameter
+
+    handle = handle_for(tiny_models[model], precision=precision)
+    unbroken = train(handle, archive, tmp_path, 5)
+    again = train(handle, archive, tmp_path, 5)
+    with pytest.raises(InterruptProcessingException):
+        train(handle, archive, tmp_path, 5, stop_at=2)
+    with pytest.raises(InvalidParameter, match="rank was 4 and is 8"):
+        train(handle, archive, tmp_path, 5, resume=True, rank=8)
+    with pytest.raises(InvalidParameter, match="has 2 steps already, and 1 are asked for"):
+        train(handle, archive, tmp_path, 1, resume=True)
+    resumed = train(handle, archive, tmp_path, 5, resume=True)
+    files = [trained.path for trained in (unbroken, again, resumed)]
+    assert [file.name for file in files] == ["tiny.safetensors", "tiny-2.safetensors", "tiny-3.safetensors"]
+    assert len({file.read_bytes() for file in files}) == 1
+    assert resumed.losses == unbroken.losses
+    assert not [file for file in (tmp_path / "loras").iterdir() if file not in files], "nothing half-written stays"
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_base_in_fewer_bits_is_trained_through(
+    precision: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
+) -> None:
+    """Its numbers are near those of the whole base, and the loss of the same steps too."""
+    folder = tiny_models["tiny-flux-dev"]
+    whole = train(handle_for(folder), archive, tmp_path / "whole", 3)
+    fewer = train(handle_for(folder, precision=precision), archive, tmp_path / precision, 3)
+    assert fewer.losses == pytest.approx(whole.losses, rel=0.02)
+    assert fewer.losses != whole.losses
+    similar = [
+        torch.nn.functional.cosine_similarity(weight.flatten(), other.flatten(), dim=0).item()
+        for weight, other in zip(load_file(whole.path).values(), load_file(fewer.path).values(), strict=True)
+    ]
+    assert float(np.mean(similar)) > 0.9
+
+
+def test_what_cannot_be_trained_is_refused_with_a_remedy(
+    tiny_models: dict[str, Path], archive: Path, tmp_path: Path
+) -> None:
+    from neurolux.errors import InvalidParameter
+
+    handle = handle_for(tiny_models["tiny-flux-dev"], offload="stream")
+    with pytest.raises(InvalidParameter, match="offload stream.*Choose offload none or model"):
+        train(handle, archive, tmp_path, 1)
+    handle = handle_for(tiny_models["tiny-flux-dev"])
+    with pytest.raises(InvalidParameter, match="came apart at learning_rate .* use a smaller one"):
+        train(handle, archive, tmp_path, 9, learning_rate=1e30)
+    assert torch.isfinite(picture(handle)).all()
+
+
+def test_stock_lora_loader_knows_every_layer(tiny_models: dict[str, Path], archive: Path, tmp_path: Path) -> None:
+    """ComfyUI's own LoRA code maps each pair of matrices to a weight of its own FLUX."""
+    import comfy.lora
+    import comfy.lora_convert
+    import comfy.model_base
+    import comfy.supported_models
+
+    config = {
+        "image_model": "flux", "in_channels": 4, "vec_in_dim": 32, "context_in_dim": 32, "hidden_size": 32,
+        "mlp_ratio": 4.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 4, 8], "theta": 10_000,
+        "qkv_bias": True, "guidance_embed": True, "patch_size": 2, "out_channels": 4,
+    }  # fmt: skip
+    model = comfy.model_base.Flux(comfy.supported_models.Flux(config))
+    state = load_file(train(handle_for(tiny_models["tiny-flux-dev"]), archive, tmp_path, 2).path)
+    keys = comfy.lora.model_lora_keys_unet(model, {})
+    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(state), keys)
+    used = {name for patch in patches.values() for name in patch.loaded_keys}
+    assert used == set(state)
+    names = {key if isinstance(key, str) else key[0] for key in patches}
+    assert names <= set(model.state_dict())
