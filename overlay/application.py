@@ -34,6 +34,7 @@ SHORTCUTS = {
     "win.copy": ["<Control><Shift>c"],
     "win.again": ["<Control>r"],
     "win.delete": ["<Control>Delete"],
+    "win.undo": ["<Control>z"],
     "window.close": ["<Control>w"],
     "app.quit": ["<Control>q"],
 }

@@ -117,10 +117,15 @@ def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
     """A ControlNet by its file, by the catalog, or by its size."""
     path, known = locate("controlnet", name), helper_catalog().controlnets.get(name)
     if path is None and known is None and SIZE.fullmatch(name) is None:
-        names = ", ".join(helper_catalog().controlnets)
+        names = ", ".join(name for name, own in helper_catalog().controlnets.items() if own.family == model.family)
         raise InvalidParameter(
             "controlnet",
-            f"there is no ControlNet {name!r} in models/controlnet; the catalog has {names}. Or give its size: 2.5GB",
+            f"there is no ControlNet {name!r} in models/controlnet; the catalog has {names or 'none'} for {model.family}. "
+            "Or give its size: 2.5GB",
+        )
+    if path is None and known is not None and known.family != model.family:
+        raise InvalidParameter(
+            "controlnet", f"ControlNet {name} was made for {known.family}, {model.name} is a {model.family} model"
         )
     if path is None:
         size = known.download_bytes if known is not None else parse_bytes("controlnet", name)

@@ -162,8 +162,10 @@ class FormView(Gtk.Box):
                 width, height = sizes[chosen]
                 default = self._form.field("width").default, self._form.field("height").default
                 follow = (width, height) == default
+                self._updating = True  # one side alone is no size of the menu
                 self._form.set("width", None if follow else width)
                 self._form.set("height", None if follow else height)
+                self._updating = False
             self._update()
 
         row.connect("notify::selected", selected)

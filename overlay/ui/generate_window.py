@@ -120,12 +120,19 @@ class GenerateWindow(Adw.ApplicationWindow):
                 return from_past(picture, self._fetched.get(picture.key), settings)
         return None
 
-    def toast(self, text: str, button: str = "", pressed: Callable[[], object] | None = None) -> None:
+    def toast(
+        self,
+        text: str,
+        button: str = "",
+        pressed: Callable[[], object] | None = None,
+        gone: Callable[[], object] = lambda: None,
+    ) -> None:
         """Say something that goes away by itself, perhaps with a way back; the desktop says it while this is hidden."""
         if not self.is_visible():
             self._tell_hidden(text)
             return
         toast = Adw.Toast(title=text)
+        toast.connect("dismissed", lambda _: gone())
         if pressed is not None:
             toast.set_button_label(button)
             toast.connect("button-clicked", lambda _: pressed())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,9 @@ class PictureActions:
             "delete": self.delete,
         }
         self._actions = {name: window.add_window_action(name, run) for name, run in runs.items()}
+        self._take_back: Callable[[], object] | None = None
+        self._undo = window.add_window_action("undo", self.undo)
+        self._undo.set_enabled(False)
 
     def update(self, shown: ShownJob | None) -> None:
         """Only offer what is possible."""
@@ -133,13 +137,33 @@ class PictureActions:
             session.form.use(shown.settings, shown.model)
 
     def delete(self) -> None:
-        """Take the picture out of the history; the toast takes it back."""
+        """Take the picture out of the history; the toast, and Ctrl+Z while it is there, takes it back."""
         shown, session = self._window.shown(), self._window.session
         if shown is None:
             return
         undo = session.delete(shown.key)
-        if undo is not None:
-            self._window.toast(_("Removed from the history"), _("Undo"), undo)
+        if undo is None:
+            return
+        left = [undo]
+
+        def take_back() -> None:
+            forget()
+            while left:  # once, by the key or by the button
+                left.pop()()
+
+        def forget() -> None:
+            if self._take_back is take_back:
+                self._take_back = None
+                self._undo.set_enabled(False)  # Ctrl+Z is the prompt's again
+
+        self._take_back = take_back
+        self._undo.set_enabled(True)
+        self._window.toast(_("Removed from the history"), _("Undo"), take_back, forget)
+
+    def undo(self) -> None:
+        """Take the last deletion back."""
+        if self._take_back is not None:
+            self._take_back()
 
     def _folder(self) -> Path:
         remembered = self._window.session.preferences.save_folder

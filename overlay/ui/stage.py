@@ -39,6 +39,8 @@ class Stage(Gtk.Box):
         self._data: bytes | None = None
         self._pulse = 0
         self.cancel_button.connect("clicked", lambda _: cancel())
+        for page in (self.empty_page, self.failure):
+            page.get_first_child().set_focusable(False)  # its scrolled window: Tab would stop there, at nothing
         drag = Gtk.DragSource(actions=Gdk.DragAction.COPY)
         drag.connect("prepare", self._drag_begins)
         self.picture.add_controller(drag)

@@ -161,7 +161,30 @@ class Person:
 
     def text(self, node: Any) -> str:
         """What an entry or a label holds."""
-        return self._atspi.Text.get_text(node, 0, -1)
+        return self._atspi.Text.get_text(node, 0, self._atspi.Text.get_character_count(node))
+
+    def focused(self) -> Any:
+        """What has the keyboard, or None."""
+        focused = self._atspi.StateType.FOCUSED
+        return next((node for node in self.all() if node.get_state_set().contains(focused)), None)
+
+    def unnamed(self) -> list[str]:
+        """What can have the keyboard and has no name; GTK gives what has none the name of its class."""
+        focusable = self._atspi.StateType.FOCUSABLE
+        found = []
+        inner = [node for row in self.all("combo box") for node in self.below(row)]  # never has it: the row does
+        for node in self.all():
+            if node.get_state_set().contains(focusable) and node not in inner:
+                name = node.get_name() or ""
+                if not name or name.startswith(("Gtk", "Adw", "overlay+")):
+                    found.append(f"{node.get_role_name()} {name!r} in {node.get_parent().get_name()!r}")
+        return found
+
+    def below(self, node: Any, role: str | None = None) -> list[Any]:
+        """What ``node`` holds, itself left out."""
+        found: list[Any] = []
+        self._collect(node, role, found)
+        return [inner for inner in found if inner != node]
 
 
 class Hands:
@@ -181,6 +204,11 @@ class Hands:
         for code in reversed(codes):
             xtest.fake_input(self._display, X.KeyRelease, code)
         self._display.sync()
+
+    def type(self, text: str) -> None:
+        """Small letters, blanks and commas."""
+        for letter in text:
+            self.press({" ": "space", ",": "comma"}.get(letter, letter))
 
     def active_window(self) -> str:
         """The title of the window that has the keyboard."""

@@ -14,13 +14,15 @@ import torch
 
 from tests.pack.fake_device import DEVICE, RESERVED, FakeDevice, stock_patcher
 from tests.pack.pipelines import handle_for, sample_with
-from tests.pack.test_adapters import with_controls
-from tests.tiny_adapters import write_controlnets
+from tests.pack.test_adapters import with_controls, with_loras
+from tests.tiny_adapters import write_controlnets, write_peft
 from tests.tiny_models import write_flux
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 MODEL_BYTES = 1_700_000
 """A deep tiny FLUX: 0.3 MB of VAE, 0.2 of text encoders, and 0.7 of transformer, rounded up generously."""
+LEAST_GUIDED = 700_000
+"""Too little for its ControlNet, and enough for the largest block of each."""
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +224,75 @@ def test_a_controlnet_is_planned_for_before_the_run(device: FakeDevice, deep_flu
         peaks.append(loaded.placement.plan.peak_ram)
         assert loaded.placement.plan.peak_vram <= device.memory
     assert peaks[0] == peaks[2] < peaks[1]
+
+
+def test_a_controlnet_larger_than_the_device_is_streamed_as_planned(
+    device: FakeDevice, manager: ModuleType, deep_flux: Path, tmp_path: Path
+) -> None:
+    from neurolux.pipelines.controlnet import controlnets
+    from neurolux.pipelines.placement import device_budget
+
+    handle = handle_for(deep_flux, precision="fp32", offload="stream")
+    guided = with_controls(handle, {"path": write_controlnets(tmp_path)["tiny-flux-canny"]})
+    expected = sample_with(guided.loaded(), guided)
+    manager.unload_all_models()
+    (net,) = controlnets._loaded.values()
+    control = net.patcher.residency
+    assert control.streamed_bytes == 0
+    device.memory = LEAST_GUIDED
+    loaded = guided.loaded()
+    loaded.fit(128, 112)  # another picture, so that it is planned anew
+    assert torch.equal(expected, sample_with(loaded, guided))
+    planned = loaded.placement.planned("controlnet")
+    assert (planned.placement, loaded.placement.plan.fits) == ("stream", True)
+    assert planned.resident_blocks < planned.blocks == len(control.units)
+    assert control.streamed_bytes > 0
+    assert net.patcher.budget == device_budget(control, planned) < control.total_bytes
+
+
+def test_auto_leaves_a_mode_that_a_controlnet_has_no_room_in(
+    device: FakeDevice, deep_flux: Path, tmp_path: Path
+) -> None:
+    """And comes back to it when the ControlNet is gone; the weights are not loaded again."""
+    device.memory = 1_700_000
+    handle = handle_for(deep_flux, precision="fp32")
+    guided = with_controls(handle, {"path": write_controlnets(tmp_path)["tiny-flux-canny"]})
+    modes, loads = [], []
+    for borrowed in (handle, guided, handle):
+        loaded = borrowed.loaded()
+        loaded.fit(128, 128)
+        modes.append(loaded.placement.mode)
+        loads.append(id(loaded))
+        assert loaded.placement.plan.fits
+        assert loaded.placement.plan.peak_vram <= device.memory
+    assert modes[0] == modes[2] == "none" != modes[1]
+    assert len(set(loads)) == 1
+
+
+def test_loras_in_a_pipeline_are_planned_for(device: FakeDevice, deep_flux: Path, tmp_path: Path) -> None:
+    handle = handle_for(deep_flux, precision="fp32", offload="none")
+    style = write_peft(tmp_path / "style.safetensors", deep_flux, seed=1)
+    peaks = []
+    for borrowed in (handle, with_loras(handle, (style, 1.0, 1.0))):
+        loaded = borrowed.loaded()
+        loaded.fit(128, 128)
+        peaks.append(loaded.placement.plan.peak_vram)
+    (lora,) = loaded.adapters.loaded.values()
+    assert lora.bytes > 0
+    assert peaks[1] - peaks[0] == pytest.approx(lora.bytes * 1.03, rel=0.02)
+
+
+def test_what_the_manager_is_told_was_freed_has_been_freed(device: FakeDevice, deep_flux: Path) -> None:
+    """Told too much, it would load a stock model into memory that is not there."""
+    loaded = handle_for(deep_flux, precision="fp32", offload="none").loaded()
+    patcher = loaded.placement._patchers["transformer"]
+    for asked in (1, patcher.loaded_size() // 3, 10 * patcher.loaded_size()):
+        loaded.placement.load()
+        before, free = patcher.loaded_size(), device.free
+        told = patcher.partially_unload(torch.device("cpu"), asked)
+        assert told == before - patcher.loaded_size() == device.free - free
+        assert min(asked, 1) <= told <= before
+    assert patcher.partially_load(DEVICE, 200_000) == patcher.loaded_size() - (before - told)
 
 
 @pytest.mark.parametrize("step", [1, 3])

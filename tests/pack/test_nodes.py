@@ -69,6 +69,9 @@ INPUTS = {
         "height",
         "negative_prompt",
     ],  # fmt: skip
+    "NeuroLuxApplyMotion": ["pipeline", "motion"],
+    "NeuroLuxSampleVideo": ["pipeline", "positive", "latent", "frames", "seed", "steps", "guidance", "negative"],
+    "NeuroLuxVideoResult": ["images", "name", "fps", "video_format", "quality", "filename_prefix"],
     "NeuroLuxDrawGrid": [
         "pipeline",
         "prompt",

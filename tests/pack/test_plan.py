@@ -431,6 +431,31 @@ def test_table_and_json_say_the_same() -> None:
     assert document["peak_vram"] == found.peak_vram
 
 
+@pytest.mark.parametrize(("name", "size"), [("flux-dev", 12), ("sdxl-lightning", 6)])
+@pytest.mark.parametrize("offload", ["auto", "stream", "disk", "sequential"])
+def test_a_controlnet_larger_than_the_card_is_streamed(name: str, size: int, offload: str) -> None:
+    """It keeps the blocks that fit, the denoiser none; with more room it comes whole."""
+    model = MODELS[name]
+    main = "transformer" if model.family == "flux" else "unet"
+    guided = with_adapters(model.components, main, [published_control_shape(2 * size * GB, model.family)])
+    small, large = (
+        make_plan(model.family, guided, card(vram), picture(model), "bf16", offload) for vram in (size, 4 * size)
+    )
+    assert small.fits
+    assert small.peak_vram <= size * GB - CONTEXT_BYTES
+    assert small.peak_ram > 2 * size * GB
+    control = small.components["controlnet"]
+    assert control.placement == "stream"
+    assert control.resident_blocks < control.blocks
+    assert denoiser(small).resident_blocks == 0 or small.offload == "sequential"
+    assert large.components["controlnet"].placement in ("stage", "resident")
+    assert large.transfer_seconds < small.transfer_seconds
+    if offload == "stream":
+        assert control.resident_blocks > 0
+    for mode in ("none", "model"):
+        assert not make_plan(model.family, guided, card(size), picture(model), "bf16", mode).fits
+
+
 @pytest.mark.parametrize("name", ["flux-dev", "sdxl-lightning"])
 def test_adapters_take_their_room_before_the_run(name: str) -> None:
     model = MODELS[name]

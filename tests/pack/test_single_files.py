@@ -306,6 +306,19 @@ def test_files_of_another_model_say_so(flux: Any, sdxl: Any, tmp_path: Path) -> 
         complete("flux", {"transformer": checkpoint}, shelf_of(tmp_path))
 
 
+@pytest.mark.parametrize("named", [lambda state: state, llama_t5], ids=["transformers", "llama.cpp"])
+def test_umt5_is_not_taken_for_t5(flux: Any, tmp_path: Path, named: Callable[[Any], Any]) -> None:
+    """It has T5's names and widths; only the bias in each block tells them apart."""
+    main = put(tmp_path, FLUX_LAYOUTS["original names"](flux))
+    bias = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+    state = state_of(flux.text_encoder_2)
+    own = named({**state, bias.format(1): state[bias.format(0)].clone()})
+    umt5 = write(tmp_path / "text_encoders" / "umt5_xxl_fp16.safetensors", own)
+    with pytest.raises(WeightsMissing, match=r"umt5_xxl_fp16.safetensors is a UMT5 encoder, which other models use; te"):
+        complete("flux", {"transformer": main, "text_encoder_2": umt5}, shelf_of(tmp_path))
+    assert complete("flux", {"transformer": main}, shelf_of(tmp_path)).components["text_encoder_2"] != umt5
+
+
 def test_a_model_that_fills_is_not_taken_for_text_to_image(flux: Any, tmp_path: Path) -> None:
     state = bfl_flux(state_of(flux.transformer))
     state["img_in.weight"] = torch.zeros(256, 384)

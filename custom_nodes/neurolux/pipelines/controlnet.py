@@ -25,6 +25,8 @@ from .adapter_files import FileStamp, detect
 from .control_weights import build_controlnet
 from .memory import decode_room
 from .patcher import ComponentPatcher
+from .placement import device_budget
+from .plan_adapters import control_name
 
 if TYPE_CHECKING:
     from .pipeline_classes import ControlKind, Task
@@ -229,6 +231,8 @@ class ControlRun:
 
         placement, pipe = self._pipeline.placement, self._pipeline.pipe
         patchers = list({id(net): net.patcher for net in self._nets}.values())
+        for index, patcher in enumerate(patchers):  # the manager would give one that is too large all there is
+            patcher.budget = device_budget(patcher.residency, placement.planned(control_name(index)))
         room = working_bytes + sum(net.activation_bytes(width, height) for net in self._nets)
         if not self.needs_vae:
             with placement.stage(names, room, beside=patchers):

@@ -2,7 +2,7 @@
 these constants.
 
 The activations were counted by running the real architectures at full width on torch's meta device and adding up what
-lives at once (fused attention, as on a GPU); tests/pack/test_costs.py counts them again.
+lives at once (fused attention, as on a GPU); tests/pack/test_shapes.py counts them again.
 """
 
 from __future__ import annotations

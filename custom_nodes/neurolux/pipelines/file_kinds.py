@@ -19,7 +19,8 @@ Layout = Literal["diffusers", "original", "flat", "llama.cpp"]
 transformers do from 5.6 on, without ``text_model.``, or as llama.cpp's converter does (GGUF files of T5)."""
 Kind = Literal[
     "FLUX transformer", "SDXL UNet", "Stable Diffusion 1.5 UNet", "T5 encoder", "CLIP-L encoder", "CLIP-G encoder",
-    "VAE", "FLUX checkpoint", "SDXL checkpoint", "LoRA", "ControlNet", "file of another kind of model",
+    "VAE", "FLUX checkpoint", "SDXL checkpoint", "LoRA", "ControlNet", "UMT5 encoder, which other models use",
+    "file of another kind of model",
 ]  # fmt: skip
 
 SIGNATURES: tuple[tuple[Part | Literal["clip"], Layout, str], ...] = (
@@ -42,6 +43,8 @@ REQUIRED_BESIDE = {
     ("sdxl-unet", "diffusers"): "add_embedding.linear_1.weight",
 }
 """What tells FLUX from its relatives, and SDXL from Stable Diffusion 1 and 2."""
+UMT5_MARKS = ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", "enc.blk.1.attn_rel_b.weight")
+"""T5 has the bias in its first block only, and a vocabulary of its own; UMT5 (of Wan and others) has one in each."""
 CLIP_G_WIDTH = 1280
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
 CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
@@ -79,6 +82,8 @@ def identify(header: WeightHeader) -> FileKind:
         return FileKind("LoRA", {})
     if any(name.startswith(CONTROLNET_MARKS) for name in tensors):
         return FileKind("ControlNet", {})
+    if any(name.endswith(UMT5_MARKS) for name in tensors):
+        return FileKind("UMT5 encoder, which other models use", {})
     parts = find_parts(tensors)
     if "flux-transformer" in parts and len(parts) > 1:
         return FileKind("FLUX checkpoint", parts)

@@ -146,7 +146,8 @@ class Placement:
 
     def follow(self, plan: Plan) -> None:
         """Place by another plan from now on; the weights' types must be the same."""
-        if plan.components != self.plan.components or plan.copies_in_ram != self.plan.copies_in_ram:
+        moved = any(plan.components.get(name) != self.plan.components.get(name) for name in self._components)
+        if moved or plan.copies_in_ram != self.plan.copies_in_ram:
             self._take_apart(list(self._components))
             self.plan = plan
             self._patchers = {name: self._patcher(name) for name in self._components}
@@ -155,9 +156,11 @@ class Placement:
     def resize(self, plan: Plan) -> None:
         """Follow ``plan`` in what needs no new arrangement: how many blocks stay, and how the VAE decodes."""
         components = {}
-        for name, planned in self.plan.components.items():
-            wanted = plan.components.get(name, planned)
-            if planned.placement in ("stream", "disk") and wanted.placement == planned.placement:
+        for name, wanted in plan.components.items():
+            planned = self.plan.components.get(name, wanted)
+            if name not in self._patchers:  # a ControlNet's
+                planned = wanted
+            elif planned.placement in ("stream", "disk") and wanted.placement == planned.placement:
                 planned = replace(planned, resident_blocks=wanted.resident_blocks)
                 self._patchers[name].budget = device_budget(self._patchers[name].residency, planned)
             components[name] = planned

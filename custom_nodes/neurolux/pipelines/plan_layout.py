@@ -64,7 +64,7 @@ class Pipeline:
 
     @cached_property
     def controls(self) -> list[str]:
-        """The ControlNets: nothing splits them."""
+        """The ControlNets. They come whole for their stage; only where that cannot fit are they streamed."""
         return [name for name in self.shapes if name.startswith(CONTROLNET)]
 
     @cached_property
@@ -123,8 +123,13 @@ class Pipeline:
 
     @cached_property
     def split(self) -> list[str]:
-        """The components that can be streamed block by block."""
-        return [name for name, blocks in self.blocks.items() if blocks]
+        """The pipeline's own components that can be streamed block by block."""
+        return [name for name, blocks in self.blocks.items() if blocks and name not in self.controls]
+
+    @cached_property
+    def split_controls(self) -> list[str]:
+        """The ControlNets that can be."""
+        return [name for name in self.controls if self.blocks[name]]
 
     @property
     def steps(self) -> int:
@@ -190,6 +195,9 @@ def lay_out(pipe: Pipeline, mode: OffloadMode, precision: str, tile: int | None,
     if mode == "disk" or (mode == "stream" and machine.own_memory):
         options = list(streaming(pipe, mode, tile, room))
         fitting = [option for option in options if fits(option[1], machine, room)]
+        if not fitting and pipe.split_controls and machine.own_memory:
+            options = list(streaming_controls(pipe, mode, tile, room))
+            fitting = [option for option in options if fits(option[1], machine, room)]
         if fitting:
             residents, costed = min(fitting, key=lambda option: (option[1].seconds, -stays(option[0])))
         else:
@@ -197,6 +205,9 @@ def lay_out(pipe: Pipeline, mode: OffloadMode, precision: str, tile: int | None,
     else:
         residents = {name: ways_to_stay(pipe.blocks[name])[0] for name in pipe.split} if mode == "stream" else {}
         costed = shared(pipe, tile) if not machine.own_memory else whole(pipe, mode, tile)
+        if mode == "sequential" and machine.own_memory and pipe.split_controls and not fits(costed, machine, room):
+            residents = {name: ways_to_stay(pipe.blocks[name])[0] for name in pipe.split_controls}
+            costed = whole(pipe, mode, tile, residents)
     return Plan(
         offload=mode,
         precision=precision,
@@ -249,11 +260,13 @@ def component_plans(
         shape = pipe.shapes[name]
         kind, count = PLACEMENTS[mode], len(shape.blocks)
         if name in pipe.controls and mode == "sequential":
-            kind = "stage"
+            kind, count = ("stream", residents[name].count) if name in residents else ("stage", count)
         if mode in ("stream", "disk"):
             if name in residents:
                 count = residents[name].count
-                if count == len(shape.blocks) and pipe.machine.own_memory:
+                if name in pipe.controls:
+                    kind = "stream"  # its weights are in RAM, wherever the pipeline's own are
+                elif count == len(shape.blocks) and pipe.machine.own_memory:
                     kind = "resident"
             else:
                 kind = "stage"
@@ -261,8 +274,10 @@ def component_plans(
         yield name, ComponentPlan(storage, compute, kind, count, pipe.bytes[name], len(shape.blocks))
 
 
-def whole(pipe: Pipeline, mode: OffloadMode, tile: int | None) -> Costed:
-    """``none``, ``model`` and ``sequential`` on a card."""
+def whole(
+    pipe: Pipeline, mode: OffloadMode, tile: int | None, controls: Mapping[str, Residents] | None = None
+) -> Costed:
+    """``none``, ``model`` and ``sequential`` on a card. ``controls``: ControlNets that are streamed."""
     machine, stages = pipe.machine, pipe.stages
     if mode == "none":
         device = pipe.total + max(pipe.work(stage, tile) for stage in stages)
@@ -273,13 +288,17 @@ def whole(pipe: Pipeline, mode: OffloadMode, tile: int | None) -> Costed:
     if mode == "model":
         device = max(sum(pipe.bytes[name] for name in stages[stage]) + pipe.work(stage, tile) for stage in stages)
         return Costed(device, pipe.total, seconds=pipe.total / (machine.transfer_rate * costs.PAGEABLE_SHARE))
+    streamed_controls = controls or {}
     layers = {
         name: costs.largest_layer(shape) * pipe.bytes[name] // max(shape.parameters, 1)
         for name, shape in pipe.shapes.items()
     }
     device = max(
         2 * max((layers[name] for name in names if name not in pipe.controls), default=0)
-        + sum(pipe.bytes[name] for name in names if name in pipe.controls)
+        + sum(pipe.bytes[name] for name in names if name in pipe.controls and name not in streamed_controls)
+        + sum(
+            pipe.outside(name) + way.bytes + way.buffers for name, way in streamed_controls.items() if name in names
+        )
         + pipe.work(stage, tile)
         for stage, names in stages.items()
     )
@@ -319,6 +338,18 @@ def streaming(
                 yield residents, streamed(pipe, mode, tile, room, residents)
 
 
+def streaming_controls(
+    pipe: Pipeline, mode: OffloadMode, tile: int | None, room: int
+) -> Iterator[tuple[dict[str, Residents], Costed]]:
+    """The layouts where a ControlNet is too large to come whole: its blocks stay as far as there is room, no other's."""
+    nothing = {name: ways_to_stay(pipe.blocks[name])[0] for name in (*pipe.split, *pipe.split_controls)}
+    yield nothing, streamed(pipe, mode, tile, room, nothing)
+    for name in pipe.split_controls:
+        for way in ways_to_stay(pipe.blocks[name])[1:]:
+            residents = {**nothing, name: way}
+            yield residents, streamed(pipe, mode, tile, room, residents)
+
+
 def streamed(
     pipe: Pipeline, mode: OffloadMode, tile: int | None, room: int, residents: Mapping[str, Residents]
 ) -> Costed:
@@ -335,8 +366,9 @@ def streamed(
     }
     coming = {name: resident.coming for name, resident in residents.items()}
     streaming_bytes = sum(coming.values())
-    per_step = coming.get(pipe.denoiser, 0)
+    per_step = sum(coming.get(name, 0) for name in (pipe.denoiser, *pipe.controls))
     buffers = sum(resident.buffers for resident in residents.values())
+    controls = stays({name: way for name, way in residents.items() if name in pipe.controls})  # stay in RAM as well
     if not machine.own_memory:  # what is not split lies in RAM all the time
         needs = {stage: need - sum(guests.get(name, 0) for name in pipe.stages[stage]) for stage, need in needs.items()}
         seconds = pipe.lost_in_steps(per_step / machine.disk_rate) + (streaming_bytes - per_step) / machine.disk_rate
@@ -347,11 +379,12 @@ def streamed(
     device = max(stay + needs["sample"], *(stay - pushed_out + need for need in needs.values()))
     guest_bytes = sum(guests.values())
     if mode == "disk":
-        ram, pinned, copies = max(guest_bytes + buffers, pipe.converted), buffers, False
+        kept = sum(pipe.bytes[name] for name in pipe.controls if name in residents)
+        ram, pinned, copies = max(guest_bytes + kept + buffers, pipe.converted), buffers, False
         rate = min(machine.disk_rate, machine.transfer_rate)
     elif ram_peak(Costed(0, pipe.total)) > machine.free_ram:
         # What stays on the device needs no copy in RAM; the rest is read from its files once, and RAM keeps it.
-        ram, pinned, copies = max(round((pipe.total - stay) / costs.CACHE_SHARE), pipe.converted), buffers, False
+        ram, pinned, copies = max(round((pipe.total - stay + controls) / costs.CACHE_SHARE), pipe.converted), buffers, False
         rate = machine.transfer_rate * costs.MAPPED_SHARE
     else:
         ram, pinned, copies = pipe.total, min(streaming_bytes, int(costs.PINNED_SHARE * machine.free_ram)), True

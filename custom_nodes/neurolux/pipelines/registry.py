@@ -134,7 +134,7 @@ class LoadedPipeline:
             plan = other if other.fits else plan
         if plan.offload == self.placement.mode:
             self.placement.resize(plan)
-        elif all(same_types(plan.components[name], now) for name, now in self.placement.plan.components.items()):
+        elif all(same_types(plan.components[name], self.placement.planned(name)) for name in self.shapes):
             log_plan(self.model.name, plan)
             self.placement.follow(plan)
 
