@@ -7,7 +7,6 @@ import base64
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -18,7 +17,7 @@ from bridge.settings import Settings, SettingsError
 from tests.bridge.gateway_process import GatewayProcess, running_gateway
 
 FIRST, SECOND = "open sesame, the first", "s3cond-t0ken"
-EVENTS = f"/v1/jobs/{uuid4()}/events"
+EVENTS = "/v1/jobs/6f158824-1320-44e6-a689-3661426a9dde/events"
 
 
 @pytest.fixture(scope="module")

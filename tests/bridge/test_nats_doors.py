@@ -54,7 +54,7 @@ async def test_a_job_is_cancelled_over_nats(house: House) -> None:
     [
         ("submit", {"mode": "paint"}, "invalid_request"),
         ("submit", {**BODY, "cancel_on_disconnect": True}, "invalid_request"),
-        (f"state.{uuid4()}", None, "unknown_job"),
+        ("state.6f158824-1320-44e6-a689-3661426a9dde", None, "unknown_job"),
         ("state.x", None, "unknown_job"),
         ("cancel", {"job_id": str(uuid4())}, "unknown_job"),
         ("cancel", {"job_id": "x"}, "invalid_request"),
