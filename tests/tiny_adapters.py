@@ -114,14 +114,16 @@ def randomized(module: Any, seed: int) -> Any:
     return module.eval()
 
 
-def flux_controlnet(*, seed: int, modes: int | None = None, guidance_embeds: bool = True) -> FluxControlNetModel:
-    """A ControlNet of the tiny FLUX models' widths; ``modes`` makes it a union."""
+def flux_controlnet(
+    *, seed: int, modes: int | None = None, guidance_embeds: bool = True, blocks: int = 1
+) -> FluxControlNetModel:
+    """A ControlNet of the tiny FLUX models' widths, with ``blocks`` of each kind; ``modes`` makes it a union."""
     torch.manual_seed(seed)
     module = FluxControlNetModel(
         patch_size=1,
         in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
+        num_layers=blocks,
+        num_single_layers=blocks,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=TEXT_WIDTH,

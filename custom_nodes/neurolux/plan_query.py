@@ -120,8 +120,8 @@ def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
         names = ", ".join(name for name, own in helper_catalog().controlnets.items() if own.family == model.family)
         raise InvalidParameter(
             "controlnet",
-            f"there is no ControlNet {name!r} in models/controlnet; the catalog has {names or 'none'} for {model.family}. "
-            "Or give its size: 2.5GB",
+            f"there is no ControlNet {name!r} in models/controlnet; the catalog has {names or 'none'} for "
+            f"{model.family}. Or give its size: 2.5GB",
         )
     if path is None and known is not None and known.family != model.family:
         raise InvalidParameter(

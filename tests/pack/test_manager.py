@@ -15,14 +15,12 @@ import torch
 from tests.pack.fake_device import DEVICE, RESERVED, FakeDevice, stock_patcher
 from tests.pack.pipelines import handle_for, sample_with
 from tests.pack.test_adapters import with_controls, with_loras
-from tests.tiny_adapters import write_controlnets, write_peft
+from tests.tiny_adapters import flux_controlnet, write_controlnets, write_peft
 from tests.tiny_models import write_flux
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 MODEL_BYTES = 1_700_000
 """A deep tiny FLUX: 0.3 MB of VAE, 0.2 of text encoders, and 0.7 of transformer, rounded up generously."""
-LEAST_GUIDED = 700_000
-"""Too little for its ControlNet, and enough for the largest block of each."""
 
 
 @pytest.fixture(scope="module")
@@ -232,18 +230,19 @@ def test_a_controlnet_larger_than_the_device_is_streamed_as_planned(
     from neurolux.pipelines.controlnet import controlnets
     from neurolux.pipelines.placement import device_budget
 
+    flux_controlnet(seed=21, blocks=6).save_pretrained(tmp_path / "deep")
     handle = handle_for(deep_flux, precision="fp32", offload="stream")
-    guided = with_controls(handle, {"path": write_controlnets(tmp_path)["tiny-flux-canny"]})
+    guided = with_controls(handle, {"path": tmp_path / "deep"})
     expected = sample_with(guided.loaded(), guided)
     manager.unload_all_models()
-    (net,) = controlnets._loaded.values()
-    control = net.patcher.residency
-    assert control.streamed_bytes == 0
-    device.memory = LEAST_GUIDED
+    controlnets.clear()
+    device.memory = 1_300_000
     loaded = guided.loaded()
     loaded.fit(128, 112)  # another picture, so that it is planned anew
     assert torch.equal(expected, sample_with(loaded, guided))
-    planned = loaded.placement.planned("controlnet")
+    (net,) = controlnets._loaded.values()
+    control, planned = net.patcher.residency, loaded.placement.planned("controlnet")
+    assert device.memory < control.total_bytes
     assert (planned.placement, loaded.placement.plan.fits) == ("stream", True)
     assert planned.resident_blocks < planned.blocks == len(control.units)
     assert control.streamed_bytes > 0

@@ -196,8 +196,8 @@ def lay_out(pipe: Pipeline, mode: OffloadMode, precision: str, tile: int | None,
         options = list(streaming(pipe, mode, tile, room))
         fitting = [option for option in options if fits(option[1], machine, room)]
         if not fitting and pipe.split_controls and machine.own_memory:
-            options = list(streaming_controls(pipe, mode, tile, room))
-            fitting = [option for option in options if fits(option[1], machine, room)]
+            split = streaming_controls(pipe, mode, tile, room)
+            fitting = [option for option in split if fits(option[1], machine, room)]
         if fitting:
             residents, costed = min(fitting, key=lambda option: (option[1].seconds, -stays(option[0])))
         else:
@@ -206,8 +206,9 @@ def lay_out(pipe: Pipeline, mode: OffloadMode, precision: str, tile: int | None,
         residents = {name: ways_to_stay(pipe.blocks[name])[0] for name in pipe.split} if mode == "stream" else {}
         costed = shared(pipe, tile) if not machine.own_memory else whole(pipe, mode, tile)
         if mode == "sequential" and machine.own_memory and pipe.split_controls and not fits(costed, machine, room):
-            residents = {name: ways_to_stay(pipe.blocks[name])[0] for name in pipe.split_controls}
-            costed = whole(pipe, mode, tile, residents)
+            split = {name: ways_to_stay(pipe.blocks[name])[0] for name in pipe.split_controls}
+            less = whole(pipe, mode, tile, split)
+            residents, costed = (split, less) if less.device < costed.device else (residents, costed)
     return Plan(
         offload=mode,
         precision=precision,
@@ -296,15 +297,15 @@ def whole(
     device = max(
         2 * max((layers[name] for name in names if name not in pipe.controls), default=0)
         + sum(pipe.bytes[name] for name in names if name in pipe.controls and name not in streamed_controls)
-        + sum(
-            pipe.outside(name) + way.bytes + way.buffers for name, way in streamed_controls.items() if name in names
-        )
+        + sum(pipe.outside(name) + way.bytes + way.buffers for name, way in streamed_controls.items() if name in names)
         + pipe.work(stage, tile)
         for stage, names in stages.items()
     )
     pinned = min(pipe.total, int(costs.PINNED_SHARE * machine.free_ram))
     rate = streaming_rate(machine, pipe.total, pinned) * costs.LAYERWISE_SHARE
-    sampled = sum(pipe.bytes[name] for name in stages["sample"])
+    sampled = sum(
+        pipe.bytes[name] for name in stages["sample"] if name not in pipe.controls or name in streamed_controls
+    )
     return Costed(device, pipe.total, pinned, pipe.lost_in_steps(sampled / rate) + (pipe.total - sampled) / rate)
 
 
@@ -341,7 +342,7 @@ def streaming(
 def streaming_controls(
     pipe: Pipeline, mode: OffloadMode, tile: int | None, room: int
 ) -> Iterator[tuple[dict[str, Residents], Costed]]:
-    """The layouts where a ControlNet is too large to come whole: its blocks stay as far as there is room, no other's."""
+    """The layouts where a ControlNet is too large to come whole: its blocks stay while there is room, no others."""
     nothing = {name: ways_to_stay(pipe.blocks[name])[0] for name in (*pipe.split, *pipe.split_controls)}
     yield nothing, streamed(pipe, mode, tile, room, nothing)
     for name in pipe.split_controls:
@@ -384,7 +385,8 @@ def streamed(
         rate = min(machine.disk_rate, machine.transfer_rate)
     elif ram_peak(Costed(0, pipe.total)) > machine.free_ram:
         # What stays on the device needs no copy in RAM; the rest is read from its files once, and RAM keeps it.
-        ram, pinned, copies = max(round((pipe.total - stay + controls) / costs.CACHE_SHARE), pipe.converted), buffers, False
+        cached = round((pipe.total - stay + controls) / costs.CACHE_SHARE)
+        ram, pinned, copies = max(cached, pipe.converted), buffers, False
         rate = machine.transfer_rate * costs.MAPPED_SHARE
     else:
         ram, pinned, copies = pipe.total, min(streaming_bytes, int(costs.PINNED_SHARE * machine.free_ram)), True
