@@ -13,6 +13,7 @@ from overlay.ui.banner import Banner
 from overlay.ui.fields import FormView, name_list_of
 from overlay.ui.files import UI_FOLDER
 from overlay.ui.picture_actions import PictureActions
+from overlay.ui.prompt_editor import PromptView
 from overlay.ui.stage import Stage
 from overlay.ui.strip import Strip
 from overlay.viewmodels.history import PastPicture
@@ -54,11 +55,9 @@ class GenerateWindow(Adw.ApplicationWindow):
         if session.preferences.dialog_size:
             self.set_default_size(*session.preferences.dialog_size)
         self.connect("notify::visible", lambda *_: self._remember_size())
-        keys = Gtk.EventControllerKey()
-        keys.connect("key-pressed", self._key_pressed)
-        self.add_controller(keys)
-        # Before the prompt hears of it: a text view takes Ctrl+C even where no text is selected.
+        # Before the prompt hears of it: a text view takes Escape, and Ctrl+C even where no text is selected.
         first = Gtk.EventControllerKey(propagation_phase=Gtk.PropagationPhase.CAPTURE)
+        first.connect("key-pressed", self._escape_pressed)
         first.connect("key-pressed", self._copy_pressed)
         self.add_controller(first)
         self._actions = PictureActions(self)
@@ -269,11 +268,14 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     _add_action = add_window_action
 
-    def _key_pressed(self, _: object, key: int, *__: object) -> bool:
-        if key == Gdk.KEY_Escape:
-            self.close()
-            return True
-        return False
+    def _escape_pressed(self, _: object, key: int, *__: object) -> bool:
+        focus = self.get_focus()
+        if key != Gdk.KEY_Escape or (focus is not None and focus.get_native() != self):  # an open menu takes it
+            return False
+        if isinstance(focus, PromptView) and focus.composing:
+            return False
+        self.close()
+        return True
 
     def _copy_pressed(self, _: object, key: int, __: int, state: Gdk.ModifierType) -> bool:
         if key == Gdk.KEY_c and state & Gdk.ModifierType.CONTROL_MASK and not text_is_selected(self.get_focus()):

@@ -11,6 +11,18 @@ from overlay.viewmodels.prompt_history import PromptHistory
 HEIGHT = 96
 
 
+class PromptView(Gtk.TextView):
+    """``composing``: an input method has the keyboard (Chinese, Japanese, accents), and Escape is about its text."""
+
+    def __init__(self, **properties: object) -> None:
+        super().__init__(**properties)
+        self.composing = False
+        self.connect("preedit-changed", self._composes)
+
+    def _composes(self, _: object, text: str) -> None:
+        self.composing = bool(text)
+
+
 class PromptEditor(Gtk.Frame):
     """``changed`` is called with the text at every keystroke."""
 
@@ -18,7 +30,7 @@ class PromptEditor(Gtk.Frame):
         super().__init__()
         self.add_css_class("prompt-frame")
         self._history = history
-        self.view = Gtk.TextView(
+        self.view = PromptView(
             wrap_mode=Gtk.WrapMode.WORD_CHAR,
             accepts_tab=False,
             top_margin=8,

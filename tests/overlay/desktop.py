@@ -21,6 +21,9 @@ NO_KEYS = """<?xml version="1.0"?>
 <openbox_config xmlns="http://openbox.org/3.4/rc"><keyboard/><mouse/></openbox_config>"""
 """Openbox's own configuration binds Alt+Space."""
 WAIT_S = 30.0
+HAND_STEPS = 40
+HAND_PAUSE_S = 0.02
+"""How fast the hand with the mouse is: a drag of 40 moves takes most of a second."""
 Found = TypeVar("Found")
 
 
@@ -180,6 +183,11 @@ class Person:
                     found.append(f"{node.get_role_name()} {name!r} in {node.get_parent().get_name()!r}")
         return found
 
+    def middle(self, node: Any) -> tuple[int, int]:
+        """Where it is in its window."""
+        extents = node.get_extents(self._atspi.CoordType.WINDOW)
+        return extents.x + extents.width // 2, extents.y + extents.height // 2
+
     def below(self, node: Any, role: str | None = None) -> list[Any]:
         """What ``node`` holds, itself left out."""
         found: list[Any] = []
@@ -209,6 +217,33 @@ class Hands:
         """Small letters, blanks and commas."""
         for letter in text:
             self.press({" ": "space", ",": "comma"}.get(letter, letter))
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int], over: Callable[[], bool]) -> None:
+        """Drag with the mouse on the screen; let go once ``over`` says that the target has answered."""
+        self._point(*start)
+        xtest.fake_input(self._display, X.ButtonPress, 1)
+        for step in range(HAND_STEPS + 1):  # a program takes it for a drag only after several moves
+            self._point(*(near + (far - near) * step // HAND_STEPS for near, far in zip(start, end, strict=True)))
+        try:
+            eventually(lambda: self._point(end[0] + 1, end[1]) or self._point(*end) or over(), "the target answers")
+        finally:
+            xtest.fake_input(self._display, X.ButtonRelease, 1)
+            self._display.sync()
+
+    def _point(self, x: int, y: int) -> None:
+        xtest.fake_input(self._display, X.MotionNotify, x=x, y=y)
+        self._display.sync()
+        time.sleep(HAND_PAUSE_S)
+
+    def place(self, title: str, x: int, y: int) -> None:
+        """Move a window."""
+        self.windows()[title].configure(x=x, y=y)
+        self._display.sync()
+
+    def origin(self, title: str) -> tuple[int, int]:
+        """Where a window's inside begins on the screen."""
+        at = self._display.screen().root.translate_coords(self.windows()[title], 0, 0)
+        return abs(at.x), abs(at.y)
 
     def active_window(self) -> str:
         """The title of the window that has the keyboard."""

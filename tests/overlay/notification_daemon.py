@@ -46,6 +46,10 @@ class NotificationDaemon:
     connection: Any
     notes: list[Note] = field(default_factory=list)
 
+    def titled(self, title: str) -> list[Note]:
+        """Those whose title begins so."""
+        return [note for note in self.notes if note.title.startswith(title)]
+
     def press(self, note: Note, label: str) -> None:
         """Press the button ``label`` of ``note``."""
         from gi.repository import GLib

@@ -79,15 +79,8 @@ def test_a_picture_is_drawn_saved_copied_deleted_and_taken_back_by_keys_alone(
     eventually(lambda: not person.see("green star", "push button"), "the thumbnail goes away")
     hands.press("Control+z")
     person.find("green star", "push button")
-    print("FOCUS", person.focused() and person.focused().get_name(), hands.active_window())
     hands.press("Escape")
-    import time
-    time.sleep(3)
-    print("FOCUS", person.focused() and person.focused().get_name(), hands.active_window(), list(hands.windows()))
-    hands.press("Escape")
-    time.sleep(3)
-    print("FOCUS", person.focused() and person.focused().get_name(), hands.active_window(), list(hands.windows()))
-    eventually(lambda: WINDOW not in hands.windows(), "Escape hides the window", 3)
+    eventually(lambda: WINDOW not in hands.windows(), "Escape hides the window")
 
 
 def test_tab_goes_through_form_picture_and_history_in_reading_order(

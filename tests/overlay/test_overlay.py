@@ -35,6 +35,7 @@ def test_a_prompt_becomes_a_picture_that_is_saved_with_its_seed(
     person = overlay.person
     open_dialog(overlay)
     person.write("Prompt", "red apple, blue background")
+    choose_slow_settings(overlay)
     person.press("Generate", timeout_s=60)
     person.find("Progress", "progress bar")
     person.press("Save", timeout_s=60)

@@ -17,10 +17,12 @@ from PIL import Image
 from overlay.desktop.shortcuts.binding import TOGGLE_FALLBACK
 from tests.overlay.conftest import APPLICATION, Desktop, OwnService, RunningOverlay, owned
 from tests.overlay.desktop import Hands, eventually
+from tests.overlay.drop_target import DROPPED, HOVERED, TITLE
 from tests.overlay.notification_daemon import NotificationDaemon, notification_daemon
 
 BAR, WINDOW = "NeuroLux", "Generate a picture"
 PROMPT = "orange fish, white background"
+READY = "Your picture is ready"
 
 
 @pytest.fixture(scope="session")
@@ -120,6 +122,35 @@ def test_a_drag_offers_the_picture_and_a_file_with_a_good_name(
 
 
 @pytest.fixture
+def drop_target(desktop: Desktop, tmp_path: Path) -> Iterator[Path]:
+    """Another program that takes files; what it says is in this file."""
+    said = tmp_path / "drop_target.txt"
+    with said.open("w") as output:
+        command = [sys.executable, "-m", "tests.overlay.drop_target"]
+        process = subprocess.Popen(command, env=desktop.environment, stdout=output)
+    yield said
+    process.terminate()
+    process.wait(10)
+
+
+def test_a_picture_dragged_into_another_program_arrives_there_as_a_file(
+    shown: RunningOverlay, drop_target: Path, hands: Hands, picture: bytes
+) -> None:
+    eventually(lambda: TITLE in hands.windows(), "the other program's window")
+    hands.place(WINDOW, 0, 0)
+    hands.place(TITLE, 1100, 300)
+    eventually(lambda: hands.origin(WINDOW)[0] < 20 and hands.origin(TITLE)[0] >= 1100, "both can be seen")
+    large = next(node for node in shown.person.all("image") if node.get_description() == PROMPT)
+    (left, top), (across, down) = hands.origin(WINDOW), shown.person.middle(large)
+    hands.drag((left + across, top + down), (1180, 400), lambda: HOVERED in drop_target.read_text())
+    [line] = eventually(
+        lambda: [line for line in drop_target.read_text().splitlines() if line.startswith(DROPPED)], "the drop"
+    )
+    dropped = Path(line.removeprefix(DROPPED))
+    assert (dropped.name, dropped.read_bytes()) == ("orange-fish-white-background-starter-11.png", picture)
+
+
+@pytest.fixture
 def notifications(desktop: Desktop) -> Iterator[NotificationDaemon]:
     """The desktop's notifications, there before the overlay starts."""
     with notification_daemon(desktop.environment["DBUS_SESSION_BUS_ADDRESS"]) as daemon:
@@ -133,16 +164,36 @@ def test_a_picture_that_is_ready_while_hidden_is_told_with_save_and_open(
         "Save": lambda: list(overlay.pictures.rglob("green-frog*.png")),
         "Open": lambda: WINDOW in hands.windows(),
     }
+    assert overlay.start("--toggle").wait(20) == 0
+    overlay.person.press("Generate a picture")
+    steps = overlay.person.find("Steps", "spin button")
+    assert steps.get_value_iface().set_current_value(50)  # so that there is time to hide the window
     for number, (label, happens) in enumerate(saved_or_opened.items()):
         assert overlay.start("--generate", "green frog, yellow background").wait(20) == 0
         eventually(lambda: hands.active_window() == WINDOW, "the window has the keyboard")
         overlay.person.find("green frog", "push button")
         eventually(lambda: hands.press("Escape") or WINDOW not in hands.windows(), "the window is hidden")
-        note = eventually(lambda number=number: notifications.notes[number:], "the notification", 60)[0]
-        assert (note.title, note.body) == ("Your picture is ready", "green frog, yellow background")
+        note = eventually(lambda number=number: notifications.titled(READY)[number:], "the notification", 60)[0]
+        assert note.body == "green frog, yellow background"
         assert WINDOW not in hands.windows(), "saving shows no window"
         notifications.press(note, label)
         eventually(happens, f"what {label} says")
+
+
+def test_a_notification_that_is_older_than_the_overlay_still_saves_its_picture(
+    notifications: NotificationDaemon, overlay: RunningOverlay, own_service: OwnService, desktop: Desktop, hands: Hands
+) -> None:
+    with own_service.client() as client:
+        answer = client.generate("blue fish", seed=5)
+        picture = client.images(answer)[0]
+    press = ["gapplication", "action", APPLICATION, "save-job"]
+    subprocess.run([*press, f"'{answer.job_id}'"], env=desktop.environment, check=True, timeout=20)
+    [saved] = eventually(lambda: list(overlay.pictures.rglob("*.png")), "the saved picture")
+    assert (saved.name, saved.read_bytes()) == ("blue-fish-starter-5.png", picture)
+    eventually(lambda: notifications.titled(f"Saved as {saved.name}"), "the desktop says so")
+    subprocess.run([*press, "'gone'"], env=desktop.environment, check=True, timeout=20)
+    eventually(lambda: notifications.titled("The picture could not be saved"), "the desktop says why not")
+    assert WINDOW not in hands.windows()
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.pack.comfy_server import ComfyServer
+from tests.pack.comfy_server import ComfyServer, comfyui_dir
+from tests.tiny_files import bfl_flux, clip_l, ldm_vae, llama_t5, state_of, tiny_flux, write, write_gguf
 
 
 def ask(comfyui: ComfyServer, **query: str) -> tuple[int, Any]:
@@ -38,6 +40,26 @@ def test_a_model_that_is_not_here_is_planned_by_the_catalog(comfyui: ComfyServer
     assert answer["plan"]["components"]["transformer"]["placement"] == "stream"
     assert answer["plan"]["peak_vram"] <= 7_500_000_000
     assert "blocks stay" in answer["table"]
+
+
+def test_a_single_file_is_planned_by_its_headers(comfyui: ComfyServer, base_directory: Path) -> None:
+    flux = tiny_flux(comfyui_dir(), guidance=True)
+    root = base_directory / "models"
+    written = [
+        write(root / "diffusion_models" / "planned.safetensors", bfl_flux(state_of(flux.transformer))),
+        write(root / "text_encoders" / "clip_l_planned.safetensors", clip_l(state_of(flux.text_encoder))),
+        write_gguf(root / "text_encoders" / "t5-planned.gguf", llama_t5(state_of(flux.text_encoder_2)), "Q8_0"),
+        write(root / "vae" / "ae.planned.safetensors", ldm_vae(state_of(flux.vae))),
+    ]
+    try:
+        status, answer = ask(comfyui, model="planned.safetensors", vram="8GB", ram="32GB")
+    finally:
+        for path in written:
+            path.unlink()
+    assert status == 200, answer
+    parts = answer["plan"]["components"]
+    assert (parts["text_encoder_2"]["storage"], answer["plan"]["offload"]) == ("gguf", "none")
+    assert 10_000_000 < parts["transformer"]["bytes"] < 40_000_000
 
 
 @pytest.mark.parametrize(
