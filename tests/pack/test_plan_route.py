@@ -45,12 +45,14 @@ def test_a_model_that_is_not_here_is_planned_by_the_catalog(comfyui: ComfyServer
 def test_a_single_file_is_planned_by_its_headers(comfyui: ComfyServer, base_directory: Path) -> None:
     flux = tiny_flux(comfyui_dir(), guidance=True)
     root = base_directory / "models"
+    t5 = root / "text_encoders" / "t5-planned.gguf"
     written = [
         write(root / "diffusion_models" / "planned.safetensors", bfl_flux(state_of(flux.transformer))),
         write(root / "text_encoders" / "clip_l_planned.safetensors", clip_l(state_of(flux.text_encoder))),
-        write_gguf(root / "text_encoders" / "t5-planned.gguf", llama_t5(state_of(flux.text_encoder_2)), "Q8_0"),
         write(root / "vae" / "ae.planned.safetensors", ldm_vae(state_of(flux.vae))),
+        t5,
     ]
+    write_gguf(t5, llama_t5(state_of(flux.text_encoder_2)), "Q8_0")
     try:
         status, answer = ask(comfyui, model="planned.safetensors", vram="8GB", ram="32GB")
     finally:
