@@ -13,6 +13,7 @@ SHARED_PROCESSES = ("service", "faults", "overlay", "bridge_process")
 """Folders whose tests share processes that take long to start: each runs on one worker, the longest begins first."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With ``-n``: what shares processes stays together, and the long ones begin first."""
     if not config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:

@@ -138,12 +138,18 @@ def test_a_training_that_was_cancelled_goes_on_to_the_same_file(client: ImageGen
     [
         ({"name": "../zorb"}, "is no file name"),
         ({"learning_rate": 0.1, "resolution": 100}, "resolution 100"),
-        ({"model": "tiny-flux-dev", "resume": True, "name": "again"}, "model was 'starter' and is 'tiny-flux-dev'"),
     ],
 )
 def test_what_is_wrong_is_said(client: ImageGenClient, pictures: bytes, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ClientError, match=message):
         client.run_mode("train-lora", **{"pictures": pictures, "name": "no", "steps": 2, **FAST, **changes})
+
+
+def test_a_training_of_another_model_does_not_go_on(client: ImageGenClient, pictures: bytes) -> None:
+    values = {"pictures": pictures, "name": "other", "steps": 2, **FAST, "samples": 0}
+    client.run_mode("train-lora", **values)
+    with pytest.raises(ClientError, match="model was 'starter' and is 'tiny-flux-dev'"):
+        client.run_mode("train-lora", **{**values, "steps": 3, "model": "tiny-flux-dev", "resume": True})
 
 
 def test_a_zip_with_something_else_in_it_is_refused_by_name(client: ImageGenClient) -> None:
