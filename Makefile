@@ -67,7 +67,7 @@ test: $(VENV)/.synced-dev ## run every test (set-up included)
 	for folder in . custom_nodes/neurolux; do \
 	  (cd $$folder && DO_NOT_TRACK=1 $(CURDIR)/$(BIN)/comfy --skip-prompt node validate); done
 	$(BIN)/imagegen setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: bench
 bench: $(VENV)/.synced-dev ## measure: overhead over raw ComfyUI, the nodes, the overlay's key

@@ -9,25 +9,33 @@ from typing import Any
 
 import pytest
 
+TESTS = Path(__file__).parent
 SHARED_PROCESSES = ("service", "faults", "overlay", "bridge_process")
 """Folders whose tests share processes that take long to start: each runs on one worker, the longest begins first."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``-n``: what shares processes stays together, and the long ones begin first."""
-    if not config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    tests = Path(__file__).parent
+def group(file: str) -> str:
+    """The tests that run on one worker, one after another, by the file of a test (relative to this folder)."""
+    folder, _, _ = file.rpartition("/")
+    return folder if folder.startswith(SHARED_PROCESSES) else file
 
-    def group(item: pytest.Item) -> str:
-        place = item.path.relative_to(tests)
-        return str(place.parent if place.parts[0] in SHARED_PROCESSES else place)
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones begin first."""
     first = {name: index for index, name in enumerate(SHARED_PROCESSES)}
-    items.sort(key=lambda item: first.get(item.path.relative_to(tests).parts[0], len(first)))  # stable
+    items.sort(key=lambda item: first.get(item.path.relative_to(TESTS).parts[0], len(first)))  # stable
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``: groups instead of single tests (``--dist loadgroup`` of xdist 3.8 does nothing under pytest 9.2)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid.split("::")[0].removeprefix(f"{TESTS.name}/"))
+
+    return Groups(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
