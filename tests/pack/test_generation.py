@@ -143,13 +143,18 @@ def test_family_loaders_make_the_same_picture(comfyui: ComfyServer) -> None:
         assert np.array_equal(np.asarray(general), np.asarray(special))
 
 
-def test_a_latent_that_is_not_empty_is_refused(comfyui: ComfyServer) -> None:
+def test_a_sampled_latent_is_sampled_on_and_a_strength_needs_one(comfyui: ComfyServer) -> None:
     graph = text_to_image("tiny-flux-schnell", seed=72)
-    graph["again"] = {**graph["sample"], "inputs": {**graph["sample"]["inputs"], "latent": ["sample", 0]}}
+    (once,) = comfyui.images(comfyui.run(graph))
+    over = {**graph["sample"]["inputs"], "latent": ["sample", 0], "strength": 0.5}
+    graph["again"] = {**graph["sample"], "inputs": over}
     graph["decode"]["inputs"]["latent"] = ["again", 0]
+    (twice,) = comfyui.images(comfyui.run(graph))
+    assert not np.array_equal(np.asarray(once), np.asarray(twice))
+    graph["sample"]["inputs"]["strength"] = 0.5
     run = comfyui.run(graph)
     assert run.error_class == "InvalidParameter"
-    assert "the latent is not empty" in run.error_text
+    assert "strength 0.5 is how much of a picture is redrawn, and the latent is empty" in run.error_text
 
 
 def test_conditioning_of_another_model_is_refused(comfyui: ComfyServer) -> None:
