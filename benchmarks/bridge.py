@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import statistics
 import sys
@@ -28,21 +29,28 @@ from bridge.comfyui.process import free_port
 from bridge.service.runtime import Runtime, running_service
 from bridge.settings import Settings
 
-WARM_UP = 5
+TURN = 10
+"""Jobs of one kind in a row."""
 READY_TIMEOUT_S = 300
 COMPARED = "raw, one websocket"
 PEER = "comfy-api-proxy"
 
 
 async def alternate(rounds: int, jobs: dict[str, Job]) -> dict[str, list[float]]:
-    """Milliseconds of each kind of job, taken in turns so that the machine's noise hits all alike."""
+    """Milliseconds of each kind of job, taken in turns of a few so that the machine's noise hits all alike.
+
+    The first of each turn is not counted: nobody alternates between doors, and what was idle meanwhile is cold.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    for number in range(rounds + WARM_UP):
-        for offset, (name, job) in enumerate(jobs.items()):
-            start = time.perf_counter()
-            await job(number * len(jobs) + offset)
-            if number >= WARM_UP:
-                times[name].append((time.perf_counter() - start) * 1000)
+    color = 0
+    for turn in range(1 + math.ceil(rounds / TURN)):
+        for name, job in jobs.items():
+            for number in range(TURN + 1):
+                start = time.perf_counter()
+                await job(color)
+                color += 1
+                if turn and number:
+                    times[name].append((time.perf_counter() - start) * 1000)
     return times
 
 

@@ -205,6 +205,17 @@ async def connect(
         raise Unavailable(f"no NATS server answers at {_bare(url)}: {error or type(error).__name__}") from error
 
 
+async def subscribed(nc: Client) -> None:
+    """Wait until the server knows every subscription that was made so far.
+
+    One `flush` does not say so: nats-py writes its PING past the commands that still lie in its buffer
+    (`Client._send_ping`), and the server may answer it first. By then the buffer is written, so the second PING
+    comes after them. Raises what `flush` raises.
+    """
+    await nc.flush()
+    await nc.flush()
+
+
 def _bare(url: str) -> str:
     """The URL without the password that it may hold."""
     return re.sub(r"//[^/@,]*@", "//", url)

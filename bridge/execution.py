@@ -57,6 +57,8 @@ class Held:
     held_since: float = field(default_factory=time.monotonic)
     drawn: asyncio.Event = field(default_factory=asyncio.Event)
     """ComfyUI is through with it: the next job may follow."""
+    brief: bool = False
+    """It began, and ended before anybody was told so."""
     progress: JobEvent | None = None
     """The last that was told of how far it is."""
     look: asyncio.Task[None] | None = None
@@ -161,36 +163,36 @@ class Execution:
 
     async def _relayed(self, workflow: dict | None, *, attach: bool) -> RunResult:
         held, job_id = self._held, self._held.job.job_id
-        relay = Relay(job_id, held.graph, self._tell, on_started=self._started, watched=self._watched)
+        relay = Relay(job_id, held.graph, self._tell, watched=self._watched)
 
         def take(event: Event) -> None:
             if isinstance(event, Started):
                 held.begin()
+                if self._noting is None:
+                    self._noting = asyncio.create_task(self._note_running(self._attached))
             elif isinstance(event, NodeDone):
                 self._node_done(event)
             relay.take(event)
 
-        async with relay:
-            self._attached = attach
-            if attach:
-                with contextlib.suppress(JobLost):
-                    return await self._comfy.attach(job_id, on_event=take)
-                self._attached = False
-            if held.cancelled:
-                raise Interrupted(job_id, requested=True)
-            if held.stored.state.attempts >= MAX_ATTEMPTS:
-                raise WornOut(held.stored.state.attempts)
-            return await self._comfy.run(held.graph, prompt_id=job_id, workflow=workflow, on_event=take)
+        try:
+            async with relay:
+                self._attached = attach
+                if attach:
+                    with contextlib.suppress(JobLost):
+                        return await self._comfy.attach(job_id, on_event=take)
+                    self._attached = False
+                if held.cancelled:
+                    raise Interrupted(job_id, requested=True)
+                if held.stored.state.attempts >= MAX_ATTEMPTS:
+                    raise WornOut(held.stored.state.attempts)
+                return await self._comfy.run(held.graph, prompt_id=job_id, workflow=workflow, on_event=take)
+        finally:
+            held.brief = relay.brief
 
     async def _tell(self, event: JobEvent) -> None:
         if event.type == "progress":
             self._held.progress = event
         await self._queue.publish(event)
-
-    async def _started(self) -> None:
-        if self._noting is None:
-            self._noting = asyncio.create_task(self._note_running(self._attached))
-        await self._queue.publish(JobEvent(type="started", job_id=self._held.job.job_id))
 
     async def _note_running(self, attached: bool) -> None:
         """Write down that a run began, so that the next worker knows when this one dies of it."""

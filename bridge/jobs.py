@@ -330,8 +330,10 @@ class JobQueue:
         logs.job_changed(stored.state)
         return StoredState(stored.state, revision)
 
-    async def announce(self, state: JobState) -> None:
-        """Tell listeners that a job ended, and publish its result event."""
+    async def announce(self, state: JobState, *, began: bool = False) -> None:
+        """Tell listeners that a job ended (and `began`, where that was not told), and publish its result event."""
+        if began:
+            await self.publish(JobEvent(type="started", job_id=state.job_id))
         await self.publish(final_event(state))
         await self.nc.publish(self.names.result, JobResultEvent.of(state).model_dump_json().encode())
 

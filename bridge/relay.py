@@ -24,6 +24,9 @@ from bridge.modes import Graph
 PREVIEW_INTERVAL_S = 0.25
 PROGRESS_INTERVAL_S = 0.1
 """Events of one kind are told at most so often; the last of a count is always told."""
+BRIEF_S = 0.02
+"""That a run began is told after so long, or with what follows. A run that is over by then is told of at its end:
+nobody is woken in the middle of it."""
 SAMPLERS = ("NeuroLuxSample", "NeuroLuxDraw", "KSampler", "SamplerCustom")
 """Beginnings of the class names of nodes that count denoising steps."""
 
@@ -47,7 +50,7 @@ class Count:
 class Relay:
     """Use as `async with Relay(…) as relay`, and give every event to `take`; on the way out all have been told.
 
-    `on_started` is awaited when ComfyUI begins the run. `watched` says whether anybody looks at previews.
+    `watched` says whether anybody looks at previews.
     """
 
     def __init__(
@@ -56,17 +59,18 @@ class Relay:
         graph: Graph,
         publish: Publish,
         *,
-        on_started: Callable[[], Awaitable[None]],
         watched: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job_id = job_id
         self._graph = graph
         self._publish = publish
-        self._on_started = on_started
         self._watched = watched
         self._clock = clock
-        self._pending: asyncio.Queue[JobEvent | Started | None] = asyncio.Queue()
+        self._pending: asyncio.Queue[JobEvent | None] = asyncio.Queue()
+        self._starting: asyncio.TimerHandle | None = None
+        self.brief = False
+        """The run began, and was over before that was told."""
         self._counts: dict[tuple[str, str, float | None], Count] = {}
         self._node = ""
         self._preview_at: float | None = None
@@ -78,6 +82,9 @@ class Relay:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            self.brief = True
         self._pending.put_nowait(None)
         await self._task
 
@@ -85,7 +92,7 @@ class Relay:
         """Take one event of the run; never waits."""
         match event:
             case Started():
-                self._pending.put_nowait(event)
+                self._starting = asyncio.get_running_loop().call_later(BRIEF_S, self._tell_started)
             case NodeStarted(node):
                 self._node = node
             case Progress(node, value, maximum):
@@ -132,7 +139,7 @@ class Relay:
             total_bytes=int(maximum) if in_bytes and maximum is not None else None,
             bytes_per_second=round(rate, 1) if in_bytes and rate else None,
         )
-        self._pending.put_nowait(event)
+        self._tell(event)
 
     def _preview(self, event: Preview) -> None:
         now = self._clock()
@@ -140,12 +147,22 @@ class Relay:
             return
         self._preview_at = now
         encoded = base64.b64encode(event.image).decode()
-        self._pending.put_nowait(JobEvent(type="preview", job_id=self._job_id, image_b64=encoded, mime=event.mime))
+        self._tell(JobEvent(type="preview", job_id=self._job_id, image_b64=encoded, mime=event.mime))
+
+    def _tell(self, event: JobEvent) -> None:
+        self._tell_started()
+        self._pending.put_nowait(event)
+
+    def _tell_started(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+            self._pending.put_nowait(JobEvent(type="started", job_id=self._job_id))
 
     async def _tell_all(self) -> None:
         while (event := await self._pending.get()) is not None:
             with contextlib.suppress(Unavailable, ComfyUIError, *BROKER_ERRORS):
-                await (self._on_started() if isinstance(event, Started) else self._publish(event))
+                await self._publish(event)
 
     def _class_of(self, node: str) -> str:
         return self._graph.get(node, {}).get("class_type", "")

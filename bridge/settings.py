@@ -75,6 +75,11 @@ class Settings:
     comfyui_dir: Path | None = setting(
         None, "start this ComfyUI (the folder with main.py)", shown="a comfy-cli workspace, else the pinned copy"
     )
+    comfyui_output_dir: Path | None = setting(
+        None,
+        "ComfyUI's output folder as this machine sees it: results are read there, not over HTTP",
+        shown="that of the ComfyUI that 'imagegen up' starts; none for another",
+    )
     nats_url: str | None = setting(
         None, "use a NATS server that runs already, such as nats://127.0.0.1:4222", shown="start one"
     )

@@ -290,11 +290,11 @@ class Worker:
                 **changes,
             )
             if await self._wrote(ended, stored.revision):
-                await self._queue.announce(ended)
+                await self._queue.announce(ended, began=held.brief)
                 return
             stored = await insist(lambda: self._queue.stored_state(held.job.job_id))
             if stored.state == ended:  # It was written, only the answer was lost.
-                await self._queue.announce(ended)
+                await self._queue.announce(ended, began=held.brief)
 
     async def _wrote(self, state: JobState, revision: int) -> bool:
         return await insist(lambda: self._queue.advance(StoredState(state, revision))) is not None
@@ -387,7 +387,7 @@ async def run_worker(settings: Settings, nats_url: str, comfyui_url: str) -> Non
             nc, max_pending=settings.max_pending, names=settings.names, retention=settings.retention
         )
         worker_id = settings.worker_id or default_worker_id(comfyui_url)
-        async with ComfyUI(comfyui_url) as comfy:
+        async with ComfyUI(comfyui_url, output_dir=settings.comfyui_output_dir) as comfy:
             modes = ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows])
             await Worker(queue, comfy, modes, worker_id).run()
     finally:

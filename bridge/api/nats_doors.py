@@ -26,7 +26,7 @@ from pydantic_core import from_json
 from bridge import logs
 from bridge.api.limits import RateLimiter, Waits, too_many
 from bridge.api.metrics import Metrics
-from bridge.broker import BROKER_ERRORS
+from bridge.broker import BROKER_ERRORS, subscribed
 from bridge.cancellation import cancel
 from bridge.contract import JOB_ID_PATTERN, ErrorBody, ErrorEnvelope, JobId, JobState, WireModel
 from bridge.errors import BridgeError, InvalidRequest, NotJson, UnknownJob
@@ -75,7 +75,7 @@ class NatsDoor:
         await nc.subscribe(f"{names.state}.*", queue=QUEUE_GROUP, cb=self._door(self._state))
         # It waits for the worker, at most CANCEL_WAIT_S.
         await nc.subscribe(names.cancel, queue=QUEUE_GROUP, cb=self._door(self._cancel, waits=True))
-        await nc.flush()  # The server knows them when REST opens.
+        await subscribed(nc)  # Whoever finds REST open finds these too.
 
     def _door(self, serve: Serve, *, waits: bool = False) -> Callable[[Msg], Awaitable[None]]:
         """The callback of a subject. What `waits` counts among the requests that are open."""

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Container, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +22,8 @@ from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable, PromptReject
 from bridge.comfyui.history import RunResult
 from bridge.comfyui.listener import Listener
 from bridge.comfyui.messages import Event, Frame, Poke, Started
-from bridge.comfyui.run import QueueSnapshot, Run
+from bridge.comfyui.output_folder import OutputFolder
+from bridge.comfyui.run import LATE_S, QueueSnapshot, Run
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +38,24 @@ QUEUE_SHARE = 10
 INSIST_S = 0.3
 """An interrupt that comes as a prompt starts is wiped by `execute_async`; it is repeated at this interval."""
 INSIST_TIMES = 10
-LATE_S = 0.5
-"""How long a frame may lag behind the history."""
 
 
 class ComfyUI:
     """One ComfyUI server, e.g. `http://127.0.0.1:8188`. Use as `async with ComfyUI(url) as comfyui:`.
 
     All runs share one websocket. `unreachable_timeout_s` is how long a run waits for a ComfyUI that stopped answering.
+    `output_dir` is its output folder where that can be read from here: what a run saved is then read there.
     """
 
-    def __init__(self, base_url: str, *, unreachable_timeout_s: float = UNREACHABLE_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        output_dir: Path | None = None,
+        unreachable_timeout_s: float = UNREACHABLE_TIMEOUT_S,
+    ) -> None:
         self.url = base_url.rstrip("/")
+        self._output = OutputFolder(output_dir) if output_dir else None
         self.unreachable_timeout_s = unreachable_timeout_s
         self._runs: dict[str, Run] = {}
         self._executing: str | None = None  # the run that frames without a prompt id belong to
@@ -116,6 +124,10 @@ class ComfyUI:
 
     async def view(self, filename: str, subfolder: str, type: str) -> bytes:  # noqa: A002 - ComfyUI's own name
         """The bytes of an output, input or temp file, as outputs name it."""
+        if type == "output" and self._output is not None:
+            data = await self._output.read(subfolder, filename)
+            if data is not None:
+                return data
         parameters = {"filename": filename, "subfolder": subfolder, "type": type}
         status, body = await self._request("GET", "/view", params=parameters, limit=MAX_IMAGE_BYTES, accept=(404,))
         if status == 404:

@@ -47,6 +47,17 @@ class ComfyUIStartFailed(ComfyUIError):
         super().__init__(f"{cause}; log: {log_file}")
 
 
+def output_directory(base_directory: Path, env: Mapping[str, str] = os.environ) -> Path | None:
+    """Where a ManagedComfyUI saves results; None where arguments of the user's may say otherwise."""
+    # argparse takes abbreviations too.
+    own = [argument for argument in _extra_arguments(env) if argument.startswith(("--ou", "--ba"))]
+    return None if own else base_directory / "output"
+
+
+def _extra_arguments(env: Mapping[str, str]) -> list[str]:
+    return shlex.split(env.get(ARGUMENTS_VARIABLE, ""))
+
+
 class ManagedComfyUI:
     """A child ComfyUI on a loopback port. Use: `start`, `wait_ready`, …, `stop`; `start` again after it ended.
 
@@ -66,12 +77,13 @@ class ManagedComfyUI:
         env: Mapping[str, str] = os.environ,
     ) -> None:
         self.installation = installation
+        self.base_directory = base_directory
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.device: Device = find_device(installation.python)
         self._require_pack = require_pack
         if extra_arguments is None:
-            extra_arguments = shlex.split(env.get(ARGUMENTS_VARIABLE, ""))
+            extra_arguments = _extra_arguments(env)
         self.child = ChildProcess(
             "comfyui",
             self._command(base_directory, extra_model_paths, extra_arguments),

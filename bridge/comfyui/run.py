@@ -9,6 +9,7 @@ the prompt to the fence, and told of success and of every output, has told all t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -41,6 +42,8 @@ HISTORY_RETRIES_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 RECHECK_S = 0.2
 """Wait between the two readings that must both miss a prompt before it counts as lost."""
 LAST_RETRY_S = 2.0
+LATE_S = 0.5
+"""How long a frame may lag behind the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +127,10 @@ class Run:
                     self._due_at = self._clock() + self._endings.pop(0)
                 case None | Poke():
                     entry = await self._ask(server)
-                    if entry is not None and self._silent(server):
-                        server.distrust(self.client_id)
+                    if entry is not None and server.hears(self.client_id):
+                        await self._hear_out()
+                        if self._silent(server):
+                            server.distrust(self.client_id)
                 case event:
                     self._emit(event)
                     self._endings = []
@@ -183,6 +188,15 @@ class Run:
         self._retry_s = RECHECK_S
         self._due_at = self._clock() + self._patience(server)
         return None
+
+    async def _hear_out(self) -> None:
+        """Take the frames that lag behind the history, so that what came before the end is told before it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LATE_S):
+                while not isinstance(signal := await self._inbox.get(), Finished):
+                    if not isinstance(signal, Ending | Poke):
+                        self._heard_at = self._clock()
+                        self._emit(signal)
 
     def _wait_for_server(self, server: Server, error: ComfyUIUnavailable) -> None:
         """ComfyUI does not answer: try again later, or give up."""

@@ -10,7 +10,7 @@ from bridge.settings import Settings, flag, read_setting, shown_default, variabl
 
 WHERE = ("host", "port", "state_dir")
 DOORS = ("token", "token_file", "allowed_hosts")
-COMFYUI = ("comfyui_url", "comfyui_dir")
+COMFYUI = ("comfyui_url", "comfyui_dir", "comfyui_output_dir")
 LOGS = ("log_format", "log_level", "log_prompts")
 NATS = tuple(item.name for item in fields(Settings) if item.name.startswith("nats_"))
 GROUPS = {
@@ -27,7 +27,7 @@ SERVICE = (*WHERE, *DOORS, *COMFYUI, *NATS, *LIMITS, *LOGS)
 GATEWAY = (*WHERE, *DOORS, *NATS, *LIMITS, *LOGS)
 STORES = ("max_pending", "job_retention_s", "job_store_bytes", "image_retention_s", "image_store_bytes")
 """Whoever comes first makes the stores, so all processes are told the same."""
-WORKER = ("comfyui_url", "state_dir", "worker_id", *STORES, *NATS, *LOGS)
+WORKER = ("comfyui_url", "comfyui_output_dir", "state_dir", "worker_id", *STORES, *NATS, *LOGS)
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from bridge.comfyui.installer import Installation, find_installation, write_extra_model_paths
-from bridge.comfyui.process import ManagedComfyUI, has_nodes
+from bridge.comfyui.process import ManagedComfyUI, has_nodes, output_directory
 from bridge.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
 from bridge.service.checks import ReservedPort, check_port
 from bridge.service.child import ChildProcess
@@ -93,7 +93,13 @@ class Supervisor:
         comfyui_ready = asyncio.create_task(comfyui)
         self._watch(comfyui_ready)
         await self._start_nats()
-        self._start_bridge("worker", "--comfyui-url", self._comfyui_url, "--nats-url", self._nats_url)
+        worker = ["--comfyui-url", self._comfyui_url, "--nats-url", self._nats_url]
+        output_dir = self._settings.comfyui_output_dir
+        if output_dir is None and self._settings.comfyui_url is None:
+            output_dir = output_directory(self._settings.comfyui_base)
+        if output_dir is not None:
+            worker += ["--comfyui-output-dir", str(output_dir)]
+        self._start_bridge("worker", *worker)
         host, port = self._settings.host, str(self._settings.port)
         self._start_bridge("gateway", "--host", host, "--port", port, "--nats-url", self._nats_url)
         await comfyui_ready

@@ -22,14 +22,10 @@ from bridge.comfyui.process import free_port
 from bridge.service.keeper import MAX_DEATHS
 from bridge.service.status import Status, get_status
 from bridge.settings import Settings
+from tests.signals import take_sigint
 
 STAND_IN = Path(__file__).parent / "stand_in"
 CHILDREN = {"supervisor", "nats", "comfyui", "worker", "gateway"}
-
-
-def take_sigint() -> None:
-    """A test run started in the background ignores Ctrl-C, and its children would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Instance:
@@ -255,6 +251,15 @@ def test_instances_live_side_by_side_and_one_state_directory_has_one(instances: 
     assert f"the service already runs at {one.url}" in rival.output
     first.end()
     assert second.status().ready
+
+
+def test_the_worker_knows_where_its_comfyui_saves(instances: Callable[[str], Instance]) -> None:
+    own, moved = instances("own"), instances("moved")
+    own.up()
+    moved.up(IMAGEGEN_COMFYUI_ARGS="--output-directory /elsewhere")
+    command = psutil.Process(own.ready().pids["worker"]).cmdline()
+    assert command[command.index("--comfyui-output-dir") + 1] == str(own.state_dir / "comfyui" / "output")
+    assert "--comfyui-output-dir" not in psutil.Process(moved.ready().pids["worker"]).cmdline()
 
 
 def test_an_external_comfyui_may_come_later(instance: Instance) -> None:

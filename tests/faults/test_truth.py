@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from PIL import Image
 
-from bridge.broker import Names, connect
+from bridge.broker import Names, connect, subscribed
 from bridge.cancellation import cancel
 from bridge.client import ImageGenClient
 from bridge.comfyui.client import ComfyUI
@@ -52,7 +52,7 @@ async def hear(nc: Client, *, job_count: int = 1) -> list[JobEvent]:
         events.append(JobEvent.model_validate_json(msg.data))
 
     await nc.subscribe(f"{Names().events}.*", cb=on_event)
-    await nc.flush()
+    await subscribed(nc)
     return events
 
 
@@ -74,6 +74,13 @@ async def test_downloads_loading_and_steps_are_told_with_bytes_and_seconds_left(
     third = next(event for event in steps if event.value == 3)
     assert third.seconds_left
     assert 0.1 < third.seconds_left < 5  # two steps of a tenth of a second each, on a machine that others use
+
+
+async def test_a_run_that_is_over_at_once_is_told_whole_and_in_order(nc: Client, client: ImageGenClient) -> None:
+    events = await hear(nc)
+    submit(client, steps=0, color=next(_colors))
+    await until(lambda: any(event.final for event in events))
+    assert [event.type for event in events] == ["started", "done"]
 
 
 async def test_previews_are_sent_only_while_somebody_asks_for_them(nc: Client, client: ImageGenClient) -> None:

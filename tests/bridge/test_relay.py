@@ -1,0 +1,58 @@
+"""What is told of a run while it goes on, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from bridge.comfyui.messages import NodeStarted, Progress, Started
+from bridge.contract import JobEvent
+from bridge.relay import Relay
+
+JOB = "8b6a2f0e-8c2e-4a57-9c4e-5c8f4e2a1d11"
+GRAPH = {"1": {"class_type": "KSampler", "inputs": {}}}
+
+
+def relay_to(told: list[str], and_then: Callable[[], None] = lambda: None) -> Relay:
+    async def publish(event: JobEvent) -> None:
+        told.append(event.type)
+        and_then()
+
+    return Relay(JOB, GRAPH, publish, watched=lambda: False)
+
+
+async def test_a_run_that_is_over_at_once_is_left_to_be_told_with_its_end() -> None:
+    told: list[str] = []
+    async with relay_to(told) as relay:
+        relay.take(Started())
+        relay.take(NodeStarted("1"))
+    assert relay.brief
+    assert told == []
+
+
+async def test_that_a_run_began_is_told_before_its_first_step() -> None:
+    told: list[str] = []
+    async with relay_to(told) as relay:
+        relay.take(Started())
+        relay.take(Progress("1", 1, 4))
+    assert not relay.brief
+    assert told == ["started", "progress"]
+
+
+async def test_that_a_run_began_is_told_though_nothing_follows() -> None:
+    told: list[str] = []
+    heard = asyncio.Event()
+    async with relay_to(told, heard.set) as relay:
+        relay.take(Started())
+        await asyncio.wait_for(heard.wait(), 10)
+        assert told == ["started"]
+    assert not relay.brief
+    assert told == ["started"]
+
+
+async def test_a_run_that_never_began_is_not_said_to_have_begun() -> None:
+    told: list[str] = []
+    async with relay_to(told) as relay:
+        relay.take(NodeStarted("1"))
+    assert not relay.brief
+    assert told == []
