@@ -17,6 +17,7 @@ from typing import Any
 from .catalog import (
     Catalog,
     Defaults,
+    Family,
     FolderSource,
     GuidanceLimit,
     Limits,
@@ -104,17 +105,9 @@ def flux_folder(folder: Path) -> Model:
     transformer = read_json(folder / "transformer" / "config.json")
     dev = bool(transformer.get("guidance_embeds"))
     side = default_side(read_json(folder / "vae" / "config.json").get("sample_size"))
-    return Model(
-        name=folder.name,
-        title=folder.name,
-        family="flux",
-        license="unknown",
-        commercial_use=False,
-        source=FolderSource(folder),
-        defaults=Defaults(side, side, 28 if dev else 4, 3.5 if dev else 0.0),
-        limits=size_limits(Limits(num_inference_steps=StepLimit(1, 100 if dev else 50))),
-        max_sequence_length=512 if dev else 256,
-    )
+    defaults = Defaults(side, side, 28 if dev else 4, 3.5 if dev else 0.0)
+    limits = Limits(num_inference_steps=StepLimit(1, 100 if dev else 50))
+    return own_model(folder, "flux", defaults, limits, max_sequence_length=512 if dev else 256)
 
 
 def for_purpose(model: Model, purpose: Purpose) -> Model:
@@ -132,9 +125,7 @@ def sdxl_folder(folder: Path) -> Model:
     """SDXL: a scheduler with trailing timesteps marks a Lightning model (no guidance, its own numbers of steps)."""
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     lightning = scheduler.get("timestep_spacing") == "trailing"
-    sample_size = read_json(folder / "unet" / "config.json").get("sample_size")
-    scale = 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
-    side = default_side(sample_size * scale if isinstance(sample_size, int) else None)
+    side = unet_side(folder)
     if lightning:
         defaults = Defaults(side, side, 4, 0.0)
         limits = Limits(
@@ -144,37 +135,37 @@ def sdxl_folder(folder: Path) -> Model:
     else:
         defaults = Defaults(side, side, 30, 5.0)
         limits = Limits(negative_prompt=True)
+    return own_model(folder, "sdxl", defaults, limits, max_sequence_length=77)
+
+
+def sd15_folder(folder: Path) -> Model | None:
+    """Stable Diffusion 1.5; None for version 2, whose encoder is another."""
+    if read_json(folder / "unet" / "config.json").get("use_linear_projection"):
+        return None
+    side = unet_side(folder)
+    limits = Limits(negative_prompt=True)
+    return own_model(folder, "sd15", Defaults(side, side, 30, 7.5), limits, max_sequence_length=77)
+
+
+def unet_side(folder: Path) -> int:
+    """The side, in pixels, of the pictures that the UNet was trained on."""
+    sample_size = read_json(folder / "unet" / "config.json").get("sample_size")
+    scale = 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
+    return default_side(sample_size * scale if isinstance(sample_size, int) else None)
+
+
+def own_model(folder: Path, family: Family, defaults: Defaults, limits: Limits, *, max_sequence_length: int) -> Model:
+    """The model in ``folder``, under the folder's name; nothing there tells its licence."""
     return Model(
         name=folder.name,
         title=folder.name,
-        family="sdxl",
+        family=family,
         license="unknown",
         commercial_use=False,
         source=FolderSource(folder),
         defaults=defaults,
         limits=size_limits(limits),
-        max_sequence_length=77,
-    )
-
-
-def sd15_folder(folder: Path) -> Model | None:
-    """Stable Diffusion 1.5; None for version 2, whose encoder is another."""
-    unet = read_json(folder / "unet" / "config.json")
-    if unet.get("use_linear_projection"):
-        return None
-    scale = 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
-    sample_size = unet.get("sample_size")
-    side = default_side(sample_size * scale if isinstance(sample_size, int) else None)
-    return Model(
-        name=folder.name,
-        title=folder.name,
-        family="sd15",
-        license="unknown",
-        commercial_use=False,
-        source=FolderSource(folder),
-        defaults=Defaults(side, side, 30, 7.5),
-        limits=size_limits(Limits(negative_prompt=True)),
-        max_sequence_length=77,
+        max_sequence_length=max_sequence_length,
     )
 
 

@@ -12,6 +12,7 @@ from gi.repository import Adw, Gdk, Gtk
 
 from bridge.quantities import size_text
 from overlay.translate import _
+from overlay.ui.file_dialog import FileDialog
 
 LARGEST_BYTES = 256 * 1024 * 1024
 """More is not read into memory; what the service takes is less by default, and it says how much."""
@@ -24,6 +25,7 @@ class FileField(Adw.ActionRow):
         super().__init__(title=label, tooltip_text=description, subtitle=_("No file chosen"))
         self._changed = changed
         self._label = label
+        self._dialog = FileDialog()
         self._remove_button = Gtk.Button(label=_("Remove"), valign=Gtk.Align.CENTER, visible=False)
         self._remove_button.connect("clicked", lambda _: self._take_out())
         choose = Gtk.Button(label=_("Choose…"), valign=Gtk.Align.CENTER)
@@ -45,16 +47,7 @@ class FileField(Adw.ActionRow):
 
     def _choose(self, _button: object) -> None:
         chooser = Gtk.FileChooserNative.new(self._label, self.get_root(), Gtk.FileChooserAction.OPEN, None, None)
-
-        def answered(_: object, response: int) -> None:
-            chosen = chooser.get_file()
-            if response == Gtk.ResponseType.ACCEPT and chosen is not None and chosen.get_path():
-                self._read(Path(chosen.get_path()))
-            self._chooser = None
-
-        chooser.connect("response", answered)
-        self._chooser = chooser  # GTK does not keep a native dialog alive by itself
-        chooser.show()
+        self._dialog.show(chooser, self._read)
 
     def _dropped(self, _: object, value: Any, __: float, ___: float) -> bool:
         files = value.get_files() if isinstance(value, Gdk.FileList) else []

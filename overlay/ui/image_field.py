@@ -11,6 +11,7 @@ from typing import Any
 from gi.repository import Gdk, Gio, GLib, Gtk
 
 from overlay.translate import _
+from overlay.ui.file_dialog import FileDialog
 from overlay.ui.pictures import texture
 
 HEIGHT = 140
@@ -24,6 +25,7 @@ class ImageField(Gtk.Box):
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
         self._changed = changed
         self._label = label
+        self._dialog = FileDialog()
         title = Gtk.Label(label=label, xalign=0)
         title.add_css_class("heading")
         self._picture = Gtk.Picture(can_shrink=True, height_request=HEIGHT)
@@ -89,16 +91,7 @@ class ImageField(Gtk.Box):
         for mime in PATTERNS:
             pictures.add_mime_type(mime)
         chooser.add_filter(pictures)
-
-        def answered(_: object, response: int) -> None:
-            chosen = chooser.get_file()
-            if response == Gtk.ResponseType.ACCEPT and chosen is not None and chosen.get_path():
-                self._read(Path(chosen.get_path()))
-            self._chooser = None
-
-        chooser.connect("response", answered)
-        self._chooser = chooser  # GTK does not keep a native dialog alive by itself
-        chooser.show()
+        self._dialog.show(chooser, self._read)
 
     def _read(self, path: Path) -> None:
         mime = mimetypes.guess_type(path.name)[0] or ""

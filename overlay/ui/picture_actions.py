@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gi.repository import Gio, GLib, Gtk
 
 from overlay.translate import _
+from overlay.ui.file_dialog import FileDialog
 from overlay.ui.pictures import clipboard_content
 from overlay.viewmodels.file_names import save_new
 from overlay.viewmodels.shown_job import ShownJob
@@ -33,7 +34,7 @@ class PictureActions:
 
     def __init__(self, window: GenerateWindow) -> None:
         self._window = window
-        self._chooser: Gtk.FileChooserNative | None = None
+        self._dialog = FileDialog()
         runs = {
             "save": self.save,
             "save-as": self.save_as,
@@ -84,17 +85,11 @@ class PictureActions:
         chooser.set_current_folder(Gio.File.new_for_path(str(folder)))
         chooser.set_current_name(shown.file_name)
 
-        def answered(_: object, response: int) -> None:
-            chosen = chooser.get_file()
-            if response == Gtk.ResponseType.ACCEPT and chosen is not None and chosen.get_path():
-                path = Path(chosen.get_path())
-                self._window.session.preferences.save_folder = str(path.parent)
-                self._write(path.parent, path.name, data)
-            self._chooser = None
+        def chosen(path: Path) -> None:
+            self._window.session.preferences.save_folder = str(path.parent)
+            self._write(path.parent, path.name, data)
 
-        chooser.connect("response", answered)
-        self._chooser = chooser  # GTK does not keep a native dialog alive by itself
-        chooser.show()
+        self._dialog.show(chooser, chosen)
 
     def copy(self) -> None:
         """Put the picture on the clipboard."""

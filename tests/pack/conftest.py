@@ -13,6 +13,7 @@ REPO = Path(__file__).parents[2]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads sleep instead of spin on a busy machine
 sys.path.insert(0, str(REPO / "custom_nodes"))
 
+from tests import tiny_adapters  # noqa: E402
 from tests.pack.comfy_server import ComfyServer, comfyui_dir, running_comfyui  # noqa: E402
 from tests.tiny_models import write_tiny_models  # noqa: E402
 
@@ -39,6 +40,46 @@ def comfy_modules() -> None:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
+
+
+@pytest.fixture
+def unloaded(comfy_modules: None) -> Iterator[None]:
+    """What a test loads into this process is dropped afterwards."""
+    yield
+    from neurolux.pipelines.controlnet import controlnets
+    from neurolux.pipelines.motion import motion_adapters
+    from neurolux.pipelines.preprocess_models import preprocess_models
+    from neurolux.pipelines.registry import registry
+
+    for spec in list(registry._loaded):
+        registry._drop(spec)
+    for store in (controlnets, motion_adapters, preprocess_models):
+        for key in list(store._loaded):
+            store.drop(key)
+
+
+@pytest.fixture(scope="session")
+def controlnets(base_directory: Path) -> dict[str, Path]:
+    """The tiny ControlNets' folders, where ComfyUI finds them."""
+    return tiny_adapters.write_controlnets(base_directory / "models" / "controlnet")
+
+
+@pytest.fixture(scope="session")
+def adapter_files(base_directory: Path, tiny_models: dict[str, Path], controlnets: dict[str, Path]) -> dict[str, Path]:
+    """Tiny LoRAs and ControlNets, where ComfyUI finds them."""
+    loras = base_directory / "models" / "loras"
+    loras.mkdir(parents=True, exist_ok=True)
+    flux, sdxl = tiny_models["tiny-flux-dev"], tiny_models["tiny-sdxl"]
+    written = {
+        "flux-a": tiny_adapters.write_peft(loras / "flux-a.safetensors", flux, seed=1),
+        "flux-b": tiny_adapters.write_peft(loras / "flux-b.safetensors", flux, seed=2, text=True),
+        "flux-kohya": tiny_adapters.write_kohya_flux(loras / "flux-kohya.safetensors"),
+        "flux-xlabs": tiny_adapters.write_xlabs_flux(loras / "flux-xlabs.safetensors"),
+        "sdxl-a": tiny_adapters.write_peft(loras / "sdxl-a.safetensors", sdxl, seed=3),
+        "sdxl-b": tiny_adapters.write_peft(loras / "sdxl-b.safetensors", sdxl, seed=4, text=True),
+        "sdxl-kohya": tiny_adapters.write_kohya_sdxl(loras / "sdxl-kohya.safetensors", sdxl),
+    }
+    return written | controlnets
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,19 @@ def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
     model = folder_model(folder)
     assert model is not None
     return load_handle(model, (), **choices)
+
+
+def with_controls(handle: PipelineHandle, *controls: dict[str, Any]) -> PipelineHandle:
+    """``handle`` with ControlNets: the ``path`` of each, and what Apply ControlNet is told."""
+    from neurolux.pipelines.adapter_files import stamp_file
+    from neurolux.pipelines.controlnet import make_control
+
+    for control in controls:
+        values = {"strength": 0.7, "start": 0.0, "end": 1.0, "mode": "auto", **control}
+        path = values.pop("path")
+        added = make_control(handle.model, stamp_file(path.name, path), **values)
+        handle = replace(handle, controls=(*handle.controls, added))
+    return handle
 
 
 def sample_with(

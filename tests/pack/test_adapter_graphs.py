@@ -19,7 +19,7 @@ MODEL = "tiny-flux-schnell"
 
 
 @pytest.fixture(scope="module")
-def files(base_directory: Path, tiny_models: dict[str, Path]) -> dict[str, Path]:
+def files(base_directory: Path, tiny_models: dict[str, Path], controlnets: dict[str, Path]) -> dict[str, Path]:
     """Two LoRAs and the ControlNets, where this ComfyUI finds them."""
     loras = base_directory / "models" / "loras"
     loras.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def files(base_directory: Path, tiny_models: dict[str, Path]) -> dict[str, Path]
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)).save(
         base_directory / "input" / "edges.png"
     )
-    return written | tiny_adapters.write_controlnets(base_directory / "models" / "controlnet")
+    return written | controlnets
 
 
 def with_loras(graph: Graph, *strengths: tuple[str, float]) -> Graph:
@@ -114,3 +114,41 @@ def test_the_route_lists_the_files(comfyui: ComfyServer, files: dict[str, Path])
     assert found["controlnet", "tiny-sdxl-canny"]["family"] == "sdxl"
     assert found["controlnet", "tiny-flux-union"]["family"] == "flux"
     assert not any("/" in name for _, name in found)
+
+
+def test_a_part_is_redrawn_along_a_control_picture_and_the_rest_is_untouched(
+    comfyui: ComfyServer, base_directory: Path, files: dict[str, Path]
+) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (100, 150, 3), np.uint8)
+    masked = np.zeros((100, 150), bool)
+    masked[21:70, 33:101] = True
+    Image.fromarray(pixels).save(base_directory / "input" / "photo.png")
+    Image.fromarray(masked.astype(np.uint8) * 255).convert("RGB").save(base_directory / "input" / "part.png")
+    graph = text_to_image(MODEL, steps=2)
+    graph["photo"] = node("LoadImage", image="photo.png")
+    graph["mask"] = node("LoadImageMask", image="part.png", channel="red")
+    graph["latent"] = node(
+        "NeuroLuxEncodePicture", pipeline=["load", 0], image=["photo", 0], mask=["mask", 0],
+        fit="pad", width=0, height=0, batch_size=1,
+    )  # fmt: skip
+    graph["back"] = node("NeuroLuxPutBack", images=["decode", 0], latent=["latent", 0])
+    graph["result"]["inputs"]["images"] = ["back", 0]
+    (plain,) = comfyui.images(comfyui.run(graph))
+    with_control(graph, "tiny-flux-canny", strength=1.0)
+    made = [comfyui.images(comfyui.run(graph))[0]]
+    graph["control"]["inputs"]["image"] = ["photo", 0]
+    made.append(comfyui.images(comfyui.run(graph))[0])
+    for picture in map(np.asarray, made):
+        assert np.array_equal(picture[~masked], pixels[~masked])
+        assert (picture[masked] != pixels[masked]).mean() > 0.9
+    assert len({picture.tobytes() for picture in (plain, *made)}) == 3
+
+
+def test_a_model_that_no_controlnet_guides_is_refused_before_one_is_looked_for(
+    comfyui: ComfyServer, files: dict[str, Path]
+) -> None:
+    run = comfyui.run(with_control(text_to_image("tiny-flux-fill"), "not there"))
+    failed = run.message("execution_error")
+    assert failed["node_id"] == "control"
+    assert "tiny-flux-fill takes no ControlNet" in failed["exception_message"]
+    assert "redraw the masked part with flux-dev or sdxl-base" in failed["exception_message"]

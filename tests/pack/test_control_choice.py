@@ -6,17 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import tiny_adapters
 from tests.pack.fake_hub import running_hub
 from tests.pack.pipelines import handle_for
 
-pytestmark = pytest.mark.usefixtures("comfy_modules")
+pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 CUSTOM_NODES = Path(__file__).parents[2] / "custom_nodes"
 FETCH = """
 import json, sys
@@ -43,22 +41,6 @@ except NeuroLuxError as error:
 result["after"] = helper_status(helper, [], "models/controlnet/").state
 print(json.dumps({**result, "seen": seen}))
 """
-
-
-@pytest.fixture(scope="session")
-def controlnets(base_directory: Path, tiny_models: dict[str, Path]) -> dict[str, Path]:
-    """The tiny ControlNets' folders."""
-    return tiny_adapters.write_controlnets(base_directory / "models" / "controlnet")
-
-
-@pytest.fixture(autouse=True)
-def unloaded(comfy_modules: None) -> Iterator[None]:
-    """What a test loads is dropped afterwards."""
-    yield
-    from neurolux.pipelines.registry import registry
-
-    for spec in list(registry._loaded):
-        registry._drop(spec)
 
 
 def stamps(controlnets: dict[str, Path], *names: str) -> list[Any]:

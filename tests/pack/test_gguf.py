@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from tests.pack.test_single_files import FLUX_LAYOUTS, put, ready, shelf_of
 from tests.tiny_adapters import ATTENTION, lora_state
 from tests.tiny_files import llama_t5, tiny_flux, write_gguf
 
-pytestmark = pytest.mark.usefixtures("comfy_modules", "dropped")
+pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 KINDS = {"Q8_0": "as-is", "Q4_0": "as-is", "nf4": "nf4"}
 """What is loaded, with its precision; nf4 is made of the safetensors file."""
 
@@ -57,16 +56,6 @@ def lora(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("loras") / "style.safetensors"
     save_file(lora_state(flux, {"transformer": ATTENTION}, rank=4, seed=1), path)
     return path
-
-
-@pytest.fixture
-def dropped(comfy_modules: None) -> Iterator[None]:
-    """What a test loads is dropped afterwards."""
-    yield
-    from neurolux.pipelines.registry import registry
-
-    for spec in list(registry._loaded):
-        registry._drop(spec)
 
 
 def handle_of(models: dict[str, Model], kind: str, offload: str = "none", **choices: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tests.pack.pipelines import handle_for
+
 if TYPE_CHECKING:
     from neurolux.pipelines.lora_training import TrainedLora
     from neurolux.pipelines.registry import PipelineHandle
 
+pytestmark = pytest.mark.usefixtures("unloaded")
 SIDE, RANK, RATE, BATCH, SEED = 64, 4, 1e-3, 2, 7
-
-
-@pytest.fixture(autouse=True)
-def loaded_models(comfy_modules: None) -> Iterator[None]:
-    """What a test loads is dropped afterwards."""
-    yield
-    from neurolux.pipelines.registry import registry
-
-    for spec in list(registry._loaded):
-        registry._drop(spec)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +40,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
             packed.writestr(f"{number}.png", data.getvalue())
             packed.writestr(f"{number}.txt", f"picture {number}")
     return path
-
-
-def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
-    from neurolux.folder_models import folder_model
-    from neurolux.pipelines.registry import load_handle
-
-    model = folder_model(folder)
-    assert model is not None
-    return load_handle(model, (), **choices)
 
 
 def train(

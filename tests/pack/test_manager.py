@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.pack.adapters import with_controls, with_loras
 from tests.pack.fake_device import DEVICE, RESERVED, FakeDevice, stock_patcher
 from tests.pack.pipelines import handle_for, sample_with
-from tests.pack.test_adapters import with_controls, with_loras
 from tests.tiny_adapters import flux_controlnet, write_controlnets, write_peft
 from tests.tiny_models import write_flux
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -22,15 +21,13 @@ pytestmark = pytest.mark.usefixtures("comfy_modules")
 
 
 @pytest.fixture
-def pipelines(comfy_modules: None) -> Iterator[ModuleType]:
+def pipelines(unloaded: None) -> ModuleType:
     """The pack's registry module, emptied afterwards."""
     from neurolux.pipelines import registry
     from neurolux.pipelines.embedding_cache import embedding_cache
 
     embedding_cache.clear()
-    yield registry
-    for spec in list(registry.registry._loaded):
-        registry.registry._drop(spec)
+    return registry
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -114,16 +113,13 @@ def models(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def placements(comfy_modules: None) -> Iterator[ModuleType]:
+def placements(unloaded: None) -> ModuleType:
     """The pack's placement module; its pipelines are dropped afterwards."""
     from neurolux.pipelines import placement
     from neurolux.pipelines.embedding_cache import embedding_cache
-    from neurolux.pipelines.registry import registry
 
     embedding_cache.clear()
-    yield placement
-    for spec in list(registry._loaded):
-        registry._drop(spec)
+    return placement
 
 
 @pytest.mark.parametrize("precision", DTYPES)

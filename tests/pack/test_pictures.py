@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tiny_adapters
 from tests.pack.comfy_server import ComfyServer
 from tests.pack.graphs import node, text_to_image
-from tests.pack.pipelines import handle_for, picture
+from tests.pack.pipelines import handle_for, picture, with_controls
 
 if TYPE_CHECKING:
     from neurolux.catalog import Model
 
-pytestmark = pytest.mark.usefixtures("comfy_modules", "loaded_models")
+pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 PROMPT = "a cat"
 SIDE = 128
 FLUX = {"guidance_scale": 3.5, "max_sequence_length": 512}
@@ -53,18 +51,6 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 CASES_IN_BF16 = ("flux image to image", "flux fill", "sdxl image to image", "sdxl inpaint")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@pytest.fixture
-def loaded_models(comfy_modules: None) -> Iterator[None]:
-    """What a test loads is dropped afterwards."""
-    yield
-    from neurolux.pipelines.controlnet import controlnets
-    from neurolux.pipelines.registry import registry
-
-    for spec in list(registry._loaded):
-        registry._drop(spec)
-    controlnets.clear()
 
 
 @pytest.fixture
@@ -100,22 +86,16 @@ def redraw(
     guidance: float = -1.0,
     negative: str | None = None,
     seed: int = 7,
-    controlnet: Path | None = None,
+    controls: Sequence[dict[str, Any]] = (),
     **choices: Any,
 ) -> torch.Tensor:
     """The pack's pictures, decoded; ``latent_of`` makes the latent with the loaded pipeline."""
-    from neurolux.pipelines.adapter_files import stamp_file
-    from neurolux.pipelines.controlnet import make_control
     from neurolux.pipelines.decode import decode
     from neurolux.pipelines.encode import encode
     from neurolux.pipelines.sample import sample
 
     handle = handle_for(folder, **choices)
-    if controlnet is not None:
-        file = stamp_file(controlnet.name, controlnet)
-        control = make_control(handle.model, file, some_picture(seed=9), 0.7, 0.0, 1.0, "auto")
-        handle = replace(handle, controls=(control,))
-    loaded = handle.loaded()
+    loaded = with_controls(handle, *controls).loaded()
     with torch.inference_mode():  # as ComfyUI runs nodes
         positive = encode(loaded, PROMPT)
         against = encode(loaded, negative) if negative is not None else None
@@ -183,50 +163,6 @@ def test_where_weights_live_does_not_change_the_picture(tiny_models: dict[str, P
         for where in ("none", offload)
     ]
     assert torch.equal(made[0], made[1])
-
-
-@pytest.mark.parametrize(
-    ("name", "file", "class_name", "arguments"),
-    [
-        ("tiny-flux-dev", "tiny-flux-canny", "FluxControlNetImg2ImgPipeline", FLUX),
-        ("tiny-sdxl", "tiny-sdxl-canny", "StableDiffusionXLControlNetImg2ImgPipeline", SDXL),
-        ("tiny-sdxl", "tiny-sdxl-canny", "StableDiffusionXLControlNetInpaintPipeline", SDXL),
-    ],
-)
-def test_with_a_controlnet_it_is_that_of_diffusers(
-    tiny_models: dict[str, Path], tmp_path: Path, name: str, file: str, class_name: str, arguments: dict[str, Any]
-) -> None:
-    path = tiny_adapters.write_controlnets(tmp_path)[file]
-    masked = "Inpaint" in class_name
-    kind = diffusers.FluxControlNetModel if "flux" in name else diffusers.ControlNetModel
-    optional = {} if "flux" in name else {"feature_extractor": None, "image_encoder": None}
-    theirs: dict[str, Any] = {"image": picture(some_picture()), "control_image": picture(some_picture(seed=9))}
-    if masked:
-        theirs["mask_image"] = Image.fromarray((some_mask()[0].numpy() * 255).astype("uint8"))
-    expected = by_diffusers(
-        tiny_models[name],
-        class_name,
-        torch.float32,
-        {"controlnet": kind.from_pretrained(path), **optional},
-        controlnet_conditioning_scale=0.7,
-        width=SIDE,
-        height=SIDE,
-        num_inference_steps=3,
-        strength=0.7,
-        **theirs,
-        **arguments,
-    )
-    made = redraw(
-        tiny_models[name],
-        encoded(some_picture(), some_mask() if masked else None),
-        steps=3,
-        strength=0.7,
-        guidance=arguments["guidance_scale"],
-        negative=arguments.get("negative_prompt"),
-        controlnet=path,
-        precision="fp32",
-    )
-    assert np.array_equal(np.asarray(picture(made)), np.asarray(expected))
 
 
 def test_a_batch_is_its_pictures_one_by_one(tiny_models: dict[str, Path]) -> None:

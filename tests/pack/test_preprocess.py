@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 
 from tests.tiny_preprocessors import PERSON_SCORE, PERSONS, write_preprocessors
 
-pytestmark = pytest.mark.usefixtures("comfy_modules")
+pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 WIDTH, HEIGHT = 128, 96
 
 
@@ -21,16 +20,6 @@ WIDTH, HEIGHT = 128, 96
 def networks(base_directory: Path) -> dict[str, Path]:
     """The tiny networks, where ComfyUI finds them."""
     return write_preprocessors(base_directory / "models" / "preprocessors")
-
-
-@pytest.fixture(autouse=True)
-def unloaded(comfy_modules: None) -> Iterator[None]:
-    """What a test loads is dropped afterwards."""
-    yield
-    from neurolux.pipelines.preprocess_models import preprocess_models
-
-    for folder in list(preprocess_models._loaded):
-        preprocess_models.drop(folder)
 
 
 def pictures(count: int = 1) -> torch.Tensor:

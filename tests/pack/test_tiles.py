@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 import torch
+from PIL import Image
 
-from tests.pack.pipelines import PROMPT, handle_for
+from tests.pack.pipelines import PROMPT, handle_for, with_controls
 
-pytestmark = pytest.mark.usefixtures("comfy_modules")
+pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 PLAIN: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "tiny-flux-dev": (
         diffusers.FluxImg2ImgPipeline,
@@ -23,33 +24,34 @@ PLAIN: dict[str, tuple[type[Any], dict[str, Any]]] = {
 STEPS, STRENGTH = 4, 0.5
 
 
-@pytest.fixture(autouse=True)
-def unloaded(comfy_modules: None) -> Iterator[None]:
-    """What a test loads is dropped afterwards."""
-    yield
-    from neurolux.pipelines.registry import registry
-
-    for spec in list(registry._loaded):
-        registry._drop(spec)
-
-
 def side_limits(minimum: int = 64) -> Any:
     from neurolux.catalog import SizeLimit
 
     return (SizeLimit(minimum=minimum), SizeLimit(minimum=minimum))
 
 
-def picture(height: int, width: int, count: int = 1) -> torch.Tensor:
+def picture(height: int, width: int, count: int = 1, seed: int = 5) -> torch.Tensor:
     """Random pictures of 8 bits a channel, as ComfyUI's IMAGE."""
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, height, width, 3), generator=generator) / 255
 
 
-def refined(folder: Path, pictures: torch.Tensor, **changes: Any) -> torch.Tensor:
+def settle(pipe: Any) -> None:
+    """Its weights in memory of their own: products round by the weights' addresses."""
+    pipe.set_progress_bar_config(disable=True)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            for weight in component.parameters():
+                weight.data = weight.data.clone()
+
+
+def refined(
+    folder: Path, pictures: torch.Tensor, *, controls: Sequence[dict[str, Any]] = (), **changes: Any
+) -> torch.Tensor:
     from neurolux.pipelines.encode import encode
     from neurolux.pipelines.refine import RefineRequest, refine
 
-    handle = handle_for(folder)
+    handle = with_controls(handle_for(folder), *controls)
     with torch.inference_mode():  # as ComfyUI runs nodes
         loaded = handle.loaded()
         request = RefineRequest(**{"strength": STRENGTH, "seed": 7, "steps": STEPS, "tile": 128, **changes})
@@ -120,11 +122,7 @@ def test_tiles_that_agree_give_the_picture_back() -> None:
 def test_one_tile_equals_diffusers_image_to_image(tiny_models: dict[str, Path], model: str) -> None:
     pipeline_class, arguments = PLAIN[model]
     pipe = pipeline_class.from_pretrained(tiny_models[model])
-    pipe.set_progress_bar_config(disable=True)
-    for component in pipe.components.values():
-        if isinstance(component, torch.nn.Module):
-            for weight in component.parameters():  # products round by the weights' addresses
-                weight.data = weight.data.clone()
+    settle(pipe)
     images = picture(128, 128)
     expected = pipe(
         prompt=PROMPT, image=images.movedim(-1, 1), strength=STRENGTH, num_inference_steps=STEPS, output_type="pt",
@@ -168,12 +166,70 @@ def test_progress_counts_all_tiles_and_an_interrupt_stops_in_the_middle(
     assert len(seen) == stop_at
 
 
-def test_a_controlnet_follows_its_part_of_the_picture() -> None:
-    from neurolux.pipelines.adapter_files import FileStamp
-    from neurolux.pipelines.controlnet import AppliedControl
-    from neurolux.pipelines.refine import cut_control
-    from neurolux.pipelines.tiles import Tile
+CONTROLLED: dict[str, tuple[str, str, type[Any]]] = {
+    "tiny-flux-dev": ("tiny-flux-canny", "FluxControlNetImg2ImgPipeline", diffusers.FluxControlNetModel),
+    "tiny-sdxl": ("tiny-sdxl-canny", "StableDiffusionXLControlNetImg2ImgPipeline", diffusers.ControlNetModel),
+}
 
-    whole = picture(128, 192)
-    control = AppliedControl(FileStamp("x", Path("x"), 0, 0), "tile", 1.0, 0.0, 1.0, "", whole)
-    assert torch.equal(cut_control(control, Tile(64, 0, 128, 128), (192, 128)).image, whole[:, :, 64:])
+
+@pytest.mark.parametrize("model", CONTROLLED)
+def test_under_a_controlnet_each_tile_equals_diffusers_with_that_part_of_the_control_picture(
+    tiny_models: dict[str, Path], controlnets: dict[str, Path], model: str
+) -> None:
+    from neurolux.pipelines.tiles import blend, plan_tiles
+
+    name, class_name, net_class = CONTROLLED[model]
+    images, drawing = picture(128, 192), picture(128, 192, seed=6)
+    optional = {} if "flux" in model else {"feature_extractor": None, "image_encoder": None}
+    pipe = getattr(diffusers, class_name).from_pretrained(
+        tiny_models[model], controlnet=net_class.from_pretrained(controlnets[name]), **optional
+    )
+    settle(pipe)
+    tiles = plan_tiles(192, 128, 128, 32, side_limits())
+    assert [tile.left for tile in tiles] == [0, 64]
+    parts = []
+    for index, tile in enumerate(tiles):
+        image, control = (Image.fromarray((tile.cut(whole)[0] * 255).byte().numpy()) for whole in (images, drawing))
+        made = pipe(
+            prompt=PROMPT, image=image, control_image=control, controlnet_conditioning_scale=0.7, width=128, height=128,
+            strength=STRENGTH, num_inference_steps=STEPS, output_type="pt",
+            generator=torch.Generator().manual_seed(7 + index),
+            **{key: value for key, value in PLAIN[model][1].items() if key not in ("width", "height")},
+        ).images  # fmt: skip
+        parts.append((tile, made.permute(0, 2, 3, 1)[0]))
+    controls = [{"path": controlnets[name], "image": drawing}]
+    made = refined(tiny_models[model], images, overlap=32, controls=controls)
+    assert torch.equal(made[0], blend(parts, 192, 128, 32))
+    assert not torch.equal(made, refined(tiny_models[model], images, overlap=32))
+
+
+def test_a_picture_of_a_batch_follows_its_own_control_picture(
+    tiny_models: dict[str, Path], controlnets: dict[str, Path]
+) -> None:
+    folder, path = tiny_models["tiny-sdxl"], controlnets["tiny-sdxl-canny"]
+    images, drawings = picture(128, 128, count=2), picture(128, 128, count=2, seed=6)
+    both = refined(folder, images, controls=[{"path": path, "image": drawings}])
+    second = {"path": path, "image": drawings[1:]}
+    assert torch.equal(both[1:], refined(folder, images[1:], seed=8, controls=[second]))
+    assert not torch.equal(both[:1], refined(folder, images[:1], controls=[second]))
+
+
+def test_a_control_picture_is_resized_with_the_picture_and_padded_like_it(controlnets: dict[str, Path]) -> None:
+    from neurolux.pipelines.adapter_files import stamp_file
+    from neurolux.pipelines.controlnet import AppliedControl
+    from neurolux.pipelines.refine import whole_controls
+
+    def whole(image: torch.Tensor) -> torch.Tensor:
+        file = stamp_file("tiny-flux-canny", controlnets["tiny-flux-canny"])
+        control = AppliedControl(file, "tile", 1.0, 0.0, 1.0, "", image)
+        return whole_controls([control], (100, 50), (112, 64))[0].image
+
+    slope = torch.linspace(0, 1, 100)
+    drawing = torch.stack([slope.expand(50, 100), slope[::2, None].expand(50, 100), slope.expand(50, 100)], dim=-1)
+    drawing = drawing[None].mul(255).round() / 255
+    made = whole(drawing)
+    assert made.shape == (1, 64, 112, 3)
+    assert torch.equal(made[:, :50, :100], drawing)
+    assert torch.equal(made[:, 60, 105], drawing[:, 49, 99])
+    doubled = drawing.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert torch.allclose(whole(doubled), made, atol=0.02)

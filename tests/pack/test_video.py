@@ -24,6 +24,7 @@ from PIL import Image
 from tests.pack.pipelines import LATENT, PROMPT, budget_for, handle_for
 from tests.tiny_models import SD15_CHANNELS, TEXT_WIDTH, tiny_motion_adapter
 
+pytestmark = pytest.mark.usefixtures("unloaded")
 FRAMES = 4
 LINEAR: dict[str, Any] = {"beta_schedule": "linear", "timestep_spacing": "linspace", "clip_sample": False}
 LIGHTNING: dict[str, Any] = {"beta_schedule": "linear", "timestep_spacing": "trailing"}
@@ -34,18 +35,6 @@ def adapter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("motion") / "tiny-motion"
     tiny_motion_adapter(seed=9).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept(comfy_modules: None) -> Any:
-    yield
-    from neurolux.pipelines.motion import motion_adapters
-    from neurolux.pipelines.registry import registry
-
-    for key in list(motion_adapters._loaded):
-        motion_adapters.drop(key)
-    for spec in list(registry._loaded):
-        registry._drop(spec)
 
 
 def motion_of(folder: Path, *, distilled: bool) -> Any:

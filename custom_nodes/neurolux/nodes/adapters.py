@@ -13,18 +13,15 @@ from ..adapter_folders import adapter_names, find_adapter, stamp_key
 from ..control_files import AUTO, controlnet_key, controlnet_names, find_controlnet
 from ..errors import InvalidParameter
 from ..pipelines.adapters import STRENGTH_LIMIT, AppliedLora, check_lora, with_lora
-from ..pipelines.controlnet import AUTO_MODE, MODE_CHOICES, make_control
+from ..pipelines.controlnet import AUTO_MODE, MODE_CHOICES, check_model, make_control
 from ..pipelines.lora_list import NO_LORA, read_list
 from ..pipelines.node_progress import NodeReporter
 from ..pipelines.registry import PipelineHandle
+from .inputs import pipeline_input
 from .sockets import CATEGORY, PipelineType
 
 ADAPTERS = f"{CATEGORY}/adapters"
-
-
-def pipeline_input() -> io.Custom.Input:
-    """The pipeline socket."""
-    return PipelineType.Input("pipeline", tooltip="The loaded model, or one that something was applied to already.")
+PIPELINE_TOOLTIP = "The loaded model, or one that something was applied to already."
 
 
 def pipeline_output(tooltip: str) -> io.Custom.Output:
@@ -51,7 +48,7 @@ class ApplyLora(io.ComfyNode):
                 "change of strength loads nothing again."
             ),
             inputs=[
-                pipeline_input(),
+                pipeline_input(PIPELINE_TOOLTIP),
                 io.Combo.Input(
                     "lora",
                     options=[NO_LORA, *adapter_names("lora")],
@@ -118,7 +115,7 @@ class ApplyLoras(io.ComfyNode):
             category=ADAPTERS,
             description="Adds any number of LoRAs to a pipeline, from a list of files and strengths.",
             inputs=[
-                pipeline_input(),
+                pipeline_input(PIPELINE_TOOLTIP),
                 io.String.Input(
                     "loras",
                     multiline=True,
@@ -165,9 +162,12 @@ class ApplyControlNet(io.ComfyNode):
             node_id="NeuroLuxApplyControlNet",
             display_name="Apply ControlNet",
             category=ADAPTERS,
-            description="Lets a picture (edges, depth, a pose) guide what Sample makes. Chain it for several.",
+            description=(
+                "Lets a picture (edges, depth, a pose) guide what Sample and Refine in Tiles make. Chain it for "
+                "several."
+            ),
             inputs=[
-                pipeline_input(),
+                pipeline_input(PIPELINE_TOOLTIP),
                 io.Combo.Input(
                     "controlnet",
                     options=controlnet_names(),
@@ -180,7 +180,8 @@ class ApplyControlNet(io.ComfyNode):
                     "image",
                     tooltip=(
                         "The picture to follow, as the ControlNet wants it. It is cut to the result's shape around the "
-                        "middle, then resized. Picture i of a batch follows image i."
+                        "middle, then resized; one with the proportions of a picture that is redrawn stays over the "
+                        "same things in it. Picture i of a batch follows image i."
                     ),
                 ),
                 share_input("strength", 1.0, "How strongly it guides. 0: not at all.", most=2.0, step=0.05),
@@ -218,6 +219,7 @@ class ApplyControlNet(io.ComfyNode):
     ) -> io.NodeOutput:
         if not strength:
             return io.NodeOutput(pipeline)
+        check_model(pipeline.model)  # before anything is downloaded for it
         file = find_controlnet(controlnet, pipeline, mode, NodeReporter())
         control = make_control(pipeline.model, file, image, strength, start, end, mode)
         told: dict[str, Any] | None = {"text": [f"ControlNet {file.name}"]} if controlnet == AUTO else None

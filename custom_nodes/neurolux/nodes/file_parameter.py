@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..errors import InvalidParameter
-from .parameters import PARAMETERS, description_input, name_input, required_input
+from .parameters import PARAMETERS, description_input, input_names, name_input, required_input
 
 FILE_SUFFIXES = (".zip", ".safetensors", ".json", ".txt")
 """Of the files that the editor offers; one that a request sends may be a picture as well."""
@@ -32,8 +32,6 @@ class FileParameter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        folder = Path(folder_paths.get_input_directory())
-        names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
         return io.Schema(
             node_id="NeuroLuxFileParameter",
             display_name="File Parameter",
@@ -43,7 +41,7 @@ class FileParameter(io.ComfyNode):
                 name_input("file"),
                 io.Combo.Input(
                     "file",
-                    options=sorted(name for name in names if name.lower().endswith(FILE_SUFFIXES)),
+                    options=sorted(name for name in input_names() if name.lower().endswith(FILE_SUFFIXES)),
                     tooltip="The file when a request sends none: one in ComfyUI's input folder.",
                 ),
                 description_input(),

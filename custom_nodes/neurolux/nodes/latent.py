@@ -6,7 +6,8 @@ from comfy_api.latest import io
 
 from ..pipelines.latent import empty_latent
 from ..pipelines.registry import PipelineHandle
-from .sockets import CATEGORY, PipelineType
+from .inputs import batch_input, pipeline_input, size_inputs
+from .sockets import CATEGORY
 
 
 class EmptyLatent(io.ComfyNode):
@@ -14,17 +15,15 @@ class EmptyLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        side = {"default": 0, "min": 0, "max": 16384, "step": 16}
         return io.Schema(
             node_id="NeuroLuxEmptyLatent",
             display_name="Empty Latent",
             category=CATEGORY,
             description="An empty picture to draw on. Like Empty Latent Image, but it knows what the model likes.",
             inputs=[
-                PipelineType.Input("pipeline", tooltip="The loaded model."),
-                io.Int.Input("width", **side, tooltip="Pixels, a multiple of 16. 0: the model's default."),
-                io.Int.Input("height", **side, tooltip="Pixels, a multiple of 16. 0: the model's default."),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="How many pictures."),
+                pipeline_input(),
+                *size_inputs(),
+                batch_input("How many pictures."),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="Zeros of that size.")],
         )

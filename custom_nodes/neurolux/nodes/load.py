@@ -14,6 +14,7 @@ from ..pipelines.memory import with_memory_errors
 from ..pipelines.node_progress import NodeReporter
 from ..pipelines.plan import OFFLOAD_CHOICES, PRECISION_CHOICES
 from ..pipelines.registry import PipelineHandle, load_handle
+from .inputs import pipeline_input
 from .sockets import CATEGORY, PipelineType
 
 LOADERS = f"{CATEGORY}/loaders"
@@ -208,7 +209,7 @@ class WarmUp(io.ComfyNode):
             display_name="Load Only",
             category=LOADERS,
             description="Puts a model's weights onto their device now, so that the first picture does not wait.",
-            inputs=[PipelineType.Input("pipeline", tooltip="The model to have ready.")],
+            inputs=[pipeline_input("The model to have ready.")],
             is_output_node=True,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pipelines.grid import make_grid, sheet_of, shots_of, title_of, to_images
-from ..pipelines.many import Gallery, Shot, draw_all
+from ..pipelines.many import Shot, draw_all
 from ..pipelines.many_values import (
     COMBINE_CHOICES,
     NOT_USED,
@@ -17,32 +17,19 @@ from ..pipelines.many_values import (
     whole_numbers,
 )
 from ..pipelines.registry import PipelineHandle
-from .sockets import CATEGORY, LARGEST_SEED, PipelineType
+from .inputs import guidance_input, pipeline_input, seed_input, size_inputs, steps_input
+from .sockets import CATEGORY
+from .stages import told_ui
 
 CAPTIONS_TOOLTIP = "Prompt and settings of each picture, for the files: link it to Result's caption."
 
 
-def pipeline_input() -> io.Custom.Input:
-    """The pipeline socket."""
-    return PipelineType.Input("pipeline", tooltip="The loaded model.")
-
-
 def drawing_inputs() -> list[io.Input]:
     """What a node that draws from texts takes beside them, as on Sample and Empty Latent."""
-    side = {"default": 0, "min": 0, "max": 16384, "step": 16}
     return [
-        io.Int.Input("steps", default=0, min=0, max=1000, tooltip="Denoising steps. 0: the model's default."),
-        io.Float.Input(
-            "guidance",
-            default=-1.0,
-            min=-1.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="How closely to follow the prompt. -1: the model's default.",
-        ),
-        io.Int.Input("width", **side, tooltip="Pixels, a multiple of 16. 0: the model's default."),
-        io.Int.Input("height", **side, tooltip="Pixels, a multiple of 16. 0: the model's default."),
+        steps_input(),
+        guidance_input(),
+        *size_inputs(),
         io.String.Input(
             "negative_prompt",
             multiline=True,
@@ -50,11 +37,6 @@ def drawing_inputs() -> list[io.Input]:
             tooltip="What no picture should show. Only models with real guidance use it (SDXL).",
         ),
     ]
-
-
-def told(gallery: Gallery) -> dict[str, list[str]] | None:
-    """The gallery's warnings, for the job's answer and as text on the node."""
-    return {"warnings": gallery.warnings, "text": gallery.warnings} if gallery.warnings else None
 
 
 class DrawBatch(io.ComfyNode):
@@ -122,7 +104,7 @@ class DrawBatch(io.ComfyNode):
         ]  # fmt: skip
         gallery = draw_all(pipeline, shots)
         images, captions = [drawn.image for drawn in gallery.drawn], [drawn.caption for drawn in gallery.drawn]
-        return io.NodeOutput(images, captions, ui=told(gallery))
+        return io.NodeOutput(images, captions, ui=told_ui(gallery.warnings))
 
 
 class DrawGrid(io.ComfyNode):
@@ -157,14 +139,7 @@ class DrawGrid(io.ComfyNode):
                     tooltip="What differs from row to row. none: one row.",
                 ),
                 io.String.Input("y_values", multiline=True, default="", tooltip=values),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=LARGEST_SEED,
-                    control_after_generate=True,
-                    tooltip="Of every picture, unless a side of the grid varies it.",
-                ),
+                seed_input("Of every picture, unless a side of the grid varies it."),
                 *drawing_inputs(),
             ],
             outputs=[
@@ -202,4 +177,4 @@ class DrawGrid(io.ComfyNode):
         gallery = draw_all(pipeline, shots_of(grid, base, pipeline.model))
         sheet = to_images(sheet_of(grid, gallery, title_of(grid, base, pipeline.model.name)))
         images, captions = [drawn.image for drawn in gallery.drawn], [drawn.caption for drawn in gallery.drawn]
-        return io.NodeOutput(sheet, images, captions, ui=told(gallery))
+        return io.NodeOutput(sheet, images, captions, ui=told_ui(gallery.warnings))

@@ -14,6 +14,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..errors import InvalidParameter
+from .inputs import seed_input
 from .sockets import CATEGORY, LARGEST_INTEGER, LARGEST_SEED, AnyComboOutput
 
 PARAMETERS = f"{CATEGORY}/parameters"
@@ -34,6 +35,12 @@ def description_input() -> io.String.Input:
 def required_input() -> io.Boolean.Input:
     """Whether a request must give the parameter."""
     return io.Boolean.Input("required", default=False, tooltip="A request must give this parameter.")
+
+
+def input_names() -> list[str]:
+    """The files in ComfyUI's input folder, not those of its subfolders."""
+    folder = Path(folder_paths.get_input_directory())
+    return [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 def check_bounds(name: str, value: float, minimum: float, maximum: float) -> None:
@@ -148,14 +155,7 @@ class SeedParameter(io.ComfyNode):
             description="The seed of a request. The same seed makes the same picture; a request without one gets any.",
             inputs=[
                 name_input("seed"),
-                io.Int.Input(
-                    "value",
-                    default=0,
-                    min=0,
-                    max=LARGEST_SEED,
-                    control_after_generate=True,
-                    tooltip="The seed when run from the editor.",
-                ),
+                seed_input("The seed when run from the editor.", name="value"),
                 description_input(),
             ],
             outputs=[io.Int.Output("seed", display_name="seed", tooltip="The seed.")],
@@ -227,8 +227,6 @@ class ImageParameter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        folder = Path(folder_paths.get_input_directory())
-        names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
         return io.Schema(
             node_id="NeuroLuxImageParameter",
             display_name="Image Parameter",
@@ -239,7 +237,7 @@ class ImageParameter(io.ComfyNode):
                 io.Combo.Input(
                     "image",
                     # the editor writes "undefined" for no picture unless that is a choice
-                    options=["", *sorted(folder_paths.filter_files_content_types(names, ["image"]))],
+                    options=["", *sorted(folder_paths.filter_files_content_types(input_names(), ["image"]))],
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
                     tooltip="The picture when a request sends none.",

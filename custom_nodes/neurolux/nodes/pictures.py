@@ -21,7 +21,8 @@ from ..pipelines.pictures import (
     size_in_pixels,
 )
 from ..pipelines.registry import PipelineHandle
-from .sockets import CATEGORY, PipelineType
+from .inputs import batch_input, pipeline_input, size_inputs
+from .sockets import CATEGORY
 from .stages import warnings_ui
 
 PICTURES = f"{CATEGORY}/pictures"
@@ -43,9 +44,8 @@ def feather_input() -> io.Int.Input:
     )
 
 
-def size_inputs(auto: str) -> list[io.Input]:
+def fit_inputs(auto: str) -> list[io.Input]:
     """How a picture is fitted to the model; ``auto``: what a side of 0 means."""
-    side = {"default": 0, "min": 0, "max": 16384, "step": 16}
     return [
         io.Combo.Input(
             "fit",
@@ -57,9 +57,8 @@ def size_inputs(auto: str) -> list[io.Input]:
                 "model's limits are scaled first."
             ),
         ),
-        io.Int.Input("width", **side, tooltip=f"Pixels to work in, a multiple of 16. 0: {auto}."),
-        io.Int.Input("height", **side, tooltip=f"Pixels to work in, a multiple of 16. 0: {auto}."),
-        io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="How many to make of each picture."),
+        *size_inputs(f"Pixels to work in, a multiple of 16. 0: {auto}."),
+        batch_input("How many to make of each picture."),
     ]
 
 
@@ -88,9 +87,9 @@ class EncodePicture(io.ComfyNode):
                 "is redrawn."
             ),
             inputs=[
-                PipelineType.Input("pipeline", tooltip="The loaded model."),
+                pipeline_input(),
                 io.Image.Input("image", tooltip="The picture, or a batch of pictures of one size."),
-                *size_inputs("the picture's own"),
+                *fit_inputs("the picture's own"),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="White (above 0) is redrawn. It is resized to the picture."
                 ),
@@ -130,9 +129,9 @@ class PictureToEdit(io.ComfyNode):
                 "A picture for a model that follows an instruction, such as FLUX.1 Kontext. Refuses every other model."
             ),
             inputs=[
-                PipelineType.Input("pipeline", tooltip="A model that edits: flux-kontext-dev, or a folder of one."),
+                pipeline_input("A model that edits: flux-kontext-dev, or a folder of one."),
                 io.Image.Input("image", tooltip="The picture, or a batch of pictures of one size."),
-                *size_inputs("as many pixels in all as the model likes, in the picture's proportions"),
+                *fit_inputs("as many pixels in all as the model likes, in the picture's proportions"),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The picture for Sample.")],
         )

@@ -9,8 +9,7 @@ from comfy_api.latest import io
 
 from ..control_files import preprocessor
 from ..pipelines.canny import MOST
-from ..pipelines.controlnet import fitted_batch
-from ..pipelines.latent import LATENT_SCALE
+from ..pipelines.control_pictures import prepared
 from ..pipelines.node_progress import NodeReporter
 from ..pipelines.preprocess_canny import canny_pictures
 from ..pipelines.preprocess_depth import depth_maps
@@ -40,7 +39,10 @@ def latent_input() -> io.Latent.Input:
     return io.Latent.Input(
         "latent",
         optional=True,
-        tooltip="The result's size: the picture is cut to its shape around the middle and resized to it first.",
+        tooltip=(
+            "The result's size: the picture is cut to its shape around the middle and resized to it first. One with "
+            "the proportions of a picture that is redrawn stays over the same things in it."
+        ),
     )
 
 
@@ -57,14 +59,6 @@ def score_input(name: str, default: float, tooltip: str) -> io.Float.Input:
 def threshold_input(name: str, default: int, tooltip: str) -> io.Int.Input:
     """A gradient of 8-bit pixels."""
     return io.Int.Input(name, default=default, min=1, max=MOST, tooltip=tooltip)
-
-
-def prepared(image: torch.Tensor, latent: dict[str, Any] | None) -> torch.Tensor:
-    """``image`` at the size of ``latent``, where there is one."""
-    if latent is None:
-        return image[..., :3]
-    height, width = latent["samples"].shape[-2:]
-    return fitted_batch(image, width * LATENT_SCALE, height * LATENT_SCALE)
 
 
 class CannyEdges(io.ComfyNode):

@@ -91,6 +91,13 @@ def as_posted(prompt: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return {name: {key: node[key] for key in node if key != "is_changed"} for name, node in prompt.items()}
 
 
+def metadata_of(hidden: io.HiddenHolder | None, caption: str = "") -> ImageMetadata:
+    """What a node writes into its files; nothing where ComfyUI was told to write no metadata."""
+    if args.disable_metadata or hidden is None:
+        return ImageMetadata(None, {})
+    return ImageMetadata(as_posted(hidden.prompt), hidden.extra_pnginfo or {}, caption)
+
+
 class Result(io.ComfyNode):
     """Result."""
 
@@ -144,9 +151,7 @@ class Result(io.ComfyNode):
         folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), images.shape[2], images.shape[1]
         )
-        metadata = ImageMetadata(None, {})
-        if not args.disable_metadata and cls.hidden is not None:
-            metadata = ImageMetadata(as_posted(cls.hidden.prompt), cls.hidden.extra_pnginfo or {}, caption)
+        metadata = metadata_of(cls.hidden, caption)
         saved = []
         for index, picture in enumerate(to_pictures(images)):
             file = f"{stem.replace('%batch_num%', str(index))}_{counter + index:05}_{SUFFIXES[output_format]}"

@@ -13,23 +13,21 @@ from ..pipelines.encode import encode
 from ..pipelines.node_progress import NodeReporter
 from ..pipelines.prompt_check import prompt_warnings
 from ..pipelines.registry import LoadedPipeline, PipelineHandle
-from ..pipelines.sample import needs_negative, sample
-from .sockets import CATEGORY, LARGEST_SEED, PipelineType
+from ..pipelines.sample import sample
+from .inputs import ReadsNegative, guidance_input, negative_input, pipeline_input, seed_input, steps_input
+from .sockets import CATEGORY
 
 _log = logging.getLogger(__name__)
-NOT_LINKED = object()
-"""ComfyUI passes None for a lazy input that is linked and not evaluated, and nothing for one that is not linked."""
 
 
 def warnings_ui(loaded: LoadedPipeline, warnings: Sequence[str] = ()) -> dict[str, list[str]] | None:
     """``warnings``, and those of the stage that just ran, for the job's answer and as text on the node."""
-    told = [*warnings, *loaded.take_warnings()]
-    return {"warnings": told, "text": told} if told else None
+    return told_ui([*warnings, *loaded.take_warnings()])
 
 
-def pipeline_input() -> io.Custom.Input:
-    """The pipeline socket."""
-    return PipelineType.Input("pipeline", tooltip="The loaded model.")
+def told_ui(warnings: list[str]) -> dict[str, list[str]] | None:
+    """``warnings`` for the job's answer and as text on the node, where there are any."""
+    return {"warnings": warnings, "text": warnings} if warnings else None
 
 
 class EncodePrompt(io.ComfyNode):
@@ -64,7 +62,7 @@ class EncodePrompt(io.ComfyNode):
         return io.NodeOutput(encode(loaded, text), ui=warnings_ui(loaded, warnings))
 
 
-class Sample(io.ComfyNode):
+class Sample(ReadsNegative):
     """Sample."""
 
     @classmethod
@@ -78,30 +76,10 @@ class Sample(io.ComfyNode):
                 pipeline_input(),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
                 io.Latent.Input("latent", tooltip="What to begin with: an Empty Latent, or what Encode Picture made."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=LARGEST_SEED,
-                    control_after_generate=True,
-                    tooltip="The same seed makes the same picture. Picture i of a batch uses seed + i.",
-                ),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="Denoising steps. 0: the model's default."),
-                io.Float.Input(
-                    "guidance",
-                    default=-1.0,
-                    min=-1.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How closely to follow the prompt. -1: the model's default.",
-                ),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    lazy=True,
-                    tooltip="What the picture should not show. Only read by models that use it (SDXL with guidance).",
-                ),
+                seed_input("The same seed makes the same picture. Picture i of a batch uses seed + i."),
+                steps_input(),
+                guidance_input(),
+                negative_input(),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -118,13 +96,6 @@ class Sample(io.ComfyNode):
             ],
             outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The picture before decoding.")],
         )
-
-    @classmethod
-    def check_lazy_status(
-        cls, pipeline: PipelineHandle, guidance: float, negative: Any = NOT_LINKED, **_: object
-    ) -> list[str]:
-        """Ask for the negative prompt only if it has an effect; ComfyUI fails when an unlinked input is asked for."""
-        return ["negative"] if negative is None and needs_negative(pipeline.model, guidance) else []
 
     @classmethod
     def execute(

@@ -37,7 +37,8 @@ from ..pipelines.registry import PipelineHandle
 from ..pipelines.training_files import FIELD
 from ..pipelines.training_pictures import TrainingSet, read_training_set
 from ..pipelines.training_progress import TrainingProgress
-from .sockets import CATEGORY, LARGEST_SEED, AnyComboOutput, FileType, PipelineType
+from .inputs import pipeline_input, seed_input, side_input
+from .sockets import CATEGORY, AnyComboOutput, FileType, PipelineType
 from .stages import warnings_ui
 
 TRAINING = f"{CATEGORY}/training"
@@ -123,7 +124,7 @@ class TrainLora(io.ComfyNode):
                 "models/loras. The model itself stays as it is. What was interrupted can go on."
             ),
             inputs=[
-                PipelineType.Input("pipeline", tooltip="The loaded model, FLUX or SDXL, with nothing applied to it."),
+                pipeline_input("The loaded model, FLUX or SDXL, with nothing applied to it."),
                 TrainingSetType.Input(FIELD, tooltip="What to learn from."),
                 io.String.Input("name", default="my-lora", tooltip="The file's name; a number follows if it is taken."),
                 io.String.Input(
@@ -155,22 +156,12 @@ class TrainLora(io.ComfyNode):
                     max=MOST_BATCH,
                     tooltip="Pictures in each step. More is steadier, slower.",
                 ),
-                io.Int.Input(
+                side_input(
                     "resolution",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=16,
-                    tooltip="Side of the square that pictures are cut to, in pixels. 0: the model's default.",
+                    "Side of the square that pictures are cut to, in pixels. 0: the model's default.",
+                    most=4096,
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=LARGEST_SEED,
-                    control_after_generate=True,
-                    tooltip="The same seed with the same pictures and values gives the same file.",
-                ),
+                seed_input("The same seed with the same pictures and values gives the same file."),
                 io.Boolean.Input(
                     "resume",
                     default=False,

@@ -10,10 +10,18 @@ from comfy_api.latest import io
 from ..pipelines.node_progress import NodeReporter
 from ..pipelines.refine import RefineRequest, refine
 from ..pipelines.registry import PipelineHandle
-from ..pipelines.sample import needs_negative
 from ..pipelines.upscale import AUTO, upscale, upscaler_names
-from .sockets import CATEGORY, LARGEST_SEED, PipelineType
-from .stages import NOT_LINKED, warnings_ui
+from .inputs import (
+    ReadsNegative,
+    guidance_input,
+    negative_input,
+    pipeline_input,
+    seed_input,
+    side_input,
+    steps_input,
+)
+from .sockets import CATEGORY
+from .stages import warnings_ui
 
 UPSCALE = f"{CATEGORY}/upscale"
 MOST = 8.0
@@ -63,7 +71,7 @@ class UpscalePicture(io.ComfyNode):
         return io.NodeOutput(upscale(image, upscale_by, upscaler))
 
 
-class RefineInTiles(io.ComfyNode):
+class RefineInTiles(ReadsNegative):
     """Refine in Tiles."""
 
     @classmethod
@@ -74,10 +82,11 @@ class RefineInTiles(io.ComfyNode):
             category=UPSCALE,
             description=(
                 "Redraws a picture a little, tile by tile, so that a large one gets detail with the memory of a small "
-                "one. The tiles overlap and fade into each other."
+                "one. The tiles overlap and fade into each other. Under a ControlNet each follows its part of the "
+                "control picture."
             ),
             inputs=[
-                PipelineType.Input("pipeline", tooltip="The loaded model."),
+                pipeline_input(),
                 io.Image.Input("image", tooltip="The picture, already at its size."),
                 io.Conditioning.Input("positive", tooltip="What the picture shows; every tile gets the same text."),
                 io.Float.Input(
@@ -89,49 +98,15 @@ class RefineInTiles(io.ComfyNode):
                     round=0.001,
                     tooltip="How much is redrawn. Above 0.5 a tile may invent things of its own.",
                 ),
-                io.Int.Input(
-                    "tile",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=16,
-                    tooltip="A tile's side in pixels. 0: the model's default.",
-                ),
+                side_input("tile", "A tile's side in pixels. 0: the model's default.", most=4096),
                 io.Int.Input("overlap", default=64, min=0, max=2048, tooltip="Pixels in which two tiles fade over."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=LARGEST_SEED,
-                    control_after_generate=True,
-                    tooltip="The same seed makes the same picture. Tile t of picture i uses seed + i + t.",
-                ),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="Denoising steps. 0: the model's default."),
-                io.Float.Input(
-                    "guidance",
-                    default=-1.0,
-                    min=-1.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How closely to follow the prompt. -1: the model's default.",
-                ),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    lazy=True,
-                    tooltip="What the picture should not show. Only read by models that use it (SDXL with guidance).",
-                ),
+                seed_input("The same seed makes the same picture. Tile t of picture i uses seed + i + t."),
+                steps_input(),
+                guidance_input(),
+                negative_input(),
             ],
             outputs=[io.Image.Output("refined", display_name="image", tooltip="The refined picture.")],
         )
-
-    @classmethod
-    def check_lazy_status(
-        cls, pipeline: PipelineHandle, guidance: float, negative: Any = NOT_LINKED, **_: object
-    ) -> list[str]:
-        """As Sample's."""
-        return ["negative"] if negative is None and needs_negative(pipeline.model, guidance) else []
 
     @classmethod
     def execute(

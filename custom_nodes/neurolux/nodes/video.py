@@ -9,19 +9,26 @@ from typing import Any
 
 import folder_paths
 import torch
-from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..errors import InvalidParameter
 from ..motion_files import AUTO, find_motion, motion_key, motion_names
 from ..pipelines.node_progress import NodeReporter
 from ..pipelines.registry import PipelineHandle
-from ..pipelines.sample import needs_negative
 from ..pipelines.video import sample_video
 from .adapters import pipeline_output
-from .result import ImageMetadata, as_posted, to_pictures
-from .sockets import CATEGORY, LARGEST_SEED, PipelineType
-from .stages import NOT_LINKED, pipeline_input, warnings_ui
+from .inputs import (
+    NOT_LINKED,
+    ReadsNegative,
+    guidance_input,
+    negative_input,
+    pipeline_input,
+    seed_input,
+    steps_input,
+)
+from .result import metadata_of, to_pictures
+from .sockets import CATEGORY
+from .stages import warnings_ui
 
 VIDEO = f"{CATEGORY}/video"
 MOST_FRAMES = 128
@@ -67,7 +74,7 @@ class ApplyMotion(io.ComfyNode):
         return io.NodeOutput(replace(pipeline, motion=find_motion(motion, pipeline, NodeReporter())))
 
 
-class SampleVideo(io.ComfyNode):
+class SampleVideo(ReadsNegative):
     """Sample Video."""
 
     @classmethod
@@ -78,7 +85,7 @@ class SampleVideo(io.ComfyNode):
             category=VIDEO,
             description="Makes the frames of a video, as latents. The preview shows the middle one.",
             inputs=[
-                PipelineType.Input("pipeline", tooltip="The loaded model, with Apply Motion."),
+                pipeline_input("The loaded model, with Apply Motion."),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Latent.Input("latent", tooltip="Width and height: an Empty Latent."),
                 io.Int.Input(
@@ -88,30 +95,10 @@ class SampleVideo(io.ComfyNode):
                     max=MOST_FRAMES,
                     tooltip="How many pictures. Adapters are made for 16, and bear up to 32.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=LARGEST_SEED,
-                    control_after_generate=True,
-                    tooltip="The same seed makes the same video.",
-                ),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="Denoising steps. 0: the adapter's default."),
-                io.Float.Input(
-                    "guidance",
-                    default=-1.0,
-                    min=-1.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How closely to follow the prompt. -1: the adapter's default.",
-                ),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    lazy=True,
-                    tooltip="What the video should not show. Only read with a guidance above 1.",
-                ),
+                seed_input("The same seed makes the same video."),
+                steps_input("the adapter's"),
+                guidance_input("the adapter's"),
+                negative_input("What the video should not show. Only read with a guidance above 1."),
             ],
             outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The frames before decoding.")],
         )
@@ -120,10 +107,10 @@ class SampleVideo(io.ComfyNode):
     def check_lazy_status(
         cls, pipeline: PipelineHandle, guidance: float, negative: Any = NOT_LINKED, **_: object
     ) -> list[str]:
-        """Ask for the negative prompt only if it has an effect; ComfyUI fails when an unlinked input is asked for."""
+        """As the other nodes', with the adapter's own guidance where none is given."""
         if guidance < 0 and pipeline.motion is not None:
             guidance = pipeline.motion.guidance
-        return ["negative"] if negative is None and needs_negative(pipeline.model, guidance) else []
+        return super().check_lazy_status(pipeline, guidance, negative)
 
     @classmethod
     def execute(
@@ -190,9 +177,7 @@ class VideoResult(io.ComfyNode):
         folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), images.shape[2], images.shape[1]
         )
-        metadata = ImageMetadata(None, {})
-        if not args.disable_metadata and cls.hidden is not None:
-            metadata = ImageMetadata(as_posted(cls.hidden.prompt), cls.hidden.extra_pnginfo or {})
+        metadata = metadata_of(cls.hidden)
         frames, saved = to_pictures(images), []
         for suffix in video_format.split(" and "):
             file = f"{stem}_{counter:05}_.{suffix}"

@@ -10,36 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import InvalidParameter, WeightsMissing
+from ..errors import InvalidParameter
 from .adapter_files import CONFIG_FILE, FileStamp, Header, read_config, read_header
-from .memory import with_memory_errors
+from .module_loading import load_module
 
 if TYPE_CHECKING:
     from .registry import LoadedPipeline
 
-REMEDY = "Close what else uses memory, or choose a smaller number format (precision bf16)."
-MISFITS = (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeError)
-"""What diffusers and torch raise for weights that do not fit their configuration."""
-
 
 def build_controlnet(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dtype) -> Any:
-    """The module, in RAM and in ``dtype``. Raises InvalidParameter for a ControlNet of another model.
-
-    Outside of inference mode, for the same reason as the pipeline's own weights (load.py).
-    """
-
-    def work() -> Any:
-        with torch.inference_mode(False), torch.no_grad():
-            return read_module(pipeline, file, dtype)
-
-    try:
-        module = with_memory_errors(f"loading ControlNet {file.name}", REMEDY, work)
-    except MISFITS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsMissing(
-            f"ControlNet {file.name} cannot be loaded ({reason}); fetch it again, or use its diffusers folder, "
-            f"with {CONFIG_FILE}"
-        ) from error
+    """The module, in RAM and in ``dtype``. Raises InvalidParameter for a ControlNet of another model."""
+    module = load_module(
+        f"ControlNet {file.name}",
+        f"fetch it again, or use its diffusers folder, with {CONFIG_FILE}",
+        lambda: read_module(pipeline, file, dtype),
+    )
     check_fit(pipeline, file, module)
     with torch.inference_mode(False), torch.no_grad():
         for weight in module.parameters():  # a file's weights lie at any address; for some, products round otherwise

@@ -14,21 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management as mm
-import numpy as np
 import torch
-from PIL import Image
 
 from ..catalog import Model
 from ..errors import InvalidParameter
 from .adapter_files import FileStamp, detect
+from .control_pictures import fitted
 from .control_weights import build_controlnet
 from .memory import decode_room
-from .patcher import ComponentPatcher
+from .patcher import ComponentPatcher, evicted, unload
 from .placement import device_budget
 from .plan_adapters import control_name
 
 if TYPE_CHECKING:
+    from .pictures import Frame
     from .pipeline_classes import ControlKind, Task
     from .registry import LoadedPipeline
 
@@ -41,6 +40,19 @@ MODES = {"flux": FLUX_MODES, "sdxl": SDXL_MODES}
 MODE_CHOICES = (AUTO_MODE, *dict.fromkeys([*FLUX_MODES, *SDXL_MODES]))
 SDXL_FEATURES_PER_PIXEL = 64
 """Values that an SDXL ControlNet hands to the UNet, with guidance, for each pixel of the picture."""
+INSTEAD = {
+    "fill": (
+        "its input is wider by the masked picture and the mask, and ControlNets were trained on models without them; "
+        "take Apply ControlNet out, or redraw the masked part with flux-dev or sdxl-base, which follow both a mask and "
+        "a ControlNet"
+    ),
+    "edit": (
+        "it attends to the picture that it edits, and ControlNets were trained on models that see none; take Apply "
+        "ControlNet out, or redraw the picture (image to image) with flux-dev or sdxl-base, which follow both a "
+        "picture and a ControlNet"
+    ),
+}
+"""Why models of a purpose take no ControlNet, and what to do instead."""
 STORAGE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 MOST_UNUSED = 2
 """ControlNets that no current picture uses stay in memory up to this number."""
@@ -68,6 +80,7 @@ def make_control(
     model: Model, file: FileStamp, image: torch.Tensor, strength: float, start: float, end: float, mode: str
 ) -> AppliedControl:
     """Check what was asked for. Raises InvalidParameter, or WeightsMissing for a damaged file."""
+    check_model(model)
     found = detect("controlnet", file)
     if found.problem is not None:
         raise InvalidParameter("controlnet", f"ControlNet {file.name} cannot be used: {found.problem}")
@@ -89,24 +102,16 @@ def make_control(
     return AppliedControl(file, mode, strength, start, end, digest, pixels)
 
 
-def fitted(image: torch.Tensor, index: int, width: int, height: int) -> Image.Image:
-    """The control picture of image ``index`` of a batch: cut to the asked-for shape around its middle, then resized.
-
-    A batch of control pictures goes round: image 5 of 6 takes the first of four. At the right size nothing changes.
-    """
-    frame = image[index % image.shape[0]]
-    picture = Image.fromarray(frame.clamp(0, 1).mul(255).round().to(torch.uint8).numpy())
-    scale = min(picture.width / width, picture.height / height)
-    cut_width, cut_height = min(round(width * scale), picture.width), min(round(height * scale), picture.height)
-    left, top = (picture.width - cut_width) // 2, (picture.height - cut_height) // 2
-    cut = picture.crop((left, top, left + cut_width, top + cut_height))
-    return cut.resize((width, height), Image.Resampling.LANCZOS) if cut.size != (width, height) else cut
-
-
-def fitted_batch(images: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """All of ``images`` (B, H, W, C) as ``fitted`` makes them: (B, height, width, 3) in [0, 1], 8 bits a channel."""
-    pictures = [fitted(images[..., :3].float().cpu(), index, width, height) for index in range(images.shape[0])]
-    return torch.stack([torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255) for picture in pictures])
+def check_model(model: Model) -> None:
+    """Raise InvalidParameter for a model that no ControlNet guides, whatever it is asked for."""
+    if model.family not in MODES:
+        raise InvalidParameter(
+            "controlnet",
+            f"{model.name} takes no ControlNet: there are some for {' and '.join(MODES)} models, and it is "
+            f"a {model.family} model; take Apply ControlNet out, or load another model",
+        )
+    if model.purpose in INSTEAD:
+        raise InvalidParameter("controlnet", f"{model.name} takes no ControlNet: {INSTEAD[model.purpose]}")
 
 
 @dataclass(eq=False)
@@ -163,7 +168,7 @@ class ControlNets:
         """Drop what the manager took off its device; on a GPU what is ``wanted`` stays in RAM, for the next picture."""
         for key, entry in list(self._loaded.items()):
             unwanted = key[2].type == "cpu" or entry.file not in wanted
-            if entry.patcher.released and unwanted and not managed(entry.patcher):
+            if unwanted and evicted(entry.patcher):
                 self.drop(key)
 
     def drop(self, key: tuple[FileStamp, torch.dtype, torch.device]) -> None:
@@ -210,14 +215,9 @@ class ControlRun:
             check_mode(self._family, control, net)
         self._task = task
         self._kind: ControlKind = "union" if self._nets[0].union else "plain"
-        pipeline_class = PIPELINE_CLASSES.get((self._family, self._kind, task))
-        if pipeline_class is None:
-            raise InvalidParameter(
-                "controlnet",
-                f"a ControlNet cannot guide {task} with a {self._family} model; take the ControlNet out, or choose "
-                "another mode or model",
-            )
-        self.pipe: Any = derived(pipeline.pipe, pipeline_class, controlnet=self._module())
+        self.pipe: Any = derived(
+            pipeline.pipe, PIPELINE_CLASSES[self._family, self._kind, task], controlnet=self._module()
+        )
 
     @property
     def needs_vae(self) -> bool:
@@ -250,9 +250,9 @@ class ControlRun:
         plain = self._family == "sdxl" and self._kind == "plain" and self._task == "text-to-image"
         return "image" if plain else "control_image"
 
-    def arguments(self, index: int, width: int, height: int) -> dict[str, Any]:
-        """The pipeline's own arguments for image ``index`` of the batch."""
-        pictures = [fitted(control.image, index, width, height) for control in self._controls]
+    def arguments(self, index: int, width: int, height: int, frame: Frame | None) -> dict[str, Any]:
+        """The pipeline's own arguments for image ``index`` of the batch. ``frame``: of the picture that is redrawn."""
+        pictures = [fitted(control.image, index, width, height, frame) for control in self._controls]
         modes = [
             MODES[self._family].get(control.mode) if net.union else None
             for control, net in zip(self._controls, self._nets, strict=True)
@@ -313,18 +313,6 @@ def check_mode(family: str, control: AppliedControl, net: LoadedControlNet) -> N
         raise InvalidParameter(
             "mode", f"ControlNet {control.file.name} serves several kinds of pictures; set its mode to one of {names}"
         )
-
-
-def managed(patcher: ComponentPatcher) -> bool:
-    """Whether the manager still lists ``patcher``; dropping one that it iterates over would break it."""
-    return any(loaded.model is patcher for loaded in list(mm.current_loaded_models))
-
-
-def unload(patcher: ComponentPatcher) -> None:
-    """Take one patcher out of the manager's list and off its device."""
-    for index in reversed(range(len(mm.current_loaded_models))):
-        if mm.current_loaded_models[index].model is patcher:
-            mm.current_loaded_models.pop(index).model_unload()
 
 
 controlnets = ControlNets()

@@ -18,9 +18,8 @@ import torch
 
 from ..errors import InvalidParameter
 from .adapter_files import FileStamp
-from .controlnet import managed, unload
 from .motion_weights import build_motion_adapter
-from .patcher import ComponentPatcher
+from .patcher import ComponentPatcher, evicted, unload
 
 if TYPE_CHECKING:
     from .registry import LoadedPipeline
@@ -85,7 +84,7 @@ class MotionAdapters:
     def sweep(self) -> None:
         """Drop what the manager took off its device, where that device is RAM."""
         for key, entry in list(self._loaded.items()):
-            if entry.patcher.released and key[2].type == "cpu" and not managed(entry.patcher):
+            if key[2].type == "cpu" and evicted(entry.patcher):
                 self.drop(key)
 
     def drop(self, key: tuple[FileStamp, torch.dtype, torch.device]) -> None:

@@ -10,10 +10,8 @@ import torch
 from ..errors import WeightsMissing
 from .adapter_files import CONFIG_FILE, FileStamp, Header, read_config, read_header
 from .control_weights import depth
-from .memory import with_memory_errors
+from .module_loading import load_module
 
-REMEDY = "Close what else uses memory, or choose a smaller number format (precision bf16)."
-MISFITS = (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeError)
 ORIGINAL_MARK = ".temporal_transformer."
 """In the tensor names of AnimateDiff's own files (guoyww/AnimateDiff)."""
 POSITIONS = "pos_embed.pe"
@@ -24,22 +22,9 @@ MAX_FRAMES = 32
 
 
 def build_motion_adapter(file: FileStamp, dtype: torch.dtype) -> Any:
-    """The ``MotionAdapter`` in RAM and in ``dtype``. Raises WeightsMissing for a file that is damaged or none.
-
-    Outside of inference mode, for the same reason as the pipeline's own weights (load.py).
-    """
-
-    def work() -> Any:
-        with torch.inference_mode(False), torch.no_grad():
-            return read_module(file, dtype)
-
-    try:
-        module = with_memory_errors(f"loading motion adapter {file.name}", REMEDY, work)
-    except MISFITS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsMissing(
-            f"motion adapter {file.name} cannot be loaded ({reason}); fetch it again, or choose another"
-        ) from error
+    """The ``MotionAdapter`` in RAM and in ``dtype``. Raises WeightsMissing for a file that is damaged or none."""
+    advice = "fetch it again, or choose another"
+    module = load_module(f"motion adapter {file.name}", advice, lambda: read_module(file, dtype))
     return module.eval().requires_grad_(False)
 
 

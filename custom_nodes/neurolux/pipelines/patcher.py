@@ -8,6 +8,7 @@ a cast that diffusers layers do not have (model_patcher.py, ``load``). So this o
 
 from __future__ import annotations
 
+import comfy.model_management as mm
 import comfy.model_patcher
 import torch
 
@@ -103,3 +104,20 @@ class ComponentPatcher(comfy.model_patcher.ModelPatcher):
 
     def __del__(self) -> None:
         """Nothing to undo: the base class would unpin and detach weights that this class never touched."""
+
+
+def managed(patcher: ComponentPatcher) -> bool:
+    """Whether the manager still lists ``patcher``; dropping one that it iterates over would break it."""
+    return any(loaded.model is patcher for loaded in list(mm.current_loaded_models))
+
+
+def evicted(patcher: ComponentPatcher) -> bool:
+    """Whether the manager took the component off its device for good: it may be dropped."""
+    return patcher.released and not managed(patcher)
+
+
+def unload(patcher: ComponentPatcher) -> None:
+    """Take one patcher out of the manager's list and off its device."""
+    for index in reversed(range(len(mm.current_loaded_models))):
+        if mm.current_loaded_models[index].model is patcher:
+            mm.current_loaded_models.pop(index).model_unload()

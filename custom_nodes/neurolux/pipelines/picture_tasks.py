@@ -14,7 +14,7 @@ from ..catalog import Model
 from ..errors import InvalidParameter
 from .latent import LATENT_SCALE
 from .picture_encoding import from_raw
-from .pictures import current_origin
+from .pictures import Frame, current_origin
 from .registry import LoadedPipeline
 
 if TYPE_CHECKING:
@@ -34,14 +34,17 @@ class PictureSource:
     """(B, H, W, 3) in [0, 1]."""
     mask: torch.Tensor | None
     """(B, 1, H, W), 1 = redraw."""
+    frame: Frame | None = None
+    """How ``picture`` was fitted."""
 
     @classmethod
     def of(cls, latent: Mapping[str, Any]) -> PictureSource:
         """What ``latent`` holds; its picture only if the samples are still those that were made of it."""
         samples: torch.Tensor = latent["samples"]
         picture = latent.get("picture")
+        origin = current_origin(latent)
         size = (samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE)
-        if "picture_origin" in latent and current_origin(latent) is None:
+        if "picture_origin" in latent and origin is None:
             picture = None
         if picture is not None and (tuple(picture.shape[1:3]) != size or len(picture) != len(samples)):
             picture = None
@@ -50,7 +53,7 @@ class PictureSource:
             mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
             if tuple(mask.shape[-2:]) != size:  # stock nodes make masks of any size
                 mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
-        return cls(samples, picture, mask)
+        return cls(samples, picture, mask, None if origin is None or picture is None else origin.frame)
 
     def arguments(self, loaded: LoadedPipeline, task: Task, strength: float, index: int) -> dict[str, Any]:
         """The pipeline's own arguments for image ``index`` of the batch."""
@@ -67,6 +70,15 @@ class PictureSource:
             if pixels is None:
                 arguments["masked_image_latents"] = image  # latents cannot be masked by pixels
         return arguments
+
+
+def begin_with(pipe: Any, source: dict[str, Any], width: int, height: int) -> dict[str, Any]:
+    """``source``, a PictureSource's arguments, as ``pipe`` takes them: some pipelines begin with pixels only."""
+    if not hasattr(pipe, "given_latents"):
+        return source
+    latents = isinstance(source["image"], torch.Tensor)
+    pipe.given_latents = source["image"] if latents else None
+    return {**source, "image": Image.new("RGB", (width, height))} if latents else source
 
 
 def as_image(pixels: torch.Tensor) -> Image.Image:

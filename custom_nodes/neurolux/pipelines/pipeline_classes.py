@@ -15,6 +15,7 @@ from diffusers import (
     AnimateDiffSDXLPipeline,
     DiffusionPipeline,
     FluxControlNetImg2ImgPipeline,
+    FluxControlNetInpaintPipeline,
     FluxControlNetPipeline,
     FluxFillPipeline,
     FluxImg2ImgPipeline,
@@ -64,31 +65,30 @@ class PlacedPipeline:
         return prepared
 
 
-class PlacedFluxPipeline(PlacedPipeline, FluxPipeline):
-    """FluxPipeline on the device that ComfyUI computes on.
+class LatentsForPicture(PlacedPipeline):
+    """Mixin for pipelines that begin with pixels only: latents that are given stand in for what they would encode.
 
-    Its LoRA loader does not compare shapes with the weights: stored ones (quantize.py) are in no state dict under that
-    name, and making each would take long. adapters.py has refused what is too wide, and peft refuses all else.
+    diffusers' FLUX pipelines with ControlNets encode whatever they get, and its SDXL ones multiply it with a mask of
+    the picture's size. Neither checks: latents fail in the middle.
     """
 
-    @classmethod
-    def _maybe_expand_transformer_param_shape_or_error_(cls, *_: object, **__: object) -> bool:
-        return False
+    given_latents: torch.Tensor | None = None
+    """As the denoiser takes them, (1, C, h, w)."""
 
-    @classmethod
-    def _maybe_expand_lora_state_dict(cls, transformer: Any, lora_state_dict: dict[str, Any]) -> dict[str, Any]:
-        return lora_state_dict
-
-
-class PlacedFluxImg2ImgPipeline(PlacedPipeline, FluxImg2ImgPipeline):
-    """FluxImg2ImgPipeline on the device that ComfyUI computes on."""
+    def _encode_vae_image(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if self.given_latents is not None:
+            return self.given_latents.to(image)
+        return super()._encode_vae_image(image, generator)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class PlacedFluxInpaintPipeline(PlacedPipeline, FluxInpaintPipeline):
-    """FluxInpaintPipeline on the device that ComfyUI computes on.
+class MaskAlone(PlacedPipeline):
+    """Mixin for FLUX pipelines that inpaint by blending: the mask's latents without those of the masked picture.
 
-    The masked picture's latents, which it encodes at the end, go nowhere: it blends by the mask alone.
+    diffusers encodes the masked picture last of all, and the result goes nowhere.
     """
+
+    vae_scale_factor: int
+    _pack_latents: Callable[..., torch.Tensor]
 
     def prepare_mask_latents(
         self,
@@ -111,6 +111,30 @@ class PlacedFluxInpaintPipeline(PlacedPipeline, FluxInpaintPipeline):
         mask = mask.repeat(batch // len(mask), num_channels_latents, 1, 1)
         packed = self._pack_latents(mask, batch, num_channels_latents, height, width)
         return packed, packed
+
+
+class PlacedFluxPipeline(PlacedPipeline, FluxPipeline):
+    """FluxPipeline on the device that ComfyUI computes on.
+
+    Its LoRA loader does not compare shapes with the weights: stored ones (quantize.py) are in no state dict under that
+    name, and making each would take long. adapters.py has refused what is too wide, and peft refuses all else.
+    """
+
+    @classmethod
+    def _maybe_expand_transformer_param_shape_or_error_(cls, *_: object, **__: object) -> bool:
+        return False
+
+    @classmethod
+    def _maybe_expand_lora_state_dict(cls, transformer: Any, lora_state_dict: dict[str, Any]) -> dict[str, Any]:
+        return lora_state_dict
+
+
+class PlacedFluxImg2ImgPipeline(PlacedPipeline, FluxImg2ImgPipeline):
+    """FluxImg2ImgPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedFluxInpaintPipeline(MaskAlone, FluxInpaintPipeline):
+    """FluxInpaintPipeline on the device that ComfyUI computes on."""
 
 
 class PlacedFluxFillPipeline(PlacedPipeline, FluxFillPipeline):
@@ -157,15 +181,19 @@ class PlacedSDXLControlNetUnionPipeline(PlacedPipeline, StableDiffusionXLControl
     """StableDiffusionXLControlNetUnionPipeline on the device that ComfyUI computes on."""
 
 
-class PlacedFluxControlNetImg2ImgPipeline(PlacedPipeline, FluxControlNetImg2ImgPipeline):
+class PlacedFluxControlNetImg2ImgPipeline(LatentsForPicture, FluxControlNetImg2ImgPipeline):
     """FluxControlNetImg2ImgPipeline on the device that ComfyUI computes on."""
+
+
+class PlacedFluxControlNetInpaintPipeline(LatentsForPicture, MaskAlone, FluxControlNetInpaintPipeline):
+    """FluxControlNetInpaintPipeline on the device that ComfyUI computes on."""
 
 
 class PlacedSDXLControlNetImg2ImgPipeline(PlacedPipeline, StableDiffusionXLControlNetImg2ImgPipeline):
     """StableDiffusionXLControlNetImg2ImgPipeline on the device that ComfyUI computes on."""
 
 
-class PlacedSDXLControlNetInpaintPipeline(PlacedPipeline, StableDiffusionXLControlNetInpaintPipeline):
+class PlacedSDXLControlNetInpaintPipeline(LatentsForPicture, StableDiffusionXLControlNetInpaintPipeline):
     """StableDiffusionXLControlNetInpaintPipeline on the device that ComfyUI computes on."""
 
 
@@ -173,7 +201,7 @@ class PlacedSDXLControlNetUnionImg2ImgPipeline(PlacedPipeline, StableDiffusionXL
     """StableDiffusionXLControlNetUnionImg2ImgPipeline on the device that ComfyUI computes on."""
 
 
-class PlacedSDXLControlNetUnionInpaintPipeline(PlacedPipeline, StableDiffusionXLControlNetUnionInpaintPipeline):
+class PlacedSDXLControlNetUnionInpaintPipeline(LatentsForPicture, StableDiffusionXLControlNetUnionInpaintPipeline):
     """StableDiffusionXLControlNetUnionInpaintPipeline on the device that ComfyUI computes on."""
 
 
@@ -190,6 +218,8 @@ PIPELINE_CLASSES: dict[tuple[Family, ControlKind | None, Task], type[DiffusionPi
     ("flux", "union", "text-to-image"): PlacedFluxControlNetPipeline,
     ("flux", "plain", "image-to-image"): PlacedFluxControlNetImg2ImgPipeline,
     ("flux", "union", "image-to-image"): PlacedFluxControlNetImg2ImgPipeline,
+    ("flux", "plain", "inpaint"): PlacedFluxControlNetInpaintPipeline,
+    ("flux", "union", "inpaint"): PlacedFluxControlNetInpaintPipeline,
     ("sdxl", None, "text-to-image"): PlacedSDXLPipeline,
     ("sd15", None, "text-to-image"): PlacedSD15Pipeline,
     ("sdxl", None, "image-to-image"): PlacedSDXLImg2ImgPipeline,

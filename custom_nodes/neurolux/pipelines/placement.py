@@ -18,7 +18,7 @@ import comfy.model_management as mm
 import torch
 
 from .mapped_weights import map_to_files
-from .patcher import ComponentPatcher
+from .patcher import ComponentPatcher, managed, unload
 from .plan import ComponentPlan, OffloadMode, PlacementKind, Plan, StorageType
 from .plan_layout import blocks_on_device
 from .streaming import Residency
@@ -126,9 +126,7 @@ class Placement:
         for name in self._patchers if names is None else names:
             patcher = self._patchers[name]
             released = patcher.released
-            for index in reversed(range(len(mm.current_loaded_models))):
-                if mm.current_loaded_models[index].model is patcher:
-                    mm.current_loaded_models.pop(index).model_unload()
+            unload(patcher)
             patcher.released = released  # that was not the manager's wish
 
     @contextmanager
@@ -203,9 +201,7 @@ class Placement:
     @property
     def managed(self) -> bool:
         """Whether the manager still lists a component; dropping one that it iterates over would break it."""
-        return any(
-            loaded.model is patcher for loaded in list(mm.current_loaded_models) for patcher in self._patchers.values()
-        )
+        return any(managed(patcher) for patcher in self._patchers.values())
 
     def close(self) -> None:
         """Leave the device for good and let go of the components."""

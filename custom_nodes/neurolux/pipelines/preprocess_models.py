@@ -17,18 +17,14 @@ import comfy.model_management as mm
 import comfy.utils
 import torch
 
-from ..errors import WeightsMissing
-from .controlnet import managed, unload
-from .memory import with_memory_errors
-from .patcher import ComponentPatcher
+from .module_loading import load_module
+from .patcher import ComponentPatcher, evicted, unload
 
 MOST_UNUSED = 3
 """Networks that no current picture uses stay in memory up to this number."""
 WORKING_BYTES = 1_500_000_000
 """Room for the activations of one picture; each network works on one size of its own, whatever the picture's."""
 REMEDY = "Close what else uses the device, or send a ready control picture and set preprocess to false."
-MISFITS = (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeError)
-"""What transformers and torch raise for weights that do not fit their configuration."""
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +65,7 @@ class PreprocessModels:
     def sweep(self) -> None:
         """Drop what the manager took off the device (``/free``, an eviction)."""
         for folder, entry in list(self._loaded.items()):
-            if entry.patcher.released and not managed(entry.patcher):
+            if evicted(entry.patcher):
                 self.drop(folder)
 
     def drop(self, folder: Path) -> None:
@@ -93,20 +89,16 @@ class PreprocessModels:
 
 
 def load_network(folder: Path, model_class: Any) -> tuple[Any, Any]:
-    """The network in RAM, in fp32, and its processor. Outside of inference mode, as pipelines are loaded (load.py)."""
+    """The network in RAM, in fp32, and its processor. Raises WeightsMissing for a folder that is damaged."""
     from transformers import AutoImageProcessor
 
     def work() -> tuple[Any, Any]:
-        with torch.inference_mode(False), torch.no_grad():
-            module = model_class.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-            return module.eval().requires_grad_(False), processor
+        module = model_class.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        return module.eval().requires_grad_(False), processor
 
-    try:
-        return with_memory_errors(f"loading {folder.name}", REMEDY, work)
-    except MISFITS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsMissing(f"{folder} cannot be loaded ({reason}); delete it, and it is fetched again") from error
+    advice = "delete it, and it is fetched again"
+    return load_module(str(folder), advice, work, remedy=REMEDY, title=folder.name)
 
 
 class PictureProgress:

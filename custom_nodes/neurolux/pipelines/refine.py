@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
-from .controlnet import AppliedControl, fitted_batch
+from .control_pictures import fitted_batch
+from .controlnet import AppliedControl
 from .decode import decode
 from .encode import Conditioning
 from .latent import CHANNELS, LATENT_SCALE
@@ -40,7 +41,8 @@ def refine(
     """Pictures (B, H, W, 3) in [0, 1], redrawn at ``request.strength``; same shape, float32 on the CPU.
 
     Each tile is what the family's image-to-image pipeline makes of it with its own seed: tile t of picture i has
-    seed + i + t, in rows. Raises InvalidParameter, or InterruptProcessingException in the middle.
+    seed + i + t, in rows. A ControlNet follows the tile's part of its own picture i.
+    Raises InvalidParameter, or InterruptProcessingException in the middle.
     """
     model = loaded.model
     pictures = pictures[..., :3].detach().float().cpu().clamp(0, 1)
@@ -55,9 +57,10 @@ def refine(
         model, spec.variant, tile_latent(tiles[0].cut(source[:1])), request.seed, request.steps, request.guidance,
         request.strength,
     ).running  # fmt: skip
+    controls = whole_controls(loaded.controls, (width, height), covered)
     latents = []
     for number, (picture, index, tile) in enumerate(work):
-        with controls_on(loaded, tile, covered):
+        with controls_of(loaded, [cut_control(control, picture, tile) for control in controls]):
             latents.append(
                 sample(
                     loaded,
@@ -91,17 +94,24 @@ def tile_latent(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"samples": torch.ones(1, CHANNELS, height // LATENT_SCALE, width // LATENT_SCALE), "picture": pixels}
 
 
+def whole_controls(
+    controls: Iterable[AppliedControl], size: tuple[int, int], covered: tuple[int, int]
+) -> list[AppliedControl]:
+    """``controls``, their pictures as large as what the tiles cover, and over the same things in it."""
+    return [replace(one, image=padded_to(fitted_batch(one.image, *size), *covered)) for one in controls]
+
+
+def cut_control(control: AppliedControl, picture: int, tile: Tile) -> AppliedControl:
+    """``control`` for one tile of ``picture``: that part of its picture, which goes round where there are fewer."""
+    return replace(control, image=tile.cut(control.image[picture % len(control.image)][None]))
+
+
 @contextmanager
-def controls_on(loaded: LoadedPipeline, tile: Tile, covered: tuple[int, int]) -> Iterator[None]:
-    """Let ControlNets follow ``tile``'s part of their pictures meanwhile."""
+def controls_of(loaded: LoadedPipeline, controls: Iterable[AppliedControl]) -> Iterator[None]:
+    """Let ``controls`` guide what is sampled meanwhile."""
     whole = loaded.controls
-    loaded.controls = tuple(cut_control(control, tile, covered) for control in whole)
+    loaded.controls = tuple(controls)
     try:
         yield
     finally:
         loaded.controls = whole
-
-
-def cut_control(control: AppliedControl, tile: Tile, covered: tuple[int, int]) -> AppliedControl:
-    """``control`` with the part of its picture that ``tile`` is of the whole."""
-    return replace(control, image=tile.cut(fitted_batch(control.image, *covered)))

@@ -18,7 +18,7 @@ from .encode import Conditioning, embeddings, encode, is_empty
 from .latent import LATENT_SCALE
 from .memory import decode_room, run_stage, sample_room
 from .picture_encoding import pictures_encoded_in_place
-from .picture_tasks import KONTEXT_PIXELS, PictureSource, accepted, choose_task, steps_to_run
+from .picture_tasks import KONTEXT_PIXELS, PictureSource, accepted, begin_with, choose_task, steps_to_run
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
 from .registry import LoadedPipeline, LoadSpec
 
@@ -140,8 +140,10 @@ def sample(
             yield
 
     def one(index: int) -> torch.Tensor:
-        more = control.arguments(index, request.width, request.height) if control else {}
-        more |= accepted(pipe, **request.source.arguments(loaded, request.task, request.strength, index))
+        width, height, source = request.width, request.height, request.source
+        more = control.arguments(index, width, height, source.frame) if control else {}
+        begin = begin_with(pipe, source.arguments(loaded, request.task, request.strength, index), width, height)
+        more |= accepted(pipe, **begin)
         return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
 
     try:

@@ -6,14 +6,13 @@ import comfy.model_management as mm
 import folder_paths
 import torch
 
-from ..errors import InvalidParameter, WeightsMissing
+from ..errors import InvalidParameter
 from .memory import with_memory_errors
+from .module_loading import with_misfits
 from .pictures import resized
 
 AUTO, LANCZOS = "auto", "lanczos"
 FOLDER = "upscale_models"
-LOAD_ERRORS = (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeError)
-"""What spandrel and torch raise for a file that is damaged or of no known architecture; more come from spandrel."""
 
 
 def upscaler_names() -> list[str]:
@@ -58,12 +57,11 @@ def by_model(pictures: torch.Tensor, file: str) -> torch.Tensor:
     from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
     from spandrel import UnsupportedModelError
 
-    try:
-        model = UpscaleModelLoader.execute(file).args[0]
-    except (*LOAD_ERRORS, UnsupportedModelError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsMissing(
-            f"upscale model {file} cannot be loaded ({reason}); fetch it again, or use another"
-        ) from error
+    model = with_misfits(
+        f"upscale model {file}",
+        "fetch it again, or use another",
+        lambda: UpscaleModelLoader.execute(file).args[0],
+        UnsupportedModelError,
+    )
     mm.throw_exception_if_processing_interrupted()
     return ImageUpscaleWithModel.execute(model, pictures).args[0]

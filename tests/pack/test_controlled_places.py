@@ -1,0 +1,214 @@
+"""A ControlNet that is trained here for half a minute, on the starter: what it guides is where it says, by the picture.
+
+It learns that white discs on black are where things are. The colour, and that it is a disc at all, is the prompt's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxControlNetModel, FluxPipeline
+from PIL import Image, ImageDraw
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tests.pack.pipelines import with_controls
+
+if TYPE_CHECKING:
+    from neurolux.pipelines.registry import PipelineHandle
+
+pytestmark = pytest.mark.usefixtures("comfy_modules")
+STARTER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
+SIDE, RADIUS, TOKENS = 128, 24, 32
+COLOURS = {"red": (220, 38, 38), "blue": (37, 99, 235), "green": (46, 160, 67)}
+SCENES, BATCH, STEPS, RATE = 72, 8, 45, 2e-3
+NEAR = 7
+"""Pixels that the middle of what is drawn may be off."""
+
+
+def discs(middles: Sequence[tuple[int, int]], colour: Any, ground: str, size: tuple[int, int] = (SIDE, SIDE)) -> Any:
+    """Discs around ``middles``."""
+    picture = Image.new("RGB", size, ground)
+    for x, y in middles:
+        ImageDraw.Draw(picture).ellipse((x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS), fill=colour)
+    return picture
+
+
+def control_of(*middles: tuple[int, int], size: tuple[int, int] = (SIDE, SIDE)) -> torch.Tensor:
+    """The control picture (1, H, W, 3) that says where."""
+    return torch.from_numpy(np.asarray(discs(middles, "white", "black", size), np.float32) / 255)[None]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the trained ControlNet."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = trained(FluxPipeline.from_pretrained(STARTER, dtype=torch.float32))
+    folder = tmp_path_factory.mktemp("controlnet") / "places"
+    net.save_pretrained(folder)
+    return folder
+
+
+def trained(pipe: Any) -> FluxControlNetModel:
+    """A ControlNet of one block, by the rectified-flow loss on discs anywhere."""
+    transformer = pipe.transformer.requires_grad_(False)
+    rng = np.random.default_rng(0)
+    names = [list(COLOURS)[index % len(COLOURS)] for index in range(SCENES)]
+    spots = [(int(x), int(y)) for x, y in rng.integers(RADIUS, SIDE - RADIUS, (SCENES, 2))]
+    with torch.no_grad():
+        texts = {name: pipe.encode_prompt(f"{name} circle", None, max_sequence_length=TOKENS)[:2] for name in COLOURS}
+        drawn = packed(pipe, [discs([spot], COLOURS[name], "white") for name, spot in zip(names, spots, strict=True)])
+        controls = packed(pipe, [discs([spot], "white", "black") for spot in spots])
+    net: Any = FluxControlNetModel.from_transformer(
+        transformer, num_layers=1, num_single_layers=0, attention_head_dim=32, num_attention_heads=8
+    )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.98))
+    places = {
+        "txt_ids": torch.zeros(TOKENS, 3),
+        "img_ids": FluxPipeline._prepare_latent_image_ids(1, SIDE // 16, SIDE // 16, "cpu", torch.float32),
+    }
+    for _ in range(STEPS):
+        chosen = rng.integers(SCENES, size=BATCH)
+        noise = torch.randn(BATCH, *drawn.shape[1:])
+        time = torch.sigmoid(torch.randn(BATCH) + 0.8)  # leaning to much noise, where it is decided what goes where
+        level = time[:, None, None]
+        said = {
+            "hidden_states": (1 - level) * drawn[chosen] + level * noise,
+            "timestep": time,
+            "encoder_hidden_states": torch.cat([texts[names[index]][0] for index in chosen]),
+            "pooled_projections": torch.cat([texts[names[index]][1] for index in chosen]),
+            "return_dict": False,
+            **places,
+        }
+        with sdpa_kernel(SDPBackend.MATH):
+            blocks, singles = net(**said, controlnet_cond=controls[chosen])
+            guided = {"controlnet_block_samples": blocks, "controlnet_single_block_samples": singles}
+            (velocity,) = transformer(**said, **guided)
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(velocity, noise - drawn[chosen]).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    return net.eval()
+
+
+def packed(pipe: Any, pictures: list[Image.Image]) -> torch.Tensor:
+    """Their latents as the transformer takes them."""
+    pixels = pipe.image_processor.preprocess(pictures)
+    latents = torch.cat([pipe.vae.encode(one).latent_dist.mode() for one in pixels.split(24)])
+    latents = (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+    return FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
+
+
+@pytest.fixture(scope="module")
+def starter(comfy_modules: None) -> Iterator[PipelineHandle]:
+    """The starter, loaded."""
+    from neurolux.catalog import read_catalog
+    from neurolux.pipelines.controlnet import controlnets
+    from neurolux.pipelines.registry import load_handle, registry
+
+    handle = load_handle(read_catalog().models["starter"], ())
+    yield handle
+    registry._drop(handle.spec)
+    for key in list(controlnets._loaded):
+        controlnets.drop(key)
+
+
+def drawn_by(handle: PipelineHandle, prompt: str, latent: dict[str, Any], strength: float = 1.0) -> torch.Tensor:
+    """One picture (H, W, 3) as the nodes make it."""
+    from neurolux.pipelines.decode import decode
+    from neurolux.pipelines.encode import encode
+    from neurolux.pipelines.sample import sample
+
+    with torch.inference_mode():
+        loaded = handle.loaded()
+        samples = sample(loaded, handle.spec, encode(loaded, prompt), None, latent, seed=3, strength=strength)
+        return decode(loaded, samples)[0]
+
+
+EMPTY = {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
+
+
+def middle(picture: torch.Tensor) -> tuple[float, float, str]:
+    """Where on white ground something is drawn, in pixels (x, y), and the name of its colour."""
+    solid = (1 - picture.amin(dim=-1)) > 0.4
+    share = solid.float().mean().item()
+    assert 0.02 < share < 0.25, f"{share:.2f} of the picture is drawn on"
+    rows, columns = solid.nonzero(as_tuple=True)
+    mean = picture[solid].mean(dim=0) * 255
+    name = min(COLOURS, key=lambda colour: float((mean - torch.tensor(COLOURS[colour])).norm()))
+    return columns.float().mean().item(), rows.float().mean().item(), name
+
+
+def assert_drawn(picture: torch.Tensor, spot: tuple[int, int], colour: str) -> None:
+    x, y, name = middle(picture)
+    assert abs(x - spot[0]) < NEAR and abs(y - spot[1]) < NEAR, f"{(x, y)} instead of {spot}"  # noqa: PT018
+    assert name == colour
+
+
+@pytest.mark.parametrize(
+    ("spot", "colour"), [((34, 34), "red"), ((92, 34), "blue"), ((34, 92), "green"), ((92, 92), "red")]
+)
+def test_the_control_picture_says_where_and_the_prompt_what(
+    starter: PipelineHandle, places: Path, spot: tuple[int, int], colour: str
+) -> None:
+    guided = with_controls(starter, {"path": places, "image": control_of(spot), "strength": 1.0})
+    assert_drawn(drawn_by(guided, f"{colour} circle", EMPTY), spot, colour)
+
+
+def test_without_it_the_prompt_alone_decides(starter: PipelineHandle) -> None:
+    solid = (1 - drawn_by(starter, "red circle", EMPTY).amin(dim=-1)) > 0.4
+    assert solid.float().mean() > 0.25  # as large as the starter draws it, in the middle
+    assert solid[SIDE // 2 - 8 : SIDE // 2 + 8, SIDE // 2 - 8 : SIDE // 2 + 8].all()
+
+
+def photo_of(*middles: tuple[int, int], colour: str = "blue", size: tuple[int, int] = (SIDE, SIDE)) -> torch.Tensor:
+    """Discs on white, as ComfyUI's IMAGE."""
+    return torch.from_numpy(np.asarray(discs(middles, COLOURS[colour], "white", size), np.float32) / 255)[None]
+
+
+def test_a_picture_is_redrawn_where_the_control_picture_says(starter: PipelineHandle, places: Path) -> None:
+    from neurolux.pipelines.pictures import encode_pictures, plan_frame
+
+    guided = with_controls(starter, {"path": places, "image": control_of((92, 92)), "strength": 1.0})
+    with torch.inference_mode():
+        latent = encode_pictures(
+            starter.loaded(), photo_of((34, 34)), None, plan_frame(starter.model, (SIDE, SIDE), "crop")
+        )
+    assert_drawn(drawn_by(guided, "red circle", latent, strength=0.8), (92, 92), "red")
+
+
+@pytest.mark.parametrize("spot", [(94, 34), (94, 92)])
+def test_what_is_masked_is_drawn_where_the_control_picture_says_and_the_rest_stays(
+    starter: PipelineHandle, places: Path, spot: tuple[int, int]
+) -> None:
+    from neurolux.pipelines.pictures import encode_pictures, plan_frame, put_back
+
+    photo, mask = photo_of((32, 64), colour="green"), torch.zeros(1, SIDE, SIDE)
+    mask[:, :, 60:] = 1
+    guided = with_controls(starter, {"path": places, "image": control_of(spot), "strength": 1.0})
+    with torch.inference_mode():
+        latent = encode_pictures(starter.loaded(), photo, mask, plan_frame(starter.model, (SIDE, SIDE), "pad"))
+    (made,) = put_back(drawn_by(guided, "red circle", latent)[None], latent["picture_origin"])
+    assert torch.equal(made[:, :60], photo[0, :, :60])
+    assert_drawn(torch.cat([torch.ones(SIDE, 60, 3), made[:, 60:]], dim=1), spot, "red")
+
+
+def test_each_tile_is_drawn_where_the_control_picture_of_the_whole_says(starter: PipelineHandle, places: Path) -> None:
+    from neurolux.pipelines.encode import encode
+    from neurolux.pipelines.refine import RefineRequest, refine
+
+    size, spots = (224, SIDE), [(44, 36), (176, 90)]
+    control = {"path": places, "image": control_of(*spots, size=size), "strength": 1.0}
+    handle = with_controls(starter, control)
+    with torch.inference_mode():
+        loaded = handle.loaded()
+        request = RefineRequest(strength=0.9, seed=3, tile=SIDE, overlap=32)
+        (made,) = refine(loaded, handle.spec, photo_of(size=size), encode(loaded, "blue circle"), None, request)
+    left, right = made[:, :112], made[:, 112:]
+    assert_drawn(left, spots[0], "blue")
+    assert_drawn(right, (spots[1][0] - 112, spots[1][1]), "blue")
