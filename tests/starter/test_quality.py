@@ -11,8 +11,8 @@ from training.evaluate import evaluate
 
 FOLDER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
 LARGEST_FOLDER_BYTES = 25_000_000
-FLOOR = 0.88
-FLOOR_BY_KIND = {"subject": 0.97, "shape": 0.85, "count": 0.6}
+FLOOR = 0.9
+FLOOR_BY_KIND = {"subject": 0.97, "shape": 0.85, "count": 0.6, "place": 0.5}
 """What the card calls sure or usual."""
 MARGIN = 0.05
 """Other processors round otherwise, and a prompt that was just right may come out just wrong."""
