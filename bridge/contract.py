@@ -32,6 +32,7 @@ from bridge.contract_models import (  # noqa: F401 - given on
 from bridge.formats import (  # noqa: F401 - given on
     EXTENSIONS,
     IMAGE_FORMATS,
+    MEDIA_TYPES,
     FileFormat,
     ImageFormat,
 )
@@ -44,6 +45,7 @@ JOB_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 """A lowercase UUID: it is also ComfyUI's prompt id, and newer releases refuse any other form."""
 
 MAX_URL_CHARS = 2000
+PICTURE_TYPES = frozenset(MEDIA_TYPES[EXTENSIONS[name]] for name in IMAGE_FORMATS)
 
 JobId = Annotated[str, Field(pattern=JOB_ID_PATTERN)]
 
@@ -104,7 +106,10 @@ class ImageGenResponse(WireModel):
     guidance_scale: float | None
     seed: int | None
     image_format: FileFormat = Field(description="Of the first picture; of the first file where none is a picture.")
-    image_bytes_b64: str | None = Field(description="The first picture, base64. Null where `image_object` is given.")
+    image_bytes_b64: str | None = Field(
+        description="The first picture, or the first file where none is a picture; base64. Null where `image_object` "
+        "is given."
+    )
     images: list[str] = Field(
         description="All pictures (or other files: see `files`), base64. Empty where `image_objects` is given."
     )
@@ -121,14 +126,15 @@ class ImageGenResponse(WireModel):
     def of(cls, state: JobState, images: Sequence[str] = (), *, by_reference: bool = False) -> ImageGenResponse:
         """The answer about a job that is done; `images` are its pictures in base64, unless they go by reference."""
         given = state.parameters
+        first = next((index for index, image in enumerate(state.images) if image.media_type in PICTURE_TYPES), 0)
         return cls.model_validate(
             {
                 **state.model_dump(include=set(cls.model_fields) & set(JobState.model_fields) - {"images"}),
                 **{name: given.get(name) for name in ECHOED},
                 "prompt": given.get("prompt", ""),
-                "image_bytes_b64": next(iter(images), None),
+                "image_bytes_b64": next(iter(images[first:]), None),
                 "images": list(images),
-                "image_object": next(iter(state.images), None) if by_reference else None,
+                "image_object": next(iter(state.images[first:]), None) if by_reference else None,
                 "image_objects": state.images if by_reference else [],
                 "files": [ResultFile.of(image) for image in state.images],
                 "queue_time_ms": state.queue_time_ms,

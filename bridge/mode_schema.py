@@ -19,6 +19,8 @@ def request_schema(mode: Mode) -> dict[str, Any]:
     """The body of `POST /v1/modes/{name}`. Null is the same as left out: the model's or the graph's own default."""
     fields = ImageGenRequest.model_json_schema()["properties"]
     properties = {name: _property(parameter, fields.get(name)) for name, parameter in mode.parameters.items()}
+    for name in mode.left_open:
+        properties[name].pop("default", None)
     properties |= {name: fields[name] for name in SHARED_FIELDS}
     return {
         "title": mode.title,

@@ -28,6 +28,9 @@ PACK_PREFIX = "NeuroLux"
 """Of the names of our own node classes."""
 RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect")
 """Fields of every request, which no parameter may be called."""
+ANY_MODEL = "starter"
+"""The model that is everywhere: a graph that was saved with it is for whichever model is the default here. One that was
+saved with another keeps that."""
 NOTE_CLASSES = ("MarkdownNote", "Note")
 UI_VALUE_INDEX = 1
 """Every parameter node has its name as first widget and its value as second."""
@@ -65,6 +68,22 @@ class Mode:
             return False
         targets = self._targets(self.parameters["model"].node_id)
         return not targets or any(class_type.startswith(PACK_PREFIX) for class_type, _ in targets)
+
+    @property
+    def own_model(self) -> str | None:
+        """The model for a request that names none; None: the service's default."""
+        saved = self.parameters["model"].default if self.takes_model else None
+        return saved if isinstance(saved, str) and saved not in ("", ANY_MODEL) else None
+
+    @property
+    def seeds(self) -> list[str]:
+        """The parameters that are random where a request leaves them out."""
+        return [name for name, each in self.parameters.items() if each.kind is ParameterKind.SEED or name == "seed"]
+
+    @property
+    def left_open(self) -> list[str]:
+        """Parameters whose value in the graph is not what a request gets that leaves them out."""
+        return [*self.seeds, *(["model"] if self.takes_model and self.own_model is None else [])]
 
     def links(self) -> dict[str, list[tuple[str, str]]]:
         """The widgets (node class and input) whose options a choice without options of its own takes, by parameter."""

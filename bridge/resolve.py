@@ -24,9 +24,6 @@ from bridge.limits import RequestLimits
 from bridge.modes import Mode, ModeLibrary
 from bridge.parameters import ParameterKind
 
-ANY_MODEL = "starter"
-"""The model that is everywhere: a graph that was saved with it is for whichever model is the default here. One that was
-saved with another keeps that."""
 RANDOM_SEED_BITS = 32
 """A random seed is short enough to be read out and typed in again."""
 
@@ -145,8 +142,8 @@ def make_job(
         details += _model_problems(parameters, model)
         if parameters.get("negative_prompt") and not model.limits.negative_prompt:
             warnings.append(f"negative_prompt has no effect: {model.name} is guidance-distilled and takes none")
-    if "seed" in mode.parameters:
-        parameters.setdefault("seed", secrets.randbits(RANDOM_SEED_BITS))
+    for name in mode.seeds:
+        parameters.setdefault(name, secrets.randbits(RANDOM_SEED_BITS))
     for more in (_mode_problems(parameters, body, mode), limits.problems(parameters)):
         named = {detail.field for detail in details}
         details += [detail for detail in more if detail.field not in named]
@@ -179,9 +176,7 @@ def make_load_job(model_name: str, models: ModelInfoResponse, now: float) -> Job
 def _find_model(values: Mapping[str, Any], mode: Mode, models: ModelInfoResponse) -> ModelInfo | None:
     if not mode.takes_model:
         return None
-    saved = mode.parameters["model"].default
-    own = saved if isinstance(saved, str) and saved not in ("", ANY_MODEL) else models.default_model
-    return _known(values.get("model") or own, models, "model")
+    return _known(values.get("model") or mode.own_model or models.default_model, models, "model")
 
 
 def _known(name: str, models: ModelInfoResponse, field: str) -> ModelInfo:

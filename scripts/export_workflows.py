@@ -2,8 +2,9 @@
 """`make workflows`: let ComfyUI's own front end write each saved graph in both formats.
 
 Every `workflows/*.json` is opened in the editor of a real ComfyUI, in headless Chromium. What the editor saves goes
-back to the same file, what it would queue goes to `workflows/api/`, and a picture of the canvas becomes the thumbnail
-of the template browser. `--check` writes nothing and fails if a file differs.
+back to the same file, and what it would queue goes to `workflows/api/`. A graph without a thumbnail for the template
+browser gets a picture of the canvas; one that shows what the graph makes is told from others more easily, and stays.
+`--check` writes nothing and fails if a file differs.
 """
 
 from __future__ import annotations
@@ -56,7 +57,19 @@ FIT_VIEW = """async () => {
     app.canvas.deselectAll?.();
     await app.extensionManager.command.execute('Comfy.Canvas.FitView');
     await new Promise(done => setTimeout(done, 1500));
+    const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect);
+    const {scale, offset} = app.canvas.ds, canvas = app.canvas.canvas.getBoundingClientRect();
+    const [left, top, right, bottom] = [
+        Math.min(...boxes.map(box => box[0])), Math.min(...boxes.map(box => box[1])),
+        Math.max(...boxes.map(box => box[0] + box[2])), Math.max(...boxes.map(box => box[1] + box[3])),
+    ];
+    const margin = 12;
+    return {
+        x: canvas.x + (left + offset[0]) * scale - margin, y: canvas.y + (top + offset[1]) * scale - margin,
+        width: (right - left) * scale + 2 * margin, height: (bottom - top) * scale + 2 * margin,
+    };
 }"""
+"""Shows the whole graph; returns where it is on the page."""
 
 
 @asynccontextmanager
@@ -125,18 +138,19 @@ async def export(page: Page, path: Path, *, check: bool) -> bool:
     for file, content in files.items():
         file.parent.mkdir(exist_ok=True)
         file.write_text(content)
-    await take_thumbnail(page, path.with_suffix(".jpg"))
+    if not path.with_suffix(".jpg").exists():
+        await take_thumbnail(page, path.with_suffix(".jpg"))
     print(path)
     return True
 
 
 async def take_thumbnail(page: Page, path: Path) -> None:
-    """A small picture of the canvas, without the editor's own panels."""
+    """A small picture of the graph on its canvas."""
     from PIL import Image
 
-    await page.evaluate(FIT_VIEW)
+    graph = await page.evaluate(FIT_VIEW)
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
-        await page.screenshot(path=file.name, clip={"x": 64, "y": 120, "width": 1792, "height": 900})
+        await page.screenshot(path=file.name, clip=graph)
         with Image.open(file.name) as picture:
             picture.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
             picture.convert("RGB").save(path, quality=85)

@@ -250,15 +250,15 @@ def write_sd15(folder: Path, *, seed: int = 0) -> Path:
     return save(pipeline, folder)
 
 
-def tiny_motion_adapter(*, seed: int = 0) -> MotionAdapter:
-    """A motion adapter for the tiny SDXL and the tiny 1.5 (their levels are as wide), for 8 frames."""
+def tiny_motion_adapter(*, seed: int = 0, frames: int = 8) -> MotionAdapter:
+    """A motion adapter for the tiny SDXL and the tiny 1.5 (their levels are as wide), for so many frames."""
     torch.manual_seed(seed)
     return MotionAdapter(
         block_out_channels=SD15_CHANNELS,
         motion_layers_per_block=1,
         motion_num_attention_heads=8,
         motion_norm_num_groups=SD15_GROUPS,
-        motion_max_seq_length=8,
+        motion_max_seq_length=frames,
     )
 
 

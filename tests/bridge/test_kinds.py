@@ -16,7 +16,7 @@ import pytest
 from aiohttp import FormData
 from aiohttp.test_utils import TestClient
 
-from bridge.broker import Names
+from bridge.broker import Names, subscribed
 from bridge.contract import ImageGenResponse, JobState, JobStatus
 from bridge.files_in import kind_of
 from bridge.images_in import BadPicture, stored
@@ -180,6 +180,7 @@ async def test_every_result_has_its_media_type_extension_and_name(
         ("film", "video/mp4", "mp4", 4),
     ]
     assert [base64.b64decode(data) for data in body["images"]] == [b"weights", b"picture", b"film"]
+    assert (base64.b64decode(body["image_bytes_b64"]), body["image_format"]) == (b"picture", "jpeg")
     listed = JobState.model_validate_json(await (await gateway.get(f"/v1/jobs/{job.job_id}")).read())
     assert [image.media_type for image in listed.images] == [media for _, media, _, _ in told]
     for index, (_, media, _, _) in enumerate(told):
@@ -218,7 +219,7 @@ async def test_a_choice_offers_what_the_worker_finds_and_follows_new_files(
         await msg.respond(json.dumps([files]).encode())
 
     await worker.queue.nc.subscribe(Names(worker.queue.names.prefix).options, cb=answer)
-    await worker.queue.nc.flush()
+    await subscribed(worker.queue.nc)
     schema = await (await gateway.get("/v1/modes/train")).json()
     assert schema["properties"]["lora"]["enum"] == ["a.safetensors", None]
     assert asked == [[["NeuroLuxApplyLora", "lora"]]]

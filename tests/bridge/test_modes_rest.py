@@ -118,6 +118,8 @@ async def test_the_schema_of_a_shared_field_is_no_wider_than_any_request_may_be(
     width = schema["properties"]["width"]
     assert (width["type"], width["minimum"], width["maximum"]) == (["integer", "null"], 16, 4096)
     assert "default" not in width  # 0 in the graph: the model's own, which a caller says with null
+    assert "default" not in schema["properties"]["seed"]  # random where it is left out
+    assert "default" not in schema["properties"]["model"]  # the starter in the graph: the service's default
     assert schema["properties"]["guidance_scale"]["minimum"] == 0
     assert schema["properties"]["prompt"]["minLength"] == 1
 

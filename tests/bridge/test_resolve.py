@@ -85,6 +85,15 @@ def problems(modes: ModeLibrary, **body: Any) -> dict[str | None, str]:
     return {detail.field: detail.message for detail in caught.value.details}
 
 
+def test_every_seed_that_is_left_out_is_random_whatever_its_name(modes: ModeLibrary, tmp_path: Path) -> None:
+    path = tmp_path / "api" / "text-to-image.json"
+    full = json.loads(path.read_text())
+    full["40"] = {"class_type": "NeuroLuxSeedParameter", "inputs": {"name": "noise", "value": 7}}
+    path.write_text(json.dumps(full))
+    assert len({str(resolve(modes, prompt="a cat").parameters["noise"]) for _ in range(4)}) == 4
+    assert resolve(modes, prompt="a cat", noise=7).parameters["noise"] == 7
+
+
 def test_a_prompt_alone_is_a_whole_request(modes: ModeLibrary) -> None:
     job = resolve(modes, prompt="a cat")
     assert job.model == "schnell"

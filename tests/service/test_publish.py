@@ -81,8 +81,8 @@ def modes(service: Service) -> Iterator[Path]:
         path.unlink()
 
 
-@pytest.fixture
-async def page(service: Service, modes: Path) -> AsyncIterator[Page]:
+@pytest.fixture(scope="module")
+async def page(service: Service) -> AsyncIterator[Page]:
     async with editor(service.comfyui_url) as opened:
         yield opened
 
