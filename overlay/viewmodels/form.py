@@ -95,7 +95,7 @@ class GenerateForm:
         self._schema: Mapping[str, Any] = schema["properties"]
         self._required = set(schema.get("required", ()))
         self._models = {model.name: model for model in models}
-        self._default_model = default_model
+        self._service_default = default_model
         self.touched: dict[str, Any] = {}
         for name, value in (remembered or {}).items():
             if name in self._schema and self.problem_of(name, value) is None:
@@ -114,12 +114,18 @@ class GenerateForm:
     @property
     def model(self) -> ModelInfo | None:
         """The chosen model."""
-        return self._models.get(self.touched.get("model") or self._default_model)
+        return self._models.get(self.touched.get("model") or self.default_model)
+
+    @property
+    def default_model(self) -> str:
+        """The model where none is chosen: the mode's own, else the service's."""
+        own = self._schema.get("model", {}).get("default")
+        return own if own in self._models else self._service_default
 
     def update_models(self, models: Sequence[ModelInfo], default_model: str) -> None:
         """Take a newer list of models; a chosen one that is gone gives way to the default."""
         self._models = {model.name: model for model in models}
-        self._default_model = default_model
+        self._service_default = default_model
         if self.touched.get("model") not in (None, *self._models):
             del self.touched["model"]
         self._drop_what_does_not_fit()
@@ -164,7 +170,7 @@ class GenerateForm:
     def value(self, name: str) -> Any:
         """What a field holds: what the user gave it, else its default."""
         if name == "model":
-            return self.model.name if self.model else self._default_model
+            return self.model.name if self.model else self.default_model
         return self.touched[name] if name in self.touched else self.field(name).default
 
     def set(self, name: str, value: Any) -> str | None:

@@ -28,7 +28,7 @@ SCHEMA: dict[str, Any] = {
     "properties": {
         "prompt": {"type": "string", "default": "red apple", "description": "What the picture shows."},
         "negative_prompt": {"type": "string", "default": ""},
-        "model": {"type": "string", "default": "starter"},
+        "model": {"type": "string"},
         "width": {"type": "integer", "default": 0, "minimum": 0, "maximum": 4096},
         "height": {"type": "integer", "default": 0, "minimum": 0, "maximum": 4096},
         "num_images": {"type": "integer", "default": 1, "minimum": 1, "maximum": 8},
@@ -87,6 +87,16 @@ def test_defaults_follow_the_model_until_they_are_touched(form: GenerateForm) ->
         "num_inference_steps": 12,
         "mode": "text-to-image",
     }
+
+
+def test_a_mode_with_a_model_of_its_own_shows_that_and_its_limits() -> None:
+    own = {"properties": SCHEMA["properties"] | {"model": {"type": "string", "default": "large"}}}
+    form = GenerateForm("edit", own, [STARTER, LARGE], "starter")
+    assert (form.value("model"), form.value("width"), form.field("width").maximum) == ("large", 1024, 2048)
+    form.set("prompt", "make it blue")
+    assert "model" not in form.request()
+    form.update_models([STARTER], "starter")
+    assert (form.value("model"), form.value("width")) == ("starter", 128)
 
 
 def test_a_value_that_another_model_cannot_take_gives_way_to_its_default(form: GenerateForm) -> None:
