@@ -14,6 +14,9 @@ UV := $(BIN)/uv
 # --inexact keeps what the other set of packages brought
 SYNC := UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(VENV) UV_PYTHON=$(CURDIR)/$(BIN)/python $(UV) sync --locked --inexact
 unexport VIRTUAL_ENV
+# nor is torch to be compiled again in each of the processes that a service and its tests start: with this variable,
+# which container images like to set, a start of ComfyUI takes twice as long
+unexport PYTHONDONTWRITEBYTECODE
 
 PROMPT ?=
 MODEL ?=

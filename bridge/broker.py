@@ -17,6 +17,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from bridge.errors import Unavailable
+from bridge.stopping import stop
 
 log = logging.getLogger(__name__)
 
@@ -182,27 +183,39 @@ async def connect(
 ) -> Client:
     """A connection that outlives restarts of the broker. `url` may name several servers, with commas between.
 
-    Raises Unavailable if there is none in `patience_s`, and Refused if the server does not accept us.
+    Raises Unavailable if there is none in `patience_s`, and Refused if the server does not accept us: at once where
+    no other could.
     """
     options = (access or Access()).options()
+    servers = [server.strip() for server in url.split(",")]
     refusals: list[str] = []
+    refused = asyncio.Event()
 
     async def on_error(error: Exception) -> None:
         text = str(error)
         if "uthorization" in text or "uthentication" in text or isinstance(error, ssl.SSLError):
             refusals.append(text)
+            if len(servers) == 1 and "imeout" not in text:  # a machine too busy to log in is not refused
+                refused.set()
         await _log_error(error)
 
-    servers = [server.strip() for server in url.split(",")]
+    connecting = asyncio.create_task(
+        nats.connect(
+            servers, name=name, max_reconnect_attempts=-1, reconnect_time_wait=0.25, error_cb=on_error, **options
+        )
+    )
+    giving_up = asyncio.create_task(refused.wait())
     try:
-        async with asyncio.timeout(patience_s):
-            return await nats.connect(
-                servers, name=name, max_reconnect_attempts=-1, reconnect_time_wait=0.25, error_cb=on_error, **options
-            )
+        await asyncio.wait([connecting, giving_up], timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            raise TimeoutError
+        return connecting.result()
     except BROKER_ERRORS as error:
         if refusals:
             raise Refused(f"the NATS server at {_bare(url)} refuses this connection: {refusals[-1]}") from error
         raise Unavailable(f"no NATS server answers at {_bare(url)}: {error or type(error).__name__}") from error
+    finally:
+        await stop([connecting, giving_up])
 
 
 async def subscribed(nc: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -10,20 +11,33 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).parent
-SHARED_PROCESSES = ("service", "faults", "overlay", "bridge_process")
+SHARED_PROCESSES = ("service", "overlay", "faults", "bridge_process")
 """Folders whose tests share processes that take long to start: each runs on one worker, the longest begins first."""
+ORDER = (*SHARED_PROCESSES, "starter", "pack", "bridge")
+"""The folders with the longest files first: no worker is left with a long one when the other has nothing more to do."""
 
 
 def group(file: str) -> str:
     """The tests that run on one worker, one after another, by the file of a test (relative to this folder)."""
-    folder, _, _ = file.rpartition("/")
-    return folder if folder.startswith(SHARED_PROCESSES) else file
+    folder, _, _ = file.partition("/")
+    return folder if folder in SHARED_PROCESSES else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones begin first."""
-    first = {name: index for index, name in enumerate(SHARED_PROCESSES)}
+    first = {name: index for index, name in enumerate(ORDER)}
     items.sort(key=lambda item: first.get(item.path.relative_to(TESTS).parts[0], len(first)))  # stable
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What imports make is no garbage: to look at torch's half a million objects again and again took a third of it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

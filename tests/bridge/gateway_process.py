@@ -19,7 +19,7 @@ import requests
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bridge.broker import Names, connect
+from bridge.broker import Names, connect, subscribed
 from bridge.comfyui.process import free_port
 from tests.bridge.test_resolve import MODELS
 
@@ -111,7 +111,7 @@ async def models_of(nats_url: str, prefix: str) -> AsyncIterator[Client]:
         await msg.respond(MODELS.model_dump_json().encode())
 
     await nc.subscribe(Names(prefix).model_info, cb=answer)
-    await nc.flush()
+    await subscribed(nc)
     yield nc
     await nc.close()
 

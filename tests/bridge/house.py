@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.client import JetStreamContext
 
-from bridge.broker import Names
+from bridge.broker import Names, subscribed
 from bridge.contract import ErrorBody, Job, JobEvent, JobState, JobStatus, ModelInfoResponse
 from bridge.gateway import make_app
 from bridge.jobs import JobQueue, StoredState
@@ -115,6 +115,7 @@ class House:
         """One more gateway."""
         if not self._opened:
             await self.nc.subscribe(Names(self.prefix).model_info, cb=self._on_model_info)
+            await subscribed(self.nc)
         settings = self.settings(**values)
         settings.make_directories()
         client = TestClient(TestServer(make_app(settings, self.nats_url)))

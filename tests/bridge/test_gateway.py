@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bridge.broker import Names
+from bridge.broker import Names, subscribed
 from bridge.gateway import make_app
 from bridge.jobs import JobQueue
 from bridge.settings import Settings
@@ -48,6 +48,7 @@ async def models(nc: Client) -> None:
         await msg.respond(MODELS.model_dump_json().encode())
 
     await nc.subscribe(Names().model_info, cb=answer)
+    await subscribed(nc)
 
 
 async def test_without_a_worker_it_serves_and_is_not_ready(start: Start) -> None:

@@ -39,6 +39,19 @@ async def test_that_a_run_began_is_told_before_its_first_step() -> None:
     assert told == ["started", "progress"]
 
 
+async def test_steps_are_told_at_most_every_tenth_of_a_second_with_the_seconds_left() -> None:
+    told: list[tuple[float | None, float | None]] = []
+
+    async def publish(event: JobEvent) -> None:
+        told.append((event.value, event.seconds_left))
+
+    now = 0.0
+    async with Relay(JOB, GRAPH, publish, watched=lambda: False, clock=lambda: now) as relay:
+        for value, now in ((1, 10.0), (2, 10.05), (3, 10.2), (4, 10.25), (5, 10.3)):  # noqa: B007 - the clock tells it
+            relay.take(Progress("1", value, 5))
+    assert told == [(1, None), (3, 0.2), (5, 0.0)]
+
+
 async def test_that_a_run_began_is_told_though_nothing_follows() -> None:
     told: list[str] = []
     heard = asyncio.Event()

@@ -20,6 +20,9 @@ from bridge.comfyui.installer import Installation
 from bridge.errors import Unavailable
 from tests.faults.cluster import Cluster, ended, submit
 
+PATIENCE_S = 3600.0
+"""Longer than any test: a refusal is told at once."""
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -91,7 +94,7 @@ async def test_a_wrong_password_is_named_as_such(secured: Cluster, certificates:
         tls_key=certificates / "client.key",
     )
     with pytest.raises(Refused, match="refuses this connection.*uthorization"):
-        await connect(secured.nats_url, "test", access=access, patience_s=3)
+        await connect(secured.nats_url, "test", access=access, patience_s=PATIENCE_S)
 
 
 async def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ async def test_a_token_and_a_credentials_file_let_in(installation: Installation,
         nc = await connect(cluster.nats_url, "test", access=Access(token="t0ken"))
         await nc.close()
         with pytest.raises(Refused):
-            await connect(cluster.nats_url, "test", access=Access(token="other"), patience_s=3)
+            await connect(cluster.nats_url, "test", access=Access(token="other"), patience_s=PATIENCE_S)
     finally:
         cluster.close()
     credentials, config = write_credentials(tmp_path / "user.creds")
@@ -120,7 +123,7 @@ async def test_a_token_and_a_credentials_file_let_in(installation: Installation,
         assert info.streams == 0
         await nc.close()
         with pytest.raises(Refused):
-            await connect(cluster.nats_url, "test", patience_s=3)
+            await connect(cluster.nats_url, "test", patience_s=PATIENCE_S)
     finally:
         cluster.close()
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
 from bridge.client import ImageGenClient
 from bridge.modes import SHIPPED_WORKFLOWS
-from scripts.export_workflows import CHROMIUM, CHROMIUM_FLAGS, editor, export, open_graph
+from scripts.export_workflows import editor, export, open_graph
 from tests.service.conftest import DEFAULT_MODEL, Service
 
 SET_PARAMETERS = """(values) => {
@@ -43,8 +43,9 @@ QUEUE = """async () => {
 UPLOADS = ("NeuroLuxImageParameter", "NeuroLuxFileParameter", "LoadImage")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def page(service: Service) -> AsyncIterator[Page]:
+    """The editor, opened once: as a person leaves it open, and opens one graph after the other."""
     async with editor(service.comfyui_url) as opened:
         yield opened
 
@@ -108,15 +109,14 @@ def unexpected(answer: dict[str, Any]) -> list[str]:
     ]
 
 
-async def test_the_api_page_shows_every_endpoint(service: Service) -> None:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = await browser.new_page()
-        failures: list[str] = []
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        page.on("requestfailed", lambda request: failures.append(request.url))
-        await page.goto(f"{service.url}/docs")
-        await page.get_by_text("/v1/generate-image").first.wait_for(timeout=20_000)
-        await page.get_by_text("/v1/model-info").first.wait_for(timeout=5_000)
-        await browser.close()
+async def test_the_api_page_shows_every_endpoint(page: Page, service: Service) -> None:
+    assert page.context.browser
+    docs = await page.context.browser.new_page()
+    failures: list[str] = []
+    docs.on("pageerror", lambda error: failures.append(str(error)))
+    docs.on("requestfailed", lambda request: failures.append(request.url))
+    await docs.goto(f"{service.url}/docs")
+    await docs.get_by_text("/v1/generate-image").first.wait_for(timeout=20_000)
+    await docs.get_by_text("/v1/model-info").first.wait_for(timeout=5_000)
+    await docs.close()
     assert not failures

@@ -20,6 +20,7 @@ from PIL import Image
 from bridge.client import ClientError, ImageGenClient
 from bridge.contract import JobEvent, JobStatus
 from tests.service.conftest import Service
+from tests.signals import take_sigint
 
 SMALL: dict[str, Any] = {"width": 128, "height": 96, "num_inference_steps": 2}
 LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 50}
@@ -199,7 +200,7 @@ def test_a_watched_job_that_fails_is_an_error(imagegen) -> None:
     assert "flux-schnell" in failed.stderr or "FLUX.1-schnell" in failed.stderr
 
 
-def test_ctrl_c_cancels_the_watched_job(service: Service, client: ImageGenClient) -> None:
+def test_ctrl_c_cancels_the_watched_job(service: Service, client: ImageGenClient, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bridge.cli", "generate", "a cat", "--watch", "--size", "512", "--steps", "50"]
     process = subprocess.Popen(
         [*command, "--state-dir", str(service.settings.state_dir)],
@@ -207,6 +208,8 @@ def test_ctrl_c_cancels_the_watched_job(service: Service, client: ImageGenClient
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        cwd=tmp_path,
+        preexec_fn=take_sigint,
     )
     try:
         assert process.stderr

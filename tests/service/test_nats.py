@@ -13,6 +13,7 @@ import pytest
 import requests
 from nats.aio.client import Client
 
+from bridge.broker import subscribed
 from bridge.contract import ImageGenResponse, ModelInfoResponse
 from tests.service.conftest import DEFAULT_MODEL, Service
 
@@ -74,7 +75,7 @@ async def test_a_reply_that_does_not_fit_says_where_the_pictures_are(nc: Client)
 
 async def test_every_job_is_told_whichever_door_it_came_by(nc: Client, service: Service) -> None:
     results = await nc.subscribe(RESULT)
-    await nc.flush()
+    await subscribed(nc)
     over_nats = await ask(nc, prompt="over nats", seed=1, **SMALL)
     body = {"prompt": "over rest", "seed": 2, **SMALL}
     over_rest = requests.post(f"{service.url}/v1/generate-image", json=body, timeout=60).json()

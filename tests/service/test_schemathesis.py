@@ -1,13 +1,13 @@
 """What /openapi.json promises, asked of the real service: whatever is sent, the answer is a declared one and no 5xx.
 
-The service is the whole one (`imagegen up`, real ComfyUI); its default mode is a graph that draws an empty picture.
+The service is a whole one (`imagegen up`) beside the ComfyUI of the other tests; its default mode is a graph that
+draws an empty picture.
 schemathesis makes the requests: of right and of wrong data, and in sequences, where one answer's job is the next
 request's. It is run as its own program, which is its documented interface, and asks the same in every run.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from bridge.client import ImageGenClient
-from bridge.comfyui.installer import find_installation
 from bridge.comfyui.process import free_port
 from bridge.contract import DEFAULT_MODE
 from bridge.settings import Settings
+from tests.service.conftest import Service
 from tests.service.trivial_mode import write_trivial_mode
 
 EXAMPLES = 6
@@ -47,17 +47,14 @@ OTHER_MODES = rf"^/v1/modes/(?!({DEFAULT_MODE}|\{{name\}})$).+"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    installation = find_installation(Settings.from_environment())
+def url(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     own = Settings(state_dir=tmp_path_factory.mktemp("state"), port=free_port())
     own.make_directories()
     write_trivial_mode(own.workflows, DEFAULT_MODE)
     command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(own.state_dir), "--port", str(own.port)]
-    command += ["--comfyui-dir", str(installation.root), "--max-pending", "1000"]
-    environment = {**os.environ, "NEUROLUX_DEFAULT_MODEL": "starter", "HF_HUB_OFFLINE": "1"}
-    environment["HF_HOME"] = str(own.state_dir / "huggingface")
+    command += ["--comfyui-url", service.comfyui_url, "--max-pending", "1000"]
     with (own.logs / "up.log").open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         with ImageGenClient(own.url) as client:
             client.wait_ready(READY_TIMEOUT_S)
