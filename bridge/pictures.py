@@ -135,8 +135,7 @@ class PictureStore:
     async def _publish_chunks(self, subject: str, chunks: list[bytes]) -> None:
         if not chunks:
             return
-        first = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
-        await self._js.publish(subject, chunks[0], headers=first)
+        await self._js.publish(subject, chunks[0], headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"})
         # One connection keeps its order, so the rest need not wait for each other.
         await asyncio.gather(*(self._js.publish(subject, chunk) for chunk in chunks[1:]))
 

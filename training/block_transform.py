@@ -53,7 +53,8 @@ def _silence(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.zeros_(part.weight)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def _identity(conv: nn.Conv2d, channels: int) -> None:

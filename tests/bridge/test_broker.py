@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 
+from nats.aio.msg import Msg
+
 from bridge.broker import connect, subscribed
 
 INFO = {"server_id": "test", "version": "2.11.0", "proto": 1, "max_payload": 2**20, "headers": True}
+
+
+async def ignore(_: Msg) -> None:
+    pass
 
 
 async def test_the_server_knows_of_subscriptions_before_it_answers_the_last_ping() -> None:
@@ -24,7 +30,7 @@ async def test_the_server_knows_of_subscriptions_before_it_answers_the_last_ping
     nc = await connect(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", "test")
     try:
         for subject in ("a", "b"):
-            await nc.subscribe(subject, cb=asyncio.sleep)
+            await nc.subscribe(subject, cb=ignore)
         await subscribed(nc)
         assert heard.count("SUB") == 2
         assert heard[-1] == "PING"

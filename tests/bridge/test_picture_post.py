@@ -45,6 +45,7 @@ async def drawn(doors: tuple[TestClient, HandWorker], path: str, pictures: list[
     for index, data in enumerate(pictures):
         await worker.queue.store_image(job.job_id, index, "png", data, delivery=delivery)
     if lie is not None:
+        assert delivery.headers
         await worker.queue.nc.publish(f"{delivery.headers['Imagegen-Pictures']}.{job.job_id}.0", lie)
     await worker.finish(job.job_id, pictures)
     return await (await asked).json()

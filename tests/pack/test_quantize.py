@@ -105,7 +105,7 @@ def test_fp8_equals_diffusers_layerwise_casting(tmp_path: Path) -> None:
     pipe = flux_of(tmp_path, FLUX_LAYOUTS["original names"](expected), "fp8")
     for name, block in expected.transformer.named_modules():
         if name in ("transformer_blocks", "single_transformer_blocks"):
-            apply_layerwise_casting(block, FP8, torch.float32, skip_modules_pattern=["never"])
+            apply_layerwise_casting(block, FP8, torch.float32, skip_modules_pattern=("never",))
     for layer in expected.text_encoder_2.encoder.block.modules():
         if isinstance(layer, torch.nn.Linear):
             layer.weight.data = layer.weight.data.to(FP8).to(torch.float32)

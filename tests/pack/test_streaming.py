@@ -10,7 +10,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -51,6 +51,10 @@ class Denoiser(torch.nn.Module):
         for index in self.order:
             hidden = self.transformer_blocks[index](hidden)
         return self.last(hidden)
+
+    def linear(self, block: int) -> torch.nn.Linear:
+        """The layer inside a block."""
+        return cast(Block, self.transformer_blocks[block]).linear
 
 
 @pytest.fixture(params=["in order", "in another order"])
@@ -126,7 +130,7 @@ def test_layer_by_layer(denoiser: Denoiser) -> None:
     expected = denoiser(inputs)
     residency = residency_of(denoiser, by_layer=True)
     residency.place(0)
-    used = next(watch_addresses(denoiser.transformer_blocks[0].linear))
+    used = next(watch_addresses(denoiser.linear(0)))
     assert all(torch.equal(expected, denoiser(inputs)) for _ in range(3))
     assert used
     assert residency.device_bytes < residency.total_bytes
@@ -162,7 +166,7 @@ def test_a_fault_in_any_block_leaves_nothing_on_the_device(
     residency.place(budget(residency, 2))
     denoiser(inputs)
     held = [weakref.ref(buffer.memory) for buffer in residency._buffers]
-    fault = denoiser.transformer_blocks[at].linear.register_forward_hook(lambda *_: 1 / 0)
+    fault = denoiser.linear(at).register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         denoiser(inputs)
     fault.remove()
@@ -252,7 +256,7 @@ def test_more_than_there_is_cannot_be_given_back(denoiser: Denoiser) -> None:
 
 
 def test_a_shared_weight_is_moved_once_and_stays(denoiser: Denoiser) -> None:
-    denoiser.transformer_blocks[2].linear.weight = denoiser.transformer_blocks[4].linear.weight
+    denoiser.linear(2).weight = denoiser.linear(4).weight
     inputs = torch.rand(2, 4)
     expected = denoiser(inputs)
     residency = residency_of(denoiser)
@@ -270,8 +274,8 @@ def test_weights_in_few_bits_are_streamed(temp_folder: Path, storage: Any, mappe
 
     torch.manual_seed(0)
     denoiser = Denoiser(list(range(BLOCKS))).requires_grad_(False)
-    for block in denoiser.transformer_blocks:
-        store_weight(block.linear, block.linear.weight.data, storage, torch.float32)
+    for layer in [denoiser.linear(block) for block in range(BLOCKS)]:
+        store_weight(layer, layer.weight.data, storage, torch.float32)
     inputs = torch.rand(2, 4)
     expected = denoiser(inputs)
     residency = residency_of(denoiser, mapped=mapped)

@@ -51,12 +51,13 @@ def test_without_a_model_it_is_lanczos(models: Path) -> None:
 
 def test_a_model_that_is_there_is_used_and_the_size_is_what_was_asked(models: Path) -> None:
     from neurolux.pipelines.upscale import upscale, upscaler_names
-    from spandrel import ModelLoader
+    from spandrel import ImageModelDescriptor, ModelLoader
 
     write_esrgan(models / "tiny.safetensors")
     assert upscaler_names() == ["auto", "lanczos", "tiny.safetensors"]
     made = upscale(photo(), 2.0, "auto")
     module = ModelLoader().load_from_file(models / "tiny.safetensors").eval()
+    assert isinstance(module, ImageModelDescriptor)
     with torch.no_grad():
         expected = module(photo().movedim(-1, 1)).movedim(1, -1).clamp(0, 1)
     assert torch.allclose(made, expected, atol=1e-5)

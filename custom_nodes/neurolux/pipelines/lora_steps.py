@@ -176,7 +176,7 @@ class Training:
             _log.error("NeuroLux: the checkpoint of %s could not be kept: %s", self.settings.name, error)
 
 
-def attention(device: torch.device) -> AbstractContextManager[None]:
+def attention(device: torch.device) -> AbstractContextManager[object]:
     """On a CPU the fused attention's backward pass takes twice the time of plain matrix products."""
     return sdpa_kernel([SDPBackend.MATH]) if device == CPU else nullcontext()
 

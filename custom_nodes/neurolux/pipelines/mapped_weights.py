@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import folder_paths
 import torch
@@ -72,7 +73,7 @@ def spill(slots: Iterable[Slot]) -> None:
     handle, name = tempfile.mkstemp(prefix="neurolux-", suffix=".weights", dir=folder)
     try:
         os.truncate(handle, max(size, 1))
-        storage = torch.UntypedStorage.from_file(name, shared=True, nbytes=max(size, 1))
+        storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(name, shared=True, nbytes=max(size, 1)))
         memory = torch.empty(0, dtype=torch.uint8).set_(storage)
         start = 0
         for slot in slots:

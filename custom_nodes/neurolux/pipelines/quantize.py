@@ -120,15 +120,15 @@ def stored_type(storage: StorageType, compute: ComputeType) -> StoredType | None
     return None if storage in (compute, "gguf") else cast(StoredType, storage)
 
 
-def storable_layers(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+def storable_layers(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Linear | torch.nn.Conv2d]]:
     """The layers of ``component`` whose weights may be stored in fewer bits, with their names."""
     for name, module in component.named_modules():
         if type(module) in (torch.nn.Linear, torch.nn.Conv2d) and name.startswith(BLOCKS):
-            yield name, module
+            yield name, cast("torch.nn.Linear | torch.nn.Conv2d", module)
 
 
 def store_weight(
-    layer: torch.nn.Module,
+    layer: torch.nn.Linear | torch.nn.Conv2d,
     weight: torch.Tensor,
     storage: StoredType,
     compute: torch.dtype,
@@ -148,7 +148,7 @@ def store_weight(
     else:
         stored, scale = to_nf4(unscaled(weight, scale))
     del layer._parameters["weight"]
-    layer.__class__ = StoredLinear if isinstance(layer, torch.nn.Linear) else StoredConv2d
+    layer.__class__ = StoredLinear if isinstance(layer, torch.nn.Linear) else StoredConv2d  # pyright: ignore[reportAttributeAccessIssue]
     kept = cast(StoredWeight, layer)
     kept.storage, kept.compute_dtype, kept.weight_shape = storage, compute, shape
     kept.stored = torch.nn.Parameter(stored, requires_grad=False)

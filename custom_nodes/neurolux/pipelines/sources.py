@@ -212,7 +212,8 @@ def download_errors(repo: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into this pack's errors, with the remedy."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    http_error = HfHubHTTPError.__bases__[0]  # the root of its HTTP library's errors: httpx's or httpx2's
+    # The root of its HTTP library's errors: httpx's or httpx2's.
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         yield
     except (OSError, http_error) as error:

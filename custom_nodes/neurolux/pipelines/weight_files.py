@@ -97,7 +97,7 @@ def open_gguf(path: Path) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             data = torch.from_numpy(tensor.data)
-        tensors[tensor.name] = data if kind in plain else GGUFParameter(data, quant_type=kind)
+        tensors[tensor.name] = data if kind in plain else GGUFParameter(data, quant_type=kind)  # pyright: ignore[reportCallIssue]
     return tensors
 
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management as mm
 import torch
@@ -134,7 +134,7 @@ def tensors_of(
 ) -> Iterator[tuple[dict[str, torch.Tensor | None], str]]:
     """Where ``module`` keeps its tensors: parameters and buffers."""
     for part in module.modules() if recurse else [module]:
-        for holder in (part._parameters, part._buffers):
+        for holder in cast("tuple[dict[str, torch.Tensor | None], ...]", (part._parameters, part._buffers)):
             yield from ((holder, name) for name, tensor in holder.items() if tensor is not None)
 
 

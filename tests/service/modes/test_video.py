@@ -25,7 +25,7 @@ def adapter(service: Service) -> None:
 
 
 def frames_of(data: bytes) -> list[Any]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         assert stream.average_rate == 6
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
