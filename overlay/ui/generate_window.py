@@ -48,6 +48,8 @@ class GenerateWindow(Adw.ApplicationWindow):
         self._start_when_possible = False
         self._wanted_prompt: str | None = None
         self._fetched: dict[str, bytes] = {}
+        self._unfetched: dict[str, str] = {}
+        """Why a picture could not be had; choosing it again tries again."""
         self.stage = Stage(self._cancel)
         self.stage_box.append(self.stage)
         self.strip = Strip(self._choose, self._cancel_job, self._fetch)
@@ -116,7 +118,8 @@ class GenerateWindow(Adw.ApplicationWindow):
         for picture in self.session.history.pictures():
             if picture.key == self._selected:
                 settings = self.session.settings_of(JobCard.of(picture.job))
-                return from_past(picture, self._fetched.get(picture.key), settings)
+                problem = self._unfetched.get(picture.key, "")
+                return from_past(picture, self._fetched.get(picture.key), settings, problem)
         return None
 
     def toast(
@@ -214,7 +217,7 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     def _show_stage(self) -> None:
         shown = self.shown()
-        if shown is not None and shown.data is None and shown.key not in self._fetched:
+        if shown is not None and shown.data is None and not shown.problem:
             self._fetch_selected()
         self.stage.show_job(shown)
         self._actions.update(shown)
@@ -229,6 +232,7 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     def _choose(self, key: str) -> None:
         self._selected = key
+        self._unfetched.pop(key, None)
         self.strip.mark(key)
         self._show_stage()
 
@@ -241,7 +245,12 @@ class GenerateWindow(Adw.ApplicationWindow):
             if picture.key == self._selected:
                 self._show_stage()
 
-        self.session.fetch_image(picture.job.job_id, picture.index, fetched)
+        def failed(reason: str) -> None:
+            self._unfetched[picture.key] = reason
+            if picture.key == self._selected:
+                self._show_stage()
+
+        self.session.fetch_image(picture.job.job_id, picture.index, fetched, failed)
 
     def _fetch_selected(self) -> None:
         for picture in self.session.history.pictures():

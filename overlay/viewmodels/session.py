@@ -207,9 +207,11 @@ class Session:
         """A mode's name for people."""
         return str(self._schemas[mode].get("title") or mode)
 
-    def fetch_image(self, job_id: str, index: int, done: Callable[[bytes], object]) -> None:
-        """Picture ``index`` of a job, for a thumbnail or a large view."""
-        self._link.run(self._bridge.image(job_id, index), done)
+    def fetch_image(
+        self, job_id: str, index: int, done: Callable[[bytes], object], failed: Callable[[str], object]
+    ) -> None:
+        """Picture ``index`` of a job, for a thumbnail or a large view; ``failed`` is told why it cannot be had."""
+        self._link.run(self._bridge.image(job_id, index), done, lambda failure: failed(str(failure)))
 
     def fetch_first(
         self, job_id: str, done: Callable[[PastPicture, bytes], object], failed: Callable[[str], object]

@@ -76,8 +76,8 @@ def from_card(card: JobCard, settings: dict[str, Any], index: int = 0) -> ShownJ
     )
 
 
-def from_past(picture: PastPicture, data: bytes | None, settings: dict[str, Any]) -> ShownJob:
-    """A picture of the history; ``data`` once it was fetched."""
+def from_past(picture: PastPicture, data: bytes | None, settings: dict[str, Any], problem: str = "") -> ShownJob:
+    """A picture of the history; ``data`` once it was fetched, ``problem`` where it cannot be."""
     return ShownJob(
         key=picture.key,
         job_id=picture.job.job_id,
@@ -85,10 +85,11 @@ def from_past(picture: PastPicture, data: bytes | None, settings: dict[str, Any]
         model=picture.job.model,
         seed=picture.seed,
         settings=single(settings, picture.seed),
-        progress=Progress(_("Fetching")),
-        running=data is None,
+        progress=Progress(_("Not there any more") if problem else _("Fetching")),
+        running=data is None and not problem,
         data=data,
         image_format=format_at(picture.job, picture.index),
+        problem=problem,
     )
 
 

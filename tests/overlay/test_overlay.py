@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
+import nats
 from PIL import Image
 
+from bridge.broker import Names
+from bridge.service.runtime import running_service
 from tests.overlay.conftest import OwnService, RunningOverlay
 from tests.overlay.desktop import eventually
 
@@ -94,6 +99,31 @@ def test_past_pictures_are_there_after_a_restart_and_a_deleted_one_can_be_taken_
     eventually(lambda: not person.see("green tulip", "push button"), "the thumbnail goes away")
     person.press("Undo")
     person.find("green tulip, yellow background", "push button")
+
+
+async def forget_pictures(service: OwnService) -> None:
+    """What the retention does after a day."""
+    runtime = running_service(service.settings)
+    assert runtime
+    nc = await nats.connect(runtime.nats_url)
+    await nc.jetstream().purge_stream(f"OBJ_{Names().images}")
+    await nc.close()
+
+
+async def test_a_past_picture_that_is_not_kept_any_more_says_so(
+    run_overlay: Callable[..., AbstractContextManager[RunningOverlay]], own_service: OwnService
+) -> None:
+    with own_service.client() as client:
+        client.generate("white daisy, green background")
+    await forget_pictures(own_service)
+    with run_overlay() as overlay:
+        person = overlay.person
+        open_dialog(overlay)
+        thumbnail = person.find("white daisy, green background", "push button")
+        assert thumbnail.get_action_iface().do_action(0)
+        person.find("Not there any more", "label")
+        assert any("ask for it again with the same seed" in node.get_name() for node in person.all("label"))
+        assert person.see("Again", "push button")
 
 
 def test_a_prompt_from_the_command_line_is_drawn_at_once(overlay: RunningOverlay) -> None:
