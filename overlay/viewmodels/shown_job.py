@@ -85,7 +85,7 @@ def from_past(picture: PastPicture, data: bytes | None, settings: dict[str, Any]
         model=picture.job.model,
         seed=picture.seed,
         settings=single(settings, picture.seed),
-        progress=Progress(_("Not there any more") if problem else _("Fetching")),
+        progress=Progress(_("Could not be fetched") if problem else _("Fetching")),
         running=data is None and not problem,
         data=data,
         image_format=format_at(picture.job, picture.index),

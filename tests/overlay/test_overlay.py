@@ -121,7 +121,7 @@ async def test_a_past_picture_that_is_not_kept_any_more_says_so(
         open_dialog(overlay)
         thumbnail = person.find("white daisy, green background", "push button")
         assert thumbnail.get_action_iface().do_action(0)
-        person.find("Not there any more", "label")
+        person.find("Could not be fetched", "label")
         assert any("ask for it again with the same seed" in node.get_name() for node in person.all("label"))
         assert person.see("Again", "push button")
 
