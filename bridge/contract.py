@@ -32,9 +32,9 @@ from bridge.contract_models import (  # noqa: F401 - given on
 from bridge.formats import (  # noqa: F401 - given on
     EXTENSIONS,
     IMAGE_FORMATS,
-    MEDIA_TYPES,
     FileFormat,
     ImageFormat,
+    format_of,
 )
 
 DEFAULT_MODE = "text-to-image"
@@ -45,7 +45,6 @@ JOB_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 """A lowercase UUID: it is also ComfyUI's prompt id, and newer releases refuse any other form."""
 
 MAX_URL_CHARS = 2000
-PICTURE_TYPES = frozenset(MEDIA_TYPES[EXTENSIONS[name]] for name in IMAGE_FORMATS)
 
 JobId = Annotated[str, Field(pattern=JOB_ID_PATTERN)]
 
@@ -126,7 +125,7 @@ class ImageGenResponse(WireModel):
     def of(cls, state: JobState, images: Sequence[str] = (), *, by_reference: bool = False) -> ImageGenResponse:
         """The answer about a job that is done; `images` are its pictures in base64, unless they go by reference."""
         given = state.parameters
-        first = next((index for index, image in enumerate(state.images) if image.media_type in PICTURE_TYPES), 0)
+        first = next((index for index, image in enumerate(state.images) if format_of(image.name) in IMAGE_FORMATS), 0)
         return cls.model_validate(
             {
                 **state.model_dump(include=set(cls.model_fields) & set(JobState.model_fields) - {"images"}),

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from .latent import LATENT_SCALE
+from .pixels import as_image
 
 if TYPE_CHECKING:
     from .pictures import Frame
@@ -26,7 +27,7 @@ def fitted(images: torch.Tensor, index: int, width: int, height: int, frame: Fra
     size = (pixels.shape[1], pixels.shape[0])
     if frame is not None and size != (width, height) and same_proportions(size, frame.given):
         return in_frame(pixels, frame)
-    picture = as_picture(pixels)
+    picture = as_image(pixels)
     scale = min(picture.width / width, picture.height / height)
     cut_width, cut_height = min(round(width * scale), picture.width), min(round(height * scale), picture.height)
     left, top = (picture.width - cut_width) // 2, (picture.height - cut_height) // 2
@@ -62,9 +63,4 @@ def in_frame(pixels: torch.Tensor, frame: Frame) -> Image.Image:
     """``pixels`` (H, W, 3), which show what the picture shows that ``frame`` was made for, in that frame."""
     from .pictures import fitted_picture, resized
 
-    return as_picture(fitted_picture(resized(pixels[None], frame.given), frame)[0])
-
-
-def as_picture(pixels: torch.Tensor) -> Image.Image:
-    """Pixels (H, W, 3) in [0, 1], 8 bits a channel."""
-    return Image.fromarray(pixels.clamp(0, 1).mul(255).round().to(torch.uint8).numpy())
+    return as_image(fitted_picture(resized(pixels[None], frame.given), frame)[0])

@@ -15,6 +15,7 @@ from ..errors import InvalidParameter
 from .latent import LATENT_SCALE
 from .picture_encoding import from_raw
 from .pictures import Frame, current_origin
+from .pixels import as_image
 from .registry import LoadedPipeline
 
 if TYPE_CHECKING:
@@ -79,15 +80,6 @@ def begin_with(pipe: Any, source: dict[str, Any], width: int, height: int) -> di
     latents = isinstance(source["image"], torch.Tensor)
     pipe.given_latents = source["image"] if latents else None
     return {**source, "image": Image.new("RGB", (width, height))} if latents else source
-
-
-def as_image(pixels: torch.Tensor) -> Image.Image:
-    """Pixels (H, W, 3) or (H, W) in [0, 1] as a picture, which is what people give to diffusers.
-
-    From a tensor of the same colours the pipelines make one that lies in memory otherwise, and convolutions then round
-    otherwise.
-    """
-    return Image.fromarray(pixels.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy())
 
 
 def choose_task(model: Model, source: PictureSource, strength: float) -> Task:

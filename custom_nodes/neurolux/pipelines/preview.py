@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..catalog import FolderSource
 from .decode import to_raw
+from .pixels import as_image
 from .registry import LoadedPipeline
 
 SMALL_VAE_PARAMETERS = 5_000_000
@@ -82,16 +83,11 @@ def folder_factors(loaded: LoadedPipeline) -> tuple[torch.Tensor, torch.Tensor] 
 def project(latents: torch.Tensor, factors: torch.Tensor, bias: torch.Tensor) -> Image.Image:
     """Latents (1, C, h, w) as a small picture: one matrix from channels to colours, in [-1, 1]."""
     pixels = latents[0].float().cpu().movedim(0, -1) @ factors + bias
-    return to_image((pixels + 1) / 2)
+    return as_image((pixels + 1) / 2)
 
 
 def decode_preview(loaded: LoadedPipeline, latents: torch.Tensor) -> Image.Image:
     """The real decoder's picture."""
     vae: Any = loaded.pipe.vae
     decoded = vae.decode(to_raw(loaded, latents), return_dict=False)[0]
-    return to_image(decoded[0].float().cpu().movedim(0, -1) / 2 + 0.5)
-
-
-def to_image(pixels: torch.Tensor) -> Image.Image:
-    """Pixels (H, W, 3) in [0, 1] as a picture."""
-    return Image.fromarray(pixels.clamp(0, 1).mul(255).round().to(torch.uint8).numpy())
+    return as_image(decoded[0].float().cpu().movedim(0, -1) / 2 + 0.5)

@@ -1,0 +1,15 @@
+"""Pixels as ComfyUI has them, as the pictures that diffusers and PIL have."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+
+
+def as_image(pixels: torch.Tensor) -> Image.Image:
+    """Pixels (H, W, 3) or (H, W) in [0, 1] as a picture of 8 bits a channel, which is what people give to diffusers.
+
+    From a tensor of the same colours the pipelines make one that lies in memory otherwise, and convolutions then round
+    otherwise.
+    """
+    return Image.fromarray(pixels.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy())
