@@ -5,23 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from diffusers import FluxPipeline
 from PIL import Image, ImageDraw
 
 from training import checkpoint
 from training.encode import MIXTURES, bank_dir
-from training.evaluate import RESULT, Verdict, evaluate, figures, generate, judge, load_truths
+from training.evaluate import RESULT, Verdict, evaluate, generate, load_pipeline, load_truths, measure, sure
+from training.export import VOCABULARY
 from training.fetch import PACKAGES
 from training.flow import load_bank
 from training.paths import export_dir, work_dir
-from training.prompts import CASES, UNSEEN
+from training.prompts import CASES, HARDER_CASES, UNSEEN
 from training.scenes import Scene, meaning
 from training.train_transformer import CHECKPOINT as TRANSFORMER_CHECKPOINT
 from training.train_vae import CHECKPOINT as VAE_CHECKPOINT
-from training.vocabulary import COLOURS, CORE, COUNTS, GROUNDS, PLACES, RELATIONS, SHAPES, SIZES, SUBJECTS, all_aliases
+from training.vocabulary import COLOURS, COUNTS, GROUNDS, PLACES, RELATIONS, SHAPES, SIZES, SUBJECTS, all_aliases
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 GRID_PROMPTS = (
@@ -48,9 +50,9 @@ GRID_PROMPTS = (
 )
 
 
-def labelled(pictures: np.ndarray, labels: list[str], columns: int) -> Image.Image:
+def labelled(pictures: Sequence[np.ndarray], labels: list[str], columns: int) -> Image.Image:
     """Pictures in rows with their prompts below, in Pillow's own small font."""
-    side, foot = pictures.shape[1], 30
+    side, foot = pictures[0].shape[1], 30
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (side + 8) + 8, rows * (side + foot + 8) + 8), "white")
     pen = ImageDraw.Draw(sheet)
@@ -63,8 +65,8 @@ def labelled(pictures: np.ndarray, labels: list[str], columns: int) -> Image.Ima
 
 
 def _trained_scenes() -> list[Scene]:
-    encoded = [mixture for mixture in MIXTURES if any(bank_dir(mixture, 128).iterdir())]
-    return load_bank("+".join(encoded), 128).scenes
+    encoded = [mixture for mixture in MIXTURES if any(bank_dir(mixture).iterdir())]
+    return load_bank("+".join(encoded)).scenes
 
 
 def seen_in_training() -> set[str]:
@@ -80,10 +82,12 @@ def _unseen_rows(verdicts: list[Verdict]) -> str:
     return "\n".join(rows)
 
 
-def _words() -> str:
+def _words(drawn_surely: list[str]) -> str:
     groups: dict[str, list[str]] = {}
     for subject in SUBJECTS:
-        groups.setdefault(subject.group, []).append(f"**{subject.name}**" if subject.name in CORE else subject.name)
+        groups.setdefault(subject.group, []).append(
+            f"**{subject.name}**" if subject.name in drawn_surely else subject.name
+        )
     lines = [f"- *{group}*: {', '.join(names)}" for group, names in groups.items()]
     lines += [
         f"- **shapes**: {', '.join(SHAPES)}",
@@ -98,7 +102,7 @@ def _words() -> str:
     return "\n".join(lines)
 
 
-def _training_time() -> dict[str, object]:
+def _training_time() -> dict[str, Any]:
     decoder = checkpoint.load(work_dir() / VAE_CHECKPOINT) or {}
     transformer = checkpoint.load(work_dir() / TRANSFORMER_CHECKPOINT) or {}
     return {
@@ -124,6 +128,19 @@ def attribution() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _by_kind(told: dict[str, Any]) -> str:
+    return ", ".join(f"{kind} {share}" for kind, share in told["by_kind"].items())
+
+
+def _write_rough_words(folder: Path, drawn_surely: list[str]) -> None:
+    """Add to the word list the subjects, and the words that mean them, that are not drawn surely."""
+    path = folder / VOCABULARY
+    told = json.loads(path.read_text(encoding="utf-8"))
+    rough = {subject.name for subject in SUBJECTS} - set(drawn_surely)
+    aliases = {alias for alias, word in all_aliases().items() if word in rough}
+    path.write_text(json.dumps(told | {"rough_words": sorted(rough | aliases)}, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Evaluate, draw both sheets, fill in the template."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -135,35 +152,33 @@ def main() -> None:
     known = [case.prompt for case in UNSEEN if meaning(case.scene) in seen]
     if known:
         raise ValueError(f"these 'unseen' prompts are in the bank, choose others: {known}")
-    told, verdicts, _ = evaluate(folder)
-    rows = [
-        {"prompt": v.prompt, "kind": v.kind, "ranks": v.ranks, "ground_error": v.ground_error, "right": v.right}
-        for v in verdicts
-    ]
-    (folder / RESULT).write_text(json.dumps({**told, "cases": rows}, indent=1) + "\n", encoding="utf-8")
+    told, _ = measure(folder)
+    (folder / RESULT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    drawn_surely = sure(told["subjects"])
+    _write_rough_words(folder, drawn_surely)
 
-    pipeline = FluxPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    truths = load_truths(folder)
+    pipeline, truths = load_pipeline(folder), load_truths(folder)
     labelled(generate(pipeline, GRID_PROMPTS), list(GRID_PROMPTS), 5).quantize(128).save(
         folder / "grid.png", optimize=True
     )
-    pictures = generate(pipeline, [case.prompt for case in UNSEEN])
-    unseen = [judge(picture, case, truths) for picture, case in zip(pictures, UNSEEN, strict=True)]
+    unseen_told, unseen, pictures = evaluate(pipeline, truths, UNSEEN)
     labelled(pictures, [case.prompt for case in UNSEEN], 5).quantize(128).save(folder / "unseen.png", optimize=True)
 
     values = {
-        **{name: value for name, value in told.items() if name != "by_kind"},
+        **told,
         **_training_time(),
-        # figures() gives numbers and this one table.
-        "by_kind": ", ".join(f"{kind} {share}" for kind, share in told["by_kind"].items()),  # pyright: ignore
+        "by_kind": _by_kind(told),
         "unseen_table": _unseen_rows(unseen),
         "unseen_right": f"{sum(v.right for v in unseen)} of {len(unseen)}",
-        "unseen_items": figures(unseen)["items_nearest"],
-        "words": _words(),
-        "core": len(CORE),
-        "rest": len(SUBJECTS) - len(CORE),
+        "unseen_items": unseen_told["items_nearest"],
+        "harder_score": told["harder"]["score"],
+        "harder_by_kind": _by_kind(told["harder"]),
+        "words": _words(drawn_surely),
+        "sure": len(drawn_surely),
+        "rest": len(SUBJECTS) - len(drawn_surely),
+        "subjects_in_all": len(SUBJECTS),
         "cases": len(CASES),
+        "harder_cases": len(HARDER_CASES),
     }
     card = TEMPLATE.read_text(encoding="utf-8")
     for name, value in values.items():

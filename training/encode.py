@@ -17,34 +17,31 @@ from training import checkpoint
 from training.block_transform import encode
 from training.paths import work_dir
 from training.prompts import UNSEEN
-from training.scenes import (
-    Scene,
-    draw,
-    meaning,
-    random_composed_scene,
-    random_core_scene,
-    random_placed_scene,
-    random_scene,
-)
+from training.scenes import Scene, draw, meaning, random_composed_scene, random_placed_scene
 from training.train_vae import CHECKPOINT as VAE_CHECKPOINT
 
 SHARD = 1000
-MIXTURES = {
-    "wide": random_scene,
-    "core": random_core_scene,
-    "composed": random_composed_scene,
-    "placed": random_placed_scene,
-}
+MIXTURES = {"composed": random_composed_scene, "placed": random_placed_scene}
 _HELD_OUT = frozenset(meaning(case.scene) for case in UNSEEN)
 
 
-def scene_of(mixture: str, seed: int, index: int) -> tuple[Scene, np.random.Generator]:
-    """Scene ``index`` of a bank, never an unseen one, and the generator that goes on to draw its jitter."""
-    rng = np.random.default_rng((seed, index))
+def random_scene(mixture: str, rng: np.random.Generator) -> Scene:
+    """A scene of a mixture, never one that looks like an unseen prompt."""
     scene = MIXTURES[mixture](rng)
     while meaning(scene) in _HELD_OUT:
         scene = MIXTURES[mixture](rng)
-    return scene, rng
+    return scene
+
+
+def scene_of(mixture: str, seed: int, index: int) -> tuple[Scene, np.random.Generator]:
+    """Scene ``index`` of a bank and the generator that goes on to draw its jitter."""
+    rng = np.random.default_rng((seed, index))
+    return random_scene(mixture, rng), rng
+
+
+def load_sprites() -> dict[str, np.ndarray]:
+    """What ``training.render`` wrote: RGBA uint8 sprites by name (``flat/cat``, ``shape/star``)."""
+    return dict(np.load(work_dir() / "subjects.npz"))
 
 
 def load_transform() -> torch.Tensor:
@@ -60,42 +57,33 @@ def as_batch(drawn: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def bank_dir(mixture: str, side: int) -> Path:
-    """The folder of the latent shards of a mixture, for pictures of ``side`` pixels."""
-    folder = work_dir() / f"bank-{mixture}-{side}"
+def bank_dir(mixture: str) -> Path:
+    """The folder of the latent shards of a mixture."""
+    folder = work_dir() / f"bank-{mixture}"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def main() -> None:
-    """Write the latents of ``--count`` scenes."""
+    """Write the latents of ``--count`` scenes of 128x128 pixels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=30000, help="scenes, rounded up to thousands")
     parser.add_argument("--mixture", choices=sorted(MIXTURES), default="composed")
-    parser.add_argument("--side", type=int, default=128, help="of the pictures, in pixels")
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()
 
-    sprites = dict(np.load(work_dir() / "subjects.npz"))
-    transform = load_transform()
-    for first in tqdm(range(0, options.count, SHARD), desc=f"encode {options.side}", mininterval=5):
-        path = bank_dir(options.mixture, options.side) / f"{options.seed}-{first:07d}.npy"
+    sprites, transform = load_sprites(), load_transform()
+    for first in tqdm(range(0, options.count, SHARD), desc="encode", mininterval=5):
+        path = bank_dir(options.mixture) / f"{options.seed}-{first:07d}.npy"
         if path.exists():
             continue
-        drawn = [
-            draw(*_with_sprites(options.mixture, options.seed, index, sprites, options.side))
-            for index in range(first, first + SHARD)
-        ]
+        drawn = []
+        for index in range(first, first + SHARD):
+            scene, rng = scene_of(options.mixture, options.seed, index)
+            drawn.append(draw(scene, sprites, rng=rng))
         partial = path.with_suffix(".partial.npy")
         np.save(partial, encode(transform, as_batch(drawn)).half().numpy())
         partial.rename(path)
-
-
-def _with_sprites(
-    mixture: str, seed: int, index: int, sprites: dict[str, np.ndarray], side: int
-) -> tuple[Scene, dict[str, np.ndarray], int, np.random.Generator]:
-    scene, rng = scene_of(mixture, seed, index)
-    return scene, sprites, side, rng
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, T5EncoderModel
 
-from training.encode import bank_dir, scene_of
+from training.block_transform import encode
+from training.encode import as_batch, bank_dir, load_sprites, load_transform, random_scene, scene_of
 from training.models import PROMPT_TOKENS, build_clip, build_t5, build_transformer
-from training.scenes import Scene, vary_caption
+from training.scenes import TOKEN, Scene, draw, vary_caption
 from training.tokenizer import token_ids
 
 
@@ -37,15 +38,15 @@ class Bank:
     scenes: list[Scene]
 
 
-def load_bank(mixtures: str, side: int) -> Bank:
-    """Every shard on disk of one mixture, or of several (``core+wide``), for pictures of ``side`` pixels."""
+def load_bank(mixtures: str) -> Bank:
+    """Every shard on disk of one mixture, or of several (``composed+placed``)."""
     latents: list[np.ndarray] = []
     scenes: list[Scene] = []
     for mixture in mixtures.split("+"):
-        paths = sorted(bank_dir(mixture, side).glob("*-*[0-9].npy"))
+        paths = sorted(bank_dir(mixture).glob("*-*[0-9].npy"))
         if not paths:
-            told = f"python -m training.encode --mixture {mixture} --side {side}"
-            raise FileNotFoundError(f"{bank_dir(mixture, side)} is empty; run {told}")
+            told = f"python -m training.encode --mixture {mixture}"
+            raise FileNotFoundError(f"{bank_dir(mixture)} is empty; run {told}")
         for path in paths:
             seed, first = (int(part) for part in path.stem.split("-"))
             shard = np.load(path)
@@ -83,6 +84,36 @@ def draw_batch(
     chosen = rng.integers(len(bank.scenes), size=count)
     captions = [vary_caption(bank.scenes[index], rng) for index in chosen]
     return torch.from_numpy(bank.latents[chosen]).float(), text_ids(captions, rng, length)
+
+
+def random_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Width and height, multiples of 16 from 128 to 256: half of them squares, three quarters at the larger scale."""
+    larger = rng.random() < 0.75
+    low, high = (12, 16) if larger else (8, 11)
+    width, height = (int(tokens) * TOKEN for tokens in rng.integers(low, high + 1, 2))
+    if rng.random() < 0.5:
+        return width, width
+    if larger:
+        return width, height
+    longer = int(rng.integers(low, 17)) * TOKEN
+    return (longer, height) if rng.random() < 0.5 else (width, longer)
+
+
+class Sizes:
+    """Batches of pictures of other sizes, drawn as they are needed."""
+
+    def __init__(self, mixture: str) -> None:
+        """Scenes of the first of ``mixture``'s mixtures."""
+        self._mixture = mixture.split("+")[0]
+        self._sprites, self._transform = load_sprites(), load_transform()
+
+    def draw_batch(self, tokens: int, rng: np.random.Generator) -> tuple[torch.Tensor, TextIds]:
+        """About ``tokens`` image tokens of one random size, with their captions."""
+        width, height = random_size(rng)
+        count = max(2, round(tokens / (width * height / TOKEN**2)))
+        scenes = [random_scene(self._mixture, rng) for _ in range(count)]
+        drawn = as_batch([draw(scene, self._sprites, (width, height), rng) for scene in scenes])
+        return encode(self._transform, drawn), text_ids([vary_caption(scene, rng) for scene in scenes], rng)
 
 
 class Starter(nn.Module):

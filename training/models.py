@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -44,9 +45,30 @@ def build_transformer() -> FluxTransformer2DModel:
     )
 
 
+_WORDS_AROUND = ((1,), (2,), (9,), (10,), range(1, 8), range(9, 16))
+"""What the first T5 heads look at, as buckets of the relative bias: the word before, the one before that, the next two,
+and whichever word before or after the content asks for."""
+_PULL = 40.0  # Muon lets the content's part of a T5 logit, which nothing scales down, grow to about 30
+
+
+@torch.no_grad()
+def start_reading_order(t5: T5EncoderModel) -> None:
+    """Make some heads look at the words around each word.
+
+    FLUX gives text no positions: the order of words reaches the picture through T5's relative bias alone. That hardly
+    moves from its small random start: without this the model reads a bag of words, and draws "a square above a circle"
+    where "a circle above a square" was asked for.
+    """
+    bias = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # (buckets, heads)
+    for head, buckets in enumerate(_WORDS_AROUND):
+        bias[:, head] = 0
+        bias[0, head] = _PULL / 2  # itself, where there is no such word
+        bias[list(buckets), head] = _PULL
+
+
 def build_t5(vocabulary: int) -> T5EncoderModel:
-    """Two layers, enough to tie a colour or a size to the noun after it."""
-    return T5EncoderModel(
+    """Two layers, enough to tie a colour or a size to the noun after it, and a thing to its place in a pair."""
+    t5 = T5EncoderModel(
         T5Config(
             vocab_size=vocabulary,
             d_model=TEXT_WIDTH,
@@ -64,6 +86,8 @@ def build_t5(vocabulary: int) -> T5EncoderModel:
             use_cache=False,
         )
     )
+    start_reading_order(t5)
+    return t5
 
 
 def build_clip(vocabulary: int) -> CLIPTextModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.scenes import Item, Scene
 
@@ -14,6 +14,7 @@ class Case:
     prompt: str
     scene: Scene
     kind: str
+    size: tuple[int, int] = (128, 128)  # width and height in pixels
 
 
 def _one(
@@ -103,8 +104,13 @@ CASES: tuple[Case, ...] = (
     Case("four pink stars, blue background", Scene((Item("star", "pink"),), count="four", ground="blue"), "count"),
 )
 
-# What the wide mixture teaches besides: rarer subjects, the other style, recoloured subjects, pairs of subjects.
-WIDE_CASES: tuple[Case, ...] = (
+
+def _sized(case: Case, width: int, height: int) -> Case:
+    return replace(case, kind="size", size=(width, height))
+
+
+# Rarer subjects, the other style, recoloured subjects, pairs of subjects, other sizes.
+HARDER_CASES: tuple[Case, ...] = (
     _one("octopus", "black"),
     _one("guitar", "yellow"),
     _one("camera", "pink"),
@@ -125,6 +131,16 @@ WIDE_CASES: tuple[Case, ...] = (
     _pair("a crown above a cat, red background", Item("crown"), Item("cat"), "above", "red"),
     _placed("a small whale, bottom, orange background", "whale", None, "bottom", "orange", "small"),
     _placed("small green triangle, top left, pink background", "triangle", "green", "top left", "pink", "small"),
+    _sized(_one("apple", "blue", colour="red"), 144, 144),
+    _sized(_one("penguin", "orange"), 160, 160),
+    _sized(_placed("a dog on the left, green background", "dog", None, "left", "green"), 176, 128),
+    _sized(_one("house", "pink"), 128, 224),
+    _sized(_one("cat", "yellow"), 192, 192),
+    _sized(_one("circle", "yellow", colour="blue"), 192, 192),
+    _sized(_one("rocket", "purple"), 208, 240),
+    _sized(_one("apple", "blue", colour="red"), 256, 256),
+    _sized(_one("castle", "green"), 256, 256),
+    _sized(Case("two hearts, pink background", Scene((Item("heart"),), count="two", ground="pink"), "count"), 256, 192),
 )
 
 

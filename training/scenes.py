@@ -1,7 +1,11 @@
 """Scenes: what a caption says and the exact picture it means.
 
 A caption fixes the picture (subjects, colours, sizes, places, ground, style), so the transformer has one target per
-caption; only a few pixels of jitter are left to the seed.
+caption; now and then the whole scene is moved by a few pixels.
+
+Things at a place, in pairs and in groups have the same sizes, and their middles lie on the grid of the transformer's
+16-pixel tokens, so that a thing is the same tokens wherever it stands: one picture to learn, not one for each place.
+For the same reason a picture of another size shows things at one of two scales, not at a scale of its own.
 """
 
 from __future__ import annotations
@@ -20,19 +24,21 @@ from training.vocabulary import (
     RELATIONS,
     SHAPES,
     SIZES,
-    STYLES,
     SUBJECTS,
     Subject,
     ground_word,
 )
 
 _BY_NAME: dict[str, Subject] = {subject.name: subject for subject in SUBJECTS}
+_OTHERS = tuple(subject.name for subject in SUBJECTS if subject.name not in CORE)
 
-# Side of a sprite as a share of the picture's side: alone, at a named place, and in a group.
-_ALONE = {None: 0.80, "small": 0.42, "big": 0.96}
-_PLACED = {None: 0.48, "small": 0.32, "big": 0.60}
-_GROUPED = {None: 0.46, "small": 0.30, "big": 0.54}
-_LOW, _HIGH = 0.27, 0.73
+TOKEN = 16  # pixels
+# Side of a sprite as a share of the scale: alone; at a named place, in a pair or in a group.
+# A small thing alone is as large as one at a place.
+_ALONE = {None: 0.80, "small": 0.46, "big": 0.96}
+_PLACED = {None: 0.46, "small": 0.30, "big": 0.54}
+_LOW, _HIGH = 0.25, 0.75
+_MOVED = 0.2  # share of training pictures off the grid: a given picture may lie anywhere
 _LAYOUTS = {
     2: ((_LOW, 0.5), (_HIGH, 0.5)),
     3: ((0.5, _LOW), (_LOW, _HIGH), (_HIGH, _HIGH)),
@@ -117,156 +123,126 @@ def centre(place: str | None) -> tuple[float, float]:
 
 
 def placements(scene: Scene) -> list[tuple[Item, float, float, float]]:
-    """Each sprite of ``scene`` as (item, x, y, side), all as shares of the picture."""
+    """Each sprite of ``scene`` as (item, x, y, side): shares of width, of height, and of the scale."""
     if scene.count:
         item = scene.items[0]
-        return [(item, x, y, _GROUPED[item.size]) for x, y in _LAYOUTS[COUNTS[scene.count]]]
+        return [(item, x, y, _PLACED[item.size]) for x, y in _LAYOUTS[COUNTS[scene.count]]]
     if len(scene.items) == 2:
         spots = _LAYOUTS[2]
         if scene.relation in ("above", "below"):
             spots = ((0.5, _LOW), (0.5, _HIGH)) if scene.relation == "above" else ((0.5, _HIGH), (0.5, _LOW))
-        return [(item, x, y, _GROUPED[item.size]) for item, (x, y) in zip(scene.items, spots, strict=True)]
+        return [(item, x, y, _PLACED[item.size]) for item, (x, y) in zip(scene.items, spots, strict=True)]
     item = scene.items[0]
     x, y = centre(scene.place)
     return [(item, x, y, (_PLACED if scene.place not in (None, "center") else _ALONE)[item.size])]
 
 
-def draw(
-    scene: Scene, sprites: dict[str, np.ndarray], side: int = 128, rng: np.random.Generator | None = None
-) -> np.ndarray:
-    """The picture of ``scene``, uint8 (side, side, 3); with ``rng`` each sprite is moved by up to two pixels in 128."""
-    canvas = np.empty((side, side, 3), dtype=np.float32)
-    canvas[:] = GROUNDS[scene.ground]
+def scale_of(size: tuple[int, int]) -> int:
+    """The side in pixels of the square that a picture of ``size`` (width, height) takes the size of its things from."""
+    return 128 if min(size) < 192 else 192
+
+
+def boxes(scene: Scene, size: tuple[int, int] = (128, 128)) -> list[tuple[Item, int, int, int]]:
+    """Each sprite of ``scene`` in a picture of ``size`` (width, height) as (item, left, top, side), in pixels."""
+    found = []
     for item, x, y, share in placements(scene):
-        size = round(share * side)
-        sprite = scale(draw_item(sprites, item, scene.style), size)
-        dx, dy = rng.integers(-2, 3, 2) * side // 128 if rng is not None else (0, 0)
-        paste(canvas, sprite, round(x * side - size / 2) + int(dx), round(y * side - size / 2) + int(dy))
+        side = round(share * scale_of(size))
+        left, top = (
+            round(at * length / TOKEN) * TOKEN - (side + 1) // 2 for at, length in zip((x, y), size, strict=True)
+        )
+        found.append((item, left, top, side))
+    return found
+
+
+def draw(
+    scene: Scene,
+    sprites: dict[str, np.ndarray],
+    size: tuple[int, int] = (128, 128),
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """The picture of ``scene``, uint8 (height, width, 3); with ``rng``, now and then moved by up to three pixels."""
+    dx, dy = map(int, rng.integers(-3, 4, 2)) if rng is not None and rng.random() < _MOVED else (0, 0)
+    canvas = np.empty((size[1], size[0], 3), dtype=np.float32)
+    canvas[:] = GROUNDS[scene.ground]
+    for item, left, top, side in boxes(scene, size):
+        paste(canvas, scale(draw_item(sprites, item, scene.style), side), left + dx, top + dy)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
-def random_item(rng: np.random.Generator, shapes: float, tinted: float, sized: float) -> Item:
-    """A shape with the chance ``shapes``, else a subject, recoloured with the chance ``tinted``."""
+def _shape(rng: np.random.Generator, sized: float) -> Item:
     size = SIZES[rng.integers(2)] if rng.random() < sized else None
-    colours = list(COLOURS)
-    if rng.random() < shapes:
-        colour = colours[rng.integers(len(colours))] if rng.random() < 0.9 else None
-        return Item(list(SHAPES)[rng.integers(len(SHAPES))], colour, size)
-    subject = SUBJECTS[rng.integers(len(SUBJECTS))]
-    if subject.natural and rng.random() < 0.35:
-        return Item(subject.name, subject.natural, size)
-    coloured = rng.random() < tinted
-    return Item(subject.name, colours[rng.integers(len(colours))] if coloured else None, size)
+    colour = list(COLOURS)[rng.integers(len(COLOURS))] if rng.random() < 0.9 else None
+    return Item(list(SHAPES)[rng.integers(len(SHAPES))], colour, size)
 
 
-def _no_white_on_white(scene: Scene) -> Scene:
-    if scene.ground == "white" and any(item.colour == "white" for item in scene.items):
-        return replace(scene, ground="blue")
-    return scene
-
-
-def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene of the training mixture: mostly one subject, the rest placed, paired or counted."""
-    return _no_white_on_white(_any_scene(rng))
-
-
-def _any_scene(rng: np.random.Generator) -> Scene:
-    ground = "white" if rng.random() < 0.25 else list(GROUNDS)[rng.integers(len(GROUNDS))]
-    style = STYLES[int(rng.random() < 0.25)]
-    kind = rng.random()
-    if kind < 0.60:
-        return Scene((random_item(rng, 0.15, 0.12, 0.25),), None, None, None, ground, style)
-    if kind < 0.75:
-        place = PLACES[rng.integers(len(PLACES))]
-        if rng.random() < 0.2:
-            place = f"{('top', 'bottom')[rng.integers(2)]} {('left', 'right')[rng.integers(2)]}"
-        return Scene((random_item(rng, 0.3, 0.1, 0.3),), place, None, None, ground, style)
-    if kind < 0.92:
-        relation = "and" if rng.random() < 0.6 else ("above", "below")[rng.integers(2)]
-        items = (random_item(rng, 0.35, 0.1, 0.2), random_item(rng, 0.35, 0.1, 0.2))
-        return Scene(items, None, relation, None, ground, style)
-    return Scene((random_item(rng, 0.3, 0.1, 0.1),), None, None, list(COUNTS)[rng.integers(len(COUNTS))], ground, style)
-
-
-def random_core_scene(rng: np.random.Generator) -> Scene:
-    """A scene of the core mixture: mostly one core subject in the middle, then shapes, places, pairs and counts."""
-    ground = "white" if rng.random() < 0.25 else list(GROUNDS)[rng.integers(len(GROUNDS))]
-    kind = rng.random()
-    name = CORE[rng.integers(len(CORE))]
-    natural = _BY_NAME[name].natural
-    subject = Item(name, natural if rng.random() < 0.35 else None)
-    shapes = [random_item(rng, 1.0, 0.0, 0.15) for _ in range(2)]
-    if ground == "white" and any(shape.colour == "white" for shape in shapes):
-        ground = "blue"
-    item = subject if rng.random() < 0.5 else shapes[0]
-    if kind < 0.66:
-        return Scene((subject,), ground=ground)
-    if kind < 0.80:
-        return Scene((shapes[0],), ground=ground)
-    if kind < 0.89:
-        return Scene((item,), place=PLACES[rng.integers(4)], ground=ground)
-    if kind < 0.95:
-        return Scene((item, shapes[1]), relation=("and", "above")[rng.integers(2)], ground=ground)
-    return Scene((item,), count=list(COUNTS)[rng.integers(len(COUNTS))], ground=ground)
-
-
-def _corner(rng: np.random.Generator) -> str:
-    return f"{('top', 'bottom')[rng.integers(2)]} {('left', 'right')[rng.integers(2)]}"
-
-
-def _core_item(rng: np.random.Generator, sized: float = 0.0) -> Item:
-    """A core subject in its own colours, which are named now and then."""
-    name = CORE[rng.integers(len(CORE))]
+def _subject(rng: np.random.Generator, core: float, sized: float = 0.0) -> Item:
+    """A subject in its own colours, which are named now and then; of the core with the chance ``core``."""
+    names = CORE if rng.random() < core else _OTHERS
+    name = names[rng.integers(len(names))]
     size = SIZES[rng.integers(2)] if rng.random() < sized else None
     return Item(name, _BY_NAME[name].natural if rng.random() < 0.3 else None, size)
 
 
-def _core_or_shape(rng: np.random.Generator) -> Item:
-    return _core_item(rng, 0.08) if rng.random() < 0.5 else random_item(rng, 1.0, 0.0, 0.08)
+def _shape_or_subject(rng: np.random.Generator) -> Item:
+    return _shape(rng, 0.08) if rng.random() < 0.5 else _subject(rng, 0.8, 0.08)
+
+
+def _ground(rng: np.random.Generator) -> str:
+    return "white" if rng.random() < 0.2 else list(GROUNDS)[rng.integers(len(GROUNDS))]
+
+
+def _at_a_place(rng: np.random.Generator) -> Scene:
+    place = PLACES[rng.integers(len(PLACES))]
+    if rng.random() < 0.2:
+        place = f"{('top', 'bottom')[rng.integers(2)]} {('left', 'right')[rng.integers(2)]}"
+    return Scene((_shape_or_subject(rng),), place=place)
+
+
+def _pair(rng: np.random.Generator) -> Scene:
+    first, second = _shape_or_subject(rng), _shape_or_subject(rng)
+    while first.name == second.name:
+        second = _shape_or_subject(rng)
+    relation = "and" if rng.random() < 0.4 else RELATIONS[1 + rng.integers(2)]
+    return Scene((first, second), relation=relation)
+
+
+def _counted(rng: np.random.Generator) -> Scene:
+    return Scene((_shape_or_subject(rng),), count=list(COUNTS)[rng.integers(len(COUNTS))])
+
+
+def _on_a_ground(scene: Scene, rng: np.random.Generator) -> Scene:
+    """``scene`` on some ground, never white on white."""
+    ground = _ground(rng)
+    pale = ground == "white" and any(item.colour == "white" for item in scene.items)
+    return replace(scene, ground="blue" if pale else ground)
 
 
 def random_composed_scene(rng: np.random.Generator) -> Scene:
     """A scene of the composed mixture: half one subject in the middle, half shapes, places, pairs and counts."""
-    return _no_white_on_white(_any_composed_scene(rng))
+    kind = rng.random()
+    if kind < 0.45:
+        scene = Scene((_subject(rng, 0.2),))
+    elif kind < 0.52:
+        scene = Scene((_subject(rng, 0.8),), style="noto")
+    elif kind < 0.56:
+        scene = Scene((_subject(rng, 0.8, 1.0),))
+    elif kind < 0.60:
+        scene = Scene((replace(_subject(rng, 0.8), colour=list(COLOURS)[rng.integers(len(COLOURS))]),))
+    elif kind < 0.66:
+        scene = Scene((_shape(rng, 0.35),))
+    elif kind < 0.78:
+        scene = _at_a_place(rng)
+    elif kind < 0.92:
+        scene = _pair(rng)
+    else:
+        scene = _counted(rng)
+    return _on_a_ground(scene, rng)
 
 
 def random_placed_scene(rng: np.random.Generator) -> Scene:
     """A scene of the placed mixture: half pairs of two different things, then places and counts."""
-    ground = "white" if rng.random() < 0.2 else list(GROUNDS)[rng.integers(len(GROUNDS))]
-    kind, first, second = rng.random(), _core_or_shape(rng), _core_or_shape(rng)
-    if kind < 0.5 and first.name != second.name:
-        relation = "and" if rng.random() < 0.4 else RELATIONS[1 + rng.integers(2)]
-        return _no_white_on_white(Scene((first, second), relation=relation, ground=ground))
-    if kind < 0.85:
-        place = _corner(rng) if rng.random() < 0.15 else PLACES[rng.integers(4)]
-        return _no_white_on_white(Scene((first,), place=place, ground=ground))
-    return _no_white_on_white(Scene((first,), count=list(COUNTS)[rng.integers(len(COUNTS))], ground=ground))
-
-
-def _any_composed_scene(rng: np.random.Generator) -> Scene:
-    ground = "white" if rng.random() < 0.2 else list(GROUNDS)[rng.integers(len(GROUNDS))]
     kind = rng.random()
-    if kind < 0.26:
-        return Scene((_core_item(rng),), ground=ground)
-    if kind < 0.39:
-        return Scene((random_item(rng, 0.0, 0.0, 0.0),), ground=ground)
-    if kind < 0.48:
-        item = _core_item(rng) if rng.random() < 0.8 else random_item(rng, 0.0, 0.0, 0.0)
-        return Scene((item,), ground=ground, style="noto")
-    if kind < 0.53:
-        return Scene((_core_item(rng, 1.0),), ground=ground)
-    if kind < 0.57:
-        colour = list(COLOURS)[rng.integers(len(COLOURS))]
-        return Scene((replace(_core_item(rng), colour=colour),), ground=ground)
-    if kind < 0.66:
-        return Scene((random_item(rng, 1.0, 0.0, 0.35),), ground=ground)
-    if kind < 0.79:
-        place = _corner(rng) if rng.random() < 0.2 else PLACES[rng.integers(len(PLACES))]
-        return Scene((_core_or_shape(rng),), place=place, ground=ground)
-    if kind < 0.92:
-        relation = "and" if rng.random() < 0.5 else RELATIONS[1 + rng.integers(2)]
-        return Scene((_core_or_shape(rng), _core_or_shape(rng)), relation=relation, ground=ground)
-    return Scene((_core_or_shape(rng),), count=list(COUNTS)[rng.integers(len(COUNTS))], ground=ground)
+    return _on_a_ground(_pair(rng) if kind < 0.55 else _at_a_place(rng) if kind < 0.85 else _counted(rng), rng)
 
 
 def vary_caption(scene: Scene, rng: np.random.Generator) -> str:

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from training import checkpoint
-from training.flow import Starter, build_optimizers, draw_batch, flow_loss, load_bank
+from training.flow import Sizes, Starter, build_optimizers, draw_batch, flow_loss, load_bank
 from training.paths import work_dir
 from training.word_codes import initial_codes
 
@@ -87,12 +87,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="AdamW's learning rate; Muon's is twice that")
     parser.add_argument("--fall", type=float, default=0.25, help="share of the minutes in which the rate falls")
     parser.add_argument(
-        "--mixture", default="composed", help="banks of scenes: wide, core, composed, placed, or several: core+placed"
+        "--mixture", default="composed", help="banks of scenes: composed, placed, or both: composed+placed"
     )
-    parser.add_argument("--side", type=int, default=128, help="picture side of the main bank")
-    parser.add_argument("--large-every", type=int, default=0, help="every n-th batch is of larger pictures")
-    parser.add_argument("--large-sides", default="192,256", help="their sides, in turn")
-    parser.add_argument("--large-mixture", default="core", help="their banks")
+    parser.add_argument("--sized", type=float, default=0.5, help="share of batches that are of a random size")
     parser.add_argument("--from-flat", action="store_true", help="go on from the weights before the last fall")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -128,9 +125,8 @@ def main() -> None:
         step, spent = state["step"], state["seconds"]
     torch.manual_seed(options.seed + 1000 * step + rank)  # the noise; weights above are the same in every process
 
-    bank = load_bank(options.mixture, options.side)
-    sides = [int(side) for side in options.large_sides.split(",")] if options.large_every else []
-    larger = [load_bank(options.large_mixture, side) for side in sides]
+    bank = load_bank(options.mixture)
+    sizes = Sizes(options.mixture)
     begun, saved_at, recent, falling = time.time() - spent, time.time(), [], False
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -146,13 +142,11 @@ def main() -> None:
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group, full in zip(groups, full_rates, strict=True):
             group["lr"] = full * rate_share(progress, step, options.fall)
-        if larger and step % options.large_every == 1:
-            turn = step // options.large_every % len(sides)
-            # About as many image tokens as any other batch.
-            share = (options.side / sides[turn]) ** 2
-            latents, text = draw_batch(larger[turn], max(4, round(batch * share)), rng)
-        elif step % _LONG_EVERY == _LONG_EVERY - 1:
+        if step % _LONG_EVERY == _LONG_EVERY - 1:
             latents, text = draw_batch(bank, max(4, batch // 8), rng, length=512)
+        elif rng.random() < options.sized:
+            # About as many image tokens as any other batch.
+            latents, text = sizes.draw_batch(batch * bank.latents[0, 0].size // 4, rng)
         else:
             latents, text = draw_batch(bank, batch, rng)
         with torch.autocast(kind, torch.bfloat16):

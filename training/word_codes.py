@@ -7,13 +7,11 @@ transformer learns one map from coordinates to pictures, shared by all words, in
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from training.block_transform import encode
-from training.encode import as_batch, load_transform
+from training.encode import as_batch, load_sprites, load_transform
 from training.models import TEXT_WIDTH
-from training.paths import work_dir
 from training.scenes import Item, Scene, draw
 from training.tokenizer import token_ids
 from training.vocabulary import SHAPES, STYLES, SUBJECTS
@@ -23,7 +21,7 @@ LOOKS = 224  # dimensions that hold the look of a subject; the rest tell plain w
 
 def looks() -> tuple[list[str], torch.Tensor]:
     """Subjects and shapes with their coordinates (n, LOOKS), unit mean square."""
-    sprites = dict(np.load(work_dir() / "subjects.npz"))
+    sprites = load_sprites()
     transform = load_transform()
     names = [subject.name for subject in SUBJECTS] + list(SHAPES)
     per_style = [

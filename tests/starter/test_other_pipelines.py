@@ -57,7 +57,7 @@ def difference(first: Any, second: Any) -> float:
 
 
 def scene(truths: dict[str, np.ndarray], name: str, ground: str, colour: str | None = None) -> Image.Image:
-    return Image.fromarray(draw(Scene((Item(name, colour),), ground=ground), truths, SIDE))
+    return Image.fromarray(draw(Scene((Item(name, colour),), ground=ground), truths))
 
 
 def test_image_to_image_stays_near_its_input_at_low_strength_and_follows_the_prompt_at_high(

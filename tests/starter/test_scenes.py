@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from training.encode import MIXTURES, scene_of
+from training.models import build_t5
 from training.prompts import UNSEEN
-from training.scenes import Item, Scene, meaning, placements, vary_caption
+from training.scenes import Item, Scene, boxes, draw, meaning, placements, vary_caption
 from training.tokenizer import token_ids
 
 SAMPLE = 3000
@@ -37,3 +39,44 @@ def test_a_colour_that_a_thing_has_anyway_changes_nothing() -> None:
 def test_the_first_of_two_things_is_left_of_above_or_below_the_second(relation: str, axis: int, sign: int) -> None:
     spots = {item.name: (x, y) for item, x, y, _ in placements(Scene((Item("cat"), Item("dog")), relation=relation))}
     assert sign * (spots["dog"][axis] - spots["cat"][axis]) > 0.4
+
+
+def test_a_thing_is_the_same_tokens_wherever_it_stands() -> None:
+    disc = np.zeros((96, 96, 4), np.uint8)
+    disc[8:88, 8:88] = 255
+    sprites = {"shape/circle": disc}
+    red, blue = Item("circle", "red"), Item("circle", "blue")
+    left = draw(Scene((red,), place="left"), sprites)
+    right = draw(Scene((red,), place="right"), sprites)
+    top_left = draw(Scene((red,), place="top left"), sprites)
+    pair = draw(Scene((blue, red), relation="and"), sprites)
+    wide = draw(Scene((red,), place="left"), sprites, (176, 128))
+    assert (left != 255).any()
+    np.testing.assert_array_equal(left[:, :64], right[:, 64:])
+    np.testing.assert_array_equal(left[32:96, :64], top_left[:64, :64])
+    np.testing.assert_array_equal(pair[:, 64:], right[:, 64:])
+    np.testing.assert_array_equal(left[:, :64], wide[:, 16:80])
+
+
+@pytest.mark.parametrize("size", [(128, 128), (256, 128), (144, 240), (208, 192), (256, 256)])
+def test_things_of_every_scene_lie_inside_a_picture_of_any_size(size: tuple[int, int]) -> None:
+    for index in range(300):
+        scene, _ = scene_of("composed", 12, index)
+        for item, left, top, side in boxes(scene, size):
+            over = side // 16 if item.size == "big" else 0
+            assert -over <= left <= size[0] - side + over, (scene, left)
+            assert -over <= top <= size[1] - side + over, (scene, top)
+
+
+@torch.no_grad()
+def test_a_word_knows_the_words_around_it_before_any_training() -> None:
+    torch.manual_seed(0)
+    t5 = build_t5(40)
+    circle, above, square = 10, 11, 12
+
+    def moved(one: list[int], other: list[int], word: int) -> float:
+        """How much the state of ``word`` differs between two sentences, in shares of its size."""
+        states = [t5(torch.tensor([words + [1] + [0] * 4]))[0][0, words.index(word)] for words in (one, other)]
+        return float((states[0] - states[1]).norm() / states[0].norm())
+
+    assert moved([circle, above, square], [square, above, circle], circle) > 0.1
