@@ -152,12 +152,12 @@ def main() -> None:
     known = [case.prompt for case in UNSEEN if meaning(case.scene) in seen]
     if known:
         raise ValueError(f"these 'unseen' prompts are in the bank, choose others: {known}")
-    told, _ = measure(folder)
+    pipeline, truths = load_pipeline(folder), load_truths(folder)
+    told, _ = measure(pipeline, truths)
     (folder / RESULT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     drawn_surely = sure(told["subjects"])
     _write_rough_words(folder, drawn_surely)
 
-    pipeline, truths = load_pipeline(folder), load_truths(folder)
     labelled(generate(pipeline, GRID_PROMPTS), list(GRID_PROMPTS), 5).quantize(128).save(
         folder / "grid.png", optimize=True
     )

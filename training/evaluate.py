@@ -271,12 +271,13 @@ def _told(figures: dict[str, Any], verdicts: Sequence[Verdict]) -> dict[str, Any
     }
 
 
-def measure(folder: Path, seed: int = 0, steps: int = STEPS) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Everything that is measured of the pipeline in ``folder``, as ``evaluation.json`` holds it, and the pictures.
+def measure(
+    pipeline: FluxPipeline, truths: dict[str, np.ndarray], seed: int = 0, steps: int = STEPS
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Everything that is measured of a pipeline, as ``evaluation.json`` holds it, and the pictures.
 
     ``subjects`` has each subject's distance from its truth, see :func:`recall`.
     """
-    pipeline, truths = load_pipeline(folder), load_truths(folder)
     first, verdicts, pictures = evaluate(pipeline, truths, CASES, seed, steps)
     harder, harder_verdicts, more = evaluate(pipeline, truths, HARDER_CASES, seed, steps)
     subjects = recall(pipeline, truths, [subject.name for subject in SUBJECTS], seed, steps)
@@ -298,7 +299,7 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, help="also write the pictures here, as one PNG")
     options = parser.parse_args()
     begun = time.time()
-    told, pictures = measure(options.model, options.seed, options.steps)
+    told, pictures = measure(load_pipeline(options.model), load_truths(options.model), options.seed, options.steps)
     (options.model / RESULT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if options.grid:
         as_grid(pictures, 10).save(options.grid)
@@ -306,7 +307,7 @@ def main() -> None:
         for case in part["cases"]:
             if not case["right"]:
                 print(f"wrong: {case['prompt']}: ranks {case['ranks']}, ground error {case['ground_error']}")
-        print(json.dumps({name: value for name, value in part.items() if name == "by_kind"}))
+        print(json.dumps({"by_kind": part["by_kind"]}))
     print(f"{told['sure_subjects']} of {len(SUBJECTS)} subjects drawn surely")
     print(f"score {told['score']}, of the harder ones {told['harder']['score']}; {time.time() - begun:.0f} s")
 

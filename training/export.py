@@ -10,12 +10,12 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from PIL import Image
 
 from training import checkpoint
+from training.encode import load_sprites
 from training.flow import Starter
 from training.models import PROMPT_TOKENS, build_vae
 from training.paths import export_dir, work_dir
@@ -113,7 +113,7 @@ def truth_names() -> list[str]:
 
 
 def _truth_sheet() -> Image.Image:
-    sprites = np.load(work_dir() / "subjects.npz")
+    sprites = load_sprites()
     names, columns = truth_names(), 25
     rows = -(-len(names) // columns)
     sheet = Image.new("RGBA", (columns * TRUTH_SIDE, rows * TRUTH_SIDE))
