@@ -40,8 +40,8 @@ $(VENV)/.synced-run: $(UV) uv.lock pyproject.toml
 	$(SYNC) --extra comfyui --extra overlay
 	@touch $@
 
-$(VENV)/.synced-dev: $(UV) uv.lock pyproject.toml
-	$(SYNC) --extra comfyui --extra overlay --extra dev
+$(VENV)/.synced-dev: $(UV) uv.lock pyproject.toml Makefile
+	$(SYNC) --extra comfyui --extra overlay --extra training --extra dev
 	@touch $@ $(VENV)/.synced-run
 
 .PHONY: setup

@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from training.paths import export_dir
 from training.prompts import CASES, HARDER_CASES, Case
-from training.scenes import Item, Scene, boxes, draw
+from training.scenes import SIDE, Item, Scene, boxes, draw
 from training.vocabulary import GROUNDS, SHAPES, SUBJECTS
 
 STEPS = 8
-SIDE, BATCH = 128, 8
+BATCH = 8
 COMPARED = 32  # both pictures are compared at this side
 GROUND_TOLERANCE = 0.06  # mean absolute error of the border's colour, on 0..1
 SURE = 0.35  # of an empty picture's distance from the truth; above it a subject is a smear of the right colours

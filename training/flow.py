@@ -87,16 +87,9 @@ def draw_batch(
 
 
 def random_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Width and height, multiples of 16 from 128 to 256: half of them squares, three quarters at the larger scale."""
-    larger = rng.random() < 0.75
-    low, high = (12, 16) if larger else (8, 11)
-    width, height = (int(tokens) * TOKEN for tokens in rng.integers(low, high + 1, 2))
-    if rng.random() < 0.5:
-        return width, width
-    if larger:
-        return width, height
-    longer = int(rng.integers(low, 17)) * TOKEN
-    return (longer, height) if rng.random() < 0.5 else (width, longer)
+    """Width and height, multiples of 16 from 128 to 256; half of them squares."""
+    width, height = (int(tokens) * TOKEN for tokens in rng.integers(8, 17, 2))
+    return (width, width) if rng.random() < 0.5 else (width, height)
 
 
 class Sizes:

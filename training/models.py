@@ -29,9 +29,48 @@ def build_vae() -> AutoencoderKL:
     )
 
 
+_ROTARY_AXES = (4, 14, 14)  # of 32: nothing, row, column
+_EDGE_HEADS = {0: (1, 1.0), 4: (1, -1.0), 6: (2, 1.0), 7: (2, -1.0)}
+"""Head: the axis along which it looks (1 row, 2 column), and 1 for towards the first row or column, -1 for the last."""
+
+
+@torch.no_grad()
+def write_edges(transformer: FluxTransformer2DModel) -> None:
+    """Make four heads of the first block tell each image token how far it is from the four edges.
+
+    They are written, not trained: each step of the training writes them again.
+
+    FLUX counts rows and columns from the top left and is not told how many there are. So a thing in the middle stands
+    at another row and column in each size, and a small model takes very long to find its middle: one trained without
+    this knew a token's distance from it to two tokens. Here each token weighs the image tokens on one side of it
+    against the text tokens, with a weight that grows by a fifth for each row or column; the outcome is one number a
+    head. The numbers of opposite heads differ by the token's distance from the middle.
+    """
+    block = transformer.transformer_blocks[0]
+    attention, width = block.attn, sum(_ROTARY_AXES)
+    for head, (axis, sign) in _EDGE_HEADS.items():
+        turning = sum(_ROTARY_AXES[:axis]) + 4  # the pair that turns by 0.072 a row or column
+        query, image_key, text_key = torch.zeros(3, width)
+        query[[1, turning]] = 4.0  # the first axis does not turn: a plain weight for image or text
+        image_key[[1, turning + 1]] = torch.tensor([-1.0, sign * 4.0])
+        text_key[1] = 1.45
+        image_key[0], text_key[0] = 3.87, 5.47  # no query looks here: keys of equal length
+        rows = slice(head * width, (head + 1) * width)
+        for layer, norm, vector in (
+            (attention.to_q, attention.norm_q, query),
+            (attention.to_k, attention.norm_k, image_key),
+            (attention.add_k_proj, attention.norm_added_k, text_key),
+        ):
+            layer.weight[rows] = 0
+            layer.bias[rows] = vector / norm.weight
+        for layer, told in ((attention.to_v, -1.0), (attention.add_v_proj, 1.0)):
+            layer.weight[rows.start] = 0
+            layer.bias[rows.start] = told
+
+
 def build_transformer() -> FluxTransformer2DModel:
     """One double and four single blocks of width 256; eight heads of 32."""
-    return FluxTransformer2DModel(
+    transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=LATENT_CHANNELS * 4,
         num_layers=1,
@@ -41,8 +80,10 @@ def build_transformer() -> FluxTransformer2DModel:
         joint_attention_dim=TEXT_WIDTH,
         pooled_projection_dim=TEXT_WIDTH,
         guidance_embeds=False,
-        axes_dims_rope=(4, 14, 14),
+        axes_dims_rope=_ROTARY_AXES,
     )
+    write_edges(transformer)
+    return transformer
 
 
 _WORDS_AROUND = ((1,), (2,), (9,), (10,), range(1, 8), range(9, 16))

@@ -36,8 +36,9 @@ _SHAPE_BODIES = {
 
 def rasterize(svg: str, size: int = SPRITE_SIZE) -> np.ndarray:
     """``svg`` as a uint8 array (size, size, 4)."""
-    png = cairosvg.svg2png(bytestring=svg.encode(), output_width=size, output_height=size)
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+    png = io.BytesIO()
+    cairosvg.svg2png(bytestring=svg.encode(), write_to=png, output_width=size, output_height=size)
+    return np.asarray(Image.open(png).convert("RGBA"))
 
 
 def shape_svg(name: str) -> str:

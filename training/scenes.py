@@ -5,7 +5,7 @@ caption; now and then the whole scene is moved by a few pixels.
 
 Things at a place, in pairs and in groups have the same sizes, and their middles lie on the grid of the transformer's
 16-pixel tokens, so that a thing is the same tokens wherever it stands: one picture to learn, not one for each place.
-For the same reason a picture of another size shows things at one of two scales, not at a scale of its own.
+For the same reason a larger picture shows things as large as a small one, with more ground around them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _BY_NAME: dict[str, Subject] = {subject.name: subject for subject in SUBJECTS}
 _OTHERS = tuple(subject.name for subject in SUBJECTS if subject.name not in CORE)
 
 TOKEN = 16  # pixels
-# Side of a sprite as a share of the scale: alone; at a named place, in a pair or in a group.
+SIDE = 128  # of the smallest picture, which things are sized for
+# Side of a sprite as a share of SIDE: alone; at a named place, in a pair or in a group.
 # A small thing alone is as large as one at a place.
 _ALONE = {None: 0.80, "small": 0.46, "big": 0.96}
 _PLACED = {None: 0.46, "small": 0.30, "big": 0.54}
@@ -123,7 +124,7 @@ def centre(place: str | None) -> tuple[float, float]:
 
 
 def placements(scene: Scene) -> list[tuple[Item, float, float, float]]:
-    """Each sprite of ``scene`` as (item, x, y, side): shares of width, of height, and of the scale."""
+    """Each sprite of ``scene`` as (item, x, y, side): shares of width, of height, and of SIDE."""
     if scene.count:
         item = scene.items[0]
         return [(item, x, y, _PLACED[item.size]) for x, y in _LAYOUTS[COUNTS[scene.count]]]
@@ -137,18 +138,16 @@ def placements(scene: Scene) -> list[tuple[Item, float, float, float]]:
     return [(item, x, y, (_PLACED if scene.place not in (None, "center") else _ALONE)[item.size])]
 
 
-def scale_of(size: tuple[int, int]) -> int:
-    """The side in pixels of the square that a picture of ``size`` (width, height) takes the size of its things from."""
-    return 128 if min(size) < 192 else 192
+def boxes(scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> list[tuple[Item, int, int, int]]:
+    """Each sprite of ``scene`` in a picture of ``size`` (width, height) as (item, left, top, side), in pixels.
 
-
-def boxes(scene: Scene, size: tuple[int, int] = (128, 128)) -> list[tuple[Item, int, int, int]]:
-    """Each sprite of ``scene`` in a picture of ``size`` (width, height) as (item, left, top, side), in pixels."""
+    Its middle lies on the line between two tokens, left of and above its share where that is no such line.
+    """
     found = []
     for item, x, y, share in placements(scene):
-        side = round(share * scale_of(size))
+        side = round(share * SIDE)
         left, top = (
-            round(at * length / TOKEN) * TOKEN - (side + 1) // 2 for at, length in zip((x, y), size, strict=True)
+            int(at * length) // TOKEN * TOKEN - (side + 1) // 2 for at, length in zip((x, y), size, strict=True)
         )
         found.append((item, left, top, side))
     return found
@@ -157,7 +156,7 @@ def boxes(scene: Scene, size: tuple[int, int] = (128, 128)) -> list[tuple[Item, 
 def draw(
     scene: Scene,
     sprites: dict[str, np.ndarray],
-    size: tuple[int, int] = (128, 128),
+    size: tuple[int, int] = (SIDE, SIDE),
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
     """The picture of ``scene``, uint8 (height, width, 3); with ``rng``, now and then moved by up to three pixels."""

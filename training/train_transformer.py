@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from training import checkpoint
 from training.flow import Sizes, Starter, build_optimizers, draw_batch, flow_loss, load_bank
+from training.models import write_edges
 from training.paths import work_dir
 from training.word_codes import initial_codes
 
@@ -158,6 +159,7 @@ def main() -> None:
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        write_edges(model.transformer)
         average_into(average, model, step)
         step += 1
         bar.update()

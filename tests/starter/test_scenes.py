@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline
 
 from training.encode import MIXTURES, scene_of
-from training.models import build_t5
+from training.models import build_t5, build_transformer
 from training.prompts import UNSEEN
 from training.scenes import Item, Scene, boxes, draw, meaning, placements, vary_caption
 from training.tokenizer import token_ids
@@ -55,7 +56,7 @@ def test_a_thing_is_the_same_tokens_wherever_it_stands() -> None:
     np.testing.assert_array_equal(left[:, :64], right[:, 64:])
     np.testing.assert_array_equal(left[32:96, :64], top_left[:64, :64])
     np.testing.assert_array_equal(pair[:, 64:], right[:, 64:])
-    np.testing.assert_array_equal(left[:, :64], wide[:, 16:80])
+    np.testing.assert_array_equal(left[:, :64], wide[:, :64])
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 128), (144, 240), (208, 192), (256, 256)])
@@ -80,3 +81,26 @@ def test_a_word_knows_the_words_around_it_before_any_training() -> None:
         return float((states[0] - states[1]).norm() / states[0].norm())
 
     assert moved([circle, above, square], [square, above, circle], circle) > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rows", "columns", "words"), [(8, 8, 16), (16, 16, 32), (9, 15, 24), (16, 8, 32)])
+def test_a_token_feels_its_distance_from_the_middle_before_any_training(rows: int, columns: int, words: int) -> None:
+    torch.manual_seed(0)
+    transformer = build_transformer()
+    felt = []
+    attention = transformer.transformer_blocks[0].attn
+    attention.to_out[0].register_forward_pre_hook(lambda _, given: felt.append(given[0]))
+    transformer(
+        hidden_states=torch.randn(1, rows * columns, 64),
+        timestep=torch.ones(1),
+        pooled_projections=torch.randn(1, 256),
+        encoder_hidden_states=torch.randn(1, words, 256),
+        txt_ids=torch.zeros(words, 3),
+        img_ids=FluxPipeline._prepare_latent_image_ids(1, rows, columns, torch.device("cpu"), torch.float32),
+    )
+    heads = felt[0][0].reshape(rows, columns, 8, 32)[..., 0]
+    for first, last, found in ((0, 4, heads[:, 0]), (6, 7, heads[0])):
+        distance = torch.atanh(found[:, last]) - torch.atanh(found[:, first])
+        expected = 0.2 * (torch.arange(len(found)) - (len(found) - 1) / 2)
+        torch.testing.assert_close(distance, expected, atol=0.15, rtol=0.0)

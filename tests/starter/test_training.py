@@ -1,0 +1,118 @@
+"""The training commands in the order of ``training/README.md``, from nothing but icons to a pipeline that draws."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from training.fetch import PACKAGES
+from training.paths import REPOSITORY
+from training.vocabulary import SUBJECTS
+
+TRAIN = ("training.train_transformer", "--batch", "4", "--device", "cpu")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"STARTER_WORK": str(folder), "OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, *command: str) -> str:
+    """Everything that ``python -m command`` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=REPOSITORY,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def interrupt(folder: Path, *command: str) -> None:
+    """Stop ``python -m command`` as a process manager does, once its bar has moved."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=REPOSITORY, env=environment(folder), stderr=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stderr
+        shown = ""
+        try:
+            while not re.search(r"transformer: [1-9]\d*it", shown):
+                letter = training.stderr.read(1)
+                assert letter, shown
+                shown += letter
+            training.send_signal(signal.SIGTERM)
+            training.communicate(timeout=120)
+        finally:
+            training.kill()
+    assert training.returncode == 0
+
+
+def state(folder: Path) -> dict:
+    return torch.load(folder / "transformer.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with both icon sets, as ``training.fetch`` leaves them: a disc of its own colour for each name."""
+    folder = tmp_path_factory.mktemp("starter-work")
+    icons = {
+        subject.icon: {
+            "body": f'<circle cx="8" cy="8" r="6" fill="#{zlib.crc32(subject.icon.encode()) & 0xFFFFFF:06x}"/>'
+        }
+        for subject in SUBJECTS
+    }
+    for package in PACKAGES:
+        path = folder / "packages" / package.style / "icons.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"icons": icons, "width": 16, "height": 16}))
+    return folder
+
+
+@pytest.mark.timeout(600)
+def test_the_commands_lead_from_icons_to_a_pipeline(work: Path, tmp_path: Path) -> None:
+    told = run(work, "training.render")
+    assert f"{2 * len(SUBJECTS) + 5} sprites" in told
+
+    assert "decoder: 100%" in run(work, "training.train_vae", "--steps", "2", "--batch", "2", "--device", "cpu")
+    assert "encode: 100%" in run(work, "training.encode", "--count", "1")
+    latents = np.load(work / "bank-composed" / "11-0000000.npy")
+    assert latents.shape == (1000, 16, 16, 16)
+    assert np.isfinite(latents).all()
+
+    # An interrupt in the middle saves; the same command goes on from there, and keeps its weights before the fall.
+    interrupt(work, *TRAIN, "--minutes", "60", "--sized", "1")
+    first = state(work)
+    assert first["step"] >= 1
+
+    minutes = str(first["seconds"] / 60 + 0.05)
+    run(work, *TRAIN, "--minutes", minutes, "--sized", "0")
+    second = state(work)
+    assert second["step"] > first["step"]
+    assert second["seconds"] > first["seconds"]
+    changed = [name for name, weight in second["model"].items() if not torch.equal(weight, first["model"][name])]
+    assert len(changed) > 0.9 * len(second["model"])
+    assert (work / "transformer_flat.pt").is_file()
+
+    assert f"'steps': {second['step']}" in run(work, "training.export", "--to", str(tmp_path / "starter"))
+    pipeline = FluxPipeline.from_pretrained(tmp_path / "starter")
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline(
+        "red apple, blue background", num_inference_steps=2, guidance_scale=0.0, height=128, width=160, output_type="np"
+    ).images[0]  # pyright: ignore[reportAttributeAccessIssue]
+    assert picture.shape == (128, 160, 3)
+    assert np.isfinite(picture).all()
