@@ -36,6 +36,11 @@ def png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def opened(data: bytes) -> Image.Image:
+    """The picture in a file."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
 def row(*pictures: Labelled, gap: int = 6) -> Image.Image:
     """Pictures side by side, aligned at their tops, each under its label; no room for labels where none has one."""
     head = 20 if any(label for label, _ in pictures) else 0
@@ -119,7 +124,7 @@ class Artist:
 
     def pictures(self, mode: str, **values: Any) -> list[Image.Image]:
         """The pictures that a mode returns."""
-        return [Image.open(io.BytesIO(data)).convert("RGB") for _, data in self.files(mode, **values)]
+        return [opened(data) for _, data in self.files(mode, **values)]
 
     def page(self, mode: str, sheet: Image.Image, thumbnail: Image.Image) -> None:
         """Keep the picture of a mode's page and of its template."""
@@ -188,7 +193,7 @@ class Artist:
         trained = dict(self.files("train-lora", batch=4, seed=3, **values))
         (PAGES / "train-lora-loss.png").write_bytes(trained["loss_curve"])
         shown = stripes(128, 12, 22)
-        before, after = (Image.open(io.BytesIO(trained[name])).convert("RGB") for name in ("before", "samples"))
+        before, after = (opened(trained[name]) for name in ("before", "samples"))
         large = [picture.resize((256, 256), Image.Resampling.LANCZOS) for picture in (shown, before, after)]
         sheet = row(*zip(("learned from", "before", "after"), large, strict=True), gap=16)
         self.page("train-lora", sheet, inset(after, shown))

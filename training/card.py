@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from training import checkpoint
 from training.encode import MIXTURES, bank_dir
-from training.evaluate import RESULT, Verdict, evaluate, generate, load_pipeline, load_truths, measure, sure
+from training.evaluate import RESULT, SURE, Verdict, evaluate, generate, load_pipeline, load_truths, measure, sure
 from training.export import VOCABULARY
 from training.fetch import PACKAGES
 from training.flow import load_bank
@@ -175,6 +175,7 @@ def main() -> None:
         "harder_by_kind": _by_kind(told["harder"]),
         "words": _words(drawn_surely),
         "sure": len(drawn_surely),
+        "sure_limit": SURE,
         "rest": len(SUBJECTS) - len(drawn_surely),
         "subjects_in_all": len(SUBJECTS),
         "cases": len(CASES),

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 from training.block_transform import encode
 from training.encode import as_batch, bank_dir, load_sprites, load_transform, random_scene, scene_of
 from training.models import PROMPT_TOKENS, build_clip, build_t5, build_transformer
-from training.scenes import TOKEN, Scene, draw, vary_caption
+from training.scenes import SIDE, TOKEN, Scene, draw, vary_caption
 from training.tokenizer import token_ids
 
 
@@ -88,7 +88,7 @@ def draw_batch(
 
 def random_size(rng: np.random.Generator) -> tuple[int, int]:
     """Width and height, multiples of 16 from 128 to 256; half of them squares."""
-    width, height = (int(tokens) * TOKEN for tokens in rng.integers(8, 17, 2))
+    width, height = (int(tokens) * TOKEN for tokens in rng.integers(SIDE // TOKEN, 2 * SIDE // TOKEN + 1, 2))
     return (width, width) if rng.random() < 0.5 else (width, height)
 
 

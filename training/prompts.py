@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from training.scenes import Item, Scene
+from training.scenes import SIDE, Item, Scene
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Case:
     prompt: str
     scene: Scene
     kind: str
-    size: tuple[int, int] = (128, 128)  # width and height in pixels
+    size: tuple[int, int] = (SIDE, SIDE)  # width and height in pixels
 
 
 def _one(

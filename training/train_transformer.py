@@ -29,6 +29,7 @@ from training import checkpoint
 from training.flow import Sizes, Starter, build_optimizers, draw_batch, flow_loss, load_bank
 from training.models import write_edges
 from training.paths import work_dir
+from training.scenes import SIDE, TOKEN
 from training.word_codes import initial_codes
 
 CHECKPOINT = "transformer.pt"
@@ -147,7 +148,7 @@ def main() -> None:
             latents, text = draw_batch(bank, max(4, batch // 8), rng, length=512)
         elif rng.random() < options.sized:
             # About as many image tokens as any other batch.
-            latents, text = sizes.draw_batch(batch * bank.latents[0, 0].size // 4, rng)
+            latents, text = sizes.draw_batch(batch * (SIDE // TOKEN) ** 2, rng)
         else:
             latents, text = draw_batch(bank, batch, rng)
         with torch.autocast(kind, torch.bfloat16):
