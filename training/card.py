@@ -132,6 +132,14 @@ def _by_kind(told: dict[str, Any]) -> str:
     return ", ".join(f"{kind} {share}" for kind, share in told["by_kind"].items())
 
 
+def _larger_rows(told: dict[str, Any]) -> str:
+    """A table row for each larger size."""
+    return "\n".join(
+        f"| of {len(distances)} sure subjects, drawn surely at {size} | {len(sure(distances))} |"
+        for size, distances in told["larger"].items()
+    )
+
+
 def _write_rough_words(folder: Path, drawn_surely: list[str]) -> None:
     """Add to the word list the subjects, and the words that mean them, that are not drawn surely."""
     path = folder / VOCABULARY
@@ -168,6 +176,7 @@ def main() -> None:
         **told,
         **_training_time(),
         "by_kind": _by_kind(told),
+        "larger_rows": _larger_rows(told),
         "unseen_table": _unseen_rows(unseen),
         "unseen_right": f"{sum(v.right for v in unseen)} of {len(unseen)}",
         "unseen_items": unseen_told["items_nearest"],

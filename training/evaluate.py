@@ -4,7 +4,8 @@ For every item of a prompt its box in the generated picture is compared with wha
 there, in pixel and in edge space; the item counts where its own truth is nearest. The ground counts where the mean
 colour of the border is near the named colour. Then every subject is drawn alone on four grounds: those that come out
 near their truth are the ones that the model draws surely. Needs only the exported folder: true pictures come from its
-small sheet, so no package is fetched. About four minutes on two CPU cores.
+small sheet, so no package is fetched. Some of these are drawn again in larger pictures. About eight minutes on two
+CPU cores.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ BATCH = 8
 COMPARED = 32  # both pictures are compared at this side
 GROUND_TOLERANCE = 0.06  # mean absolute error of the border's colour, on 0..1
 SURE = 0.35  # of an empty picture's distance from the truth; above it a subject is a smear of the right colours
+LARGER = ((160, 160), (192, 192), (256, 192), (256, 256))  # width and height
+ONE_IN = 6  # of the subjects drawn surely, which are drawn again in the larger sizes
 RESULT = "evaluation.json"
 
 
@@ -147,28 +150,35 @@ def _distances(
 ) -> tuple[float, float]:
     """From ``picture`` to the truth of its one subject and to the nearest other, in shares of an empty picture's.
 
-    ``features`` keeps what was drawn for comparison, by subject and ground.
+    ``features`` keeps what was drawn for comparison in pictures of this size, by subject and ground.
     """
-    ((item, box),) = _boxes(scene, (SIDE, SIDE))
+    size = (picture.shape[1], picture.shape[0])
+    ((item, box),) = _boxes(scene, size)
     made, own = _features(picture, box), item.name
     found = {}
     for candidate in _candidates(item):
         key = (candidate.name, scene.ground)
         if key not in features:
-            features[key] = _features(draw(replace(scene, items=(candidate,)), truths), box)
+            features[key] = _features(draw(replace(scene, items=(candidate,)), truths, size), box)
         found[candidate.name] = float(np.square(made - features[key]).mean())
-    empty = np.broadcast_to(np.array(GROUNDS[scene.ground], np.uint8), (SIDE, SIDE, 3))
+    empty = np.broadcast_to(np.array(GROUNDS[scene.ground], np.uint8), picture.shape)
     scale = float(np.square(_features(empty, box) - features[own, scene.ground]).mean())
     truth = found.pop(own)
     return truth / scale, min(found.values()) / scale
 
 
 def recall(
-    pipeline: FluxPipeline, truths: dict[str, np.ndarray], names: Sequence[str], seed: int = 0, steps: int = STEPS
+    pipeline: FluxPipeline,
+    truths: dict[str, np.ndarray],
+    names: Sequence[str],
+    seed: int = 0,
+    steps: int = STEPS,
+    size: tuple[int, int] = (SIDE, SIDE),
 ) -> dict[str, float]:
     """Each subject's distance from its truth, the worst of four grounds, in shares of an empty picture's distance.
 
-    A subject that is nearer to another's truth has at least 1. Its noise and grounds do not depend on the other names.
+    The pictures are of ``size`` (width, height), the subject alone in the middle. A subject that is nearer to another's
+    truth has at least 1. Its noise and grounds do not depend on the other names.
     """
     numbers = {subject.name: number for number, subject in enumerate(SUBJECTS)}
     colours = [ground for ground in GROUNDS if ground != "white"]
@@ -178,7 +188,8 @@ def recall(
         grounds = ["white", *(colours[(first + step) % len(colours)] for step in (0, 3, 6))]
         scenes += [Scene((Item(name),), ground=ground) for ground in grounds]
         noises += [first * len(grounds) + number for number in range(len(grounds))]
-    pictures = generate(pipeline, [scene.caption() for scene in scenes], seed, steps, noises=noises)
+    captions = [scene.caption() for scene in scenes]
+    pictures = generate(pipeline, captions, seed, steps, [size] * len(captions), noises)
     worst = dict.fromkeys(names, 0.0)
     features: dict[tuple[str, str], np.ndarray] = {}
     for scene, picture in zip(scenes, tqdm(pictures, desc="judge subjects"), strict=True):
@@ -276,15 +287,18 @@ def measure(
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Everything that is measured of a pipeline, as ``evaluation.json`` holds it, and the pictures.
 
-    ``subjects`` has each subject's distance from its truth, see :func:`recall`.
+    ``subjects`` has each subject's distance from its truth, see :func:`recall`; ``larger`` the same for some of the
+    sure ones in each larger size.
     """
     first, verdicts, pictures = evaluate(pipeline, truths, CASES, seed, steps)
     harder, harder_verdicts, more = evaluate(pipeline, truths, HARDER_CASES, seed, steps)
     subjects = recall(pipeline, truths, [subject.name for subject in SUBJECTS], seed, steps)
+    some = sure(subjects)[::ONE_IN]
     told = {
         **_told(first, verdicts),
         "harder": _told(harder, harder_verdicts),
         "sure_subjects": len(sure(subjects)),
+        "larger": {f"{size[0]}x{size[1]}": recall(pipeline, truths, some, seed, steps, size) for size in LARGER},
         "subjects": subjects,
     }
     return told, [*pictures, *more]
@@ -309,6 +323,8 @@ def main() -> None:
                 print(f"wrong: {case['prompt']}: ranks {case['ranks']}, ground error {case['ground_error']}")
         print(json.dumps({"by_kind": part["by_kind"]}))
     print(f"{told['sure_subjects']} of {len(SUBJECTS)} subjects drawn surely")
+    for size, distances in told["larger"].items():
+        print(f"{len(sure(distances))} of {len(distances)} of them also at {size}")
     print(f"score {told['score']}, of the harder ones {told['harder']['score']}; {time.time() - begun:.0f} s")
 
 

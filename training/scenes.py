@@ -5,7 +5,7 @@ caption; now and then the whole scene is moved by a few pixels.
 
 Things at a place, in pairs and in groups have the same sizes, and their middles lie on the grid of the transformer's
 16-pixel tokens, so that a thing is the same tokens wherever it stands: one picture to learn, not one for each place.
-For the same reason a larger picture shows things as large as a small one, with more ground around them.
+For the same reason a larger picture is a small one with more ground.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def draw_item(sprites: dict[str, np.ndarray], item: Item, style: str) -> np.ndar
 
 
 def centre(place: str | None) -> tuple[float, float]:
-    """The middle of a placed item, as shares of width and height; ``top left`` and the like are corners."""
+    """The middle of a placed item, in shares of SIDE; ``top left`` and the like are corners."""
     words = (place or "center").split()
     x = _LOW if "left" in words else _HIGH if "right" in words else 0.5
     y = _LOW if "top" in words else _HIGH if "bottom" in words else 0.5
@@ -124,7 +124,7 @@ def centre(place: str | None) -> tuple[float, float]:
 
 
 def placements(scene: Scene) -> list[tuple[Item, float, float, float]]:
-    """Each sprite of ``scene`` as (item, x, y, side): shares of width, of height, and of SIDE."""
+    """Each sprite of ``scene`` as (item, x, y, side), in shares of SIDE, in a square picture of SIDE."""
     if scene.count:
         item = scene.items[0]
         return [(item, x, y, _PLACED[item.size]) for x, y in _LAYOUTS[COUNTS[scene.count]]]
@@ -138,18 +138,25 @@ def placements(scene: Scene) -> list[tuple[Item, float, float, float]]:
     return [(item, x, y, (_PLACED if scene.place not in (None, "center") else _ALONE)[item.size])]
 
 
-def boxes(scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> list[tuple[Item, int, int, int]]:
-    """Each sprite of ``scene`` in a picture of ``size`` (width, height) as (item, left, top, side), in pixels.
+def ground_before(place: str | None, size: tuple[int, int]) -> tuple[int, int]:
+    """Pixels left of and above the square of SIDE in a picture of ``size`` (width, height), whole tokens.
 
-    Its middle lies on the line between two tokens, left of and above its share where that is no such line.
+    A larger picture has more ground: half on each side, or all of it on the side away from a place.
     """
+    words = (place or "").split()
+    x = 0.0 if "left" in words else 1.0 if "right" in words else 0.5
+    y = 0.0 if "top" in words else 1.0 if "bottom" in words else 0.5
+    return int(x * (size[0] - SIDE)) // TOKEN * TOKEN, int(y * (size[1] - SIDE)) // TOKEN * TOKEN
+
+
+def boxes(scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> list[tuple[Item, int, int, int]]:
+    """Each sprite of ``scene`` in a picture of ``size`` (width, height) as (item, left, top, side), in pixels."""
+    right, down = ground_before(scene.place, size)
     found = []
     for item, x, y, share in placements(scene):
         side = round(share * SIDE)
-        left, top = (
-            int(at * length) // TOKEN * TOKEN - (side + 1) // 2 for at, length in zip((x, y), size, strict=True)
-        )
-        found.append((item, left, top, side))
+        half = (side + 1) // 2
+        found.append((item, right + round(x * SIDE) - half, down + round(y * SIDE) - half, side))
     return found
 
 

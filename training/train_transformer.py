@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 from tqdm import tqdm
 
 from training import checkpoint
-from training.flow import Sizes, Starter, build_optimizers, draw_batch, flow_loss, load_bank
+from training.flow import MiddleReader, Sizes, Starter, build_optimizers, draw_batch, flow_loss, load_bank
 from training.models import write_edges
 from training.paths import work_dir
 from training.scenes import SIDE, TOKEN
@@ -36,6 +37,7 @@ CHECKPOINT = "transformer.pt"
 FLAT = "transformer_flat.pt"
 LOG = "transformer.jsonl"
 _SAVE_SECONDS = 120
+_MIDDLE = 0.4  # weight of the loss that asks each token where it is
 _LONG_EVERY = 150  # steps between small batches with as many text tokens as FluxPipeline sends by default
 
 
@@ -52,9 +54,9 @@ def average_into(average: Starter, model: Starter, step: int) -> None:
 
 
 @torch.no_grad()
-def share_gradients(model: Starter, processes: int) -> None:
+def share_gradients(trained: nn.Module, processes: int) -> None:
     """Average the gradients of all processes, as one flat tensor."""
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    gradients = [weight.grad for weight in trained.parameters() if weight.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= processes
@@ -70,11 +72,17 @@ def _share_progress(progress: float, device: str) -> float:
 
 
 def _state(
-    model: Starter, average: Starter, optimizers: list[torch.optim.Optimizer], step: int, seconds: float
+    model: Starter,
+    average: Starter,
+    reader: MiddleReader,
+    optimizers: list[torch.optim.Optimizer],
+    step: int,
+    seconds: float,
 ) -> dict[str, Any]:
     return {
         "model": model.state_dict(),
         "average": average.state_dict(),
+        "reader": reader.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
         "seconds": seconds,
@@ -116,12 +124,15 @@ def main() -> None:
         model.set_word_codes(initial_codes(options.seed))
     average = copy.deepcopy(model).requires_grad_(False).to(options.device)
     model.to(options.device).train()
-    optimizers = build_optimizers(model, options.rate)
+    reader = MiddleReader(model.transformer).to(options.device)
+    trained = nn.ModuleList([model, reader])
+    optimizers = [*build_optimizers(model, options.rate), torch.optim.AdamW(reader.parameters(), lr=options.rate)]
     full_rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     step, spent = 0, 0.0
     if state is not None:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
+        reader.load_state_dict(state["reader"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, spent = state["step"], state["seconds"]
@@ -153,10 +164,11 @@ def main() -> None:
             latents, text = draw_batch(bank, batch, rng)
         with torch.autocast(kind, torch.bfloat16):
             loss = flow_loss(model, latents.to(options.device), text.to(options.device))
-        loss.backward()
+            middle = reader.loss((latents.shape[2] // 2, latents.shape[3] // 2))
+        (loss + _MIDDLE * middle).backward()
         if processes > 1:
-            share_gradients(model, processes)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            share_gradients(trained, processes)
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -164,21 +176,21 @@ def main() -> None:
         average_into(average, model, step)
         step += 1
         bar.update()
-        recent.append(loss.item())
+        recent.append((loss.item(), middle.item()))
         if rank == 0 and len(recent) == 25:
-            figure = float(np.mean(recent))
-            bar.set_postfix(loss=f"{figure:.4f}", done=f"{progress:.0%}")
+            figures = dict(zip(("loss", "middle"), np.mean(recent, axis=0).round(5).tolist(), strict=True))
+            bar.set_postfix(**figures, done=f"{progress:.0%}")
             with (work_dir() / LOG).open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"step": step, "seconds": round(seconds), "loss": round(figure, 5)}) + "\n")
+                log.write(json.dumps({"step": step, "seconds": round(seconds), **figures}) + "\n")
             recent.clear()
         if rank == 0 and not falling and progress > 1 - options.fall:
             falling = True
-            checkpoint.save(work_dir() / FLAT, _state(model, average, optimizers, step, seconds))
+            checkpoint.save(work_dir() / FLAT, _state(model, average, reader, optimizers, step, seconds))
         if rank == 0 and time.time() - saved_at > _SAVE_SECONDS:
-            checkpoint.save(path, _state(model, average, optimizers, step, seconds))
+            checkpoint.save(path, _state(model, average, reader, optimizers, step, seconds))
             saved_at = time.time()
     if rank == 0:
-        checkpoint.save(path, _state(model, average, optimizers, step, time.time() - begun))
+        checkpoint.save(path, _state(model, average, reader, optimizers, step, time.time() - begun))
     if processes > 1:
         dist.destroy_process_group()
 

@@ -13,10 +13,12 @@ from training.prompts import HARDER_CASES
 
 FOLDER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
 LARGEST_FOLDER_BYTES = 25_000_000
-FLOOR, FLOOR_OF_HARDER = 0.95, 0.73
+FLOOR, FLOOR_OF_HARDER = 0.95, 0.83
 FLOOR_BY_KIND = {"subject": 0.97, "shape": 0.85, "count": 0.6, "place": 0.75, "pair": 0.5}
 """What the card calls sure or usual."""
-SURE_SUBJECTS = 190
+SURE_SUBJECTS = 220
+FLOOR_OF_LARGER = {"160x160": 0.8, "192x192": 0.8, "256x192": 0.75, "256x256": 0.75}
+"""Share of the subjects that are sure at 128x128."""
 MARGIN = 0.05
 """Other processors round otherwise, and a prompt that was just right may come out just wrong."""
 
@@ -50,6 +52,16 @@ def test_the_subjects_that_the_card_calls_sure_are_drawn_surely() -> None:
     words = json.loads((FOLDER / "vocabulary.json").read_text(encoding="utf-8"))
     assert set(claimed).isdisjoint(words["rough_words"])
     assert set(told) - set(claimed) <= set(words["rough_words"])
+
+
+@pytest.mark.parametrize(("size", "floor"), FLOOR_OF_LARGER.items())
+def test_sure_subjects_are_sure_in_larger_pictures_as_far_as_the_card_says(size: str, floor: float) -> None:
+    told = recorded()["larger"][size]
+    assert len(sure(told)) >= floor * len(told)
+    width, height = map(int, size.split("x"))
+    sample = sure(told)[::8]
+    again = recall(load_pipeline(FOLDER), load_truths(FOLDER), sample, size=(width, height))
+    assert len(sure(again)) >= len(sample) - 1, again
 
 
 def test_the_card_shows_the_recorded_score() -> None:

@@ -57,6 +57,10 @@ def test_a_thing_is_the_same_tokens_wherever_it_stands() -> None:
     np.testing.assert_array_equal(left[32:96, :64], top_left[:64, :64])
     np.testing.assert_array_equal(pair[:, 64:], right[:, 64:])
     np.testing.assert_array_equal(left[:, :64], wide[:, :64])
+    wide_right = draw(Scene((red,), place="right"), sprites, (176, 128))
+    np.testing.assert_array_equal(right[:, 64:], wide_right[:, 112:])
+    wide_pair = draw(Scene((blue, red), relation="and"), sprites, (208, 176))
+    np.testing.assert_array_equal(pair, wide_pair[16:144, 32:160])
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 128), (144, 240), (208, 192), (256, 256)])
