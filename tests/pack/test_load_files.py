@@ -137,6 +137,7 @@ def test_loading_is_reported(house: House) -> None:
     assert 0.99 * total < reports[-1]["maximum"] <= total
     assert [report["value"] for report in reports] == sorted(report["value"] for report in reports)
     assert any(text.startswith("Loading flux1-dev + ") for _, text in run.texts)
+    assert run.texts[-1][1].startswith("Loaded flux1-dev + ")  # the editor goes on showing it
 
 
 def test_a_download_is_reported_on_the_node(house: House) -> None:

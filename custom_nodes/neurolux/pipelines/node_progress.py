@@ -45,7 +45,9 @@ class NodeReporter(LoadReporter):
         if not self._throttle.due(last=finished):
             return
         self._bar.update_absolute(done, max(total, 1))
-        self._text("" if finished else f"Loading {model}: {gigabytes(done)} of {gigabytes(total)}")
+        # The editor keeps a node's last text, and an empty one does not clear it.
+        of = gigabytes(total)
+        self._text(f"Loaded {model}: {of}" if finished else f"Loading {model}: {gigabytes(done)} of {of}")
         self._send(LOADING_EVENT, model=model, value=done, maximum=total)
 
     def _text(self, text: str) -> None:
