@@ -49,6 +49,7 @@ def build_pipeline(
         if lora is not None:  # a LoRA is added to numbers, and what comes out is stored in fewer bits
             plans[denoiser] = replace(plans[denoiser], storage=plans[denoiser].compute)
         parts = {name: load_component(component, plans[name], meter, device) for name, component in components.items()}
+        meter.finish()
         try:
             parts |= other_parts(model, variant, files, components)
         except (OSError, ValueError) as error:

@@ -33,6 +33,11 @@ class LoadMeter:
         if self._progress is not None:
             self._progress(self.done, self.total)
 
+    def finish(self) -> None:
+        """Every weight has been read: what else the files hold, or was not needed of them, counts as read too."""
+        if self.done < self.total:
+            self.add(self.total - self.done)
+
 
 def open_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
     """The tensors of ``files`` by name. Raises WeightsMissing for a file that is damaged."""
