@@ -293,11 +293,12 @@ def measure(
     first, verdicts, pictures = evaluate(pipeline, truths, CASES, seed, steps)
     harder, harder_verdicts, more = evaluate(pipeline, truths, HARDER_CASES, seed, steps)
     subjects = recall(pipeline, truths, [subject.name for subject in SUBJECTS], seed, steps)
-    some = sure(subjects)[::ONE_IN]
+    drawn_surely = sure(subjects)
+    some = drawn_surely[::ONE_IN]
     told = {
         **_told(first, verdicts),
         "harder": _told(harder, harder_verdicts),
-        "sure_subjects": len(sure(subjects)),
+        "sure_subjects": len(drawn_surely),
         "larger": {f"{size[0]}x{size[1]}": recall(pipeline, truths, some, seed, steps, size) for size in LARGER},
         "subjects": subjects,
     }

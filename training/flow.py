@@ -61,6 +61,11 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
     return latents.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, h * w // 4, c * 4)
 
 
+def token_grid(latents: torch.Tensor) -> tuple[int, int]:
+    """Rows and columns of the tokens that ``latents`` (n, c, h, w) are packed into."""
+    return latents.shape[2] // 2, latents.shape[3] // 2
+
+
 def text_ids(captions: list[str], rng: np.random.Generator, length: int | None = None) -> TextIds:
     """Tokens of plain captions (known words only), T5's padded to ``length`` or a little over the longest."""
     ids = token_ids()
@@ -198,12 +203,11 @@ def noise_levels(count: int, device: torch.device) -> torch.Tensor:
 
 def flow_loss(model: nn.Module, latents: torch.Tensor, text: TextIds) -> torch.Tensor:
     """Mean squared error of the velocity noise - data."""
-    grid = (latents.shape[2] // 2, latents.shape[3] // 2)
     data = pack(latents)
     noise = torch.randn_like(data)
     time = noise_levels(len(data), data.device)
     level = time[:, None, None]
-    velocity = model((1 - level) * data + level * noise, time, text, grid)
+    velocity = model((1 - level) * data + level * noise, time, text, token_grid(latents))
     return nn.functional.mse_loss(velocity.float(), noise - data)
 
 

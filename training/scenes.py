@@ -115,11 +115,11 @@ def draw_item(sprites: dict[str, np.ndarray], item: Item, style: str) -> np.ndar
     return tint(sprite, item.colour)
 
 
-def centre(place: str | None) -> tuple[float, float]:
-    """The middle of a placed item, in shares of SIDE; ``top left`` and the like are corners."""
+def towards(place: str | None) -> tuple[float, float]:
+    """How far right and how far down ``place`` is, 0 to 1; ``top left`` and the like are corners."""
     words = (place or "center").split()
-    x = _LOW if "left" in words else _HIGH if "right" in words else 0.5
-    y = _LOW if "top" in words else _HIGH if "bottom" in words else 0.5
+    x = 0.0 if "left" in words else 1.0 if "right" in words else 0.5
+    y = 0.0 if "top" in words else 1.0 if "bottom" in words else 0.5
     return x, y
 
 
@@ -134,7 +134,7 @@ def placements(scene: Scene) -> list[tuple[Item, float, float, float]]:
             spots = ((0.5, _LOW), (0.5, _HIGH)) if scene.relation == "above" else ((0.5, _HIGH), (0.5, _LOW))
         return [(item, x, y, _PLACED[item.size]) for item, (x, y) in zip(scene.items, spots, strict=True)]
     item = scene.items[0]
-    x, y = centre(scene.place)
+    x, y = (_LOW + (_HIGH - _LOW) * share for share in towards(scene.place))
     return [(item, x, y, (_PLACED if scene.place not in (None, "center") else _ALONE)[item.size])]
 
 
@@ -143,9 +143,7 @@ def ground_before(place: str | None, size: tuple[int, int]) -> tuple[int, int]:
 
     A larger picture has more ground: half on each side, or all of it on the side away from a place.
     """
-    words = (place or "").split()
-    x = 0.0 if "left" in words else 1.0 if "right" in words else 0.5
-    y = 0.0 if "top" in words else 1.0 if "bottom" in words else 0.5
+    x, y = towards(place)
     return int(x * (size[0] - SIDE)) // TOKEN * TOKEN, int(y * (size[1] - SIDE)) // TOKEN * TOKEN
 
 

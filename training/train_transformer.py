@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from training import checkpoint
-from training.flow import MiddleReader, Sizes, Starter, build_optimizers, draw_batch, flow_loss, load_bank
+from training.flow import MiddleReader, Sizes, Starter, build_optimizers, draw_batch, flow_loss, load_bank, token_grid
 from training.models import write_edges
 from training.paths import work_dir
 from training.scenes import SIDE, TOKEN
@@ -164,7 +164,7 @@ def main() -> None:
             latents, text = draw_batch(bank, batch, rng)
         with torch.autocast(kind, torch.bfloat16):
             loss = flow_loss(model, latents.to(options.device), text.to(options.device))
-            middle = reader.loss((latents.shape[2] // 2, latents.shape[3] // 2))
+            middle = reader.loss(token_grid(latents))
         (loss + _MIDDLE * middle).backward()
         if processes > 1:
             share_gradients(trained, processes)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from diffusers import FluxPipeline
 
 from training.evaluate import evaluate, load_pipeline, load_truths, recall, sure
 from training.prompts import HARDER_CASES
@@ -23,13 +25,22 @@ MARGIN = 0.05
 """Other processors round otherwise, and a prompt that was just right may come out just wrong."""
 
 
+@pytest.fixture(scope="module")
+def pipeline() -> FluxPipeline:
+    return load_pipeline(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def truths() -> dict[str, np.ndarray]:
+    return load_truths(FOLDER)
+
+
 def recorded() -> dict[str, Any]:
     return json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
 
 
-def test_the_recorded_score_is_what_the_weights_give() -> None:
+def test_the_recorded_score_is_what_the_weights_give(pipeline: FluxPipeline, truths: dict[str, np.ndarray]) -> None:
     told = recorded()
-    pipeline, truths = load_pipeline(FOLDER), load_truths(FOLDER)
     figures, verdicts, _ = evaluate(pipeline, truths)
     assert len(verdicts) == told["prompts"] >= 50
     for name in ("score", "items_nearest", "items_in_nearest_five", "grounds_right"):
@@ -42,12 +53,14 @@ def test_the_recorded_score_is_what_the_weights_give() -> None:
     assert harder["score"] >= FLOOR_OF_HARDER
 
 
-def test_the_subjects_that_the_card_calls_sure_are_drawn_surely() -> None:
+def test_the_subjects_that_the_card_calls_sure_are_drawn_surely(
+    pipeline: FluxPipeline, truths: dict[str, np.ndarray]
+) -> None:
     told = recorded()["subjects"]
     claimed = sure(told)
     assert len(claimed) >= SURE_SUBJECTS
     sample = claimed[::5]
-    again = recall(load_pipeline(FOLDER), load_truths(FOLDER), sample)
+    again = recall(pipeline, truths, sample)
     assert len(sure(again)) >= (1 - MARGIN) * len(sample), again
     words = json.loads((FOLDER / "vocabulary.json").read_text(encoding="utf-8"))
     assert set(claimed).isdisjoint(words["rough_words"])
@@ -55,12 +68,14 @@ def test_the_subjects_that_the_card_calls_sure_are_drawn_surely() -> None:
 
 
 @pytest.mark.parametrize(("size", "floor"), FLOOR_OF_LARGER.items())
-def test_sure_subjects_are_sure_in_larger_pictures_as_far_as_the_card_says(size: str, floor: float) -> None:
+def test_sure_subjects_are_sure_in_larger_pictures_as_far_as_the_card_says(
+    size: str, floor: float, pipeline: FluxPipeline, truths: dict[str, np.ndarray]
+) -> None:
     told = recorded()["larger"][size]
     assert len(sure(told)) >= floor * len(told)
     width, height = map(int, size.split("x"))
     sample = sure(told)[::8]
-    again = recall(load_pipeline(FOLDER), load_truths(FOLDER), sample, size=(width, height))
+    again = recall(pipeline, truths, sample, size=(width, height))
     assert len(sure(again)) >= len(sample) - 1, again
 
 
