@@ -25,7 +25,7 @@ import psutil
 from benchmarks.peer import Peer
 from benchmarks.trivial_job import body, write_mode
 from benchmarks.ways import Job, Raw, by_events, by_nats, by_rest, raw
-from bridge.comfyui.process import free_port
+from bridge.service.comfyui import free_port
 from bridge.service.runtime import Runtime, running_service
 from bridge.settings import Settings
 
@@ -175,7 +175,16 @@ async def run(args: argparse.Namespace) -> None:
         folder = Path(name)
         settings = Settings.from_environment(state_dir=folder, port=free_port(), max_pending=100_000, max_waits=4096)
         write_mode(settings)
-        command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", name, "--port", str(settings.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "bridge.commands.main",
+            "up",
+            "--state-dir",
+            name,
+            "--port",
+            str(settings.port),
+        ]
         if args.comfyui_dir:
             command += ["--comfyui-dir", args.comfyui_dir]
         start = time.perf_counter()

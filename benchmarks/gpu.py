@@ -115,7 +115,7 @@ class Bench:
     def __init__(self, subject: Any, *, tiny: bool) -> None:
         import comfy.model_management as mm
         import torch
-        from neurolux.known_models import known_models
+        from neurolux.library.known_models import known_models
 
         from benchmarks.random_models import components
 
@@ -174,7 +174,7 @@ class Bench:
 
     def hidden(self, seconds: float, moved: float) -> float | None:
         """The share of transfers that computing hid, where the time of computing alone is known."""
-        from neurolux.pipelines.machine import transfer_rate
+        from neurolux.memory.machine import transfer_rate
 
         if self.computing is None or not moved:
             return None
@@ -184,10 +184,10 @@ class Bench:
     def ours(self, mode: str, cap: float | None) -> Row:
         """The pack's stages, placed by its plan for the cap."""
         import torch
-        from neurolux.pipelines.decode import decode
-        from neurolux.pipelines.encode import encode
-        from neurolux.pipelines.registry import LoadSpec
-        from neurolux.pipelines.sample import sample
+        from neurolux.loading.registry import LoadSpec
+        from neurolux.stages.decode import decode
+        from neurolux.stages.encode import encode
+        from neurolux.stages.sample import sample
 
         spec = LoadSpec(self.subject.name, (), self.model.variant(0), "auto", mode)
         with capped(self.device, cap):
@@ -217,10 +217,10 @@ class Bench:
 
     def loaded(self, spec: Any, mode: str) -> Any:
         """What the registry would have made of files."""
-        from neurolux.pipelines.machine import this_machine
-        from neurolux.pipelines.placement import Placement
-        from neurolux.pipelines.plan import Picture, make_plan
-        from neurolux.pipelines.registry import LoadedPipeline
+        from neurolux.loading.registry import LoadedPipeline
+        from neurolux.memory.machine import this_machine
+        from neurolux.memory.placement import Placement
+        from neurolux.planning.planner import Picture, make_plan
 
         from benchmarks.random_models import pipeline
 
@@ -301,7 +301,7 @@ class Bench:
     def tidy(self) -> None:
         """Nothing of the last measurement stays."""
         import comfy.model_management as mm
-        from neurolux.pipelines.embedding_cache import embedding_cache
+        from neurolux.stages.embedding_cache import embedding_cache
 
         mm.unload_all_models()
         embedding_cache.clear()
@@ -311,8 +311,8 @@ class Bench:
 
 def shape_of(module: Any, tiny: bool) -> Any:
     """A module as a plan counts it."""
-    from neurolux.pipelines.plan import ComponentShape
-    from neurolux.pipelines.weights import split_into_blocks
+    from neurolux.memory.units import split_into_blocks
+    from neurolux.planning.planner import ComponentShape
 
     size = 4 if tiny else 2
     rest, units = split_into_blocks(module)

@@ -28,7 +28,7 @@ def start_comfyui(*, cpu: bool) -> None:
 
     ComfyUI's folder goes to the end of the path, because it has modules called ``tests``, ``utils`` and ``server``.
     """
-    from bridge.comfyui.installer import find_installation
+    from bridge.service.installer import find_installation
     from bridge.settings import Settings
 
     sys.path.insert(0, str(REPO / "custom_nodes"))

@@ -80,8 +80,8 @@ def measure_all(pictures: int) -> list[Overhead]:
 def measure(name: str, folder: Path, pictures: int) -> Overhead:
     """One model: ours and theirs alternate, so that a busy machine slows both."""
     import torch
-    from neurolux.folder_models import folder_model
-    from neurolux.pipelines.registry import load_handle, registry
+    from neurolux.library.folder_models import folder_model
+    from neurolux.loading.registry import load_handle, registry
 
     model = folder_model(folder)
     if model is None:
@@ -109,9 +109,9 @@ def measure(name: str, folder: Path, pictures: int) -> Overhead:
 def our_pictures(handle: Any, side: int, steps: int) -> Callable[[int], None]:
     """A picture by the stages that the nodes call."""
     import torch
-    from neurolux.pipelines.decode import decode
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.sample import sample
+    from neurolux.stages.decode import decode
+    from neurolux.stages.encode import encode
+    from neurolux.stages.sample import sample
 
     channels = handle.loaded().pipe.vae.config.latent_channels
     latent = {"samples": torch.zeros(1, channels, side // 8, side // 8)}

@@ -129,9 +129,9 @@ def filled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) ->
 def pipeline(subject: Subject, parts: dict[str, Any], device: torch.device) -> Any:
     """The pack's pipeline over ``parts``, with the tokenizers that ComfyUI brings."""
     from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
-    from neurolux.pipelines.architectures import FLUX_SCHEDULES, SDXL_SCHEDULE
-    from neurolux.pipelines.comfy_tokenizers import comfy_tokenizers
-    from neurolux.pipelines.pipeline_classes import PlacedFluxPipeline, PlacedSDXLPipeline
+    from neurolux.families.architectures import FLUX_SCHEDULES, SDXL_SCHEDULE
+    from neurolux.families.placed import PlacedFluxPipeline, PlacedSDXLPipeline
+    from neurolux.families.tokenizers import comfy_tokenizers
 
     tokenizers = comfy_tokenizers(subject.family)
     if subject.family == "flux":

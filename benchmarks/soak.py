@@ -25,8 +25,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from PIL import Image
 
-from bridge.broker import BROKER_ERRORS, Names, connect
-from bridge.comfyui.installer import pinned_installation
+from bridge.broker.connection import BROKER_ERRORS, Names, connect
+from bridge.service.installer import pinned_installation
 from bridge.settings import Settings
 from tests.faults.cluster import MODE, Cluster
 

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from pydantic import ValidationError
 
-from bridge.contract import JobState, JobStatus
+from bridge.contract.messages import JobState, JobStatus
 from bridge.settings import Settings
 
 log = logging.getLogger(__name__)

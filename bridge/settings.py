@@ -17,8 +17,8 @@ from typing import Any, get_args, get_type_hints
 
 import platformdirs
 
-from bridge.broker import DEFAULT_PREFIX, Access, Names
-from bridge.stores import Retention
+from bridge.broker.connection import DEFAULT_PREFIX, Access, Names
+from bridge.broker.stores import Retention
 
 APP_NAME = "neurolux-imagegen"
 ENV_PREFIX = "IMAGEGEN_"

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import aiohttp
 from pydantic import ValidationError
 
-from bridge.contract import (
+from bridge.contract.messages import (
     CancelAnswer,
     ErrorBody,
     ErrorEnvelope,
@@ -29,7 +29,7 @@ from bridge.contract import (
     ModeList,
     ModeSummary,
 )
-from bridge.reading import read_answer
+from bridge.contract.reading import read_answer
 from overlay.translate import _
 
 CONNECT_TIMEOUT_S = 5.0

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from gi.repository import GLib
 
-from bridge.client import DEFAULT_URL
+from bridge.client.client import DEFAULT_URL
 from bridge.service.runtime import running_service
 from bridge.settings import Settings, is_loopback
 from overlay.translate import _
@@ -55,7 +55,7 @@ class ServiceStarter:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "bridge.cli", "up", "--port", str(self._port)],
+                    [sys.executable, "-m", "bridge.commands.main", "up", "--port", str(self._port)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

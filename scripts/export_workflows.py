@@ -21,9 +21,9 @@ from typing import Any
 
 from playwright.async_api import Page, async_playwright
 
-from bridge.comfyui.installer import find_installation, write_extra_model_paths
-from bridge.comfyui.process import ManagedComfyUI
-from bridge.modes import SHIPPED_WORKFLOWS
+from bridge.modes.library import SHIPPED_WORKFLOWS
+from bridge.service.comfyui import ManagedComfyUI
+from bridge.service.installer import find_installation, write_extra_model_paths
 from bridge.settings import Settings
 
 CHROMIUM = "/usr/bin/chromium"

@@ -10,12 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bridge.client import DEFAULT_URL, ClientError, ImageGenClient
+from bridge.client.client import DEFAULT_URL, ClientError, ImageGenClient
+from bridge.client.saving import paths_for
 from bridge.commands.progress_bar import ProgressBar
 from bridge.commands.tables import print_table
-from bridge.contract import DEFAULT_MODE, IMAGE_FORMATS, AdapterInfo, ErrorBody, ImageGenResponse, JobStatus, ModelInfo
-from bridge.quantities import size_text
-from bridge.saving import paths_for
+from bridge.contract.messages import (
+    DEFAULT_MODE,
+    IMAGE_FORMATS,
+    AdapterInfo,
+    ErrorBody,
+    ImageGenResponse,
+    JobStatus,
+    ModelInfo,
+)
+from bridge.contract.quantities import size_text
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 

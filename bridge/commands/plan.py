@@ -11,11 +11,11 @@ import os
 import subprocess
 import sys
 
-from bridge.comfyui.installer import PACK, model_folders
-from bridge.errors import BridgeError
+from bridge.contract.errors import BridgeError
+from bridge.service.installer import PACK, model_folders
 from bridge.settings import Settings
 
-MODULE = "neurolux.plan_command"
+MODULE = "neurolux.library.plan_command"
 WRONG = 2
 """The planner's exit code for a question that cannot be answered."""
 OPTIONS = {

@@ -41,7 +41,7 @@ def gateway_command(args: argparse.Namespace) -> int:
         raise SettingsError(
             "gateway needs --nats-url (or IMAGEGEN_NATS_URL); 'imagegen up' starts a NATS server itself"
         )
-    from bridge.gateway import run_gateway  # Late: most commands need none of what it imports.
+    from bridge.api.app import run_gateway  # Late: most commands need none of what it imports.
 
     logs.configure(settings)
     return _serve(run_gateway(settings, settings.nats_url))
@@ -52,7 +52,7 @@ def worker_command(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if settings.nats_url is None or settings.comfyui_url is None:
         raise SettingsError("worker needs --nats-url and --comfyui-url; 'imagegen up' starts both itself")
-    from bridge.worker import run_worker
+    from bridge.worker.worker import run_worker
 
     logs.configure(settings)
     return _serve(run_worker(settings, settings.nats_url, settings.comfyui_url))

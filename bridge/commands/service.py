@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 
 from bridge import logs
-from bridge.comfyui.device import find_device
 from bridge.comfyui.errors import ComfyUIError
-from bridge.comfyui.installer import (
+from bridge.commands.options import COMFYUI, SERVICE, add_settings, settings_of
+from bridge.service.demo import run_demo
+from bridge.service.device import find_device
+from bridge.service.errors import ServiceError
+from bridge.service.installer import (
     Installation,
     find_installation,
     install_with_comfy_cli,
     pinned_installation,
     write_extra_model_paths,
 )
-from bridge.commands.options import COMFYUI, SERVICE, add_settings, settings_of
-from bridge.service.demo import run_demo
-from bridge.service.errors import ServiceError
 from bridge.service.status import get_status
 from bridge.service.supervisor import run_service
 from bridge.settings import Settings

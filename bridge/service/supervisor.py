@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from bridge.comfyui.installer import Installation, find_installation, write_extra_model_paths
-from bridge.comfyui.process import ManagedComfyUI, has_nodes, output_directory
-from bridge.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
+from bridge.comfyui.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
 from bridge.service.checks import ReservedPort, check_port
 from bridge.service.child import ChildProcess
+from bridge.service.comfyui import ManagedComfyUI, has_nodes, output_directory
 from bridge.service.errors import ServiceError
+from bridge.service.installer import Installation, find_installation, write_extra_model_paths
 from bridge.service.keeper import Keeper
 from bridge.service.nats import nats_child
 from bridge.service.runtime import Runtime, single_instance
@@ -177,7 +177,7 @@ class Supervisor:
 
     def _start_bridge(self, name: str, *arguments: str) -> None:
         """Start a worker or gateway. `-P`: a folder named bridge in the current directory is not ours."""
-        argv = [sys.executable, "-P", "-m", "bridge.cli", name, *arguments]
+        argv = [sys.executable, "-P", "-m", "bridge.commands.main", name, *arguments]
         env = bridge_environment(self._settings, with_token=name == "gateway")
         self._keep(ChildProcess(name, argv, log_file=self._settings.logs / f"{name}.log", env=env))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bridge.contract import JobKind, JobState, JobStatus
-from bridge.formats import IMAGE_FORMATS
+from bridge.contract.formats import IMAGE_FORMATS
+from bridge.contract.messages import JobKind, JobState, JobStatus
 from overlay.viewmodels.signal import Signal
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from bridge.contract import JobEvent, JobProgress, JobState, JobStatus
-from bridge.quantities import duration_text, size_text
+from bridge.contract.messages import JobEvent, JobProgress, JobState, JobStatus
+from bridge.contract.quantities import duration_text, size_text
 from overlay.translate import _, plural
 from overlay.viewmodels.signal import Signal
 

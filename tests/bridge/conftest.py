@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
-from bridge.broker import connect
-from bridge.comfyui.process import free_port
-from bridge.jobs import JobQueue
+from bridge.broker.connection import connect
+from bridge.broker.jobs import JobQueue
+from bridge.service.comfyui import free_port
 from bridge.service.nats import nats_server_program
 from tests.bridge.house import House, write_mode
 

@@ -19,8 +19,8 @@ import requests
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bridge.broker import Names, connect, subscribed
-from bridge.comfyui.process import free_port
+from bridge.broker.connection import Names, connect, subscribed
+from bridge.service.comfyui import free_port
 from tests.bridge.test_resolve import MODELS
 
 START_TIMEOUT_S = 30.0
@@ -37,7 +37,16 @@ class GatewayProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.names = Names(prefix)
         self.log = folder / f"gateway-{self.port}.log"
-        command = [sys.executable, "-m", "bridge.cli", "gateway", "--port", str(self.port), "--nats-url", nats_url]
+        command = [
+            sys.executable,
+            "-m",
+            "bridge.commands.main",
+            "gateway",
+            "--port",
+            str(self.port),
+            "--nats-url",
+            nats_url,
+        ]
         command += [
             "--nats-prefix",
             prefix,

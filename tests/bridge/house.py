@@ -15,10 +15,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.client import JetStreamContext
 
-from bridge.broker import Names, subscribed
-from bridge.contract import ErrorBody, Job, JobEvent, JobState, JobStatus, ModelInfoResponse
-from bridge.gateway import make_app
-from bridge.jobs import JobQueue, StoredState
+from bridge.api.app import make_app
+from bridge.broker.connection import Names, subscribed
+from bridge.broker.jobs import JobQueue, StoredState
+from bridge.contract.messages import ErrorBody, Job, JobEvent, JobState, JobStatus, ModelInfoResponse
 from bridge.settings import Settings
 from tests.bridge.graphs import graph, workflow
 from tests.bridge.test_resolve import MODELS

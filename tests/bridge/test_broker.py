@@ -7,7 +7,7 @@ import json
 
 from nats.aio.msg import Msg
 
-from bridge.broker import connect, subscribed
+from bridge.broker.connection import connect, subscribed
 
 INFO = {"server_id": "test", "version": "2.11.0", "proto": 1, "max_payload": 2**20, "headers": True}
 

@@ -45,8 +45,8 @@ def test_every_variable_that_the_code_reads_is_on_the_page() -> None:
 
 @pytest.mark.parametrize(("command", "names"), [("up", SERVICE), ("gateway", GATEWAY), ("worker", WORKER)])
 def test_help_says_the_same(command: str, names: tuple[str, ...]) -> None:
-    run = subprocess.run([sys.executable, "-m", "bridge.cli", command, "--help"], capture_output=True, text=True,
-                         env={"COLUMNS": "10000"}, cwd=ROOT, check=True)  # fmt: skip
+    argv = [sys.executable, "-m", "bridge.commands.main", command, "--help"]
+    run = subprocess.run(argv, capture_output=True, text=True, env={"COLUMNS": "10000"}, cwd=ROOT, check=True)
     for item in fields(Settings):
         if item.name in names:
             line = f"{item.metadata['meaning']} ({shown_default(item)}; {variable(item.name)})"
@@ -90,7 +90,7 @@ def test_a_value_that_cannot_be_used_is_said_with_its_name(environment: dict[str
 
 
 def test_a_wrong_option_is_said_as_it_was_typed() -> None:
-    run = subprocess.run([sys.executable, "-m", "bridge.cli", "gateway", "--max-steps", "many"], capture_output=True,
-                         text=True, cwd=ROOT, check=False)  # fmt: skip
+    argv = [sys.executable, "-m", "bridge.commands.main", "gateway", "--max-steps", "many"]
+    run = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 1
     assert "--max-steps='many' is not a whole number" in run.stderr

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
-from bridge.contract import JobEvent, JobStatus
-from bridge.events import MAX_PHASES, Mailbox
-from bridge.job_events import tell
-from bridge.job_index import JobIndex
+from bridge.broker.mailbox import MAX_PHASES, Mailbox
+from bridge.contract.messages import JobEvent, JobStatus
+from bridge.gateway.job_events import tell
+from bridge.gateway.job_index import JobIndex
 from tests.bridge.house import BODY, House, submit
 
 JOB = "0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f"
@@ -214,7 +214,7 @@ async def test_the_same_events_are_on_nats(house: House) -> None:
 async def test_whoever_waits_hears_of_the_end_from_the_broker_before_the_worker_tells_it(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.jobs.STATE_POLL_S", 3600.0)
+    monkeypatch.setattr("bridge.broker.jobs.STATE_POLL_S", 3600.0)
     gateway, worker = await house.gateway(), await house.worker()
     asked = asyncio.create_task(gateway.post("/v1/generate-image", json=BODY))
     job = await worker.take()

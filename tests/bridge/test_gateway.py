@@ -12,9 +12,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bridge.broker import Names, subscribed
-from bridge.gateway import make_app
-from bridge.jobs import JobQueue
+from bridge.api.app import make_app
+from bridge.broker.connection import Names, subscribed
+from bridge.broker.jobs import JobQueue
 from bridge.settings import Settings
 from tests.bridge.conftest import MAX_PENDING
 from tests.bridge.test_resolve import MODELS

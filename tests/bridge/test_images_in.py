@@ -15,7 +15,7 @@ from aiohttp import FormData
 from aiohttp.test_utils import TestClient
 from PIL import Image
 
-from bridge.images_in import stored
+from bridge.modes.images_in import stored
 from tests.bridge.house import HandWorker, House, submit, write_mode
 
 IMAGE_NODES = {

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.broker import connect
-from bridge.cancellation import cancel
-from bridge.contract import ErrorBody, ErrorDetail, Job, JobEvent, JobKind, JobResultEvent, JobState, JobStatus
-from bridge.errors import QueueFull, Unavailable, UnknownJob
-from bridge.jobs import JobQueue, StoredState
+from bridge.broker.connection import connect
+from bridge.broker.jobs import JobQueue, StoredState
+from bridge.contract.errors import QueueFull, Unavailable, UnknownJob
+from bridge.contract.messages import ErrorBody, ErrorDetail, Job, JobEvent, JobKind, JobResultEvent, JobState, JobStatus
+from bridge.gateway.cancellation import cancel
 from tests.bridge.conftest import MAX_PENDING
 
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from aiohttp.test_utils import TestClient
 
-from bridge.api.replies import INDEX
+from bridge.api.rest.replies import INDEX
 from tests.bridge.house import BODY, HandWorker, House, submit
 
 PICTURE = random.Random(0).randbytes(1024)
@@ -222,7 +222,7 @@ async def test_a_picture_that_the_retention_has_removed_is_gone_and_its_job_is_n
 async def test_the_oldest_states_make_room_when_the_store_is_full(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.job_index.PRUNE_S", 0.1)
+    monkeypatch.setattr("bridge.api.app.job_index.PRUNE_S", 0.1)
     limits = {"job_store_bytes": 20_000}
     gateway = await house.gateway(**limits)
     ids = []
@@ -371,9 +371,9 @@ async def test_a_waiting_request_repeated_with_its_key_waits_for_the_same_job(ho
 
 
 async def test_a_key_whose_gateway_died_before_it_queued_the_job_is_carried_on(house: House) -> None:
-    from bridge.api.bodies import fingerprint
-    from bridge.generation import Body
-    from bridge.idempotency import Claim, IdempotencyKeys
+    from bridge.api.rest.bodies import fingerprint
+    from bridge.gateway.generation import Body
+    from bridge.gateway.idempotency import Claim, IdempotencyKeys
 
     gateway, worker = await house.gateway(), await house.worker()
     keys = await IdempotencyKeys.open(house.nc.jetstream(), worker.queue.names.idempotency)

@@ -18,8 +18,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import ValidationError
 
 from bridge import logs
-from bridge.contract import ErrorBody, Job, JobKind, JobState, JobStatus
-from bridge.gateway import make_app
+from bridge.api.app import make_app
+from bridge.contract.messages import ErrorBody, Job, JobKind, JobState, JobStatus
 from bridge.settings import Settings
 from tests.bridge.gateway_process import BODY, GatewayProcess, models_of, running_gateway
 

@@ -14,10 +14,10 @@ from nats.aio.client import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge import __version__
-from bridge.api.metrics import MAX_NAMES, Names
-from bridge.contract import JobState, JobStatus
-from bridge.contract_workers import WorkerStatus
-from bridge.jobs import JobQueue, StoredState
+from bridge.api.rest.metrics import MAX_NAMES, Names
+from bridge.broker.jobs import JobQueue, StoredState
+from bridge.contract.messages import JobState, JobStatus
+from bridge.contract.workers import WorkerStatus
 from tests.bridge.gateway_process import BODY, GatewayProcess, models_of, running_gateway
 
 PREFIX = "test.metrics"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.errors import UnknownMode
-from bridge.modes import SHIPPED_WORKFLOWS, BrokenMode, ModeLibrary, read_mode
+from bridge.contract.errors import UnknownMode
+from bridge.modes.library import SHIPPED_WORKFLOWS, BrokenMode, ModeLibrary, read_mode
 from tests.bridge.graphs import graph, workflow
 
 

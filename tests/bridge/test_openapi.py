@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from bridge.api import openapi
-from bridge.api.operations import check_declared, routes_of
-from bridge.gateway import make_app
+from bridge.api.app import make_app
+from bridge.api.rest import openapi
+from bridge.api.rest.operations import check_declared, routes_of
 from bridge.settings import Settings
 from tests.bridge.house import write_mode
 

@@ -9,9 +9,9 @@ import hashlib
 import pytest
 from aiohttp.test_utils import TestClient
 
-from bridge.contract import Job
-from bridge.picture_post import MAX_WAITING, SMALL_BYTES
-from bridge.pictures import PictureStore
+from bridge.broker.image_post import MAX_WAITING, SMALL_BYTES
+from bridge.broker.images import PictureStore
+from bridge.contract.messages import Job
 from tests.bridge.house import BODY, HandWorker, House
 
 SMALL, LARGE = b"small picture", b"large picture" * (SMALL_BYTES // 13 + 1)

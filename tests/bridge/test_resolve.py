@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bridge.contract import MAX_SEED, Job, ModelInfoResponse
-from bridge.errors import InvalidRequest, UnknownMode, UnknownModel
-from bridge.modes import ModeLibrary
-from bridge.resolve import make_job, make_load_job
+from bridge.contract.errors import InvalidRequest, UnknownMode, UnknownModel
+from bridge.contract.messages import MAX_SEED, Job, ModelInfoResponse
+from bridge.gateway.resolve import make_job, make_load_job
+from bridge.modes.library import ModeLibrary
 from tests.bridge.graphs import graph, workflow
 
 SIDE = {"min": 256, "max": 2048, "multiple_of": 16}

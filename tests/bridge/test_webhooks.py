@@ -15,12 +15,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bridge.callback_address import CallbackPolicy, is_public
-from bridge.contract import Job, JobKind
-from bridge.errors import InvalidRequest
-from bridge.jobs import JobQueue
+from bridge.broker.jobs import JobQueue
+from bridge.contract.errors import InvalidRequest
+from bridge.contract.messages import Job, JobKind
+from bridge.gateway.callback_address import CallbackPolicy, is_public
+from bridge.gateway.webhooks import Backoff, Webhooks, sign, verify
 from bridge.stopping import stop
-from bridge.webhooks import Backoff, Webhooks, sign, verify
 from tests.bridge.house import BODY, HandWorker, House, submit
 
 SECRET = "between us"

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from bridge.comfyui import ComfyUI
-from bridge.comfyui.installer import Installation, pinned_installation
-from bridge.comfyui.process import ManagedComfyUI
+from bridge.service.comfyui import ManagedComfyUI
+from bridge.service.installer import Installation, pinned_installation
 from bridge.settings import Settings
 
 HERE = Path(__file__).parent

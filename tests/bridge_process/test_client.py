@@ -29,7 +29,7 @@ from bridge.comfyui import (
     Queued,
     Started,
 )
-from bridge.comfyui.process import ManagedComfyUI, free_port
+from bridge.service.comfyui import ManagedComfyUI, free_port
 from tests.bridge_process.graphs import new_id, picture, slow
 from tests.bridge_process.tcp_proxy import TcpProxy
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bridge.comfyui import installer
-from bridge.comfyui.device import find_device
-from bridge.comfyui.installer import Installation, InstallError, find_installation, write_extra_model_paths
-from bridge.comfyui.process import ComfyUIStartFailed, ManagedComfyUI
+from bridge.service import installer
+from bridge.service.comfyui import ComfyUIStartFailed, ManagedComfyUI
+from bridge.service.device import find_device
+from bridge.service.installer import Installation, InstallError, find_installation, write_extra_model_paths
 from bridge.settings import Settings, SettingsError
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bridge.comfyui.process import free_port
+from bridge.service.comfyui import free_port
 from bridge.service.keeper import MAX_DEATHS
 from bridge.service.status import Status, get_status
 from bridge.settings import Settings
@@ -38,7 +38,7 @@ class Instance:
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "bridge.cli", *arguments, "--state-dir", str(self.state_dir)]
+        return [sys.executable, "-m", "bridge.commands.main", *arguments, "--state-dir", str(self.state_dir)]
 
     def up(self, *arguments: str, comfyui: bool = True, **env: str) -> subprocess.Popen[bytes]:
         command = self.command("up", "--port", str(self.port), *arguments)

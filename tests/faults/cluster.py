@@ -20,10 +20,10 @@ from uuid import uuid4
 import requests
 import yaml
 
-from bridge.client import ClientError, ImageGenClient
-from bridge.comfyui.installer import Installation
-from bridge.comfyui.process import free_port
-from bridge.contract import JobState
+from bridge.client.client import ClientError, ImageGenClient
+from bridge.contract.messages import JobState
+from bridge.service.comfyui import free_port
+from bridge.service.installer import Installation
 from bridge.service.nats import nats_server_program
 
 HERE = Path(__file__).parent
@@ -173,7 +173,7 @@ class Cluster:
         return self.urls[name]
 
     def _imagegen(self, *arguments: str) -> list[str]:
-        command = [sys.executable, "-m", "bridge.cli", *arguments]
+        command = [sys.executable, "-m", "bridge.commands.main", *arguments]
         return [*command, "--nats-url", self.nats_url, "--state-dir", str(self.folder), *self.options]
 
     def client(self, name: str = "gateway") -> ImageGenClient:

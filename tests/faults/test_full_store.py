@@ -10,12 +10,12 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.broker import Names, connect
-from bridge.comfyui.installer import Installation
-from bridge.contract import Job, JobKind
-from bridge.errors import StorageFull, Unavailable, UnknownJob
-from bridge.jobs import JobQueue
-from bridge.pictures import PictureStore
+from bridge.broker.connection import Names, connect
+from bridge.broker.images import PictureStore
+from bridge.broker.jobs import JobQueue
+from bridge.contract.errors import StorageFull, Unavailable, UnknownJob
+from bridge.contract.messages import Job, JobKind
+from bridge.service.installer import Installation
 from tests.faults.cluster import Cluster
 
 ROOM = 3 * 1024 * 1024

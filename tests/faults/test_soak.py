@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.soak import soak, start
-from bridge.comfyui.installer import Installation
+from bridge.service.installer import Installation
 from tests.faults.cluster import Cluster
 
 

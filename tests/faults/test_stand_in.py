@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from bridge.client import ImageGenClient
-from bridge.comfyui.installer import Installation
+from bridge.client.client import ImageGenClient
+from bridge.service.installer import Installation
 from tests.faults.cluster import GRAPH, Cluster, ended, picture, running, submit, until
 
 _colors = itertools.count(1)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.client import ImageGenClient
-from bridge.comfyui.process import free_port
+from bridge.client.client import ImageGenClient
+from bridge.service.comfyui import free_port
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 from overlay.pygobject import require_gtk
@@ -82,7 +82,7 @@ class OwnService:
     def start(self) -> None:
         """Start it and wait until it would run a request."""
         self.settings.make_directories()
-        command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(self.settings.state_dir)]
+        command = [sys.executable, "-m", "bridge.commands.main", "up", "--state-dir", str(self.settings.state_dir)]
         command += ["--port", str(self.settings.port), "--comfyui-url", str(self.settings.comfyui_url)]
         with (self.settings.logs / "up.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -13,7 +13,7 @@ from tests.pack import pipelines
 from tests.pack.pipelines import LATENT, PROMPT
 
 if TYPE_CHECKING:
-    from neurolux.pipelines.registry import PipelineHandle
+    from neurolux.loading.registry import PipelineHandle
 
 STEPS = 4
 SAMPLED: dict[str, dict[str, Any]] = {
@@ -24,9 +24,9 @@ SAMPLED: dict[str, dict[str, Any]] = {
 
 def picture(handle: PipelineHandle, count: int = 1) -> torch.Tensor:
     """Pictures (count, H, W, 3), made as the nodes make them."""
-    from neurolux.pipelines.decode import decode
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.sample import sample
+    from neurolux.stages.decode import decode
+    from neurolux.stages.encode import encode
+    from neurolux.stages.sample import sample
 
     with torch.inference_mode():  # as ComfyUI runs nodes
         loaded = handle.loaded()
@@ -36,8 +36,8 @@ def picture(handle: PipelineHandle, count: int = 1) -> torch.Tensor:
 
 def with_loras(handle: PipelineHandle, *loras: tuple[Path, float, float]) -> PipelineHandle:
     """``handle`` with LoRAs (file, strength, strength in the text encoders)."""
-    from neurolux.pipelines.adapter_files import stamp_file
-    from neurolux.pipelines.adapters import AppliedLora, with_lora
+    from neurolux.adapters.files import stamp_file
+    from neurolux.adapters.loras import AppliedLora, with_lora
 
     for path, strength, text_strength in loras:
         added = AppliedLora(stamp_file(path.name, path), strength, text_strength)

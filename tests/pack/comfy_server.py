@@ -25,8 +25,8 @@ from typing import Any
 import websocket
 from PIL import Image
 
-from bridge.comfyui.installer import find_installation
-from bridge.comfyui.process import DEFAULTS, free_port
+from bridge.service.comfyui import DEFAULTS, free_port
+from bridge.service.installer import find_installation
 from bridge.settings import Settings
 
 START_TIMEOUT_S = 120

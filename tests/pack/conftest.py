@@ -46,10 +46,10 @@ def comfy_modules() -> None:
 def unloaded(comfy_modules: None) -> Iterator[None]:
     """What a test loads into this process is dropped afterwards."""
     yield
-    from neurolux.pipelines.controlnet import controlnets
-    from neurolux.pipelines.motion import motion_adapters
-    from neurolux.pipelines.preprocess_models import preprocess_models
-    from neurolux.pipelines.registry import registry
+    from neurolux.adapters.controlnets import controlnets
+    from neurolux.adapters.motion import motion_adapters
+    from neurolux.loading.registry import registry
+    from neurolux.preprocess.networks import preprocess_models
 
     for spec in list(registry._loaded):
         registry._drop(spec)

@@ -37,8 +37,8 @@ class FakeDevice:
         import comfy.model_management as mm
         import comfy.model_patcher
 
-        costs = import_module(f"{pack}.pipelines.costs")
-        registry = import_module(f"{pack}.pipelines.registry")
+        costs = import_module(f"{pack}.planning.costs")
+        registry = import_module(f"{pack}.loading.registry")
         started = comfy.model_patcher.ModelPatcher.__init__
 
         def note(patcher: Any, *arguments: Any, **keywords: Any) -> None:

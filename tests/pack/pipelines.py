@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 if TYPE_CHECKING:
-    from neurolux.pipelines.plan import ComponentPlan
-    from neurolux.pipelines.registry import LoadedPipeline, PipelineHandle
-    from neurolux.pipelines.streaming import Residency
+    from neurolux.loading.registry import LoadedPipeline, PipelineHandle
+    from neurolux.memory.streaming import Residency
+    from neurolux.planning.planner import ComponentPlan
 
 LATENT = {"samples": torch.zeros(1, 4, 16, 16)}
 PROMPT = "a cat"
@@ -22,8 +22,8 @@ PROMPT = "a cat"
 
 def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
     """A loaded tiny model."""
-    from neurolux.folder_models import folder_model
-    from neurolux.pipelines.registry import load_handle
+    from neurolux.library.folder_models import folder_model
+    from neurolux.loading.registry import load_handle
 
     model = folder_model(folder)
     assert model is not None
@@ -32,8 +32,8 @@ def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
 
 def with_controls(handle: PipelineHandle, *controls: dict[str, Any]) -> PipelineHandle:
     """``handle`` with ControlNets: the ``path`` of each, and what Apply ControlNet is told."""
-    from neurolux.pipelines.adapter_files import stamp_file
-    from neurolux.pipelines.controlnet import make_control
+    from neurolux.adapters.controlnets import make_control
+    from neurolux.adapters.files import stamp_file
 
     for control in controls:
         values = {"strength": 0.7, "start": 0.0, "end": 1.0, "mode": "auto", **control}
@@ -54,9 +54,9 @@ def sample_with(
     seed: int = 7,
 ) -> torch.Tensor:
     """One picture of 128x128, decoded: (1, H, W, 3) in [0, 1]."""
-    from neurolux.pipelines.decode import decode
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.sample import sample
+    from neurolux.stages.decode import decode
+    from neurolux.stages.encode import encode
+    from neurolux.stages.sample import sample
 
     with torch.inference_mode():  # as ComfyUI runs nodes
         positive = encode(loaded, prompt)

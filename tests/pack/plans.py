@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from neurolux.catalog import Model, read_catalog
-from neurolux.pipelines.costs import CONTEXT_BYTES
-from neurolux.pipelines.plan import ComponentPlan, Machine, Picture, Plan, make_plan
+from neurolux.catalog.models import Model, read_catalog
+from neurolux.planning.costs import CONTEXT_BYTES
+from neurolux.planning.planner import ComponentPlan, Machine, Picture, Plan, make_plan
 
 GB = 10**9
 MODELS = read_catalog().models

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from neurolux.catalog import FolderSource, Limits, RepoSource, parse_limits, parse_source, read_catalog
+from neurolux.catalog.models import FolderSource, Limits, RepoSource, parse_limits, parse_source, read_catalog
 from neurolux.errors import InvalidParameter, ModelNotFound
-from neurolux.folder_models import find_folder_models, folder_model
+from neurolux.library.folder_models import find_folder_models, folder_model
 
 
 def test_catalog_knows_its_models() -> None:

@@ -49,7 +49,7 @@ class CountingCompiler:
 @pytest.fixture
 def pipelines(comfy_modules: None) -> Iterator[ModuleType]:
     """The pack's registry module, emptied afterwards; nothing is compiled yet."""
-    from neurolux.pipelines import registry
+    from neurolux.loading import registry
 
     torch._dynamo.reset()
     yield registry
@@ -61,7 +61,7 @@ def pipelines(comfy_modules: None) -> Iterator[ModuleType]:
 @pytest.fixture
 def compiler(pipelines: ModuleType, monkeypatch: pytest.MonkeyPatch) -> CountingCompiler:
     """What compiles instead of inductor."""
-    from neurolux.pipelines import compiled
+    from neurolux.loading import compiled
 
     counting = CountingCompiler()
     monkeypatch.setattr(compiled, "BACKEND", counting)
@@ -123,7 +123,7 @@ def test_the_real_compiler_rounds_differently_and_no_more(
 def test_streamed_weights_are_not_compiled_and_that_is_said(
     tmp_path: Path, compiler: CountingCompiler, monkeypatch: pytest.MonkeyPatch, offload: str
 ) -> None:
-    from neurolux.pipelines import placement
+    from neurolux.memory import placement
 
     monkeypatch.setattr(placement, "device_budget", budget_for(1 / 3))
     folder = write_flux(tmp_path / "deep-flux", guidance_embeds=True, seed=5, blocks=3)
@@ -169,7 +169,7 @@ def test_without_a_compiler_the_picture_is_made_and_the_remedy_said(
 
 
 def test_on_a_gpu_triton_and_a_c_compiler_are_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from neurolux.pipelines import compiled
+    from neurolux.loading import compiled
 
     monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
     assert "needs the package triton" in (compiled.missing_compiler(torch.device("cuda")) or "")

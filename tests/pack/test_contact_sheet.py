@@ -31,7 +31,7 @@ SHEETS = {
 @pytest.mark.parametrize("title", ["", "red circle, blue background\nstarter, seed 5", LONG * 10])
 @pytest.mark.parametrize("case", SHEETS)
 def test_nothing_overlaps_and_every_text_is_inside_its_box(case: str, title: str) -> None:
-    from neurolux.pipelines.contact_sheet import SMALLEST_FONT, Sheet, lay_out
+    from neurolux.images.contact_sheet import SMALLEST_FONT, Sheet, lay_out
 
     columns, rows, sizes = SHEETS[case]
     cells = [[picture(*size) for size in sizes] for _ in rows or ("",)]
@@ -51,7 +51,7 @@ def test_nothing_overlaps_and_every_text_is_inside_its_box(case: str, title: str
 
 
 def test_the_pictures_on_the_sheet_are_the_pictures() -> None:
-    from neurolux.pipelines.contact_sheet import Sheet, draw_sheet, lay_out
+    from neurolux.images.contact_sheet import Sheet, draw_sheet, lay_out
 
     sizes = [[(128, 128), (200, 96)], [(256, 300), (128, 160)]]
     cells = [
@@ -66,7 +66,7 @@ def test_the_pictures_on_the_sheet_are_the_pictures() -> None:
 
 
 def test_labels_and_reasons_are_written() -> None:
-    from neurolux.pipelines.contact_sheet import FAILED_PAPER, Sheet, draw_sheet, lay_out
+    from neurolux.images.contact_sheet import FAILED_PAPER, Sheet, draw_sheet, lay_out
 
     sheet = Sheet("a title", ["one"], ["two"], [["num_inference_steps 500 is outside 1 to 50 of this model"]])
     page, layout = draw_sheet(sheet), lay_out(sheet)
@@ -87,7 +87,7 @@ def dark(page: Image.Image, box: object) -> int:
 
 
 def test_a_large_sheet_shows_its_pictures_smaller() -> None:
-    from neurolux.pipelines.contact_sheet import LONGEST_SIDE, Sheet, draw_sheet, lay_out
+    from neurolux.images.contact_sheet import LONGEST_SIDE, Sheet, draw_sheet, lay_out
 
     sheet = Sheet("", [str(number) for number in range(6)], [], [[picture(2048, 1024)] * 6])
     layout = lay_out(sheet)
@@ -100,7 +100,7 @@ def test_a_large_sheet_shows_its_pictures_smaller() -> None:
 
 
 def test_a_label_that_is_cut_short_says_so() -> None:
-    from neurolux.pipelines.contact_sheet import fitted
+    from neurolux.images.contact_sheet import fitted
 
     assert fitted("red circle", 16, 400, 40).lines == ("red circle",)
     assert fitted("red circle", 16, 400, 40).size == 16
@@ -110,7 +110,7 @@ def test_a_label_that_is_cut_short_says_so() -> None:
 
 
 def test_rows_of_different_lengths_are_refused() -> None:
-    from neurolux.pipelines.contact_sheet import Sheet, draw_sheet
+    from neurolux.images.contact_sheet import Sheet, draw_sheet
 
     with pytest.raises(ValueError, match="rows of one length"):
         draw_sheet(Sheet("", [], [], [["a"], ["b", "c"]]))

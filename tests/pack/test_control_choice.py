@@ -44,14 +44,14 @@ print(json.dumps({**result, "seen": seen}))
 
 
 def stamps(controlnets: dict[str, Path], *names: str) -> list[Any]:
-    from neurolux.pipelines.adapter_files import stamp_file
+    from neurolux.adapters.files import stamp_file
 
     return [stamp_file(name, controlnets[name]) for name in names]
 
 
 def test_the_catalog_says_what_each_helper_is() -> None:
-    from neurolux.control_catalog import read_helper_catalog
-    from neurolux.pipelines.controlnet import MODES
+    from neurolux.adapters.controlnets import MODES
+    from neurolux.catalog.auxiliary import read_helper_catalog
 
     catalog = read_helper_catalog()
     for family in ("flux", "sdxl"):
@@ -64,7 +64,7 @@ def test_the_catalog_says_what_each_helper_is() -> None:
 
 
 def test_the_kind_comes_before_the_union_and_another_family_never(controlnets: dict[str, Path]) -> None:
-    from neurolux.pipelines.control_choice import choose_file
+    from neurolux.adapters.control_choice import choose_file
 
     files = stamps(controlnets, "tiny-flux-union", "tiny-sdxl-canny", "tiny-flux-depth", "tiny-flux-canny")
     chosen = {kind: choose_file(files, "flux", 32, kind) for kind in ("canny", "depth", "pose")}
@@ -78,8 +78,8 @@ def test_the_kind_comes_before_the_union_and_another_family_never(controlnets: d
 
 
 def test_one_file_tells_its_width_as_its_folder_does(controlnets: dict[str, Path], tmp_path: Path) -> None:
-    from neurolux.pipelines.adapter_files import stamp_file
-    from neurolux.pipelines.control_choice import file_width
+    from neurolux.adapters.control_choice import file_width
+    from neurolux.adapters.files import stamp_file
 
     for name, family, width in (("tiny-flux-canny", "flux", 32), ("tiny-sdxl-union", "sdxl", 64)):
         single = tmp_path / f"{name}.safetensors"
@@ -89,8 +89,8 @@ def test_one_file_tells_its_width_as_its_folder_does(controlnets: dict[str, Path
 
 
 def test_the_catalog_offers_only_what_fits() -> None:
-    from neurolux.control_catalog import read_helper_catalog
-    from neurolux.pipelines.control_choice import choose_catalog
+    from neurolux.adapters.control_choice import choose_catalog
+    from neurolux.catalog.auxiliary import read_helper_catalog
 
     entries = list(read_helper_catalog().controlnets.values())
     names = [choose_catalog(entries, "flux", 3072, "depth"), choose_catalog(entries, "sdxl", 2048, "pose")]
@@ -102,8 +102,8 @@ def test_auto_takes_the_user_s_file_and_says_when_there_is_none(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import folder_paths
-    from neurolux.control_files import controlnet_names, find_controlnet
     from neurolux.errors import InvalidParameter
+    from neurolux.library.controlnets import controlnet_names, find_controlnet
 
     handle = handle_for(tiny_models["tiny-flux-dev"])
     places = ([str(controlnets["tiny-flux-canny"].parent)], {".safetensors"})

@@ -141,8 +141,8 @@ def test_flux_begins_with_latents_as_diffusers_would_with_those_of_a_picture(
 def test_latents_under_a_mask_keep_what_is_not_masked(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], name: str
 ) -> None:
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.sample import sample
+    from neurolux.stages.encode import encode
+    from neurolux.stages.sample import sample
 
     base = handle_for(tiny_models[model_of(name)])
     control = {"path": controlnets[name], "mode": "canny"}
@@ -197,7 +197,7 @@ def test_a_control_picture_stays_over_what_it_was_drawn_from(
 
 
 def test_edges_are_looked_for_where_the_picture_is_redrawn(tiny_models: dict[str, Path]) -> None:
-    from neurolux.pipelines.control_pictures import prepared
+    from neurolux.images.control_images import prepared
 
     photo = some_picture(150, 100)
     latent = encoded(photo, None, "pad")(handle_for(tiny_models["tiny-sdxl"]).loaded())

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.pack.pipelines import with_controls
 
 if TYPE_CHECKING:
-    from neurolux.pipelines.registry import PipelineHandle
+    from neurolux.loading.registry import PipelineHandle
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 STARTER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
@@ -107,9 +107,9 @@ def packed(pipe: Any, pictures: list[Image.Image]) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def starter(comfy_modules: None) -> Iterator[PipelineHandle]:
     """The starter, loaded."""
-    from neurolux.catalog import read_catalog
-    from neurolux.pipelines.controlnet import controlnets
-    from neurolux.pipelines.registry import load_handle, registry
+    from neurolux.adapters.controlnets import controlnets
+    from neurolux.catalog.models import read_catalog
+    from neurolux.loading.registry import load_handle, registry
 
     handle = load_handle(read_catalog().models["starter"], ())
     yield handle
@@ -120,9 +120,9 @@ def starter(comfy_modules: None) -> Iterator[PipelineHandle]:
 
 def drawn_by(handle: PipelineHandle, prompt: str, latent: dict[str, Any], strength: float = 1.0) -> torch.Tensor:
     """One picture (H, W, 3) as the nodes make it."""
-    from neurolux.pipelines.decode import decode
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.sample import sample
+    from neurolux.stages.decode import decode
+    from neurolux.stages.encode import encode
+    from neurolux.stages.sample import sample
 
     with torch.inference_mode():
         loaded = handle.loaded()
@@ -172,7 +172,7 @@ def photo_of(*middles: tuple[int, int], colour: str = "blue", size: tuple[int, i
 
 
 def test_a_picture_is_redrawn_where_the_control_picture_says(starter: PipelineHandle, places: Path) -> None:
-    from neurolux.pipelines.pictures import encode_pictures, plan_frame
+    from neurolux.images.frames import encode_pictures, plan_frame
 
     guided = with_controls(starter, {"path": places, "image": control_of((92, 92)), "strength": 1.0})
     with torch.inference_mode():
@@ -186,7 +186,7 @@ def test_a_picture_is_redrawn_where_the_control_picture_says(starter: PipelineHa
 def test_what_is_masked_is_drawn_where_the_control_picture_says_and_the_rest_stays(
     starter: PipelineHandle, places: Path, spot: tuple[int, int]
 ) -> None:
-    from neurolux.pipelines.pictures import encode_pictures, plan_frame, put_back
+    from neurolux.images.frames import encode_pictures, plan_frame, put_back
 
     photo, mask = photo_of((32, 64), colour="green"), torch.zeros(1, SIDE, SIDE)
     mask[:, :, 60:] = 1
@@ -199,8 +199,8 @@ def test_what_is_masked_is_drawn_where_the_control_picture_says_and_the_rest_sta
 
 
 def test_each_tile_is_drawn_where_the_control_picture_of_the_whole_says(starter: PipelineHandle, places: Path) -> None:
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.refine import RefineRequest, refine
+    from neurolux.stages.encode import encode
+    from neurolux.stages.refine import RefineRequest, refine
 
     size, spots = (224, SIDE), [(44, 36), (176, 90)]
     control = {"path": places, "image": control_of(*spots, size=size), "strength": 1.0}

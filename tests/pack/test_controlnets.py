@@ -140,7 +140,7 @@ def test_the_manager_knows_controlnets_and_an_interrupt_leaves_it_clean(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import comfy.model_management as manager
-    from neurolux.pipelines.controlnet import controlnets
+    from neurolux.adapters.controlnets import controlnets
 
     base = handle_for(tiny_models["tiny-flux-dev"])
     controlled = with_controls(base, {"path": adapter_files["tiny-flux-canny"]})

@@ -10,8 +10,8 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from neurolux.catalog import Model, read_catalog
-from neurolux.single_files import complete, files_model
+from neurolux.catalog.models import Model, read_catalog
+from neurolux.library.single_files import complete, files_model
 from safetensors.torch import save_file
 
 from tests.pack.comfy_server import comfyui_dir
@@ -60,7 +60,7 @@ def lora(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def handle_of(models: dict[str, Model], kind: str, offload: str = "none", **choices: Any) -> Any:
     """One of the models, loaded."""
-    from neurolux.pipelines.registry import load_handle
+    from neurolux.loading.registry import load_handle
 
     return load_handle(models[kind], (), precision=KINDS[kind], offload=offload, **choices)
 
@@ -75,7 +75,7 @@ def picture(handle: Any) -> torch.Tensor:
 def test_streamed_weights_make_the_picture_of_resident_ones(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
 ) -> None:
-    from neurolux.pipelines import placement
+    from neurolux.memory import placement
 
     resident = handle_of(models, kind)
     expected = picture(resident)
@@ -91,9 +91,9 @@ def test_streamed_weights_make_the_picture_of_resident_ones(
 def test_a_lora_acts_on_them_and_leaves_no_trace(
     models: dict[str, Model], lora: Path, monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
 ) -> None:
-    from neurolux.pipelines import placement
-    from neurolux.pipelines.adapter_files import stamp_file
-    from neurolux.pipelines.adapters import AppliedLora, with_lora
+    from neurolux.adapters.files import stamp_file
+    from neurolux.adapters.loras import AppliedLora, with_lora
+    from neurolux.memory import placement
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
     base = handle_of(models, kind, offload)
@@ -110,7 +110,7 @@ def test_a_lora_acts_on_them_and_leaves_no_trace(
 def test_compile_makes_the_same_picture_of_them(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    from neurolux.pipelines import compiled
+    from neurolux.loading import compiled
 
     torch._dynamo.reset()
     monkeypatch.setattr(compiled, "BACKEND", "eager")
@@ -129,9 +129,9 @@ def test_a_t5_out_of_a_gguf_encodes_as_its_numbers_do(
 
     In half precision: that is what diffusers decodes to.
     """
-    from neurolux.pipelines import placement
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.registry import load_handle
+    from neurolux.loading.registry import load_handle
+    from neurolux.memory import placement
+    from neurolux.stages.encode import encode
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
     files = FLUX_LAYOUTS["original names"](flux)

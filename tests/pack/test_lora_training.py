@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.pack.pipelines import handle_for
 
 if TYPE_CHECKING:
-    from neurolux.pipelines.lora_training import TrainedLora
-    from neurolux.pipelines.registry import PipelineHandle
+    from neurolux.loading.registry import PipelineHandle
+    from neurolux.training.lora import TrainedLora
 
 pytestmark = pytest.mark.usefixtures("unloaded")
 SIDE, RANK, RATE, BATCH, SEED = 64, 4, 1e-3, 2, 7
@@ -54,9 +54,9 @@ def train(
 ) -> TrainedLora:
     """Train as the node does; ``stop_at``: an interrupt behind that step."""
     from comfy.model_management import InterruptProcessingException
-    from neurolux.pipelines.lora_settings import LoraSettings
-    from neurolux.pipelines.lora_training import TrainingReporter, train_lora
-    from neurolux.pipelines.training_pictures import read_training_set
+    from neurolux.training.image_set import read_training_set
+    from neurolux.training.lora import TrainingReporter, train_lora
+    from neurolux.training.settings import LoraSettings
 
     class Reporter(TrainingReporter):
         def step(self, losses: Sequence[float]) -> None:
@@ -81,7 +81,7 @@ def train(
 
 
 def picture(handle: PipelineHandle) -> torch.Tensor:
-    from neurolux.pipelines.lora_training import TrainingReporter, draw_samples
+    from neurolux.training.lora import TrainingReporter, draw_samples
 
     with torch.inference_mode():
         return draw_samples(handle, "zorb", 3, 1, 128, TrainingReporter())
@@ -89,8 +89,8 @@ def picture(handle: PipelineHandle) -> torch.Tensor:
 
 def latents_of(handle: PipelineHandle, archive: Path) -> torch.Tensor:
     """The pictures as they are trained on, (3, C, h, w)."""
-    from neurolux.pipelines.lora_examples import make_examples
-    from neurolux.pipelines.training_pictures import read_training_set
+    from neurolux.training.examples import make_examples
+    from neurolux.training.image_set import read_training_set
 
     with torch.no_grad():
         found, warnings = make_examples(
@@ -129,7 +129,7 @@ class PlainLoop:
         return embeds, pooled
 
     def run(self, steps: int, targets: list[str]) -> dict[str, torch.Tensor]:
-        from neurolux.pipelines.lora_settings import LoraSettings
+        from neurolux.training.settings import LoraSettings
 
         settings = LoraSettings("", steps, RANK, RATE, BATCH, SIDE, SEED, "zorb")
         torch.manual_seed(SEED)
@@ -185,8 +185,8 @@ class PlainLoop:
 def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
 ) -> None:
-    from neurolux.pipelines.lora_loss import FLUX_TARGETS, SDXL_TARGETS
-    from neurolux.pipelines.lora_training import with_trained
+    from neurolux.training.lora import with_trained
+    from neurolux.training.loss import FLUX_TARGETS, SDXL_TARGETS
 
     handle = handle_for(tiny_models[model])
     before = picture(handle)

@@ -49,7 +49,7 @@ def test_picture_with_loras_equals_diffusers_and_the_base_comes_back(
 def test_strengths_switch_without_loading_again(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.pipelines import adapters
+    from neurolux.adapters import loras as adapters
 
     read: list[str] = []
     original = adapters.load_lora
@@ -77,7 +77,7 @@ def test_strengths_switch_without_loading_again(
 def test_loras_that_nobody_uses_leave_memory(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.pipelines import adapters
+    from neurolux.adapters import loras as adapters
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     monkeypatch.setattr(adapters, "MOST_UNUSED", 1)
@@ -117,9 +117,9 @@ def test_loras_work_on_stored_and_streamed_weights(
 def test_a_lora_that_does_not_fit_is_named_with_its_remedy(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], tmp_path: Path
 ) -> None:
+    from neurolux.adapters.files import stamp_file
+    from neurolux.adapters.loras import check_lora
     from neurolux.errors import InvalidParameter, WeightsMissing
-    from neurolux.pipelines.adapter_files import stamp_file
-    from neurolux.pipelines.adapters import check_lora
     from safetensors.torch import save_file
 
     base = handle_for(tiny_models["tiny-flux-dev"])
@@ -156,8 +156,8 @@ def test_lora_and_controlnet_act_together(tiny_models: dict[str, Path], adapter_
 
 
 def test_a_lora_changes_the_starter_and_leaves_no_trace(tmp_path: Path) -> None:
-    from neurolux.catalog import PACK_FOLDER, read_catalog
-    from neurolux.pipelines.registry import load_handle
+    from neurolux.catalog.models import PACK_FOLDER, read_catalog
+    from neurolux.loading.registry import load_handle
 
     path = tiny_adapters.write_peft(tmp_path / "starter.safetensors", PACK_FOLDER / "models" / "starter", seed=5)
     base = load_handle(read_catalog().models["starter"], ())

@@ -41,8 +41,8 @@ def manager(comfy_modules: None) -> ModuleType:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, manager: ModuleType) -> Iterator[FakeDevice]:
     """A device with room for everything, until a test makes it smaller."""
-    from neurolux.pipelines.embedding_cache import embedding_cache
-    from neurolux.pipelines.registry import registry
+    from neurolux.loading.registry import registry
+    from neurolux.stages.embedding_cache import embedding_cache
 
     embedding_cache.clear()
     fake = FakeDevice(100 * MODEL_BYTES)
@@ -165,7 +165,7 @@ def test_a_device_too_small_for_the_chosen_mode_is_streamed_to(
 def test_two_models_that_both_fit_are_not_loaded_again(
     device: FakeDevice, deep_flux: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.pipelines.streaming import Residency
+    from neurolux.memory.streaming import Residency
 
     handles = [handle_for(folder, precision="fp32", offload="none") for folder in (deep_flux, tiny_models["tiny-sdxl"])]
     expected = [sample_with(handle.loaded(), handle) for handle in handles]
@@ -196,7 +196,7 @@ def test_a_plan_for_a_small_device_keeps_to_it(device: FakeDevice, deep_flux: Pa
 def test_a_larger_picture_leaves_fewer_blocks_on_the_device(
     device: FakeDevice, deep_flux: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.pipelines import costs
+    from neurolux.planning import costs
 
     monkeypatch.setattr(costs, "sample_bytes", lambda family, width, height, *_: RESERVED + width * height // 4)
     device.memory = 1_000_000
@@ -227,8 +227,8 @@ def test_a_controlnet_is_planned_for_before_the_run(device: FakeDevice, deep_flu
 def test_a_controlnet_larger_than_the_device_is_streamed_as_planned(
     device: FakeDevice, manager: ModuleType, deep_flux: Path, tmp_path: Path
 ) -> None:
-    from neurolux.pipelines.controlnet import controlnets
-    from neurolux.pipelines.placement import device_budget
+    from neurolux.adapters.controlnets import controlnets
+    from neurolux.memory.placement import device_budget
 
     flux_controlnet(seed=21, blocks=6).save_pretrained(tmp_path / "deep")
     handle = handle_for(deep_flux, precision="fp32", offload="stream")

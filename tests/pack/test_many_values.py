@@ -10,7 +10,7 @@ from tests.pack.conftest import REPO  # noqa: F401 - puts the pack on the path
 
 
 def test_prompts_are_lines_and_empty_ones_do_not_count() -> None:
-    from neurolux.pipelines.many_values import prompt_lines
+    from neurolux.stages.many_values import prompt_lines
 
     lines = prompt_lines("\nred circle, left\n  \n blue square --seed 5 \r\n")
     assert [(line.number, line.text) for line in lines] == [(1, "red circle, left"), (2, "blue square --seed 5")]
@@ -27,7 +27,7 @@ def test_prompts_are_lines_and_empty_ones_do_not_count() -> None:
     ],
 )
 def test_whole_numbers(text: str, numbers: list[int]) -> None:
-    from neurolux.pipelines.many_values import whole_numbers
+    from neurolux.stages.many_values import whole_numbers
 
     assert whole_numbers("seeds", text) == numbers
 
@@ -46,7 +46,7 @@ def test_whole_numbers(text: str, numbers: list[int]) -> None:
     ],
 )
 def test_values_of_a_side(setting: str, text: str, shown: list[str], used: list[object] | None) -> None:
-    from neurolux.pipelines.many_values import read_axis
+    from neurolux.stages.many_values import read_axis
 
     axis = read_axis("x", setting, text, "a red circle, left")
     assert axis is not None
@@ -56,7 +56,7 @@ def test_values_of_a_side(setting: str, text: str, shown: list[str], used: list[
 
 
 def test_sizes_are_width_and_height() -> None:
-    from neurolux.pipelines.many_values import read_axis
+    from neurolux.stages.many_values import read_axis
 
     axis = read_axis("y", "size", "768, 1024x512", "")
     assert axis is not None
@@ -64,19 +64,19 @@ def test_sizes_are_width_and_height() -> None:
 
 
 def axis_of(setting: str, text: str) -> Callable[[], object]:
-    from neurolux.pipelines.many_values import read_axis
+    from neurolux.stages.many_values import read_axis
 
     return lambda: read_axis("x", setting, text, "a red circle")
 
 
 def numbers_of(text: str) -> Callable[[], object]:
-    from neurolux.pipelines.many_values import whole_numbers
+    from neurolux.stages.many_values import whole_numbers
 
     return lambda: whole_numbers("seeds", text)
 
 
 def pairs_of(prompts: int, seeds: int, combine: str = "pairs") -> Callable[[], object]:
-    from neurolux.pipelines.many_values import Line, combined
+    from neurolux.stages.many_values import Line, combined
 
     return lambda: combined([Line(n, "a") for n in range(prompts)], list(range(seeds)), combine)
 
@@ -120,7 +120,7 @@ def test_what_means_nothing_is_explained(
 
 
 def test_prompts_and_seeds_are_combined() -> None:
-    from neurolux.pipelines.many_values import Line, combined
+    from neurolux.stages.many_values import Line, combined
 
     a, b = Line(1, "a"), Line(2, "b")
     assert combined([a, b], [7, 8], "every") == [(a, 7), (a, 8), (b, 7), (b, 8)]
@@ -128,7 +128,7 @@ def test_prompts_and_seeds_are_combined() -> None:
 
 
 def test_parts_of_a_prompt_are_replaced_all_at_once() -> None:
-    from neurolux.pipelines.many_values import replaced
+    from neurolux.stages.many_values import replaced
 
     assert replaced("red circle, blue ground", [("red", "blue"), ("blue", "red")]) == "blue circle, red ground"
     assert replaced("a (b) c", [("(b)", r"\1")]) == r"a \1 c"

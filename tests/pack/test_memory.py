@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("comfy_modules")
 @pytest.fixture
 def pipelines(unloaded: None) -> ModuleType:
     """The pack's registry module, emptied afterwards."""
-    from neurolux.pipelines import registry
-    from neurolux.pipelines.embedding_cache import embedding_cache
+    from neurolux.loading import registry
+    from neurolux.stages.embedding_cache import embedding_cache
 
     embedding_cache.clear()
     return registry
@@ -105,7 +105,7 @@ def test_the_least_recently_used_makes_room(
 
 def kept_prompts() -> Any:
     """The process's cache of encoded prompts."""
-    from neurolux.pipelines.embedding_cache import embedding_cache
+    from neurolux.stages.embedding_cache import embedding_cache
 
     return embedding_cache
 
@@ -137,7 +137,7 @@ def part_at_work(loaded: Any, stage: str) -> torch.nn.Module:
 def test_a_stage_that_ran_out_of_memory_runs_again_with_a_leaner_plan(
     tiny_models: dict[str, Path], pipelines: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: Any, stage: str
 ) -> None:
-    from neurolux.pipelines.plan import Machine
+    from neurolux.planning.planner import Machine
 
     monkeypatch.setattr(
         pipelines, "this_machine", lambda *_, **__: Machine("cuda", 80 * 10**9, 80 * 10**9, bf16=True, fp16=True)
@@ -212,7 +212,7 @@ def test_another_precision_encodes_for_itself(tiny_models: dict[str, Path], pipe
 
 
 def test_replaced_files_encode_for_themselves(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
-    from neurolux.folder_models import folder_model
+    from neurolux.library.folder_models import folder_model
 
     model = folder_model(tiny_models["tiny-flux-dev"])
     for stamp in ((1,), (2,)):
@@ -222,7 +222,7 @@ def test_replaced_files_encode_for_themselves(tiny_models: dict[str, Path], pipe
 
 
 def test_encoded_prompts_are_bounded_by_bytes() -> None:
-    from neurolux.pipelines.embedding_cache import EmbeddingCache
+    from neurolux.stages.embedding_cache import EmbeddingCache
 
     cache = EmbeddingCache(largest=1000)
     for key in range(5):
@@ -237,7 +237,7 @@ def test_encoded_prompts_are_bounded_by_bytes() -> None:
 
 
 def test_what_a_graph_changes_in_a_conditioning_is_not_kept() -> None:
-    from neurolux.pipelines.embedding_cache import EmbeddingCache
+    from neurolux.stages.embedding_cache import EmbeddingCache
 
     cache = EmbeddingCache()
     made = [[torch.zeros(4), {"pooled_output": torch.zeros(4)}]]
@@ -249,7 +249,7 @@ def test_what_a_graph_changes_in_a_conditioning_is_not_kept() -> None:
 
 
 def test_tiles_really_tile_and_are_those_of_diffusers(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
-    from neurolux.pipelines.decode import decode
+    from neurolux.stages.decode import decode
 
     loaded = handle_for(tiny_models["tiny-flux-dev"], precision="fp32").loaded()
     seen: list[tuple[int, ...]] = []
@@ -290,7 +290,7 @@ def test_what_is_loaded_is_measured(tiny_models: dict[str, Path], pipelines: Mod
 
 
 def test_other_errors_pass_through(pipelines: ModuleType) -> None:
-    from neurolux.pipelines.memory import with_memory_errors
+    from neurolux.loading.working_memory import with_memory_errors
 
     def fail() -> None:
         raise RuntimeError("shape mismatch")
@@ -301,7 +301,7 @@ def test_other_errors_pass_through(pipelines: ModuleType) -> None:
 
 def test_cpu_allocator_errors_count_as_out_of_memory(pipelines: ModuleType) -> None:
     from neurolux.errors import OutOfMemory
-    from neurolux.pipelines.memory import with_memory_errors
+    from neurolux.loading.working_memory import with_memory_errors
 
     with pytest.raises(OutOfMemory, match="out of memory while testing"):
         with_memory_errors("testing", "Use less.", lambda: torch.empty(10**15))
@@ -320,7 +320,7 @@ def test_interrupt_leaves_no_hooks_and_no_lock(
 
 
 def test_preview_is_the_clean_picture_of_a_straight_line() -> None:
-    from neurolux.pipelines.preview import predicted_clean
+    from neurolux.stages.preview import predicted_clean
 
     clean, noise = torch.rand(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
     flow = [(1 - sigma) * clean + sigma * noise for sigma in (0.9, 0.6)]

@@ -115,8 +115,8 @@ def models(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def placements(unloaded: None) -> ModuleType:
     """The pack's placement module; its pipelines are dropped afterwards."""
-    from neurolux.pipelines import placement
-    from neurolux.pipelines.embedding_cache import embedding_cache
+    from neurolux.memory import placement
+    from neurolux.stages.embedding_cache import embedding_cache
 
     embedding_cache.clear()
     return placement

@@ -17,7 +17,7 @@ from tests.pack.graphs import node, text_to_image
 from tests.pack.pipelines import handle_for, picture, with_controls
 
 if TYPE_CHECKING:
-    from neurolux.catalog import Model
+    from neurolux.catalog.models import Model
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 PROMPT = "a cat"
@@ -56,7 +56,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 @pytest.fixture
 def model(tiny_models: dict[str, Path]) -> Model:
     """A model whose sides are multiples of 16 from 64 to 2048."""
-    from neurolux.folder_models import folder_model
+    from neurolux.library.folder_models import folder_model
 
     found = folder_model(tiny_models["tiny-flux-dev"])
     assert found is not None
@@ -90,9 +90,9 @@ def redraw(
     **choices: Any,
 ) -> torch.Tensor:
     """The pack's pictures, decoded; ``latent_of`` makes the latent with the loaded pipeline."""
-    from neurolux.pipelines.decode import decode
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.sample import sample
+    from neurolux.stages.decode import decode
+    from neurolux.stages.encode import encode
+    from neurolux.stages.sample import sample
 
     handle = handle_for(folder, **choices)
     loaded = with_controls(handle, *controls).loaded()
@@ -107,7 +107,7 @@ def encoded(pictures: torch.Tensor, mask: torch.Tensor | None = None, fit: str =
     """What Encode Picture does, once there is a loaded pipeline."""
 
     def make(loaded: Any) -> dict[str, Any]:
-        from neurolux.pipelines.pictures import encode_pictures, plan_frame
+        from neurolux.images.frames import encode_pictures, plan_frame
 
         frame = plan_frame(loaded.model, (pictures.shape[2], pictures.shape[1]), fit)
         return encode_pictures(loaded, pictures, mask, frame, count)
@@ -242,7 +242,7 @@ FRAMES: dict[str, tuple[tuple[int, int], tuple[str, int, int], tuple[int, int], 
 
 @pytest.mark.parametrize("case", FRAMES)
 def test_pictures_are_fitted_to_the_model(model: Model, case: str) -> None:
-    from neurolux.pipelines.pictures import extent, fitted_picture, plan_frame
+    from neurolux.images.frames import extent, fitted_picture, plan_frame
 
     given, asked, size, inside = FRAMES[case]
     frame = plan_frame(model, given, *asked)
@@ -261,7 +261,7 @@ def test_pictures_are_fitted_to_the_model(model: Model, case: str) -> None:
 
 def test_a_picture_that_does_not_suit_is_refused_where_that_is_wanted(model: Model) -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.pipelines.pictures import plan_frame
+    from neurolux.images.frames import plan_frame
 
     plan_frame(model, (128, 96), "error")
     with pytest.raises(InvalidParameter, match="the picture is 130x96 and tiny-flux-dev would work in 128x96; send it"):
@@ -269,7 +269,7 @@ def test_a_picture_that_does_not_suit_is_refused_where_that_is_wanted(model: Mod
 
 
 def test_a_feather_goes_inwards_and_spares_the_border() -> None:
-    from neurolux.pipelines.masks import feathered
+    from neurolux.images.masks import feathered
 
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 32:] = 1
@@ -282,7 +282,7 @@ def test_a_feather_goes_inwards_and_spares_the_border() -> None:
 
 
 def test_the_mask_covers_whole_cells_and_what_is_put_back_does_not(tiny_models: dict[str, Path]) -> None:
-    from neurolux.pipelines.pictures import put_back
+    from neurolux.images.frames import put_back
 
     photo = some_picture(150, 100)
     mask = torch.zeros(1, 100, 150)

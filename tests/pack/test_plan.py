@@ -8,8 +8,10 @@ from itertools import pairwise
 
 import pytest
 from neurolux.errors import InvalidParameter
-from neurolux.pipelines.costs import CONTEXT_BYTES, spread
-from neurolux.pipelines.plan import (
+from neurolux.planning.adapters import published_control_shape, with_adapters
+from neurolux.planning.costs import CONTEXT_BYTES, spread
+from neurolux.planning.layout import blocks_on_device, ways_to_stay
+from neurolux.planning.planner import (
     OFFLOAD_CHOICES,
     PRECISION_CHOICES,
     ComponentShape,
@@ -21,8 +23,6 @@ from neurolux.pipelines.plan import (
     make_plan,
     table,
 )
-from neurolux.pipelines.plan_adapters import published_control_shape, with_adapters
-from neurolux.pipelines.plan_layout import blocks_on_device, ways_to_stay
 
 from tests.pack.plans import GB, MODELS, card, cpu, denoiser, picture, plan
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from neurolux.pipelines.costs import CONTEXT_BYTES
+from neurolux.planning.costs import CONTEXT_BYTES
 
 from tests.pack.plans import GB, MODELS, card, cpu, plan
 

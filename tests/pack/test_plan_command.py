@@ -12,11 +12,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from neurolux import plan_command
-from neurolux.catalog import read_catalog
-from neurolux.plan_query import PlanQuery, machine_for, parse_bytes, parse_query
+from neurolux.catalog.models import read_catalog
+from neurolux.library import plan_command
+from neurolux.library.plan_query import PlanQuery, machine_for, parse_bytes, parse_query
 
-from bridge.cli import main
+from bridge.commands.main import main
 
 REPO = Path(__file__).parents[2]
 PAGE = REPO / "docs" / "MEMORY.md"
@@ -111,7 +111,7 @@ def test_what_is_not_asked_is_this_machine() -> None:
 
 
 def test_the_planner_needs_neither_torch_nor_comfyui() -> None:
-    code = "import sys; from neurolux.plan_command import main; main(['--model', 'starter']); "
+    code = "import sys; from neurolux.library.plan_command import main; main(['--model', 'starter']); "
     code += "assert not {'torch', 'comfy', 'numpy', 'diffusers'} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(REPO / "custom_nodes")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)

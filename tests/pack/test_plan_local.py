@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from neurolux import plan_command
+from neurolux.library import plan_command
 from safetensors.torch import save_file
 
 from tests.pack.comfy_server import comfyui_dir

@@ -33,7 +33,7 @@ def as_numpy(picture: torch.Tensor) -> np.ndarray:
 
 
 def test_depth_equals_plain_transformers_and_uses_the_whole_range(networks: dict[str, Path]) -> None:
-    from neurolux.pipelines.preprocess_depth import depth_maps
+    from neurolux.preprocess.depth import depth_maps
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     folder = networks["depth-anything-v2-small"]
@@ -53,14 +53,14 @@ def test_depth_equals_plain_transformers_and_uses_the_whole_range(networks: dict
 
 
 def test_a_flat_depth_is_black() -> None:
-    from neurolux.pipelines.preprocess_depth import stretched
+    from neurolux.preprocess.depth import stretched
 
     assert not stretched(torch.full((1, 1, 7, 7), 3.0), 20, 30).any()
 
 
 def test_poses_equal_plain_transformers(networks: dict[str, Path]) -> None:
-    from neurolux.pipelines.pose_drawing import draw_poses, openpose_joints
-    from neurolux.pipelines.preprocess_pose import pose_pictures
+    from neurolux.preprocess.pose import pose_pictures
+    from neurolux.preprocess.pose_drawing import draw_poses, openpose_joints
     from transformers import AutoImageProcessor, AutoModelForObjectDetection, VitPoseForPoseEstimation
 
     image = pictures()
@@ -95,7 +95,7 @@ def test_poses_equal_plain_transformers(networks: dict[str, Path]) -> None:
 
 def test_a_picture_without_a_person_says_what_to_do(networks: dict[str, Path]) -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.pipelines.preprocess_pose import pose_pictures
+    from neurolux.preprocess.pose import pose_pictures
 
     with pytest.raises(InvalidParameter, match="no person was found in the picture.*preprocess to false") as caught:
         pose_pictures(pictures(), networks["rt-detr"], networks["vitpose-base"], PERSON_SCORE + 0.1, 0.3)
@@ -104,7 +104,7 @@ def test_a_picture_without_a_person_says_what_to_do(networks: dict[str, Path]) -
 
 def test_wrong_and_damaged_networks_are_named(networks: dict[str, Path], tmp_path: Path) -> None:
     from neurolux.errors import WeightsMissing
-    from neurolux.pipelines.preprocess_depth import depth_maps
+    from neurolux.preprocess.depth import depth_maps
 
     with pytest.raises(WeightsMissing, match="vitpose-base cannot be loaded.*delete it, and it is fetched again"):
         depth_maps(pictures(), networks["vitpose-base"])
@@ -116,8 +116,8 @@ def test_wrong_and_damaged_networks_are_named(networks: dict[str, Path], tmp_pat
 
 def test_the_manager_knows_the_networks_and_can_take_them(networks: dict[str, Path]) -> None:
     import comfy.model_management as manager
-    from neurolux.pipelines.preprocess_depth import depth_maps
-    from neurolux.pipelines.preprocess_models import preprocess_models
+    from neurolux.preprocess.depth import depth_maps
+    from neurolux.preprocess.networks import preprocess_models
 
     folder = networks["depth-anything-v2-small"]
     first = depth_maps(pictures(), folder)
@@ -134,7 +134,7 @@ def test_the_manager_knows_the_networks_and_can_take_them(networks: dict[str, Pa
 
 def test_an_interrupt_between_two_pictures_stops(networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import comfy.model_management as manager
-    from neurolux.pipelines import preprocess_depth
+    from neurolux.preprocess import depth as preprocess_depth
 
     done: list[int] = []
     step = preprocess_depth.PictureProgress.step
@@ -176,7 +176,7 @@ def colours() -> np.ndarray:
 
 
 def test_edges_are_opencv_s() -> None:
-    from neurolux.pipelines.preprocess_canny import canny_pictures
+    from neurolux.preprocess.canny import canny_pictures
 
     made = canny_pictures(torch.tensor(colours()).float()[None] / 255, 60, 150)
     assert made.shape == (1, 14, 28, 3)
@@ -184,7 +184,7 @@ def test_edges_are_opencv_s() -> None:
 
 
 def test_two_colours_of_one_grey_have_an_edge_between_them() -> None:
-    from neurolux.pipelines.canny import canny
+    from neurolux.preprocess.canny_filter import canny
 
     pixels = np.zeros((8, 8, 3), np.int32)
     pixels[:, :4, 0], pixels[:, 4:, 1] = 118, 60
@@ -194,7 +194,7 @@ def test_two_colours_of_one_grey_have_an_edge_between_them() -> None:
 
 
 def test_a_weak_edge_counts_where_it_touches_a_strong_one() -> None:
-    from neurolux.pipelines.canny import canny
+    from neurolux.preprocess.canny_filter import canny
 
     pixels = np.zeros((30, 40, 3), np.int32)
     pixels[:15, 20:], pixels[15:, 20:] = 200, 40  # one edge, half of it weak
@@ -207,7 +207,7 @@ def test_a_weak_edge_counts_where_it_touches_a_strong_one() -> None:
 
 def test_thresholds_the_wrong_way_round_are_refused() -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.pipelines.preprocess_canny import canny_pictures
+    from neurolux.preprocess.canny import canny_pictures
 
     with pytest.raises(InvalidParameter, match="low_threshold 200 is above high_threshold 100"):
         canny_pictures(pictures(), 200, 100)
@@ -222,7 +222,7 @@ def standing_person() -> list[tuple[float, float] | None]:
 
 
 def test_a_skeleton_has_openpose_s_colours_in_their_places() -> None:
-    from neurolux.pipelines.pose_drawing import draw_poses, openpose_joints
+    from neurolux.preprocess.pose_drawing import draw_poses, openpose_joints
 
     joints = openpose_joints(standing_person())
     picture = draw_poses([joints], 512, 512)
@@ -237,7 +237,7 @@ def test_a_skeleton_has_openpose_s_colours_in_their_places() -> None:
 
 
 def test_what_was_not_seen_is_not_drawn() -> None:
-    from neurolux.pipelines.pose_drawing import draw_poses, openpose_joints
+    from neurolux.preprocess.pose_drawing import draw_poses, openpose_joints
 
     keypoints = standing_person()
     keypoints[6] = None  # the right shoulder: no neck either, and no limb from them
@@ -251,7 +251,7 @@ def test_what_was_not_seen_is_not_drawn() -> None:
 
 
 def test_limbs_grow_with_the_picture() -> None:
-    from neurolux.pipelines.pose_drawing import draw_poses, openpose_joints
+    from neurolux.preprocess.pose_drawing import draw_poses, openpose_joints
 
     small = openpose_joints(standing_person())
     large = [None if joint is None else (joint[0] * 2, joint[1] * 2) for joint in small]

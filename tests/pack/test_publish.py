@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from neurolux.publish import MODES_VARIABLE, CannotPublish, modes_folder, publish
+from neurolux.routes.publishing import MODES_VARIABLE, CannotPublish, modes_folder, publish
 
-from bridge import modes
+from bridge.modes import library as modes
 from bridge.settings import Settings
 
 WORKFLOW: dict[str, Any] = {"nodes": [], "links": []}
@@ -80,9 +80,9 @@ def test_a_name_of_ours_is_taken_only_when_that_is_meant(tmp_path: Path) -> None
 
 
 def test_pack_and_bridge_know_the_same_results_parameters_and_fields() -> None:
-    from neurolux.publish import PARAMETER_CLASS, RESERVED, RESULT_CLASSES
+    from neurolux.routes.publishing import PARAMETER_CLASS, RESERVED, RESULT_CLASSES
 
-    from bridge.parameters import PARAMETER_CLASSES
+    from bridge.modes.parameters import PARAMETER_CLASSES
 
     assert RESULT_CLASSES == modes.RESULT_CLASSES
     assert RESERVED == modes.RESERVED

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers.hooks import apply_layerwise_casting
-from neurolux.catalog import read_catalog
+from neurolux.catalog.models import read_catalog
 from neurolux.errors import WeightsMissing
-from neurolux.single_files import complete, files_model
+from neurolux.library.single_files import complete, files_model
 
 from tests.pack.comfy_server import comfyui_dir
 from tests.pack.test_single_files import FLUX_LAYOUTS, build, encoders, picture, put, ready, sdxl_checkpoint, shelf_of
@@ -163,8 +163,8 @@ def test_a_gguf_is_decoded_layer_by_layer(flux: Any, tmp_path: Path, kind: str) 
 
 def test_k_quants_decode_as_the_gguf_package_does(flux: Any, tmp_path: Path) -> None:
     """The package cannot make Q4_K; any bits are a valid block, if its two scales are numbers."""
-    from neurolux.pipelines.fill import dequantized
-    from neurolux.pipelines.weight_files import open_file
+    from neurolux.loading.fill import dequantized
+    from neurolux.weights.files import open_file
 
     kind = gguf.GGMLQuantizationType.Q4_K
     blocks = np.random.default_rng(3).integers(0, 256, (8, 144), dtype=np.uint8)
@@ -192,7 +192,7 @@ def test_a_gguf_that_is_none_says_so(flux: Any, tmp_path: Path) -> None:
 
 
 def test_int8_and_nf4_round_to_the_nearest() -> None:
-    from neurolux.pipelines.quantize import NF4_LEVELS, from_nf4, to_int8, to_nf4
+    from neurolux.weights.quantize import NF4_LEVELS, from_nf4, to_int8, to_nf4
 
     weight = torch.randn(5, 50, generator=torch.Generator().manual_seed(1))
     stored, scale = to_int8(weight)

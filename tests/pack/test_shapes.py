@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from neurolux.catalog import read_catalog
-from neurolux.folder_models import folder_model
-from neurolux.pipelines import costs
-from neurolux.pipelines.plan_records import ComputeType, StorageType
+from neurolux.catalog.models import read_catalog
+from neurolux.library.folder_models import folder_model
+from neurolux.planning import costs
+from neurolux.planning.records import ComputeType, StorageType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,7 +25,7 @@ BF16 = torch.bfloat16
 
 @pytest.mark.parametrize(("name", "component"), [(name, part) for name, parts in MODELS.items() for part in parts])
 def test_catalog_counts_are_those_of_the_architectures(name: str, component: str) -> None:
-    from neurolux.pipelines.weights import split_into_blocks
+    from neurolux.memory.units import split_into_blocks
 
     module = on_meta(MODELS[name][component])
     shape = CATALOG[name].components[component]
@@ -40,8 +40,8 @@ def test_every_component_is_counted() -> None:
 
 
 def test_starter_counts_are_those_of_its_files() -> None:
-    from neurolux.pipelines.load import shapes_of, vae_must_upcast
-    from neurolux.pipelines.sources import resolve
+    from neurolux.loading.build import shapes_of, vae_must_upcast
+    from neurolux.weights.sources import resolve
 
     model = CATALOG["starter"]
     files = resolve(model, None)
@@ -51,10 +51,10 @@ def test_starter_counts_are_those_of_its_files() -> None:
 
 @pytest.mark.parametrize("name", ["tiny-flux-dev", "tiny-sdxl"])
 def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[str, Path], name: str) -> None:
-    from neurolux.pipelines.load import build_pipeline, shapes_of
-    from neurolux.pipelines.plan import Machine, Picture, make_plan
-    from neurolux.pipelines.sources import resolve
-    from neurolux.pipelines.weights import split_into_blocks
+    from neurolux.loading.build import build_pipeline, shapes_of
+    from neurolux.memory.units import split_into_blocks
+    from neurolux.planning.planner import Machine, Picture, make_plan
+    from neurolux.weights.sources import resolve
 
     model = folder_model(tiny_models[name])
     assert model is not None
@@ -73,7 +73,7 @@ def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[s
     [("flux-dev", "transformer"), ("flux-dev", "text_encoder_2"), ("sdxl-lightning", "unet")],
 )
 def test_bytes_are_those_of_the_weights_as_they_are_stored(name: str, component: str, storage: StorageType) -> None:
-    from neurolux.pipelines.quantize import storable_layers
+    from neurolux.weights.quantize import storable_layers
 
     module = on_meta(MODELS[name][component])
     stored = {layer for _, layer in storable_layers(module)} if storage != "bf16" else set()

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from neurolux.catalog import Model, SingleFilesSource, read_catalog
+from neurolux.catalog.models import Model, SingleFilesSource, read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
-from neurolux.pipelines.plan import Machine, Picture, make_plan
-from neurolux.pipelines.sources import is_here, model_status, resolve
-from neurolux.single_files import Shelf, catalog_files, complete, files_model
+from neurolux.library.single_files import Shelf, catalog_files, complete, files_model
+from neurolux.planning.planner import Machine, Picture, make_plan
+from neurolux.weights.sources import is_here, model_status, resolve
 
 from tests.pack.comfy_server import comfyui_dir
 from tests.tiny_files import (
@@ -74,7 +74,7 @@ def shelf_of(root: Path) -> Shelf:
 
 def build(model: Model, precision: str = "fp32", steps: int = 0) -> Any:
     """The pipeline, by the pack."""
-    from neurolux.pipelines.load import build_pipeline, shapes_of
+    from neurolux.loading.build import build_pipeline, shapes_of
 
     variant = model.variant(steps)
     files = resolve(model, variant)
@@ -173,7 +173,7 @@ def test_sdxl_files_make_the_picture_of_the_folder(sdxl: Any, tmp_path: Path, la
 
 
 def test_a_folder_makes_the_same_picture(flux: Any, tmp_path: Path) -> None:
-    from neurolux.folder_models import folder_model
+    from neurolux.library.folder_models import folder_model
 
     flux.save_pretrained(tmp_path / "folder")
     model = folder_model(tmp_path / "folder")
@@ -182,7 +182,7 @@ def test_a_folder_makes_the_same_picture(flux: Any, tmp_path: Path) -> None:
 
 
 def test_tokens_are_those_of_the_files_that_comfyui_ships(flux: Any) -> None:
-    from neurolux.pipelines.comfy_tokenizers import comfy_tokenizers
+    from neurolux.families.tokenizers import comfy_tokenizers
     from tokenizers import Tokenizer
 
     text = "A naïve 日本 fox 😀,  two  spaces\nand a line"

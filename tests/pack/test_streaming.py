@@ -16,7 +16,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from neurolux.pipelines.streaming import Residency
+    from neurolux.memory.streaming import Residency
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 DEVICE = torch.device("cpu:0")
@@ -76,9 +76,9 @@ def temp_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def residency_of(module: torch.nn.Module, **options: Any) -> Residency:
     """``module`` split into blocks, for the stand-in device."""
-    from neurolux.pipelines.mapped_weights import map_to_files
-    from neurolux.pipelines.streaming import Residency
-    from neurolux.pipelines.weights import split_into_blocks, split_into_layers
+    from neurolux.memory.mapped_weights import map_to_files
+    from neurolux.memory.streaming import Residency
+    from neurolux.memory.units import split_into_blocks, split_into_layers
 
     by_layer = options.pop("by_layer", False)
     rest, units = split_into_layers(module) if by_layer else split_into_blocks(module)
@@ -181,7 +181,7 @@ def test_a_fault_in_any_block_leaves_nothing_on_the_device(
 
 
 def test_a_device_that_is_full_gets_everything_back(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neurolux.pipelines.streaming import Residency
+    from neurolux.memory.streaming import Residency
 
     residency = residency_of(denoiser)
     bring, brought = Residency._bring, []
@@ -270,7 +270,7 @@ def test_a_shared_weight_is_moved_once_and_stays(denoiser: Denoiser) -> None:
 @pytest.mark.parametrize("storage", ["fp8", "int8", "nf4"])
 @pytest.mark.parametrize("mapped", [False, True], ids=["from RAM", "from files"])
 def test_weights_in_few_bits_are_streamed(temp_folder: Path, storage: Any, mapped: bool) -> None:
-    from neurolux.pipelines.quantize import store_weight
+    from neurolux.weights.quantize import store_weight
 
     torch.manual_seed(0)
     denoiser = Denoiser(list(range(BLOCKS))).requires_grad_(False)
@@ -287,7 +287,7 @@ def test_weights_in_few_bits_are_streamed(temp_folder: Path, storage: Any, mappe
 
 
 def test_weights_without_a_file_get_one_that_has_no_name(denoiser: Denoiser, temp_folder: Path) -> None:
-    from neurolux.pipelines.mapped_weights import FileMappings
+    from neurolux.memory.mapped_weights import FileMappings
 
     before = torch.cat([weight.flatten().clone() for weight in denoiser.parameters()])
     residency = residency_of(denoiser, mapped=True)
@@ -302,7 +302,7 @@ def test_a_disk_that_is_full_is_said_beforehand(
     denoiser: Denoiser, temp_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from neurolux.errors import WeightsMissing
-    from neurolux.pipelines import mapped_weights
+    from neurolux.memory import mapped_weights
 
     class Usage:
         """A full disk."""
@@ -317,8 +317,8 @@ def test_a_disk_that_is_full_is_said_beforehand(
 
 def test_safetensors_files_are_used_where_they_are(tiny_models: dict[str, Path], temp_folder: Path) -> None:
     from diffusers import UNet2DConditionModel
-    from neurolux.pipelines.mapped_weights import FileMappings
-    from neurolux.pipelines.weights import split_into_blocks
+    from neurolux.memory.mapped_weights import FileMappings
+    from neurolux.memory.units import split_into_blocks
 
     unet = UNet2DConditionModel.from_pretrained(tiny_models["tiny-sdxl"] / "unet")
     rest, units = split_into_blocks(unet)
@@ -328,7 +328,7 @@ def test_safetensors_files_are_used_where_they_are(tiny_models: dict[str, Path],
 
 def test_a_unet_is_streamed_in_small_parts_in_their_order(tiny_models: dict[str, Path]) -> None:
     from diffusers import UNet2DConditionModel
-    from neurolux.pipelines.weights import split_into_blocks
+    from neurolux.memory.units import split_into_blocks
 
     unet = UNet2DConditionModel.from_pretrained(tiny_models["tiny-sdxl"] / "unet")
     rest, units = split_into_blocks(unet)
@@ -343,9 +343,9 @@ def test_a_unet_is_streamed_in_small_parts_in_their_order(tiny_models: dict[str,
 
 
 def test_blocks_are_the_ones_that_plans_count(tiny_models: dict[str, Path]) -> None:
-    from neurolux.folder_models import folder_model
-    from neurolux.pipelines.components import shapes_of
-    from neurolux.pipelines.sources import resolve
+    from neurolux.library.folder_models import folder_model
+    from neurolux.loading.components import shapes_of
+    from neurolux.weights.sources import resolve
 
     from tests.pack.pipelines import handle_for
 

@@ -25,7 +25,7 @@ STEPS, STRENGTH = 4, 0.5
 
 
 def side_limits(minimum: int = 64) -> Any:
-    from neurolux.catalog import SizeLimit
+    from neurolux.catalog.models import SizeLimit
 
     return (SizeLimit(minimum=minimum), SizeLimit(minimum=minimum))
 
@@ -48,8 +48,8 @@ def settle(pipe: Any) -> None:
 def refined(
     folder: Path, pictures: torch.Tensor, *, controls: Sequence[dict[str, Any]] = (), **changes: Any
 ) -> torch.Tensor:
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.refine import RefineRequest, refine
+    from neurolux.stages.encode import encode
+    from neurolux.stages.refine import RefineRequest, refine
 
     handle = with_controls(handle_for(folder), *controls)
     with torch.inference_mode():  # as ComfyUI runs nodes
@@ -68,7 +68,7 @@ def refined(
     ],
 )
 def test_tiles_cover_the_picture_and_overlap(width: int, height: int, expected: list[tuple[int, int]]) -> None:
-    from neurolux.pipelines.tiles import plan_tiles
+    from neurolux.images.tiles import plan_tiles
 
     tiles = plan_tiles(width, height, 128, 32, side_limits())
     assert [(tile.left, tile.top) for tile in tiles] == expected
@@ -78,7 +78,7 @@ def test_tiles_cover_the_picture_and_overlap(width: int, height: int, expected: 
 
 
 def test_a_small_picture_is_one_tile_that_the_model_takes() -> None:
-    from neurolux.pipelines.tiles import grid_size, padded_to, plan_tiles
+    from neurolux.images.tiles import grid_size, padded_to, plan_tiles
 
     (tile,) = plan_tiles(50, 100, 256, 32, side_limits())
     assert (tile.width, tile.height) == (64, 112)
@@ -91,14 +91,14 @@ def test_a_small_picture_is_one_tile_that_the_model_takes() -> None:
 @pytest.mark.parametrize(("tile", "overlap", "said"), [(100, 0, "tile 100 is not a multiple"), (128, 65, "0 to 64")])
 def test_impossible_tiles_are_refused(tile: int, overlap: int, said: str) -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.pipelines.tiles import plan_tiles
+    from neurolux.images.tiles import plan_tiles
 
     with pytest.raises(InvalidParameter, match=said):
         plan_tiles(512, 512, tile, overlap, side_limits())
 
 
 def test_tiles_that_disagree_fade_into_each_other_without_a_jump() -> None:
-    from neurolux.pipelines.tiles import blend, plan_tiles
+    from neurolux.images.tiles import blend, plan_tiles
 
     tiles = plan_tiles(300, 200, 128, 32, side_limits())
     shades = [(tile, torch.full((128, 128, 3), float(index % 2))) for index, tile in enumerate(tiles)]
@@ -110,7 +110,7 @@ def test_tiles_that_disagree_fade_into_each_other_without_a_jump() -> None:
 
 
 def test_tiles_that_agree_give_the_picture_back() -> None:
-    from neurolux.pipelines.tiles import blend, plan_tiles
+    from neurolux.images.tiles import blend, plan_tiles
 
     (whole,) = picture(192, 320)
     tiles = plan_tiles(320, 192, 128, 32, side_limits())
@@ -176,7 +176,7 @@ CONTROLLED: dict[str, tuple[str, str, type[Any]]] = {
 def test_under_a_controlnet_each_tile_equals_diffusers_with_that_part_of_the_control_picture(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], model: str
 ) -> None:
-    from neurolux.pipelines.tiles import blend, plan_tiles
+    from neurolux.images.tiles import blend, plan_tiles
 
     name, class_name, net_class = CONTROLLED[model]
     images, drawing = picture(128, 192), picture(128, 192, seed=6)
@@ -215,9 +215,9 @@ def test_a_picture_of_a_batch_follows_its_own_control_picture(
 
 
 def test_a_control_picture_is_resized_with_the_picture_and_padded_like_it(controlnets: dict[str, Path]) -> None:
-    from neurolux.pipelines.adapter_files import stamp_file
-    from neurolux.pipelines.controlnet import AppliedControl
-    from neurolux.pipelines.refine import whole_controls
+    from neurolux.adapters.controlnets import AppliedControl
+    from neurolux.adapters.files import stamp_file
+    from neurolux.stages.refine import whole_controls
 
     def whole(image: torch.Tensor) -> torch.Tensor:
         file = stamp_file("tiny-flux-canny", controlnets["tiny-flux-canny"])

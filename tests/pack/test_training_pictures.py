@@ -37,7 +37,7 @@ def packed(path: Path, files: Mapping[str, bytes | str]) -> Path:
 
 
 def captions(path: Path) -> dict[str, str | None]:
-    from neurolux.pipelines.training_pictures import read_training_set
+    from neurolux.training.image_set import read_training_set
 
     return {picture.name: picture.caption for picture in read_training_set(path.name, path).pictures}
 
@@ -55,7 +55,7 @@ FILES = {
 
 
 def test_captions_come_from_text_files_then_metadata(tmp_path: Path) -> None:
-    from neurolux.pipelines.training_pictures import read_training_set
+    from neurolux.training.image_set import read_training_set
 
     expected = {"set/a.png": "a red square", "set/b.jpg": "black", "set/c.webp": None}
     path = packed(tmp_path / "set.zip", FILES)
@@ -83,7 +83,7 @@ def test_captions_come_from_text_files_then_metadata(tmp_path: Path) -> None:
     ],
 )
 def test_every_caption_has_the_trigger(name: str, caption: str | None, trigger: str, spoken: str) -> None:
-    from neurolux.pipelines import training_pictures
+    from neurolux.training import image_set as training_pictures
 
     picture = training_pictures.TrainingPicture(name, "", (32, 32), caption, "")
     assert training_pictures.spoken(picture, trigger) == spoken
@@ -170,7 +170,7 @@ def noise(side: int) -> Image.Image:
 
 def fitted_to(tmp_path: Path, name: str, data: bytes, side: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
     """Pixels as 8 bits, the size before, and the place of the cut."""
-    from neurolux.pipelines.training_pictures import fitted, read_training_set
+    from neurolux.training.image_set import fitted, read_training_set
 
     path = packed(tmp_path / "one.zip", {name: data})
     (picture,) = read_training_set("one.zip", path).pictures
@@ -204,7 +204,7 @@ def test_pictures_are_turned_put_on_white_scaled_and_cut_in_the_middle(tmp_path:
 
 def test_a_picture_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.pipelines.training_pictures import fitted, read_training_set
+    from neurolux.training.image_set import fitted, read_training_set
 
     (picture,) = read_training_set("x", packed(tmp_path / "x.zip", {"a.png": plain()})).pictures
     with pytest.raises(InvalidParameter, match=r"a\.png was changed meanwhile"):
@@ -218,7 +218,7 @@ def test_a_picture_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
 
 
 def test_every_picture_has_its_turn_and_a_seed_its_order() -> None:
-    from neurolux.pipelines.lora_settings import LoraSettings
+    from neurolux.training.settings import LoraSettings
 
     settings = LoraSettings("x", 10, 4, 1e-4, 2, 32, 7, "")
     order = [pick for step in range(10) for pick in settings.picks(step, 5)]

@@ -40,7 +40,7 @@ def write_esrgan(path: Path) -> Any:
 
 
 def test_without_a_model_it_is_lanczos(models: Path) -> None:
-    from neurolux.pipelines.upscale import upscale
+    from neurolux.stages.upscale import upscale
 
     made = upscale(photo(), 1.5, "auto")
     assert made.shape == (2, 60, 96, 3)
@@ -50,7 +50,7 @@ def test_without_a_model_it_is_lanczos(models: Path) -> None:
 
 
 def test_a_model_that_is_there_is_used_and_the_size_is_what_was_asked(models: Path) -> None:
-    from neurolux.pipelines.upscale import upscale, upscaler_names
+    from neurolux.stages.upscale import upscale, upscaler_names
     from spandrel import ImageModelDescriptor, ModelLoader
 
     write_esrgan(models / "tiny.safetensors")
@@ -67,7 +67,7 @@ def test_a_model_that_is_there_is_used_and_the_size_is_what_was_asked(models: Pa
 
 def test_a_file_that_is_missing_or_no_upscale_model_is_named(models: Path) -> None:
     from neurolux.errors import InvalidParameter, WeightsMissing
-    from neurolux.pipelines.upscale import upscale
+    from neurolux.stages.upscale import upscale
     from safetensors.torch import save_file
 
     with pytest.raises(InvalidParameter, match=r"no upscale model 'x\.pth'; known are auto, lanczos"):

@@ -38,8 +38,8 @@ def adapter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def motion_of(folder: Path, *, distilled: bool) -> Any:
-    from neurolux.pipelines.adapter_files import stamp_file
-    from neurolux.pipelines.motion import AppliedMotion
+    from neurolux.adapters.files import stamp_file
+    from neurolux.adapters.motion import AppliedMotion
 
     file = stamp_file("tiny-motion", folder)
     if distilled:
@@ -58,9 +58,9 @@ def ours(
     **choices: Any,
 ) -> torch.Tensor:
     """The decoded frames (F, H, W, 3)."""
-    from neurolux.pipelines.decode import decode
-    from neurolux.pipelines.encode import encode
-    from neurolux.pipelines.video import sample_video
+    from neurolux.stages.decode import decode
+    from neurolux.stages.encode import encode
+    from neurolux.stages.video import sample_video
 
     handle = replace(handle_for(folder, **choices), motion=motion, adapters=loras)
     loaded = handle.loaded()
@@ -131,7 +131,7 @@ def test_the_frames_are_those_of_plain_diffusers(
     offload: str,
     precision: str,
 ) -> None:
-    from neurolux.pipelines import placement
+    from neurolux.memory import placement
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0.5))
     motion = motion_of(adapter_folder, distilled=distilled)
@@ -168,7 +168,7 @@ def test_a_single_file_is_the_same_adapter(
     tiny_models: dict[str, Path], adapter_folder: Path, tmp_path: Path, original: bool
 ) -> None:
     """Heads and groups are not in a file; those of the published ones do not fit widths of 16."""
-    from neurolux.pipelines import motion_weights
+    from neurolux.adapters import motion_weights
     from safetensors.torch import load_file, save_file
 
     state = load_file(adapter_folder / "diffusion_pytorch_model.safetensors")
@@ -212,8 +212,8 @@ def test_wrong_requests_say_what_would_be_right(tiny_models: dict[str, Path], ad
 def test_a_lora_acts_on_the_video_as_long_as_it_is_applied(
     tiny_models: dict[str, Path], adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.pipelines import adapter_files
-    from neurolux.pipelines.adapters import AppliedLora
+    from neurolux.adapters import files as adapter_files
+    from neurolux.adapters.loras import AppliedLora
     from safetensors.torch import save_file
 
     monkeypatch.setattr(adapter_files, "CROSS_ATTENTION_WIDTHS", {TEXT_WIDTH: "sd15"})  # by it 1.5 is told from SDXL
@@ -235,7 +235,7 @@ def test_an_interrupt_stops_in_the_middle(
     tiny_models: dict[str, Path], adapter_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import comfy.model_management as mm
-    from neurolux.pipelines.video import VideoProgress
+    from neurolux.stages.video import VideoProgress
 
     steps: list[int] = []
     step = VideoProgress.step
@@ -265,7 +265,7 @@ def moving_square(count: int = 6) -> list[Image.Image]:
 
 
 def test_an_mp4_has_every_frame_at_its_time_and_the_graph(tmp_path: Path) -> None:
-    from neurolux.pipelines.video_file import write_mp4
+    from neurolux.images.video_file import write_mp4
 
     frames, path = moving_square(), tmp_path / "a.mp4"
     write_mp4(frames, path, 8.0, 95, {"prompt": {"1": {"class_type": "X"}}})
@@ -283,7 +283,7 @@ def test_an_mp4_has_every_frame_at_its_time_and_the_graph(tmp_path: Path) -> Non
 
 
 def test_a_webp_is_animated(tmp_path: Path) -> None:
-    from neurolux.pipelines.video_file import write_webp
+    from neurolux.images.video_file import write_webp
 
     write_webp(moving_square(), tmp_path / "a.webp", 10.0, 90, Image.Exif())
     with Image.open(tmp_path / "a.webp") as image:

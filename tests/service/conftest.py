@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.client import ImageGenClient
-from bridge.comfyui.installer import find_installation
-from bridge.comfyui.process import free_port
+from bridge.client.client import ImageGenClient
+from bridge.service.comfyui import free_port
+from bridge.service.installer import find_installation
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 from tests.tiny_models import write_tiny_models
@@ -41,7 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = Settings(state_dir=tmp_path_factory.mktemp("state"), port=free_port())
     settings.make_directories()
     write_tiny_models(settings.models / "diffusers")
-    command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(settings.state_dir)]
+    command = [sys.executable, "-m", "bridge.commands.main", "up", "--state-dir", str(settings.state_dir)]
     command += ["--port", str(settings.port), "--comfyui-dir", str(installation.root)]
     environment = {**os.environ, "NEUROLUX_DEFAULT_MODEL": DEFAULT_MODEL, "HF_HUB_OFFLINE": "1"}
     environment["HF_HOME"] = str(settings.state_dir / "huggingface")  # What this machine has downloaded is no concern.
@@ -70,7 +70,14 @@ def imagegen(service: Service, tmp_path: Path):
     """Run the `imagegen` command against the service, in an empty folder."""
 
     def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "bridge.cli", *arguments, "--state-dir", str(service.settings.state_dir)]
+        command = [
+            sys.executable,
+            "-m",
+            "bridge.commands.main",
+            *arguments,
+            "--state-dir",
+            str(service.settings.state_dir),
+        ]
         root = Path(__file__).parents[2]
         return subprocess.run(
             command,

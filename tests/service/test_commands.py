@@ -64,7 +64,16 @@ def test_models_and_load_tell_what_is_there(imagegen) -> None:
 
 
 def test_without_a_service_the_remedy_is_said(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bridge.cli", "generate", "a cat", "--url", "http://127.0.0.1:9", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "bridge.commands.main",
+        "generate",
+        "a cat",
+        "--url",
+        "http://127.0.0.1:9",
+        "--quiet",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr == (

@@ -17,8 +17,8 @@ import pytest
 import requests
 from PIL import Image
 
-from bridge.client import ClientError, ImageGenClient
-from bridge.contract import JobEvent, JobStatus
+from bridge.client.client import ClientError, ImageGenClient
+from bridge.contract.messages import JobEvent, JobStatus
 from tests.service.conftest import Service
 from tests.signals import take_sigint
 
@@ -201,7 +201,18 @@ def test_a_watched_job_that_fails_is_an_error(imagegen) -> None:
 
 
 def test_ctrl_c_cancels_the_watched_job(service: Service, client: ImageGenClient, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bridge.cli", "generate", "a cat", "--watch", "--size", "512", "--steps", "50"]
+    command = [
+        sys.executable,
+        "-m",
+        "bridge.commands.main",
+        "generate",
+        "a cat",
+        "--watch",
+        "--size",
+        "512",
+        "--steps",
+        "50",
+    ]
     process = subprocess.Popen(
         [*command, "--state-dir", str(service.settings.state_dir)],
         stdout=subprocess.PIPE,

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.client import ImageGenClient
-from bridge.comfyui.process import free_port
-from bridge.contract import DEFAULT_MODE
+from bridge.client.client import ImageGenClient
+from bridge.contract.messages import DEFAULT_MODE
+from bridge.service.comfyui import free_port
 from bridge.settings import Settings
 from tests.service.conftest import Service
 from tests.service.trivial_mode import write_trivial_mode
@@ -51,7 +51,16 @@ def url(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     own = Settings(state_dir=tmp_path_factory.mktemp("state"), port=free_port())
     own.make_directories()
     write_trivial_mode(own.workflows, DEFAULT_MODE)
-    command = [sys.executable, "-m", "bridge.cli", "up", "--state-dir", str(own.state_dir), "--port", str(own.port)]
+    command = [
+        sys.executable,
+        "-m",
+        "bridge.commands.main",
+        "up",
+        "--state-dir",
+        str(own.state_dir),
+        "--port",
+        str(own.port),
+    ]
     command += ["--comfyui-url", service.comfyui_url, "--max-pending", "1000"]
     with (own.logs / "up.log").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

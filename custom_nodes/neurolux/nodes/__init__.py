@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from .adapters import ApplyControlNet, ApplyLora, ApplyLoras
 from .file_parameter import FileParameter
 from .file_result import FileResult
+from .images import EncodePicture, ExtendPicture, PictureToEdit, PrepareMask, PutBack
 from .latent import EmptyLatent
 from .load import LoadFlux, LoadModel, LoadSDXLLightning, WarmUp
 from .load_files import LoadModelFiles
@@ -20,7 +21,6 @@ from .parameters import (
     SeedParameter,
     TextParameter,
 )
-from .pictures import EncodePicture, ExtendPicture, PictureToEdit, PrepareMask, PutBack
 from .preprocess import CannyEdges, DepthMap, PoseSkeleton
 from .result import Result
 from .stages import Decode, EncodePrompt, Sample

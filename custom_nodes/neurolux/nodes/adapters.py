@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..adapter_folders import adapter_names, find_adapter, stamp_key
-from ..control_files import AUTO, controlnet_key, controlnet_names, find_controlnet
+from ..adapters.controlnets import AUTO_MODE, MODE_CHOICES, check_model, make_control
+from ..adapters.lora_list import NO_LORA, read_list
+from ..adapters.loras import STRENGTH_LIMIT, AppliedLora, check_lora, with_lora
 from ..errors import InvalidParameter
-from ..pipelines.adapters import STRENGTH_LIMIT, AppliedLora, check_lora, with_lora
-from ..pipelines.controlnet import AUTO_MODE, MODE_CHOICES, check_model, make_control
-from ..pipelines.lora_list import NO_LORA, read_list
-from ..pipelines.node_progress import NodeReporter
-from ..pipelines.registry import PipelineHandle
+from ..library.adapter_folders import adapter_names, find_adapter, stamp_key
+from ..library.controlnets import AUTO, controlnet_key, controlnet_names, find_controlnet
+from ..loading.registry import PipelineHandle
+from ..stages.node_progress import NodeReporter
 from .inputs import pipeline_input
 from .sockets import CATEGORY, PipelineType
 

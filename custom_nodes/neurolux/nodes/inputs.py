@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pipelines.registry import PipelineHandle
-from ..pipelines.sample import needs_negative
+from ..loading.registry import PipelineHandle
+from ..stages.sample import needs_negative
 from .sockets import LARGEST_SEED, PipelineType
 
 LARGEST_SIDE = 16384

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..pipelines.latent import empty_latent
-from ..pipelines.registry import PipelineHandle
+from ..loading.registry import PipelineHandle
+from ..stages.latent import empty_latent
 from .inputs import batch_input, pipeline_input, size_inputs
 from .sockets import CATEGORY
 

@@ -7,13 +7,13 @@ import uuid
 
 from comfy_api.latest import io
 
-from ..catalog import Family
+from ..catalog.models import Family
 from ..errors import InvalidParameter
-from ..known_models import known_models, model_stamp
-from ..pipelines.memory import with_memory_errors
-from ..pipelines.node_progress import NodeReporter
-from ..pipelines.plan import OFFLOAD_CHOICES, PRECISION_CHOICES
-from ..pipelines.registry import PipelineHandle, load_handle
+from ..library.known_models import known_models, model_stamp
+from ..loading.registry import PipelineHandle, load_handle
+from ..loading.working_memory import with_memory_errors
+from ..planning.planner import OFFLOAD_CHOICES, PRECISION_CHOICES
+from ..stages.node_progress import NodeReporter
 from .inputs import pipeline_input
 from .sockets import CATEGORY, PipelineType
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..catalog import Family, Model
+from ..catalog.models import Family, Model
 from ..errors import InvalidParameter, WeightsMissing
-from ..known_models import comfy_shelf, known_models, model_stamp
-from ..pipelines.components import DENOISERS, PARTS
-from ..pipelines.file_kinds import NAMES, FileKind, identify
-from ..pipelines.node_progress import NodeReporter
-from ..pipelines.registry import load_handle
-from ..pipelines.weight_headers import read_header
-from ..single_files import AUTO, FOLDERS, Shelf, complete, files_model
+from ..library.known_models import comfy_shelf, known_models, model_stamp
+from ..library.single_files import AUTO, FOLDERS, Shelf, complete, files_model
+from ..loading.components import DENOISERS, PARTS
+from ..loading.registry import load_handle
+from ..stages.node_progress import NodeReporter
+from ..weights.file_kinds import NAMES, FileKind, identify
+from ..weights.headers import read_header
 from .load import LOADERS, compile_input, offload_input, pipeline_output, precision_input
 
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")

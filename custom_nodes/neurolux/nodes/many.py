@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..pipelines.grid import make_grid, sheet_of, shots_of, title_of, to_images
-from ..pipelines.many import Shot, draw_all
-from ..pipelines.many_values import (
+from ..loading.registry import PipelineHandle
+from ..stages.grid import make_grid, sheet_of, shots_of, title_of, to_images
+from ..stages.many import Shot, draw_all
+from ..stages.many_values import (
     COMBINE_CHOICES,
     NOT_USED,
     SETTINGS,
@@ -16,7 +17,6 @@ from ..pipelines.many_values import (
     shortened,
     whole_numbers,
 )
-from ..pipelines.registry import PipelineHandle
 from .inputs import guidance_input, pipeline_input, seed_input, size_inputs, steps_input
 from .sockets import CATEGORY
 from .stages import told_ui

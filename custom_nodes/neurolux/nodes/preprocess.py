@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..control_files import preprocessor
-from ..pipelines.canny import MOST
-from ..pipelines.control_pictures import prepared
-from ..pipelines.node_progress import NodeReporter
-from ..pipelines.preprocess_canny import canny_pictures
-from ..pipelines.preprocess_depth import depth_maps
-from ..pipelines.preprocess_pose import pose_pictures
+from ..images.control_images import prepared
+from ..library.controlnets import preprocessor
+from ..preprocess.canny import canny_pictures
+from ..preprocess.canny_filter import MOST
+from ..preprocess.depth import depth_maps
+from ..preprocess.pose import pose_pictures
+from ..stages.node_progress import NodeReporter
 from .sockets import CATEGORY
 
 PREPROCESS = f"{CATEGORY}/control pictures"

@@ -8,12 +8,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pipelines.decode import decode
-from ..pipelines.encode import encode
-from ..pipelines.node_progress import NodeReporter
-from ..pipelines.prompt_check import prompt_warnings
-from ..pipelines.registry import LoadedPipeline, PipelineHandle
-from ..pipelines.sample import sample
+from ..loading.registry import LoadedPipeline, PipelineHandle
+from ..stages.decode import decode
+from ..stages.encode import encode
+from ..stages.node_progress import NodeReporter
+from ..stages.prompt_check import prompt_warnings
+from ..stages.sample import sample
 from .inputs import ReadsNegative, guidance_input, negative_input, pipeline_input, seed_input, steps_input
 from .sockets import CATEGORY
 

@@ -13,16 +13,11 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..errors import InvalidParameter
-from ..pipelines.lora_settings import (
-    HIGHEST_RATE,
-    MOST_BATCH,
-    MOST_RANK,
-    MOST_SAMPLES,
-    MOST_STEPS,
-    LoraSettings,
-    check_settings,
-)
-from ..pipelines.lora_training import (
+from ..loading.registry import PipelineHandle
+from ..stages.node_progress import NodeReporter
+from ..training.image_files import FIELD
+from ..training.image_set import TrainingSet, read_training_set
+from ..training.lora import (
     check_handle,
     check_samples,
     draw_samples,
@@ -31,12 +26,17 @@ from ..pipelines.lora_training import (
     train_lora,
     with_trained,
 )
-from ..pipelines.loss_curve import draw_loss_curve
-from ..pipelines.node_progress import NodeReporter
-from ..pipelines.registry import PipelineHandle
-from ..pipelines.training_files import FIELD
-from ..pipelines.training_pictures import TrainingSet, read_training_set
-from ..pipelines.training_progress import TrainingProgress
+from ..training.loss_curve import draw_loss_curve
+from ..training.progress import TrainingProgress
+from ..training.settings import (
+    HIGHEST_RATE,
+    MOST_BATCH,
+    MOST_RANK,
+    MOST_SAMPLES,
+    MOST_STEPS,
+    LoraSettings,
+    check_settings,
+)
 from .inputs import pipeline_input, seed_input, side_input
 from .sockets import CATEGORY, AnyComboOutput, FileType, PipelineType
 from .stages import warnings_ui

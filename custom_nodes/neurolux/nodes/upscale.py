@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..pipelines.node_progress import NodeReporter
-from ..pipelines.refine import RefineRequest, refine
-from ..pipelines.registry import PipelineHandle
-from ..pipelines.upscale import AUTO, upscale, upscaler_names
+from ..loading.registry import PipelineHandle
+from ..stages.node_progress import NodeReporter
+from ..stages.refine import RefineRequest, refine
+from ..stages.upscale import AUTO, upscale, upscaler_names
 from .inputs import (
     ReadsNegative,
     guidance_input,

@@ -12,10 +12,10 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import InvalidParameter
-from ..motion_files import AUTO, find_motion, motion_key, motion_names
-from ..pipelines.node_progress import NodeReporter
-from ..pipelines.registry import PipelineHandle
-from ..pipelines.video import sample_video
+from ..library.motions import AUTO, find_motion, motion_key, motion_names
+from ..loading.registry import PipelineHandle
+from ..stages.node_progress import NodeReporter
+from ..stages.video import sample_video
 from .adapters import pipeline_output
 from .inputs import (
     NOT_LINKED,
@@ -168,7 +168,7 @@ class VideoResult(io.ComfyNode):
     def execute(
         cls, images: torch.Tensor, name: str, fps: float, video_format: str, quality: int, filename_prefix: str
     ) -> io.NodeOutput:
-        from ..pipelines.video_file import write_mp4, write_webp
+        from ..images.video_file import write_mp4, write_webp
 
         if video_format not in FORMATS:
             raise InvalidParameter(

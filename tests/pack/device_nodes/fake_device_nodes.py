@@ -13,7 +13,7 @@ from typing import Any
 import comfy.model_management as mm
 import pytest
 
-PACK_MODULE = "neurolux.pipelines.costs"
+PACK_MODULE = "neurolux.planning.costs"
 spec = importlib.util.spec_from_file_location("fake_device", Path(__file__).parents[1] / "fake_device.py")
 assert spec is not None
 assert spec.loader is not None

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bridge.client import ImageGenClient
-from bridge.contract import JobStatus
+from bridge.client.client import ImageGenClient
+from bridge.contract.messages import JobStatus
 
 COLOURS = ("red", "green", "blue")
 PROMPTS = "\n\n".join(f"{colour} circle" for colour in COLOURS)

@@ -13,7 +13,7 @@ import torch
 from diffusers import FluxControlNetModel
 from PIL import Image, ImageDraw
 
-from bridge.client import ClientError, ImageGenClient
+from bridge.client.client import ClientError, ImageGenClient
 from tests.service.conftest import Service
 from tests.tiny_adapters import randomized
 from tests.tiny_preprocessors import write_preprocessors
@@ -75,7 +75,7 @@ def test_canny_finds_the_edges_that_a_ready_control_picture_would_show(
     client: ImageGenClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(STARTER.parents[2]))
-    from neurolux.pipelines.canny import canny
+    from neurolux.preprocess.canny_filter import canny
 
     edges = canny(np.asarray(fitted()).astype(np.int32), 100, 200)
     assert 0.01 < edges.mean() < 0.1

@@ -24,8 +24,8 @@ import av
 import pytest
 from PIL import Image, ImageDraw
 
-from bridge.client import ImageGenClient
-from bridge.mode_schema import SHARED_FIELDS
+from bridge.client.client import ImageGenClient
+from bridge.modes.schema import SHARED_FIELDS
 from tests import tiny_adapters
 from tests.service.conftest import Service
 from tests.tiny_models import tiny_motion_adapter

@@ -1,0 +1,120 @@
+"""The gateway: one process that opens the doors. Any number of them may share a NATS cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from bridge.api.nats import NatsDoor
+from bridge.api.rest import auth, limits, metrics, middleware, openapi
+from bridge.api.rest import service as rest
+from bridge.api.rest.metrics import METRICS, Metrics
+from bridge.api.rest.operations import check_declared
+from bridge.api.rest.replies import GENERATION, IDEMPOTENCY, INDEX, ROSTER
+from bridge.broker.connection import connect
+from bridge.broker.fleet import Roster
+from bridge.broker.jobs import JobQueue
+from bridge.gateway.callback_address import CallbackPolicy
+from bridge.gateway.generation import Generation, Limits
+from bridge.gateway.idempotency import KEEP_S as IDEMPOTENCY_S
+from bridge.gateway.idempotency import IdempotencyKeys
+from bridge.gateway.job_index import JobIndex
+from bridge.gateway.limits import RequestLimits
+from bridge.gateway.webhooks import Webhooks
+from bridge.modes.images_in import ImageLimits
+from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
+from bridge.settings import Settings
+from bridge.stopping import stop
+
+SHUTDOWN_S = 2.0
+"""How long open answers may take to end when the gateway is stopped."""
+
+
+def make_app(settings: Settings, nats_url: str) -> web.Application:
+    """The REST application. It connects to NATS when it starts, and opens the NATS door beside its own.
+
+    Raises SettingsError where the tokens cannot be read.
+    """
+    tokens = auth.Tokens(settings.tokens())
+    limiter, waits = limits.RateLimiter.of(settings), limits.Waits(settings.max_waits)
+    figures = Metrics(waits)
+    guards = [
+        middleware.accounted(figures),
+        middleware.envelope,
+        auth.same_origin(auth.own_hosts(settings)),
+        auth.identify(tokens),
+        # Before the token is asked for: guessing it is limited too.
+        limits.limited(limiter, waits, body_timeout_s=settings.body_timeout_s),
+        auth.bearer_token(tokens),
+    ]
+    app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
+    app[METRICS] = figures
+    app[limits.BODY_ROOM] = limits.BodyRoom(settings.max_bodies_bytes)
+    app.on_response_prepare.append(middleware.common_headers(limiter))
+    rest.add_routes(app)
+    openapi.add_routes(app)
+    metrics.add_routes(app)
+    check_declared(app)
+
+    async def doors(app: web.Application) -> AsyncIterator[None]:
+        nc = await connect(nats_url, "imagegen-gateway", access=settings.nats_access)
+        try:
+            queue = await JobQueue.open(
+                nc, max_pending=settings.max_pending, names=settings.names, retention=settings.retention
+            )
+            await queue.start_listening()
+            index, roster = JobIndex(queue), Roster(nc, settings.names)
+            queue.noted = index.note
+            await roster.open()
+            app[ROSTER] = roster
+            await figures.follow(queue, index, roster)
+            app[INDEX] = index
+            app[IDEMPOTENCY] = await IdempotencyKeys.open(
+                nc.jetstream(), settings.names.idempotency, keep_s=min(IDEMPOTENCY_S, settings.retention.jobs_s)
+            )
+            callbacks = CallbackPolicy(settings.webhook_secret, settings.webhook_allow_private)
+            generation = app[GENERATION] = Generation(
+                queue,
+                ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows]),
+                timeout_s=settings.job_timeout_s,
+                limits=request_limits(settings),
+                callbacks=callbacks,
+            )
+            await NatsDoor(generation, index, limiter=limiter, waits=waits, metrics=figures).open()
+            background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
+            yield
+            await stop(background)
+        finally:
+            await nc.close()
+
+    app.cleanup_ctx.append(doors)
+    return app
+
+
+def request_limits(settings: Settings) -> Limits:
+    """What one request may bring and ask for."""
+    return Limits(
+        body_bytes=settings.max_body_bytes,
+        file_bytes=settings.max_file_bytes,
+        image=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        request=RequestLimits.of(settings),
+    )
+
+
+async def run_gateway(settings: Settings, nats_url: str) -> None:
+    """Serve until cancelled. Raises Unavailable without NATS, and OSError where the port is taken."""
+    runner = web.AppRunner(
+        make_app(settings, nats_url),
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_S,
+        # aiohttp closes by this timer whatever has not sent all of its headers, be it idle or slow on purpose.
+        keepalive_timeout=settings.idle_timeout_s,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()

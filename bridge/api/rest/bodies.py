@@ -1,0 +1,120 @@
+"""Reads the body of a generate request: JSON, or a form with pictures as parts. Never more of it than may come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from bridge.api.nats import parse_body
+from bridge.api.rest.limits import BODY, BODY_ROOM, BodyLease
+from bridge.contract.errors import BadForm, BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from bridge.gateway.generation import Body, Limits
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+MAX_PARTS = 64
+PICTURES_AT_ONCE = 4
+"""Pictures of the largest size in one request, beside one file of the largest size."""
+REQUEST_PART = "request"
+"""The part of a form that may hold the JSON of the request; other parts stand for single fields."""
+CHUNK_BYTES = 256 * 1024
+PLAIN = ("binary", "8bit", "7bit")
+
+
+async def read_body(request: web.Request, limits: Limits) -> Body:
+    """The body. Raises UnsupportedMediaType, BodyTooLarge, TooManyBodies, NotJson, BadForm or InvalidRequest.
+
+    It counts as in memory until `release_body`, or the end of the request.
+    """
+    # Base64 takes four bytes for three.
+    most = limits.body_bytes + (PICTURES_AT_ONCE * limits.image.max_bytes + limits.file_bytes) * 4 // 3
+    if request.content_length is not None and request.content_length > most:
+        raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {most} are allowed")
+    lease = request[BODY] = request.app[BODY_ROOM].lease(request.content_length)
+    if request.content_type == JSON:
+        data = await _read(request, most, lease)
+        return Body(parse_body(data), text_bytes=len(data))
+    if request.content_type == FORM:
+        return await _read_form(request, limits, lease)
+    given = request.headers.get("Content-Type") or "none"
+    raise UnsupportedMediaType(f"Content-Type is {given}; send {JSON} or {FORM}")
+
+
+async def _read(request: web.Request, most: int, lease: BodyLease) -> bytes:
+    data = bytearray()
+    async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+        lease.count(len(chunk))
+        data += chunk
+        if len(data) > most:
+            raise BodyTooLarge(f"the body has more than {most} bytes")
+    return bytes(data)
+
+
+async def _read_form(request: web.Request, limits: Limits, lease: BodyLease) -> Body:
+    values: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
+    text_bytes = 0
+    try:
+        reader = await request.multipart()
+        for _ in range(MAX_PARTS + 1):
+            part = await reader.next()
+            if part is None:
+                return Body(values, files, text_bytes, is_form=True)
+            if not isinstance(part, BodyPartReader) or not part.name:
+                raise BadForm("every part of the form needs a name of its own (Content-Disposition: form-data; name=…)")
+            encoding = part.headers.get("Content-Transfer-Encoding", "binary")
+            if part.headers.get("Content-Encoding") or encoding not in PLAIN:
+                raise BadForm(f"the part {part.name!r} is encoded; send its bytes as they are")
+            if part.name in values or part.name in files:
+                raise BadForm(f"the form has two parts named {part.name!r}")
+            is_file = part.name != REQUEST_PART and (part.filename is not None or _is_picture(part))
+            data = await _read_part(part, _most_bytes(part, limits) if is_file else limits.body_bytes, lease)
+            if is_file:
+                if data or part.filename:  # A browser sends an empty part for a field without a file.
+                    files[part.name] = data
+            elif part.name == REQUEST_PART:
+                values |= parse_body(data)
+                text_bytes += len(data)
+            else:
+                values[part.name] = data.decode("utf-8")
+                text_bytes += len(data)
+    except UnicodeDecodeError as error:
+        raise BadForm(f"a text of the form is not UTF-8: {error}") from error
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:  # aiohttp's, at a malformed form.
+        raise BadForm(f"the form cannot be read: {error or type(error).__name__}") from error
+    raise BadForm(f"the form has more than {MAX_PARTS} parts")
+
+
+def _is_picture(part: BodyPartReader) -> bool:
+    return part.headers.get("Content-Type", "").startswith("image/")
+
+
+def _most_bytes(part: BodyPartReader, limits: Limits) -> int:
+    """Of a part that is a file. What does not say that it is a picture may be one; that is for the mode to say."""
+    return limits.image.max_bytes if _is_picture(part) else max(limits.image.max_bytes, limits.file_bytes)
+
+
+async def _read_part(part: BodyPartReader, most: int, lease: BodyLease) -> bytes:
+    data = bytearray()
+    while chunk := await part.read_chunk(CHUNK_BYTES):
+        lease.count(len(chunk))
+        data += chunk
+        if len(data) > most:
+            raise BodyTooLarge(f"the part {part.name!r} has more than {most} bytes", field=part.name)
+    return bytes(data)
+
+
+def fingerprint(body: Body, *about: str) -> str:
+    """The SHA-256 of what a request says; white space and the order of fields say nothing."""
+    digest = hashlib.sha256("\n".join(about).encode())
+    try:
+        digest.update(json.dumps(body.values, sort_keys=True, separators=(",", ":")).encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("a text of the request holds half of a surrogate pair") from error
+    for name, data in sorted(body.files.items()):
+        digest.update(b"\n" + name.encode() + b"\n" + hashlib.sha256(data).digest())
+    return digest.hexdigest()

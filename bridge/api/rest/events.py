@@ -1,0 +1,132 @@
+"""What happens to a job, told while it happens: over a WebSocket, or as server-sent events on the same path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from aiohttp import WSMsgType, web
+
+from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.replies import GENERATION, INDEX, job_id_of
+from bridge.contract.errors import InvalidRequest
+from bridge.contract.messages import JobEvent
+from bridge.gateway.job_events import UNKNOWN_JOB_WAIT_S, tell
+
+HEARTBEAT_S = 15.0
+SEND_TIMEOUT_S = 120.0
+"""A reader that takes nothing for so long is gone, whatever its connection says."""
+RETRY_MS = 2000
+LAST_ID = "end"
+"""The id of the final event. An EventSource that comes back with it has heard everything, and is told to stay away."""
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/v1/jobs/{job_id}/events")
+@operation(
+    "Events of a job: server-sent events, or over a WebSocket",
+    answers={
+        200: Answer(
+            "Server-sent events, each `data` a JobEvent: first the present state, then what happens, to the end.",
+            media="text/event-stream",
+        ),
+        101: Answer("The same as text frames of a WebSocket, for a request with `Upgrade: websocket`.", JobEvent),
+        204: Answer(f"`Last-Event-ID: {LAST_ID}`: the final event was heard, there is nothing more.", media=None),
+    },
+    errors=(404, 422, 503),
+    parameters=[
+        Query("previews", {"type": "string", "enum": list(FLAGS)}, "`true`: with small pictures of how it stands."),
+        Query("Last-Event-ID", {"type": "string"}, "Sent by browsers that come back.", where="header"),
+    ],
+    waits=True,
+)
+async def job_events(request: web.Request) -> web.StreamResponse:
+    """The events of a job: its present state first, then each event, to the final one."""
+    job_id = job_id_of(request)
+    text = request.query.get("previews", "false")
+    if text.lower() not in FLAGS:
+        raise InvalidRequest(f"previews {text!r} is neither true nor false", field="previews")
+    previews = FLAGS[text.lower()]
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        return await _over_websocket(request, job_id, previews)
+    if request.headers.get("Last-Event-ID") == LAST_ID:
+        return web.Response(status=204)
+    return await _as_server_sent(request, job_id, previews)
+
+
+def _events(request: web.Request, job_id: str, previews: bool, wait_s: float) -> AsyncIterator[JobEvent]:
+    return tell(request.app[GENERATION].queue, request.app[INDEX], job_id, previews=previews, unknown_wait_s=wait_s)
+
+
+async def _as_server_sent(request: web.Request, job_id: str, previews: bool) -> web.StreamResponse:
+    # An unknown job is a 404 here: an EventSource would take any other answer for a stream that broke.
+    await request.app[GENERATION].queue.state(job_id)
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream; charset=utf-8",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # nginx would hold events back
+        }
+    )
+    await response.prepare(request)
+    events = _events(request, job_id, previews, 0.0)
+    await _write(response, f"retry: {RETRY_MS}\n\n")
+    number = 0
+    coming = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=HEARTBEAT_S)
+            if not done:
+                await _write(response, ": still here\n\n")
+                continue
+            event = coming.result()
+            if event is None:
+                break
+            number += 1
+            identity = LAST_ID if event.final else str(number)
+            data = event.model_dump_json(exclude_none=True)
+            await _write(response, f"id: {identity}\nevent: {event.type}\ndata: {data}\n\n")
+            coming = asyncio.ensure_future(anext(events, None))
+        await response.write_eof()
+    except (ConnectionError, TimeoutError):
+        pass  # The reader has left, or takes nothing.
+    finally:
+        await _end(coming, events)
+    return response
+
+
+async def _write(response: web.StreamResponse, text: str) -> None:
+    async with asyncio.timeout(SEND_TIMEOUT_S):
+        await response.write(text.encode())
+
+
+async def _over_websocket(request: web.Request, job_id: str, previews: bool) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S)
+    await socket.prepare(request)
+    sender = asyncio.create_task(_send_all(socket, _events(request, job_id, previews, UNKNOWN_JOB_WAIT_S)))
+    try:
+        async for message in socket:  # Nothing is expected; reading is what notices that the client left.
+            if message.type is WSMsgType.ERROR:
+                break
+    finally:
+        sender.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError, TimeoutError):
+            await sender
+    return socket
+
+
+async def _send_all(socket: web.WebSocketResponse, events: AsyncIterator[JobEvent]) -> None:
+    async for event in events:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await socket.send_str(event.model_dump_json(exclude_none=True))
+    await socket.close()
+
+
+async def _end(coming: asyncio.Future, events: AsyncIterator[JobEvent]) -> None:
+    coming.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await coming
+    await events.aclose()  # pyright: ignore[reportAttributeAccessIssue] - a generator

@@ -1,0 +1,229 @@
+"""The rooms of jobs that are there already: their states, lists and pictures, and their cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from aiohttp import web
+
+from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.replies import GENERATION, INDEX, job_id_of, reply
+from bridge.contract.errors import InvalidRequest, RangeNotSatisfiable, Unavailable, UnknownJob
+from bridge.contract.messages import CancelAnswer, JobPage, JobState, JobStatus
+from bridge.gateway.cancellation import cancel
+from bridge.gateway.job_index import Entry, JobIndex
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 200
+INDEX_WAIT_S = 10.0
+TIME_SCHEMA = {
+    "anyOf": [{"type": "number", "minimum": 0, "maximum": 32503680000}, {"type": "string", "format": "date-time"}]
+}
+FILTERS = (
+    Query("status", {"type": "string", "enum": [status.value for status in JobStatus]}, "Only jobs in this state."),
+    Query("mode", {"type": "string"}, "Only jobs of this mode."),
+    Query("model", {"type": "string"}, "Only jobs of this model."),
+    Query("since", TIME_SCHEMA, "Only jobs submitted at this time or later: seconds since the epoch, or ISO 8601."),
+    Query("until", TIME_SCHEMA, "Only jobs submitted before this time."),
+    Query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, f"Jobs of one page ({DEFAULT_PAGE})."),
+    Query("cursor", {"type": "string"}, "`next_cursor` of the page before."),
+)
+
+routes = web.RouteTableDef()
+
+
+class Filter(NamedTuple):
+    """Which jobs a list holds. None: any."""
+
+    status: str | None
+    mode: str | None
+    model: str | None
+    since: float | None
+    until: float | None
+
+    def takes(self, entry: Entry) -> bool:
+        return (
+            self.status in (None, entry.status.value)
+            and self.mode in (None, entry.key.mode)
+            and self.model in (None, entry.key.model)
+            and (self.since is None or entry.submitted_at >= self.since)
+            and (self.until is None or entry.submitted_at < self.until)
+        )
+
+
+@routes.get("/v1/jobs")
+@operation(
+    "The jobs that are known, newest first",
+    answers={200: Answer("A page of them.", JobPage)},
+    errors=(422, 503),
+    parameters=FILTERS,
+)
+async def list_jobs(request: web.Request) -> web.Response:
+    """Jobs, newest first, by pages."""
+    query, index = request.query, request.app[INDEX]
+    status = query.get("status")
+    if status is not None and status not in list(JobStatus):
+        raise InvalidRequest(f"status {status!r} is not one of {', '.join(JobStatus)}", field="status")
+    wanted = Filter(status, query.get("mode"), query.get("model"), _time(query, "since"), _time(query, "until"))
+    limit = _limit(query.get("limit"))
+    before = _read_cursor(query["cursor"]) if "cursor" in query else None
+    if not await index.complete(INDEX_WAIT_S):
+        raise Unavailable("the list of jobs is still being read; try again")
+    return reply(await _page(request, index, wanted, before, limit))
+
+
+async def _page(
+    request: web.Request, index: JobIndex, wanted: Filter, before: tuple[float, str] | None, limit: int
+) -> JobPage:
+    found: list[Entry] = []
+    for entry in index.newest_first(before):
+        if wanted.since is not None and entry.submitted_at < wanted.since:
+            break
+        if wanted.takes(entry):
+            found.append(entry)
+            if len(found) > limit:
+                break
+    more = found[limit - 1] if len(found) > limit else None
+    states = await asyncio.gather(*(_state(request, entry.job_id) for entry in found[:limit]))
+    return JobPage(
+        jobs=[index.view(state) for state in states if state is not None],
+        next_cursor=None if more is None else _write_cursor(more.submitted_at, more.job_id),
+    )
+
+
+async def _state(request: web.Request, job_id: str) -> JobState | None:
+    try:
+        return await request.app[GENERATION].queue.state(job_id)
+    except UnknownJob:  # The retention was faster.
+        return None
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_PAGE
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MAX_PAGE):
+        raise InvalidRequest(f"limit {text!r} is not a whole number from 1 to {MAX_PAGE}", field="limit")
+    return int(text)
+
+
+def _time(query, name: str) -> float | None:  # noqa: ANN001 - multidict
+    text = query.get(name)
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text.replace(" ", "+"))  # In a query an unquoted + is a space.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        message = f"{name} {text!r} is neither seconds since the epoch nor a time such as 2026-01-31T12:00:00Z"
+        raise InvalidRequest(message, field=name) from None
+
+
+def _write_cursor(submitted_at: float, job_id: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([submitted_at, job_id]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(text: str) -> tuple[float, str]:
+    try:
+        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+        submitted_at, job_id = json.loads(base64.urlsafe_b64decode(padded))
+        if isinstance(submitted_at, float | int) and isinstance(job_id, str):
+            return float(submitted_at), job_id
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise InvalidRequest(f"cursor {text[:80]!r} is not the next_cursor of a page", field="cursor")
+
+
+@routes.get("/v1/jobs/{job_id}")
+@operation(
+    "The state of a job: its position while it waits, its progress while it runs",
+    answers={200: Answer("The state.", JobState)},
+    errors=(404, 503),
+)
+async def job_state(request: web.Request) -> web.Response:
+    """What is known of a job."""
+    state = await request.app[GENERATION].queue.state(job_id_of(request))
+    return reply(request.app[INDEX].view(state), headers={"Cache-Control": "no-store"})
+
+
+@routes.delete("/v1/jobs/{job_id}")
+@operation(
+    "Cancel a job, whether it waits or runs",
+    answers={200: Answer("What became of it, and what this did.", CancelAnswer)},
+    errors=(404, 503),
+)
+async def cancel_job(request: web.Request) -> web.Response:
+    """Cancel exactly this job. One that has ended stays as it is."""
+    return reply(await cancel(request.app[GENERATION].queue, job_id_of(request)))
+
+
+@routes.get("/v1/jobs/{job_id}/images/{index}")
+@operation(
+    "A picture of a job",
+    answers={
+        200: Answer("The picture.", media="*/*", headers={"ETag": "Its SHA-256.", "Accept-Ranges": "`bytes`"}),
+        206: Answer("A part of it.", media="*/*", headers={"ETag": "Its SHA-256.", "Content-Range": "Which part."}),
+        304: Answer("It is the one that If-None-Match names.", media=None, headers={"ETag": "Its SHA-256."}),
+    },
+    errors=(404, 410, 416, 503),
+    parameters=[
+        Query("Range", {"type": "string"}, "One range of bytes, such as `bytes=0-1023`.", where="header"),
+        Query("If-None-Match", {"type": "string"}, "An ETag that is known already.", where="header"),
+        Query("If-Range", {"type": "string"}, "The ETag that the Range is of; else the whole comes.", where="header"),
+    ],
+)
+async def job_image(request: web.Request) -> web.Response:
+    """One picture of a job, counted from 0."""
+    queue = request.app[GENERATION].queue
+    state = await queue.state(job_id_of(request))
+    text = request.match_info["index"]
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < len(state.images)):
+        raise UnknownJob(f"job {state.job_id} is {state.status} with {len(state.images)} pictures; none is {text}")
+    image = state.images[int(text)]
+    etag = f'"{image.digest.removeprefix("SHA-256=")}"'
+    headers = {"ETag": etag, "Cache-Control": "private, max-age=3600, immutable", "Accept-Ranges": "bytes"}
+    if _names(request.headers.get("If-None-Match"), etag):
+        return web.Response(status=304, headers=headers)
+    data = await queue.image(image)
+    media = image.media_type
+    whole = request.headers.get("If-Range", etag) != etag
+    part = None if whole else _range(request.headers.get("Range"), len(data))
+    if part is None:
+        return web.Response(body=data, content_type=media, headers=headers)
+    headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(data)}"
+    return web.Response(status=206, body=data[part.start : part.stop], content_type=media, headers=headers)
+
+
+def _names(header: str | None, etag: str) -> bool:
+    """Whether an If-None-Match header names the picture. Comparison is weak (RFC 9110, 13.1.2)."""
+    given = [tag.strip().removeprefix("W/") for tag in (header or "").split(",")]
+    return etag in given or "*" in given
+
+
+def _range(header: str | None, size: int) -> range | None:
+    """The bytes that a Range header asks for; None where the whole is to be sent. Raises RangeNotSatisfiable.
+
+    Several ranges, other units and what cannot be read are ignored, as RFC 9110 (14.2) allows.
+    """
+    unit, _, text = (header or "").partition("=")
+    first, dash, last = text.strip().partition("-")
+    if unit.strip().lower() != "bytes" or not dash or not (first + last).isdecimal() or not (first + last).isascii():
+        return None
+    if len(text) > 40:
+        return None
+    if not first:  # The last so many bytes.
+        start, stop = max(0, size - int(last)), size
+    else:
+        start, stop = int(first), min(size, int(last) + 1) if last else size
+        if last and int(last) < int(first):
+            return None
+    if start >= stop:
+        raise RangeNotSatisfiable(f"the range {text} lies outside the picture, which has {size} bytes")
+    return range(start, stop)

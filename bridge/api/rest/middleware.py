@@ -1,0 +1,146 @@
+"""What holds for every REST request: one log line, one id, one error envelope, and headers that browsers heed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from uuid import uuid4
+
+from aiohttp import web
+
+from bridge import logs
+from bridge.api.rest.auth import CLIENT, challenge
+from bridge.api.rest.limits import RATE, RateLimiter, rate_headers
+from bridge.api.rest.metrics import Metrics
+from bridge.api.rest.operations import Handler, Middleware, declared
+from bridge.contract.errors import BodyTooLarge, BridgeError, SlowBody, Unauthorized
+from bridge.contract.messages import JOB_ID_PATTERN, ErrorBody, ErrorEnvelope
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+REQUEST_ID_HEADER = "X-Request-Id"
+OWN_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""A caller's id that may stand in our log and our headers; a proxy in front of us may have given it."""
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+CLIENT_LEFT = 499
+"""In log and metrics: nobody was there any more to be answered. (nginx's number for it.)"""
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
+DOCS_PAGE = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+
+
+def error_response(error: BridgeError) -> web.Response:
+    """The envelope of an error, with its status and Retry-After."""
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    return web.json_response(text=error.envelope().model_dump_json(), status=error.status, headers=headers)
+
+
+@web.middleware
+async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error leaves as the envelope, those of aiohttp's own router included."""
+    try:
+        return await handler(request)
+    except SlowBody as error:
+        response = error_response(error)
+        # The rest is not waited for, and the connection cannot be used again without it.
+        response.force_close()
+        request.content.feed_eof()
+        return response
+    except Unauthorized as error:
+        response = error_response(error)
+        response.headers["WWW-Authenticate"] = challenge(request)
+        return response
+    except BridgeError as error:
+        return error_response(error)
+    except web.HTTPRequestEntityTooLarge as error:
+        return error_response(BodyTooLarge(f"the body exceeds the limit of {request.client_max_size} bytes: {error}"))
+    except web.RequestPayloadError as error:
+        return _reply(400, "bad_request", f"the body cannot be read: {error}")
+    except web.HTTPError as error:
+        message = f"{request.method} {request.path}: {error.reason}"
+        if error.status == 404:
+            message += "; /docs lists what there is"
+        response = _reply(error.status, error.reason.lower().replace(" ", "_"), message)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except Exception as error:
+        request_id = request[REQUEST_ID]
+        log.exception("%s failed", route_of(request))
+        message = f"{type(error).__name__}; the service's log has the details under request {request_id}"
+        return _reply(500, "internal_error", message)
+
+
+def _reply(status: int, code: str, message: str) -> web.Response:
+    body = ErrorEnvelope(error=ErrorBody(code=code, message=message))
+    return web.json_response(text=body.model_dump_json(), status=status)
+
+
+def route_of(request: web.Request) -> str:
+    """The route's pattern: a path itself may hold anything, and there is no end of them."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(none)"
+
+
+def accounted(metrics: Metrics) -> Middleware:
+    """Give the request its id, and write it down when it is over. The outermost of all."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        request_id = request[REQUEST_ID] = given if OWN_REQUEST_ID.fullmatch(given) else uuid4().hex
+        clock = asyncio.get_running_loop().time
+        began, status = clock(), CLIENT_LEFT
+        ids = {"request_id": request_id}
+        job_id = request.match_info.get("job_id", "")
+        if re.fullmatch(JOB_ID_PATTERN, job_id):
+            ids["job_id"] = job_id
+        with logs.about(**ids):
+            try:
+                response = await handler(request)
+                status = response.status
+                return response
+            finally:
+                _write_down(request, status, clock() - began, metrics)
+
+    return middleware
+
+
+def _write_down(request: web.Request, status: int, seconds: float, metrics: Metrics) -> None:
+    method = request.method if request.method in METHODS else "OTHER"
+    route = route_of(request)
+    metrics.request_ended(method, route, status, seconds)
+    operation = declared(request.match_info.handler)
+    probe = operation is not None and operation.open and status < 500
+    level = logging.WARNING if status >= 500 else logging.DEBUG if probe else logging.INFO
+    told = logs.fields(
+        method=method,
+        route=route,
+        status=status,
+        ms=round(seconds * 1000, 1),
+        client=request.get(CLIENT, request.remote),
+    )
+    log.log(level, "%s %s", method, route, extra=told)
+
+
+def common_headers(limiter: RateLimiter):
+    """A signal handler that gives every answer its headers, streams and pages included."""
+
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        headers = {**SAFE_HEADERS, "Content-Security-Policy": NO_PAGE, "Cache-Control": "no-store"}
+        if request.path.startswith("/docs"):
+            headers |= {"Content-Security-Policy": DOCS_PAGE, "Cache-Control": "no-cache"}
+        headers |= rate_headers(limiter, request.get(RATE))
+        if request_id := request.get(REQUEST_ID):
+            headers[REQUEST_ID_HEADER] = request_id
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
+
+    return prepare

@@ -1,0 +1,129 @@
+"""Every saved graph as an endpoint. A file that changes is read again; a broken one says so here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from bridge.api.rest.bodies import FORM, JSON, read_body
+from bridge.api.rest.generate import FORM_SCHEMA, KEY, LOCATION, REPLAYED, accept, wait
+from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.replies import GENERATION, reply
+from bridge.contract.errors import BridgeError, InvalidRequest
+from bridge.contract.messages import ErrorDetail, ImageGenResponse, JobState, ModeList, ModeSummary
+from bridge.gateway.generation import Body
+from bridge.modes.library import ModeLibrary
+from bridge.modes.parameters import ParameterKind
+from bridge.modes.schema import form_schema, request_schema
+
+ASYNC_PREFERENCE = "respond-async"
+PREFER = Query(
+    "Prefer",
+    {"type": "string"},
+    f"`{ASYNC_PREFERENCE}` (RFC 7240): do not wait, answer 202 with the job.",
+    where="header",
+)
+
+routes = web.RouteTableDef()
+
+
+def summary(library: ModeLibrary, name: str) -> ModeSummary:
+    """What a list says of a mode; a broken one has an error and nothing else."""
+    try:
+        mode = library.get(name)
+    except BridgeError as error:
+        return ModeSummary(name=name, title=name, description="", parameters=[], images=[], error=error.body())
+    by_kind = {
+        kind: [key for key, parameter in mode.parameters.items() if parameter.kind is kind] for kind in ParameterKind
+    }
+    return ModeSummary(
+        name=name,
+        title=mode.title,
+        description=mode.description,
+        parameters=list(mode.parameters),
+        images=by_kind[ParameterKind.IMAGE],
+        files=by_kind[ParameterKind.FILE],
+    )
+
+
+@routes.get("/v1/modes")
+@operation("The saved graphs, those that cannot be used with the reason", answers={200: Answer("They are.", ModeList)})
+async def modes(request: web.Request) -> web.Response:
+    """The saved graphs."""
+    library = request.app[GENERATION].modes
+    names = library.names()
+    return reply(ModeList(modes=names, details=[summary(library, name) for name in names]))
+
+
+@routes.get("/v1/modes/{name}")
+@operation(
+    "What a saved graph takes: types, defaults and limits",
+    answers={200: Answer("A JSON Schema of the body of POST to the same path.", schema={"type": "object"})},
+    errors=(404, 503),
+)
+async def mode_schema(request: web.Request) -> web.Response:
+    """What a saved graph takes, as JSON Schema."""
+    generation = request.app[GENERATION]
+    mode = generation.modes.get(request.match_info["name"])
+    return web.json_response(request_schema(await generation.offers.fill(mode)))
+
+
+@routes.post("/v1/modes/{name}")
+@operation(
+    "Run a saved graph",
+    answers={
+        200: Answer("The pictures.", ImageGenResponse, headers=REPLAYED),
+        202: Answer("Accepted, with `Prefer: respond-async`.", JobState, headers={**LOCATION, **REPLAYED}),
+    },
+    errors=(404, 409, 410, 503, 504),
+    body_schemas={JSON: {"type": "object", "description": "What GET of the same path says."}, FORM: FORM_SCHEMA},
+    parameters=[PREFER, KEY],
+    waits=True,
+)
+async def run_mode(request: web.Request) -> web.Response:
+    """Run a saved graph with the values of the body."""
+    name = request.match_info["name"]
+    request.app[GENERATION].modes.get(name)  # Before a large body is read.
+    preferences = [part.strip().lower() for part in request.headers.get("Prefer", "").split(",")]
+    if ASYNC_PREFERENCE in preferences:
+        response = await accept(request, await _read_for(name, request))
+        response.headers["Preference-Applied"] = ASYNC_PREFERENCE
+        return response
+    return await wait(request, await _read_for(name, request))
+
+
+async def _read_for(name: str, request: web.Request) -> Body:
+    """The body of a request to a mode. Raises what `read_body` raises, and InvalidRequest for one of another mode."""
+    body = await read_body(request, request.app[GENERATION].limits)
+    if body.values.get("mode", name) != name:
+        message = f"mode is {name!r} by the path; leave it out of the body"
+        raise InvalidRequest.of([ErrorDetail(field="mode", message=message)])
+    return Body({**body.values, "mode": name}, body.files, body.text_bytes, body.is_form)
+
+
+def mode_paths(library: ModeLibrary, described: dict[str, Any]) -> dict[str, Any]:
+    """An entry of OpenAPI's `paths` for every mode that can be used: `described`, the entry of `/v1/modes/{name}`,
+    with that mode's own body in place of the general one.
+
+    Which files there are to choose from is left to `/v1/modes/{name}`: it changes, and a worker has to be asked."""
+    paths: dict[str, Any] = {}
+    for name in library.names():
+        try:
+            mode = library.get(name)
+        except BridgeError:
+            continue  # Its own endpoint says why.
+        methods: dict[str, Any] = {}
+        for method, told in described.items():
+            parameters = [each for each in told.get("parameters", []) if each["in"] != "path"]
+            methods[method] = {**told, "parameters": parameters}
+        content = {JSON: {"schema": request_schema(mode)}, FORM: {"schema": form_schema(mode)}}
+        summary_text = f"{mode.title}: {mode.description}" if mode.description else mode.title
+        methods["post"] = {
+            **methods["post"],
+            "summary": summary_text,
+            "requestBody": {"required": True, "content": content},
+        }
+        paths[f"/v1/modes/{quote(name)}"] = methods
+    return paths

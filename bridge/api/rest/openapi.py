@@ -1,0 +1,155 @@
+"""`/openapi.json`, made from the declarations of the routes, and the page at `/docs` that shows it.
+
+Nothing is fetched from outside: the page's script and style come with a Python package.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import swagger_ui_bundle
+from aiohttp import web
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from bridge import __version__
+from bridge.api.rest.modes import mode_paths
+from bridge.api.rest.operations import ERRORS, PATH_PARAMETERS, Answer, Operation, Query, operation, routes_of
+from bridge.api.rest.replies import GENERATION
+from bridge.contract.messages import ErrorEnvelope, JobEvent
+
+JSON = "application/json"
+References = Mapping[tuple[Any, JsonSchemaMode], Mapping[str, Any]]
+"""`{"$ref": …}` by model, and by whether we read it (validation) or write it (serialization)."""
+RETRY_STATUSES = (429, 503)
+SWAGGER_DIR = Path(str(swagger_ui_bundle.swagger_ui_path))
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>NeuroLux Image Generation</title>
+<link rel="stylesheet" href="docs/assets/swagger-ui.css"></head>
+<body><div id="ui"></div><script src="docs/assets/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body></html>
+"""
+START_SCRIPT = """SwaggerUIBundle({
+  url: "openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null, persistAuthorization: false,
+});
+"""
+
+
+@dataclass
+class Written:
+    """The document as it was made last: but for the modes it is always the same."""
+
+    version: object = None
+    text: str = ""
+
+
+WRITTEN = web.AppKey("written", Written)
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def _answer(answer: Answer, refs: References) -> dict[str, Any]:
+    told: dict[str, Any] = {"description": answer.description}
+    if answer.media:
+        schema = refs[answer.model, "serialization"] if answer.model else answer.schema
+        told["content"] = {answer.media: {"schema": schema} if schema is not None else {}}
+    if answer.headers:
+        told["headers"] = {name: _header(text) for name, text in answer.headers.items()}
+    return told
+
+
+def _error(status: int, refs: References) -> dict[str, Any]:
+    told = {"description": ERRORS[status], "content": {JSON: {"schema": refs[ErrorEnvelope, "serialization"]}}}
+    if status in RETRY_STATUSES:
+        told["headers"] = {"Retry-After": _header("Seconds after which to try again.")}
+    return told
+
+
+def _parameter(query: Query) -> dict[str, Any]:
+    told = {"in": query.where, "name": query.name, "required": query.required, "schema": dict(query.schema)}
+    return told | ({"description": query.description} if query.description else {})
+
+
+def describe(declared: Operation, path: str, refs: References) -> dict[str, Any]:
+    """One operation, as OpenAPI has it."""
+    responses = {str(status): _answer(answer, refs) for status, answer in declared.answers.items()}
+    responses |= {str(status): _error(status, refs) for status in declared.statuses() if str(status) not in responses}
+    told: dict[str, Any] = {"summary": declared.summary, "responses": responses}
+    names = re.findall(r"{(\w+)}", path)
+    parameters = [_parameter(Query(name, PATH_PARAMETERS[name], required=True, where="path")) for name in names]
+    parameters += [_parameter(query) for query in declared.parameters]
+    if parameters:
+        told["parameters"] = parameters
+    if declared.takes_body:
+        content: dict[str, Any] = {media: {"schema": dict(schema)} for media, schema in declared.body_schemas.items()}
+        if declared.body:
+            content = {JSON: {"schema": refs[declared.body, "validation"]}, **content}
+        told["requestBody"] = {"required": True, "content": content}
+    if not declared.open:
+        told["security"] = [{}, {"token": []}]  # {}: a service without a token asks for none
+    return told
+
+
+def document(app: web.Application) -> dict[str, Any]:
+    """The whole OpenAPI 3.1 document of an application."""
+    routes = [(method, path, found) for method, path, found in routes_of(app) if found]
+    named: set[tuple[type[BaseModel], JsonSchemaMode]] = {
+        (model, "serialization") for model in (ErrorEnvelope, JobEvent)
+    }
+    for _, _, declared in routes:
+        named |= {(answer.model, "serialization") for answer in declared.answers.values() if answer.model}
+        named |= {(declared.body, "validation")} if declared.body else set()
+    in_order = sorted(named, key=lambda pair: (pair[0].__name__, pair[1]))
+    refs, schemas = models_json_schema(in_order, ref_template="#/components/schemas/{model}")
+    paths: dict[str, dict[str, Any]] = {}
+    for method, path, declared in routes:
+        paths.setdefault(path, {})[method.lower()] = describe(declared, path, refs)
+    if GENERATION in app:
+        paths |= mode_paths(app[GENERATION].modes, paths["/v1/modes/{name}"])
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "NeuroLux Image Generation", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": schemas["$defs"], "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+@operation(
+    "This description", answers={200: Answer("An OpenAPI 3.1 document.", schema={"type": "object"})}
+)  # fmt: skip
+async def openapi(request: web.Request) -> web.Response:
+    """GET /openapi.json"""
+    version = request.app[GENERATION].modes.version()
+    written = request.app[WRITTEN]
+    if written.version != version:
+        written.text, written.version = json.dumps(document(request.app)), version
+    return web.json_response(text=written.text)
+
+
+@operation("This description, for people", answers={200: Answer("A page.", media="text/html")})
+async def docs(_: web.Request) -> web.Response:
+    """GET /docs"""
+    return web.Response(text=PAGE, content_type="text/html")
+
+
+@operation("The script of the page", answers={200: Answer("A script.", media="text/javascript")})
+async def start_script(_: web.Request) -> web.Response:
+    """GET /docs/start.js: apart from the page, so that the page may run no script but our files."""
+    return web.Response(text=START_SCRIPT, content_type="text/javascript")
+
+
+def add_routes(app: web.Application) -> None:
+    """The document, the page and the page's own files."""
+    app[WRITTEN] = Written()
+    app.router.add_get("/openapi.json", openapi)
+    app.router.add_get("/docs", docs)
+    app.router.add_get("/docs/start.js", start_script)
+    app.router.add_static("/docs/assets", SWAGGER_DIR)

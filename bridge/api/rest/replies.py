@@ -1,0 +1,34 @@
+"""What the rooms of the REST door share: where the requests go, and how an answer is written down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from bridge.broker.fleet import Roster
+from bridge.contract.errors import UnknownJob
+from bridge.contract.messages import JOB_ID_PATTERN
+from bridge.gateway.generation import Generation
+from bridge.gateway.idempotency import IdempotencyKeys
+from bridge.gateway.job_index import JobIndex
+
+GENERATION = web.AppKey("generation", Generation)
+INDEX = web.AppKey("index", JobIndex)
+ROSTER = web.AppKey("roster", Roster)
+IDEMPOTENCY = web.AppKey("idempotency", IdempotencyKeys)
+
+
+def reply(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A model as JSON."""
+    return web.json_response(text=model.model_dump_json(), status=status, headers=headers)
+
+
+def job_id_of(request: web.Request) -> str:
+    """The job id in the path. Raises UnknownJob where it cannot be one."""
+    job_id = request.match_info["job_id"]
+    if not re.fullmatch(JOB_ID_PATTERN, job_id):
+        raise UnknownJob(f"{job_id!r} is not a job id: a lowercase UUID is", field="job_id")
+    return job_id

@@ -1,0 +1,73 @@
+"""The REST door: its rooms together, and the endpoints about models and about the service itself.
+
+Each handler reads a request, asks `Generation`, and writes the answer down.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from bridge.api.rest import events as events_rest
+from bridge.api.rest import generate as generate_rest
+from bridge.api.rest import jobs as jobs_rest
+from bridge.api.rest import modes as modes_rest
+from bridge.api.rest import plan as plan_rest
+from bridge.api.rest import workers as workers_rest
+from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.replies import GENERATION, reply
+from bridge.contract.errors import InvalidRequest, Unavailable
+from bridge.contract.messages import LoadModelResponse, ModelInfoResponse
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/v1/model-info")
+@operation("The models, and the machine", answers={200: Answer("The models.", ModelInfoResponse)}, errors=(503,))
+async def model_info(request: web.Request) -> web.Response:
+    """The models and the machine, asked of ComfyUI now."""
+    return reply(await request.app[GENERATION].model_info())
+
+
+@routes.post("/v1/load-model")
+@operation(
+    "Load a model now",
+    answers={200: Answer("It is loaded.", LoadModelResponse)},
+    errors=(404, 409, 422, 503, 504),
+    parameters=[Query("model_name", {"type": "string", "minLength": 1}, "A name from model-info.", required=True)],
+    waits=True,
+)
+async def load_model(request: web.Request) -> web.Response:
+    """Load a model now."""
+    name = request.query.get("model_name", "")
+    if not name:
+        raise InvalidRequest("model_name is required: POST /v1/load-model?model_name=…", field="model_name")
+    return reply(await request.app[GENERATION].load(name))
+
+
+@routes.get("/healthz")
+@operation("Whether the process serves", answers={200: Answer("It does.", schema={"type": "object"})}, open=True)
+async def healthz(_: web.Request) -> web.Response:
+    """Whether this process serves."""
+    return web.json_response({"status": "ok"})
+
+
+@routes.get("/readyz")
+@operation(
+    "Whether a request would be run",
+    answers={200: Answer("It would.", schema={"type": "object"})},
+    errors=(503,),
+    open=True,
+)
+async def readyz(request: web.Request) -> web.Response:
+    """Whether a request would be run: NATS, a worker, its ComfyUI and the node pack all answer."""
+    if not request.app[GENERATION].queue.nc.is_connected:
+        raise Unavailable("the connection to the NATS server is down; it is being restored")
+    info = await request.app[GENERATION].model_info()
+    return web.json_response({"status": "ready", "device": info.device, "default_model": info.default_model})
+
+
+def add_routes(app: web.Application) -> None:
+    """Every endpoint."""
+    for room in (generate_rest, jobs_rest, events_rest, modes_rest, plan_rest, workers_rest):
+        app.add_routes(room.routes)
+    app.add_routes(routes)

@@ -1,0 +1,18 @@
+"""The workers, as their heartbeats tell of them."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from bridge.api.rest.operations import Answer, operation
+from bridge.api.rest.replies import ROSTER, reply
+from bridge.contract.workers import WorkerList
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/v1/workers")
+@operation("The workers that were heard of in the last minute", answers={200: Answer("The workers.", WorkerList)})
+async def workers(request: web.Request) -> web.Response:
+    """The workers, with the age of their last heartbeat."""
+    return reply(await request.app[ROSTER].list())

@@ -1,0 +1,1 @@
+"""NATS: the connection, streams and stores, and the durable job queue."""

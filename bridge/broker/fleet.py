@@ -1,0 +1,160 @@
+"""The workers of one installation as they see each other and as gateways see them: heartbeats, and jobs handed on.
+
+A job is worth handing on when another worker holds its model in memory: loading one takes longer than most jobs run.
+The offer is one request to that worker, which takes over the delivery with its acknowledgement, or says no. It is a
+matter of a second or two, never a condition: a job that nobody takes is run by the worker that has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from pydantic import BaseModel, ValidationError
+
+from bridge.broker.connection import BROKER_ERRORS, Names
+from bridge.contract.errors import BridgeError, Unavailable
+from bridge.contract.messages import ErrorBody, ErrorEnvelope
+from bridge.contract.workers import WorkerEntry, WorkerList, WorkerStatus
+
+log = logging.getLogger(__name__)
+
+STATUS_INTERVAL_S = 5.0
+STALE_S = 15.0
+"""A worker that was not heard for so long is offered nothing."""
+FORGET_S = 60.0
+ROLL_CALL_S = 0.3
+"""How long a process that has just started waits for the answers to its roll call."""
+HOLD_BACK_S = 2.0
+"""How long a job waits for a busy worker that holds its model."""
+OFFER_TIMEOUT_S = 0.5
+OFFER_INTERVAL_S = 0.2
+DELIVERY_HEADER = "Imagegen-Delivery"
+TAKEN, BUSY = b"taken", b"busy"
+
+
+class Roster:
+    """The workers that this process has heard of."""
+
+    def __init__(self, nc: Client, names: Names, clock: Callable[[], float] = time.monotonic) -> None:
+        self._nc = nc
+        self._names = names
+        self._clock = clock
+        self._heard: dict[str, tuple[float, WorkerStatus]] = {}
+        self._called_at: float | None = None
+
+    async def open(self) -> None:
+        """Listen to the heartbeats, and ask every worker for one."""
+        await self._nc.subscribe(f"{self._names.workers}.*", cb=self._on_status)
+        await self._nc.publish(self._names.workers)
+        self._called_at = self._clock()
+
+    async def list(self) -> WorkerList:
+        """Every worker heard in the last minute, by name."""
+        if self._called_at is not None and (early := self._called_at + ROLL_CALL_S - self._clock()) > 0:
+            await asyncio.sleep(early)
+        now = self._clock()
+        self._heard = {name: heard for name, heard in self._heard.items() if now - heard[0] < FORGET_S}
+        return WorkerList(
+            workers=[
+                WorkerEntry(**status.model_dump(), age_seconds=round(now - heard_at, 1))
+                for _, (heard_at, status) in sorted(self._heard.items())
+            ]
+        )
+
+    def holders(self, model: str, *, but: str) -> list[str]:
+        """Workers that could run a job of this model without loading it, the idlest first."""
+        now = self._clock()
+        fit = [
+            status
+            for heard_at, status in self._heard.values()
+            if now - heard_at < STALE_S
+            and status.comfyui_up
+            and model in status.loaded_models
+            and status.worker_id != but
+        ]
+        return [status.worker_id for status in sorted(fit, key=lambda status: len(status.running))]
+
+    def idle(self, *, but: str) -> bool:
+        """Whether a worker has nothing to do."""
+        now = self._clock()
+        return any(
+            now - heard_at < STALE_S and status.comfyui_up and not status.running and status.worker_id != but
+            for heard_at, status in self._heard.values()
+        )
+
+    async def _on_status(self, msg: Msg) -> None:
+        with contextlib.suppress(ValidationError):  # of another version
+            status = WorkerStatus.model_validate_json(msg.data)
+            self._heard[status.worker_id] = (self._clock(), status)
+
+    # -- jobs handed on ----------------------------------------------------------------------------------------------
+
+    async def hand_over(self, msg: Msg, model: str, *, own_id: str) -> bool:
+        """Offer a delivery to the workers that hold its model. True: one has taken it, and will acknowledge it."""
+        deadline = self._clock() + HOLD_BACK_S
+        while holders := self.holders(model, but=own_id):
+            for worker_id in holders:
+                if await self._offer(msg, worker_id):
+                    return True
+            if self._clock() >= deadline:
+                return False
+            await asyncio.sleep(OFFER_INTERVAL_S)
+        return False
+
+    async def _offer(self, msg: Msg, worker_id: str) -> bool:
+        subject = offer_subject(self._names, worker_id)
+        try:
+            answer = await self._nc.request(
+                subject, msg.data, timeout=OFFER_TIMEOUT_S, headers={DELIVERY_HEADER: msg.reply}
+            )
+        except BROKER_ERRORS:
+            # It died, or its answer is late. If it took the job after all, two run it, and the first to end counts.
+            self._heard.pop(worker_id, None)
+            return False
+        return answer.data == TAKEN
+
+
+# -- questions that any worker can answer ----------------------------------------------------------------------------
+
+
+async def ask_worker(nc: Client, subject: str, question: bytes, timeout_s: float) -> bytes:
+    """What the first free worker answers, which may be an error envelope. Raises Unavailable."""
+    try:
+        return (await nc.request(subject, question, timeout=timeout_s)).data
+    except nats.errors.NoRespondersError as error:
+        raise Unavailable("no worker is running yet; try again in a moment") from error
+    except BROKER_ERRORS as error:
+        raise Unavailable(f"no worker answered ({error or type(error).__name__}); try again") from error
+
+
+async def answer_of(work: Awaitable[BaseModel], question: str) -> bytes:
+    """A worker's reply: what `work` gives, or the error envelope of what it raises. `question` names it in the log."""
+    try:
+        return (await work).model_dump_json().encode()
+    except BridgeError as error:
+        return error.envelope().model_dump_json().encode()
+    except Exception as error:
+        # The barrier of a question: whoever asked learns what went wrong here.
+        log.exception("%s failed", question)
+        body = ErrorBody(code="internal_error", message=f"{type(error).__name__}: {error}")
+        return ErrorEnvelope(error=body).model_dump_json().encode()
+
+
+# -- where jobs are handed on ------------------------------------------------------------------------------------------
+
+
+def offer_subject(names: Names, worker_id: str) -> str:
+    """Where a worker takes jobs from other workers."""
+    return f"{names.workers}.{worker_id}.take"
+
+
+def handed_over(nc: Client, offer: Msg) -> Msg:
+    """The delivery inside an offer: acknowledging it acknowledges the job, whoever got it from the queue."""
+    return Msg(_client=nc, subject=offer.subject, reply=(offer.headers or {})[DELIVERY_HEADER], data=offer.data)

@@ -1,0 +1,171 @@
+"""The pictures of jobs, in a JetStream object store: any client of object stores reads them by name.
+
+Written here and not with nats-py's `ObjectStore`, for three reasons: one round trip to put or get a picture where that
+takes four each; nothing that waits for ever when the server dies (its `get` reads chunks without a timeout); and the
+oldest pictures make room when the store is full, where it refuses new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+from datetime import UTC, datetime
+
+import nats.js.errors
+from nats.js.api import DiscardPolicy, Header, StorageType, StreamConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError
+
+from bridge.broker.connection import BROKER_ERRORS, broker_errors
+from bridge.broker.stores import make_stream
+from bridge.contract.errors import StorageFull, Unavailable, UnknownJob
+from bridge.contract.messages import ImageObject
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 512 * 1024
+"""A message of the store; below every server's usual max_payload of 1 MiB."""
+DEFAULT_MAX_BYTES = 8 * 1024**3
+LEAST_BYTES = 64 * 1024**2
+NO_SPACE_ERRORS = (10023, 10047, 10077)
+"""Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
+WRONG_LAST_SEQUENCE_ERRORS = (10071, 10164)
+RETRIES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Waits while the server is away: a picture that exists is worth a few seconds."""
+
+
+class PictureStore:
+    """One bucket. The chunks of a picture lie on a subject made of its name and digest, so that a reader who knows
+    both needs no look-up, and the same picture written twice is stored once."""
+
+    def __init__(self, js: JetStreamContext, bucket: str, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._js = js
+        self._bucket = bucket
+        self._max_bytes = max_bytes
+        self._stream = f"OBJ_{bucket}"
+
+    async def open(self, *, max_age_s: float) -> None:
+        """Make the bucket, or give it these bounds. Raises what nats-py raises.
+
+        A server reserves the whole size of a store at once. One that has not so much to give gets a smaller store.
+        """
+        while True:
+            try:
+                await self._make(max_age_s)
+                return
+            except APIError as error:
+                if error.err_code not in NO_SPACE_ERRORS or self._max_bytes // 2 < LEAST_BYTES:
+                    raise
+                log.warning(
+                    "the NATS server has no room for %s with %d bytes; trying with half", self._bucket, self._max_bytes
+                )
+                self._max_bytes //= 2
+
+    async def _make(self, max_age_s: float) -> None:
+        config = StreamConfig(
+            name=self._stream,
+            subjects=[f"$O.{self._bucket}.C.>", f"$O.{self._bucket}.M.>"],
+            storage=StorageType.FILE,
+            max_age=max_age_s,
+            max_bytes=self._max_bytes,
+            discard=DiscardPolicy.OLD,
+            allow_rollup_hdrs=True,
+            allow_direct=True,
+        )
+        await make_stream(self._js, config)
+
+    async def put(self, name: str, data: bytes) -> ImageObject:
+        """Keep a picture. When this returns, the server has it. Raises StorageFull and Unavailable."""
+        if 0 < self._max_bytes // 2 < len(data):
+            raise StorageFull(f"a picture of {len(data)} bytes is too large for a store of {self._max_bytes}")
+        sha = hashlib.sha256(data).digest()
+        digest = "SHA-256=" + base64.urlsafe_b64encode(sha).decode()
+        nuid = _nuid(name, digest)
+        chunks = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
+        info = {
+            "name": name,
+            "bucket": self._bucket,
+            "nuid": nuid,
+            "size": len(data),
+            "mtime": datetime.now(UTC).isoformat(),
+            "chunks": len(chunks),
+            "digest": digest,
+            "options": {"max_chunk_size": CHUNK_BYTES},
+        }
+        key = base64.urlsafe_b64encode(name.encode()).decode()
+        try:
+            await asyncio.gather(
+                self._put_chunks(nuid, chunks),
+                self._put_info(f"$O.{self._bucket}.M.{key}", json.dumps(info).encode()),
+            )
+        except APIError as error:
+            if error.err_code in NO_SPACE_ERRORS:
+                raise StorageFull(
+                    f"the NATS server has no room for the picture ({error.description}): free disk space, or raise "
+                    "what it may use"
+                ) from error
+            raise Unavailable(f"the NATS server refused the picture: {error.description}") from error
+        except BROKER_ERRORS as error:
+            raise Unavailable(f"the NATS server did not take the picture: {error or type(error).__name__}") from error
+        return ImageObject(bucket=self._bucket, name=name, size=len(data), digest=digest)
+
+    async def _put_info(self, subject: str, info: bytes) -> None:
+        try:
+            await self._js.publish(subject, info, headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"})
+        except APIError as error:
+            if error.err_code not in WRONG_LAST_SEQUENCE_ERRORS:
+                raise
+            # Replacing costs the server several times as much as the first writing.
+            await self._js.publish(subject, info, headers={Header.ROLLUP: "sub"})
+
+    async def _put_chunks(self, nuid: str, chunks: list[bytes]) -> None:
+        subject = f"$O.{self._bucket}.C.{nuid}"
+        try:
+            await self._publish_chunks(subject, chunks)
+        except APIError as error:
+            if error.err_code not in WRONG_LAST_SEQUENCE_ERRORS:
+                raise
+            # A worker that died, or an attempt whose answer was lost, has stored it, perhaps in part.
+            await self._js.purge_stream(self._stream, subject=subject)
+            await self._publish_chunks(subject, chunks)
+
+    async def _publish_chunks(self, subject: str, chunks: list[bytes]) -> None:
+        if not chunks:
+            return
+        await self._js.publish(subject, chunks[0], headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"})
+        # One connection keeps its order, so the rest need not wait for each other.
+        await asyncio.gather(*(self._js.publish(subject, chunk) for chunk in chunks[1:]))
+
+    async def get(self, image: ImageObject) -> bytes:
+        """A picture's bytes. Raises UnknownJob if the retention has removed it, and Unavailable."""
+        for wait in RETRIES_S:
+            try:
+                return await self._read(image)
+            except Unavailable:
+                await asyncio.sleep(wait)
+        return await self._read(image)
+
+    async def _read(self, image: ImageObject) -> bytes:
+        subject = f"$O.{self._bucket}.C.{_nuid(image.name, image.digest)}"
+        data = b""
+        sequence = 1
+        with broker_errors():
+            try:
+                while len(data) < image.size:
+                    msg = await self._js.get_msg(self._stream, seq=sequence, subject=subject, direct=True, next=True)
+                    assert msg.seq is not None
+                    data += msg.data or b""
+                    sequence = msg.seq + 1
+            except nats.js.errors.NotFoundError:
+                data = b""
+        digest = "SHA-256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
+        if len(data) != image.size or digest != image.digest:
+            raise UnknownJob(f"the picture {image.name} is no longer kept; ask for it again")
+        return data
+
+
+def _nuid(name: str, digest: str) -> str:
+    return hashlib.sha256(f"{name}\n{digest}".encode()).hexdigest()[:32]

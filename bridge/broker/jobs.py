@@ -1,0 +1,359 @@
+"""The durable job queue on NATS JetStream: the one path from every door to every worker.
+
+Three stores, all on disk at the broker: a work-queue stream holds each accepted job until a worker acknowledges it, a
+key-value bucket holds each job's state, an object store its pictures. What happens to a job while it runs is told on
+core NATS, one subject a job; those events are hints, the bucket is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig, Header
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+
+from bridge import logs
+from bridge.broker.connection import BROKER_ERRORS, Names, broker_errors
+from bridge.broker.image_post import PicturePost
+from bridge.broker.images import PictureStore
+from bridge.broker.mailbox import Mailbox
+from bridge.broker.stores import Retention, bucket_config, callbacks_config, make_stream, queue_config, span
+from bridge.contract.errors import PictureExpired, QueueFull, Unavailable, UnknownJob
+from bridge.contract.messages import (
+    EXTENSIONS,
+    FileFormat,
+    ImageObject,
+    Job,
+    JobEvent,
+    JobProgress,
+    JobResultEvent,
+    JobState,
+    JobStatus,
+)
+
+ACK_WAIT_S = 15.0
+"""A worker that is silent for so long is taken for dead, and its job goes to another."""
+HEARTBEAT_S = 4.0
+STATE_POLL_S = 2.0
+"""How often a waiter asks the bucket whether it missed the event."""
+MAX_PROGRESS = 4096
+"""Running jobs whose last progress is remembered."""
+PROGRESS_START = b'{"type":"progress"'
+FINAL_STARTS = (b'{"type":"done"', b'{"type":"failed"', b'{"type":"cancelled"')
+"""How the events of those types begin: `type` is the first field of JobEvent. Most need not be parsed here."""
+STREAM_FULL_ERROR = 10077
+WATCH_S = 5.0
+"""How often a gateway repeats that somebody looks at a job's previews; a worker forgets it after twice as long."""
+
+
+@dataclass(frozen=True)
+class StoredState:
+    """A job's state and the revision that it had when it was read, for compare-and-set."""
+
+    state: JobState
+    revision: int
+
+
+class JobQueue:
+    """Jobs, their states, events and pictures. One for each process; safe for many tasks of one event loop."""
+
+    def __init__(
+        self,
+        nc: Client,
+        names: Names,
+        js: JetStreamContext,
+        states: KeyValue,
+        pictures: PictureStore,
+        inputs: PictureStore,
+        retention: Retention,
+    ) -> None:
+        self.nc = nc
+        self.names = names
+        self._js = js
+        self._states = states
+        self._pictures = pictures
+        self.inputs = inputs
+        self.retention = retention
+        self.noted: Callable[[JobState, int], None] | None = None
+        """Called with every state that this process accepts, and its revision."""
+        self.accepted: Callable[[JobState], None] | None = None
+        """Called once for every job that this process put into the queue."""
+        self._listeners: dict[str, list[Mailbox]] = {}
+        self._progress: OrderedDict[str, bytes] = OrderedDict()
+        self.post = PicturePost(nc)
+
+    @classmethod
+    async def open(
+        cls,
+        nc: Client,
+        *,
+        max_pending: int,
+        names: Names = Names(),  # noqa: B008 - frozen
+        retention: Retention = Retention(),  # noqa: B008 - frozen
+    ) -> JobQueue:
+        """Make the stores where they are missing. `max_pending` bounds the jobs that wait or run, over all gateways."""
+        js = nc.jetstream()
+        pictures = PictureStore(js, names.images, retention.pictures_bytes)
+        inputs = PictureStore(js, names.inputs, retention.pictures_bytes)
+        with broker_errors():
+            configs = (
+                queue_config(names, max_pending),
+                callbacks_config(names, retention),
+                bucket_config(names.states, max_age_s=retention.jobs_s, max_bytes=retention.jobs_bytes),
+            )
+            for config in configs:
+                await make_stream(js, config)
+            states = await js.key_value(names.states)
+            await pictures.open(max_age_s=retention.pictures_s)
+            # A job may wait for as long as its state is kept, and needs its pictures then.
+            await inputs.open(max_age_s=retention.jobs_s)
+        return cls(nc, names, js, states, pictures, inputs, retention)
+
+    @property
+    def states_stream(self) -> str:
+        """The stream below the bucket of the states."""
+        return f"KV_{self.names.states}"
+
+    # --- the gateway's side ------------------------------------------------------------------------------------
+
+    async def submit(self, job: Job, *, waits: bool = False) -> JobState:
+        """Accept a job; when this returns, the broker has it on disk. `waits`: its pictures are asked for at its end.
+
+        A job id that was submitted before gives the state of that job. Raises QueueFull and Unavailable.
+        """
+        if not self.nc.is_connected:
+            raise Unavailable("the connection to the NATS server is down; it is being restored")
+        state = JobState.queued(job)
+        data = state.model_dump_json().encode()
+        headers = {Header.MSG_ID: job.job_id, **(self.post.headers if waits else {})}
+        # Both in one write to the broker: the state is there before a worker can look for it.
+        ack, revision = await asyncio.gather(
+            self._js.publish(f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers=headers),
+            self._states.update(job.job_id, data, last=0),
+            return_exceptions=True,
+        )
+        try:
+            if isinstance(ack, BaseException):
+                if isinstance(ack, APIError) and isinstance(revision, int):  # Refused, so there is no such job.
+                    with contextlib.suppress(*BROKER_ERRORS):
+                        await self._states.delete(job.job_id, last=revision)
+                raise ack
+        except APIError as error:
+            if error.err_code == STREAM_FULL_ERROR:
+                raise QueueFull("the queue is full; try again when a job has finished") from error
+            raise Unavailable(f"the NATS server refused the job: {error.description}") from error
+        except BROKER_ERRORS as error:
+            raise Unavailable(f"the NATS server did not take the job: {error or type(error).__name__}") from error
+        if ack.duplicate:
+            with contextlib.suppress(UnknownJob):
+                return await self.state(job.job_id)
+        logs.bind(job_id=job.job_id)
+        logs.job_changed(state)
+        if self.accepted:
+            self.accepted(state)
+        if isinstance(revision, BaseException):
+            # It was written before, perhaps by an attempt whose answer was lost; or not now, and a worker will.
+            try:
+                return await self.state(job.job_id)
+            except UnknownJob:
+                with broker_errors():
+                    revision = await self._states.create(job.job_id, data)
+        if self.noted:
+            self.noted(state, revision)
+        return state
+
+    async def state(self, job_id: str) -> JobState:
+        """The job's present state. Raises UnknownJob."""
+        return (await self.stored_state(job_id)).state
+
+    async def stored_state(self, job_id: str) -> StoredState:
+        """The job's present state with its revision. Raises UnknownJob."""
+        with broker_errors():
+            try:
+                entry = await self._states.get(job_id)
+            except KeyNotFoundError as error:
+                raise UnknownJob(
+                    f"no job has the id {job_id!r}, or it is older than {span(self.retention.jobs_s)}", field="job_id"
+                ) from error
+        assert entry.value is not None
+        assert entry.revision is not None
+        return StoredState(JobState.model_validate_json(entry.value), entry.revision)
+
+    @contextlib.contextmanager
+    def listen(self, job_id: str, *, previews: bool = False, ends_only: bool = False) -> Iterator[Mailbox]:
+        """Events of one job, from now on. Register before the job is submitted, so that none can be missed.
+
+        A worker sends previews only while somebody listens with `previews`.
+        """
+        events = Mailbox(previews=previews, ends_only=ends_only)
+        self._listeners.setdefault(job_id, []).append(events)
+        watching = asyncio.create_task(self._watch(job_id)) if previews else None
+        try:
+            yield events
+        finally:
+            if watching is not None:
+                watching.cancel()
+            self._listeners[job_id].remove(events)
+            if not self._listeners[job_id]:
+                del self._listeners[job_id]
+
+    async def _watch(self, job_id: str) -> None:
+        """Ask for the previews of a job, again and again: its worker may change."""
+        while True:
+            with contextlib.suppress(*BROKER_ERRORS):
+                await self.nc.publish(f"{self.names.watch}.{job_id}")
+            await asyncio.sleep(WATCH_S)
+
+    async def start_listening(self) -> None:
+        """Subscribe to the events of all jobs; one subscription serves every listener of this process."""
+        await self.nc.subscribe(f"{self.names.events}.*", cb=self._on_event)
+        await self.post.open()
+
+    async def _on_event(self, msg: Msg) -> None:
+        job_id = msg.subject.rpartition(".")[2]
+        if msg.data.startswith(PROGRESS_START):
+            self._progress[job_id] = msg.data
+            self._progress.move_to_end(job_id)
+            if len(self._progress) > MAX_PROGRESS:
+                self._progress.popitem(last=False)
+        ends = msg.data.startswith(FINAL_STARTS)
+        if ends:
+            self._progress.pop(job_id, None)
+        listeners = [events for events in self._listeners.get(job_id, ()) if ends or not events.ends_only]
+        if not listeners:
+            return
+        event = JobEvent.model_validate_json(msg.data)
+        for events in listeners:
+            events.put(event)
+
+    def ended(self, state: JobState) -> None:
+        """Tell listeners of an end that the broker has shown us: its worker tells it later, after its own answer."""
+        for events in self._listeners.get(state.job_id, ()):
+            events.put(final_event(state))
+
+    def last_progress_event(self, job_id: str) -> JobEvent | None:
+        """The last progress that was heard of a job; None if none was, or the job has been forgotten."""
+        data = self._progress.get(job_id)
+        return JobEvent.model_validate_json(data) if data else None
+
+    def last_progress(self, job_id: str) -> JobProgress | None:
+        """The same as its record."""
+        event = self.last_progress_event(job_id)
+        return JobProgress.model_validate(event.model_dump(include=set(JobProgress.model_fields))) if event else None
+
+    async def follow(self, job_id: str, events: Mailbox) -> AsyncIterator[JobEvent]:
+        """Every event up to and including the final one, even if the broker lost it: the state is polled beside."""
+        while True:
+            try:
+                event = await asyncio.wait_for(events.get(), STATE_POLL_S)
+            except TimeoutError:
+                try:
+                    state = await self.state(job_id)
+                except (Unavailable, UnknownJob):  # The broker is away, or the job is not submitted yet.
+                    continue
+                if not state.status.final:
+                    continue
+                event = final_event(state)
+            yield event
+            if event.final:
+                return
+
+    async def image(self, image: ImageObject) -> bytes:
+        """A picture's bytes. Raises PictureExpired if the retention has removed it, and Unavailable."""
+        if (data := self.post.take(image)) is not None:
+            return data
+        try:
+            return await self._pictures.get(image)
+        except UnknownJob as error:
+            raise PictureExpired(
+                f"the picture {image.name} is no longer kept: pictures are kept for {span(self.retention.pictures_s)}, "
+                f"and the oldest go when all take more than {self.retention.pictures_bytes / 1e9:.3g} GB; "
+                "ask for it again with the same seed"
+            ) from error
+
+    async def call_back(self, state: JobState) -> None:
+        """Queue the call to the job's `callback_url`, once, however often this is asked. Raises Unavailable."""
+        if state.callback_url is None:
+            return
+        with broker_errors():
+            await self._js.publish(
+                self.names.callbacks, state.job_id.encode(), headers={Header.MSG_ID: f"callback-{state.job_id}"}
+            )
+
+    async def end_callback(self, job: Job) -> None:
+        """The same for a job that a worker is about to acknowledge: after this nobody would remember to."""
+        if job.callback_url is not None:
+            with contextlib.suppress(UnknownJob):
+                await self.call_back(await self.state(job.job_id))
+
+    # --- the worker's side -------------------------------------------------------------------------------------
+
+    async def subscribe(self) -> JetStreamContext.PullSubscription:
+        """This worker's share of the queue. Deliveries are redone after ACK_WAIT_S without a sign of life."""
+        with broker_errors():
+            return await self._js.pull_subscribe(
+                f"{self.names.jobs}.>",
+                durable=self.names.consumer,
+                stream=self.names.stream,
+                # The worker bounds the deliveries itself: the broker would drop the job without a word.
+                config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
+            )
+
+    async def begin(self, job: Job) -> StoredState:
+        """The job's state, made if the gateway has not yet written it."""
+        with contextlib.suppress(UnknownJob):
+            return await self.stored_state(job.job_id)
+        state = JobState.queued(job)
+        with broker_errors():
+            try:
+                return StoredState(state, await self._states.create(job.job_id, state.model_dump_json().encode()))
+            except KeyWrongLastSequenceError:
+                return await self.stored_state(job.job_id)
+
+    async def advance(self, stored: StoredState) -> StoredState | None:
+        """Write a state if nobody has changed it since `stored.revision`; None if somebody has."""
+        with broker_errors():
+            try:
+                revision = await self._states.update(
+                    stored.state.job_id, stored.state.model_dump_json().encode(), last=stored.revision
+                )
+            except KeyWrongLastSequenceError:
+                return None
+        logs.job_changed(stored.state)
+        return StoredState(stored.state, revision)
+
+    async def announce(self, state: JobState, *, began: bool = False) -> None:
+        """Tell listeners that a job ended (and `began`, where that was not told), and publish its result event."""
+        if began:
+            await self.publish(JobEvent(type="started", job_id=state.job_id))
+        await self.publish(final_event(state))
+        await self.nc.publish(self.names.result, JobResultEvent.of(state).model_dump_json().encode())
+
+    async def publish(self, event: JobEvent) -> None:
+        """Tell listeners what happened; nobody hears it twice, and somebody who is away misses it."""
+        await self.nc.publish(f"{self.names.events}.{event.job_id}", event.model_dump_json(exclude_none=True).encode())
+
+    async def store_image(
+        self, job_id: str, index: int, image_format: FileFormat, data: bytes, *, delivery: Msg | None = None
+    ) -> ImageObject:
+        """Keep a picture; with the `delivery` of its job it is also sent to whoever waits for it.
+
+        Raises Unavailable, and StorageFull.
+        """
+        with contextlib.suppress(*BROKER_ERRORS):
+            await self.post.send(delivery.headers if delivery else None, job_id, index, data)
+        return await self._pictures.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
+
+
+def final_event(state: JobState) -> JobEvent:
+    """The last event of a job that ended."""
+    kinds = {JobStatus.DONE: "done", JobStatus.FAILED: "failed", JobStatus.CANCELLED: "cancelled"}
+    return JobEvent.model_validate({"type": kinds[state.status], "job_id": state.job_id, "state": state})

@@ -1,0 +1,109 @@
+"""How the broker keeps what is ours: the streams below the queue, the states and the calls back, and for how long."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, BadRequestError
+
+from bridge.broker.connection import Names
+
+log = logging.getLogger(__name__)
+
+DEDUPLICATION_S = 3600.0
+STREAM_CONFIG_ERROR = 10058
+NO_ROOM_ERRORS = (10023, 10047)
+LEAST_BYTES = 16 * 1024**2
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long, and how much, the broker keeps; what is oldest goes first.
+
+    States outlive the pictures, so that whoever asks for a picture that is gone learns why. The pictures also lie in
+    ComfyUI's output folder, for good.
+    """
+
+    jobs_s: float = 7 * 24 * 3600.0
+    jobs_bytes: int = 1024**3
+    pictures_s: float = 24 * 3600.0
+    pictures_bytes: int = 8 * 1024**3
+
+
+def queue_config(names: Names, max_pending: int) -> StreamConfig:
+    """The queue of jobs that wait or run."""
+    return StreamConfig(
+        name=names.stream,
+        subjects=[f"{names.jobs}.>"],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        # The broker itself refuses what is over the bound, so that it holds for any number of gateways.
+        max_msgs=max_pending,
+        discard=DiscardPolicy.NEW,
+        duplicate_window=DEDUPLICATION_S,
+    )
+
+
+def callbacks_config(names: Names, retention: Retention) -> StreamConfig:
+    """The queue of callers that are to be told of the end of their jobs."""
+    return StreamConfig(
+        name=names.callbacks_stream,
+        subjects=[names.callbacks],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        max_age=retention.jobs_s,
+        duplicate_window=DEDUPLICATION_S,
+    )
+
+
+def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamConfig:
+    """The stream below a key-value bucket, as nats-py makes it, but for one thing: when it is full, the oldest values
+    make room. nats-py's own refuses new ones, and no job could be accepted or ended any more."""
+    return StreamConfig(
+        name=f"KV_{bucket}",
+        subjects=[f"$KV.{bucket}.>"],
+        storage=StorageType.FILE,
+        max_msgs_per_subject=1,
+        max_age=max_age_s,
+        max_bytes=max_bytes,
+        discard=DiscardPolicy.OLD,
+        allow_direct=True,
+        allow_rollup_hdrs=True,
+        allow_msg_ttl=True,
+        deny_delete=True,
+    )
+
+
+async def make_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    """Make a stream, or give one that exists this configuration.
+
+    The server sets aside what a stream may grow to. Where the disk has no room for that, the stream gets half of it, or
+    half of that: a service that keeps less is better than none.
+    """
+    wanted = config.max_bytes
+    while True:
+        try:
+            try:
+                await js.add_stream(config)
+            except BadRequestError as error:
+                if error.err_code != STREAM_CONFIG_ERROR:
+                    raise
+                await js.update_stream(config)
+            break
+        except APIError as error:
+            if error.err_code not in NO_ROOM_ERRORS or not config.max_bytes or config.max_bytes < 2 * LEAST_BYTES:
+                raise
+            config = config.evolve(max_bytes=config.max_bytes // 2)
+    if config.max_bytes != wanted:
+        log.warning("%s holds %d bytes, not %d: the NATS server's disk is small", config.name, config.max_bytes, wanted)
+
+
+def span(seconds: float) -> str:
+    """A length of time for a person: `7 days`."""
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name if round(seconds / unit, 2) != 1 else name[:-1]}"
+    return f"{seconds:.3g} seconds"

@@ -1,0 +1,58 @@
+"""The files of an answer on disk: under the extension that each has, and never over one that is there already."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bridge.contract.formats import EXTENSIONS, MEDIA_TYPES, extension_of, format_of
+from bridge.contract.messages import ImageGenResponse, ResultFile
+
+SLUG_CHARS = 48
+
+
+def is_file_name(path: Path) -> bool:
+    """Whether a path that a person gave means a file and not a folder: it ends in an extension that a result has."""
+    return format_of(path.name) is not None
+
+
+def paths_for(answer: ImageGenResponse, out: Path | None = None) -> list[Path]:
+    """Where each file of `answer` goes; `out` is a folder or a file (the current folder).
+
+    A file's own extension stands where that of `out` would be a wrong one.
+    """
+    paths: list[Path] = []
+    files = files_of(answer)
+    for index in range(len(files)):
+        path = _path(answer, files, index, out)
+        free, count = path, 1
+        while free.exists() or free in paths:
+            count += 1
+            free = path.with_name(f"{path.stem} ({count}){path.suffix}")
+        paths.append(free)
+    return paths
+
+
+def files_of(answer: ImageGenResponse) -> list[ResultFile]:
+    """What each file of an answer is. A service that is older than this does not say, and sends pictures only."""
+    extension = EXTENSIONS[answer.image_format]
+    picture = ResultFile(result="", media_type=MEDIA_TYPES[extension], extension=extension, size=0)
+    return answer.files or [picture] * len(answer.images)
+
+
+def _path(answer: ImageGenResponse, files: list[ResultFile], index: int, out: Path | None) -> Path:
+    file = files[index]
+    if out is not None and is_file_name(out):
+        stem = out.stem if len(files) == 1 else f"{out.stem}-{index + 1}"
+        given = extension_of(out.name)
+        same = format_of(f".{given}") == format_of(f".{file.extension}")
+        return out.parent / f"{stem}.{given if same else file.extension}"
+    slug = re.sub(r"[^\w]+", "-", (answer.prompt or answer.mode).lower()).strip("-")[:SLUG_CHARS].strip("-")
+    stem = f"{slug or 'picture'}-{answer.model or answer.mode}"
+    if len({each.result for each in files}) > 1 and (result := re.sub(r"[^\w]+", "-", file.result).strip("-")):
+        stem += f"-{result}"
+    if answer.seed is not None:
+        # Picture i of a result is drawn with seed + i.
+        before = sum(each.result == file.result for each in files[:index])
+        stem += f"-{answer.seed + before}"
+    return (out or Path()) / f"{stem}.{file.extension}"

@@ -1,0 +1,55 @@
+"""The `imagegen` command. The barrier at which every known error becomes one line and exit code 1."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bridge import __version__
+from bridge.client.client import ClientError
+from bridge.commands import generate, jobs, overlay, plan, processes, service, workers
+from bridge.contract.errors import BridgeError
+from bridge.service.errors import ServiceError
+from bridge.settings import SettingsError
+
+INTERRUPTED = 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="imagegen", description="Pictures from prompts, by FLUX and SDXL-Lightning in ComfyUI."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (generate, jobs, plan, workers, service, overlay, processes):
+        module.add_parsers(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = make_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except ClientError as error:
+        print(f"imagegen: {_client_message(error)}", file=sys.stderr)
+    except (ServiceError, SettingsError, BridgeError, OSError) as error:
+        print(f"imagegen: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("imagegen: stopped", file=sys.stderr)
+        return INTERRUPTED
+    return 1
+
+
+def _client_message(error: ClientError) -> str:
+    """The message, and every bad field if there are several."""
+    details = error.error.details
+    if len(details) <= 1:
+        return error.error.message
+    return "\n  ".join(["these values are wrong:", *(detail.message for detail in details)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The wire format: requests, responses, events, models and errors."""

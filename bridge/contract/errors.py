@@ -1,0 +1,206 @@
+"""The bridge's errors: each carries its HTTP status and becomes the one envelope at whichever door it leaves by.
+
+Code in between raises freely; only the doors (`api/`), the worker and the command line catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.contract.messages import ErrorBody, ErrorDetail, ErrorEnvelope
+
+RETRY_SOON_S = 5
+
+
+class BridgeError(Exception):
+    """Anything the caller is to be told. `retry_after_s` becomes the Retry-After header."""
+
+    status = 500
+    code = "internal_error"
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str, *, field: str | None = None, details: Sequence[ErrorDetail] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.details = list(details)
+
+    def body(self) -> ErrorBody:
+        """The error as the wire carries it."""
+        return ErrorBody(code=self.code, message=self.message, field=self.field, details=self.details)
+
+    def envelope(self) -> ErrorEnvelope:
+        """The error as a door answers it."""
+        return ErrorEnvelope(error=self.body())
+
+
+class NotJson(BridgeError):
+    """The body cannot be parsed."""
+
+    status, code = 400, "not_json"
+
+
+class BadForm(BridgeError):
+    """The multipart/form-data body cannot be read."""
+
+    status, code = 400, "bad_form"
+
+
+class Unauthorized(BridgeError):
+    """No token, or the wrong one."""
+
+    status, code = 401, "unauthorized"
+
+
+class ForeignOrigin(BridgeError):
+    """A web page of another origin tried to use the service through its visitor's browser."""
+
+    status, code = 403, "foreign_origin"
+
+
+class UnknownModel(BridgeError):
+    """No model has that name."""
+
+    status, code = 404, "unknown_model"
+
+
+class UnknownMode(BridgeError):
+    """No saved graph has that name."""
+
+    status, code = 404, "unknown_mode"
+
+
+class UnknownJob(BridgeError):
+    """No job has that id, or it is older than the retention."""
+
+    status, code = 404, "unknown_job"
+
+
+class PictureExpired(BridgeError):
+    """The job is known, and the retention has removed its picture."""
+
+    status, code = 410, "picture_expired"
+
+
+class RangeNotSatisfiable(BridgeError):
+    """The Range lies outside the picture."""
+
+    status, code = 416, "range_not_satisfiable"
+
+
+class IdempotencyMismatch(BridgeError):
+    """The Idempotency-Key was used with another request."""
+
+    status, code = 422, "idempotency_mismatch"
+
+
+class SlowBody(BridgeError):
+    """The body did not arrive in time."""
+
+    status, code = 408, "slow_body"
+
+
+class BodyTooLarge(BridgeError):
+    """The body exceeds the limit."""
+
+    status, code = 413, "body_too_large"
+
+
+class UnsupportedMediaType(BridgeError):
+    """The Content-Type is not one that this endpoint reads."""
+
+    status, code = 415, "unsupported_media_type"
+
+
+class InvalidRequest(BridgeError):
+    """One or more values are wrong; `details` names every one."""
+
+    status, code = 422, "invalid_request"
+
+    @classmethod
+    def of(cls, details: Sequence[ErrorDetail]) -> InvalidRequest:
+        """One error out of all the bad fields; the message is that of the first."""
+        more = f" (and {len(details) - 1} more, see details)" if len(details) > 1 else ""
+        return cls(details[0].message + more, field=details[0].field, details=details)
+
+
+class QueueFull(BridgeError):
+    """As many jobs wait as the queue may hold."""
+
+    status, code = 429, "queue_full"
+    retry_after_s = RETRY_SOON_S
+
+
+class TooManyRequests(BridgeError):
+    """One client asks more often than it may."""
+
+    status, code = 429, "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyWaits(BridgeError):
+    """As many requests wait for their jobs, and event streams are open, as the gateway holds."""
+
+    status, code = 429, "too_many_waits"
+    retry_after_s = RETRY_SOON_S
+
+
+class TooManyBodies(BridgeError):
+    """The bodies that the gateway is reading take all the memory that they may take."""
+
+    status, code = 429, "too_many_bodies"
+    retry_after_s = RETRY_SOON_S
+
+
+class Unavailable(BridgeError):
+    """ComfyUI, the worker or NATS is down or still starting."""
+
+    status, code = 503, "unavailable"
+    retry_after_s = RETRY_SOON_S
+
+
+class StorageFull(BridgeError):
+    """The disk, or the space that the NATS server may use of it, is full."""
+
+    status, code = 503, "storage_full"
+    retry_after_s = RETRY_SOON_S
+
+
+class TimedOut(BridgeError):
+    """The job did not end in time; it goes on, and can be asked for by its id."""
+
+    status, code = 504, "timeout"
+
+
+class JobCancelled(BridgeError):
+    """The job was cancelled before it ended."""
+
+    status, code = 409, "cancelled"
+
+
+class GenerationFailed(BridgeError):
+    """ComfyUI ran the graph and it failed; the body is the cause as the worker found it."""
+
+    def __init__(self, error: ErrorBody) -> None:
+        super().__init__(error.message, field=error.field, details=error.details)
+        self.code = error.code
+        self.status = FAILURE_STATUS.get(error.code, 500)
+        if self.status == 503:
+            self.retry_after_s = RETRY_SOON_S
+
+
+FAILURE_STATUS = {
+    "invalid_request": 422,
+    "unknown_model": 404,
+    "weights_missing": 503,
+    "download_failed": 503,
+    "access_denied": 503,
+    "comfyui_unavailable": 503,
+    "unavailable": 503,
+    "storage_full": 503,
+    "cancelled": 409,
+}
+"""HTTP status by the code of a failed job; every other cause (`out_of_memory`, `node_failed`, …) is a 500."""

@@ -1,0 +1,113 @@
+"""Where a webhook may go. A `callback_url` is a request that this machine sends on behalf of a stranger, so it must not
+reach what only this machine can reach: loopback, the local network, link-local services such as a cloud's metadata.
+
+A name is resolved, and every address checked, when the job comes in and again at the moment of the connection, which
+then goes to the very address that was checked: a name that points elsewhere by then (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from asyncio import get_running_loop, timeout
+from dataclasses import dataclass
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from bridge.contract.errors import InvalidRequest
+
+RESOLVE_TIMEOUT_S = 5.0
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class AddressRefused(OSError):
+    """The address is not a public one. An OSError, as every failure to connect is."""
+
+
+@dataclass(frozen=True)
+class CallbackPolicy:
+    """Whether webhooks are sent (`secret` signs them), and whether private addresses may be called."""
+
+    secret: str | None = None
+    allow_private: bool = False
+
+    async def check(self, url: str) -> None:
+        """Raise InvalidRequest for a URL that will not be called."""
+        if self.secret is None:
+            raise InvalidRequest(
+                "callback_url cannot be used: this service has no secret to sign with; set IMAGEGEN_WEBHOOK_SECRET",
+                field="callback_url",
+            )
+        try:
+            parsed = URL(url)
+            port = parsed.port
+        except ValueError as error:
+            raise InvalidRequest(f"callback_url {url!r} is not a URL: {error}", field="callback_url") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host or not port:
+            raise InvalidRequest(f"callback_url {url!r} is not an http or https URL", field="callback_url")
+        if parsed.user is not None or parsed.password is not None:
+            raise InvalidRequest(
+                "callback_url holds a user name or a password, which would be written down with the job; leave it out",
+                field="callback_url",
+            )
+        try:
+            await self.addresses(parsed.host, port)
+        except OSError as error:
+            raise InvalidRequest(f"callback_url {url!r}: {error}", field="callback_url") from error
+
+    async def addresses(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
+        """Where to connect to. Raises AddressRefused if any address of the name is not public, and OSError."""
+        try:
+            async with timeout(RESOLVE_TIMEOUT_S):
+                found = await get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError, TimeoutError) as error:
+            raise OSError(f"the name {host!r} cannot be resolved ({error or 'no answer'})") from error
+        results = []
+        for found_family, _, protocol, _, address in found:
+            if not self.allow_private and not is_public(str(address[0])):
+                raise AddressRefused(
+                    f"{host} is {address[0]}, which is not a public address; "
+                    "IMAGEGEN_WEBHOOK_ALLOW_PRIVATE=1 allows private ones"
+                )
+            results.append(
+                ResolveResult(
+                    hostname=host,
+                    host=str(address[0]),
+                    port=int(address[1]),
+                    family=found_family,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                )
+            )
+        return results
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is one of the public internet, and does not lead to another that is not."""
+    address: Address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address.teredo:
+            inner = address.teredo[1]
+        if address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+class CheckedResolver(AbstractResolver):
+    """aiohttp's resolver: it connects only to what this returns."""
+
+    def __init__(self, policy: CallbackPolicy) -> None:
+        self._policy = policy
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return await self._policy.addresses(host, port, family)
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,81 @@
+"""Cancelling one job, wherever it is: in the queue, in a worker's hands, or between two workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from bridge.broker.connection import BROKER_ERRORS
+from bridge.broker.jobs import JobQueue, StoredState
+from bridge.contract.messages import CancelAnswer, CancelOutcome, ErrorBody, JobState, JobStatus
+
+CANCEL_WAIT_S = 20.0
+"""How long a cancellation waits for the worker: over ACK_WAIT_S, so that a dead worker's job is in other hands then."""
+CANCEL_REPEAT_S = 2.0
+
+
+async def cancel(queue: JobQueue, job_id: str) -> CancelAnswer:
+    """Cancel a job that waits or runs; a job that has ended stays as it is. Says what it did.
+
+    The wish is written down with the job: a worker that takes it over after a crash finds it. Raises UnknownJob.
+    """
+    with queue.listen(job_id, ends_only=True) as events:
+        while True:
+            stored = await queue.stored_state(job_id)
+            state = stored.state
+            if state.status.final:
+                return _answer(state, CancelOutcome.ALREADY_ENDED)
+            if state.cancel_requested:
+                break
+            if state.status is JobStatus.RUNNING:
+                changed = state.model_copy(update={"cancel_requested": True})
+                if await queue.advance(StoredState(changed, stored.revision)):
+                    break
+                continue
+            body = ErrorBody(code="cancelled", message="the job was cancelled while it waited")
+            cancelled = state.moved(JobStatus.CANCELLED, finished_at=time.time(), error=body)
+            if written := await queue.advance(StoredState(cancelled, stored.revision)):
+                if queue.noted:
+                    queue.noted(cancelled, written.revision)
+                # A worker may hold it already, in its ComfyUI's own queue.
+                await queue.nc.publish(f"{queue.names.cancel}.{job_id}")
+                await queue.announce(cancelled)
+                await queue.call_back(cancelled)
+                return _answer(cancelled, CancelOutcome.DEQUEUED)
+        asking = asyncio.create_task(_ask_to_cancel(queue, job_id))
+        try:
+            async with asyncio.timeout(CANCEL_WAIT_S):
+                async for event in queue.follow(job_id, events):
+                    if event.final and event.state:
+                        stopped = event.state.status is JobStatus.CANCELLED
+                        return _answer(
+                            event.state, CancelOutcome.INTERRUPTED if stopped else CancelOutcome.ALREADY_ENDED
+                        )
+        except TimeoutError:
+            pass
+        finally:
+            asking.cancel()
+    return _answer(await queue.state(job_id), CancelOutcome.RECORDED)
+
+
+async def _ask_to_cancel(queue: JobQueue, job_id: str) -> None:
+    """Ask whoever runs the job, again and again: it may be changing hands."""
+    while True:
+        with contextlib.suppress(*BROKER_ERRORS):
+            await queue.nc.publish(f"{queue.names.cancel}.{job_id}")
+        await asyncio.sleep(CANCEL_REPEAT_S)
+
+
+OUTCOMES = {
+    CancelOutcome.DEQUEUED: "the job waited; it will not run",
+    CancelOutcome.INTERRUPTED: "the job was running and has been stopped",
+    CancelOutcome.ALREADY_ENDED: "the job was {status} before it could be cancelled; nothing was changed",
+    CancelOutcome.RECORDED: "the job is {status} and its worker has not reacted yet; it is cancelled as soon as a "
+    "worker has it in hand",
+}
+
+
+def _answer(state: JobState, outcome: CancelOutcome) -> CancelAnswer:
+    message = OUTCOMES[outcome].format(status=state.status.value)
+    return CancelAnswer.model_validate({**dict(state), "outcome": outcome, "message": message})

@@ -1,0 +1,82 @@
+"""`Idempotency-Key`: the same key again is the same job, whichever gateway hears it.
+
+The key is claimed in a key-value bucket before the job is queued. A claim holds the id that the job gets, so that one
+whose gateway died in between is carried on by the next request, and what the request said, so that another is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from nats.js.client import JetStreamContext
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+from pydantic import BaseModel
+
+from bridge.broker.connection import broker_errors
+from bridge.broker.stores import bucket_config, make_stream
+from bridge.contract.errors import IdempotencyMismatch, InvalidRequest
+
+KEEP_S = 24 * 3600.0
+MAX_KEY_CHARS = 255
+MAX_BYTES = 64 * 1024**2
+"""Of all claims; some hundreds of thousands."""
+
+
+class Claim(BaseModel):
+    """Who used a key first: the job, and the SHA-256 of what was asked."""
+
+    job_id: str
+    fingerprint: str
+
+
+class IdempotencyKeys:
+    """The keys of one cluster."""
+
+    def __init__(self, claims: KeyValue) -> None:
+        self._claims = claims
+
+    @classmethod
+    async def open(cls, js: JetStreamContext, bucket: str, *, keep_s: float = KEEP_S) -> IdempotencyKeys:
+        """Make the bucket where it is missing. `keep_s` must not exceed how long states of jobs are kept."""
+        with broker_errors():
+            await make_stream(js, bucket_config(bucket, max_age_s=keep_s, max_bytes=MAX_BYTES))
+            return cls(await js.key_value(bucket))
+
+    async def claim(self, key: str, claim: Claim) -> Claim:
+        """The first claim of this key, which is the given one if nobody was before.
+
+        Raises InvalidRequest for a key that cannot be one, IdempotencyMismatch, and Unavailable.
+        """
+        if not 0 < len(key) <= MAX_KEY_CHARS or not key.isascii() or not key.isprintable():
+            raise InvalidRequest(
+                f"Idempotency-Key must be 1 to {MAX_KEY_CHARS} printable ASCII characters", field="Idempotency-Key"
+            )
+        name = _name(key)
+        with broker_errors():
+            while True:
+                try:
+                    await self._claims.create(name, claim.model_dump_json().encode())
+                    return claim
+                except KeyWrongLastSequenceError:
+                    pass
+                try:
+                    first = Claim.model_validate_json((await self._claims.get(name)).value or b"")
+                except KeyNotFoundError:
+                    continue  # It was released, or has just expired.
+                if first.fingerprint != claim.fingerprint:
+                    raise IdempotencyMismatch(
+                        f"the Idempotency-Key {key!r} was used with another request, for job {first.job_id}; "
+                        "use a new key for a new request",
+                        field="Idempotency-Key",
+                    )
+                return first
+
+    async def release(self, key: str) -> None:
+        """Forget a claim whose request was refused: corrected, it may come again under the same key."""
+        with broker_errors():
+            await self._claims.purge(_name(key))
+
+
+def _name(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,114 @@
+"""What ComfyUI offers for the choices of a mode: the options of the widgets that its Choice parameters are linked to.
+
+A list of files, such as that of the LoRAs, is ComfyUI's to know. A gateway asks a worker, a worker asks its ComfyUI's
+`/object_info`, which looks into the folders again each time; so a new file can be chosen at once. Where nobody answers,
+nothing is known and nothing is refused: ComfyUI itself checks the value when the job runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from bridge.broker.connection import BROKER_ERRORS
+from bridge.broker.jobs import JobQueue
+from bridge.comfyui.client import ComfyUI
+from bridge.comfyui.errors import ComfyUIError
+from bridge.modes.library import Mode
+
+log = logging.getLogger(__name__)
+
+Widget = tuple[str, str]
+"""Node class and input."""
+Options = tuple[str, ...]
+TIMEOUT_S = 5.0
+FRESH_S = 2.0
+"""An answer so old serves a reader; a value that it does not list is looked for again before it is refused."""
+
+
+class Offers:
+    """A gateway's view of what can be chosen."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        self._known: dict[Widget, tuple[float, Options | None]] = {}
+
+    async def fill(self, mode: Mode, given: Mapping[str, Any] | None = None) -> Mode:
+        """`mode` with what its choices offer now; `given`: the values that are going to be checked against that."""
+        links = mode.links()
+        if not links:
+            return mode
+        known = await self._options({widget for widgets in links.values() for widget in widgets}, FRESH_S)
+        offered = _offered(links, known)
+        if any(_lacks(offered.get(name), value) for name, value in (given or {}).items()):
+            offered = _offered(links, await self._options(known, 0.0))
+        return mode.offering(offered)
+
+    async def _options(self, widgets: Iterable[Widget], max_age_s: float) -> dict[Widget, Options | None]:
+        now = time.monotonic()
+        wanted = [widget for widget in widgets if widget not in self._known or now - self._known[widget][0] > max_age_s]
+        if wanted:
+            answer = await self._ask(wanted)
+            self._known |= {widget: (time.monotonic(), answer.get(widget)) for widget in wanted}
+        return {widget: self._known[widget][1] for widget in widgets}
+
+    async def _ask(self, widgets: list[Widget]) -> dict[Widget, Options | None]:
+        try:
+            question = json.dumps(widgets).encode()
+            msg = await self._queue.nc.request(self._queue.names.options, question, timeout=TIMEOUT_S)
+            lists = json.loads(msg.data)
+        except BROKER_ERRORS as error:
+            log.debug("no worker says what can be chosen: %s", error or type(error).__name__)
+            return {}
+        return {
+            widget: None if options is None else tuple(options) for widget, options in zip(widgets, lists, strict=False)
+        }
+
+
+def _offered(links: Mapping[str, list[Widget]], known: Mapping[Widget, Options | None]) -> dict[str, Options]:
+    """By parameter: what all the widgets offer that it is linked to. One whose widgets are not known is left out."""
+    offered: dict[str, Options] = {}
+    for name, widgets in links.items():
+        lists = [options for widget in widgets if (options := known.get(widget)) is not None]
+        if lists:
+            offered[name] = tuple(value for value in lists[0] if all(value in options for options in lists))
+    return offered
+
+
+def _lacks(options: Options | None, value: Any) -> bool:
+    return options is not None and isinstance(value, str) and value not in options
+
+
+async def answer_options(comfy: ComfyUI, question: bytes) -> bytes:
+    """A worker's reply: for each widget its options, or null where it has none or ComfyUI does not answer."""
+    widgets: list[list[str]] = json.loads(question)
+    classes = sorted({class_type for class_type, _ in widgets})
+    told = await asyncio.gather(*(_node(comfy, class_type) for class_type in classes))
+    nodes = dict(zip(classes, told, strict=True))
+    return json.dumps([options_of(nodes[class_type], name) for class_type, name in widgets]).encode()
+
+
+async def _node(comfy: ComfyUI, class_type: str) -> Mapping[str, Any]:
+    try:
+        return (await comfy.get_json(f"/object_info/{quote(class_type, safe='')}")).get(class_type) or {}
+    except ComfyUIError as error:
+        log.debug("ComfyUI does not describe %s: %s", class_type, error)
+        return {}
+
+
+def options_of(node: Mapping[str, Any], name: str) -> list[str] | None:
+    """The options of a combo widget, from what `/object_info` says of its node; None for any other input."""
+    groups = node.get("input") or {}
+    spec = next((groups[group][name] for group in ("required", "optional") if name in groups.get(group, {})), None)
+    if not spec:
+        return None
+    # A V1 node has the list in the type's place, a V3 node (and some V1 ones) under "options".
+    options = spec[0] if isinstance(spec[0], list) else None
+    if spec[0] == "COMBO" and len(spec) > 1:
+        options = spec[1].get("options")
+    return options if isinstance(options, list) and all(isinstance(option, str) for option in options) else None

@@ -1,0 +1,242 @@
+"""From what a caller sent to a job with nothing left open: defaults filled in, every limit checked. Pure functions."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+from uuid import uuid4
+
+from pydantic import JsonValue, ValidationError
+
+from bridge.contract.errors import InvalidRequest, UnknownModel
+from bridge.contract.messages import (
+    DEFAULT_MODE,
+    ErrorDetail,
+    ImageGenRequest,
+    IntegerLimit,
+    Job,
+    JobKind,
+    ModelInfo,
+    ModelInfoResponse,
+)
+from bridge.gateway.limits import RequestLimits
+from bridge.modes.library import Mode, ModeLibrary
+from bridge.modes.parameters import ParameterKind
+
+RANDOM_SEED_BITS = 32
+"""A random seed is short enough to be read out and typed in again."""
+
+SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect"}
+"""Fields of a request that are not parameters of a graph."""
+FORM_KINDS: dict[ParameterKind, type] = {
+    ParameterKind.INTEGER: int,
+    ParameterKind.SEED: int,
+    ParameterKind.NUMBER: float,
+    ParameterKind.BOOLEAN: bool,
+}
+FORM_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Checked(NamedTuple):
+    """A request as far as its own types go. `details` names what is wrong with it."""
+
+    values: dict[str, Any]
+    details: list[ErrorDetail]
+
+
+def find_mode(body: Mapping[str, Any], modes: ModeLibrary) -> Mode:
+    """The mode that a request names, or the default. Raises UnknownMode, BrokenMode and InvalidRequest."""
+    name = body.get("mode")
+    if name is not None and not isinstance(name, str):
+        raise InvalidRequest(f"mode must be a string, not {name!r}", field="mode")
+    return modes.get(name or DEFAULT_MODE)
+
+
+def form_values(body: Mapping[str, Any], mode: Mode) -> dict[str, Any]:
+    """The texts of a form as what they stand for. A text that is no such value stays, to be refused with the rest."""
+    values: dict[str, Any] = {}
+    for name, text in body.items():
+        values[name] = text
+        kind = _form_kind(name, mode)
+        if not isinstance(text, str) or kind is str:
+            continue
+        if text == "":
+            values[name] = None
+        elif kind is bool:
+            values[name] = FORM_BOOLEANS.get(text.lower(), text)
+        else:
+            try:
+                values[name] = kind(text)
+            except ValueError:
+                continue
+    return values
+
+
+def _form_kind(name: str, mode: Mode) -> type:
+    if name in mode.parameters:
+        return FORM_KINDS.get(mode.parameters[name].kind, str)
+    field = ImageGenRequest.model_fields.get(name)
+    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+    return next((kind for kind in (bool, int, float) if kind in kinds), str)
+
+
+def check_types(body: Mapping[str, Any], *, needs_prompt: bool = True) -> Checked:
+    """Check a request against `ImageGenRequest`. Fields that fail are left out of the values, so that the rest can
+    still be checked against the model and the caller learns of all mistakes at once."""
+    values = dict(body)
+    if not needs_prompt and values.get("prompt") is None:
+        values["prompt"] = "-"  # As below; the caller takes it out again.
+    details: list[ErrorDetail] = []
+    while True:
+        try:
+            request = ImageGenRequest.model_validate(values)
+        except ValidationError as error:
+            details += [_detail(item, values) for item in error.errors(include_url=False)]
+            bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
+            values = {name: value for name, value in values.items() if name not in bad}
+            if "prompt" not in values:
+                values["prompt"] = "-"  # Stands in only so that the other fields are checked; details hold the mistake.
+        else:
+            return Checked(request.model_dump(), details)
+
+
+def _detail(error: Any, values: Mapping[str, Any]) -> ErrorDetail:
+    field = ".".join(str(part) for part in error["loc"]) or None
+    if error["type"] == "missing":
+        return ErrorDetail(field=field, message=f"{field} is required")
+    value = repr(error.get("input"))
+    value = value if len(value) <= 80 else value[:77] + "…"
+    return ErrorDetail(field=field, message=f"{field} {value}: {error['msg'][0].lower()}{error['msg'][1:]}")
+
+
+def make_job(
+    body: Mapping[str, Any],
+    modes: ModeLibrary,
+    models: ModelInfoResponse,
+    now: float,
+    problems: Sequence[ErrorDetail] = (),
+    limits: RequestLimits = RequestLimits(),  # noqa: B008 - frozen
+    mode: Mode | None = None,
+) -> Job:
+    """The job that a request asks for. `problems` are those of fields that the caller has taken out of `body`; `mode`
+    is its mode where the caller knows it, and what it offers.
+
+    Raises UnknownMode, BrokenMode and UnknownModel, and InvalidRequest with every bad field in its details.
+    """
+    mode = mode or find_mode(body, modes)
+    prompt = mode.parameters.get("prompt")
+    needs_prompt = prompt is not None and prompt.required
+    values, details = check_types(body, needs_prompt=needs_prompt)
+    details = [*problems, *details]
+    if not needs_prompt and body.get("prompt") is None:
+        del values["prompt"]
+    model = _find_model(values, mode, models)
+    parameters = {name: value for name, value in values.items() if name not in SERVICE_FIELDS and value is not None}
+    parameters |= _own_defaults(body, mode)
+    if model:
+        parameters["model"] = model.name
+    warnings: list[str] = []
+    if model:
+        parameters = {**_model_defaults(model, mode), **parameters}
+        details += _model_problems(parameters, model)
+        if parameters.get("negative_prompt") and not model.limits.negative_prompt:
+            warnings.append(f"negative_prompt has no effect: {model.name} is guidance-distilled and takes none")
+    for name in mode.seeds:
+        parameters.setdefault(name, secrets.randbits(RANDOM_SEED_BITS))
+    for more in (_mode_problems(parameters, body, mode), limits.problems(parameters)):
+        named = {detail.field for detail in details}
+        details += [detail for detail in more if detail.field not in named]
+    if details:
+        raise InvalidRequest.of(details)
+    return Job(
+        job_id=values["job_id"] or str(uuid4()),
+        kind=JobKind.GENERATE,
+        mode=mode.name,
+        model=model.name if model else None,
+        parameters={name: value for name, value in parameters.items() if name in mode.parameters},
+        submitted_at=now,
+        warnings=warnings,
+        callback_url=values["callback_url"],
+    )
+
+
+def _own_defaults(body: Mapping[str, Any], mode: Mode) -> dict[str, JsonValue]:
+    """What a graph was saved with, for fields that the request leaves out and has a default of its own for."""
+    names = [name for name in ("num_images", "output_format") if name in mode.parameters and name not in body]
+    return {name: mode.parameters[name].default for name in names if mode.parameters[name].default}
+
+
+def make_load_job(model_name: str, models: ModelInfoResponse, now: float) -> Job:
+    """The job that loads a model. Raises UnknownModel."""
+    model = _known(model_name, models, "model_name")
+    return Job(job_id=str(uuid4()), kind=JobKind.LOAD, mode="load", model=model.name, parameters={}, submitted_at=now)
+
+
+def _find_model(values: Mapping[str, Any], mode: Mode, models: ModelInfoResponse) -> ModelInfo | None:
+    if not mode.takes_model:
+        return None
+    return _known(values.get("model") or mode.own_model or models.default_model, models, "model")
+
+
+def _known(name: str, models: ModelInfoResponse, field: str) -> ModelInfo:
+    model = models.find(name)
+    if model is None:
+        raise UnknownModel(
+            f"no model is called {name!r}; there is {', '.join(m.name for m in models.models) or 'none'}", field=field
+        )
+    return model
+
+
+def _model_defaults(model: ModelInfo, mode: Mode) -> dict[str, JsonValue]:
+    """The model's own, but for the size of a mode that takes a picture: its graph may follow the picture's size."""
+    names = set(mode.parameters)
+    if any(parameter.kind is ParameterKind.IMAGE for parameter in mode.parameters.values()):
+        names -= {"width", "height"}
+    return {name: value for name, value in model.defaults.model_dump().items() if name in names}
+
+
+def _model_problems(parameters: Mapping[str, Any], model: ModelInfo) -> list[ErrorDetail]:
+    """Every value that the model cannot take."""
+    limits = model.limits
+    details = [
+        ErrorDetail(field=name, message=message)
+        for name in ("width", "height", "num_inference_steps", "num_images")
+        if name in parameters and (message := _integer_problem(name, parameters[name], getattr(limits, name), model))
+    ]
+    guidance = parameters.get("guidance_scale")
+    bounds = limits.guidance_scale
+    if guidance is not None and not bounds.min <= guidance <= bounds.max:
+        message = f"guidance_scale {guidance} is outside {bounds.min:g} to {bounds.max:g}, the range of {model.name}"
+        details.append(ErrorDetail(field="guidance_scale", message=message))
+    return details
+
+
+def _integer_problem(name: str, value: int, limit: IntegerLimit, model: ModelInfo) -> str | None:
+    if limit.choices and value not in limit.choices:
+        choices = ", ".join(map(str, limit.choices))
+        return f"{name} {value} is not one that {model.name} was made for: choose one of {choices}"
+    if not limit.min <= value <= limit.max:
+        return f"{name} {value} is outside {limit.min} to {limit.max}, the range of {model.name}"
+    if value % limit.multiple_of:
+        below = value - value % limit.multiple_of
+        near = [n for n in (below, below + limit.multiple_of) if limit.min <= n <= limit.max]
+        return f"{name} {value} is not a multiple of {limit.multiple_of}; nearest: {' and '.join(map(str, near))}"
+    return None
+
+
+def _mode_problems(parameters: Mapping[str, Any], body: Mapping[str, Any], mode: Mode) -> list[ErrorDetail]:
+    """Every value that the graph cannot take, and every field that it does not have."""
+    known = {**mode.parameters}
+    details = [
+        ErrorDetail(field=name, message=f"mode {mode.name} has no parameter {name!r}; it has {', '.join(known)}")
+        for name in body
+        if name not in known and name not in SERVICE_FIELDS and body[name] is not None
+    ]
+    for name, parameter in known.items():
+        if name not in parameters:
+            if parameter.required:
+                details.append(ErrorDetail(field=name, message=f"{name} is required"))
+        elif message := parameter.problem(parameters[name]):
+            details.append(ErrorDetail(field=name, message=message))
+    return details

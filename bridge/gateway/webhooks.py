@@ -1,0 +1,178 @@
+"""Calls back whoever asked for it when a job has ended: a signed POST, repeated until it is answered with 2xx.
+
+The calls lie in a JetStream work queue of their own, so that they outlive every process here; gateways share it. A call
+may come twice (an answer may be lost): `Imagegen-Job` says which job it is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import time
+from dataclasses import dataclass
+
+import aiohttp
+from nats.aio.msg import Msg
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js.api import ConsumerConfig
+from nats.js.client import JetStreamContext
+from yarl import URL
+
+from bridge.broker.connection import BROKER_ERRORS
+from bridge.broker.jobs import JobQueue
+from bridge.contract.errors import BridgeError, UnknownJob
+from bridge.contract.messages import JobState, WebhookBody
+from bridge.gateway.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
+from bridge.stopping import stop
+
+log = logging.getLogger(__name__)
+
+SIGNATURE_HEADER = "Imagegen-Signature"
+JOB_HEADER = "Imagegen-Job"
+ATTEMPT_HEADER = "Imagegen-Attempt"
+TOLERANCE_S = 300.0
+TIMEOUT_S = 15.0
+ACK_WAIT_S = 60.0
+"""A gateway that died in the middle of a call leaves it to another after this."""
+FETCH_S = 5.0
+AT_ONCE = 8
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 3600.0
+MAX_ATTEMPTS = 24
+"""With the waits doubling to an hour, this goes on for about half a day."""
+GONE = 410
+"""A receiver that answers so wants to hear no more of it."""
+
+
+def sign(secret: str, body: bytes, timestamp: int) -> str:
+    """The signature header: `t=<seconds>,v1=<hex>`, an HMAC-SHA256 over `<seconds>.<body>`."""
+    mac = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
+    return f"t={timestamp},v1={mac.hexdigest()}"
+
+
+def verify(
+    secret: str, body: bytes, header: str, *, now: float | None = None, tolerance_s: float = TOLERANCE_S
+) -> bool:
+    """For receivers: whether the body is ours and was signed within `tolerance_s` of now."""
+    stamp = header.partition(",")[0].removeprefix("t=")
+    if not stamp.isascii() or not stamp.isdecimal() or len(stamp) > 12:
+        return False
+    fresh = abs((time.time() if now is None else now) - int(stamp)) <= tolerance_s
+    return hmac.compare_digest(sign(secret, body, int(stamp)).encode(), header.encode()) and fresh
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Seconds before attempt n + 1: doubling, from `first_s` to `last_s`; None when n was the last."""
+
+    first_s: float = FIRST_RETRY_S
+    last_s: float = LAST_RETRY_S
+    attempts: int = MAX_ATTEMPTS
+
+    def after(self, attempt: int) -> float | None:
+        if attempt >= self.attempts:
+            return None
+        return min(self.first_s * 2.0 ** (attempt - 1), self.last_s)
+
+
+class Webhooks:
+    """The calls of one gateway. Call `run` once and let it go on."""
+
+    def __init__(self, queue: JobQueue, policy: CallbackPolicy, backoff: Backoff = Backoff()) -> None:  # noqa: B008
+        self._queue = queue
+        self._policy = policy
+        self._backoff = backoff
+
+    async def run(self) -> None:
+        """Make the calls until cancelled. Without a secret nothing is called, and nothing forgotten."""
+        if self._policy.secret is None:
+            return
+        connector = aiohttp.TCPConnector(resolver=CheckedResolver(self._policy), use_dns_cache=False, limit=AT_ONCE)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
+            while True:
+                try:
+                    await self._serve(session)
+                except BROKER_ERRORS as error:
+                    log.warning("webhooks wait for the NATS server: %s", error or type(error).__name__)
+                    await asyncio.sleep(1.0)
+
+    async def _serve(self, session: aiohttp.ClientSession) -> None:
+        names = self._queue.names
+        subscription = await self._queue.nc.jetstream().pull_subscribe(
+            names.callbacks,
+            durable=names.callbacks_consumer,
+            stream=names.callbacks_stream,
+            config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
+        )
+        # Not a TaskGroup: it cancels its tasks once, and one that lost the cancellation would hold it up for ever.
+        lanes = [asyncio.create_task(self._lane(subscription, session)) for _ in range(AT_ONCE)]
+        try:
+            ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+            for lane in ended:
+                lane.result()
+        finally:
+            await stop(lanes)
+
+    async def _lane(self, subscription: JetStreamContext.PullSubscription, session: aiohttp.ClientSession) -> None:
+        """One call after the other, so that one slow receiver does not hold up the rest."""
+        while True:
+            try:
+                [msg] = await subscription.fetch(1, timeout=FETCH_S)
+            except NatsTimeout:
+                continue
+            await self._deliver(msg, session)
+
+    async def _deliver(self, msg: Msg, session: aiohttp.ClientSession) -> None:
+        job_id, attempt = msg.data.decode(), msg.metadata.num_delivered
+        try:
+            state = await self._queue.state(job_id)
+        except UnknownJob:
+            await msg.term()
+            return
+        except BridgeError:
+            return  # The broker is away: it delivers again.
+        failure = await self._call(state, attempt, session)
+        if failure is None:
+            await msg.ack_sync()
+            return
+        wait = self._backoff.after(attempt)
+        if wait is None or failure.final:
+            log.warning("job %s: its callback was given up after %d attempts: %s", job_id, attempt, failure.cause)
+            await msg.term()
+            return
+        log.info("job %s: its callback failed (%s); again in %g s", job_id, failure.cause, wait)
+        await msg.nak(delay=wait)
+
+    async def _call(self, state: JobState, attempt: int, session: aiohttp.ClientSession) -> Failure | None:
+        """Make one call; None when the receiver took it."""
+        assert self._policy.secret is not None
+        assert state.callback_url is not None
+        url, body = URL(state.callback_url), WebhookBody.of(state).model_dump_json().encode()
+        headers = {
+            "Content-Type": "application/json",
+            SIGNATURE_HEADER: sign(self._policy.secret, body, int(time.time())),
+            JOB_HEADER: state.job_id,
+            ATTEMPT_HEADER: str(attempt),
+        }
+        try:
+            # aiohttp does not ask the resolver about a host that is an address already.
+            await self._policy.addresses(url.host or "", url.port or 0)
+            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                if 200 <= response.status < 300:
+                    return None
+                return Failure(f"HTTP {response.status}", final=response.status == GONE)
+        except (AddressRefused, aiohttp.InvalidURL) as error:
+            return Failure(str(error), final=False)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return Failure(str(error) or type(error).__name__, final=False)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a call was not taken; after a `final` one there is no other."""
+
+    cause: str
+    final: bool

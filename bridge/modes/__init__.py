@@ -1,0 +1,1 @@
+"""Saved graphs as endpoints: read, described as JSON Schema, and bound to a request."""

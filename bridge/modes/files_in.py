@@ -1,0 +1,72 @@
+"""Files that a request brings for the File parameters of a mode: which kind each is, by its content.
+
+A caller's file name is not looked at: base64 has none, and nothing of a request ever names a file on our side. They
+come by the same ways as pictures (`bridge.modes.library.images_in`) and are kept beside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+
+from bridge.modes.images_in import BadPicture, Picture
+
+FILE_KINDS = ("zip", "safetensors", "json", "txt", "png", "jpg", "webp")
+"""Kinds that are told from each other, by extension."""
+_MAGIC = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
+MAX_HEADER_BYTES = 100_000_000
+"""Of safetensors: the format's own bound."""
+
+
+async def check(data: bytes, max_bytes: int, accept: Sequence[str]) -> Picture:
+    """A file, if it is of one of the kinds in `accept` (any known one where that is empty). Raises BadPicture."""
+    if len(data) > max_bytes:
+        raise BadPicture(f"has {len(data)} bytes; at most {max_bytes} are allowed")
+    kind = await asyncio.to_thread(kind_of, data)
+    wanted = " or ".join(accept or FILE_KINDS)
+    if kind is None:
+        raise BadPicture(f"is a file of an unknown kind; send {wanted}")
+    if accept and kind not in accept:
+        raise BadPicture(f"is a {kind} file; send {wanted}")
+    return Picture(data, kind)
+
+
+def kind_of(data: bytes) -> str | None:
+    """What a file is, by its content; None for what is not known. Raises BadPicture for a damaged zip."""
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return _readable_zip(data) if kind == "zip" else kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    header_bytes = int.from_bytes(data[:8], "little")
+    if data[8:9] == b"{" and 2 <= header_bytes <= min(len(data) - 8, MAX_HEADER_BYTES):
+        return "safetensors"
+    return _kind_of_text(data)
+
+
+def _readable_zip(data: bytes) -> str:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise BadPicture(f"is a zip file that cannot be read: {error}") from error
+    return "zip"
+
+
+def _kind_of_text(data: bytes) -> str | None:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if not text or "\0" in text:
+        return None
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            json.loads(text)
+            return "json"
+        except (ValueError, RecursionError):
+            return "txt"
+    return "txt"

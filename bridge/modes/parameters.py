@@ -1,0 +1,183 @@
+"""The parameters of a mode: its boundary nodes, what each takes, and what is wrong with a value.
+
+A node's `name` is the field of a request. What the node does with the value inside ComfyUI is the node pack's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import JsonValue
+
+from bridge.contract.messages import MAX_SEED
+from bridge.modes.files_in import FILE_KINDS
+from bridge.modes.images_in import is_reference
+
+
+class ParameterKind(StrEnum):
+    """The type of a boundary node."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    SEED = "seed"
+    CHOICE = "choice"
+    BOOLEAN = "boolean"
+    IMAGE = "image"
+    FILE = "file"
+
+
+PARAMETER_CLASSES = {
+    "NeuroLuxTextParameter": ParameterKind.TEXT,
+    "NeuroLuxIntegerParameter": ParameterKind.INTEGER,
+    "NeuroLuxNumberParameter": ParameterKind.NUMBER,
+    "NeuroLuxSeedParameter": ParameterKind.SEED,
+    "NeuroLuxChoiceParameter": ParameterKind.CHOICE,
+    "NeuroLuxBooleanParameter": ParameterKind.BOOLEAN,
+    "NeuroLuxImageParameter": ParameterKind.IMAGE,
+    "NeuroLuxFileParameter": ParameterKind.FILE,
+}
+INPUT_KEYS = {ParameterKind.IMAGE: "image", ParameterKind.FILE: "file"}
+"""The node's input that holds the value, where it is not called value."""
+UPLOADS = (ParameterKind.IMAGE, ParameterKind.FILE)
+"""Kinds whose value comes as bytes and is stored; the job names it by a reference."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One value that a request may set. Bounds are inclusive."""
+
+    node_id: str
+    name: str
+    kind: ParameterKind
+    default: JsonValue
+    description: str = ""
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    max_length: int | None = None
+    accept: tuple[str, ...] = ()
+    """Kinds of file, by extension; none: any that `bridge.modes.library.files_in` knows."""
+    offered: tuple[str, ...] | None = None
+    """What ComfyUI offers where the node links to; None where that is not known, or the node has choices."""
+
+    @property
+    def input_key(self) -> str:
+        """The node's input that holds the value."""
+        return INPUT_KEYS.get(self.kind, "value")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The values that a choice may have; none: any."""
+        return self.choices or self.offered or ()
+
+    def problem(self, value: JsonValue) -> str | None:
+        """What is wrong with `value`, in a sentence that says what would be right; None if it fits."""
+        match self.kind:
+            case ParameterKind.TEXT:
+                return self._text_problem(value)
+            case ParameterKind.IMAGE:
+                # By now the door has put a reference into the store in its place; a name would be one of a file.
+                return None if is_reference(value) else f"{self.name} must be a picture, not {value!r}"
+            case ParameterKind.FILE:
+                return None if is_reference(value) else f"{self.name} must be a file, not {value!r}"
+            case ParameterKind.BOOLEAN:
+                return None if isinstance(value, bool) else f"{self.name} must be true or false, not {value!r}"
+            case ParameterKind.CHOICE:
+                return self._choice_problem(value)
+            case _:
+                return self._number_problem(value)
+
+    def _choice_problem(self, value: JsonValue) -> str | None:
+        if not isinstance(value, str):
+            return f"{self.name} must be a string, not {value!r}"
+        if self.options and value not in self.options:
+            return f"{self.name} {value!r} is not one of {', '.join(self.options)}"
+        if self.offered is not None and not self.options:
+            return f"{self.name} {value!r}: ComfyUI has none to choose from; put a file into the folder it looks in"
+        return None
+
+    def _text_problem(self, value: JsonValue) -> str | None:
+        if not isinstance(value, str):
+            return f"{self.name} must be a string, not {value!r}"
+        if self.max_length and len(value) > self.max_length:
+            return f"{self.name} has {len(value)} characters; at most {self.max_length} are allowed"
+        return None
+
+    def _number_problem(self, value: JsonValue) -> str | None:
+        whole = self.kind is not ParameterKind.NUMBER
+        # bool is an int to Python; a caller who sends true for a number has made a mistake.
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            return f"{self.name} must be {'an integer' if whole else 'a number'}, not {value!r}"
+        assert isinstance(value, int | float)
+        if self.minimum is not None and value < self.minimum:
+            return f"{self.name} {value} is below the minimum of {_short(self.minimum)}"
+        if self.maximum is not None and value > self.maximum:
+            return f"{self.name} {value} is above the maximum of {_short(self.maximum)}"
+        return None
+
+    def json_schema(self) -> dict[str, JsonValue]:
+        """The parameter as a JSON Schema property."""
+        schema: dict[str, JsonValue] = {"description": self.description, "default": self.default}
+        match self.kind:
+            case ParameterKind.INTEGER | ParameterKind.SEED:
+                schema["type"] = "integer"
+            case ParameterKind.NUMBER:
+                schema["type"] = "number"
+            case ParameterKind.BOOLEAN:
+                schema["type"] = "boolean"
+            case _:
+                schema["type"] = "string"
+        if self.kind in UPLOADS:
+            schema["format"] = self.kind.value
+        if self.options:
+            schema["enum"] = list(self.options)
+        if self.max_length:
+            schema["maxLength"] = self.max_length
+        if self.minimum is not None:
+            schema["minimum"] = self.minimum
+        if self.maximum is not None:
+            schema["maximum"] = self.maximum
+        return schema
+
+
+def read_parameter(node_id: str, kind: ParameterKind, inputs: Mapping[str, Any]) -> Parameter:
+    """The parameter that a boundary node is. Raises ValueError and KeyError where it makes no sense."""
+    name = inputs["name"]
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"node {node_id}: parameter name {name!r} is not an identifier such as 'strength'")
+    value = inputs[INPUT_KEYS.get(kind, "value")]
+    if isinstance(value, list):
+        raise ValueError(f"parameter {name!r}: its value is linked to another node, so a request cannot set it")
+    bounded = kind in (ParameterKind.INTEGER, ParameterKind.NUMBER)
+    seed = kind is ParameterKind.SEED
+    return Parameter(
+        node_id=node_id,
+        name=name,
+        kind=kind,
+        default=value,
+        description=inputs.get("description", ""),
+        required=bool(inputs.get("required", False)),
+        minimum=inputs["minimum"] if bounded else 0 if seed else None,
+        maximum=inputs["maximum"] if bounded else MAX_SEED if seed else None,
+        step=inputs.get("step") if bounded else None,
+        choices=tuple(line.strip() for line in inputs.get("choices", "").splitlines() if line.strip()),
+        max_length=inputs.get("max_length") or None,
+        accept=_read_accept(name, inputs.get("accept", "")),
+    )
+
+
+def _read_accept(name: str, text: str) -> tuple[str, ...]:
+    kinds = tuple(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())
+    if unknown := [kind for kind in kinds if kind not in FILE_KINDS]:
+        raise ValueError(f"parameter {name!r}: accept names {unknown[0]!r}; known are {', '.join(FILE_KINDS)}")
+    return kinds
+
+
+def _short(number: float) -> str:
+    return f"{number:g}" if abs(number) < 1e6 else str(int(number))

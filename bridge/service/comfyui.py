@@ -1,0 +1,186 @@
+"""A ComfyUI that the bridge starts itself: its command line, when it is ready, and why it did not get there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import aiohttp
+
+from bridge.comfyui.errors import ComfyUIError
+from bridge.comfyui.pack import NODE_ROUTE, PACK_ROUTE, RESULT_NODE
+from bridge.service.child import ChildProcess
+from bridge.service.device import Device, find_device
+from bridge.service.installer import Installation
+
+READY_TIMEOUT_S = 300.0
+"""First start on a slow disk: torch, transformers and diffusers are imported, thousands of files."""
+POLL_S = 0.2
+ARGUMENTS_VARIABLE = "IMAGEGEN_COMFYUI_ARGS"
+
+_LOG_HINTS = {
+    "No module named": "a package is missing in its Python: install its requirements.txt and this project's",
+    "Address already in use": "its port was taken at the same moment: start again",
+    "driver on your system is too old": f"update the NVIDIA driver, or set {ARGUMENTS_VARIABLE}=--cpu",
+    "Found no NVIDIA driver": f"install the NVIDIA driver, or set {ARGUMENTS_VARIABLE}=--cpu",
+    "unrecognized arguments": f"check {ARGUMENTS_VARIABLE}",
+    "No space left on device": "free some disk space",
+}
+
+_REFUSED = re.compile(
+    r"(Cannot import \S*neurolux.* module for custom nodes|comfy_entrypoint in \S*neurolux[^:]*): *(?P<cause>.*)"
+)
+
+
+class ComfyUIStartFailed(ComfyUIError):
+    """ComfyUI did not come up. The message is one line with the cause and the log file."""
+
+    def __init__(self, cause: str, log_file: Path, log_tail: str = "") -> None:
+        self.cause = cause
+        self.log_file = log_file
+        self.log_tail = log_tail
+        super().__init__(f"{cause}; log: {log_file}")
+
+
+def output_directory(base_directory: Path, env: Mapping[str, str] = os.environ) -> Path | None:
+    """Where a ManagedComfyUI saves results; None where arguments of the user's may say otherwise."""
+    # argparse takes abbreviations too.
+    own = [argument for argument in _extra_arguments(env) if argument.startswith(("--ou", "--ba"))]
+    return None if own else base_directory / "output"
+
+
+def _extra_arguments(env: Mapping[str, str]) -> list[str]:
+    return shlex.split(env.get(ARGUMENTS_VARIABLE, ""))
+
+
+class ManagedComfyUI:
+    """A child ComfyUI on a loopback port. Use: `start`, `wait_ready`, …, `stop`; `start` again after it ended.
+
+    `require_pack`: ready means that NeuroLux's nodes are loaded too.
+    """
+
+    def __init__(
+        self,
+        installation: Installation,
+        *,
+        base_directory: Path,
+        extra_model_paths: Path | None,
+        log_file: Path,
+        port: int | None = None,
+        extra_arguments: Sequence[str] | None = None,
+        require_pack: bool = True,
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.installation = installation
+        self.base_directory = base_directory
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.device: Device = find_device(installation.python)
+        self._require_pack = require_pack
+        if extra_arguments is None:
+            extra_arguments = _extra_arguments(env)
+        self.child = ChildProcess(
+            "comfyui",
+            self._command(base_directory, extra_model_paths, extra_arguments),
+            log_file=log_file,
+            env={**DEFAULTS, **env, **ENVIRONMENT},
+            cwd=installation.root,
+        )
+
+    @property
+    def pid(self) -> int | None:
+        return self.child.pid
+
+    async def start(self) -> None:
+        await self.child.start()
+
+    async def wait(self) -> int:
+        """Wait until the process ended; its return code."""
+        return await self.child.wait()
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        await self.child.stop(grace_s)
+
+    async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until ComfyUI answers and the pack is loaded; raises ComfyUIStartFailed."""
+        try:
+            async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as session:
+                while await self._status(session, "/system_stats") != 200:
+                    if self.child.returncode is not None:
+                        raise self._ended()
+                    await asyncio.sleep(POLL_S)
+                if self._require_pack:
+                    if (status := await self._status(session, PACK_ROUTE)) != 200:
+                        raise self._no_pack(f"{PACK_ROUTE} answers HTTP {status}")
+                    if not await has_nodes(session, self.url):
+                        raise self._no_pack(f"ComfyUI has no node {RESULT_NODE}")
+        except TimeoutError:
+            raise ComfyUIStartFailed(f"ComfyUI did not answer within {timeout_s:g} s", self.child.log_file) from None
+
+    async def _status(self, session: aiohttp.ClientSession, path: str) -> int | None:
+        try:
+            async with session.get(self.url + path, timeout=aiohttp.ClientTimeout(total=10)) as response:
+                await response.read()
+                return response.status
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+
+    def _ended(self) -> ComfyUIStartFailed:
+        tail = self.child.log_tail(40)
+        last = next((line for line in reversed(tail.splitlines()) if line.strip()), "it wrote nothing")
+        remedy = next((remedy for sign, remedy in _LOG_HINTS.items() if sign in tail), "")
+        cause = f"ComfyUI ended at start-up with code {self.child.returncode}: {last.strip()[:200]}"
+        return ComfyUIStartFailed(cause + (f" ({remedy})" if remedy else ""), self.child.log_file, tail)
+
+    def _no_pack(self, sign: str) -> ComfyUIStartFailed:
+        # ComfyUI goes on without a pack that fails, and says: "Cannot import <path> module for custom nodes: <cause>"
+        # or "Error while calling comfy_entrypoint in <path>: <cause>"
+        told = (_REFUSED.search(line) for line in self.child.log_tail(1000).splitlines())
+        reasons = [match["cause"].strip() for match in told if match]
+        reason = reasons[-1][:200] if reasons else sign
+        cause = f"ComfyUI runs, but NeuroLux's node pack did not load: {reason}"
+        if "No module named" in reason:
+            cause += f" (install it for {self.installation.python})"
+        return ComfyUIStartFailed(cause, self.child.log_file, self.child.log_tail(40))
+
+    def _command(self, base: Path, extra_model_paths: Path | None, extra: Sequence[str]) -> list[str]:
+        command = [str(self.installation.python), str(self.installation.root / "main.py")]
+        command += ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(base)]
+        command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--preview-method", "auto"]
+        if extra_model_paths is not None:
+            command += ["--extra-model-paths-config", str(extra_model_paths)]
+        if self.device.kind == "cpu" and "--cpu" not in extra:
+            command.append("--cpu")
+        return [*command, *extra]
+
+
+async def has_nodes(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether the ComfyUI at `url` answers that it has the pack's nodes."""
+    try:
+        async with session.get(url + NODE_ROUTE, timeout=aiohttp.ClientTimeout(total=10)) as response:
+            return response.status == 200 and RESULT_NODE in await response.json()
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return False
+
+
+DEFAULTS = {
+    # On a CPU that others use too, threads that spin while they wait make a step up to ten times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONUNBUFFERED": "1",  # its last words must reach the log
+}
+
+
+def free_port() -> int:
+    """A loopback port that is free now. Somebody else may take it before it is used, so be ready to start again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,1 @@
+"""Takes a job, runs it on its one ComfyUI, and reports."""

@@ -1,0 +1,171 @@
+"""Tells what ComfyUI tells of one run, in the terms of the job: phases, bytes, steps, seconds left, previews.
+
+What is told is a hint: an event that cannot be told, because the broker is away, must not fail a job that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from bridge.broker.connection import BROKER_ERRORS
+from bridge.comfyui.errors import ComfyUIError
+from bridge.comfyui.messages import Download, Event, Loading, NodeStarted, Preview, Progress, Started
+from bridge.contract.errors import Unavailable
+from bridge.contract.messages import JobEvent
+from bridge.modes.library import Graph
+
+PREVIEW_INTERVAL_S = 0.25
+PROGRESS_INTERVAL_S = 0.1
+"""Events of one kind are told at most so often; the last of a count is always told."""
+BRIEF_S = 0.02
+"""That a run began is told after so long, or with what follows. A run that is over by then is told of at its end:
+nobody is woken in the middle of it."""
+SAMPLERS = ("NeuroLuxSample", "NeuroLuxDraw", "KSampler", "SamplerCustom")
+"""Beginnings of the class names of nodes that count denoising steps."""
+
+Publish = Callable[[JobEvent], Awaitable[None]]
+
+
+@dataclass
+class Count:
+    """How far something is, and from when on that has been known: what its speed is measured by. Clock: monotonic."""
+
+    first_value: float
+    first_at: float
+    told_at: float = 0.0
+
+    def rate(self, value: float, now: float) -> float | None:
+        """Units a second; None until two values are known."""
+        done, took = value - self.first_value, now - self.first_at
+        return done / took if done > 0 and took > 0 else None
+
+
+class Relay:
+    """Use as `async with Relay(…) as relay`, and give every event to `take`; on the way out all have been told.
+
+    `watched` says whether anybody looks at previews.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        graph: Graph,
+        publish: Publish,
+        *,
+        watched: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job_id = job_id
+        self._graph = graph
+        self._publish = publish
+        self._watched = watched
+        self._clock = clock
+        self._pending: asyncio.Queue[JobEvent | None] = asyncio.Queue()
+        self._starting: asyncio.TimerHandle | None = None
+        self.brief = False
+        """The run began, and was over before that was told."""
+        self._counts: dict[tuple[str, str, float | None], Count] = {}
+        self._node = ""
+        self._preview_at: float | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._tell_all())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            self.brief = True
+        self._pending.put_nowait(None)
+        await self._task
+
+    def take(self, event: Event) -> None:
+        """Take one event of the run; never waits."""
+        match event:
+            case Started():
+                self._starting = asyncio.get_running_loop().call_later(BRIEF_S, self._tell_started)
+            case NodeStarted(node):
+                self._node = node
+            case Progress(node, value, maximum):
+                node = node or self._node
+                phase = "sample" if self._class_of(node).startswith(SAMPLERS) else self._title(node)
+                self._count(phase, node, value, maximum, key=phase)
+            case Loading(node, _, value, maximum):
+                self._count("load", node, value, maximum, key="load", in_bytes=True)
+            case Download(node, _, file, done, total, rate):
+                self._count("download", node, done, total, key=file, in_bytes=True, rate=rate)
+            case Preview():
+                self._preview(event)
+
+    def _count(
+        self,
+        phase: str,
+        node: str,
+        value: float,
+        maximum: float | None,
+        *,
+        key: str,
+        in_bytes: bool = False,
+        rate: float | None = None,
+    ) -> None:
+        now = self._clock()
+        last = maximum is not None and value >= maximum
+        count = self._counts.get((node, key, maximum))
+        if count is None or value < count.first_value:
+            count = self._counts[(node, key, maximum)] = Count(value, now)
+        elif now - count.told_at < PROGRESS_INTERVAL_S and not last:
+            return
+        count.told_at = now
+        rate = rate or count.rate(value, now)
+        left = (maximum - value) / rate if maximum is not None and rate else None
+        event = JobEvent(
+            type="progress",
+            job_id=self._job_id,
+            phase=phase,
+            node=self._title(node) or None,
+            value=value,
+            maximum=maximum,
+            seconds_left=0.0 if last else left if left is None else round(left, 3),
+            done_bytes=int(value) if in_bytes else None,
+            total_bytes=int(maximum) if in_bytes and maximum is not None else None,
+            bytes_per_second=round(rate, 1) if in_bytes and rate else None,
+        )
+        self._tell(event)
+
+    def _preview(self, event: Preview) -> None:
+        now = self._clock()
+        if not self._watched() or (self._preview_at is not None and now - self._preview_at < PREVIEW_INTERVAL_S):
+            return
+        self._preview_at = now
+        encoded = base64.b64encode(event.image).decode()
+        self._tell(JobEvent(type="preview", job_id=self._job_id, image_b64=encoded, mime=event.mime))
+
+    def _tell(self, event: JobEvent) -> None:
+        self._tell_started()
+        self._pending.put_nowait(event)
+
+    def _tell_started(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+            self._pending.put_nowait(JobEvent(type="started", job_id=self._job_id))
+
+    async def _tell_all(self) -> None:
+        while (event := await self._pending.get()) is not None:
+            with contextlib.suppress(Unavailable, ComfyUIError, *BROKER_ERRORS):
+                await self._publish(event)
+
+    def _class_of(self, node: str) -> str:
+        return self._graph.get(node, {}).get("class_type", "")
+
+    def _title(self, node: str) -> str:
+        return self._graph.get(node, {}).get("_meta", {}).get("title") or self._class_of(node)

@@ -1,0 +1,102 @@
+"""What a worker says of itself and of its ComfyUI: whether jobs can run there, which models it holds, its heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+
+from nats.aio.msg import Msg
+
+from bridge.broker.connection import BROKER_ERRORS
+from bridge.broker.fleet import answer_of
+from bridge.broker.jobs import JobQueue
+from bridge.comfyui.client import ComfyUI
+from bridge.comfyui.errors import ComfyUIError
+from bridge.comfyui.pack import model_info, require_nodes
+from bridge.contract.errors import BridgeError, Unavailable
+from bridge.contract.messages import ModelInfoResponse
+from bridge.contract.workers import WorkerStatus
+from bridge.worker.execution import comfyui_ready
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 2.0
+"""How often a ComfyUI without the pack's nodes is asked whether it has been started again with them."""
+
+
+class WorkerReport:
+    """The present state of one worker's ComfyUI, as it was seen last."""
+
+    def __init__(self, queue: JobQueue, comfy: ComfyUI, worker_id: str) -> None:
+        self.loaded: set[str] = set()
+        """Models that lie in ComfyUI's memory."""
+        self.redeliveries = 0
+        self._queue = queue
+        self._comfy = comfy
+        self._worker_id = worker_id
+        self._info: ModelInfoResponse | None = None
+        self._started_at = time.time()
+        self._checked: int | None = None
+        """The websocket (counted) at which ComfyUI had the pack's nodes: they are loaded before it serves."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether a job could run now."""
+        return self._comfy.connected and self._checked == self._comfy.reconnects
+
+    async def wait_usable(self) -> None:
+        """Wait for a ComfyUI that answers and has the pack's nodes: in any other a job would fail without a need."""
+        told = False
+        while True:
+            await comfyui_ready(self._comfy)
+            if self._checked == (connection := self._comfy.reconnects):
+                return
+            try:
+                await require_nodes(self._comfy)
+                self._checked = connection
+                return
+            except Unavailable as error:
+                if not told:
+                    log.error("no jobs are taken: %s", error.message)
+                    told = True
+            except ComfyUIError as error:
+                log.debug("ComfyUI went away while its nodes were looked at: %s", error)
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def look(self) -> None:
+        """Ask ComfyUI for its models."""
+        connection = self._comfy.reconnects
+        try:
+            self._info = await model_info(self._comfy)
+            self._checked = connection
+            self.loaded = {model.name for model in self._info.models if model.loaded}
+        except BridgeError:
+            self.loaded = set()
+
+    async def tell(self, running: Iterable[str]) -> None:
+        """The heartbeat: how this worker is, and which jobs it holds."""
+        info = self._info
+        status = WorkerStatus(
+            worker_id=self._worker_id,
+            comfyui_up=self.usable,
+            device=info.device if info else None,
+            vram_total_bytes=info.vram_total_bytes if info else None,
+            vram_free_bytes=info.vram_free_bytes if info else None,
+            reconnects=self._queue.nc.stats["reconnects"] + self._comfy.reconnects,
+            redeliveries=self.redeliveries,
+            running=list(running),
+            loaded_models=sorted(self.loaded),
+            started_at=self._started_at,
+        )
+        with contextlib.suppress(*BROKER_ERRORS):
+            await self._queue.nc.publish(
+                f"{self._queue.names.workers}.{self._worker_id}", status.model_dump_json().encode()
+            )
+
+    async def answer_model_info(self, msg: Msg) -> None:
+        """Reply with what ComfyUI says of its models now."""
+        if msg.reply:
+            await msg.respond(await answer_of(model_info(self._comfy), "model_info"))

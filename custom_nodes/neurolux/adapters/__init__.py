@@ -1,0 +1,1 @@
+"""What is applied to a loaded pipeline: LoRAs, ControlNets and motion adapters."""

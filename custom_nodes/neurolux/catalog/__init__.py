@@ -1,0 +1,1 @@
+"""The models that the pack knows, read from ``models.toml``. Data only: downloads nothing, imports no torch."""

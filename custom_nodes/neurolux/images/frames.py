@@ -1,0 +1,265 @@
+"""A picture that a model begins with: fitted to what the model takes, and as ComfyUI's LATENT.
+
+Beside ``samples`` and ``noise_mask``, which stock nodes know, the LATENT carries the pixels it was made of: diffusers'
+pipelines draw the encoded picture from a distribution, with the seed, so they have to encode it themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..catalog.models import Model, SizeLimit
+from ..errors import InvalidParameter
+from ..loading.registry import LoadedPipeline
+from ..loading.working_memory import decode_room, run_stage
+from ..stages.decode import tiling
+from ..stages.image_encoding import encode_picture
+from ..stages.latent import LATENT_SCALE
+
+FIT_CHOICES = ("crop", "pad", "stretch", "error")
+REMEDY = "Use a smaller picture, or a leaner offload (stream or sequential) on the loader."
+MOST_PIXELS = 2
+"""A larger picture is scaled to so many times the pixels of the model's default size, unless a size is asked for."""
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a picture was fitted: ``part`` of the given picture became ``place`` of the model's picture."""
+
+    given: tuple[int, int]
+    """Width and height of the picture as it was given."""
+    size: tuple[int, int]
+    """Width and height that the model works in."""
+    part: Box
+    """The pixels of the given picture that are in the model's."""
+    place: Box
+    """Where they are there; around it the picture's edge is repeated."""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing was done."""
+        return self.given == self.size and self.part == self.place == (0, 0, *self.size)
+
+    def told(self) -> str | None:
+        """What was done, for whoever sent the picture; None where nothing was."""
+        if self.unchanged:
+            return None
+        width, height = self.given
+        done = []
+        cut, inside = extent(self.part), extent(self.place)
+        if cut != self.given:
+            done.append(f"cut to {cut[0]}x{cut[1]}")
+        if cut != inside:
+            done.append(f"scaled to {inside[0]}x{inside[1]}")
+        if inside != self.size:
+            done.append(f"padded to {self.size[0]}x{self.size[1]}")
+        return f"the picture of {width}x{height} was {', '.join(done)} to suit the model"
+
+
+def extent(box: Box) -> tuple[int, int]:
+    """Width and height of a box."""
+    return box[2] - box[0], box[3] - box[1]
+
+
+def plan_frame(model: Model, given: tuple[int, int], fit: str, width: int = 0, height: int = 0) -> Frame:
+    """How a picture of ``given`` (width, height) is fitted. A side of 0 follows from the picture's own size.
+
+    Raises InvalidParameter for a size that the model does not take, and for a picture that would have to be changed
+    where ``fit`` is ``error``.
+    """
+    if fit not in FIT_CHOICES:
+        raise InvalidParameter("fit", f"unknown fit {fit!r}; use {', '.join(FIT_CHOICES)}")
+    limits = model.limits
+    scale = wanted_scale(model, given, fit, width, height)
+    size = (
+        width or on_grid(given[0] * scale, limits.width, fit),
+        height or on_grid(given[1] * scale, limits.height, fit),
+    )
+    limits.width.check("width", size[0])
+    limits.height.check("height", size[1])
+    whole, full = (0, 0, *given), (0, 0, *size)
+    if fit == "error" and size != given:
+        raise InvalidParameter(
+            "image",
+            f"the picture is {given[0]}x{given[1]} and {model.name} would work in {size[0]}x{size[1]}; "
+            "send it in that size, or set fit to crop, pad or stretch",
+        )
+    if fit == "crop":
+        scale = max(scale, size[0] / given[0], size[1] / given[1])
+        cut = (min(given[0], round(size[0] / scale)), min(given[1], round(size[1] / scale)))
+        return Frame(given, size, middle(given, cut), full)
+    if fit == "pad":
+        scale = min(scale, size[0] / given[0], size[1] / given[1])
+        inside = (max(1, round(given[0] * scale)), max(1, round(given[1] * scale)))
+        return Frame(given, size, whole, middle(size, inside))
+    return Frame(given, size, whole, full)
+
+
+def wanted_scale(model: Model, given: tuple[int, int], fit: str, width: int, height: int) -> float:
+    """By how much the picture is scaled before it is cut or padded: to the sides asked for, else to what suits."""
+    asked = [wanted / side for wanted, side in zip((width, height), given, strict=True) if wanted]
+    if asked:
+        return min(asked) if fit == "pad" else max(asked)
+    limits = (model.limits.width, model.limits.height)
+    least = max(limit.minimum / side for limit, side in zip(limits, given, strict=True))
+    most = min(limit.maximum / side for limit, side in zip(limits, given, strict=True))
+    likes = (MOST_PIXELS * model.defaults.width * model.defaults.height / (given[0] * given[1])) ** 0.5
+    wanted = min(1.0, most, max(likes, least))
+    return max(least, wanted) if fit == "crop" else min(most, max(wanted, least))
+
+
+def size_in_pixels(model: Model, given: tuple[int, int]) -> tuple[int, int]:
+    """A size in the proportions of ``given`` (width, height) with about the pixels of the model's default size."""
+    scale = (model.defaults.width * model.defaults.height / (given[0] * given[1])) ** 0.5
+    limits = (model.limits.width, model.limits.height)
+    width, height = (on_grid(side * scale, limit, "stretch") for side, limit in zip(given, limits, strict=True))
+    return width, height
+
+
+def on_grid(pixels: float, limit: SizeLimit, fit: str) -> int:
+    """A side near ``pixels`` that the model takes: the next one below for a cut, above for padding."""
+    grid = limit.multiple_of
+    steps = pixels / grid
+    nearest = {"crop": floor(steps + 1e-6), "pad": ceil(steps - 1e-6)}.get(fit, floor(steps + 0.5)) * grid
+    return min(max(nearest, ceil(limit.minimum / grid) * grid), limit.maximum // grid * grid)
+
+
+def middle(outer: tuple[int, int], inner: tuple[int, int]) -> Box:
+    """A box of size ``inner`` in the middle of one of size ``outer``."""
+    left, top = (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2
+    return left, top, left + inner[0], top + inner[1]
+
+
+def fitted_picture(pictures: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """Pictures (B, H, W, 3) in [0, 1] as ``frame`` says; what needs no change stays as it is to the bit."""
+    left, top, right, bottom = frame.part
+    inside = resized(pictures[:, top:bottom, left:right], extent(frame.place))
+    return padded(inside.movedim(-1, 1), frame, "replicate").movedim(1, -1).contiguous()
+
+
+def fitted_mask(mask: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """A mask (B, H, W) as ``frame`` says; padding is not masked."""
+    left, top, right, bottom = frame.part
+    inside = resized(mask[:, top:bottom, left:right, None], extent(frame.place), Image.Resampling.BILINEAR)
+    return padded(inside.movedim(-1, 1), frame, "constant")[:, 0].contiguous()
+
+
+def padded(pixels: torch.Tensor, frame: Frame, how: str) -> torch.Tensor:
+    """``pixels`` (B, C, h, w) at their place in the model's picture."""
+    left, top, right, bottom = frame.place
+    around = (left, frame.size[0] - right, top, frame.size[1] - bottom)
+    return torch.nn.functional.pad(pixels, around, mode=how) if any(around) else pixels
+
+
+def resized(
+    pixels: torch.Tensor, size: tuple[int, int], how: Image.Resampling = Image.Resampling.LANCZOS
+) -> torch.Tensor:
+    """``pixels`` (B, H, W, C) in [0, 1] at ``size`` (width, height), each channel by Pillow in 32-bit floats."""
+    if (pixels.shape[2], pixels.shape[1]) == size:
+        return pixels
+    frames = [
+        np.stack([np.asarray(Image.fromarray(channel).resize(size, how)) for channel in frame], axis=-1)
+        for frame in pixels.movedim(-1, 1).float().cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(frames)).clamp(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class PictureOrigin:
+    """What a LATENT was made of, so that the finished picture can be put back where it came from."""
+
+    samples: torch.Tensor
+    """The latent as it was made. A LATENT whose ``samples`` are others was changed since: its picture is outdated."""
+    original: torch.Tensor
+    """The pictures as they were given, (B, H, W, 3)."""
+    mask: torch.Tensor | None
+    """The mask as it was given, (B, H, W); None: everything is redrawn."""
+    frame: Frame
+
+
+def encode_pictures(
+    loaded: LoadedPipeline, pictures: torch.Tensor, mask: torch.Tensor | None, frame: Frame, count: int = 1
+) -> dict[str, Any]:
+    """Pictures (B, H, W, 3) in [0, 1], each ``count`` times in turn, as ComfyUI's LATENT.
+
+    ``samples``: (B, C, h, w) in raw VAE space, the middle of what the encoder gives; ``picture``: the pixels themselves
+    (B, H, W, 3); ``noise_mask``: (B, 1, H, W), 1 where the mask (B, H, W) or (1, H, W) is above 0, in whole latent
+    pixels, which are all that a model can keep or redraw.
+    """
+    original = pictures[..., :3].detach().float().cpu().clamp(0, 1)
+    model_pictures = fitted_picture(original, frame)
+    width, height = frame.size
+    loaded.fit(width, height)
+    vae: Any = loaded.pipe.vae
+    scale = loaded.pipe.vae_scale_factor
+
+    def work() -> torch.Tensor:
+        placed = loaded.placement.stage(["vae"], decode_room(loaded, width, height))
+        with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
+            return torch.cat([encode_picture(loaded, picture[None]) for picture in model_pictures])
+
+    samples = run_stage(loaded, f"encoding {pictures.shape[0]} x {width}x{height}", REMEDY, work)
+    samples = samples.repeat(count, 1, 1, 1)
+    given = None if mask is None else same_size(mask, frame.given)
+    latent: dict[str, Any] = {
+        "samples": samples,
+        "picture": model_pictures.repeat(count, 1, 1, 1),
+        "picture_origin": PictureOrigin(
+            samples, original.repeat(count, 1, 1, 1), None if given is None else cycled(given, len(samples)), frame
+        ),
+    }
+    if given is not None:
+        latent["noise_mask"] = cycled(whole_cells(fitted_mask(given, frame)), len(samples))[:, None]
+    return latent
+
+
+def same_size(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A mask (B, H, W) in [0, 1], resized to (width, height)."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).detach().float().cpu().clamp(0, 1)
+    return resized(mask[..., None], size, Image.Resampling.BILINEAR)[..., 0]
+
+
+def cycled(values: torch.Tensor, count: int) -> torch.Tensor:
+    """``count`` of ``values``, from the first again where there are fewer."""
+    return torch.cat([values[index % len(values)][None] for index in range(count)])
+
+
+def whole_cells(mask: torch.Tensor) -> torch.Tensor:
+    """1 in every latent pixel of a mask (B, H, W) that has anything masked in it, 0 elsewhere."""
+    cells = torch.nn.functional.max_pool2d((mask > 0).float()[:, None], LATENT_SCALE)
+    return torch.nn.functional.interpolate(cells, scale_factor=LATENT_SCALE)[:, 0]
+
+
+def current_origin(latent: Mapping[str, Any]) -> PictureOrigin | None:
+    """What ``latent`` was made of; None where it was not made of a picture, or was changed since."""
+    origin = latent.get("picture_origin")
+    return origin if origin is not None and origin.samples is latent["samples"] else None
+
+
+def put_back(pictures: torch.Tensor, origin: PictureOrigin) -> torch.Tensor:
+    """Finished pictures (B, H, W, 3) in the place and the size of the ones they were made of.
+
+    A pixel whose mask is 0 is the original's own, to the bit; between 0 and 1 the two are mixed.
+    """
+    frame = origin.frame
+    left, top, right, bottom = frame.place
+    inside = resized(pictures[..., :3].float().cpu()[:, top:bottom, left:right], extent(frame.part))
+    original = cycled(origin.original, len(inside))
+    result = original.clone()
+    left, top, right, bottom = frame.part
+    if origin.mask is None:
+        result[:, top:bottom, left:right] = inside
+        return result
+    share = cycled(origin.mask, len(inside))[:, top:bottom, left:right, None]
+    old = original[:, top:bottom, left:right]
+    result[:, top:bottom, left:right] = torch.where(share > 0, old + (inside - old) * share, old)
+    return result

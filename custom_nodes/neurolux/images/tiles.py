@@ -1,0 +1,104 @@
+"""A picture cut into overlapping tiles, and put together again without a seam. Pure arithmetic on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+
+from ..catalog.models import SizeLimit
+from ..errors import InvalidParameter
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a picture, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def cut(self, picture: torch.Tensor) -> torch.Tensor:
+        """This part of a picture (..., H, W, C)."""
+        return picture[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
+
+
+def tile_side(pixels: int, tile: int, limit: SizeLimit) -> int:
+    """One side of the tiles for a picture of ``pixels``: ``tile``, or as much as a smaller picture fills."""
+    grid = limit.multiple_of
+    return min(tile, max(ceil(pixels / grid) * grid, ceil(limit.minimum / grid) * grid))
+
+
+def offsets(pixels: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin along one side, evenly apart; they overlap by at least ``overlap`` and end where it ends."""
+    if pixels <= tile:
+        return [0]
+    count = ceil((pixels - overlap) / (tile - overlap))
+    return [round(index * (pixels - tile) / (count - 1)) for index in range(count)]
+
+
+def plan_tiles(width: int, height: int, tile: int, overlap: int, limits: tuple[SizeLimit, SizeLimit]) -> list[Tile]:
+    """The tiles of a picture, row by row. Raises InvalidParameter for a size that the model does not take.
+
+    Where the picture is smaller than the least tile, the one tile is larger than the picture: pad it first.
+    """
+    for limit in limits:
+        limit.check("tile", tile)
+    if not 0 <= overlap <= tile // 2:
+        raise InvalidParameter("overlap", f"overlap {overlap} is outside 0 to {tile // 2}, half of a tile of {tile}")
+    across, down = tile_side(width, tile, limits[0]), tile_side(height, tile, limits[1])
+    rows, columns = offsets(height, down, overlap), offsets(width, across, overlap)
+    return [Tile(left, top, across, down) for top in rows for left in columns]
+
+
+def padded_to(pictures: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Pictures (B, H, W, C), their right and lower edges repeated up to ``width`` and ``height``."""
+    right, below = max(width - pictures.shape[2], 0), max(height - pictures.shape[1], 0)
+    if not right and not below:
+        return pictures
+    return torch.nn.functional.pad(pictures.movedim(-1, 1), (0, right, 0, below), mode="replicate").movedim(1, -1)
+
+
+def ramp(length: int, overlap: int, *, before: bool, behind: bool) -> torch.Tensor:
+    """How much each pixel along one side of a tile counts: less and less towards a side where another one overlaps."""
+    share = torch.ones(length)
+    if overlap:
+        rising = (torch.arange(length) + 0.5) / overlap
+        if before:
+            share = torch.minimum(share, rising)
+        if behind:
+            share = torch.minimum(share, rising.flip(0))
+    return share
+
+
+def blend(tiles: Iterable[tuple[Tile, torch.Tensor]], width: int, height: int, overlap: int) -> torch.Tensor:
+    """One picture (height, width, C) of finished tiles (h, w, C): where they overlap, one fades into the other."""
+    total: torch.Tensor | None = None
+    weight = torch.zeros(height, width, 1)
+    for tile, pixels in tiles:
+        if total is None:
+            total = torch.zeros(height, width, pixels.shape[-1])
+        across = ramp(tile.width, overlap, before=tile.left > 0, behind=tile.left + tile.width < width)
+        down = ramp(tile.height, overlap, before=tile.top > 0, behind=tile.top + tile.height < height)
+        share = (down[:, None] * across[None])[..., None]
+        tile.cut(total).add_(pixels.float().cpu() * share)
+        tile.cut(weight).add_(share)
+    assert total is not None  # a picture has at least one tile
+    return total / weight
+
+
+def grid_size(tiles: Iterable[Tile]) -> tuple[int, int]:
+    """Width and height of the picture that ``tiles`` cover."""
+    tiles = list(tiles)
+    return max(tile.left + tile.width for tile in tiles), max(tile.top + tile.height for tile in tiles)
+
+
+def numbered(tiles: Iterable[Tile], pictures: int) -> Iterator[tuple[int, int, Tile]]:
+    """Every tile of every picture: the picture's number, the tile's own, the tile."""
+    tiles = list(tiles)
+    for picture in range(pictures):
+        for index, tile in enumerate(tiles):
+            yield picture, index, tile

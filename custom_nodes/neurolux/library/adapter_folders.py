@@ -1,0 +1,63 @@
+"""LoRA and ControlNet files in ComfyUI's own model folders."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ..adapters.controlnets import controlnets
+from ..adapters.files import AdapterKind, FileStamp, collapsed, list_files, stamp_file
+from ..errors import InvalidParameter
+
+FOLDERS: dict[AdapterKind, str] = {"lora": "loras", "controlnet": "controlnet"}
+TITLES: dict[AdapterKind, str] = {"lora": "LoRA", "controlnet": "ControlNet"}
+
+
+def adapter_names(kind: AdapterKind) -> list[str]:
+    """What there is to choose from. Of a diffusers folder its name stands for its files."""
+    names = folder_paths.get_filename_list(FOLDERS[kind])
+    return collapsed(names, lambda name: locate(kind, name)) if kind == "controlnet" else names
+
+
+def locate(kind: AdapterKind, name: str) -> Path | None:
+    """Where ``name`` is: a file, or a diffusers folder."""
+    for root in folder_paths.get_folder_paths(FOLDERS[kind]):
+        path = Path(root, name)
+        if path.exists() and path.resolve().is_relative_to(Path(root).resolve()):
+            return path
+    return None
+
+
+def find_adapter(kind: AdapterKind, name: str, more: tuple[str, ...] = ()) -> FileStamp:
+    """The file called ``name``, as it is now. Raises InvalidParameter, which lists those there are, and ``more``."""
+    path = locate(kind, name)
+    if path is None or not name:
+        known = ", ".join([*adapter_names(kind), *more]) or "none"
+        raise InvalidParameter(
+            kind,
+            f"there is no {TITLES[kind]} {name!r}; known are {known}. "
+            f"Put the file into ComfyUI's models/{FOLDERS[kind]}/ and reload the node's list",
+        )
+    return stamp_file(name, path)
+
+
+def stamp_key(kind: AdapterKind, name: str) -> str:
+    """Changes whenever the file called ``name`` is replaced."""
+    path = locate(kind, name)
+    return stamp_file(name, path).key if path is not None and name else ""
+
+
+def describe_adapters() -> list[dict[str, Any]]:
+    """Every LoRA and ControlNet for the wire: name, kind, family, bytes, why one cannot be used, what is in memory."""
+    memory = controlnets.memory()
+    found = []
+    for kind in FOLDERS:
+        paths = [(name, locate(kind, name)) for name in adapter_names(kind)]
+        found += list_files(kind, [(name, path) for name, path in paths if path is not None])
+    return [
+        {**asdict(adapter), "memory": memory.get(adapter.name) if adapter.kind == "controlnet" else None}
+        for adapter in found
+    ]

@@ -1,0 +1,166 @@
+"""What of a model is on this machine, what is missing, and what it would cost to get: for a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..catalog.models import FolderSource, Model, RepoSource, SingleFilesSource
+from ..errors import WeightsMissing
+from ..loading.components import DENOISERS, PARTS, ComponentFiles, component_files, shape_of
+from ..planning.records import gigabytes
+from ..weights.file_kinds import NAMES
+from ..weights.sources import ModelStatus, local_files
+from .single_files import EXAMPLES, FOLDERS, Shelf, add_component, beginnings
+
+DEFAULT_BYTES_PER_PARAMETER = 2
+
+
+@dataclass(frozen=True)
+class FoundPart:
+    """One component that is here."""
+
+    component: str
+    file: str
+    folder: str
+    type: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MissingPart:
+    """One component that no file was found for: what kind of file, where it belongs, about how large it is."""
+
+    component: str
+    kind: str
+    folder: str
+    example: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Download:
+    """What fetching the rest from the Hub takes."""
+
+    repo: str
+    bytes: int | None
+    gated: bool
+    license: str
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model."""
+
+    found: tuple[FoundPart, ...]
+    missing: tuple[MissingPart, ...]
+    download: Download | None
+    hint: str
+
+
+def inventory(model: Model, status: ModelStatus, shelf: Shelf) -> ModelFiles:
+    """The files of ``model``. Reads headers, no weights, and asks no network."""
+    found = tuple(found_parts(model))
+    if found:
+        return ModelFiles(found, (), None, f"ready: {summary(found)}")
+    source = model.source
+    if not isinstance(source, RepoSource):
+        return ModelFiles((), (), None, status.reason or "its files cannot be read")
+    single = bool(EXAMPLES[model.family])  # Stable Diffusion 1.5 is read from diffusers folders only
+    have = partly_here(model, shelf) if single else []
+    components = {part.component for part in have}
+    parts = PARTS[model.family] if single else ()
+    missing = tuple(missing_part(model, name) for name in parts if name not in components)
+    download = Download(source.repo, source.download_bytes, source.gated, model.license)
+    return ModelFiles(tuple(have), missing, download, hint(status, download, have, missing))
+
+
+def found_parts(model: Model) -> Iterator[FoundPart]:
+    """The components of a model that is complete on this machine."""
+    steps = [model.variant(0), *sorted(steps for steps in model.local if steps is not None)]
+    files = next((files for variant in steps if (files := local_files(model, variant)) is not None), None)
+    if files is None:
+        return
+    try:
+        components = component_files(model, None, files)
+    except WeightsMissing:
+        return
+    yield from (found_part(name, component) for name, component in components.items())
+
+
+def found_part(name: str, component: ComponentFiles) -> FoundPart:
+    """One component for a reader."""
+    path = component.files[0]
+    file = path.name if len(component.files) == 1 else f"{len(component.files)} files"
+    return FoundPart(name, file, str(path.parent), shape_of(component).stored, component.bytes)
+
+
+def partly_here(model: Model, shelf: Shelf) -> list[FoundPart]:
+    """Single files that belong to a model which is not complete."""
+    chosen: dict[str, Path] = {}
+    for steps in sorted(model.checkpoints) or [None]:
+        first = next(beginnings(model, steps, shelf), None)
+        if first is not None:
+            chosen = dict(first[0])
+            break
+    for name in PARTS[model.family]:
+        if name not in chosen and name != DENOISERS[model.family]:
+            add_component(model.family, name, chosen, shelf)
+    found: list[FoundPart] = []
+    for name, path in chosen.items():
+        try:
+            alone = component_files_of(model, name, path)
+        except WeightsMissing:
+            continue
+        found.append(found_part(name, alone))
+    return found
+
+
+def component_files_of(model: Model, name: str, path: Path) -> ComponentFiles:
+    """One component in a single file."""
+    from ..loading.components import single_components
+
+    return single_components(model.family, SingleFilesSource({name: path}))[name]
+
+
+def missing_part(model: Model, name: str) -> MissingPart:
+    """What to get for a component."""
+    shape = model.components.get(name)
+    example = EXAMPLES[model.family][name]
+    if model.name.startswith("flux") and name == "transformer":
+        example = f"{model.name.replace('flux', 'flux1', 1)}.safetensors"
+    size = shape.parameters * DEFAULT_BYTES_PER_PARAMETER if shape is not None else None
+    return MissingPart(name, NAMES[PARTS[model.family][name]], f"models/{FOLDERS[name]}", example, size)
+
+
+def hint(status: ModelStatus, download: Download, have: list[FoundPart], missing: tuple[MissingPart, ...]) -> str:
+    """One line: what to do."""
+    size = gigabytes(download.bytes) if download.bytes else "of unknown size"
+    gated = ", gated" if download.gated else ""
+    fetch = f"download {download.repo} ({size}{gated}, {download.license})"
+    if status.state == "downloadable":
+        fetch = f"the first use will {fetch}"
+    elif status.reason:
+        fetch = f"to {fetch}: {status.reason}"
+    if not have or not missing:
+        return fetch
+    rest = ", ".join(f"{part.example} in {part.folder}" for part in missing)
+    return f"only {rest} is missing of its single files; or {fetch}"
+
+
+def summary(found: tuple[FoundPart, ...]) -> str:
+    """The files in a few words."""
+    total = sum(part.bytes for part in found)
+    names: Mapping[str, None] = dict.fromkeys(part.file for part in found)
+    return f"{', '.join(names)} ({gigabytes(total)})"
+
+
+def source_name(model: Model) -> str:
+    """Where the model comes from, in a word."""
+    source = model.source
+    if isinstance(source, FolderSource):
+        return source.path.name
+    if isinstance(source, SingleFilesSource):
+        return model.name
+    return source.repo

@@ -1,0 +1,181 @@
+"""Models of this machine that a plan is asked for: a diffusers folder, or a weight file in ComfyUI's folders.
+
+Needs no ComfyUI, and torch only once there is a file to look into: ``imagegen plan`` answers without a service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..catalog.models import Catalog, Family, FolderSource, Model, SingleFilesSource
+from ..errors import ModelNotFound, WeightsMissing
+from ..planning.records import ComponentShape
+from .folder_models import as_shipped, folder_model, model_folders
+
+if TYPE_CHECKING:
+    from ..weights.sources import ResolvedFiles
+    from .single_files import Shelf
+
+SUBFOLDERS: dict[str, tuple[str, ...]] = {
+    "diffusion_models": ("diffusion_models", "unet"),
+    "text_encoders": ("text_encoders", "clip"),
+    "vae": ("vae",),
+    "checkpoints": ("checkpoints",),
+    "loras": ("loras",),
+}
+"""Where below a models folder ComfyUI looks, by its name for the kind (its folder_paths.py)."""
+MAIN_FOLDERS = ("diffusion_models", "checkpoints")
+"""Where a model's main file is: the one that denoises."""
+
+
+@dataclass(frozen=True)
+class MeasuredModel:
+    """A model, and how large its parts are by what is here of it."""
+
+    model: Model
+    shapes: Mapping[str, ComponentShape]
+    force_upcast_vae: bool
+    note: str | None = None
+    """What a reader should know of the sizes."""
+
+
+def measured_model(name: str, catalog: Catalog, models: Iterable[Path], steps: int | None = None) -> MeasuredModel:
+    """The model called ``name``: of the catalog, a diffusers folder or a main file below one of the folders
+    ``models``, or the path of either.
+
+    A catalog model is measured by its files where they are here, else by the catalog. ``steps`` chooses between the
+    files of a distilled model. Raises ModelNotFound, or WeightsMissing for files that cannot be used.
+    """
+    models = tuple(models)
+    folder = local_folder(name, models)
+    if folder is not None:
+        model = folder_model(folder)
+        if model is None:
+            raise WeightsMissing(
+                f"{folder} is no diffusers folder of FLUX or Stable Diffusion; see its model_index.json"
+            )
+        return measured_folder(as_shipped(model, catalog))
+    if name in catalog.models:
+        return measured_catalog_model(catalog.get(name), catalog, models, steps)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        found = main_file(name, folder_shelf(models)) if holds_files(models) else None
+        if found is None:
+            raise ModelNotFound(name, [*catalog.models, *local_names(models, catalog)])
+        path = found
+    return measured_file(path, folder_shelf(models), catalog)
+
+
+def local_folder(name: str, models: Iterable[Path]) -> Path | None:
+    """The diffusers folder that ``name`` means: a path, or the name of one in ``diffusers``."""
+    candidates = [*(root / "diffusers" / name for root in models), Path(name).expanduser()]
+    return next((path for path in candidates if name and (path / "model_index.json").is_file()), None)
+
+
+def local_names(models: Iterable[Path], catalog: Catalog) -> list[str]:
+    """What else there is to ask for: the diffusers folders and the main files."""
+    models = tuple(models)
+    names = [folder.name for folder in model_folders(root / "diffusers" for root in models)]
+    if holds_files(models):
+        shelf = folder_shelf(models)
+        names += [f"{folder}/{name}" for folder in MAIN_FOLDERS for name in shelf.files(folder)]
+    return [name for name in dict.fromkeys(names) if name not in catalog.models]
+
+
+def holds_files(models: Iterable[Path]) -> bool:
+    """Whether there is any weight file to look into."""
+    folders = [root / name for root in models for kind in MAIN_FOLDERS for name in SUBFOLDERS[kind]]
+    return any(path.is_file() for folder in folders if folder.is_dir() for path in folder.rglob("*"))
+
+
+def folder_shelf(models: Iterable[Path]) -> Shelf:
+    """The weight files below the folders ``models``, as ComfyUI would list them."""
+    from .single_files import Shelf
+
+    models = tuple(models)
+    return Shelf({kind: tuple(root / name for root in models for name in names) for kind, names in SUBFOLDERS.items()})
+
+
+def main_file(name: str, shelf: Shelf) -> Path | None:
+    """The file that ``name`` means: ``folder/file``, a file's name, or that without its ending."""
+    for folder in MAIN_FOLDERS:
+        for relative, path in shelf.files(folder).items():
+            if name in (f"{folder}/{relative}", relative, path.name, path.stem):
+                return path
+    return None
+
+
+def measured_folder(model: Model) -> MeasuredModel:
+    """A diffusers folder. Raises WeightsMissing where it is not complete."""
+    from ..weights.sources import ResolvedFiles
+
+    assert isinstance(model.source, FolderSource)
+    return measured(model, None, ResolvedFiles(model.source.path))
+
+
+def measured_catalog_model(
+    model: Model, catalog: Catalog, models: tuple[Path, ...], steps: int | None
+) -> MeasuredModel:
+    """A catalog model, by its single files where they are here."""
+    if model.patterns and holds_files(models):
+        from ..weights.sources import ResolvedFiles
+        from .single_files import catalog_files
+
+        local = catalog_files(catalog, folder_shelf(models)).get(model.name).local
+        variant = model.variant(steps or 0)
+        if variant in local:
+            return measured(model, variant, ResolvedFiles(single=local[variant]))
+    return MeasuredModel(model, model.components, model.force_upcast_vae)
+
+
+def measured(model: Model, variant: int | None, files: ResolvedFiles) -> MeasuredModel:
+    """``model`` by the headers of its ``files``."""
+    from ..loading.components import shapes_of, vae_must_upcast
+
+    return MeasuredModel(model, shapes_of(model, variant, files), vae_must_upcast(files))
+
+
+def measured_file(path: Path, shelf: Shelf, catalog: Catalog) -> MeasuredModel:
+    """The model of a main file; what is not found for it counts as its relative in the catalog has it."""
+    from ..loading.components import PARTS, check_single_files, shape_of, single_components
+    from .single_files import add_component, files_model
+
+    family, chosen = main_component(path)
+    check_single_files(family, SingleFilesSource(chosen))
+    missing = [name for name in PARTS[family] if name not in chosen and not add_component(family, name, chosen, shelf)]
+    source = SingleFilesSource({name: chosen[name] for name in PARTS[family] if name in chosen})
+    model = files_model(family, source, catalog)
+    shapes = {name: shape_of(component) for name, component in single_components(family, source).items()}
+    if not missing:
+        return MeasuredModel(model, shapes, True)
+    relative = next(
+        (
+            known
+            for known in catalog.models.values()
+            if known.family == family and known.name != catalog.fallback and set(missing) <= set(known.components)
+        ),
+        None,
+    )
+    if relative is None:
+        raise WeightsMissing(f"{path.name}: no file found for {', '.join(missing)}")
+    shapes |= {name: relative.components[name] for name in missing}
+    note = f"no file found for {', '.join(missing)}: counted as {relative.name} is published"
+    return MeasuredModel(replace(model, name=path.stem, title=path.stem), shapes, True, note)
+
+
+def main_component(path: Path) -> tuple[Family, dict[str, Path]]:
+    """The family of a main file, and the component that it is. Raises WeightsMissing for another kind of file."""
+    from ..loading.components import DENOISERS, PARTS
+    from ..weights.file_kinds import identify
+    from ..weights.headers import read_header
+
+    kind = identify(read_header(path))
+    for family, denoiser in DENOISERS.items():
+        if PARTS[family][denoiser] in kind.parts:
+            return family, {denoiser: path}
+    raise WeightsMissing(
+        f"{path.name} is a {kind.kind}; choose a FLUX transformer, an SDXL UNet, or a checkpoint with one"
+    )

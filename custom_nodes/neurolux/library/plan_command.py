@@ -1,0 +1,175 @@
+"""``python -m neurolux.library.plan_command``: the plan for any model on any card, without torch, ComfyUI or a service.
+
+``imagegen plan`` runs this in a process of its own and passes on what it prints. Exit code 0: it fits, 1: it does not,
+2: the question is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from ..adapters.files import AdapterKind
+from ..catalog.models import Model, read_catalog
+from ..errors import InvalidParameter, NeuroLuxError
+from ..planning.planner import Machine, Picture, Plan, gigabytes
+from ..planning.report import aligned_columns, seconds
+from .local_models import MeasuredModel, measured_model
+from .plan_query import FIELDS, PlanQuery, asked_shapes, describe, parse_query, plan_for
+
+CARDS = tuple(size * 10**9 for size in (4, 6, 8, 12, 16, 24, 32, 48, 80))
+CPU_RAMS = tuple(size * 10**9 for size in (8, 16, 32, 64))
+CARDS_RAM = 32 * 10**9
+"""RAM beside the cards of ``--all-cards`` where none is given."""
+FITS, FITS_NOT, WRONG = 0, 1, 2
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits")
+BF16_SINCE = 8.0
+"""Compute capability of the first cards (Ampere) that compute in bf16."""
+SIZE = re.compile(r"(\d+)(?:[xX](\d+))?")
+HEADER = ("card", "precision", "offload", "blocks that stay", "decode", "peak VRAM", "peak RAM", "transfers", "fits")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser. Values are read by plan_query, so that errors are the route's."""
+    parser = argparse.ArgumentParser(prog="neurolux.library.plan_command", description=__doc__)
+    parser.add_argument("--model")
+    parser.add_argument("--size")
+    for name in FIELDS:
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--models", action="append", type=Path, default=[], help="a models folder of ComfyUI's")
+    parser.add_argument("--all-cards", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the plan that ``argv`` asks for."""
+    args = make_parser().parse_args(argv)
+    values = {name: value for name in FIELDS if (value := getattr(args, name)) is not None}
+    catalog = read_catalog()
+    try:
+        values |= pixels(args.size)
+        query = parse_query(values)
+        names = [args.model] if args.model or not args.all_cards else list(catalog.models)
+        asked = [measured_model(name, catalog, args.models, query.steps) for name in names]
+        locate = partial(adapter_path, tuple(args.models))
+        asked = [replace(one, shapes=asked_shapes(one.model, one.shapes, query, locate)) for one in asked]
+        if args.all_cards:
+            answers = [(one.model, list(all_cards(one, query))) for one in asked]
+            print(json.dumps(cards_json(answers), indent=2) if args.json else cards_text(answers))
+            return FITS
+        machine, picture, plan = measured_plan(asked[0], query, this_machine())
+    except NeuroLuxError as error:
+        print(str(error), file=sys.stderr)
+        return WRONG
+    answer = describe(asked[0].model, machine, picture, plan)
+    print(json.dumps(answer, indent=2) if args.json else answer["table"])
+    return FITS if plan.fits else FITS_NOT
+
+
+def measured_plan(asked: MeasuredModel, query: PlanQuery, here: Machine) -> tuple[Machine, Picture, Plan]:
+    """``plan_for`` what is here of a model; says where sizes are taken from elsewhere."""
+    machine, picture, plan = plan_for(
+        asked.model, asked.shapes, query, here, force_upcast_vae=asked.force_upcast_vae
+    )  # fmt: skip
+    return machine, picture, replace(plan, reasons=(*plan.reasons, *([asked.note] if asked.note else [])))
+
+
+def adapter_path(models: Iterable[Path], kind: AdapterKind, name: str) -> Path | None:
+    """A LoRA or a ControlNet below the folders ``models``, or at the path ``name``."""
+    folder = {"lora": "loras", "controlnet": "controlnet"}[kind]
+    candidates = [path for root in models for path in (root / folder / name, root / folder / f"{name}.safetensors")]
+    return next((path for path in (*candidates, Path(name).expanduser()) if path.exists()), None)
+
+
+def pixels(size: str | None) -> dict[str, str]:
+    """Width and height out of ``1024`` or ``1024x768``. Raises InvalidParameter."""
+    if size is None:
+        return {}
+    match = SIZE.fullmatch(size)
+    if match is None:
+        raise InvalidParameter("size", f"size {size!r} is not a size in pixels; write 1024 or 1024x768")
+    return {"width": match[1], "height": match[2] or match[1]}
+
+
+def all_cards(asked: MeasuredModel, query: PlanQuery) -> Iterator[tuple[str, dict, Plan]]:
+    """The plan of a model for each of the usual cards, then for a CPU with the usual sizes of RAM."""
+    nowhere = Machine("cpu", 0, 0, bf16=True, fp16=True)
+    ram = query.ram if query.ram is not None else CARDS_RAM
+    questions = [(f"{card / 1e9:.0f} GB", replace(query, vram=card, ram=ram)) for card in CARDS]
+    questions += [(f"CPU, {size / 1e9:.0f} GB RAM", replace(query, vram=0, ram=size)) for size in CPU_RAMS]
+    for label, question in questions:
+        machine, picture, plan = measured_plan(asked, question, nowhere)
+        yield label, describe(asked.model, machine, picture, plan), plan
+
+
+def cards_json(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]) -> list[dict]:
+    """The answers for programs, one after the other."""
+    return [{"card": label, **document} for _, rows in answers for label, document, _ in rows]
+
+
+def cards_text(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]) -> str:
+    """A table for each model."""
+    parts = []
+    for model, rows in answers:
+        picture = rows[0][1]["picture"]
+        machine = rows[0][1]["machine"]
+        title = f"{model.name}: {picture['width']}x{picture['height']}, {picture['steps']} steps; "
+        title += f"beside a card, {gigabytes(machine['free_ram'])} of RAM free"
+        lines = aligned_columns([HEADER, *(card_row(label, plan) for label, _, plan in rows)], right=(5, 6, 7))
+        parts.append("\n".join([title, "", *lines]))
+    return "\n\n".join(parts)
+
+
+def card_row(label: str, plan: Plan) -> tuple[str, ...]:
+    """One line of the table of cards."""
+    denoiser = plan.components.get("transformer") or plan.components["unet"]
+    stay = "all" if denoiser.placement == "resident" else "none"
+    if denoiser.placement in ("stream", "disk"):
+        stay = f"{denoiser.resident_blocks} of {denoiser.blocks}"
+    return (
+        label,
+        plan.precision,
+        plan.offload,
+        stay,
+        "whole" if plan.vae_tile is None else f"{plan.vae_tile} tiles",
+        gigabytes(plan.peak_vram) if plan.peak_vram else "",
+        gigabytes(plan.peak_ram),
+        seconds(plan.transfer_seconds),
+        "yes" if plan.fits else "no",
+    )
+
+
+def this_machine() -> Machine:
+    """This machine's free memory; a card only where NVIDIA's driver tells of one."""
+    ram = free_ram()
+    try:
+        told = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=20).stdout
+        mebibytes, capability = told.splitlines()[0].split(",")
+        computes = float(capability) >= BF16_SINCE
+        return Machine("cuda", max(0, int(mebibytes) * 2**20), ram, bf16=computes, fp16=True)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return Machine("cpu", 0, ram, bf16=True, fp16=True)
+
+
+def free_ram() -> int:
+    """Bytes of RAM that can be had; where the system does not tell, all that there is."""
+    memory = Path("/proc/meminfo")
+    if memory.is_file():
+        for line in memory.read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return int(value.split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Files into modules, and modules into a pipeline that is kept and shared."""

@@ -1,0 +1,39 @@
+"""Loads a module that stands beside a pipeline's own; a file that is damaged or of another kind is told in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from ..errors import WeightsMissing
+from .working_memory import with_memory_errors
+
+T = TypeVar("T")
+REMEDY = "Close what else uses memory, or choose a smaller number format (precision bf16)."
+MISFITS = (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeError)
+"""What diffusers, transformers, spandrel and torch raise for weights that do not fit their configuration."""
+
+
+def load_module(what: str, advice: str, work: Callable[[], T], *, remedy: str = REMEDY, title: str | None = None) -> T:
+    """What ``work`` makes of the files of ``what``. Outside of inference mode, as pipelines are loaded (load.py).
+
+    Raises WeightsMissing with ``advice``, or OutOfMemory with ``remedy`` (there ``title`` names it, if given).
+    """
+
+    def plain_work() -> T:
+        with torch.inference_mode(False), torch.no_grad():
+            return work()
+
+    stage = f"loading {title or what}"
+    return with_misfits(what, advice, lambda: with_memory_errors(stage, remedy, plain_work))
+
+
+def with_misfits(what: str, advice: str, work: Callable[[], T], *more: type[Exception]) -> T:
+    """Run ``work``; raise WeightsMissing with ``advice`` for what files that do not fit raise (``more`` besides)."""
+    try:
+        return work()
+    except (*MISFITS, *more) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsMissing(f"{what} cannot be loaded ({reason}); {advice}") from error

@@ -1,0 +1,1 @@
+"""The device: what is placed where, what is streamed, and what ComfyUI's memory manager knows of it."""

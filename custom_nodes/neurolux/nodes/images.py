@@ -1,0 +1,251 @@
+"""Nodes for making a picture of another one: encode it, say what to redraw, and put the result back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..errors import InvalidParameter
+from ..images.frames import (
+    FIT_CHOICES,
+    Frame,
+    current_origin,
+    encode_pictures,
+    plan_frame,
+    put_back,
+    size_in_pixels,
+)
+from ..images.masks import check_mask, extended, mask_from
+from ..library.known_models import known_models
+from ..loading.registry import PipelineHandle
+from ..stages.node_progress import NodeReporter
+from .inputs import batch_input, pipeline_input, size_inputs
+from .sockets import CATEGORY
+from .stages import warnings_ui
+
+PICTURES = f"{CATEGORY}/pictures"
+MOST_FEATHER = 1024
+MOST_ADDED = 8192
+
+
+def feather_input() -> io.Int.Input:
+    """The feather widget."""
+    return io.Int.Input(
+        "feather",
+        default=8,
+        min=0,
+        max=MOST_FEATHER,
+        tooltip=(
+            "Pixels over which the new is blended into the old, inside the part that is redrawn: what is outside of it "
+            "stays untouched. 0: a hard edge."
+        ),
+    )
+
+
+def fit_inputs(auto: str) -> list[io.Input]:
+    """How a picture is fitted to the model; ``auto``: what a side of 0 means."""
+    return [
+        io.Combo.Input(
+            "fit",
+            options=list(FIT_CHOICES),
+            default="crop",
+            tooltip=(
+                "When the picture's size does not suit the model. crop: cut off at the edges. pad: repeat the edges, "
+                "which Put Back cuts off again. stretch: change its proportions. error: refuse it. Pictures beyond the "
+                "model's limits are scaled first."
+            ),
+        ),
+        *size_inputs(f"Pixels to work in, a multiple of 16. 0: {auto}."),
+        batch_input("How many to make of each picture."),
+    ]
+
+
+def encoded(
+    pipeline: PipelineHandle, image: torch.Tensor, mask: torch.Tensor | None, frame: Frame, batch_size: int
+) -> io.NodeOutput:
+    """The LATENT, and what was done to the picture."""
+    pipeline.model.limits.num_images.check(image.shape[0] * batch_size)
+    loaded = pipeline.loaded(NodeReporter())
+    latent = encode_pictures(loaded, image, mask, frame, batch_size)
+    told = frame.told()
+    return io.NodeOutput(latent, ui=warnings_ui(loaded, [told] if told else []))
+
+
+class EncodePicture(io.ComfyNode):
+    """Encode Picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxEncodePicture",
+            display_name="Encode Picture",
+            category=PICTURES,
+            description=(
+                "A picture for Sample to begin with, fitted to what the model takes. With a mask, only the masked part "
+                "is redrawn."
+            ),
+            inputs=[
+                pipeline_input(),
+                io.Image.Input("image", tooltip="The picture, or a batch of pictures of one size."),
+                *fit_inputs("the picture's own"),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="White (above 0) is redrawn. It is resized to the picture."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output("latent", display_name="latent", tooltip="The picture for Sample, and for Put Back.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pipeline: PipelineHandle,
+        image: torch.Tensor,
+        fit: str,
+        width: int,
+        height: int,
+        batch_size: int,
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        frame = plan_frame(pipeline.model, (image.shape[2], image.shape[1]), fit, width, height)
+        if mask is not None:
+            check_mask(mask)
+        return encoded(pipeline, image, mask, frame, batch_size)
+
+
+class PictureToEdit(io.ComfyNode):
+    """Picture to Edit."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxPictureToEdit",
+            display_name="Picture to Edit",
+            category=PICTURES,
+            description=(
+                "A picture for a model that follows an instruction, such as FLUX.1 Kontext. Refuses every other model."
+            ),
+            inputs=[
+                pipeline_input("A model that edits: flux-kontext-dev, or a folder of one."),
+                io.Image.Input("image", tooltip="The picture, or a batch of pictures of one size."),
+                *fit_inputs("as many pixels in all as the model likes, in the picture's proportions"),
+            ],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The picture for Sample.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, pipeline: PipelineHandle, image: torch.Tensor, fit: str, width: int, height: int, batch_size: int
+    ) -> io.NodeOutput:
+        model = pipeline.model
+        if model.purpose != "edit":
+            names = [name for name, known in known_models().models.items() if known.purpose == "edit"]
+            raise InvalidParameter(
+                "model",
+                f"{model.name} does not edit by an instruction; choose {' or '.join(names)}, "
+                "or redraw the picture with the mode image-to-image",
+            )
+        given = image.shape[2], image.shape[1]
+        if not (width or height or fit == "error"):
+            width, height = size_in_pixels(model, given)
+        return encoded(pipeline, image, None, plan_frame(model, given, fit, width, height), batch_size)
+
+
+class PrepareMask(io.ComfyNode):
+    """Prepare Mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxPrepareMask",
+            display_name="Prepare Mask",
+            category=PICTURES,
+            description="Which part to redraw: the white part of a mask picture, or else what is transparent.",
+            inputs=[
+                feather_input(),
+                io.Boolean.Input("invert", default=False, tooltip="Redraw everything but that part."),
+                io.Image.Input(
+                    "mask_image", optional=True, tooltip="White is redrawn, black is kept. Goes before transparency."
+                ),
+                io.Mask.Input("transparency", optional=True, tooltip="A mask, such as an Image Parameter's."),
+            ],
+            outputs=[io.Mask.Output("mask", display_name="mask", tooltip="1: redrawn; 0: kept; between: blended.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        feather: int,
+        invert: bool,
+        mask_image: torch.Tensor | None = None,
+        transparency: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(mask_from(mask_image, transparency, feather, invert))
+
+
+class ExtendPicture(io.ComfyNode):
+    """Extend Picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def side(name: str) -> io.Int.Input:
+            return io.Int.Input(
+                name, default=0, min=0, max=MOST_ADDED, tooltip="Pixels to add on this side of the picture."
+            )
+
+        return io.Schema(
+            node_id="NeuroLuxExtendPicture",
+            display_name="Extend Picture",
+            category=PICTURES,
+            description="Makes room around a picture, and the mask of what is new, for Encode Picture to fill.",
+            inputs=[
+                io.Image.Input("image", tooltip="The picture."),
+                side("left"),
+                side("top"),
+                side("right"),
+                side("bottom"),
+                feather_input(),
+            ],
+            outputs=[
+                io.Image.Output("extended", display_name="image", tooltip="The larger picture, its edges repeated."),
+                io.Mask.Output("mask", display_name="mask", tooltip="1 where it is new; 0 where it is the picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: torch.Tensor, left: int, top: int, right: int, bottom: int, feather: int) -> io.NodeOutput:
+        return io.NodeOutput(*extended(image, (left, top, right, bottom), feather))
+
+
+class PutBack(io.ComfyNode):
+    """Put Back."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxPutBack",
+            display_name="Put Back",
+            category=PICTURES,
+            description=(
+                "Puts finished pictures back into the ones that they were made of, at their own size. What was not "
+                "masked is the original's, pixel for pixel."
+            ),
+            inputs=[
+                io.Image.Input("images", tooltip="The finished pictures, from Decode."),
+                io.Latent.Input("latent", tooltip="What Encode Picture made of the originals."),
+            ],
+            outputs=[io.Image.Output("image", display_name="image", tooltip="The pictures in the originals' size.")],
+        )
+
+    @classmethod
+    def execute(cls, images: torch.Tensor, latent: dict[str, Any]) -> io.NodeOutput:
+        origin = current_origin(latent)
+        if origin is None:
+            raise InvalidParameter(
+                "latent",
+                "the latent does not know the picture that it was made of; link Encode Picture's latent itself",
+            )
+        return io.NodeOutput(put_back(images, origin))

@@ -1,0 +1,1 @@
+"""Where weights live, in which type, and what that costs. Pure arithmetic: imports neither torch nor ComfyUI."""

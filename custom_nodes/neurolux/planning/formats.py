@@ -1,0 +1,91 @@
+"""In which type each component's weights are kept and computed with. Pure.
+
+Two exceptions for fp16, both from diffusers: T5 overflows in it (PR 9097), and an SDXL VAE whose config says
+``force_upcast`` decodes to black (pipeline_stable_diffusion_xl.py upcasts it to fp32 as well).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .records import ComponentShape, ComputeType, Machine, StorageType
+
+Formats = Mapping[str, tuple[StorageType, ComputeType]]
+FULL_TYPES: tuple[ComputeType, ...] = ("fp32", "bf16", "fp16")
+COMPRESSED_TYPES: tuple[StorageType, ...] = ("fp8", "int8", "nf4", "gguf")
+"""Types that nothing computes in: a layer's weights are widened as it runs."""
+
+
+def is_text_encoder(name: str) -> bool:
+    """Whether a component belongs to the encoding stage."""
+    return name.startswith("text_encoder")
+
+
+def is_compressible(family: str, name: str) -> bool:
+    """Whether fp8, int8 and nf4 apply: to the denoiser and to T5; CLIP and VAE are small and suffer most."""
+    return name in ("transformer", "unet") or (family == "flux" and name == "text_encoder_2")
+
+
+def compute_type(family: str, machine: Machine) -> ComputeType:
+    """What the device computes well: bf16; fp16 on MPS and for Stable Diffusion; else fp32. A CPU likes fp32 best."""
+    if machine.device == "cpu":
+        return "fp32"
+    if machine.bf16:
+        return "bf16"
+    if machine.device == "mps" or (family != "flux" and machine.fp16):
+        return "fp16"
+    return "fp32"
+
+
+def automatic_precisions(family: str, machine: Machine) -> tuple[str, ...]:
+    """The precisions that lose nothing, best first. The last converts nothing, so weights can stay in their files."""
+    main = compute_type(family, machine)
+    if machine.device == "cpu":
+        return ("fp32", "bf16", "as-is")
+    if main == "fp32":
+        # The files are in 16 bit: kept so and widened layer by layer they take half the room, and lose nothing.
+        return ("as-is",)
+    return (main, "as-is")
+
+
+def choose_formats(
+    family: str,
+    shapes: Mapping[str, ComponentShape],
+    machine: Machine,
+    precision: str,
+    *,
+    chosen: bool,
+    force_upcast_vae: bool,
+) -> Formats:
+    """Storage and compute type of each component in ``precision`` (one of PRECISION_CHOICES but "auto").
+
+    ``chosen``: a user asked for it, so what it names is also computed in; else computing goes by the device.
+    """
+    native = compute_type(family, machine)
+    if precision in FULL_TYPES and (chosen or machine.device == "cpu"):
+        main: ComputeType = precision
+    else:
+        main = native
+    return {
+        name: component_format(family, name, shape, precision, main, force_upcast_vae) for name, shape in shapes.items()
+    }
+
+
+def component_format(
+    family: str, name: str, shape: ComponentShape, precision: str, main: ComputeType, force_upcast_vae: bool
+) -> tuple[StorageType, ComputeType]:
+    """Storage and compute type of one component where the pipeline computes in ``main``."""
+    compute = main
+    if main == "fp16" and ((family == "flux" and is_text_encoder(name)) or (name == "vae" and force_upcast_vae)):
+        compute = "fp32"
+    if shape.stored == "gguf":
+        return "gguf", compute  # a GGUF file stays as it is, whatever is computed in
+    if not is_compressible(family, name):
+        return compute, compute
+    if shape.stored in ("int8", "nf4"):
+        return shape.stored, compute  # quantised on disk: unpacking it wins nothing back
+    if precision == "as-is":
+        return shape.stored or compute, compute
+    if precision in ("fp8", "int8", "nf4"):
+        return precision, compute  # pyright: ignore[reportReturnType]
+    return compute, compute

@@ -1,0 +1,171 @@
+"""A plan for people (reasons, table) and for the wire (JSON). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from . import costs
+from .layout import Pipeline, residents_of
+from .records import ComponentPlan, Machine, Plan, gigabytes
+
+COLUMNS = ("component", "type", "computed in", "where", "size")
+
+
+def reasons(
+    plan: Plan, pipe: Pipeline, choices: Mapping[str, str], better: Plan | None, faster: Plan | None
+) -> Iterator[str]:
+    """Why the plan is what it is, a sentence each.
+
+    ``better`` is the plan that would lose less of the picture, ``faster`` one that would lose more of it and less time.
+    """
+    machine = pipe.machine
+    for choice, value in choices.items():
+        if value != "auto":
+            yield f"{choice} {value}: as chosen"
+    if better is not None:
+        yield f"precision {plan.precision}: {drawback(better, pipe)}"
+    elif plan.precision == "as-is" and choices["precision"] == "auto":
+        part = plan.components[pipe.denoiser]
+        widened = f", widened to {part.compute} layer by layer" if part.storage != part.compute else ""
+        yield f"precision as-is: the files' own {part.storage}{widened}; nothing is lost"
+    elif choices["precision"] == "auto":
+        yield f"precision {plan.precision}: {device_word(machine)} computes it well, and nothing is lost"
+    for name in pipe.shapes:
+        if plan.components[name].storage == "gguf":
+            yield f"{name} is a GGUF file: its weights stay as they are and are widened as they are used"
+    yield from mode_reasons(plan, pipe)
+    if plan.vae_tile is not None:
+        whole = costs.decode_bytes(pipe.picture.width, pipe.picture.height, pipe.formats["vae"][1])
+        yield f"decoding in tiles of {plan.vae_tile} pixels: whole it would take {gigabytes(whole)} beside the weights"
+    if not plan.copies_in_ram and plan.offload != "disk":
+        yield "RAM is too small for a copy of all weights: they stay in their files"
+    if faster is not None:
+        yield (
+            f"choose precision {faster.precision} for speed: offload {faster.offload} would then lose "
+            f"{seconds(faster.transfer_seconds)}; the picture changes a little"
+        )
+    yield from shortages(plan, pipe)
+
+
+def mode_reasons(plan: Plan, pipe: Pipeline) -> Iterator[str]:
+    """What the offload mode does here, with numbers."""
+    machine, mode = pipe.machine, plan.offload
+    memory = "VRAM" if machine.own_memory else "RAM"
+    denoiser = plan.components[pipe.denoiser]
+    if not machine.own_memory and mode in ("model", "stream", "sequential"):
+        yield f"offload {mode}: {device_word(machine)} computes in RAM, so moving weights frees nothing"
+    elif mode == "none":
+        if plan.fits:
+            yield f"offload none: all weights, {gigabytes(pipe.total)}, and the room to work in fit into {memory}"
+    elif mode == "model":
+        largest = max(sum(pipe.bytes[name] for name in names) for names in pipe.stages.values())
+        yield f"offload model: the weights of one stage at a time, {gigabytes(largest)} at most"
+    elif mode == "sequential":
+        yield f"offload sequential: {gigabytes(denoiser.bytes)} are copied layer by layer in each step"
+    else:
+        way = residents_of(pipe.blocks[pipe.denoiser], denoiser.resident_blocks)
+        source = "read from disk" if mode == "disk" else "streamed from RAM"
+        if mode == "disk" and pipe.total > machine.free_ram:
+            yield f"{gigabytes(machine.free_ram)} of RAM do not hold the {gigabytes(pipe.total)} of weights"
+        if way.coming:
+            yield (
+                f"offload {mode}: {way.count} of {denoiser.blocks} blocks of the {pipe.denoiser} stay, "
+                f"{gigabytes(way.coming)} are {source} in each step while it computes"
+            )
+        else:
+            yield f"offload {mode}: the {pipe.denoiser} stays, the other components come when they are needed"
+        if machine.compute_rate is None:
+            rate = costs.compute_rate(machine) / 1e12
+            yield f"what computing hides is estimated for a device of {rate:g} TFLOP/s; a slower one hides more"
+
+
+def device_word(machine: Machine) -> str:
+    """The device for a reader."""
+    return "the card" if machine.own_memory else machine.device.upper()
+
+
+def drawback(better: Plan, pipe: Pipeline) -> str:
+    """What speaks against the plan that loses less of the picture."""
+    if not better.fits:
+        return f"{better.precision} does not fit ({'; '.join(shortages(better, pipe, bare=True))})"
+    return (
+        f"with {better.precision} and offload {better.offload}, transfers would add {seconds(better.transfer_seconds)} "
+        f"to about {seconds(better.compute_seconds)} of computing"
+    )
+
+
+def shortages(plan: Plan, pipe: Pipeline, *, bare: bool = False) -> Iterator[str]:
+    """Which memory is too small for ``plan``, and what to do."""
+    if plan.fits:
+        return
+    machine = pipe.machine
+    found = []
+    if machine.own_memory and plan.peak_vram > machine.free_vram:
+        found.append(f"it needs {gigabytes(plan.peak_vram)} of VRAM and {gigabytes(machine.free_vram)} are free")
+    if plan.peak_ram > machine.free_ram:
+        found.append(f"it needs {gigabytes(plan.peak_ram)} of RAM and {gigabytes(machine.free_ram)} are free")
+    if bare:
+        yield from found
+        return
+    for shortage in found:
+        yield f"does not fit: {shortage}"
+    yield "choose offload auto and precision auto, a smaller picture, or close what else uses memory"
+
+
+def seconds(value: float) -> str:
+    """Seconds for a reader."""
+    return f"{value:.1f} s" if value < 100 else f"{value / 60:.0f} min"
+
+
+def table(plan: Plan) -> str:
+    """The plan as text: a line per component, then the sums and why."""
+    rows = [COLUMNS] + [
+        (name, part.storage, part.compute, whereabouts(part), gigabytes(part.bytes))
+        for name, part in plan.components.items()
+    ]
+    lines = [*aligned_columns(rows, right=(4,)), ""]
+    lines += aligned_columns([(label, value) for label, value in sums(plan)])
+    return "\n".join([*lines, "", *(f"- {reason}" for reason in plan.reasons)])
+
+
+def sums(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What the plan comes to, as labels and values."""
+    yield "fits", "yes" if plan.fits else "no"
+    yield "precision", plan.precision
+    yield "offload", plan.offload
+    yield "decode", "whole" if plan.vae_tile is None else f"in tiles of {plan.vae_tile} pixels"
+    if plan.peak_vram:
+        yield "peak VRAM", gigabytes(plan.peak_vram)
+    pinned = f", {gigabytes(plan.pinned_ram)} of it pinned" if plan.pinned_ram else ""
+    yield "peak RAM", gigabytes(plan.peak_ram) + pinned
+    yield "transfers", f"{seconds(plan.transfer_seconds)} that computing does not hide, with a new prompt"
+    yield "computing", f"about {seconds(plan.compute_seconds)}"
+
+
+def whereabouts(part: ComponentPlan) -> str:
+    """Where a component's weights are, for a reader."""
+    if part.placement in ("stream", "disk"):
+        source = "streamed" if part.placement == "stream" else "from disk"
+        return f"{source}, {part.resident_blocks} of {part.blocks} blocks stay"
+    return {"resident": "stays", "stage": "comes for its stage", "sequential": "layer by layer"}[part.placement]
+
+
+def aligned_columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """``rows`` as lines with columns of equal width; those numbered in ``right`` end at the same place."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values, under the records' names."""
+    document = asdict(plan)
+    document["reasons"] = list(plan.reasons)
+    return document

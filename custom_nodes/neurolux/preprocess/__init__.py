@@ -1,0 +1,1 @@
+"""Control images out of any image: Canny edges, depth maps, pose skeletons."""

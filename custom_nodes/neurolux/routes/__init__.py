@@ -1,0 +1,1 @@
+"""The routes that the pack adds to ComfyUI's own server. Thin: they ask the other rooms."""

@@ -1,0 +1,80 @@
+"""A latent into images, by the pipeline's own VAE and image processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..loading.registry import LoadedPipeline
+from ..loading.working_memory import decode_room, run_stage
+
+REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
+
+
+def decode(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
+    """Decode raw VAE latents (B, C, h, w) into images (B, H, W, 3) in [0, 1], float32 on the CPU.
+
+    One by one: an image of a batch is the same, bit for bit, as the image alone. In tiles where the plan says so.
+    """
+    vae: Any = loaded.pipe.vae
+    scale = loaded.pipe.vae_scale_factor
+    height, width = samples.shape[2] * scale, samples.shape[3] * scale
+
+    loaded.fit(width, height)
+
+    def work() -> torch.Tensor:
+        placed = loaded.placement.stage(["vae"], decode_room(loaded, width, height))
+        with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
+            # split, unlike indexing, leaves the strides as diffusers has them, by which convolutions choose their way.
+            return torch.cat([decode_one(loaded, latent) for latent in samples.split(1)])
+
+    return run_stage(loaded, f"decoding {samples.shape[0]} x {width}x{height}", REMEDY, work)
+
+
+@contextmanager
+def tiling(vae: Any, tile: int | None, scale: int) -> Iterator[None]:
+    """Decode in tiles of ``tile`` pixels a side meanwhile; None: whole.
+
+    diffusers' own ``enable_tiling`` tiles only what is larger than the size that the VAE was trained at, 1024 here.
+    """
+    if tile is None:
+        vae.disable_tiling()
+        yield
+        return
+    trained = vae.tile_sample_min_size, vae.tile_latent_min_size
+    vae.tile_sample_min_size, vae.tile_latent_min_size = tile, tile // scale
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = trained
+
+
+def decode_one(loaded: LoadedPipeline, latent: torch.Tensor) -> torch.Tensor:
+    """Decode one raw latent (1, C, h, w) into (1, H, W, 3)."""
+    vae: Any = loaded.pipe.vae
+    image = vae.decode(latent.to(loaded.device, vae.dtype), return_dict=False)[0]
+    image = loaded.pipe.image_processor.postprocess(image, output_type="pt")
+    return image.cpu().permute(0, 2, 3, 1).float().contiguous()
+
+
+def to_raw(loaded: LoadedPipeline, latents: torch.Tensor) -> torch.Tensor:
+    """The denoiser's latents (1, C, h, w) in the VAE's own space, which is what ComfyUI's LATENT holds.
+
+    The arithmetic and its number format are those of the pipelines' own last lines (pipeline_flux.py,
+    pipeline_stable_diffusion_xl.py), so that the decoded image is theirs to the bit.
+    """
+    config: Any = loaded.pipe.vae.config
+    latents = latents.to(loaded.pipe.vae.dtype)
+    if loaded.model.family == "flux":
+        return (latents / config.scaling_factor) + config.shift_factor
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        shape = (1, len(mean), 1, 1)
+        mean, std = (torch.tensor(values).view(shape).to(latents.device, latents.dtype) for values in (mean, std))
+        return latents * std / config.scaling_factor + mean
+    return latents / config.scaling_factor

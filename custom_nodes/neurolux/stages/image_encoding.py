@@ -1,0 +1,102 @@
+"""Pictures through a VAE's encoder, by our own call or by a diffusers pipeline that makes it.
+
+A pipeline casts the picture to the denoiser's type, and an SDXL one recasts the whole VAE for the call. Here weights
+stay as they are, because ComfyUI's memory manager knows them by their bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+
+from ..loading.registry import LoadedPipeline
+
+
+@dataclass(frozen=True)
+class CastDistribution:
+    """The encoder's distribution, its samples in the type that the pipeline computes in."""
+
+    distribution: Any
+    dtype: torch.dtype
+
+    def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
+        """One draw, (B, C, h, w)."""
+        return self.distribution.sample(generator).to(self.dtype)
+
+    def mode(self) -> torch.Tensor:
+        """The middle, (B, C, h, w)."""
+        return self.distribution.mode().to(self.dtype)
+
+
+class Encoding(torch.nn.Module):
+    """``vae.encode`` as a module's call, so that it can be made with other weights for once."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, encode: Any, picture: torch.Tensor) -> Any:
+        """The distribution of ``picture`` (B, 3, H, W) in [-1, 1]."""
+        return encode(picture).latent_dist
+
+
+@contextmanager
+def pictures_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
+    """Meanwhile the VAE encodes pictures of any type as diffusers would, and is not recast.
+
+    diffusers computes the encoder of an SDXL VAE in fp32 (its ``force_upcast``); so do we, with weights made for the
+    call, unless they are streamed and never there at once.
+    """
+    vae: Any = loaded.pipe.vae
+    upcast = bool(vae.config.force_upcast)
+    original = vae.encode
+    in_fp32 = upcast and loaded.model.family == "sdxl" and loaded.placement.in_place("vae")
+
+    def encode(picture: torch.Tensor, return_dict: bool = True) -> Any:
+        if in_fp32 and vae.dtype != torch.float32:
+            weights = {f"vae.{name}": weight.float() for name, weight in vae.named_parameters() if encodes(name)}
+            found = torch.func.functional_call(Encoding(vae), weights, (original, picture.float()))
+        else:
+            found = original(picture.to(vae.dtype)).latent_dist
+        output = AutoencoderKLOutput(latent_dist=CastDistribution(found, picture.dtype))  # pyright: ignore[reportArgumentType]
+        return output if return_dict else (output.latent_dist,)
+
+    vae.encode = encode
+    vae.register_to_config(force_upcast=False)
+    try:
+        yield
+    finally:
+        del vae.encode
+        vae.register_to_config(force_upcast=upcast)
+
+
+def encodes(name: str) -> bool:
+    """Whether a weight of the VAE is the encoder's."""
+    return name.startswith(("encoder.", "quant_conv."))
+
+
+def encode_picture(loaded: LoadedPipeline, picture: torch.Tensor) -> torch.Tensor:
+    """One picture (1, H, W, 3) in [0, 1] as a raw latent (1, C, h, w), the middle of its distribution, float32."""
+    vae: Any = loaded.pipe.vae
+    pixels = loaded.pipe.image_processor.preprocess(picture.movedim(-1, 1)).to(loaded.device)
+    with pictures_encoded_in_place(loaded):
+        return vae.encode(pixels).latent_dist.mode().float().cpu()
+
+
+def from_raw(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
+    """Raw VAE latents (B, C, h, w) as the denoiser takes them: the other way round of ``decode.to_raw``."""
+    config: Any = loaded.pipe.vae.config
+    samples = samples.to(loaded.device, loaded.precision.main)
+    if loaded.model.family == "flux":
+        return (samples - config.shift_factor) * config.scaling_factor
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        shape = (1, len(mean), 1, 1)
+        mean, std = (torch.tensor(values).view(shape).to(samples.device, samples.dtype) for values in (mean, std))
+        return (samples - mean) * config.scaling_factor / std
+    return samples * config.scaling_factor

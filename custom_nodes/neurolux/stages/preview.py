@@ -1,0 +1,93 @@
+"""What the picture will look like, from the latents of two consecutive steps.
+
+diffusers' step callback gives the noisy latents, not the prediction. Both of our schedules are straight lines between
+two steps, so the prediction follows from the slope: with v = (x1 - x0) / (s1 - s0), the clean latent is x1 - s1 * v.
+This holds for flow matching and for Euler in sigma space alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..catalog.models import FolderSource
+from ..images.pixels import as_image
+from ..loading.registry import LoadedPipeline
+from .decode import to_raw
+
+SMALL_VAE_PARAMETERS = 5_000_000
+RGB_FILE = "latent_rgb.json"
+Preview = tuple[str, Image.Image, int]
+"""What ComfyUI's progress bar takes: format, picture, largest side."""
+Previewer = Callable[[torch.Tensor], Image.Image]
+
+
+def predicted_clean(before: torch.Tensor, after: torch.Tensor, sigma_before: float, sigma_after: float) -> torch.Tensor:
+    """The clean latents that the step from ``before`` to ``after`` aims at."""
+    if sigma_before == sigma_after:
+        return after
+    slope = (after - before) / (sigma_after - sigma_before)
+    return after - sigma_after * slope
+
+
+def make_previewer(loaded: LoadedPipeline) -> Previewer | None:
+    """How to show latents (1, C, h, w) of this pipeline; None when the user turned previews off or nothing fits."""
+    import latent_preview
+    from comfy.cli_args import LatentPreviewMethod
+
+    if latent_preview.args.preview_method == LatentPreviewMethod.NoPreviews:
+        return None
+    factors = folder_factors(loaded)
+    if factors is not None:
+        return lambda latents: project(latents, *factors)
+    if has_small_vae(loaded):
+        return lambda latents: decode_preview(loaded, latents)
+    return comfy_previewer(loaded)
+
+
+def has_small_vae(loaded: LoadedPipeline) -> bool:
+    """Whether the VAE is so small that decoding every step costs nothing."""
+    return sum(weight.numel() for weight in loaded.pipe.vae.parameters()) < SMALL_VAE_PARAMETERS
+
+
+def comfy_previewer(loaded: LoadedPipeline) -> Previewer | None:
+    """ComfyUI's own previewer for the family's latents (latent2rgb, or TAESD where the user has it)."""
+    import comfy.latent_formats
+    import latent_preview
+
+    formats = comfy.latent_formats
+    latent_format = {"flux": formats.Flux, "sdxl": formats.SDXL, "sd15": formats.SD15}[loaded.model.family]()
+    if loaded.pipe.vae.config.latent_channels != latent_format.latent_channels:
+        return None
+    previewer = latent_preview.get_previewer(loaded.device, latent_format)
+    if previewer is None:
+        return None
+    return lambda latents: previewer.decode_latent_to_preview(latents.float())
+
+
+def folder_factors(loaded: LoadedPipeline) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """A local model's own ``latent_rgb.json``: ``{"factors": [[r, g, b] per channel], "bias": [r, g, b]}``."""
+    source = loaded.model.source
+    if not isinstance(source, FolderSource) or not (source.path / RGB_FILE).is_file():
+        return None
+    document: dict[str, Any] = json.loads(Path(source.path / RGB_FILE).read_text(encoding="utf-8"))
+    factors = torch.tensor(document["factors"], dtype=torch.float32)
+    return factors, torch.tensor(document.get("bias", [0.0, 0.0, 0.0]), dtype=torch.float32)
+
+
+def project(latents: torch.Tensor, factors: torch.Tensor, bias: torch.Tensor) -> Image.Image:
+    """Latents (1, C, h, w) as a small picture: one matrix from channels to colours, in [-1, 1]."""
+    pixels = latents[0].float().cpu().movedim(0, -1) @ factors + bias
+    return as_image((pixels + 1) / 2)
+
+
+def decode_preview(loaded: LoadedPipeline, latents: torch.Tensor) -> Image.Image:
+    """The real decoder's picture."""
+    vae: Any = loaded.pipe.vae
+    decoded = vae.decode(to_raw(loaded, latents), return_dict=False)[0]
+    return as_image(decoded[0].float().cpu().movedim(0, -1) / 2 + 0.5)

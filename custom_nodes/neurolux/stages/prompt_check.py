@@ -1,0 +1,75 @@
+"""What of a prompt a model cannot make use of, said before it is drawn without it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..catalog.models import FolderSource
+from ..loading.registry import LoadedPipeline
+
+VOCABULARY_FILE = "vocabulary.json"
+"""In a model's folder: its text encoders were shown a few hundred words, and nothing else. ``rough_words`` in it
+names those that are drawn badly."""
+WORD = re.compile(r"[^\W_]+")
+SHOWN = 8
+
+
+def prompt_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
+    """One sentence for each thing that has no effect; an empty list for a prompt that is used whole."""
+    return [*vocabulary_warnings(loaded, text), *truncation_warnings(loaded, text)]
+
+
+def vocabulary_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
+    """Names the words that a model with a closed vocabulary does not know, and those that it hardly learned.
+
+    Unknown are those that its tokenizer cannot name. Other models' tokenizers cut an unknown word into known pieces,
+    so for them it means nothing.
+    """
+    source = loaded.model.source
+    if not isinstance(source, FolderSource) or not (source.path / VOCABULARY_FILE).is_file():
+        return []
+    tokenizer = main_tokenizer(loaded)
+    encoded = tokenizer(text, truncation=False, verbose=False, return_offsets_mapping=True)
+    places = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+    unknown = [text[start:end] for token, (start, end) in places if token == tokenizer.unk_token_id]
+    rough = rough_words(source.path / VOCABULARY_FILE)
+    roughly = [word for word in WORD.findall(text) if word.lower() in rough]
+    name = loaded.model.name
+    return [
+        *([f"{name} does not know {listed(unknown)}: the picture may not show it"] if unknown else []),
+        *([f"{name} draws {listed(roughly)} only roughly"] if roughly else []),
+    ]
+
+
+def main_tokenizer(loaded: LoadedPipeline) -> Any:
+    """That of the encoder which reads most: the second, where there are two."""
+    pipe: Any = loaded.pipe
+    return getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
+
+
+@lru_cache(maxsize=8)
+def rough_words(path: Path) -> frozenset[str]:
+    """The words that a model says it learned only roughly."""
+    return frozenset(json.loads(path.read_text(encoding="utf-8")).get("rough_words", []))
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words for a sentence, each once."""
+    distinct = list(dict.fromkeys(words))
+    more = f" and {len(distinct) - SHOWN} more" if len(distinct) > SHOWN else ""
+    return ", ".join(repr(word) for word in distinct[:SHOWN]) + more
+
+
+def truncation_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
+    """Says so when the prompt is longer than what the main text encoder reads."""
+    tokenizer = main_tokenizer(loaded)
+    limit = min(loaded.model.max_sequence_length, tokenizer.model_max_length)
+    tokens = len(tokenizer(text, truncation=False, verbose=False).input_ids)
+    if tokens <= limit:
+        return []
+    return [f"the prompt has {tokens} tokens and {loaded.model.name} reads {limit}: its end has no effect"]

@@ -1,0 +1,117 @@
+"""A large picture redrawn a little, tile by tile: image to image on each, blended. Memory is that of one tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..adapters.controlnets import AppliedControl
+from ..images.control_images import fitted_batch
+from ..images.tiles import Tile, blend, grid_size, numbered, padded_to, plan_tiles
+from ..loading.registry import LoadedPipeline, LoadSpec
+from .decode import decode
+from .encode import Conditioning
+from .latent import CHANNELS, LATENT_SCALE
+from .sample import ProgressSpan, plan_sample, sample
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """How to redraw. ``tile`` and ``overlap`` in pixels; ``tile`` 0, ``steps`` 0, ``guidance`` -1: the model's own."""
+
+    strength: float
+    seed: int
+    steps: int = 0
+    guidance: float = -1.0
+    tile: int = 0
+    overlap: int = 64
+
+
+def refine(
+    loaded: LoadedPipeline,
+    spec: LoadSpec,
+    pictures: torch.Tensor,
+    positive: Conditioning,
+    negative: Conditioning | None,
+    request: RefineRequest,
+) -> torch.Tensor:
+    """Pictures (B, H, W, 3) in [0, 1], redrawn at ``request.strength``; same shape, float32 on the CPU.
+
+    Each tile is what the family's image-to-image pipeline makes of it with its own seed: tile t of picture i has
+    seed + i + t, in rows. A ControlNet follows the tile's part of its own picture i.
+    Raises InvalidParameter, or InterruptProcessingException in the middle.
+    """
+    model = loaded.model
+    pictures = pictures[..., :3].detach().float().cpu().clamp(0, 1)
+    height, width = pictures.shape[1:3]
+    tiles = plan_tiles(
+        width, height, request.tile or default_tile(loaded), request.overlap, (model.limits.width, model.limits.height)
+    )
+    covered = grid_size(tiles)
+    source = padded_to(pictures, *covered)
+    work = list(numbered(tiles, len(source)))
+    steps = plan_sample(
+        model, spec.variant, tile_latent(tiles[0].cut(source[:1])), request.seed, request.steps, request.guidance,
+        request.strength,
+    ).running  # fmt: skip
+    controls = whole_controls(loaded.controls, (width, height), covered)
+    latents = []
+    for number, (picture, index, tile) in enumerate(work):
+        with controls_of(loaded, [cut_control(control, picture, tile) for control in controls]):
+            latents.append(
+                sample(
+                    loaded,
+                    spec,
+                    positive,
+                    negative,
+                    tile_latent(tile.cut(source[picture][None])),
+                    request.seed + picture + index,
+                    request.steps,
+                    request.guidance,
+                    request.strength,
+                    span=ProgressSpan(number * steps, len(work) * steps),
+                )  # fmt: skip
+            )
+    finished = []
+    for picture in range(len(source)):
+        own = latents[picture * len(tiles) : (picture + 1) * len(tiles)]
+        decoded = ((tile, decode(loaded, latent)[0]) for tile, latent in zip(tiles, own, strict=True))
+        finished.append(blend(decoded, *covered, request.overlap)[:height, :width])
+    return torch.stack(finished).clamp(0, 1)
+
+
+def default_tile(loaded: LoadedPipeline) -> int:
+    """The side that the model was made for."""
+    return min(loaded.model.defaults.width, loaded.model.defaults.height)
+
+
+def tile_latent(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A tile (1, h, w, 3) as a LATENT. The pipeline encodes the pixels itself; of ``samples`` only the size is read."""
+    height, width = pixels.shape[1:3]
+    return {"samples": torch.ones(1, CHANNELS, height // LATENT_SCALE, width // LATENT_SCALE), "picture": pixels}
+
+
+def whole_controls(
+    controls: Iterable[AppliedControl], size: tuple[int, int], covered: tuple[int, int]
+) -> list[AppliedControl]:
+    """``controls``, their pictures as large as what the tiles cover, and over the same things in it."""
+    return [replace(one, image=padded_to(fitted_batch(one.image, *size), *covered)) for one in controls]
+
+
+def cut_control(control: AppliedControl, picture: int, tile: Tile) -> AppliedControl:
+    """``control`` for one tile of ``picture``: that part of its picture, which goes round where there are fewer."""
+    return replace(control, image=tile.cut(control.image[picture % len(control.image)][None]))
+
+
+@contextmanager
+def controls_of(loaded: LoadedPipeline, controls: Iterable[AppliedControl]) -> Iterator[None]:
+    """Let ``controls`` guide what is sampled meanwhile."""
+    whole = loaded.controls
+    loaded.controls = tuple(controls)
+    try:
+        yield
+    finally:
+        loaded.controls = whole

@@ -1,0 +1,292 @@
+"""Denoise, by the diffusers pipeline itself; what is ours is the checks, the progress and the previews."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..adapters.controlnets import ControlRun
+from ..catalog.models import Model
+from ..errors import InvalidParameter
+from ..loading.registry import LoadedPipeline, LoadSpec
+from ..loading.working_memory import decode_room, run_stage, sample_room
+from .decode import tiling, to_raw
+from .encode import Conditioning, embeddings, encode, is_empty
+from .image_encoding import pictures_encoded_in_place
+from .latent import LATENT_SCALE
+from .preview import Preview, has_small_vae, make_previewer, predicted_clean
+from .tasks import KONTEXT_PIXELS, PictureSource, accepted, begin_with, choose_task, steps_to_run
+
+if TYPE_CHECKING:
+    from ..families.placed import Task
+
+SEEDS = 2**64
+REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """A request as the model will run it: every default filled in, every value checked."""
+
+    width: int
+    height: int
+    count: int
+    seed: int
+    steps: int
+    guidance: float
+    task: Task
+    strength: float
+    """How much of the picture that it begins with is redrawn, 0 to 1."""
+    running: int
+    """The steps that are run: all, or at a strength below 1 the last ones."""
+    source: PictureSource
+
+
+def plan_sample(
+    model: Model,
+    variant: int | None,
+    latent: Mapping[str, Any],
+    seed: int,
+    steps: int,
+    guidance: float,
+    strength: float = 1.0,
+) -> SampleRequest:
+    """Fill in defaults (``steps`` 0, ``guidance`` below 0) and check all; raises InvalidParameter."""
+    source = PictureSource.of(latent)
+    samples = source.samples
+    task = choose_task(model, source, strength)
+    height, width = samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE
+    steps = steps or variant or model.defaults.num_inference_steps
+    request = SampleRequest(
+        width=width,
+        height=height,
+        count=samples.shape[0],
+        seed=seed,
+        steps=steps,
+        guidance=model.defaults.guidance_scale if guidance < 0 else guidance,
+        task=task,
+        strength=strength,
+        running=steps_to_run(model, task, steps, strength),
+        source=source,
+    )
+    model.limits.width.check("width", width)
+    model.limits.height.check("height", height)
+    model.limits.num_images.check(request.count)
+    if variant is not None and request.steps != variant:
+        raise InvalidParameter(
+            "num_inference_steps",
+            f"num_inference_steps {request.steps} does not match the loaded {variant}-step checkpoint of {model.name}; "
+            f"set steps to {variant} (or 0) here, or choose {request.steps} steps on the loader",
+        )
+    model.limits.num_inference_steps.check(request.steps)
+    model.limits.guidance_scale.check(request.guidance)
+    return request
+
+
+def needs_negative(model: Model, guidance: float) -> bool:
+    """Whether a negative prompt has any effect: classifier-free guidance runs only above 1."""
+    effective = model.defaults.guidance_scale if guidance < 0 else guidance
+    return model.uses_negative_prompt and effective > 1
+
+
+def sample(
+    loaded: LoadedPipeline,
+    spec: LoadSpec,
+    positive: Conditioning,
+    negative: Conditioning | None,
+    latent: Mapping[str, Any],
+    seed: int,
+    steps: int = 0,
+    guidance: float = -1.0,
+    strength: float = 1.0,
+    *,
+    span: ProgressSpan | None = None,
+) -> torch.Tensor:
+    """Sample every image of the batch; returns raw VAE latents (B, C, h, w), float32 on the CPU.
+
+    Image ``i`` uses ``seed + i`` and is sampled alone, so it equals the single picture with that seed. The noise is
+    drawn on the CPU: a seed means the same on every device. ``span``: where its steps are in a longer count.
+    """
+    request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance, strength)
+    prompt = prompt_arguments(loaded, request, positive, negative)
+    control = ControlRun(loaded, request.task) if loaded.controls else None
+    pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
+    progress = SampleProgress(loaded, request, span)
+    stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
+    loaded.fit(request.width, request.height)
+
+    def work() -> torch.Tensor:
+        with placed(), torch.no_grad():
+            return loaded.compiled.run(loaded, lambda: torch.cat([one(index) for index in range(request.count)]))
+
+    @contextmanager
+    def placed() -> Iterator[None]:
+        room = task_room(loaded, request)
+        if control is None:
+            where = loaded.placement.stage(stage, room)
+        else:
+            where = control.stage(stage, room, request.width, request.height)
+        if request.task == "text-to-image":
+            with where:
+                yield
+            return
+        tiles = tiling(loaded.pipe.vae, loaded.placement.plan.vae_tile, loaded.pipe.vae_scale_factor)
+        with where, tiles, pictures_encoded_in_place(loaded):
+            yield
+
+    def one(index: int) -> torch.Tensor:
+        width, height, source = request.width, request.height, request.source
+        more = control.arguments(index, width, height, source.frame) if control else {}
+        begin = begin_with(pipe, source.arguments(loaded, request.task, request.strength, index), width, height)
+        more |= accepted(pipe, **begin)
+        return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
+
+    try:
+        return run_stage(loaded, f"sampling {request.width}x{request.height}", REMEDY, work)
+    finally:
+        pipe.on_first_latents = None
+        pipe.maybe_free_model_hooks()
+
+
+def task_pipeline(loaded: LoadedPipeline, task: Task) -> Any:
+    """The pipeline for ``task`` over the loaded one's components. Raises InvalidParameter where there is none."""
+    from ..families.placed import PIPELINE_CLASSES, derived
+
+    if task == "text-to-image":
+        return loaded.pipe
+    wanted = PIPELINE_CLASSES.get((loaded.model.family, None, task))
+    if wanted is None:
+        raise InvalidParameter("model", f"{loaded.model.name}, a {loaded.model.family} model, has no {task}")
+    return derived(loaded.pipe, wanted)
+
+
+def task_room(loaded: LoadedPipeline, request: SampleRequest) -> int:
+    """Working memory of a step, or of encoding the picture where that takes more."""
+    width, height = request.width, request.height
+    if request.task == "text-to-image":
+        return sample_room(loaded, width, height)
+    seen = height + (KONTEXT_PIXELS // width if request.task == "edit" else 0)  # it attends to the picture as well
+    return max(sample_room(loaded, width, seen), decode_room(loaded, width, height))
+
+
+def sample_one(
+    loaded: LoadedPipeline,
+    pipe: Any,
+    request: SampleRequest,
+    conditions: Mapping[str, Any],
+    index: int,
+    progress: SampleProgress,
+) -> torch.Tensor:
+    """Image ``index`` of the batch, in raw VAE space (1, C, h, w), float32 on the CPU.
+
+    The pipeline draws the noise itself: a FLUX ControlNet draws from the same generator before it.
+    """
+    pipe.on_first_latents = partial(progress.start, index)
+    latents = pipe(
+        **conditions,
+        **accepted(pipe, width=request.width, height=request.height),
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        generator=torch.Generator("cpu").manual_seed((request.seed + index) % SEEDS),
+        output_type="latent",
+        return_dict=False,
+        callback_on_step_end=progress.step,
+    )[0]
+    return to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
+
+
+def unpacked(loaded: LoadedPipeline, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:
+    """FLUX packs 2x2 latent pixels into one token; back to (1, C, h, w)."""
+    if loaded.model.family != "flux":
+        return latents
+    pipe: Any = loaded.pipe
+    return pipe._unpack_latents(latents, request.height, request.width, pipe.vae_scale_factor)
+
+
+def prompt_arguments(
+    loaded: LoadedPipeline, request: SampleRequest, positive: Conditioning, negative: Conditioning | None
+) -> dict[str, torch.Tensor]:
+    """The embeddings, under the pipeline's own argument names."""
+    arguments = named_embeddings(loaded, positive, "positive", "")
+    if not needs_negative(loaded.model, request.guidance):
+        return arguments
+    pipe: Any = loaded.pipe
+    if negative is None or is_empty(negative):
+        if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
+            return arguments  # the pipeline itself takes zeros then
+        negative = encode(loaded, "")
+    return arguments | named_embeddings(loaded, negative, "negative", "negative_")
+
+
+def named_embeddings(
+    loaded: LoadedPipeline, conditioning: Conditioning, field: str, prefix: str
+) -> dict[str, torch.Tensor]:
+    """One prompt's embeddings under the pipeline's names for them."""
+    embeds, pooled = embeddings(loaded, conditioning, field)
+    named = {f"{prefix}prompt_embeds": embeds}
+    return named if pooled is None else named | {f"{prefix}pooled_prompt_embeds": pooled}
+
+
+@dataclass(frozen=True)
+class ProgressSpan:
+    """Steps that were done before, and all that there are to do: one bar for several runs of the sampler."""
+
+    before: int
+    total: int
+
+
+class SampleProgress:
+    """Reports each step of each image to ComfyUI, with a preview, and stops when the user interrupts.
+
+    ``ProgressBar.update_absolute`` is what does it all in ComfyUI: it raises InterruptProcessingException, which must
+    escape through the pipeline. ``pipe._interrupt`` would only skip the remaining steps and return what is there.
+    """
+
+    def __init__(self, loaded: LoadedPipeline, request: SampleRequest, span: ProgressSpan | None = None) -> None:
+        import comfy.utils
+        import latent_preview
+
+        self._loaded = loaded
+        self._request = request
+        self._previewer = make_previewer(loaded)
+        self._largest_side: int = latent_preview.MAX_PREVIEW_RESOLUTION
+        self._span = span or ProgressSpan(0, request.count * request.running)
+        self._bar = comfy.utils.ProgressBar(self._span.total)
+        self._index = 0
+        self._before: torch.Tensor | None = None
+
+    @property
+    def needs_vae(self) -> bool:
+        """Whether previews run through the pipeline's own VAE."""
+        return self._previewer is not None and has_small_vae(self._loaded)
+
+    def start(self, index: int, latents: torch.Tensor) -> None:
+        """Image ``index`` begins from ``latents``, as its scheduler sees them."""
+        self._index = index
+        self._before = latents
+
+    def step(self, pipe: Any, step: int, timestep: object, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """diffusers' ``callback_on_step_end``; changes nothing."""
+        import comfy.model_management as mm
+
+        mm.throw_exception_if_processing_interrupted()
+        done = self._span.before + self._index * self._request.running + step + 1
+        self._bar.update_absolute(done, self._span.total, self._preview(pipe, step, tensors))
+        self._before = tensors["latents"]
+        return {}
+
+    def _preview(self, pipe: Any, step: int, tensors: dict[str, torch.Tensor]) -> Preview | None:
+        if self._previewer is None:
+            return None
+        latents, before = tensors["latents"], self._before
+        sigmas = getattr(pipe.scheduler, "sigmas", None)
+        step += self._request.steps - self._request.running  # the schedule has those as well that are not run
+        if before is not None and sigmas is not None and step + 1 < len(sigmas):
+            latents = predicted_clean(before, latents, float(sigmas[step]), float(sigmas[step + 1]))
+        picture = self._previewer(unpacked(self._loaded, self._request, latents))
+        return ("JPEG", picture, self._largest_side)

@@ -1,0 +1,170 @@
+"""Which diffusers pipeline a latent asks for, how many steps it runs, and what it is given of the picture."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from ..catalog.models import Model
+from ..errors import InvalidParameter
+from ..images.frames import Frame, current_origin
+from ..images.pixels import as_image
+from ..loading.registry import LoadedPipeline
+from .image_encoding import from_raw
+from .latent import LATENT_SCALE
+
+if TYPE_CHECKING:
+    from ..families.placed import Task
+
+KONTEXT_PIXELS = 1024 * 1024
+"""FluxKontextPipeline scales the picture that it edits to about this many."""
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """What a run of the sampler begins with: pixels where they are known, else latents; and where to redraw."""
+
+    samples: torch.Tensor
+    """(B, C, h, w), raw VAE space."""
+    picture: torch.Tensor | None
+    """(B, H, W, 3) in [0, 1]."""
+    mask: torch.Tensor | None
+    """(B, 1, H, W), 1 = redraw."""
+    frame: Frame | None = None
+    """How ``picture`` was fitted."""
+
+    @classmethod
+    def of(cls, latent: Mapping[str, Any]) -> PictureSource:
+        """What ``latent`` holds; its picture only if the samples are still those that were made of it."""
+        samples: torch.Tensor = latent["samples"]
+        picture = latent.get("picture")
+        origin = current_origin(latent)
+        size = (samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE)
+        if "picture_origin" in latent and origin is None:
+            picture = None
+        if picture is not None and (tuple(picture.shape[1:3]) != size or len(picture) != len(samples)):
+            picture = None
+        mask = latent.get("noise_mask")
+        if mask is not None:
+            mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+            if tuple(mask.shape[-2:]) != size:  # stock nodes make masks of any size
+                mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
+        return cls(samples, picture, mask, None if origin is None or picture is None else origin.frame)
+
+    def arguments(self, loaded: LoadedPipeline, task: Task, strength: float, index: int) -> dict[str, Any]:
+        """The pipeline's own arguments for image ``index`` of the batch."""
+        if task == "text-to-image":
+            return {}
+        pixels = None if self.picture is None else self.picture[index]
+        image = from_raw(loaded, self.samples[index][None]) if pixels is None else as_image(pixels)
+        if task == "edit":
+            assert isinstance(image, Image.Image)  # choose_task has seen to it
+            return {"image": image, "max_area": image.width * image.height}
+        arguments: dict[str, Any] = {"image": image, "strength": strength}
+        if self.mask is not None:
+            arguments["mask_image"] = as_image(self.mask[index % len(self.mask), 0])
+            if pixels is None:
+                arguments["masked_image_latents"] = image  # latents cannot be masked by pixels
+        return arguments
+
+
+def begin_with(pipe: Any, source: dict[str, Any], width: int, height: int) -> dict[str, Any]:
+    """``source``, a PictureSource's arguments, as ``pipe`` takes them: some pipelines begin with pixels only."""
+    if not hasattr(pipe, "given_latents"):
+        return source
+    latents = isinstance(source["image"], torch.Tensor)
+    pipe.given_latents = source["image"] if latents else None
+    return {**source, "image": Image.new("RGB", (width, height))} if latents else source
+
+
+def choose_task(model: Model, source: PictureSource, strength: float) -> Task:
+    """What the latent asks of ``model``. Raises InvalidParameter where the model is not made for that."""
+    if not 0 <= strength <= 1:
+        raise InvalidParameter("strength", f"strength {strength:g} is outside 0 to 1; 1 redraws everything")
+    if not source.samples.any():
+        return without_picture(model, source, strength)
+    masked = source.mask is not None
+    if model.purpose == "fill":
+        if not masked or source.picture is None:
+            raise InvalidParameter(
+                "mask" if source.picture is not None else "latent",
+                f"{model.name} fills in a masked part of a picture; link Encode Picture with a mask, "
+                "or choose another model to redraw a whole picture",
+            )
+        return "fill"
+    if model.purpose == "edit":
+        if masked or source.picture is None:
+            raise InvalidParameter(
+                "mask" if masked else "latent",
+                f"{model.name} edits a whole picture by an instruction and takes no mask; link Encode Picture without "
+                "one, or choose another model to redraw a part",
+            )
+        if strength < 1:
+            raise InvalidParameter(
+                "strength",
+                f"{model.name} edits by an instruction and has no strength; leave strength at 1, "
+                "or choose another model for image to image",
+            )
+        return "edit"
+    return "inpaint" if masked else "image-to-image"
+
+
+def without_picture(model: Model, source: PictureSource, strength: float) -> Task:
+    """Text to image, from an empty latent."""
+    if source.mask is not None:
+        raise InvalidParameter(
+            "latent",
+            "the latent has a mask and is empty: there is no picture to redraw a part of; "
+            "link Encode Picture, or an Empty Latent without a mask",
+        )
+    if strength < 1:
+        raise InvalidParameter(
+            "strength",
+            f"strength {strength:g} is how much of a picture is redrawn, and the latent is empty; "
+            "link Encode Picture, or leave strength at 1",
+        )
+    if model.purpose == "fill":
+        raise InvalidParameter(
+            "model",
+            f"{model.name} fills in a masked part of a picture and draws none from a prompt alone; "
+            "link Encode Picture with a mask, or choose another model",
+        )
+    return "text-to-image"
+
+
+def steps_to_run(model: Model, task: Task, steps: int, strength: float) -> int:
+    """How many of ``steps`` are run at ``strength``: the last ones. Raises InvalidParameter where none would be.
+
+    The arithmetic is that of the pipelines' own ``get_timesteps``: FLUX rounds up, SDXL down.
+    """
+    if task in ("text-to-image", "edit"):
+        return steps
+    if model.family == "flux":
+        running = steps - int(max(steps - min(steps * strength, steps), 0))
+    else:
+        running = min(int(steps * strength), steps)
+    if running < 1:
+        if strength == 0:
+            raise InvalidParameter("strength", "strength 0 redraws nothing; use more than 0, 1 redraws everything")
+        raise InvalidParameter(
+            "strength",
+            f"strength {strength:g} of {steps} steps leaves no step to run; use a strength of at least "
+            f"{least_strength(steps):g}, or more steps",
+        )
+    return running
+
+
+def least_strength(steps: int) -> float:
+    """The smallest strength, in hundredths, at which SDXL runs one of ``steps``."""
+    return next(share / 100 for share in range(1, 101) if int(steps * (share / 100)) >= 1)
+
+
+def accepted(pipe: Any, **arguments: Any) -> dict[str, Any]:
+    """Those of ``arguments`` that a pipeline takes: some read the size from the picture."""
+    names = inspect.signature(type(pipe).__call__).parameters
+    return {name: value for name, value in arguments.items() if name in names}

@@ -1,0 +1,67 @@
+"""A picture made larger: by an upscale model where there is one, else by Lanczos; then to the exact size."""
+
+from __future__ import annotations
+
+import comfy.model_management as mm
+import folder_paths
+import torch
+
+from ..errors import InvalidParameter
+from ..images.frames import resized
+from ..loading.modules import with_misfits
+from ..loading.working_memory import with_memory_errors
+
+AUTO, LANCZOS = "auto", "lanczos"
+FOLDER = "upscale_models"
+
+
+def upscaler_names() -> list[str]:
+    """What there is to choose from."""
+    return [AUTO, LANCZOS, *folder_paths.get_filename_list(FOLDER)]
+
+
+def chosen_upscaler(name: str) -> str | None:
+    """The upscale model's file, or None for Lanczos; ``auto``: the first file there is. Raises InvalidParameter."""
+    if name == LANCZOS:
+        return None
+    files = folder_paths.get_filename_list(FOLDER)
+    if name == AUTO:
+        return files[0] if files else None
+    if name not in files:
+        raise InvalidParameter(
+            "upscaler",
+            f"there is no upscale model {name!r}; known are {', '.join(upscaler_names())}. Put the file into ComfyUI's "
+            f"models/{FOLDER}/ and reload the node's list",
+        )
+    return name
+
+
+def upscale(pictures: torch.Tensor, factor: float, upscaler: str) -> torch.Tensor:
+    """Pictures (B, H, W, 3) in [0, 1], ``factor`` times as wide and high; float32 on the CPU.
+
+    An upscale model has a factor of its own: what it makes is resized to the size asked for. Raises InvalidParameter,
+    WeightsMissing for a file that is no upscale model, or OutOfMemory.
+    """
+    pictures = pictures[..., :3].detach().float().cpu().clamp(0, 1)
+    size = (max(round(pictures.shape[2] * factor), 1), max(round(pictures.shape[1] * factor), 1))
+    file = chosen_upscaler(upscaler)
+    if file is None:
+        return resized(pictures, size)
+    remedy = f"Set upscaler to {LANCZOS}, or send a smaller picture."
+    made = with_memory_errors(f"upscaling with {file}", remedy, lambda: by_model(pictures, file))
+    return resized(made.float().cpu(), size)
+
+
+def by_model(pictures: torch.Tensor, file: str) -> torch.Tensor:
+    """``pictures`` through an upscale model, by ComfyUI's own nodes: in tiles, with progress."""
+    from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
+    from spandrel import UnsupportedModelError
+
+    model = with_misfits(
+        f"upscale model {file}",
+        "fetch it again, or use another",
+        lambda: UpscaleModelLoader.execute(file).args[0],
+        UnsupportedModelError,
+    )
+    mm.throw_exception_if_processing_interrupted()
+    return ImageUpscaleWithModel.execute(model, pictures).args[0]

@@ -1,0 +1,128 @@
+"""A video, by diffusers' own AnimateDiff pipelines over the loaded model's components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..adapters.motion import AppliedMotion, LoadedMotion, motion_adapters, motion_unet
+from ..errors import InvalidParameter
+from ..loading.registry import LoadedPipeline, LoadSpec
+from ..loading.working_memory import run_stage, sample_room
+from .encode import Conditioning
+from .sample import REMEDY, SEEDS, SampleProgress, SampleRequest, plan_sample, prompt_arguments
+
+
+def sample_video(
+    loaded: LoadedPipeline,
+    spec: LoadSpec,
+    motion: AppliedMotion | None,
+    positive: Conditioning,
+    negative: Conditioning | None,
+    latent: Mapping[str, Any],
+    frames: int,
+    seed: int,
+    steps: int = 0,
+    guidance: float = -1.0,
+) -> torch.Tensor:
+    """The frames of one video as raw VAE latents (frames, C, h, w), float32 on the CPU.
+
+    The noise is drawn on the CPU: a seed means the same on every device. ``steps`` 0 and ``guidance`` below 0 are the
+    adapter's defaults. Raises InvalidParameter.
+    """
+    motion = check_motion(loaded, motion)
+    steps, guidance = steps or motion.steps, motion.guidance if guidance < 0 else guidance
+    if motion.only_steps is not None and steps != motion.only_steps:
+        raise InvalidParameter(
+            "num_inference_steps",
+            f"num_inference_steps {steps} does not match {motion.file.name}, which was made for {motion.only_steps}; "
+            f"set steps to {motion.only_steps} (or 0), or choose another motion adapter",
+        )
+    request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance)
+    if request.count != 1 or request.task != "text-to-image":
+        raise InvalidParameter("latent", "a video begins with one Empty Latent; frames says how many pictures it has")
+    adapter = motion_adapters.acquire(motion, loaded)
+    if frames > adapter.most_frames:
+        raise InvalidParameter(
+            "num_frames",
+            f"num_frames {frames} is more than the {adapter.most_frames} that {motion.file.name} was made for; "
+            f"use {adapter.most_frames} or fewer",
+        )
+    prompt = prompt_arguments(loaded, request, positive, negative)
+    pipe = video_pipeline(loaded, motion, adapter)
+    progress = VideoProgress(loaded, request, frames)
+    stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae else [])]
+    loaded.fit(request.width, request.height)
+
+    def work() -> torch.Tensor:
+        room = frames * sample_room(loaded, request.width, request.height)
+        with loaded.placement.stage(stage, room, beside=[adapter.patcher]), torch.no_grad():
+            return loaded.compiled.run(loaded, lambda: draw(pipe, request, prompt, frames, progress))
+
+    try:
+        latents = run_stage(loaded, f"sampling {frames} frames of {request.width}x{request.height}", REMEDY, work)
+    finally:
+        pipe.on_first_latents = None
+    vae: Any = loaded.pipe.vae
+    latents = latents[0].movedim(1, 0).to(vae.dtype)
+    return (1 / vae.config.scaling_factor * latents).float().cpu()  # as the pipelines' decode_latents
+
+
+def check_motion(loaded: LoadedPipeline, motion: AppliedMotion | None) -> AppliedMotion:
+    """The handle's motion adapter. Raises InvalidParameter where there is none, or what it cannot be used with."""
+    if motion is None:
+        raise InvalidParameter("pipeline", "a video needs a motion adapter; put Apply Motion before Sample Video")
+    if loaded.controls:
+        raise InvalidParameter("pipeline", "ControlNets do not act on videos yet; take Apply ControlNet out")
+    return motion
+
+
+def video_pipeline(loaded: LoadedPipeline, motion: AppliedMotion, adapter: LoadedMotion) -> Any:
+    """The AnimateDiff pipeline over the loaded components, with the scheduler that the adapter wants."""
+    import diffusers
+
+    from ..families.placed import PlacedAnimateDiffPipeline, PlacedAnimateDiffSDXLPipeline, derived
+
+    wanted = PlacedAnimateDiffSDXLPipeline if loaded.model.family == "sdxl" else PlacedAnimateDiffPipeline
+    own: Any = loaded.pipe.scheduler
+    scheduler = getattr(diffusers, motion.scheduler).from_config(dict(own.config), **motion.schedule)
+    unet = motion_unet(loaded.denoiser, adapter.module)
+    return derived(loaded.pipe, wanted, unet=unet, motion_adapter=adapter.module, scheduler=scheduler)
+
+
+def draw(
+    pipe: Any, request: SampleRequest, prompt: Mapping[str, Any], frames: int, progress: VideoProgress
+) -> torch.Tensor:
+    """Denoise; latents (1, C, frames, h, w) as the pipeline gives them."""
+    pipe.on_first_latents = partial(progress.start, 0)
+    return pipe(
+        **prompt,
+        num_frames=frames,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        generator=torch.Generator("cpu").manual_seed(request.seed % SEEDS),
+        output_type="latent",
+        return_dict=False,
+        callback_on_step_end=progress.step,
+    )[0]
+
+
+class VideoProgress(SampleProgress):
+    """The same for a video; the preview shows its middle frame."""
+
+    def __init__(self, loaded: LoadedPipeline, request: SampleRequest, frames: int) -> None:
+        super().__init__(loaded, request)
+        self._frame = frames // 2
+
+    def start(self, index: int, latents: torch.Tensor) -> None:
+        """The video begins from ``latents`` (1, C, frames, h, w)."""
+        super().start(index, latents[:, :, self._frame])
+
+    def step(self, pipe: Any, step: int, timestep: object, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """diffusers' ``callback_on_step_end``; changes nothing."""
+        return super().step(pipe, step, timestep, {"latents": tensors["latents"][:, :, self._frame]})

@@ -1,0 +1,1 @@
+"""A set of images into a LoRA file."""

@@ -1,0 +1,93 @@
+"""Pictures and captions as the denoiser sees them, made once: the VAE and the text encoders then leave the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..loading.registry import LoadedPipeline
+from ..loading.working_memory import decode_room, run_stage
+from ..stages.decode import tiling
+from ..stages.encode import encode
+from ..stages.image_encoding import encode_picture, from_raw
+from ..stages.prompt_check import truncation_warnings
+from .image_files import open_files
+from .image_set import TrainingSet, fitted, named, spoken
+from .loss import Example
+
+REMEDY = "Train with a smaller resolution, or choose a leaner precision (int8, nf4) on the loader."
+Phase = Callable[[str], None]
+
+
+def make_examples(
+    loaded: LoadedPipeline, pictures: TrainingSet, trigger: str, side: int, phase: Phase
+) -> tuple[list[Example], list[str]]:
+    """Every picture with its caption, and what the user should know of them. Raises InvalidParameter.
+
+    The middle of the VAE's distribution is taken, so that a picture is the same in every step.
+    """
+    captions = [spoken(picture, trigger) for picture in pictures.pictures]
+    texts = encode_captions(loaded, captions, phase)
+    encoded = encode_pictures(loaded, pictures, side, phase)
+    examples = [
+        Example(picture.latent, *texts[caption], original=picture.original, crop=picture.crop)
+        for caption, picture in zip(captions, encoded, strict=True)
+    ]
+    return examples, example_warnings(loaded, pictures, captions, side)
+
+
+def encode_captions(
+    loaded: LoadedPipeline, captions: list[str], phase: Phase
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Embeddings and pooled ones by caption; on the CPU."""
+    found = {}
+    distinct = list(dict.fromkeys(captions))
+    for number, caption in enumerate(distinct, start=1):
+        phase(f"Encoding caption {number} of {len(distinct)}")
+        [[embeds, extra]] = encode(loaded, caption)
+        # Copies: what ComfyUI's nodes encoded before is of inference mode, which a backward pass cannot keep.
+        found[caption] = (embeds.clone(), extra["pooled_output"].clone())
+    return found
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture as a latent (1, C, h, w) that the denoiser takes, on the CPU, and how it was cut."""
+
+    latent: torch.Tensor
+    original: tuple[int, int]
+    crop: tuple[int, int]
+
+
+def encode_pictures(loaded: LoadedPipeline, pictures: TrainingSet, side: int, phase: Phase) -> list[EncodedPicture]:
+    """Every picture, in order."""
+    loaded.fit(side, side)
+
+    def work() -> list[EncodedPicture]:
+        found = []
+        placed = loaded.placement.stage(["vae"], decode_room(loaded, side, side))
+        tiles = tiling(loaded.pipe.vae, loaded.placement.plan.vae_tile, loaded.pipe.vae_scale_factor)
+        with open_files(pictures.label, pictures.path) as files, placed, tiles, torch.no_grad():
+            for number, picture in enumerate(pictures.pictures, start=1):
+                phase(f"Encoding picture {number} of {len(pictures.pictures)}")
+                cut = fitted(pictures.label, picture, files.read(picture.name), side)
+                raw = encode_picture(loaded, torch.from_numpy(cut.pixels)[None])
+                found.append(EncodedPicture(from_raw(loaded, raw).cpu(), cut.original, cut.crop))
+        return found
+
+    return run_stage(loaded, f"encoding pictures of {side}x{side}", REMEDY, work)
+
+
+def example_warnings(loaded: LoadedPipeline, pictures: TrainingSet, captions: list[str], side: int) -> list[str]:
+    """What the user should know before the LoRA disappoints."""
+    said = pictures.warnings()
+    small = [picture.name for picture in pictures.pictures if min(picture.size) < side]
+    if small:
+        said.append(f"enlarged, because a side is shorter than {side} pixels: {named(small)}")
+    cut = sum(bool(truncation_warnings(loaded, caption)) for caption in dict.fromkeys(captions))
+    if cut:
+        limit = loaded.model.max_sequence_length
+        said.append(f"{cut} captions are longer than the {limit} tokens that {loaded.model.name} reads: cut off there")
+    return said

@@ -1,0 +1,236 @@
+"""The pictures that a LoRA is trained on, and what each shows: read from a zip or a folder, within bounds. Pure.
+
+A picture's caption is the text file beside it (``cat.txt`` for ``cat.png``), else its line in a ``metadata.jsonl`` (the
+"imagefolder" of Hugging Face's datasets), else the trigger word or the name of its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import InvalidParameter
+from .image_files import FIELD, TrainingFiles, open_files
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+CAPTION_SUFFIX = ".txt"
+METADATA_FILE = "metadata.jsonl"
+CAPTION_KEYS = ("text", "caption", "prompt")
+"""Of a line in metadata.jsonl. ``text`` is what diffusers' training scripts write."""
+MOST_PICTURES = 1_000
+LARGEST_PICTURE = 80_000_000
+"""Pixels."""
+SMALLEST_SIDE = 16
+LONGEST_CAPTION = 5_000
+NAMED = 5
+"""How many files a sentence names."""
+
+
+@dataclass(frozen=True)
+class TrainingPicture:
+    """One picture, unread."""
+
+    name: str
+    digest: str
+    """SHA-256 of the file."""
+    size: tuple[int, int]
+    """Width and height, turned as its EXIF says."""
+    caption: str | None
+    """What the files say that it shows."""
+    caption_from: str
+    """Where that is from, for the user: "text files", "metadata.jsonl", or "no caption"."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Pictures with captions, and where their files are."""
+
+    label: str
+    path: Path
+    pictures: tuple[TrainingPicture, ...]
+    left_out: tuple[str, ...]
+    """Files that are no pictures we read and no captions."""
+
+    @property
+    def digest(self) -> str:
+        """Changes with every picture, caption and name."""
+        parts = [(picture.name, picture.digest, picture.caption) for picture in self.pictures]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def told(self) -> str:
+        """What was found, in a sentence."""
+        sources = Counter(picture.caption_from for picture in self.pictures)
+        captions = ", ".join(f"{count} with {source}" for source, count in sources.items())
+        return f"{len(self.pictures)} pictures ({captions})"
+
+    def warnings(self) -> list[str]:
+        """What the user should know of what was left out."""
+        if not self.left_out:
+            return []
+        return [f"left out, because only PNG, JPEG and WebP pictures and their .txt are read: {named(self.left_out)}"]
+
+    def __str__(self) -> str:
+        """ComfyUI writes a failed node's inputs into its error report."""
+        return f"{self.label}: {self.told()}"
+
+
+@dataclass(frozen=True)
+class FittedPicture:
+    """A picture as it is trained on: scaled and cut to a square."""
+
+    pixels: np.ndarray
+    """(side, side, 3) float32 in [0, 1]."""
+    original: tuple[int, int]
+    """Width and height before."""
+    crop: tuple[int, int]
+    """Left and top of the cut in the scaled picture; SDXL is told of it."""
+
+
+def named(names: tuple[str, ...] | list[str]) -> str:
+    """File names for a sentence."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def read_training_set(label: str, path: Path) -> TrainingSet:
+    """Look through a zip or a folder: every picture's head and caption, no pixels. Raises InvalidParameter."""
+    with open_files(label, path) as files:
+        names = [name for name in files.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
+        if not names:
+            raise InvalidParameter(FIELD, f"{label} has no picture: put PNG, JPEG or WebP files into it")
+        if len(names) > MOST_PICTURES:
+            raise InvalidParameter(FIELD, f"{label} has {len(names)} pictures; at most {MOST_PICTURES} are taken")
+        listed = read_metadata(files)
+        pictures = tuple(describe(files, name, listed) for name in names)
+    known = (*PICTURE_SUFFIXES, CAPTION_SUFFIX)
+    others = (name for name in files.sizes if PurePosixPath(name).name != METADATA_FILE)
+    left_out = tuple(name for name in others if not name.lower().endswith(known))
+    return TrainingSet(label, path, pictures, left_out)
+
+
+def describe(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> TrainingPicture:
+    """One picture's record."""
+    data = files.read(name)
+    size = opened(files.label, name, data)[1]
+    caption, source = caption_of(files, name, listed)
+    return TrainingPicture(name, hashlib.sha256(data).hexdigest(), size, caption, source)
+
+
+def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture, its pixels unread, and its size as its EXIF turns it. Raises InvalidParameter."""
+    try:
+        image = Image.open(BytesIO(data), formats=PICTURE_FORMATS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InvalidParameter(FIELD, f"{label}: {name} is no PNG, JPEG or WebP picture ({error})") from error
+    width, height = image.size
+    if width * height > LARGEST_PICTURE:
+        raise InvalidParameter(
+            FIELD, f"{label}: {name} has {width}x{height} pixels; at most {LARGEST_PICTURE} in all are read"
+        )
+    if min(width, height) < SMALLEST_SIDE:
+        raise InvalidParameter(FIELD, f"{label}: {name} has {width}x{height} pixels; a side needs {SMALLEST_SIDE}")
+    try:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # unpacks a PNG's pixels: its EXIF may be at its end
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InvalidParameter(FIELD, f"{label}: {name} is damaged ({error}); replace it") from error
+    return image, (height, width) if turned else (width, height)
+
+
+def caption_of(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> tuple[str | None, str]:
+    """What the files say that picture ``name`` shows, and which of them says it."""
+    beside = str(PurePosixPath(name).with_suffix(CAPTION_SUFFIX))
+    found, source = listed.get(name), METADATA_FILE
+    if beside in files.sizes:
+        source = "text files"
+        try:
+            found = files.read(beside).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InvalidParameter(FIELD, f"{files.label}: {beside} is not UTF-8 text ({error})") from error
+    caption = " ".join((found or "").split())
+    if len(caption) > LONGEST_CAPTION:
+        raise InvalidParameter(
+            FIELD, f"{files.label}: the caption of {name} has {len(caption)} characters; at most {LONGEST_CAPTION}"
+        )
+    return (caption, source) if caption else (None, "no caption")
+
+
+def read_metadata(files: TrainingFiles) -> dict[str, str]:
+    """Captions by picture, from every ``metadata.jsonl``; ``file_name`` is relative to its folder."""
+    found: dict[str, str] = {}
+    for path in (name for name in files.sizes if PurePosixPath(name).name == METADATA_FILE):
+        for number, line in metadata_lines(files, path):
+            where = f"{files.label}: line {number} of {path}"
+            try:
+                entry = json.loads(line)
+                file_name = entry["file_name"]
+                captions = [entry[key] for key in CAPTION_KEYS if isinstance(entry.get(key), str)]
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise InvalidParameter(FIELD, f'{where} is no {{"file_name": …, "text": …}} ({error})') from error
+            name = (PurePosixPath(path).parent / str(file_name)).as_posix()
+            if name not in files.sizes:
+                raise InvalidParameter(FIELD, f"{where} names {file_name}, which is not there")
+            if captions:
+                found[name] = captions[0]
+    return found
+
+
+def metadata_lines(files: TrainingFiles, path: str) -> Iterator[tuple[int, str]]:
+    """The lines that say something, numbered from 1."""
+    try:
+        lines = files.read(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidParameter(FIELD, f"{files.label}: {path} is not UTF-8 text ({error})") from error
+    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def spoken(picture: TrainingPicture, trigger: str) -> str:
+    """The caption to train with: it always has the trigger word."""
+    if picture.caption is None:
+        words = re.sub(r"[\W_]+", " ", re.sub(r"[\W_\d]+$", "", PurePosixPath(picture.name).stem)).strip()
+        return trigger or words
+    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", picture.caption, re.IGNORECASE):
+        return picture.caption
+    return f"{trigger}, {picture.caption}"
+
+
+def fitted(label: str, picture: TrainingPicture, data: bytes, side: int) -> FittedPicture:
+    """The pixels of ``picture``: upright, on white, scaled to cover a square of ``side`` and cut around the middle.
+
+    Raises InvalidParameter where it is damaged or has changed since it was looked at.
+    """
+    if hashlib.sha256(data).hexdigest() != picture.digest:
+        raise InvalidParameter(FIELD, f"{label}: {picture.name} was changed meanwhile; queue the training again")
+    image, (width, height) = opened(label, picture.name, data)
+    try:
+        image = on_white(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InvalidParameter(FIELD, f"{label}: {picture.name} is damaged ({error}); replace it") from error
+    scale = side / min(width, height)
+    scaled = (max(side, round(width * scale)), max(side, round(height * scale)))
+    left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
+    if scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.LANCZOS)
+    image = image.crop((left, top, left + side, top + side))
+    return FittedPicture(np.asarray(image, dtype=np.float32) / 255, (width, height), (left, top))
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """As RGB; what is transparent becomes white. 16 bit grey is scaled, where Pillow would cut it off."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, dtype=np.float64) / 257
+        image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,214 @@
+"""A set of pictures into a LoRA file, from the first check to the sample pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapters.files import stamp_file
+from ..adapters.loras import AppliedLora
+from ..errors import InvalidParameter
+from ..loading.registry import LoadedPipeline, PipelineHandle
+from ..stages.decode import decode
+from ..stages.encode import encode
+from ..stages.latent import empty_latent
+from ..stages.sample import ProgressSpan, sample
+from .files import Checkpoint, check_writable, load_checkpoint, save_lora
+from .image_set import TrainingSet, spoken
+from .memory import check_placement
+from .settings import MOST_SAMPLES, LoraSettings, check_model
+
+DISTILLED_STEPS = 4
+"""A model that draws in so few steps was distilled from another one."""
+ARCHITECTURES = {"flux": "flux-1-dev/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
+"""As Stability's ModelSpec names them, which model browsers read."""
+
+
+@dataclass(frozen=True)
+class TrainedLora:
+    """What became of it."""
+
+    path: Path
+    losses: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+
+class TrainingReporter:
+    """Told how far a training is; does nothing with it. A report may raise: so an interrupt stops the training."""
+
+    def phase(self, text: str, *, long: bool = False) -> None:
+        """What is done now, before and after the steps."""
+
+    def begin(self, done: int) -> None:
+        """The steps begin; ``done`` are done already."""
+
+    def step(self, losses: Sequence[float]) -> None:
+        """One more step is done; the losses of all."""
+
+    def drawing(self, steps: int) -> ProgressSpan | None:
+        """Where the next ``steps`` of sampling are in the count."""
+
+
+def check_handle(handle: PipelineHandle) -> None:
+    """Raise InvalidParameter for a pipeline that something was applied to: its LoRA would need that too."""
+    if handle.adapters or handle.controls:
+        raise InvalidParameter(
+            "pipeline", "the pipeline has a LoRA or a ControlNet; link the loader itself to Train LoRA"
+        )
+
+
+def train_lora(
+    handle: PipelineHandle,
+    pictures: TrainingSet,
+    settings: LoraSettings,
+    *,
+    resume: bool,
+    loras: Path,
+    checkpoints: Path,
+    progress: TrainingReporter,
+) -> TrainedLora:
+    """Train, and write the LoRA into ``loras`` under a name that is free. ``settings`` have been checked.
+
+    Raises InvalidParameter or OutOfMemory. When it is interrupted the steps that are done are kept in ``checkpoints``,
+    and ``resume`` goes on from there as if nothing had happened.
+    """
+    from .examples import make_examples
+    from .loss import objective_for, prediction_type
+    from .steps import Training
+
+    loaded = handle.loaded()
+    check_model(handle.model, handle.spec.variant, prediction_type(loaded))
+    check_placement(loaded)
+    for folder in (loras, checkpoints):
+        check_writable(folder)
+    path = checkpoints / f"{settings.name}.safetensors"
+    begun_with = common_ground(handle, loaded, pictures, settings)
+    checkpoint = checkpoint_to_resume(path, begun_with, settings) if resume else None
+    with torch.inference_mode(False), torch.no_grad():
+        examples, warnings = make_examples(loaded, pictures, settings.trigger, settings.side, progress.phase)
+        progress.begin(checkpoint.step if checkpoint else 0)
+        training = Training(
+            loaded,
+            settings,
+            objective_for(loaded, settings.side),
+            examples,
+            path,
+            begun_with,
+            progress.step,
+            checkpoint,
+        )
+        done = training.run()
+        layers = {key: weight.to(loaded.precision.main) for key, weight in lora_layers(done).items()}
+        metadata = describe(handle, pictures, settings)
+        written = save_lora(loaded.pipe, handle.model.family, loras, settings.name, layers, metadata)
+    return TrainedLora(written, tuple(done.losses), (*model_warnings(handle), *warnings))
+
+
+def checkpoint_to_resume(path: Path, begun_with: Mapping[str, Any], settings: LoraSettings) -> Checkpoint | None:
+    """The checkpoint of that name, if there is one. Raises InvalidParameter where it is of another training."""
+    found = load_checkpoint(path, begun_with)
+    if found is not None and found.step > settings.steps:
+        raise InvalidParameter(
+            "steps",
+            f"the training {settings.name} has {found.step} steps already, and {settings.steps} are asked for; "
+            "ask for at least as many, or turn resume off to begin anew",
+        )
+    return found
+
+
+def common_ground(
+    handle: PipelineHandle, loaded: LoadedPipeline, pictures: TrainingSet, settings: LoraSettings
+) -> dict[str, Any]:
+    """What a training that goes on must have in common with the one that was interrupted."""
+    planned = loaded.placement.planned(loaded.denoiser_name)
+    return {
+        "model": handle.spec.model,
+        "variant": handle.spec.variant,
+        "precision": planned.storage if planned.storage == planned.compute else f"{planned.storage}/{planned.compute}",
+        "pictures": pictures.digest,
+        "rank": settings.rank,
+        "learning_rate": settings.learning_rate,
+        "batch": settings.batch,
+        "resolution": settings.side,
+        "seed": settings.seed,
+        "trigger": settings.trigger,
+    }
+
+
+def lora_layers(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The LoRA's weights by diffusers' names: without the adapter's."""
+    from .steps import ADAPTER
+
+    return {name.replace(f".{ADAPTER}.", "."): weight for name, weight in checkpoint.weights.items()}
+
+
+def describe(handle: PipelineHandle, pictures: TrainingSet, settings: LoraSettings) -> dict[str, str]:
+    """What the file says of itself, in its header. No date: the same training writes the same bytes."""
+    model = handle.model
+    record = {
+        "base_model": model.name,
+        "base_model_license": model.license,
+        "rank": settings.rank,
+        "alpha": settings.rank,
+        "steps": settings.steps,
+        "learning_rate": settings.learning_rate,
+        "batch": settings.batch,
+        "resolution": settings.side,
+        "seed": settings.seed,
+        "trigger": settings.trigger,
+        "pictures": len(pictures.pictures),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": ARCHITECTURES[model.family],
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": settings.name,
+        "modelspec.trigger_phrase": settings.trigger,
+        "modelspec.resolution": f"{settings.side}x{settings.side}",
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
+
+
+def model_warnings(handle: PipelineHandle) -> list[str]:
+    """What the user should know of the model that was trained on."""
+    model = handle.model
+    if model.defaults.num_inference_steps > DISTILLED_STEPS:
+        return []
+    return [
+        f"{model.name} was distilled to draw in {model.defaults.num_inference_steps} steps, and training undoes some "
+        "of that: pictures may blur. Train on the model that it was made from; the LoRA fits both"
+    ]
+
+
+def draw_samples(
+    handle: PipelineHandle, prompt: str, seed: int, count: int, side: int, progress: TrainingReporter
+) -> torch.Tensor:
+    """``count`` pictures (count, side, side, 3) in [0, 1] by ``handle``, as the nodes draw them."""
+    loaded = handle.loaded()
+    latent = {"samples": empty_latent(handle.model, side, side, count)}
+    span = progress.drawing(count * drawing_steps(handle))
+    return decode(loaded, sample(loaded, handle.spec, encode(loaded, prompt), None, latent, seed, span=span))
+
+
+def drawing_steps(handle: PipelineHandle) -> int:
+    """Steps of one sample picture."""
+    return handle.spec.variant or handle.model.defaults.num_inference_steps
+
+
+def with_trained(handle: PipelineHandle, lora: Path) -> PipelineHandle:
+    """``handle`` with the LoRA that was written, as Apply LoRA gives it."""
+    return replace(handle, adapters=(AppliedLora(stamp_file(lora.name, lora), 1.0, 1.0),))
+
+
+def text_for_samples(prompt: str, pictures: TrainingSet, trigger: str) -> str:
+    """What the sample pictures show: the trigger word, or the first picture's caption, unless told."""
+    return prompt.strip() or trigger or spoken(pictures.pictures[0], trigger)
+
+
+def check_samples(count: int) -> None:
+    """Raise InvalidParameter for too many sample pictures."""
+    if not 0 <= count <= MOST_SAMPLES:
+        raise InvalidParameter("samples", f"samples {count} is outside 0 to {MOST_SAMPLES}")

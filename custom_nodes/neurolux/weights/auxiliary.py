@@ -1,0 +1,59 @@
+"""Where the files of a ControlNet or a preprocessor of the catalog are; fetched on first use.
+
+Like sources.py, which does the work, this imports neither torch nor ComfyUI.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..catalog.auxiliary import HelperModel
+from ..errors import DownloadFailed, WeightsMissing
+from .progress import LoadReporter
+from .sources import ModelStatus, cached, download, hub_endpoint, hub_reachable, offline
+
+
+def local_folder(helper: HelperModel, folders: list[Path]) -> Path | None:
+    """The folder that holds every file of ``helper``: one of ``folders``, or the Hugging Face cache. No network."""
+    for folder in folders:
+        if all((folder / file).is_file() for file in helper.files):
+            return folder
+    found = [cached(helper.repo, file) for file in helper.files]
+    return found[0].parent if found and found[0] is not None and None not in found else None
+
+
+def fetch(helper: HelperModel, folders: list[Path], place: str, reporter: LoadReporter | None = None) -> Path:
+    """The folder with every file of ``helper``, downloaded now if need be.
+
+    ``place`` is where a user may put the files instead. Raises WeightsMissing, AccessDenied or DownloadFailed.
+    """
+    found = local_folder(helper, folders)
+    if found is not None:
+        return found
+    if offline():
+        raise WeightsMissing(
+            f"{helper.name} is not downloaded, and HF_HUB_OFFLINE is set; unset it once to fetch {helper.repo}, or put "
+            f"its files ({', '.join(helper.files)}) into {place}"
+        )
+    download([helper], reporter or LoadReporter())
+    found = local_folder(helper, folders)
+    if found is None:
+        raise DownloadFailed(
+            f"{helper.repo} was downloaded but lacks one of {', '.join(helper.files)}; the repository may have "
+            "changed, delete its folder in HF_HOME and try again"
+        )
+    return found
+
+
+def helper_status(helper: HelperModel, folders: list[Path], place: str) -> ModelStatus:
+    """Whether ``helper`` is here or can be fetched. May probe the network for two seconds, at most once a minute."""
+    if local_folder(helper, folders) is not None:
+        return ModelStatus("ready")
+    if offline():
+        return ModelStatus("missing", f"not downloaded, and HF_HUB_OFFLINE is set; unset it to fetch {helper.repo}")
+    if not hub_reachable():
+        return ModelStatus(
+            "missing",
+            f"not downloaded, and {hub_endpoint()} cannot be reached from here; connect, or put its files into {place}",
+        )
+    return ModelStatus("downloadable")

@@ -1,0 +1,117 @@
+"""Weight files opened: tensors by name, mapped from the disk and read only when they are used."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from .headers import GGUF, SAFETENSORS, damaged, read_header
+
+LoadProgress = Callable[[int, int], None]
+"""Called with (bytes read, bytes in all); an exception that it raises stops the loading."""
+TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class LoadMeter:
+    """Adds up the bytes that several components are read from, and reports them."""
+
+    def __init__(self, total: int, progress: LoadProgress | None) -> None:
+        self.total = total
+        self.done = 0
+        self._progress = progress
+
+    def add(self, count: int) -> None:
+        """``count`` more bytes have been read."""
+        self.done = min(self.done + count, self.total)
+        if self._progress is not None:
+            self._progress(self.done, self.total)
+
+    def finish(self) -> None:
+        """Every weight has been read: what else the files hold, or was not needed of them, counts as read too."""
+        if self.done < self.total:
+            self.add(self.total - self.done)
+
+
+def open_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+    """The tensors of ``files`` by name. Raises WeightsMissing for a file that is damaged."""
+    tensors: dict[str, torch.Tensor] = {}
+    for path in files:
+        tensors.update(open_file(path))
+    return tensors
+
+
+def open_file(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one file."""
+    if path.suffix == GGUF:
+        return open_gguf(path)
+    if path.suffix in SAFETENSORS:
+        return map_safetensors(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        raise damaged(path, str(error)) from error
+    return {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+
+
+def map_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, mapped: safetensors itself would read them all now.
+
+    The mapping is private: what is written to a tensor never reaches the file.
+    """
+    header = read_header(path)
+    with path.open("rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, info in header.tensors.items():
+        if info.type not in TYPES:
+            raise damaged(path, f"{name} is {info.type}; supported are {', '.join(TYPES)}")
+        kind = TYPES[info.type]
+        if info.bytes != info.parameters * kind.itemsize:
+            raise damaged(path, f"{name} has {info.bytes} bytes and should have {info.parameters * kind.itemsize}")
+        flat = (
+            torch.frombuffer(memory, dtype=kind, count=info.parameters, offset=info.start)
+            if info.bytes
+            else (torch.empty(0, dtype=kind))
+        )
+        tensors[name] = flat.view(info.shape)
+    return tensors
+
+
+def open_gguf(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a GGUF file: quantized ones as diffusers' GGUFParameter, which knows its type."""
+    import warnings
+
+    import gguf
+    from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFParameter
+
+    read_header(path)
+    plain = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
+    tensors: dict[str, torch.Tensor] = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        kind = tensor.tensor_type
+        if kind not in plain and kind not in SUPPORTED_GGUF_QUANT_TYPES:
+            supported = ", ".join(known.name for known in SUPPORTED_GGUF_QUANT_TYPES)
+            raise damaged(path, f"{tensor.name} is {kind.name}; supported are F32, F16, {supported}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            data = torch.from_numpy(tensor.data)
+        tensors[tensor.name] = data if kind in plain else GGUFParameter(data, quant_type=kind)  # pyright: ignore[reportCallIssue]
+    return tensors
+
+
+def outlines(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of ``path`` with their (decoded) shapes and types, and without their data."""
+    if path.suffix not in (*SAFETENSORS, GGUF):
+        loaded = torch.load(path, map_location="meta", weights_only=True)
+        return {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    return {
+        name: torch.empty(info.shape, dtype=TYPES.get(info.type, torch.uint8), device="meta")
+        for name, info in read_header(path).tensors.items()
+    }

@@ -1,0 +1,192 @@
+"""Weights that lie in memory in another type than is computed with: fp8, int8, nf4, or bf16 where fp32 is computed.
+
+A layer keeps its weight as ``stored`` (and ``scale``) and makes the weight to compute with in each call; nothing that
+is stored is ever written to. So the weights can be moved, streamed, pinned and mapped from files like any others.
+diffusers' layerwise casting casts a layer's weights up and down again in place, which undoes all of that; its numbers
+are kept bit for bit (``apply_layerwise_casting``), but for biases, which stay whole. bitsandbytes keeps part of
+a 4-bit weight outside its parameters and needs CUDA to be quick; NF4 is a table of 16 numbers (QLoRA, appendix E).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Literal, cast
+
+import torch
+from torch.nn import functional
+
+from ..planning.records import ComputeType, StorageType
+
+StoredType = Literal["fp8", "int8", "nf4", "fp32", "bf16", "fp16"]
+PLAIN_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
+BLOCKS = (
+    "transformer_blocks.", "single_transformer_blocks.", "down_blocks.", "mid_block.", "up_blocks.", "encoder.block.",
+)  # fmt: skip
+"""Only layers in blocks are stored so. The few outside (embeddings, the first and the last layer) are 1 % of the
+weights and matter most; T5 also takes the type of its first parameter, its embedding, as its own."""
+NF4_BLOCK = 64
+NF4_LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""Quantiles of a normal distribution, scaled to [-1, 1] (Dettmers et al. 2023, appendix E)."""
+
+
+class StoredWeight:
+    """Mixin for a layer whose ``weight`` is made from ``stored`` when it is asked for. Change the class of a layer with
+    :func:`store_weight`; ``compute_dtype`` is the type of the weight that comes out."""
+
+    stored: torch.nn.Parameter
+    scale: torch.nn.Parameter | None
+    bias: torch.nn.Parameter | None
+    storage: StoredType
+    compute_dtype: torch.dtype
+    weight_shape: torch.Size
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight that the layer computes with: a new tensor each time."""
+        if self.storage == "nf4":
+            assert self.scale is not None
+            return from_nf4(self.stored, self.scale, self.weight_shape, self.compute_dtype)
+        if self.scale is None:
+            return self.stored.to(self.compute_dtype)
+        return (self.stored.to(torch.float32) * self.scale).to(self.compute_dtype)
+
+    @property
+    def scale_outputs(self) -> bool:
+        """Whether a scale may be applied to what comes out instead of to the weight: the same, for less work, and
+        int8 values are exact in every type. In fp16 the unscaled outputs could overflow."""
+        return self.storage != "nf4" and self.scale is not None and self.compute_dtype is not torch.float16
+
+
+class StoredLinear(StoredWeight, torch.nn.Linear):
+    """``torch.nn.Linear`` with a stored weight."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.scale_outputs:
+            return functional.linear(input, self.weight, self.bias)
+        assert self.scale is not None
+        output = functional.linear(input, self.stored.to(self.compute_dtype)) * self.scale.flatten()
+        output = output.to(self.compute_dtype)
+        return output if self.bias is None else output + self.bias
+
+
+class StoredConv2d(StoredWeight, torch.nn.Conv2d):
+    """``torch.nn.Conv2d`` with a stored weight."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(input, self.weight, self.bias)
+
+
+class GGUFWeight:
+    """Mixin for a layer that keeps its weight as a GGUF file has it and decodes it in each call.
+
+    diffusers' GGUFLinear shows the coded bytes as its weight; T5 asks its weights for the type to compute with.
+    """
+
+    stored: torch.nn.Parameter
+    bias: torch.nn.Parameter | None
+    compute_dtype: torch.dtype
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight that the layer computes with: a new tensor each time."""
+        from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+        return dequantize_gguf_tensor(self.stored).to(self.compute_dtype)
+
+
+class CodedLinear(GGUFWeight, torch.nn.Linear):
+    """``torch.nn.Linear`` with a weight out of a GGUF file."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return functional.linear(input, self.weight, self.bias)
+
+
+def store_gguf(layer: torch.nn.Module, weight: torch.Tensor, compute: torch.dtype) -> None:
+    """Make the linear ``layer`` keep ``weight``, a tensor out of a GGUF file that knows its type."""
+    del layer._parameters["weight"]
+    layer.__class__ = CodedLinear
+    kept = cast(GGUFWeight, layer)
+    kept.compute_dtype = compute
+    kept.stored = cast(torch.nn.Parameter, weight)
+
+
+def stored_type(storage: StorageType, compute: ComputeType) -> StoredType | None:
+    """How layers keep their weights; None where they simply have them in the type that is computed in."""
+    return None if storage in (compute, "gguf") else cast(StoredType, storage)
+
+
+def storable_layers(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Linear | torch.nn.Conv2d]]:
+    """The layers of ``component`` whose weights may be stored in fewer bits, with their names."""
+    for name, module in component.named_modules():
+        if type(module) in (torch.nn.Linear, torch.nn.Conv2d) and name.startswith(BLOCKS):
+            yield name, cast("torch.nn.Linear | torch.nn.Conv2d", module)
+
+
+def store_weight(
+    layer: torch.nn.Linear | torch.nn.Conv2d,
+    weight: torch.Tensor,
+    storage: StoredType,
+    compute: torch.dtype,
+    scale: torch.Tensor | None = None,
+) -> None:
+    """Make ``layer`` keep ``weight`` in ``storage``.
+
+    A ``weight`` that comes with a ``scale`` (a scaled fp8 file) is kept as it is where fp8 is asked for.
+    """
+    shape = layer.weight.shape
+    if storage == "fp8":
+        stored = weight.to(torch.float8_e4m3fn)
+    elif storage in PLAIN_TYPES:
+        stored, scale = (weight if scale is None else unscaled(weight, scale)).to(PLAIN_TYPES[storage]), None
+    elif storage == "int8":
+        stored, scale = to_int8(unscaled(weight, scale))
+    else:
+        stored, scale = to_nf4(unscaled(weight, scale))
+    del layer._parameters["weight"]
+    layer.__class__ = StoredLinear if isinstance(layer, torch.nn.Linear) else StoredConv2d  # pyright: ignore[reportAttributeAccessIssue]
+    kept = cast(StoredWeight, layer)
+    kept.storage, kept.compute_dtype, kept.weight_shape = storage, compute, shape
+    kept.stored = torch.nn.Parameter(stored, requires_grad=False)
+    kept.scale = None if scale is None else torch.nn.Parameter(scale.to(torch.float32), requires_grad=False)
+
+
+def unscaled(weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """The values of a weight that is stored with a scale; in fp32."""
+    return weight.to(torch.float32) if scale is None else weight.to(torch.float32) * scale.to(torch.float32)
+
+
+def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``weight`` (rows first) as int8 and a scale per row, of a shape that multiplies: (rows, 1, ...)."""
+    largest = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
+    scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    return (weight / scale).round().to(torch.int8), scale
+
+
+def to_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``weight`` as two numbers a byte (the first in the high half) and the largest of each 64 values."""
+    values = functional.pad(weight.flatten(), (0, -weight.numel() % NF4_BLOCK)).view(-1, NF4_BLOCK)
+    largest = values.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    levels = torch.tensor(NF4_LEVELS, device=weight.device)
+    codes = torch.bucketize(values / largest, (levels[1:] + levels[:-1]) / 2).to(torch.uint8).view(-1, 2)
+    return codes[:, 0] << 4 | codes[:, 1], largest.flatten()
+
+
+def from_nf4(stored: torch.Tensor, scale: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """The weight of ``shape`` that :func:`to_nf4` took apart."""
+    pairs = nf4_pairs(stored.device).index_select(0, stored.to(torch.int32))
+    values = (pairs.view(-1, NF4_BLOCK) * scale.unsqueeze(1)).to(dtype)
+    return values.flatten()[: shape.numel()].view(shape)
+
+
+@cache
+def nf4_pairs(device: torch.device) -> torch.Tensor:
+    """What each byte stands for: (256, 2)."""
+    with torch.inference_mode(False):
+        levels = torch.tensor(NF4_LEVELS, device=device)
+        high, low = torch.meshgrid(levels, levels, indexing="ij")
+        return torch.stack([high.flatten(), low.flatten()], dim=1)
