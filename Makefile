@@ -1,4 +1,4 @@
-# `make demo` makes a picture from a prompt on a fresh machine; `make test` runs every test. Needs python3 with venv.
+# `make demo` makes an image from a prompt on a fresh machine; `make test` runs every test. Needs python3 with venv.
 # The .venv is made here with its own uv; what is in it follows uv.lock.
 
 SHELL := /bin/bash
@@ -49,7 +49,7 @@ setup: $(VENV)/.synced-run ## install everything and fetch ComfyUI, without star
 	@$(BIN)/imagegen setup
 
 .PHONY: demo
-demo: $(VENV)/.synced-run ## set up, start, make one picture, print its path, stop
+demo: $(VENV)/.synced-run ## set up, start, make one image, print its path, stop
 	@$(BIN)/imagegen demo --prompt "$$PROMPT" --model "$$MODEL" --out output/
 
 .PHONY: up
@@ -97,6 +97,6 @@ pot: ## write the template of the overlay's translations, and bring the translat
 	scripts/extract_texts.sh
 
 .PHONY: clean
-clean: ## remove the virtual environment and caches; models, pictures and ComfyUI stay (see `imagegen paths`)
+clean: ## remove the virtual environment and caches; models, images and ComfyUI stay (see `imagegen paths`)
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache dist
 	find bridge custom_nodes overlay tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,7 +1,7 @@
 """What the bridge costs over raw ComfyUI: in one run, on one ComfyUI, side by side.
 
-The job is trivial (an empty 512x512 picture, saved as PNG), so that nearly all of its time is overhead. Raw is what a
-careful script does: open a websocket, post, wait for the end, read the history, fetch the picture; `raw, one websocket`
+The job is trivial (an empty 512x512 image, saved as PNG), so that nearly all of its time is overhead. Raw is what a
+careful script does: open a websocket, post, wait for the end, read the history, fetch the image; `raw, one websocket`
 keeps the websocket open between jobs, which is as fast as ComfyUI can be used. Ratios are against it.
 """
 

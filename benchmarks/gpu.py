@@ -5,8 +5,8 @@ Compared with plain diffusers (resident, and its own model offload) and with Com
 same run. On a machine without CUDA it says so and ends; ``--dry-run`` goes through all of it on tiny models, where the
 figures mean nothing and one cap stands for all.
 
-Columns: seconds of one picture with a new prompt (the middle one), peak memory of the GPU, most pinned RAM, what the
-transfers achieved while pictures were made, and which share of them computing hid:
+Columns: seconds of one image with a new prompt (the middle one), peak memory of the GPU, most pinned RAM, what the
+transfers achieved while images were made, and which share of them computing hid:
 1 - (seconds - seconds of computing alone) / (bytes transferred / measured rate of the bus).
 """
 
@@ -49,7 +49,7 @@ class Row:
 
     @property
     def rate_gb_s(self) -> float | None:
-        """Bytes transferred in each second of the picture."""
+        """Bytes transferred in each second of the image."""
         return self.moved_gb / self.seconds if self.moved_gb and self.seconds else None
 
 
@@ -220,18 +220,18 @@ class Bench:
         from neurolux.loading.registry import LoadedPipeline
         from neurolux.memory.machine import this_machine
         from neurolux.memory.placement import Placement
-        from neurolux.planning.planner import Picture, make_plan
+        from neurolux.planning.planner import Workload, make_plan
 
         from benchmarks.random_models import pipeline
 
         shapes = {name: shape_of(part, self.tiny) for name, part in self.parts.items()}
         side = self.subject.side
-        picture = Picture(side, side, 1, self.subject.steps)
+        workload = Workload(side, side, 1, self.subject.steps)
         precision = "fp32" if self.tiny else "bf16"
-        plan = make_plan(self.subject.family, shapes, this_machine(self.device), picture, precision, mode)
+        plan = make_plan(self.subject.family, shapes, this_machine(self.device), workload, precision, mode)
         pipe = pipeline(self.subject, self.parts, self.device)
         return LoadedPipeline(
-            spec, self.model, pipe, shapes, Placement(self.parts, self.device, plan), picture, mode, 0.0
+            spec, self.model, pipe, shapes, Placement(self.parts, self.device, plan), workload, mode, 0.0
         )
 
     def diffusers(self, who: str, *, offload: bool) -> Row:

@@ -1,7 +1,7 @@
 """What our nodes cost over bare diffusers: the same weights, prompts, sizes and steps, in one process, in turn.
 
 ``python -m benchmarks.nodes``: the stages of the graph (encode, sample, decode) with their memory management, progress
-and checks against one call of the diffusers pipeline. Each picture has a new prompt, so both encode every time. On a
+and checks against one call of the diffusers pipeline. Each image has a new prompt, so both encode every time. On a
 GPU, ours keeps everything resident (offload none), as bare diffusers does.
 """
 
@@ -27,10 +27,10 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Overhead:
-    """Milliseconds per picture, the middle one (p50), and how much longer ours takes."""
+    """Milliseconds per image, the middle one (p50), and how much longer ours takes."""
 
     model: str
-    pictures: int
+    images: int
     side: int
     steps: int
     diffusers_ms: float
@@ -45,14 +45,14 @@ class Overhead:
 def main() -> None:
     """Measure, print a table, and write it as JSON if asked to."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    options.add_argument("--pictures", type=int, default=15, help="pictures per model, after warming up")
+    options.add_argument("--images", type=int, default=15, help="images per model, after warming up")
     options.add_argument("--json", type=Path, help="write the results to this file")
     chosen = options.parse_args()
     settle_environment()
     import torch
 
     start_comfyui(cpu=not torch.cuda.is_available())
-    rows = measure_all(chosen.pictures)
+    rows = measure_all(chosen.images)
     print(report(rows))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=2))
@@ -60,7 +60,7 @@ def main() -> None:
 
 def report(rows: list[Overhead]) -> str:
     """A table for people."""
-    lines = [f"{'model':22} {'size':>5} {'steps':>5} {'diffusers':>12} {'nodes':>12} {'ratio':>7}   p50 per picture"]
+    lines = [f"{'model':22} {'size':>5} {'steps':>5} {'diffusers':>12} {'nodes':>12} {'ratio':>7}   p50 per image"]
     lines += [
         f"{row.model:22} {row.side:5} {row.steps:5} {row.diffusers_ms:9.1f} ms {row.nodes_ms:9.1f} ms {row.ratio:7.3f}"
         for row in rows
@@ -68,16 +68,16 @@ def report(rows: list[Overhead]) -> str:
     return "\n".join(lines)
 
 
-def measure_all(pictures: int) -> list[Overhead]:
+def measure_all(images: int) -> list[Overhead]:
     """The starter model and one tiny model of each family."""
     from tests.tiny_models import write_tiny_models
 
     with tempfile.TemporaryDirectory() as root:
         folders = {"starter": STARTER, **write_tiny_models(Path(root))}
-        return [measure(name, folder, pictures) for name, folder in folders.items() if (folder / "vae").is_dir()]
+        return [measure(name, folder, images) for name, folder in folders.items() if (folder / "vae").is_dir()]
 
 
-def measure(name: str, folder: Path, pictures: int) -> Overhead:
+def measure(name: str, folder: Path, images: int) -> Overhead:
     """One model: ours and theirs alternate, so that a busy machine slows both."""
     import torch
     from neurolux.library.folder_models import folder_model
@@ -88,10 +88,10 @@ def measure(name: str, folder: Path, pictures: int) -> Overhead:
         raise SystemExit(f"{folder} is not a pipeline that the pack knows")
     handle = load_handle(model, (), precision="fp32", offload="none")
     side, steps = (256, 8) if name == "starter" else (128, 4)
-    ours = our_pictures(handle, side, steps)
-    theirs = their_pictures(folder, handle.loaded().device, side, steps)
+    ours = our_images(handle, side, steps)
+    theirs = their_images(folder, handle.loaded().device, side, steps)
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for index in range(WARM_UP + pictures):
+    for index in range(WARM_UP + images):
         for who, draw in (("theirs", theirs), ("ours", ours)):
             started = time.perf_counter()
             draw(index)
@@ -103,11 +103,11 @@ def measure(name: str, folder: Path, pictures: int) -> Overhead:
         registry._drop(spec)
     gc.collect()
     middle = {who: statistics.median(taken) for who, taken in times.items()}
-    return Overhead(name, pictures, side, steps, round(middle["theirs"], 2), round(middle["ours"], 2))
+    return Overhead(name, images, side, steps, round(middle["theirs"], 2), round(middle["ours"], 2))
 
 
-def our_pictures(handle: Any, side: int, steps: int) -> Callable[[int], None]:
-    """A picture by the stages that the nodes call."""
+def our_images(handle: Any, side: int, steps: int) -> Callable[[int], None]:
+    """An image by the stages that the nodes call."""
     import torch
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
@@ -125,8 +125,8 @@ def our_pictures(handle: Any, side: int, steps: int) -> Callable[[int], None]:
     return draw
 
 
-def their_pictures(folder: Path, device: Any, side: int, steps: int) -> Callable[[int], None]:
-    """A picture by the diffusers pipeline."""
+def their_images(folder: Path, device: Any, side: int, steps: int) -> Callable[[int], None]:
+    """An image by the diffusers pipeline."""
     import torch
     from diffusers import DiffusionPipeline
 

@@ -1,7 +1,7 @@
 """`make soak`: jobs from both doors while processes are killed at random, by a schedule that a seed repeats.
 
 At the end every accepted job is looked at. Lost: it has no final state. Doubled: its end was told twice. Untrue: it is
-done without its picture or with another's, or it failed without a death to blame. All must be zero.
+done without its image or with another's, or it failed without a death to blame. All must be zero.
 """
 
 from __future__ import annotations
@@ -160,17 +160,17 @@ class Soak:
                 await asyncio.sleep(RETRY_S)
             outcome.statuses[state["status"]] += 1
             if state["status"] == "done":
-                status, picture = await self._rest("GET", f"/v1/jobs/{job_id}/images/0")
+                status, image = await self._rest("GET", f"/v1/jobs/{job_id}/images/0")
                 if status != 200:
-                    outcome.untrue.append(f"{job_id}: done, but its picture is answered with HTTP {status}")
-                elif (drawn := _color(picture)) != color:
-                    outcome.untrue.append(f"{job_id}: done with the picture of job {drawn}, not {color}")
+                    outcome.untrue.append(f"{job_id}: done, but its image is answered with HTTP {status}")
+                elif (drawn := _color(image)) != color:
+                    outcome.untrue.append(f"{job_id}: done with the image of job {drawn}, not {color}")
             elif state["status"] == "cancelled" or state["error"]["code"] not in DEATHS or not outcome.kills:
                 outcome.untrue.append(f"{job_id}: {state['status']}: {state['error']}")
 
 
-def _color(picture: bytes) -> int:
-    red, green, blue = Image.open(io.BytesIO(picture)).convert("RGB").getpixel((0, 0))  # pyright: ignore
+def _color(image: bytes) -> int:
+    red, green, blue = Image.open(io.BytesIO(image)).convert("RGB").getpixel((0, 0))  # pyright: ignore
     return red << 16 | green << 8 | blue
 
 

@@ -1,4 +1,4 @@
-"""The job of the benchmark: an empty 512x512 picture, saved as PNG, so that nearly all of its time is overhead."""
+"""The job of the benchmark: an empty 512x512 image, saved as PNG, so that nearly all of its time is overhead."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from benchmarks.trivial_job import body, graph
 
 Job = Callable[[int], Awaitable[None]]
-"""Takes the colour of the picture."""
+"""Takes the colour of the image."""
 
 
 class Raw:
@@ -95,7 +95,7 @@ async def by_nats(nc: Client, color: int) -> None:
 
 
 async def by_events(session: aiohttp.ClientSession, url: str, color: int) -> None:
-    """Submit, follow the events over a WebSocket, fetch the picture."""
+    """Submit, follow the events over a WebSocket, fetch the image."""
     async with session.post(f"{url}/v1/jobs", json=body(color)) as response:
         job = await response.json()
         assert response.status == 202, job

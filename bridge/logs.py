@@ -30,7 +30,7 @@ HARMLESS_FIELDS = {"mode", "model", "output_format", "job_id"}
 SHORTEST_PRIVATE = 4
 """A text shorter than this says nothing, and is part of every other word."""
 LONGEST_PRIVATE = 2**20
-"""A text longer than this is a picture in base64: nothing that a line would repeat, and slow to look for."""
+"""A text longer than this is an image in base64: nothing that a line would repeat, and slow to look for."""
 WINDOW = 12
 """Libraries quote the beginning or the end of a long text: so many characters in a row give it away."""
 

@@ -109,18 +109,16 @@ class Settings:
     )
     job_timeout_s: float = setting(DEFAULT_JOB_TIMEOUT_S, "seconds that a synchronous request waits for its job")
     max_pending: int = setting(DEFAULT_MAX_PENDING, "jobs that may wait or run, over all gateways; more get a 429")
-    max_body_bytes: int = setting(
-        1024 * 1024, "largest body of a request without its pictures, over REST and over NATS"
-    )
-    max_image_bytes: int = setting(32 * 1024 * 1024, "largest picture that a request may bring")
-    max_file_bytes: int = setting(96 * 1024 * 1024, "largest file, other than a picture, that a request may bring")
+    max_body_bytes: int = setting(1024 * 1024, "largest body of a request without its images, over REST and over NATS")
+    max_image_bytes: int = setting(32 * 1024 * 1024, "largest image that a request may bring")
+    max_file_bytes: int = setting(96 * 1024 * 1024, "largest file, other than an image, that a request may bring")
     max_bodies_bytes: int = setting(
         512 * 1024 * 1024, "bytes of all bodies that one gateway reads and checks at once; more get a 429"
     )
-    max_image_pixels: int = setting(64 * 1024 * 1024, "most pixels of a picture that a request brings")
-    max_pixels: int = setting(4096 * 4096, "most pixels (width x height) of one picture that is drawn")
+    max_image_pixels: int = setting(64 * 1024 * 1024, "most pixels of an image that a request brings")
+    max_pixels: int = setting(4096 * 4096, "most pixels (width x height) of one image that is drawn")
     max_steps: int = setting(1000, "most denoising steps of one request")
-    max_images: int = setting(64, "most pictures of one request")
+    max_images: int = setting(64, "most images of one request")
     max_waits: int = setting(1024, "synchronous requests and event streams open at once in one gateway")
     rate_per_minute: int | None = setting(
         None,
@@ -135,8 +133,8 @@ class Settings:
     log_prompts: bool = setting(False, "let prompts stand in logs; without it they are left out")
     job_retention_s: float = setting(Retention.jobs_s, "seconds that the state of a job is kept")
     job_store_bytes: int = setting(Retention.jobs_bytes, "room for the states of jobs; the oldest go first")
-    image_retention_s: float = setting(Retention.pictures_s, "seconds that pictures can be fetched by their job")
-    image_store_bytes: int = setting(Retention.pictures_bytes, "room for those pictures; the oldest go first")
+    image_retention_s: float = setting(Retention.images_s, "seconds that images can be fetched by their job")
+    image_store_bytes: int = setting(Retention.images_bytes, "room for those images; the oldest go first")
     webhook_secret: str | None = setting(
         None, "signs the calls to a job's callback_url; without it callback_url is refused", repr=False
     )

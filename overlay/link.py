@@ -35,7 +35,7 @@ from overlay.translate import _
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 30.0
 LISTED_JOBS = 100
-"""How far back the history of pictures goes."""
+"""How far back the history of images goes."""
 HEARTBEAT_S = 20.0
 """A WebSocket that answers no ping for so long is dead (the machine slept, a network went away)."""
 
@@ -110,7 +110,7 @@ class Bridge:
         return read_answer(CancelAnswer, await self._ask("DELETE", f"/v1/jobs/{job_id}", timeout_s=60.0))
 
     async def image(self, job_id: str, index: int) -> bytes:
-        """Picture ``index`` of a job, encoded."""
+        """Image ``index`` of a job, encoded."""
         return await self._ask("GET", f"/v1/jobs/{job_id}/images/{index}")
 
     async def events(self, job_id: str) -> AsyncIterator[JobEvent]:

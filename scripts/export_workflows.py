@@ -3,7 +3,7 @@
 
 Every `workflows/*.json` is opened in the editor of a real ComfyUI, in headless Chromium. What the editor saves goes
 back to the same file, and what it would queue goes to `workflows/api/`. A graph without a thumbnail for the template
-browser gets a picture of the canvas; one that shows what the graph makes is told from others more easily, and stays.
+browser gets an image of the canvas; one that shows what the graph makes is told from others more easily, and stays.
 `--check` writes nothing and fails if a file differs.
 """
 
@@ -40,7 +40,7 @@ THUMBNAIL_WIDTH = 640
 QUIET_SETTINGS = {
     "Comfy.TutorialCompleted": True,  # else a first visit opens the template browser over the canvas
     "Comfy.Minimap.Visible": False,
-    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the pictures
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the images
 }
 
 OPEN_GRAPH = """async (workflow) => {
@@ -145,15 +145,15 @@ async def export(page: Page, path: Path, *, check: bool) -> bool:
 
 
 async def take_thumbnail(page: Page, path: Path) -> None:
-    """A small picture of the graph on its canvas."""
+    """A small image of the graph on its canvas."""
     from PIL import Image
 
     graph = await page.evaluate(FIT_VIEW)
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         await page.screenshot(path=file.name, clip=graph)
-        with Image.open(file.name) as picture:
-            picture.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
-            picture.convert("RGB").save(path, quality=85)
+        with Image.open(file.name) as image:
+            image.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
+            image.convert("RGB").save(path, quality=85)
 
 
 @asynccontextmanager

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check a running service end to end with one prompt: ready, models, a picture of the size and seed that were asked.
+"""Check a running service end to end with one prompt: ready, models, an image of the size and seed that were asked.
 
 python scripts/test_image_gen.py "A cute cat on a windowsill" [--model NAME] [--size WxH] [--out FOLDER]
 """
@@ -38,15 +38,15 @@ def run(client: ImageGenClient, args: argparse.Namespace) -> bool:
     width, height = args.size or (model.defaults.width, model.defaults.height)
     answer = client.generate(args.prompt, model=model.name, width=width, height=height, seed=SEED)
     data = client.images(answer)[0]
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.load()
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
     passed = [
-        check(picture.size == (width, height), f"the picture is {picture.size[0]}x{picture.size[1]}"),
+        check(image.size == (width, height), f"the image is {image.size[0]}x{image.size[1]}"),
         check(answer.seed == SEED, f"the seed is {answer.seed}"),
-        check("workflow" in picture.info, "dropped on ComfyUI's editor, the picture reopens its graph"),
+        check("workflow" in image.info, "dropped on ComfyUI's editor, the image reopens its graph"),
         check(
-            any(node["inputs"].get("value") == SEED for node in json.loads(picture.info.get("prompt", "{}")).values()),
-            "the picture's metadata hold the seed",
+            any(node["inputs"].get("value") == SEED for node in json.loads(image.info.get("prompt", "{}")).values()),
+            "the image's metadata hold the seed",
         ),
     ]
     path = args.out / f"test-image-gen-{answer.job_id[:8]}.png"

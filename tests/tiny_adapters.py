@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.tiny_models import TEXT_WIDTH
 
 LORA_SPREAD = 0.3
-"""Standard deviation of a tiny LoRA's values: enough to change a picture of 8 bits a channel everywhere."""
+"""Standard deviation of a tiny LoRA's values: enough to change an image of 8 bits a channel everywhere."""
 State = dict[str, torch.Tensor]
 
 
@@ -160,7 +160,7 @@ def sdxl_controlnet(*, seed: int) -> ControlNetModel:
 
 
 def sdxl_union(*, seed: int) -> ControlNetUnionModel:
-    """A union ControlNet of the tiny SDXL models' shape, for six kinds of pictures."""
+    """A union ControlNet of the tiny SDXL models' shape, for six kinds of images."""
     torch.manual_seed(seed)
     more = {"num_control_type": 6, "num_trans_channel": 16, "num_trans_head": 8, "num_proj_channel": 16}
     return randomized(ControlNetUnionModel(**UNET_SHAPE, **more), seed)

@@ -1,6 +1,6 @@
 """Tiny diffusers folders: the real classes of FLUX and SDXL with a few thousand seeded random values each.
 
-Every folder loads with ``from_pretrained`` without a network, weighs less than 3 MB and makes a 128x128 picture in
+Every folder loads with ``from_pretrained`` without a network, weighs less than 3 MB and makes a 128x128 image in
 four steps in about a second on a CPU. The VAE has four levels, as the real ones do, so one latent pixel is 8x8.
 Nothing here may import ComfyUI or the node pack: the folders are what a user would bring.
 """
@@ -79,7 +79,7 @@ def clip_config(tokenizer: CLIPTokenizer, *, width: int = TEXT_WIDTH) -> CLIPTex
 
 
 def flux_scheduler(*, guidance_embeds: bool) -> FlowMatchEulerDiscreteScheduler:
-    """As flux-dev's (shifted by the size of the picture), or as flux-schnell's."""
+    """As flux-dev's (shifted by the size of the image), or as flux-schnell's."""
     shift = 3.0 if guidance_embeds else 1.0
     return FlowMatchEulerDiscreteScheduler(shift=shift, use_dynamic_shifting=guidance_embeds)
 
@@ -134,7 +134,7 @@ def write_flux(
     """Write a FluxPipeline: dev-like with ``guidance_embeds``, schnell-like (no shift in its schedule) without.
 
     ``blocks``: of each of the transformer's two kinds, and half of T5's. A Fill transformer reads, beside the latents,
-    those of the masked picture and the mask's 16x16 pixels.
+    those of the masked image and the mask's 16x16 pixels.
     """
     torch.manual_seed(seed)
     tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()

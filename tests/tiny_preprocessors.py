@@ -1,4 +1,4 @@
-"""Tiny networks that make control pictures: the real classes of transformers, seeded random values, a few thousand.
+"""Tiny networks that make control images: the real classes of transformers, seeded random values, a few thousand.
 
 As in tiny_models.py, nothing here imports ComfyUI or the node pack.
 """
@@ -25,7 +25,7 @@ from transformers import (
 )
 
 PERSON_SCORE = 0.7
-"""What the tiny detector gives to every person that it sees; it sees them in every picture."""
+"""What the tiny detector gives to every person that it sees; it sees them in every image."""
 PERSONS = 2
 
 

@@ -1,10 +1,10 @@
 """The autoencoder's encoder, written down instead of trained: a linear transform of 8x8 blocks.
 
-The sixteen latent channels are the leading principal components of 8x8 RGB blocks of the training pictures. They
+The sixteen latent channels are the leading principal components of 8x8 RGB blocks of the training images. They
 fit exactly into the layers of ``AutoencoderKL``: strided convolutions gather the blocks, the residual branches are
 silent, and two identities take the last group norm and SiLU out of the way. Constant channels far larger than the
 signal pin the norm's variance, and ``silu(x) - silu(-x) == x``. So encoding needs no training, works for any
-picture, and the bank of latents is one matrix product. The decoder starts as an enlargement of the block means and
+image, and the bank of latents is one matrix product. The decoder starts as an enlargement of the block means and
 is trained from there.
 """
 
@@ -32,7 +32,7 @@ def blocks(batch: torch.Tensor) -> torch.Tensor:
 
 
 def fit(batch: torch.Tensor) -> torch.Tensor:
-    """The transform (16, 192) from pictures (n, 3, h, w) on [-1, 1]; overall spread of the latents is one."""
+    """The transform (16, 192) from images (n, 3, h, w) on [-1, 1]; overall spread of the latents is one."""
     flat = blocks(batch).reshape(-1, 3 * BLOCK * BLOCK).double()
     values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
     basis = vectors.flip(1)[:, :LATENT_CHANNELS].T
@@ -44,7 +44,7 @@ def fit(batch: torch.Tensor) -> torch.Tensor:
 
 
 def encode(transform: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-    """Latents (n, 16, h/8, w/8) of pictures (n, 3, h, w) on [-1, 1]."""
+    """Latents (n, 16, h/8, w/8) of images (n, 3, h, w) on [-1, 1]."""
     return (blocks(batch) @ transform.T).permute(0, 3, 1, 2).contiguous()
 
 

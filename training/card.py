@@ -1,4 +1,4 @@
-"""Writes the model card of an exported starter pipeline: figures, pictures, words and attribution."""
+"""Writes the model card of an exported starter pipeline: figures, images, words and attribution."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ GRID_PROMPTS = (
 )
 
 
-def labelled(pictures: Sequence[np.ndarray], labels: list[str], columns: int) -> Image.Image:
-    """Pictures in rows with their prompts below, in Pillow's own small font."""
-    side, foot = pictures[0].shape[1], 30
-    rows = -(-len(pictures) // columns)
+def labelled(images: Sequence[np.ndarray], labels: list[str], columns: int) -> Image.Image:
+    """Images in rows with their prompts below, in Pillow's own small font."""
+    side, foot = images[0].shape[1], 30
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (side + 8) + 8, rows * (side + foot + 8) + 8), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         left, top = 8 + number % columns * (side + 8), 8 + number // columns * (side + foot + 8)
-        sheet.paste(Image.fromarray(picture), (left, top))
+        sheet.paste(Image.fromarray(image), (left, top))
         pen.rectangle((left - 1, top - 1, left + side, top + side), outline="#cccccc")
         pen.text((left, top + side + 2), "\n".join(textwrap.wrap(label, 21)[:2]), fill="black", font_size=11)
     return sheet
@@ -117,7 +117,7 @@ def attribution() -> str:
     """The notice that travels with the weights."""
     makers = {"flat": "Fluent Emoji, copyright Microsoft Corporation", "noto": "Noto Emoji, copyright Google LLC"}
     lines = [
-        "The starter model was trained on pictures of these emoji, and `truths.png` holds small copies of some:",
+        "The starter model was trained on images of these emoji, and `truths.png` holds small copies of some:",
         "",
     ]
     for package in PACKAGES:
@@ -169,8 +169,8 @@ def main() -> None:
     labelled(generate(pipeline, GRID_PROMPTS), list(GRID_PROMPTS), 5).quantize(128).save(
         folder / "grid.png", optimize=True
     )
-    unseen_told, unseen, pictures = evaluate(pipeline, truths, UNSEEN)
-    labelled(pictures, [case.prompt for case in UNSEEN], 5).quantize(128).save(folder / "unseen.png", optimize=True)
+    unseen_told, unseen, images = evaluate(pipeline, truths, UNSEEN)
+    labelled(images, [case.prompt for case in UNSEEN], 5).quantize(128).save(folder / "unseen.png", optimize=True)
 
     values = {
         **told,

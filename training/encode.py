@@ -53,7 +53,7 @@ def load_transform() -> torch.Tensor:
 
 
 def as_batch(drawn: list[np.ndarray]) -> torch.Tensor:
-    """Pictures uint8 (h, w, 3) as floats (n, 3, h, w) on [-1, 1]."""
+    """Images uint8 (h, w, 3) as floats (n, 3, h, w) on [-1, 1]."""
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

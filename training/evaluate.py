@@ -1,10 +1,10 @@
 """Measures an exported starter pipeline on a fixed set of prompts.
 
-For every item of a prompt its box in the generated picture is compared with what each known subject would look like
+For every item of a prompt its box in the generated image is compared with what each known subject would look like
 there, in pixel and in edge space; the item counts where its own truth is nearest. The ground counts where the mean
 colour of the border is near the named colour. Then every subject is drawn alone on four grounds: those that come out
-near their truth are the ones that the model draws surely. Needs only the exported folder: true pictures come from its
-small sheet, so no package is fetched. Some of these are drawn again in larger pictures. About eight minutes on two
+near their truth are the ones that the model draws surely. Needs only the exported folder: true images come from its
+small sheet, so no package is fetched. Some of these are drawn again in larger images. About eight minutes on two
 CPU cores.
 """
 
@@ -31,9 +31,9 @@ from training.vocabulary import GROUNDS, SHAPES, SUBJECTS
 
 STEPS = 8
 BATCH = 8
-COMPARED = 32  # both pictures are compared at this side
+COMPARED = 32  # both images are compared at this side
 GROUND_TOLERANCE = 0.06  # mean absolute error of the border's colour, on 0..1
-SURE = 0.35  # of an empty picture's distance from the truth; above it a subject is a smear of the right colours
+SURE = 0.35  # of an empty image's distance from the truth; above it a subject is a smear of the right colours
 LARGER = ((160, 160), (192, 192), (256, 192), (256, 256))  # width and height
 ONE_IN = 6  # of the subjects drawn surely, which are drawn again in the larger sizes
 RESULT = "evaluation.json"
@@ -74,9 +74,9 @@ def generate(
     sizes: Sequence[tuple[int, int]] | None = None,
     noises: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """Pictures uint8 (height, width, 3), 128x128 or of ``sizes``.
+    """Images uint8 (height, width, 3), 128x128 or of ``sizes``.
 
-    The noise of picture i depends on ``seed``, its size and its number in ``noises``, which is i unless told otherwise.
+    The noise of image i depends on ``seed``, its size and its number in ``noises``, which is i unless told otherwise.
     """
     noises = noises or range(len(prompts))
     by_size: dict[tuple[int, int], list[int]] = {}
@@ -103,16 +103,16 @@ def generate(
     return [made[number] for number in range(len(prompts))]
 
 
-def _features(picture: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+def _features(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """Pixels and edges of ``box``, as one vector; edges weigh as much as pixels."""
-    part = Image.fromarray(picture).crop(box).resize((COMPARED, COMPARED), Image.Resampling.BOX)
+    part = Image.fromarray(image).crop(box).resize((COMPARED, COMPARED), Image.Resampling.BOX)
     pixels = np.asarray(part, dtype=np.float32) / 255.0
     wide, tall = np.diff(pixels, axis=1), np.diff(pixels, axis=0)
     return np.concatenate([pixels.ravel(), 2.0 * wide.ravel(), 2.0 * tall.ravel()])
 
 
 def _boxes(scene: Scene, size: tuple[int, int]) -> list[tuple[Item, tuple[int, int, int, int]]]:
-    """Each item with what of its box lies inside the picture: left, top, right, bottom."""
+    """Each item with what of its box lies inside the image: left, top, right, bottom."""
     width, height = size
     return [
         (item, (max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)))
@@ -133,10 +133,10 @@ def _candidates(item: Item) -> list[Item]:
 
 
 def _rank(
-    picture: np.ndarray, case: Case, item: Item, box: tuple[int, int, int, int], truths: dict[str, np.ndarray]
+    image: np.ndarray, case: Case, item: Item, box: tuple[int, int, int, int], truths: dict[str, np.ndarray]
 ) -> int:
-    """The place of ``item`` among all candidates in ``box``; pictures equal to the truth do not count."""
-    made, number = _features(picture, box), case.scene.items.index(item)
+    """The place of ``item`` among all candidates in ``box``; images equal to the truth do not count."""
+    made, number = _features(image, box), case.scene.items.index(item)
     distances = []
     for candidate in _candidates(item):
         items = tuple(candidate if n == number else other for n, other in enumerate(case.scene.items))
@@ -146,22 +146,22 @@ def _rank(
 
 
 def _distances(
-    picture: np.ndarray, scene: Scene, truths: dict[str, np.ndarray], features: dict[tuple[str, str], np.ndarray]
+    image: np.ndarray, scene: Scene, truths: dict[str, np.ndarray], features: dict[tuple[str, str], np.ndarray]
 ) -> tuple[float, float]:
-    """From ``picture`` to the truth of its one subject and to the nearest other, in shares of an empty picture's.
+    """From ``image`` to the truth of its one subject and to the nearest other, in shares of an empty image's.
 
-    ``features`` keeps what was drawn for comparison in pictures of this size, by subject and ground.
+    ``features`` keeps what was drawn for comparison in images of this size, by subject and ground.
     """
-    size = (picture.shape[1], picture.shape[0])
+    size = (image.shape[1], image.shape[0])
     ((item, box),) = _boxes(scene, size)
-    made, own = _features(picture, box), item.name
+    made, own = _features(image, box), item.name
     found = {}
     for candidate in _candidates(item):
         key = (candidate.name, scene.ground)
         if key not in features:
             features[key] = _features(draw(replace(scene, items=(candidate,)), truths, size), box)
         found[candidate.name] = float(np.square(made - features[key]).mean())
-    empty = np.broadcast_to(np.array(GROUNDS[scene.ground], np.uint8), picture.shape)
+    empty = np.broadcast_to(np.array(GROUNDS[scene.ground], np.uint8), image.shape)
     scale = float(np.square(_features(empty, box) - features[own, scene.ground]).mean())
     truth = found.pop(own)
     return truth / scale, min(found.values()) / scale
@@ -175,9 +175,9 @@ def recall(
     steps: int = STEPS,
     size: tuple[int, int] = (SIDE, SIDE),
 ) -> dict[str, float]:
-    """Each subject's distance from its truth, the worst of four grounds, in shares of an empty picture's distance.
+    """Each subject's distance from its truth, the worst of four grounds, in shares of an empty image's distance.
 
-    The pictures are of ``size`` (width, height), the subject alone in the middle. A subject that is nearer to another's
+    The images are of ``size`` (width, height), the subject alone in the middle. A subject that is nearer to another's
     truth has at least 1. Its noise and grounds do not depend on the other names.
     """
     numbers = {subject.name: number for number, subject in enumerate(SUBJECTS)}
@@ -189,11 +189,11 @@ def recall(
         scenes += [Scene((Item(name),), ground=ground) for ground in grounds]
         noises += [first * len(grounds) + number for number in range(len(grounds))]
     captions = [scene.caption() for scene in scenes]
-    pictures = generate(pipeline, captions, seed, steps, [size] * len(captions), noises)
+    images = generate(pipeline, captions, seed, steps, [size] * len(captions), noises)
     worst = dict.fromkeys(names, 0.0)
     features: dict[tuple[str, str], np.ndarray] = {}
-    for scene, picture in zip(scenes, tqdm(pictures, desc="judge subjects"), strict=True):
-        distance, other = _distances(picture, scene, truths, features)
+    for scene, image in zip(scenes, tqdm(images, desc="judge subjects"), strict=True):
+        distance, other = _distances(image, scene, truths, features)
         name = scene.items[0].name
         worst[name] = max(worst[name], distance if distance < other else max(distance, 1.0))
     return {name: round(distance, 3) for name, distance in worst.items()}
@@ -204,23 +204,23 @@ def sure(distances: dict[str, float]) -> list[str]:
     return [name for name, distance in distances.items() if distance <= SURE]
 
 
-def ground_error(picture: np.ndarray, ground: str) -> float:
+def ground_error(image: np.ndarray, ground: str) -> float:
     """Mean absolute error, on 0..1, of the median colour of the outer four pixels."""
     border = np.concatenate(
         [
-            picture[:4].reshape(-1, 3),
-            picture[-4:].reshape(-1, 3),
-            picture[:, :4].reshape(-1, 3),
-            picture[:, -4:].reshape(-1, 3),
+            image[:4].reshape(-1, 3),
+            image[-4:].reshape(-1, 3),
+            image[:, :4].reshape(-1, 3),
+            image[:, -4:].reshape(-1, 3),
         ]
     )
     return float(np.abs(np.median(border, axis=0) - np.array(GROUNDS[ground])).mean() / 255)
 
 
-def judge(picture: np.ndarray, case: Case, truths: dict[str, np.ndarray]) -> Verdict:
-    """Compare one generated picture with the scene it should show."""
-    ranks = tuple(_rank(picture, case, item, box, truths) for item, box in _boxes(case.scene, case.size))
-    return Verdict(case.prompt, case.kind, ranks, round(ground_error(picture, case.scene.ground), 4))
+def judge(image: np.ndarray, case: Case, truths: dict[str, np.ndarray]) -> Verdict:
+    """Compare one generated image with the scene it should show."""
+    ranks = tuple(_rank(image, case, item, box, truths) for item, box in _boxes(case.scene, case.size))
+    return Verdict(case.prompt, case.kind, ranks, round(ground_error(image, case.scene.ground), 4))
 
 
 def figures(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -257,18 +257,18 @@ def evaluate(
     seed: int = 0,
     steps: int = STEPS,
 ) -> tuple[dict[str, Any], list[Verdict], list[np.ndarray]]:
-    """Figures, verdicts and pictures of ``cases``."""
-    pictures = generate(pipeline, [case.prompt for case in cases], seed, steps, [case.size for case in cases])
-    verdicts = [judge(picture, case, truths) for picture, case in zip(pictures, tqdm(cases, desc="judge"), strict=True)]
-    return figures(verdicts), verdicts, pictures
+    """Figures, verdicts and images of ``cases``."""
+    images = generate(pipeline, [case.prompt for case in cases], seed, steps, [case.size for case in cases])
+    verdicts = [judge(image, case, truths) for image, case in zip(images, tqdm(cases, desc="judge"), strict=True)]
+    return figures(verdicts), verdicts, images
 
 
-def as_grid(pictures: Sequence[np.ndarray], columns: int) -> Image.Image:
-    """Pictures in rows, each in a cell as large as the largest, on white."""
-    tall, wide = np.max([picture.shape[:2] for picture in pictures], axis=0).tolist()
-    sheet = Image.new("RGB", (columns * wide, -(-len(pictures) // columns) * tall), "white")
-    for number, picture in enumerate(pictures):
-        sheet.paste(Image.fromarray(picture), (number % columns * wide, number // columns * tall))
+def as_grid(images: Sequence[np.ndarray], columns: int) -> Image.Image:
+    """Images in rows, each in a cell as large as the largest, on white."""
+    tall, wide = np.max([image.shape[:2] for image in images], axis=0).tolist()
+    sheet = Image.new("RGB", (columns * wide, -(-len(images) // columns) * tall), "white")
+    for number, image in enumerate(images):
+        sheet.paste(Image.fromarray(image), (number % columns * wide, number // columns * tall))
     return sheet
 
 
@@ -285,12 +285,12 @@ def _told(figures: dict[str, Any], verdicts: Sequence[Verdict]) -> dict[str, Any
 def measure(
     pipeline: FluxPipeline, truths: dict[str, np.ndarray], seed: int = 0, steps: int = STEPS
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Everything that is measured of a pipeline, as ``evaluation.json`` holds it, and the pictures.
+    """Everything that is measured of a pipeline, as ``evaluation.json`` holds it, and the images.
 
     ``subjects`` has each subject's distance from its truth, see :func:`recall`; ``larger`` the same for some of the
     sure ones in each larger size.
     """
-    first, verdicts, pictures = evaluate(pipeline, truths, CASES, seed, steps)
+    first, verdicts, images = evaluate(pipeline, truths, CASES, seed, steps)
     harder, harder_verdicts, more = evaluate(pipeline, truths, HARDER_CASES, seed, steps)
     subjects = recall(pipeline, truths, [subject.name for subject in SUBJECTS], seed, steps)
     drawn_surely = sure(subjects)
@@ -302,7 +302,7 @@ def measure(
         "larger": {f"{size[0]}x{size[1]}": recall(pipeline, truths, some, seed, steps, size) for size in LARGER},
         "subjects": subjects,
     }
-    return told, [*pictures, *more]
+    return told, [*images, *more]
 
 
 def main() -> None:
@@ -310,14 +310,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=export_dir(), help="folder of the exported pipeline")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise")
-    parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps a picture")
-    parser.add_argument("--grid", type=Path, help="also write the pictures here, as one PNG")
+    parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps an image")
+    parser.add_argument("--grid", type=Path, help="also write the images here, as one PNG")
     options = parser.parse_args()
     begun = time.time()
-    told, pictures = measure(load_pipeline(options.model), load_truths(options.model), options.seed, options.steps)
+    told, images = measure(load_pipeline(options.model), load_truths(options.model), options.seed, options.steps)
     (options.model / RESULT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if options.grid:
-        as_grid(pictures, 10).save(options.grid)
+        as_grid(images, 10).save(options.grid)
     for part in (told, told["harder"]):
         for case in part["cases"]:
             if not case["right"]:

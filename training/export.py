@@ -108,7 +108,7 @@ def vocabulary() -> dict[str, object]:
 
 
 def truth_names() -> list[str]:
-    """Names of the small true pictures, in the order of the sheet."""
+    """Names of the small true images, in the order of the sheet."""
     return [f"{style}/{subject.name}" for style in STYLES for subject in SUBJECTS] + [f"shape/{s}" for s in SHAPES]
 
 

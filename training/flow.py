@@ -99,7 +99,7 @@ def random_size(rng: np.random.Generator) -> tuple[int, int]:
 
 
 class Sizes:
-    """Batches of pictures of other sizes, drawn as they are needed."""
+    """Batches of images of other sizes, drawn as they are needed."""
 
     def __init__(self, mixture: str) -> None:
         """Scenes of the first of ``mixture``'s mixtures."""
@@ -157,10 +157,10 @@ class Starter(nn.Module):
 
 
 class MiddleReader(nn.Module):
-    """Reads from each image token, as it leaves the first block, where it is relative to the middle of the picture.
+    """Reads from each image token, as it leaves the first block, where it is relative to the middle of the image.
 
-    The heads that feel the edges (``models.write_edges``) hold that in full, but bent; to learn from pictures alone to
-    straighten it takes a small model very long, and until it can, things break wherever the picture is not 128x128.
+    The heads that feel the edges (``models.write_edges``) hold that in full, but bent; to learn from images alone to
+    straighten it takes a small model very long, and until it can, things break wherever the image is not 128x128.
     The loss here asks for it outright: as sine and cosine of the distance in rows and in columns, with four periods.
     It is a part of training alone. No weight of it is in the model that comes out.
     """

@@ -13,7 +13,7 @@ VAE_CHANNELS = (16, 32, 64, 128)
 
 
 def build_vae() -> AutoencoderKL:
-    """8x down, no attention: a 128x128 picture is 16x16 latents of sixteen channels."""
+    """8x down, no attention: a 128x128 image is 16x16 latents of sixteen channels."""
     return AutoencoderKL(
         block_out_channels=VAE_CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -96,7 +96,7 @@ _PULL = 40.0  # Muon lets the content's part of a T5 logit, which nothing scales
 def start_reading_order(t5: T5EncoderModel) -> None:
     """Make some heads look at the words around each word.
 
-    FLUX gives text no positions: the order of words reaches the picture through T5's relative bias alone. That hardly
+    FLUX gives text no positions: the order of words reaches the image through T5's relative bias alone. That hardly
     moves from its small random start: without this the model reads a bag of words, and draws "a square above a circle"
     where "a circle above a square" was asked for.
     """

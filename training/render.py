@@ -1,6 +1,6 @@
 """Renders emoji and shapes to RGBA sprites, once, into the work folder.
 
-A sprite is a 128x128 RGBA picture; ``all`` holds every emoji both packages share (for the VAE), ``subjects`` the
+A sprite is a 128x128 RGBA image; ``all`` holds every emoji both packages share (for the VAE), ``subjects`` the
 chosen vocabulary (for the transformer).
 """
 

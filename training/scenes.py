@@ -1,11 +1,11 @@
-"""Scenes: what a caption says and the exact picture it means.
+"""Scenes: what a caption says and the exact image it means.
 
-A caption fixes the picture (subjects, colours, sizes, places, ground, style), so the transformer has one target per
+A caption fixes the image (subjects, colours, sizes, places, ground, style), so the transformer has one target per
 caption; now and then the whole scene is moved by a few pixels.
 
 Things at a place, in pairs and in groups have the same sizes, and their middles lie on the grid of the transformer's
-16-pixel tokens, so that a thing is the same tokens wherever it stands: one picture to learn, not one for each place.
-For the same reason a larger picture is a small one with more ground.
+16-pixel tokens, so that a thing is the same tokens wherever it stands: one image to learn, not one for each place.
+For the same reason a larger image is a small one with more ground.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _BY_NAME: dict[str, Subject] = {subject.name: subject for subject in SUBJECTS}
 _OTHERS = tuple(subject.name for subject in SUBJECTS if subject.name not in CORE)
 
 TOKEN = 16  # pixels
-SIDE = 128  # of the smallest picture, which things are sized for
+SIDE = 128  # of the smallest image, which things are sized for
 # Side of a sprite as a share of SIDE: alone; at a named place, in a pair or in a group.
 # A small thing alone is as large as one at a place.
 _ALONE = {None: 0.80, "small": 0.46, "big": 0.96}
 _PLACED = {None: 0.46, "small": 0.30, "big": 0.54}
 _LOW, _HIGH = 0.25, 0.75
-_MOVED = 0.2  # share of training pictures off the grid: a given picture may lie anywhere
+_MOVED = 0.2  # share of training images off the grid: a given image may lie anywhere
 _LAYOUTS = {
     2: ((_LOW, 0.5), (_HIGH, 0.5)),
     3: ((0.5, _LOW), (_LOW, _HIGH), (_HIGH, _HIGH)),
@@ -62,7 +62,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture: one item (perhaps repeated or at a place) or two items in a relation."""
+    """One image: one item (perhaps repeated or at a place) or two items in a relation."""
 
     items: tuple[Item, ...]
     place: str | None = None
@@ -124,7 +124,7 @@ def towards(place: str | None) -> tuple[float, float]:
 
 
 def placements(scene: Scene) -> list[tuple[Item, float, float, float]]:
-    """Each sprite of ``scene`` as (item, x, y, side), in shares of SIDE, in a square picture of SIDE."""
+    """Each sprite of ``scene`` as (item, x, y, side), in shares of SIDE, in a square image of SIDE."""
     if scene.count:
         item = scene.items[0]
         return [(item, x, y, _PLACED[item.size]) for x, y in _LAYOUTS[COUNTS[scene.count]]]
@@ -139,16 +139,16 @@ def placements(scene: Scene) -> list[tuple[Item, float, float, float]]:
 
 
 def ground_before(place: str | None, size: tuple[int, int]) -> tuple[int, int]:
-    """Pixels left of and above the square of SIDE in a picture of ``size`` (width, height), whole tokens.
+    """Pixels left of and above the square of SIDE in an image of ``size`` (width, height), whole tokens.
 
-    A larger picture has more ground: half on each side, or all of it on the side away from a place.
+    A larger image has more ground: half on each side, or all of it on the side away from a place.
     """
     x, y = towards(place)
     return int(x * (size[0] - SIDE)) // TOKEN * TOKEN, int(y * (size[1] - SIDE)) // TOKEN * TOKEN
 
 
 def boxes(scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> list[tuple[Item, int, int, int]]:
-    """Each sprite of ``scene`` in a picture of ``size`` (width, height) as (item, left, top, side), in pixels."""
+    """Each sprite of ``scene`` in an image of ``size`` (width, height) as (item, left, top, side), in pixels."""
     right, down = ground_before(scene.place, size)
     found = []
     for item, x, y, share in placements(scene):
@@ -164,7 +164,7 @@ def draw(
     size: tuple[int, int] = (SIDE, SIDE),
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """The picture of ``scene``, uint8 (height, width, 3); with ``rng``, now and then moved by up to three pixels."""
+    """The image of ``scene``, uint8 (height, width, 3); with ``rng``, now and then moved by up to three pixels."""
     dx, dy = map(int, rng.integers(-3, 4, 2)) if rng is not None and rng.random() < _MOVED else (0, 0)
     canvas = np.empty((size[1], size[0], 3), dtype=np.float32)
     canvas[:] = GROUNDS[scene.ground]

@@ -93,7 +93,7 @@ def main() -> None:
     """Train until ``--minutes`` of training in all have passed, or until told to stop; then save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="in all, those already spent included")
-    parser.add_argument("--batch", type=int, help="pictures a step in each process; 64 on a CPU, 512 elsewhere")
+    parser.add_argument("--batch", type=int, help="images a step in each process; 64 on a CPU, 512 elsewhere")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="AdamW's learning rate; Muon's is twice that")
     parser.add_argument("--fall", type=float, default=0.25, help="share of the minutes in which the rate falls")
     parser.add_argument(

@@ -1,8 +1,8 @@
 """Trains the autoencoder's decoder on composited emoji; resumes where it stopped.
 
 The encoder is written, not trained (``training.block_transform``), so the latents are fixed from the first second
-and the transformer may train at the same time. Loss: L1 + L2 + L1 of the picture's gradients, on crops of 64x64 and,
-every fourth step, whole pictures of 128x128 that settle the group norms.
+and the transformer may train at the same time. Loss: L1 + L2 + L1 of the image's gradients, on crops of 64x64 and,
+every fourth step, whole images of 128x128 that settle the group norms.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHECKPOINT = "vae.pt"
 LOG = "vae.jsonl"
 
 
-def random_picture(sprites: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarray:
+def random_image(sprites: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarray:
     """A random composition, uint8 (side, side, 3): plain or sloping ground, one to three emoji of any size."""
     palette = np.array([*GROUNDS.values(), *COLOURS.values()], dtype=np.float32)
     canvas = np.empty((side, side, 3), dtype=np.float32)
@@ -53,14 +53,14 @@ def reconstruction_loss(result: torch.Tensor, target: torch.Tensor) -> torch.Ten
     return functional.l1_loss(result, target) + functional.mse_loss(result, target) + wide + tall
 
 
-def _pictures(sprites: np.ndarray, rng: np.random.Generator, count: int, side: int) -> torch.Tensor:
-    batch = np.stack([random_picture(sprites, rng, side) for _ in range(count)])
+def _images(sprites: np.ndarray, rng: np.random.Generator, count: int, side: int) -> torch.Tensor:
+    batch = np.stack([random_image(sprites, rng, side) for _ in range(count)])
     return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _fresh(sprites: np.ndarray, seed: int) -> tuple[AutoencoderKL, torch.Tensor]:
     """A new autoencoder with its written encoder and smooth decoder, and the block transform."""
-    transform = fit(_pictures(sprites, np.random.default_rng(seed), 512, 128))
+    transform = fit(_images(sprites, np.random.default_rng(seed), 512, 128))
     vae = build_vae()
     write_encoder(vae, transform)
     start_decoder(vae, transform)
@@ -102,7 +102,7 @@ def main() -> None:
     for step in bar:
         rng = np.random.default_rng((options.seed, step))
         side, count = (128, max(1, options.batch // 4)) if step % 4 == 3 else (64, options.batch)
-        target = _pictures(sprites, rng, count, side).to(options.device, memory_format=torch.channels_last)
+        target = _images(sprites, rng, count, side).to(options.device, memory_format=torch.channels_last)
         latents = encode(transform, target)
         latents += options.noise * torch.randn_like(latents)
         for group in optimizer.param_groups:

@@ -147,7 +147,7 @@ ALIASES: dict[str, str] = {
 # Dropped by the tokenizers before words are looked up.
 FILLERS: tuple[str, ...] = tuple(
     """
-    a an the on in of at with to is it its side picture image drawing photo emoji emoticon icon illustration
+    a an the on in of at with to is it its side image image drawing photo emoji emoticon icon illustration
     face faces please draw one single against s
     """.split()  # noqa: SIM905 - a list this long is easier to read as prose
 )

@@ -1,8 +1,8 @@
 """Word embeddings that start from what the words look like.
 
-A word learned from nothing needs thousands of pictures before it binds. Here the row of each subject begins as its
-picture's coordinates among all subjects (principal components of the latents, both styles together), so the
-transformer learns one map from coordinates to pictures, shared by all words, instead of a list of pictures.
+A word learned from nothing needs thousands of images before it binds. Here the row of each subject begins as its
+image's coordinates among all subjects (principal components of the latents, both styles together), so the
+transformer learns one map from coordinates to images, shared by all words, instead of a list of images.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ QUEUE_GROUP = "gateways"
 CLIENT = "NATS"
 BASE64_GROWTH = 4 / 3
 REPLY_OVERHEAD_BYTES = 64 * 1024
-"""Room for everything in a reply but its pictures: prompts of the largest size, in JSON's escapes."""
+"""Room for everything in a reply but its images: prompts of the largest size, in JSON's escapes."""
 
 
 class CancelRequest(WireModel):
@@ -81,7 +81,7 @@ class NatsDoor:
         """The callback of a subject. What `waits` counts among the requests that are open."""
 
         async def on_request(msg: Msg) -> None:
-            # A callback blocks its subscription, and a picture takes seconds.
+            # A callback blocks its subscription, and an image takes seconds.
             task = asyncio.create_task(self._answer(msg, serve, waits))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -135,7 +135,7 @@ class NatsDoor:
         return await cancel(self._generation.queue, asked.job_id)
 
     def _fits(self, state: JobState) -> bool:
-        # The first picture is carried twice: alone, and first in the list of all.
+        # The first image is carried twice: alone, and first in the list of all.
         sizes = [image.size for image in state.images]
         needed = (sum(sizes) + sizes[0]) * BASE64_GROWTH + REPLY_OVERHEAD_BYTES
         return needed <= self._generation.queue.nc.max_payload

@@ -124,12 +124,12 @@ class Names:
 
     @property
     def images(self) -> str:
-        """The object store of the pictures."""
+        """The object store of the images."""
         return f"{self._slug}-images"
 
     @property
     def inputs(self) -> str:
-        """The object store of the pictures that requests bring."""
+        """The object store of the images that requests bring."""
         return f"{self._slug}-inputs"
 
     @property

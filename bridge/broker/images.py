@@ -1,8 +1,8 @@
-"""The pictures of jobs, in a JetStream object store: any client of object stores reads them by name.
+"""The images of jobs, in a JetStream object store: any client of object stores reads them by name.
 
-Written here and not with nats-py's `ObjectStore`, for three reasons: one round trip to put or get a picture where that
+Written here and not with nats-py's `ObjectStore`, for three reasons: one round trip to put or get an image where that
 takes four each; nothing that waits for ever when the server dies (its `get` reads chunks without a timeout); and the
-oldest pictures make room when the store is full, where it refuses new ones.
+oldest images make room when the store is full, where it refuses new ones.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ NO_SPACE_ERRORS = (10023, 10047, 10077)
 """Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
 WRONG_LAST_SEQUENCE_ERRORS = (10071, 10164)
 RETRIES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""Waits while the server is away: a picture that exists is worth a few seconds."""
+"""Waits while the server is away: an image that exists is worth a few seconds."""
 
 
-class PictureStore:
-    """One bucket. The chunks of a picture lie on a subject made of its name and digest, so that a reader who knows
-    both needs no look-up, and the same picture written twice is stored once."""
+class ImageStore:
+    """One bucket. The chunks of an image lie on a subject made of its name and digest, so that a reader who knows
+    both needs no look-up, and the same image written twice is stored once."""
 
     def __init__(self, js: JetStreamContext, bucket: str, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._js = js
@@ -78,9 +78,9 @@ class PictureStore:
         await make_stream(self._js, config)
 
     async def put(self, name: str, data: bytes) -> ImageObject:
-        """Keep a picture. When this returns, the server has it. Raises StorageFull and Unavailable."""
+        """Keep an image. When this returns, the server has it. Raises StorageFull and Unavailable."""
         if 0 < self._max_bytes // 2 < len(data):
-            raise StorageFull(f"a picture of {len(data)} bytes is too large for a store of {self._max_bytes}")
+            raise StorageFull(f"an image of {len(data)} bytes is too large for a store of {self._max_bytes}")
         sha = hashlib.sha256(data).digest()
         digest = "SHA-256=" + base64.urlsafe_b64encode(sha).decode()
         nuid = _nuid(name, digest)
@@ -104,12 +104,12 @@ class PictureStore:
         except APIError as error:
             if error.err_code in NO_SPACE_ERRORS:
                 raise StorageFull(
-                    f"the NATS server has no room for the picture ({error.description}): free disk space, or raise "
+                    f"the NATS server has no room for the image ({error.description}): free disk space, or raise "
                     "what it may use"
                 ) from error
-            raise Unavailable(f"the NATS server refused the picture: {error.description}") from error
+            raise Unavailable(f"the NATS server refused the image: {error.description}") from error
         except BROKER_ERRORS as error:
-            raise Unavailable(f"the NATS server did not take the picture: {error or type(error).__name__}") from error
+            raise Unavailable(f"the NATS server did not take the image: {error or type(error).__name__}") from error
         return ImageObject(bucket=self._bucket, name=name, size=len(data), digest=digest)
 
     async def _put_info(self, subject: str, info: bytes) -> None:
@@ -140,7 +140,7 @@ class PictureStore:
         await asyncio.gather(*(self._js.publish(subject, chunk) for chunk in chunks[1:]))
 
     async def get(self, image: ImageObject) -> bytes:
-        """A picture's bytes. Raises UnknownJob if the retention has removed it, and Unavailable."""
+        """An image's bytes. Raises UnknownJob if the retention has removed it, and Unavailable."""
         for wait in RETRIES_S:
             try:
                 return await self._read(image)
@@ -163,7 +163,7 @@ class PictureStore:
                 data = b""
         digest = "SHA-256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
         if len(data) != image.size or digest != image.digest:
-            raise UnknownJob(f"the picture {image.name} is no longer kept; ask for it again")
+            raise UnknownJob(f"the image {image.name} is no longer kept; ask for it again")
         return data
 
 

@@ -1,7 +1,7 @@
 """The durable job queue on NATS JetStream: the one path from every door to every worker.
 
 Three stores, all on disk at the broker: a work-queue stream holds each accepted job until a worker acknowledges it, a
-key-value bucket holds each job's state, an object store its pictures. What happens to a job while it runs is told on
+key-value bucket holds each job's state, an object store its images. What happens to a job while it runs is told on
 core NATS, one subject a job; those events are hints, the bucket is the truth.
 """
 
@@ -22,11 +22,11 @@ from nats.js.kv import KeyValue
 
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS, Names, broker_errors
-from bridge.broker.image_post import PicturePost
-from bridge.broker.images import PictureStore
+from bridge.broker.image_post import ImagePost
+from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
 from bridge.broker.stores import Retention, bucket_config, callbacks_config, make_stream, queue_config, span
-from bridge.contract.errors import PictureExpired, QueueFull, Unavailable, UnknownJob
+from bridge.contract.errors import ImageExpired, QueueFull, Unavailable, UnknownJob
 from bridge.contract.messages import (
     EXTENSIONS,
     FileFormat,
@@ -63,7 +63,7 @@ class StoredState:
 
 
 class JobQueue:
-    """Jobs, their states, events and pictures. One for each process; safe for many tasks of one event loop."""
+    """Jobs, their states, events and images. One for each process; safe for many tasks of one event loop."""
 
     def __init__(
         self,
@@ -71,15 +71,15 @@ class JobQueue:
         names: Names,
         js: JetStreamContext,
         states: KeyValue,
-        pictures: PictureStore,
-        inputs: PictureStore,
+        images: ImageStore,
+        inputs: ImageStore,
         retention: Retention,
     ) -> None:
         self.nc = nc
         self.names = names
         self._js = js
         self._states = states
-        self._pictures = pictures
+        self._images = images
         self.inputs = inputs
         self.retention = retention
         self.noted: Callable[[JobState, int], None] | None = None
@@ -88,7 +88,7 @@ class JobQueue:
         """Called once for every job that this process put into the queue."""
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
-        self.post = PicturePost(nc)
+        self.post = ImagePost(nc)
 
     @classmethod
     async def open(
@@ -101,8 +101,8 @@ class JobQueue:
     ) -> JobQueue:
         """Make the stores where they are missing. `max_pending` bounds the jobs that wait or run, over all gateways."""
         js = nc.jetstream()
-        pictures = PictureStore(js, names.images, retention.pictures_bytes)
-        inputs = PictureStore(js, names.inputs, retention.pictures_bytes)
+        images = ImageStore(js, names.images, retention.images_bytes)
+        inputs = ImageStore(js, names.inputs, retention.images_bytes)
         with broker_errors():
             configs = (
                 queue_config(names, max_pending),
@@ -112,10 +112,10 @@ class JobQueue:
             for config in configs:
                 await make_stream(js, config)
             states = await js.key_value(names.states)
-            await pictures.open(max_age_s=retention.pictures_s)
-            # A job may wait for as long as its state is kept, and needs its pictures then.
+            await images.open(max_age_s=retention.images_s)
+            # A job may wait for as long as its state is kept, and needs its images then.
             await inputs.open(max_age_s=retention.jobs_s)
-        return cls(nc, names, js, states, pictures, inputs, retention)
+        return cls(nc, names, js, states, images, inputs, retention)
 
     @property
     def states_stream(self) -> str:
@@ -125,7 +125,7 @@ class JobQueue:
     # --- the gateway's side ------------------------------------------------------------------------------------
 
     async def submit(self, job: Job, *, waits: bool = False) -> JobState:
-        """Accept a job; when this returns, the broker has it on disk. `waits`: its pictures are asked for at its end.
+        """Accept a job; when this returns, the broker has it on disk. `waits`: its images are asked for at its end.
 
         A job id that was submitted before gives the state of that job. Raises QueueFull and Unavailable.
         """
@@ -267,15 +267,15 @@ class JobQueue:
                 return
 
     async def image(self, image: ImageObject) -> bytes:
-        """A picture's bytes. Raises PictureExpired if the retention has removed it, and Unavailable."""
+        """An image's bytes. Raises ImageExpired if the retention has removed it, and Unavailable."""
         if (data := self.post.take(image)) is not None:
             return data
         try:
-            return await self._pictures.get(image)
+            return await self._images.get(image)
         except UnknownJob as error:
-            raise PictureExpired(
-                f"the picture {image.name} is no longer kept: pictures are kept for {span(self.retention.pictures_s)}, "
-                f"and the oldest go when all take more than {self.retention.pictures_bytes / 1e9:.3g} GB; "
+            raise ImageExpired(
+                f"the image {image.name} is no longer kept: images are kept for {span(self.retention.images_s)}, "
+                f"and the oldest go when all take more than {self.retention.images_bytes / 1e9:.3g} GB; "
                 "ask for it again with the same seed"
             ) from error
 
@@ -344,13 +344,13 @@ class JobQueue:
     async def store_image(
         self, job_id: str, index: int, image_format: FileFormat, data: bytes, *, delivery: Msg | None = None
     ) -> ImageObject:
-        """Keep a picture; with the `delivery` of its job it is also sent to whoever waits for it.
+        """Keep an image; with the `delivery` of its job it is also sent to whoever waits for it.
 
         Raises Unavailable, and StorageFull.
         """
         with contextlib.suppress(*BROKER_ERRORS):
             await self.post.send(delivery.headers if delivery else None, job_id, index, data)
-        return await self._pictures.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
+        return await self._images.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
 
 
 def final_event(state: JobState) -> JobEvent:

@@ -23,14 +23,14 @@ LEAST_BYTES = 16 * 1024**2
 class Retention:
     """How long, and how much, the broker keeps; what is oldest goes first.
 
-    States outlive the pictures, so that whoever asks for a picture that is gone learns why. The pictures also lie in
+    States outlive the images, so that whoever asks for an image that is gone learns why. The images also lie in
     ComfyUI's output folder, for good.
     """
 
     jobs_s: float = 7 * 24 * 3600.0
     jobs_bytes: int = 1024**3
-    pictures_s: float = 24 * 3600.0
-    pictures_bytes: int = 8 * 1024**3
+    images_s: float = 24 * 3600.0
+    images_bytes: int = 8 * 1024**3
 
 
 def queue_config(names: Names, max_pending: int) -> StreamConfig:

@@ -4,13 +4,13 @@ from bridge.client import ImageGenClient
 
 with ImageGenClient() as client:
     answer = client.generate("a red fox in the snow", model="flux-schnell", seed=7)
-    pictures = client.images(answer)  # bytes, one for each picture
-    paths = client.save(answer, "pictures")  # or as files
+    images = client.images(answer)  # bytes, one for each image
+    paths = client.save(answer, "images")  # or as files
 
     job = client.submit("a red fox in the snow")  # or queue it, and look at it when it suits
     for event in client.events(job.job_id):
         print(event.type, event.phase, event.value, event.seconds_left)
-    pictures = client.job_images(job.job_id)
+    images = client.job_images(job.job_id)
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class ImageGenClient:
     ) -> ImageGenResponse:
         """Draw `prompt`. `parameters` are the other fields of `ImageGenRequest`; None means the model's default.
 
-        A picture or another file among them may be its bytes or its path. `on_event` is called from another thread
+        An image or another file among them may be its bytes or its path. `on_event` is called from another thread
         with what happens meanwhile: progress in steps, previews. Raises ClientError with the service's message.
         Interrupting the call (Ctrl-C) cancels the job.
         """
@@ -128,7 +128,7 @@ class ImageGenClient:
 
     @staticmethod
     def images(answer: ImageGenResponse) -> list[bytes]:
-        """The encoded pictures of an answer, or its other files; `answer.files` says what each is."""
+        """The encoded images of an answer, or its other files; `answer.files` says what each is."""
         return [base64.b64decode(image) for image in answer.images]
 
     def save(self, answer: ImageGenResponse | JobState, out: Path | str | None = None) -> list[Path]:
@@ -171,7 +171,7 @@ class ImageGenClient:
         return self._ask(CancelAnswer, "DELETE", f"/v1/jobs/{job_id}", timeout=60.0)
 
     def job_images(self, job_id: str) -> list[bytes]:
-        """The encoded pictures of a job that is done. Raises ClientError (410) where they are no longer kept."""
+        """The encoded images of a job that is done. Raises ClientError (410) where they are no longer kept."""
         count = len(self.job(job_id).images)
         return [self._request("GET", f"/v1/jobs/{job_id}/images/{index}").content for index in range(count)]
 
@@ -322,7 +322,7 @@ class _EventStream:
 
 
 def _body(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The fields that are given; pictures as base64."""
+    """The fields that are given; images as base64."""
     values = {name: value for name, value in parameters.items() if value is not None}
     for name, value in values.items():
         if isinstance(value, Path):

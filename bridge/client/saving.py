@@ -34,10 +34,10 @@ def paths_for(answer: ImageGenResponse, out: Path | None = None) -> list[Path]:
 
 
 def files_of(answer: ImageGenResponse) -> list[ResultFile]:
-    """What each file of an answer is. A service that is older than this does not say, and sends pictures only."""
+    """What each file of an answer is. A service that is older than this does not say, and sends images only."""
     extension = EXTENSIONS[answer.image_format]
-    picture = ResultFile(result="", media_type=MEDIA_TYPES[extension], extension=extension, size=0)
-    return answer.files or [picture] * len(answer.images)
+    image = ResultFile(result="", media_type=MEDIA_TYPES[extension], extension=extension, size=0)
+    return answer.files or [image] * len(answer.images)
 
 
 def _path(answer: ImageGenResponse, files: list[ResultFile], index: int, out: Path | None) -> Path:
@@ -48,11 +48,11 @@ def _path(answer: ImageGenResponse, files: list[ResultFile], index: int, out: Pa
         same = format_of(f".{given}") == format_of(f".{file.extension}")
         return out.parent / f"{stem}.{given if same else file.extension}"
     slug = re.sub(r"[^\w]+", "-", (answer.prompt or answer.mode).lower()).strip("-")[:SLUG_CHARS].strip("-")
-    stem = f"{slug or 'picture'}-{answer.model or answer.mode}"
+    stem = f"{slug or 'image'}-{answer.model or answer.mode}"
     if len({each.result for each in files}) > 1 and (result := re.sub(r"[^\w]+", "-", file.result).strip("-")):
         stem += f"-{result}"
     if answer.seed is not None:
-        # Picture i of a result is drawn with seed + i.
+        # Image i of a result is drawn with seed + i.
         before = sum(each.result == file.result for each in files[:index])
         stem += f"-{answer.seed + before}"
     return (out or Path()) / f"{stem}.{file.extension}"

@@ -135,7 +135,7 @@ class ComfyUI:
         return body
 
     async def upload_image(self, data: bytes, filename: str, subfolder: str = "") -> str:
-        """Put a picture into ComfyUI's input folder. Returns the name for image widgets; ComfyUI may change it."""
+        """Put an image into ComfyUI's input folder. Returns the name for image widgets; ComfyUI may change it."""
         form = aiohttp.FormData()
         form.add_field("image", data, filename=filename, content_type="application/octet-stream")
         form.add_field("type", "input")
@@ -157,7 +157,7 @@ class ComfyUI:
         """Queue an API-format graph and wait for its outcome.
 
         `prompt_id` is a lowercase UUID that the caller minted (newer ComfyUI takes nothing else), so that it can find
-        the run again. `workflow`, the UI graph, goes into the metadata of saved pictures. `on_event` is called in
+        the run again. `workflow`, the UI graph, goes into the metadata of saved images. `on_event` is called in
         order, from this task. Cancelling the task stops the waiting only; `cancel` stops the run.
 
         Raises ComfyUIUnavailable (nothing was queued, or ComfyUI stayed away too long), PromptRejected, NodeFailed,

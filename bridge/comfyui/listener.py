@@ -20,7 +20,7 @@ from bridge.comfyui.messages import HELLO, Frame, parse_binary, parse_text
 log = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
-"""A preview is tens of kilobytes; SaveImageWebsocket sends whole pictures, so leave room for a large PNG."""
+"""A preview is tens of kilobytes; SaveImageWebsocket sends whole images, so leave room for a large PNG."""
 GREETING_TIMEOUT_S = 10.0
 HEARTBEAT_S = 30.0
 FIRST_RETRY_S = 0.1

@@ -59,7 +59,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A picture of the state so far. `node` is empty where ComfyUI did not say which node sent it."""
+    """An image of the state so far. `node` is empty where ComfyUI did not say which node sent it."""
 
     node: str
     image: bytes

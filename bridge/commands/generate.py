@@ -34,18 +34,18 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add the parsers of this module."""
     generate = subparsers.add_parser(
         "generate",
-        help="draw a picture from a prompt",
-        description="Draw a picture from a prompt and save it. What is left out takes the model's own default.",
+        help="draw an image from a prompt",
+        description="Draw an image from a prompt and save it. What is left out takes the model's own default.",
         epilog='Example: imagegen generate "a red fox in the snow" --model flux-schnell --size 1024x768 --n 2',
     )
-    generate.add_argument("prompt", nargs="?", help="what the picture shows; not needed by modes without one")
+    generate.add_argument("prompt", nargs="?", help="what the image shows; not needed by modes without one")
     generate.add_argument("--model", help="a name that 'imagegen models' lists")
     generate.add_argument("--negative", metavar="TEXT", help="what it must not show, on models that can use it")
     generate.add_argument("--size", type=size, metavar="WxH", help="pixels, such as 1024 or 1024x768")
     generate.add_argument("--steps", type=int, help="denoising steps")
     generate.add_argument("--guidance", type=float, help="how closely to follow the prompt")
-    generate.add_argument("--seed", type=int, help="the same seed gives the same picture; random if left out")
-    generate.add_argument("--n", type=int, help="how many pictures; picture i has seed + i")
+    generate.add_argument("--seed", type=int, help="the same seed gives the same image; random if left out")
+    generate.add_argument("--n", type=int, help="how many images; image i has seed + i")
     generate.add_argument("--format", choices=list(IMAGE_FORMATS), help="encoding (png, or what --out ends in)")
     generate.add_argument("--mode", default=DEFAULT_MODE, help="the saved graph that runs (%(default)s)")
     generate.add_argument(
@@ -62,14 +62,14 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         help="queue the job and follow it, through restarts of the service; Ctrl-C cancels it",
     )
     generate.add_argument("--out", type=Path, metavar="PATH", help="a file or a folder (the current folder)")
-    generate.add_argument("--quiet", action="store_true", help="no progress bar; print only where the pictures are")
+    generate.add_argument("--quiet", action="store_true", help="no progress bar; print only where the images are")
     generate.set_defaults(run=generate_command)
 
     models = subparsers.add_parser("models", help="list the models and whether their weights are here")
     models.add_argument("--json", action="store_true", help="print the service's own answer")
     models.set_defaults(run=models_command)
 
-    load = subparsers.add_parser("load", help="load a model now, so that the first picture need not wait for it")
+    load = subparsers.add_parser("load", help="load a model now, so that the first image need not wait for it")
     load.add_argument("model", help="a name that 'imagegen models' lists")
     load.set_defaults(run=load_command)
 

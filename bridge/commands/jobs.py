@@ -66,7 +66,7 @@ def _about(state: JobState) -> str:
     if state.progress is not None and state.progress.maximum:
         return f"{state.progress.phase} {state.progress.value:g}/{state.progress.maximum:g}"
     if state.status is JobStatus.DONE:
-        return f"{len(state.images)} pictures, {state.generation_time_ms / 1000:.1f} s"
+        return f"{len(state.images)} images, {state.generation_time_ms / 1000:.1f} s"
     return state.error.message if state.error else ""
 
 

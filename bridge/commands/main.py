@@ -19,7 +19,7 @@ INTERRUPTED = 130
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
     parser = argparse.ArgumentParser(
-        prog="imagegen", description="Pictures from prompts, by FLUX and SDXL-Lightning in ComfyUI."
+        prog="imagegen", description="Images from prompts, by FLUX and SDXL-Lightning in ComfyUI."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -14,7 +14,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add the parsers of this module."""
     overlay = subparsers.add_parser(
         "overlay",
-        help="the desktop overlay: Alt+Space, a prompt, a picture",
+        help="the desktop overlay: Alt+Space, a prompt, an image",
         description="Show the overlay. One process serves the whole desktop session; later calls are handed to it.",
     )
     what = overlay.add_mutually_exclusive_group()

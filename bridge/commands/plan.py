@@ -27,7 +27,7 @@ OPTIONS = {
     "ram": ("SIZE", "the machine's RAM (this machine's, as far as it is free)"),
     "size": ("WxH", "pixels, such as 1024 or 1024x768 (the model's own)"),
     "steps": ("N", "denoising steps (the model's own)"),
-    "count": ("N", "how many pictures (1)"),
+    "count": ("N", "how many images (1)"),
     "precision": ("TYPE", "auto, bf16, fp16, fp32, fp8, int8, nf4 or as-is (auto)"),
     "offload": ("MODE", "auto, none, model, stream, sequential or disk (auto)"),
     "controlnet": ("NAME", "a ControlNet beside it: a file in models/controlnet, or its size, such as 2.5GB"),

@@ -60,10 +60,10 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
 
     demo = subparsers.add_parser(
         "demo",
-        help="one picture from a prompt, with a service of its own if none runs",
-        description="Start the service if it does not run, generate one picture, print its path, and stop it again.",
+        help="one image from a prompt, with a service of its own if none runs",
+        description="Start the service if it does not run, generate one image, print its path, and stop it again.",
     )
-    demo.add_argument("--prompt", help=f'what the picture shows ("{DEMO_PROMPT}")')
+    demo.add_argument("--prompt", help=f'what the image shows ("{DEMO_PROMPT}")')
     demo.add_argument("--model", help=f"a name that 'imagegen models' lists ({DEMO_MODEL}: it comes with the pack)")
     demo.add_argument("--out", type=Path, metavar="PATH", help="a file or a folder (the current folder)")
     add_settings(demo, (*COMFYUI, "nats_url", "state_dir"))
@@ -76,7 +76,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         f"{NOT_RUNNING}: it does not run.",
     )
     paths = subparsers.add_parser(
-        "paths", help="where things lie", description="Where models go, where pictures and logs lie."
+        "paths", help="where things lie", description="Where models go, where images and logs lie."
     )
     for parser, command in ((status, status_command), (paths, paths_command)):
         parser.add_argument("--json", action="store_true", help="for programs")

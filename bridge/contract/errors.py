@@ -76,14 +76,14 @@ class UnknownJob(BridgeError):
     status, code = 404, "unknown_job"
 
 
-class PictureExpired(BridgeError):
-    """The job is known, and the retention has removed its picture."""
+class ImageExpired(BridgeError):
+    """The job is known, and the retention has removed its image."""
 
-    status, code = 410, "picture_expired"
+    status, code = 410, "image_expired"
 
 
 class RangeNotSatisfiable(BridgeError):
-    """The Range lies outside the picture."""
+    """The Range lies outside the image."""
 
     status, code = 416, "range_not_satisfiable"
 

@@ -22,7 +22,7 @@ class WireModel(BaseModel):
 
 
 class ImageObject(WireModel):
-    """Where a picture, or another file, lies in the NATS object store.
+    """Where an image, or another file, lies in the NATS object store.
 
     `digest` is the store's own: `SHA-256=` + base64url. `media_type` follows from the extension of `name`.
     """

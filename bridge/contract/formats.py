@@ -6,7 +6,7 @@ from typing import Literal
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 FileFormat = Literal["png", "jpeg", "webp", "mp4", "safetensors", "zip", "json", "txt"]
-"""Of a result: pictures, and what other modes make. An animation is a webp."""
+"""Of a result: images, and what other modes make. An animation is a webp."""
 IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "jpeg", "webp")
 EXTENSIONS: dict[FileFormat, str] = {
     "png": "png",

@@ -58,7 +58,7 @@ class ImageGenRequest(BaseModel):
     # Strict: "512" for 512 is a caller's bug that would otherwise surface later and elsewhere.
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
-    prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the picture shows.")
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the image shows.")
     negative_prompt: str | None = Field(
         default=None, max_length=MAX_PROMPT_CHARS, description="What it must not show, on models that can use it."
     )
@@ -74,8 +74,8 @@ class ImageGenRequest(BaseModel):
     model: str | None = Field(
         default=None, max_length=200, description="A name from /v1/model-info. Null: the default."
     )
-    num_images: int = Field(default=1, ge=1, le=64, description="How many pictures.")
-    output_format: ImageFormat = Field(default="png", description="The encoding of the pictures.")
+    num_images: int = Field(default=1, ge=1, le=64, description="How many images.")
+    output_format: ImageFormat = Field(default="png", description="The encoding of the images.")
     mode: str = Field(default=DEFAULT_MODE, max_length=200, description="The saved graph that runs.")
     job_id: JobId | None = Field(
         default=None,
@@ -92,7 +92,7 @@ class ImageGenRequest(BaseModel):
 
 
 class ImageGenResponse(WireModel):
-    """The pictures and what they were made with. `seed` is that of the first picture; picture i has seed + i."""
+    """The images and what they were made with. `seed` is that of the first image; image i has seed + i."""
 
     job_id: str
     mode: str
@@ -104,17 +104,17 @@ class ImageGenResponse(WireModel):
     num_inference_steps: int | None
     guidance_scale: float | None
     seed: int | None
-    image_format: FileFormat = Field(description="Of the first picture; of the first file where none is a picture.")
+    image_format: FileFormat = Field(description="Of the first image; of the first file where none is an image.")
     image_bytes_b64: str | None = Field(
-        description="The first picture, or the first file where none is a picture; base64. Null where `image_object` "
+        description="The first image, or the first file where none is an image; base64. Null where `image_object` "
         "is given."
     )
     images: list[str] = Field(
-        description="All pictures (or other files: see `files`), base64. Empty where `image_objects` is given."
+        description="All images (or other files: see `files`), base64. Empty where `image_objects` is given."
     )
-    files: list[ResultFile] = Field(default_factory=list, description="What each of the pictures is, in their order.")
+    files: list[ResultFile] = Field(default_factory=list, description="What each of the images is, in their order.")
     image_object: ImageObject | None = Field(
-        default=None, description="NATS only: the first picture, when the reply would exceed the server's max_payload."
+        default=None, description="NATS only: the first image, when the reply would exceed the server's max_payload."
     )
     image_objects: list[ImageObject] = Field(default_factory=list)
     queue_time_ms: float
@@ -123,7 +123,7 @@ class ImageGenResponse(WireModel):
 
     @classmethod
     def of(cls, state: JobState, images: Sequence[str] = (), *, by_reference: bool = False) -> ImageGenResponse:
-        """The answer about a job that is done; `images` are its pictures in base64, unless they go by reference."""
+        """The answer about a job that is done; `images` are its images in base64, unless they go by reference."""
         given = state.parameters
         first = next((index for index, image in enumerate(state.images) if format_of(image.name) in IMAGE_FORMATS), 0)
         return cls.model_validate(
@@ -308,7 +308,7 @@ class JobEvent(WireModel):
 
 
 class JobResultEvent(WireModel):
-    """What `ai.vision.imagegen.result` carries after every job, whichever door it came by. Pictures by reference."""
+    """What `ai.vision.imagegen.result` carries after every job, whichever door it came by. Images by reference."""
 
     job_id: str
     kind: JobKind
@@ -376,7 +376,7 @@ class ModeSummary(WireModel):
     title: str
     description: str
     parameters: list[str]
-    images: list[str] = Field(description="Those of the parameters that are pictures.")
+    images: list[str] = Field(description="Those of the parameters that are images.")
     files: list[str] = Field(default_factory=list, description="Those that are other files.")
     error: ErrorBody | None = None
 

@@ -18,7 +18,7 @@ class PlannedMachine(PackModel):
     compute_rate: float | None
 
 
-class PlannedPicture(PackModel):
+class PlannedImage(PackModel):
     """What is to be drawn: `count` images of so many steps, one after the other."""
 
     width: int
@@ -57,10 +57,10 @@ class MemoryPlan(PackModel):
 
 
 class ModelPlan(PackModel):
-    """The answer: the model, the machine and the picture that were planned for, the plan, and the plan as a table."""
+    """The answer: the model, the machine and the image that were planned for, the plan, and the plan as a table."""
 
     model: str
     machine: PlannedMachine
-    picture: PlannedPicture
+    picture: PlannedImage
     plan: MemoryPlan
     table: str

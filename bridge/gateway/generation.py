@@ -19,9 +19,9 @@ from bridge.contract.errors import (
     BodyTooLarge,
     BridgeError,
     GenerationFailed,
+    ImageExpired,
     InvalidRequest,
     JobCancelled,
-    PictureExpired,
     TimedOut,
     Unavailable,
     UnknownJob,
@@ -44,12 +44,12 @@ from bridge.gateway.limits import RequestLimits
 from bridge.gateway.offers import Offers
 from bridge.gateway.resolve import find_mode, form_values, make_job, make_load_job
 from bridge.modes import files_in, images_in
-from bridge.modes.images_in import BadPicture, ImageLimits, JobImage, Picture
+from bridge.modes.images_in import BadImage, ImageLimits, InputImage, JobImage
 from bridge.modes.library import Mode, ModeLibrary
 from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
 
 MODEL_INFO_TIMEOUT_S = 10.0
-KIND_NAMES = {ParameterKind.IMAGE: "picture", ParameterKind.FILE: "file"}
+KIND_NAMES = {ParameterKind.IMAGE: "image", ParameterKind.FILE: "file"}
 """What a caller is told that a parameter wants."""
 MODEL_STALE_S = 10.0
 """So long the last answer serves while a newer one is asked for."""
@@ -69,7 +69,7 @@ class WorkerError(BridgeError):
 
 @dataclass(frozen=True)
 class Body:
-    """A request as a door read it. `files` are pictures that came as bytes; `text_bytes` is the size of the rest."""
+    """A request as a door read it. `files` are images that came as bytes; `text_bytes` is the size of the rest."""
 
     values: Mapping[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring. `body_bytes` counts everything but its pictures and files."""
+    """What one request may bring. `body_bytes` counts everything but its images and files."""
 
     body_bytes: int = 1024 * 1024
     file_bytes: int = 96 * 1024 * 1024
@@ -152,7 +152,7 @@ class Generation:
         return await asyncio.shield(self._asking)
 
     async def job(self, body: Body | Mapping[str, Any]) -> Job:
-        """The job that a request asks for, its pictures stored. It is not queued yet.
+        """The job that a request asks for, its images stored. It is not queued yet.
 
         Raises what `make_job` raises, BodyTooLarge and Unavailable.
         """
@@ -162,8 +162,8 @@ class Generation:
         values = dict(form_values(body.values, mode) if body.is_form else body.values)
         given = values.get("job_id")
         job_id = given if isinstance(given, str) and re.fullmatch(JOB_ID_PATTERN, given) else str(uuid4())
-        pictures, problems = await self._pictures(replace(body, values=values), mode)
-        values |= {name: picture.reference(job_id, name) for name, picture in pictures.items()}
+        images, problems = await self._images(replace(body, values=values), mode)
+        values |= {name: image.reference(job_id, name) for name, image in images.items()}
         if given is None:
             values["job_id"] = job_id
         bad = {problem.field for problem in problems}
@@ -173,25 +173,25 @@ class Generation:
         job = make_job(values, self.modes, models, time.time(), problems, self.limits.request, mode)
         if job.callback_url is not None:
             await self._callbacks.check(job.callback_url)
-        for name, picture in pictures.items():
-            reference = images_in.stored(picture.reference(job_id, name), self.queue.names.inputs)
+        for name, image in images.items():
+            reference = images_in.stored(image.reference(job_id, name), self.queue.names.inputs)
             assert reference is not None
-            await self.queue.inputs.put(reference.name, picture.data)
+            await self.queue.inputs.put(reference.name, image.data)
         return job
 
-    async def _pictures(self, body: Body, mode: Mode) -> tuple[dict[str, Picture], list[ErrorDetail]]:
-        """The pictures of a request by parameter, and what is wrong with those that cannot be used."""
-        pictures: dict[str, Picture] = {}
+    async def _images(self, body: Body, mode: Mode) -> tuple[dict[str, InputImage], list[ErrorDetail]]:
+        """The images of a request by parameter, and what is wrong with those that cannot be used."""
+        images: dict[str, InputImage] = {}
         problems: list[ErrorDetail] = []
         wanted = {name: parameter for name, parameter in mode.parameters.items() if parameter.kind in UPLOADS}
         text_bytes = body.text_bytes - sum(len(v) for name in wanted if isinstance(v := body.values.get(name), str))
         if text_bytes > self.limits.body_bytes:
             raise BodyTooLarge(
-                f"the body has {text_bytes} bytes beside its pictures and files; at most {self.limits.body_bytes} are "
+                f"the body has {text_bytes} bytes beside its images and files; at most {self.limits.body_bytes} are "
                 "allowed"
             )
         for name in sorted(body.files.keys() - wanted.keys()):
-            message = f"mode {mode.name} takes no picture or file {name!r}; it takes {', '.join(wanted) or 'none'}"
+            message = f"mode {mode.name} takes no image or file {name!r}; it takes {', '.join(wanted) or 'none'}"
             problems.append(ErrorDetail(field=name, message=message))
         for name, parameter in wanted.items():
             value = body.files.get(name, body.values.get(name))
@@ -199,43 +199,43 @@ class Generation:
                 continue
             try:
                 data = value if isinstance(value, bytes) else await self._named(value, KIND_NAMES[parameter.kind])
-                pictures[name] = await self._checked(data, parameter)
-            except BadPicture as error:
+                images[name] = await self._checked(data, parameter)
+            except BadImage as error:
                 problems.append(ErrorDetail(field=name, message=f"{name} {error}"))
-        return pictures, problems
+        return images, problems
 
     async def _named(self, value: object, wanted: str) -> bytes:
-        """What a text brings or names. Raises BadPicture and Unavailable."""
+        """What a text brings or names. Raises BadImage and Unavailable."""
         given = images_in.stored(value, self.queue.names.inputs)
         if given is not None:  # The parameters of an earlier job, sent again: they hold its digest, so it was theirs.
             try:
                 return await self.queue.inputs.get(given)
             except UnknownJob as error:
-                raise BadPicture(f"{given.name} is not a {wanted} that is kept any more: send it again") from error
+                raise BadImage(f"{given.name} is not a {wanted} that is kept any more: send it again") from error
         data = images_in.read_text(value, wanted)
-        return await self._picture_of(data) if isinstance(data, JobImage) else data
+        return await self._image_of(data) if isinstance(data, JobImage) else data
 
-    async def _checked(self, data: bytes, parameter: Parameter) -> Picture:
-        """What came for a parameter, if the parameter can take it. Raises BadPicture."""
+    async def _checked(self, data: bytes, parameter: Parameter) -> InputImage:
+        """What came for a parameter, if the parameter can take it. Raises BadImage."""
         if parameter.kind is ParameterKind.IMAGE:
             return await images_in.check(data, self.limits.image)
         return await files_in.check(data, self.limits.file_bytes, parameter.accept)
 
-    async def _picture_of(self, place: JobImage) -> bytes:
-        """A picture of an earlier job. Raises BadPicture and Unavailable."""
+    async def _image_of(self, place: JobImage) -> bytes:
+        """An image of an earlier job. Raises BadImage and Unavailable."""
         try:
             state = await self.queue.state(place.job_id)
             if place.index >= len(state.images):
-                raise BadPicture(
+                raise BadImage(
                     f"job:{place.job_id}/{place.index}: that job is {state.status.value} and has "
-                    f"{len(state.images)} pictures"
+                    f"{len(state.images)} images"
                 )
             return await self.queue.image(state.images[place.index])
-        except (UnknownJob, PictureExpired) as error:
-            raise BadPicture(f"job:{place.job_id}/{place.index}: {error.message}") from error
+        except (UnknownJob, ImageExpired) as error:
+            raise BadImage(f"job:{place.job_id}/{place.index}: {error.message}") from error
 
     async def generate(self, body: Body | Mapping[str, Any]) -> JobState:
-        """Run a request and wait for its pictures. For doors that cannot notice that the caller hangs up."""
+        """Run a request and wait for its images. For doors that cannot notice that the caller hangs up."""
         refuse_cancel_on_disconnect(body)
         return await self.run(await self.job(body))
 
@@ -281,12 +281,12 @@ class Generation:
         raise AssertionError("the event stream ends with the job")
 
     async def response(self, state: JobState, *, inline: bool = True) -> ImageGenResponse:
-        """The answer to a generate request; without `inline` its pictures are named instead of carried.
+        """The answer to a generate request; without `inline` its images are named instead of carried.
 
-        Raises InvalidRequest for a job that draws nothing, and what reading a picture raises.
+        Raises InvalidRequest for a job that draws nothing, and what reading an image raises.
         """
         if state.kind is not JobKind.GENERATE:
             raise InvalidRequest(f"job_id {state.job_id} is that of a job that loads a model", field="job_id")
-        pictures = await asyncio.gather(*(self.queue.image(image) for image in state.images)) if inline else []
-        images = [base64.b64encode(picture).decode() for picture in pictures]
+        contents = await asyncio.gather(*(self.queue.image(image) for image in state.images)) if inline else []
+        images = [base64.b64encode(content).decode() for content in contents]
         return ImageGenResponse.of(state, images, by_reference=not inline)

@@ -189,7 +189,7 @@ def _known(name: str, models: ModelInfoResponse, field: str) -> ModelInfo:
 
 
 def _model_defaults(model: ModelInfo, mode: Mode) -> dict[str, JsonValue]:
-    """The model's own, but for the size of a mode that takes a picture: its graph may follow the picture's size."""
+    """The model's own, but for the size of a mode that takes an image: its graph may follow the image's size."""
     names = set(mode.parameters)
     if any(parameter.kind is ParameterKind.IMAGE for parameter in mode.parameters.values()):
         names -= {"width", "height"}

@@ -23,7 +23,7 @@ class JobKey(NamedTuple):
 
 
 def work_of(parameters: Mapping[str, JsonValue]) -> float | None:
-    """Steps x pixels x pictures, to which the time of one model is about proportional. None where a part is unknown."""
+    """Steps x pixels x images, to which the time of one model is about proportional. None where a part is unknown."""
     work = 1.0
     for name in WORK_PARAMETERS:
         value = parameters.get(name)

@@ -1,7 +1,7 @@
 """Files that a request brings for the File parameters of a mode: which kind each is, by its content.
 
 A caller's file name is not looked at: base64 has none, and nothing of a request ever names a file on our side. They
-come by the same ways as pictures (`bridge.modes.library.images_in`) and are kept beside them.
+come by the same ways as images (`bridge.modes.library.images_in`) and are kept beside them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 
-from bridge.modes.images_in import BadPicture, Picture
+from bridge.modes.images_in import BadImage, InputImage
 
 FILE_KINDS = ("zip", "safetensors", "json", "txt", "png", "jpg", "webp")
 """Kinds that are told from each other, by extension."""
@@ -21,21 +21,21 @@ MAX_HEADER_BYTES = 100_000_000
 """Of safetensors: the format's own bound."""
 
 
-async def check(data: bytes, max_bytes: int, accept: Sequence[str]) -> Picture:
-    """A file, if it is of one of the kinds in `accept` (any known one where that is empty). Raises BadPicture."""
+async def check(data: bytes, max_bytes: int, accept: Sequence[str]) -> InputImage:
+    """A file, if it is of one of the kinds in `accept` (any known one where that is empty). Raises BadImage."""
     if len(data) > max_bytes:
-        raise BadPicture(f"has {len(data)} bytes; at most {max_bytes} are allowed")
+        raise BadImage(f"has {len(data)} bytes; at most {max_bytes} are allowed")
     kind = await asyncio.to_thread(kind_of, data)
     wanted = " or ".join(accept or FILE_KINDS)
     if kind is None:
-        raise BadPicture(f"is a file of an unknown kind; send {wanted}")
+        raise BadImage(f"is a file of an unknown kind; send {wanted}")
     if accept and kind not in accept:
-        raise BadPicture(f"is a {kind} file; send {wanted}")
-    return Picture(data, kind)
+        raise BadImage(f"is a {kind} file; send {wanted}")
+    return InputImage(data, kind)
 
 
 def kind_of(data: bytes) -> str | None:
-    """What a file is, by its content; None for what is not known. Raises BadPicture for a damaged zip."""
+    """What a file is, by its content; None for what is not known. Raises BadImage for a damaged zip."""
     for magic, kind in _MAGIC.items():
         if data.startswith(magic):
             return _readable_zip(data) if kind == "zip" else kind
@@ -52,7 +52,7 @@ def _readable_zip(data: bytes) -> str:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             archive.namelist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise BadPicture(f"is a zip file that cannot be read: {error}") from error
+        raise BadImage(f"is a zip file that cannot be read: {error}") from error
     return "zip"
 
 

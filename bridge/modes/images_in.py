@@ -1,6 +1,6 @@
-"""Pictures that a request brings for the Image parameters of a mode: read, checked, and kept until the job has run.
+"""Images that a request brings for the Image parameters of a mode: read, checked, and kept until the job has run.
 
-What comes in is a part of a form, base64, a data URL, or `job:<id>/<n>`, a picture of an earlier job. What goes into
+What comes in is a part of a form, base64, a data URL, or `job:<id>/<n>`, an image of an earlier job. What goes into
 the job's parameters is a reference to the object store; no text of a request ever names a file.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from bridge.contract.messages import JOB_ID_PATTERN, ImageObject
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
-"""Extensions by Pillow's names. MPO is what telephones call a JPEG with a second picture behind the first."""
+"""Extensions by Pillow's names. MPO is what telephones call a JPEG with a second image behind the first."""
 OPENERS = ("PNG", "JPEG", "WEBP")
 """Pillow's readers that may look at what comes in."""
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
@@ -29,16 +29,16 @@ INPUT = re.compile(
     f"input:(?P<name>{JOB_ID_PATTERN.strip('^$')}/\\w+\\.(?:png|jpg|webp|zip|safetensors|json|txt))"
     "#(?P<size>[0-9]{1,12})\\.(?P<sha256>[0-9a-f]{64})"
 )
-"""A picture, or another file, in the object store, as a job's parameters name it."""
+"""An image, or another file, in the object store, as a job's parameters name it."""
 WAYS = "send it as a part of a multipart/form-data body, as base64, as a data URL, or as job:<id>/<n>"
 
 
-class BadPicture(ValueError):
+class BadImage(ValueError):
     """What came cannot be used; the message says why, without the parameter's name."""
 
 
 class JobImage(NamedTuple):
-    """A picture of an earlier job."""
+    """An image of an earlier job."""
 
     job_id: str
     index: int
@@ -46,15 +46,15 @@ class JobImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Of one picture that comes in: bytes as sent, and pixels when decoded."""
+    """Of one image that comes in: bytes as sent, and pixels when decoded."""
 
     max_bytes: int
     max_pixels: int
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that can be decoded, or a file whose kind is known. `extension` is that of its format."""
+class InputImage:
+    """An image that can be decoded, or a file whose kind is known. `extension` is that of its format."""
 
     data: bytes
     extension: str
@@ -65,13 +65,13 @@ class Picture:
         return f"input:{job_id}/{parameter}.{self.extension}#{len(self.data)}.{sha256}"
 
 
-def read_text(text: object, wanted: str = "picture") -> bytes | JobImage:
-    """The bytes in base64 or a data URL, or the picture of a job that the text names. Raises BadPicture.
+def read_text(text: object, wanted: str = "image") -> bytes | JobImage:
+    """The bytes in base64 or a data URL, or the image of a job that the text names. Raises BadImage.
 
-    `wanted` says what should have come: a picture, or a file.
+    `wanted` says what should have come: an image, or a file.
     """
     if not isinstance(text, str):
-        raise BadPicture(f"must be a string, not {type(text).__name__}: {WAYS}")
+        raise BadImage(f"must be a string, not {type(text).__name__}: {WAYS}")
     if match := JOB_IMAGE.fullmatch(text):
         return JobImage(match[1], int(match[2]))
     if url := DATA_URL.match(text):
@@ -80,21 +80,21 @@ def read_text(text: object, wanted: str = "picture") -> bytes | JobImage:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         shown = text if len(text) <= 40 else text[:40] + "…"
-        raise BadPicture(f"{shown!r} is not a {wanted}: {WAYS}") from error
+        raise BadImage(f"{shown!r} is not a {wanted}: {WAYS}") from error
     if not data:
-        raise BadPicture(f"is empty: {WAYS}")
+        raise BadImage(f"is empty: {WAYS}")
     return data
 
 
-async def check(data: bytes, limits: ImageLimits) -> Picture:
-    """Decode a picture as ComfyUI will. Raises BadPicture."""
+async def check(data: bytes, limits: ImageLimits) -> InputImage:
+    """Decode an image as ComfyUI will. Raises BadImage."""
     if len(data) > limits.max_bytes:
-        raise BadPicture(f"has {len(data)} bytes; at most {limits.max_bytes} are allowed")
+        raise BadImage(f"has {len(data)} bytes; at most {limits.max_bytes} are allowed")
     return await asyncio.to_thread(_decode, data, limits.max_pixels)
 
 
-def _decode(data: bytes, max_pixels: int) -> Picture:
-    # Late: most gateways never see a picture. The plugins are named, for Pillow only loads some of them by itself.
+def _decode(data: bytes, max_pixels: int) -> InputImage:
+    # Late: most gateways never see an image. The plugins are named, for Pillow only loads some of them by itself.
     from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
     # The size in the header is compared with our own bound below, before anything is unpacked.
@@ -103,23 +103,23 @@ def _decode(data: bytes, max_pixels: int) -> Picture:
         with Image.open(io.BytesIO(data), formats=OPENERS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise BadPicture(f"is {width}x{height}, {width * height} pixels; at most {max_pixels} are allowed")
+                raise BadImage(f"is {width}x{height}, {width * height} pixels; at most {max_pixels} are allowed")
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                raise BadPicture("is an animation; send one picture")
+                raise BadImage("is an animation; send one image")
             extension = FORMATS[image.format or ""]
             image.load()
-    except BadPicture:
+    except BadImage:
         raise
     except Image.UnidentifiedImageError:
-        raise BadPicture("is not a PNG, JPEG or WebP picture") from None
+        raise BadImage("is not a PNG, JPEG or WebP image") from None
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, zlib.error) as error:
         # Pillow's decoders raise all of these at damaged files.
-        raise BadPicture(f"cannot be decoded: {error}") from error
-    return Picture(data, extension)
+        raise BadImage(f"cannot be decoded: {error}") from error
+    return InputImage(data, extension)
 
 
 def stored(reference: Any, bucket: str) -> ImageObject | None:
-    """Where the picture lies that a job's parameters name; None for anything else."""
+    """Where the image lies that a job's parameters name; None for anything else."""
     match = INPUT.fullmatch(reference) if isinstance(reference, str) else None
     if match is None:
         return None
@@ -128,5 +128,5 @@ def stored(reference: Any, bucket: str) -> ImageObject | None:
 
 
 def is_reference(value: Any) -> bool:
-    """Whether a value of a job's parameters names a picture in the object store."""
+    """Whether a value of a job's parameters names an image in the object store."""
     return isinstance(value, str) and INPUT.fullmatch(value) is not None

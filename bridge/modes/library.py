@@ -126,7 +126,7 @@ class Mode:
     def bind(self, values: Mapping[str, JsonValue]) -> tuple[Graph, dict[str, Any]]:
         """Both formats of the graph with `values` put in; parameters not named keep what the graph was saved with.
 
-        The editor's format is changed too, so that a picture dropped on the editor reopens what made it.
+        The editor's format is changed too, so that an image dropped on the editor reopens what made it.
         """
         graph, workflow = copy.deepcopy(self.graph), copy.deepcopy(self.workflow)
         ui_nodes = {str(node["id"]): node for node in workflow.get("nodes", [])}

@@ -83,7 +83,7 @@ class Parameter:
                 return self._text_problem(value)
             case ParameterKind.IMAGE:
                 # By now the door has put a reference into the store in its place; a name would be one of a file.
-                return None if is_reference(value) else f"{self.name} must be a picture, not {value!r}"
+                return None if is_reference(value) else f"{self.name} must be an image, not {value!r}"
             case ParameterKind.FILE:
                 return None if is_reference(value) else f"{self.name} must be a file, not {value!r}"
             case ParameterKind.BOOLEAN:

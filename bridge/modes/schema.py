@@ -11,7 +11,7 @@ from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
 
 SHARED_FIELDS = ("job_id", "callback_url", "cancel_on_disconnect")
 """Fields of every request that are not parameters of a graph; the mode is in the path."""
-IMAGE_TEXT = "base64, a data URL, or job:<id>/<n>, a picture of an earlier job; in a form: the file itself"
+IMAGE_TEXT = "base64, a data URL, or job:<id>/<n>, an image of an earlier job; in a form: the file itself"
 FILE_TEXT = "base64, a data URL, or job:<id>/<n>, a file of an earlier job; in a form: the file itself"
 
 
@@ -33,7 +33,7 @@ def request_schema(mode: Mode) -> dict[str, Any]:
 
 
 def form_schema(mode: Mode) -> dict[str, Any]:
-    """The same as a form: every field a text, every picture or other file a file."""
+    """The same as a form: every field a text, every image or other file a file."""
     schema = request_schema(mode)
     for name, parameter in mode.parameters.items():
         if parameter.kind in UPLOADS:

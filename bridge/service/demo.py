@@ -1,4 +1,4 @@
-"""`imagegen demo`: one picture on whatever this machine has; starts the service for it when none runs."""
+"""`imagegen demo`: one image on whatever this machine has; starts the service for it when none runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 
 async def run_demo(settings: Settings, prompt: str, *, model: str, out: Path | None, say: Say = print) -> int:
-    """Generate one picture with `imagegen generate`, which prints its path. Returns its exit code."""
+    """Generate one image with `imagegen generate`, which prints its path. Returns its exit code."""
     async with _service(settings, say) as url:
         arguments = [prompt, "--model", model, *(["--out", str(out)] if out else [])]
         env = {**os.environ, ENV_PREFIX + "STATE_DIR": str(settings.state_dir), ENV_PREFIX + "URL": url}
@@ -50,7 +50,7 @@ async def _service(settings: Settings, say: Say):
         log_file=settings.logs / "service.log",
         env={**os.environ, **({ENV_PREFIX + "TOKEN": settings.token} if settings.token else {})},
     )
-    say("starting the service, for this picture only (`make up` keeps one running)")
+    say("starting the service, for this image only (`make up` keeps one running)")
     await child.start()
     try:
         yield (await _until_ready(settings, child, say)).url

@@ -1,4 +1,4 @@
-"""One job on one ComfyUI: run it, follow it through the deaths of ComfyUI, bring its pictures to the store."""
+"""One job on one ComfyUI: run it, follow it through the deaths of ComfyUI, bring its images to the store."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Execution:
         self._held = held
         self._worker_id = worker_id
         self._watched = watched
-        self._pictures: dict[str, asyncio.Task[ImageObject]] = {}
+        self._images: dict[str, asyncio.Task[ImageObject]] = {}
         self._noting: asyncio.Task[None] | None = None  # set by an event of the run
         self._attached = False
         self._decided: asyncio.Future[bool]
@@ -220,10 +220,10 @@ class Execution:
                 await self._comfy.cancel(held.job.job_id)
                 return
 
-    # -- pictures ----------------------------------------------------------------------------------------------------
+    # -- images ----------------------------------------------------------------------------------------------------
 
     def _node_done(self, event: NodeDone) -> None:
-        """Fetch pictures while ComfyUI still ends the run. With several results their order is only known later."""
+        """Fetch images while ComfyUI still ends the run. With several results their order is only known later."""
         mode = self._held.mode
         if mode is not None and mode.results == (event.node,):
             for index, file in enumerate(event.output.get("images", [])):
@@ -231,9 +231,9 @@ class Execution:
 
     def _fetch(self, index: int, file: Mapping[str, Any], result: str) -> asyncio.Task[ImageObject]:
         key = f"{index} {file.get('type')} {file.get('subfolder')} {file['filename']}"
-        task = self._pictures.get(key)
+        task = self._images.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._pictures[key] = asyncio.create_task(self._bring(index, file, result))
+            task = self._images[key] = asyncio.create_task(self._bring(index, file, result))
         return task
 
     async def _bring(self, index: int, file: Mapping[str, Any], result: str) -> ImageObject:
@@ -255,7 +255,7 @@ class Execution:
     async def collect(self, result: RunResult) -> tuple[FileFormat, list[ImageObject]]:
         """Bring the files of the result nodes from ComfyUI into the object store.
 
-        The format is that of the first picture, or of the first file where none is a picture.
+        The format is that of the first image, or of the first file where none is an image.
         """
         mode = self._held.mode
         assert mode is not None
@@ -265,15 +265,15 @@ class Execution:
             for file in (result.outputs.get(node) or {}).get("images", [])
         ]
         if not files:
-            raise BridgeError(f"mode {mode.name} ended without a picture; does a result node lack its input?")
+            raise BridgeError(f"mode {mode.name} ended without an image; does a result node lack its input?")
         formats: list[FileFormat] = [known_format(file["filename"]) for file, _ in files]
         tasks = [self._fetch(index, file, name) for index, (file, name) in enumerate(files)]
-        pictures: list[FileFormat] = [kind for kind in formats if kind in IMAGE_FORMATS]
-        return (pictures or formats)[0], list(await asyncio.gather(*tasks))
+        images: list[FileFormat] = [kind for kind in formats if kind in IMAGE_FORMATS]
+        return (images or formats)[0], list(await asyncio.gather(*tasks))
 
     async def close(self) -> None:
         """Stop fetching what is not wanted any more."""
-        unwanted = [task for task in self._pictures.values() if not task.done() or task.cancelled() or task.exception()]
+        unwanted = [task for task in self._images.values() if not task.done() or task.cancelled() or task.exception()]
         for task in unwanted:
             task.cancel()
         if unwanted:  # Else nothing is waited for: what follows goes out with what was just sent.

@@ -1,6 +1,6 @@
 """Has the node pack remove uploads from its ComfyUI's input folder when they are as old as their jobs may be.
 
-A picture is named by its content, so a new job may need one that was uploaded long ago: what the worker's jobs need is
+An image is named by its content, so a new job may need one that was uploaded long ago: what the worker's jobs need is
 kept, and none is uploaded while the folder is cleaned.
 """
 
@@ -42,7 +42,7 @@ class InputCleaner:
         """Clean once. A node pack that is too old to know how is left in peace."""
         self._rests.clear()
         try:
-            bounds = {"older_than_s": self._retention.jobs_s, "most_bytes": self._retention.pictures_bytes}
+            bounds = {"older_than_s": self._retention.jobs_s, "most_bytes": self._retention.images_bytes}
             answer = await self._comfy.post_json(CLEAN_ROUTE, {**bounds, "keep": sorted(set(self._needed()))})
             if removed := answer.get("removed"):
                 log.info("uploads that no job needs are removed from ComfyUI", extra=logs.fields(count=len(removed)))

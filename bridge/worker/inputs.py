@@ -1,4 +1,4 @@
-"""Brings the pictures and files that a request came with into the worker's ComfyUI, before its graph is queued."""
+"""Brings the images and files that a request came with into the worker's ComfyUI, before its graph is queued."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bridge.modes.parameters import UPLOADS
 from bridge.worker.execution import comfyui_back
 
 SUBFOLDER = "imagegen"
-"""Of ComfyUI's input folder. They stay for as long as jobs are kept, so that a picture dropped on the editor finds what
+"""Of ComfyUI's input folder. They stay for as long as jobs are kept, so that an image dropped on the editor finds what
 it was made from; then `bridge.worker.worker.input_cleaning` has them removed."""
 
 
 def upload_names(parameters: Mapping[str, JsonValue], bucket: str) -> list[str]:
-    """What the stored pictures among the parameters of a job are called in ComfyUI's folder."""
+    """What the stored images among the parameters of a job are called in ComfyUI's folder."""
     return [_upload_name(value, image.name) for value in parameters.values() if (image := stored(value, bucket))]
 
 
@@ -32,7 +32,7 @@ def _upload_name(reference: JsonValue, stored_name: str) -> str:
 async def place(
     queue: JobQueue, comfy: ComfyUI, mode: Mode, parameters: Mapping[str, JsonValue]
 ) -> dict[str, JsonValue]:
-    """The parameters with every stored picture replaced by the name that ComfyUI gave it.
+    """The parameters with every stored image replaced by the name that ComfyUI gave it.
 
     It is named by its content, and ComfyUI keeps one file of two that are equal. Raises UnknownJob if the store has
     lost one, Unavailable, and ComfyUIError.

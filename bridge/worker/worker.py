@@ -53,7 +53,7 @@ is better off in the queue, where any worker can take it."""
 RELEASE_AFTER_S = 2.0
 """A job that waits here for so long goes back to the queue when another worker has nothing to do."""
 MAX_HELD = MAX_SLOTS + 8
-"""With those that are drawn and whose pictures are on their way to the store."""
+"""With those that are drawn and whose images are on their way to the store."""
 MAX_DELIVERIES = 20
 """A job that was handed out so often and never began is not worth another."""
 FRESH_S = 0.25

@@ -50,4 +50,4 @@ class OutOfMemory(NeuroLuxError):
 
 
 class NothingDrawn(NeuroLuxError):
-    """Many pictures were asked for, and each of them failed in a way of its own."""
+    """Many images were asked for, and each of them failed in a way of its own."""

@@ -27,12 +27,12 @@ ENTRY = """[Desktop Entry]
 Type=Application
 Name=NeuroLux
 GenericName=Image generation
-Comment=Pictures from prompts
+Comment=Images from prompts
 Exec={command}
 Icon={id}
 Terminal=false
 Categories=Graphics;
-Keywords=picture;image;generate;prompt;AI;
+Keywords=image;image;generate;prompt;AI;
 StartupNotify=false
 """
 # Activated by D-Bus; its actions are the application's own, by their names.
@@ -46,7 +46,7 @@ Name=Show or hide
 Exec={command} --toggle
 
 [Desktop Action generate]
-Name=Generate a picture
+Name=Generate an image
 Exec={command}
 """
 )

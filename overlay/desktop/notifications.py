@@ -15,18 +15,18 @@ class Notifications:
         self._application = application
 
     def say(self, text: str) -> None:
-        """What a window would say if one were shown, such as where a notification's button has saved a picture."""
+        """What a window would say if one were shown, such as where a notification's button has saved an image."""
         self._application.send_notification("said", Gio.Notification.new(text))
 
     def job_ended(self, card: JobCard) -> None:
-        """The picture is there, or why it is not."""
+        """The image is there, or why it is not."""
         job = GLib.Variant("s", card.job_id)
         if card.done:
-            note = Gio.Notification.new(_("Your picture is ready"))
+            note = Gio.Notification.new(_("Your image is ready"))
             note.set_body(card.prompt)
             note.add_button_with_target(_("Save"), "app.save-job", job)
         elif card.error:
-            note = Gio.Notification.new(_("The picture could not be made"))
+            note = Gio.Notification.new(_("The image could not be made"))
             note.set_body(card.error)
             note.set_priority(Gio.NotificationPriority.HIGH)
         else:

@@ -1,4 +1,4 @@
-"""A file that a mode takes and that is no picture, such as a zip: chosen or dropped; sent as a data URL."""
+"""A file that a mode takes and that is no image, such as a zip: chosen or dropped; sent as a data URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generate window: the form on the left, the chosen picture on the right, all pictures below it."""
+"""The generate window: the form on the left, the chosen image on the right, all images below it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from overlay.translate import _
 from overlay.ui.banner import Banner
 from overlay.ui.fields import FormView, name_list_of
 from overlay.ui.files import UI_FOLDER
-from overlay.ui.picture_actions import PictureActions
+from overlay.ui.image_actions import ImageActions
 from overlay.ui.prompt_editor import PromptView
 from overlay.ui.stage import Stage
 from overlay.ui.strip import Strip
-from overlay.viewmodels.history import PastPicture
+from overlay.viewmodels.history import PastImage
 from overlay.viewmodels.job_card import JobCard
 from overlay.viewmodels.session import Session
 from overlay.viewmodels.shown_job import ShownJob, from_card, from_past
@@ -24,13 +24,13 @@ from overlay.viewmodels.shown_job import ShownJob, from_card, from_past
 if TYPE_CHECKING:
     from overlay.application import OverlayApplication
 
-KEPT_PICTURES = 32
+KEPT_IMAGES = 32
 """Of the history, encoded; more are fetched again when they are looked at."""
 
 
 @Gtk.Template(filename=str(UI_FOLDER / "generate_window.ui"))
 class GenerateWindow(Adw.ApplicationWindow):
-    """Follows the session; holds no state of its own but which picture is chosen."""
+    """Follows the session; holds no state of its own but which image is chosen."""
 
     __gtype_name__ = "NeuroLuxGenerateWindow"
     toasts: Adw.ToastOverlay = Gtk.Template.Child()
@@ -49,7 +49,7 @@ class GenerateWindow(Adw.ApplicationWindow):
         self._wanted_prompt: str | None = None
         self._fetched: dict[str, bytes] = {}
         self._unfetched: dict[str, str] = {}
-        """Why a picture could not be had; choosing it again tries again."""
+        """Why an image could not be had; choosing it again tries again."""
         self.stage = Stage(self._cancel)
         self.stage_box.append(self.stage)
         self.strip = Strip(self._choose, self._cancel_job, self._fetch)
@@ -62,7 +62,7 @@ class GenerateWindow(Adw.ApplicationWindow):
         first.connect("key-pressed", self._escape_pressed)
         first.connect("key-pressed", self._copy_pressed)
         self.add_controller(first)
-        self._actions = PictureActions(self)
+        self._actions = ImageActions(self)
         self._add_action("generate", self.generate)
         self._add_action("reset", lambda: session.form and session.form.reset())
         session.form_replaced.connect(self._show_form)
@@ -88,22 +88,22 @@ class GenerateWindow(Adw.ApplicationWindow):
             self._form_view.focus_prompt()
 
     def select(self, job_id: str) -> None:
-        """Show the first picture of a job."""
+        """Show the first image of a job."""
         self._choose(f"{job_id}/0")
 
     def save_job(self, job_id: str) -> None:
-        """Save the first picture of a job (from its notification, which may be older than this process)."""
+        """Save the first image of a job (from its notification, which may be older than this process)."""
         for card in self.session.cards:
             if card.job_id == job_id and card.images:
                 self._actions.save_shown(from_card(card, self.session.settings_of(card)))
                 return
 
-        def fetched(picture: PastPicture, data: bytes) -> None:
-            settings = self.session.settings_of(JobCard.of(picture.job))
-            self._actions.save_shown(from_past(picture, data, settings))
+        def fetched(image: PastImage, data: bytes) -> None:
+            settings = self.session.settings_of(JobCard.of(image.job))
+            self._actions.save_shown(from_past(image, data, settings))
 
         def failed(reason: str) -> None:
-            self.toast(_("The picture could not be saved: {reason}").format(reason=reason))
+            self.toast(_("The image could not be saved: {reason}").format(reason=reason))
 
         self.session.fetch_first(job_id, fetched, failed)
 
@@ -115,11 +115,11 @@ class GenerateWindow(Adw.ApplicationWindow):
         for card in self.session.cards:
             if card.job_id == job_id:
                 return from_card(card, self.session.settings_of(card), int(index))
-        for picture in self.session.history.pictures():
-            if picture.key == self._selected:
-                settings = self.session.settings_of(JobCard.of(picture.job))
-                problem = self._unfetched.get(picture.key, "")
-                return from_past(picture, self._fetched.get(picture.key), settings, problem)
+        for image in self.session.history.images():
+            if image.key == self._selected:
+                settings = self.session.settings_of(JobCard.of(image.job))
+                problem = self._unfetched.get(image.key, "")
+                return from_past(image, self._fetched.get(image.key), settings, problem)
         return None
 
     def toast(
@@ -201,13 +201,13 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     def _card_changed(self, card: JobCard) -> None:
         self.strip.follow(card)
-        if card.images:  # its further pictures get items of their own
+        if card.images:  # its further images get items of their own
             self._show_strip()
         if self._selected and self._selected.startswith(card.job_id):
             self._show_stage()
 
     def _show_strip(self) -> None:
-        past = self.session.history.pictures()
+        past = self.session.history.images()
         if self._selected is not None and self.shown() is None:
             self._selected = None  # it was removed
         if self._selected is None and (self.session.cards or past):
@@ -236,26 +236,26 @@ class GenerateWindow(Adw.ApplicationWindow):
         self.strip.mark(key)
         self._show_stage()
 
-    def _fetch(self, picture: PastPicture, done: Callable[[bytes], object]) -> None:
+    def _fetch(self, image: PastImage, done: Callable[[bytes], object]) -> None:
         def fetched(data: bytes) -> None:
-            self._fetched[picture.key] = data
-            while len(self._fetched) > KEPT_PICTURES:
+            self._fetched[image.key] = data
+            while len(self._fetched) > KEPT_IMAGES:
                 del self._fetched[next(iter(self._fetched))]
             done(data)
-            if picture.key == self._selected:
+            if image.key == self._selected:
                 self._show_stage()
 
         def failed(reason: str) -> None:
-            self._unfetched[picture.key] = reason
-            if picture.key == self._selected:
+            self._unfetched[image.key] = reason
+            if image.key == self._selected:
                 self._show_stage()
 
-        self.session.fetch_image(picture.job.job_id, picture.index, fetched, failed)
+        self.session.fetch_image(image.job.job_id, image.index, fetched, failed)
 
     def _fetch_selected(self) -> None:
-        for picture in self.session.history.pictures():
-            if picture.key == self._selected and picture.key not in self._fetched:
-                self._fetch(picture, lambda _: None)
+        for image in self.session.history.images():
+            if image.key == self._selected and image.key not in self._fetched:
+                self._fetch(image, lambda _: None)
 
     def _cancel(self) -> None:
         if self._selected:

@@ -1,4 +1,4 @@
-"""A picture that a mode takes: chosen, dropped or pasted; sent as a data URL or as the name of an earlier picture."""
+"""An image that a mode takes: chosen, dropped or pasted; sent as a data URL or as the name of an earlier image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gi.repository import Gdk, Gio, GLib, Gtk
 
 from overlay.translate import _
 from overlay.ui.file_dialog import FileDialog
-from overlay.ui.pictures import texture
+from overlay.ui.images import texture
 
 HEIGHT = 140
 PATTERNS = ("image/png", "image/jpeg", "image/webp")
 
 
 class ImageField(Gtk.Box):
-    """``changed`` is called with a data URL, or with None when the picture is taken out."""
+    """``changed`` is called with a data URL, or with None when the image is taken out."""
 
     def __init__(self, label: str, description: str, changed: Callable[[str | None], object]) -> None:
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
@@ -28,13 +28,13 @@ class ImageField(Gtk.Box):
         self._dialog = FileDialog()
         title = Gtk.Label(label=label, xalign=0)
         title.add_css_class("heading")
-        self._picture = Gtk.Picture(can_shrink=True, height_request=HEIGHT)
-        self._picture.set_alternative_text(label)
-        self._hint = Gtk.Label(label=_("Drop a picture here, or paste it"), height_request=HEIGHT)
+        self._image = Gtk.Picture(can_shrink=True, height_request=HEIGHT)
+        self._image.set_alternative_text(label)
+        self._hint = Gtk.Label(label=_("Drop an image here, or paste it"), height_request=HEIGHT)
         self._hint.add_css_class("dim-label")
         self._stack = Gtk.Stack()
         self._stack.add_named(self._hint, "empty")
-        self._stack.add_named(self._picture, "picture")
+        self._stack.add_named(self._image, "image")
         frame = Gtk.Frame(child=self._stack, tooltip_text=description, focusable=True)
         frame.update_property([Gtk.AccessibleProperty.LABEL], [label])
         frame.add_css_class("drop-target")
@@ -56,12 +56,12 @@ class ImageField(Gtk.Box):
         """Show what the form holds: a data URL, a name, or nothing."""
         shown = texture(base64.b64decode(value.partition(",")[2])) if value and value.startswith("data:") else None
         if shown is not None:
-            self._picture.set_paintable(shown)
+            self._image.set_paintable(shown)
         elif value:
-            self._hint.set_text(_("The picture that was sent before"))
+            self._hint.set_text(_("The image that was sent before"))
         else:
-            self._hint.set_text(_("Drop a picture here, or paste it"))
-        self._stack.set_visible_child_name("picture" if shown is not None else "empty")
+            self._hint.set_text(_("Drop an image here, or paste it"))
+        self._stack.set_visible_child_name("image" if shown is not None else "empty")
 
     def _dropped(self, _: object, value: Any, __: float, ___: float) -> bool:
         if isinstance(value, Gdk.Texture):
@@ -79,7 +79,7 @@ class ImageField(Gtk.Box):
             except GLib.Error:
                 found = None
             if found is None:
-                self._say(_no_picture())
+                self._say(_no_image())
             else:
                 self._take(found.save_to_png_bytes().get_data() or b"", "image/png")
 
@@ -87,10 +87,10 @@ class ImageField(Gtk.Box):
 
     def _choose(self, _: object) -> None:
         chooser = Gtk.FileChooserNative.new(self._label, self.get_root(), Gtk.FileChooserAction.OPEN, None, None)
-        pictures = Gtk.FileFilter()
+        images = Gtk.FileFilter()
         for mime in PATTERNS:
-            pictures.add_mime_type(mime)
-        chooser.add_filter(pictures)
+            images.add_mime_type(mime)
+        chooser.add_filter(images)
         self._dialog.show(chooser, self._read)
 
     def _read(self, path: Path) -> None:
@@ -101,7 +101,7 @@ class ImageField(Gtk.Box):
             self._say(_("{name} cannot be read: {reason}").format(name=path.name, reason=error.strerror))
             return
         if texture(data) is None:
-            self._say(_("{name} is not a picture that can be used; take a PNG, JPEG or WebP").format(name=path.name))
+            self._say(_("{name} is not an image that can be used; take a PNG, JPEG or WebP").format(name=path.name))
             return
         self._take(data, mime if mime.startswith("image/") else "image/png")
 
@@ -118,5 +118,5 @@ class ImageField(Gtk.Box):
         self._problem.set_visible(bool(problem))
 
 
-def _no_picture() -> str:
-    return _("There is no picture in the clipboard")
+def _no_image() -> str:
+    return _("There is no image in the clipboard")

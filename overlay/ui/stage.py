@@ -1,4 +1,4 @@
-"""The large view: the picture of the chosen job growing sharper, then itself, and what can be done with it."""
+"""The large view: the image of the chosen job growing sharper, then itself, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gi.repository import Adw, Gdk, GLib, Gtk
 
 from overlay.translate import _
 from overlay.ui.files import UI_FOLDER
-from overlay.ui.pictures import drag_content, texture
+from overlay.ui.images import drag_content, texture
 from overlay.viewmodels.job_card import Progress
 from overlay.viewmodels.shown_job import ShownJob
 
@@ -22,7 +22,7 @@ class Stage(Gtk.Box):
     __gtype_name__ = "NeuroLuxStage"
     empty_page: Gtk.Widget = Gtk.Template.Child()
     job_page: Gtk.Widget = Gtk.Template.Child()
-    picture: Gtk.Picture = Gtk.Template.Child()
+    image: Gtk.Picture = Gtk.Template.Child()
     spinner: Gtk.Spinner = Gtk.Template.Child()
     failure: Adw.StatusPage = Gtk.Template.Child()
     caption: Gtk.Label = Gtk.Template.Child()
@@ -43,7 +43,7 @@ class Stage(Gtk.Box):
             page.get_first_child().set_focusable(False)  # its scrolled window: Tab would stop there, at nothing
         drag = Gtk.DragSource(actions=Gdk.DragAction.COPY)
         drag.connect("prepare", self._drag_begins)
-        self.picture.add_controller(drag)
+        self.image.add_controller(drag)
 
     def show_job(self, shown: ShownJob | None) -> None:
         """Show ``shown`` as it is now."""
@@ -54,7 +54,7 @@ class Stage(Gtk.Box):
         if shown is None:
             self._stop_pulse()
             return
-        self._show_picture(shown)
+        self._show_image(shown)
         self.caption.set_text(shown.caption)
         self.progress_box.set_visible(shown.running)
         self.cancel_button.set_sensitive(not shown.cancelling)
@@ -65,10 +65,10 @@ class Stage(Gtk.Box):
         else:
             self._stop_pulse()
 
-    def _show_picture(self, shown: ShownJob) -> None:
+    def _show_image(self, shown: ShownJob) -> None:
         # The last preview of a job that was stopped would hide what became of it.
         data = shown.data or (shown.preview if shown.running else None)
-        kept = shown.data is not None and not shown.is_picture  # a film, or another file
+        kept = shown.data is not None and not shown.is_image  # a film, or another file
         if kept:
             data = None
             self.failure.set_title(shown.file_name)
@@ -78,15 +78,15 @@ class Stage(Gtk.Box):
                 decoded = texture(data)
                 if decoded is not None:
                     self._data = data
-                    self.picture.set_paintable(decoded)
-            self.picture.set_alternative_text(shown.prompt)
+                    self.image.set_paintable(decoded)
+            self.image.set_alternative_text(shown.prompt)
         elif shown.problem:
             self.failure.set_title(shown.progress.text)
             self.failure.set_description(GLib.markup_escape_text(shown.problem))
         else:
             self._data = None
         failed = data is None and (kept or bool(shown.problem))
-        self.picture.set_visible(data is not None)
+        self.image.set_visible(data is not None)
         self.failure.set_visible(failed)
         self.spinner.set_visible(data is None and not failed)
         self.spinner.set_spinning(data is None and shown.running)
@@ -114,5 +114,5 @@ class Stage(Gtk.Box):
         shown = self._shown
         if shown is None or shown.data is None:
             return None
-        source.set_icon(self.picture.get_paintable(), 0, 0)
+        source.set_icon(self.image.get_paintable(), 0, 0)
         return drag_content(shown.data, shown.mime, shown.file_name)

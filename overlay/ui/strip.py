@@ -1,4 +1,4 @@
-"""The strip under the large view: running jobs with their progress first, then past pictures, newest first."""
+"""The strip under the large view: running jobs with their progress first, then past images, newest first."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Callable, Sequence
 from gi.repository import GLib, Gtk
 
 from overlay.translate import _
-from overlay.ui.pictures import thumbnail
-from overlay.viewmodels.history import PastPicture
+from overlay.ui.images import thumbnail
+from overlay.viewmodels.history import PastImage
 from overlay.viewmodels.job_card import JobCard
 
 SIDE = 88
 
 
 class StripItem(Gtk.Overlay):
-    """One thumbnail. ``key`` names its picture as the history does; a running job has a Cancel button on it."""
+    """One thumbnail. ``key`` names its image as the history does; a running job has a Cancel button on it."""
 
     def __init__(self, key: str, label: str, chosen: Callable[[str], object], cancel: Callable[[str], object]) -> None:
         super().__init__(valign=Gtk.Align.START)
         self.key = key
-        self.wanted: PastPicture | None = None
-        """The past picture that is still to be fetched, once this item comes into view."""
+        self.wanted: PastImage | None = None
+        """The past image that is still to be fetched, once this item comes into view."""
         self.button = Gtk.ToggleButton(has_frame=False, tooltip_text=label)
         self.button.add_css_class("strip-item")
         self.button.update_property([Gtk.AccessibleProperty.LABEL], [label])
         self.button.connect("clicked", lambda _: chosen(key))
-        self.picture = Gtk.Picture(width_request=SIDE, height_request=SIDE, can_shrink=True)
+        self.image = Gtk.Picture(width_request=SIDE, height_request=SIDE, can_shrink=True)
         self.bar = Gtk.ProgressBar(visible=False)
-        # A bar asks for 150 pixels; in a scrolled window of its own it takes what the picture has.
+        # A bar asks for 150 pixels; in a scrolled window of its own it takes what the image has.
         narrow = Gtk.ScrolledWindow(
             child=self.bar,
             hscrollbar_policy="external",
@@ -39,7 +39,7 @@ class StripItem(Gtk.Overlay):
         )
         narrow.set_size_request(SIDE, -1)
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=3)
-        box.append(self.picture)
+        box.append(self.image)
         box.append(narrow)
         self.button.set_child(box)
         self.set_child(self.button)
@@ -62,19 +62,19 @@ class StripItem(Gtk.Overlay):
             "dialog-warning-symbolic", None, SIDE // 3, 1, Gtk.TextDirection.NONE, Gtk.IconLookupFlags.FORCE_SYMBOLIC
         )
 
-    def show_picture(self, data: bytes | None) -> None:
-        """Show a preview or a picture."""
+    def show_image(self, data: bytes | None) -> None:
+        """Show a preview or an image."""
         if data is not None and data != self._data:
             self._data = data
-            self.picture.set_paintable(thumbnail(data, SIDE * self.get_scale_factor()))
+            self.image.set_paintable(thumbnail(data, SIDE * self.get_scale_factor()))
 
     def follow(self, card: JobCard, index: int) -> None:
-        """Show how far ``card`` is; ``index`` is the picture of it that this item stands for."""
+        """Show how far ``card`` is; ``index`` is the image of it that this item stands for."""
         if card.running or card.images:
-            self.show_picture(card.images[index] if index < len(card.images) else card.preview)
-        if not card.running and not card.done and self.picture.get_paintable() is not self._broken:
+            self.show_image(card.images[index] if index < len(card.images) else card.preview)
+        if not card.running and not card.done and self.image.get_paintable() is not self._broken:
             self._data = None
-            self.picture.set_paintable(self._broken)
+            self.image.set_paintable(self._broken)
         self.bar.set_visible(card.running)
         self.cancel_button.set_visible(card.running)
         self.cancel_button.set_sensitive(not card.cancelling)
@@ -84,19 +84,19 @@ class StripItem(Gtk.Overlay):
             self.bar.set_fraction(card.progress.fraction)
 
     def rest(self) -> None:
-        """Show a picture of the past: nothing is under way."""
+        """Show an image of the past: nothing is under way."""
         self.bar.set_visible(False)
         self.cancel_button.set_visible(False)
 
 
 class Strip(Gtk.ScrolledWindow):
-    """``chosen`` and ``cancel`` are called with the key of an item; ``fetch`` gets a past picture's data."""
+    """``chosen`` and ``cancel`` are called with the key of an item; ``fetch`` gets a past image's data."""
 
     def __init__(
         self,
         chosen: Callable[[str], object],
         cancel: Callable[[str], object],
-        fetch: Callable[[PastPicture, Callable[[bytes], object]], object],
+        fetch: Callable[[PastImage, Callable[[bytes], object]], object],
     ) -> None:
         super().__init__(vscrollbar_policy="never", hexpand=True, min_content_height=SIDE + 30, focusable=False)
         self._chosen = chosen
@@ -105,22 +105,22 @@ class Strip(Gtk.ScrolledWindow):
         self._items: dict[str, StripItem] = {}
         self._look_planned = False
         self._box = Gtk.Box(spacing=4, margin_top=6, margin_bottom=6, margin_start=8, margin_end=8)
-        self._box.update_property([Gtk.AccessibleProperty.LABEL], [_("Pictures")])
+        self._box.update_property([Gtk.AccessibleProperty.LABEL], [_("Images")])
         self.set_child(self._box)
         for signal in ("value-changed", "changed"):
             self.get_hadjustment().connect(signal, lambda _: self._plan_look())
 
-    def show(self, cards: Sequence[JobCard], past: Sequence[PastPicture], selected: str | None) -> None:
+    def show(self, cards: Sequence[JobCard], past: Sequence[PastImage], selected: str | None) -> None:
         """Show these, in this order. What is shown already is kept, thumbnail and all."""
-        wanted: dict[str, tuple[str, JobCard | PastPicture]] = {}
-        shown_past = {picture.key for picture in past}
+        wanted: dict[str, tuple[str, JobCard | PastImage]] = {}
+        shown_past = {image.key for image in past}
         for card in reversed(cards):
             for index in range(max(1, len(card.images))):
                 key = f"{card.job_id}/{index}"
-                if not card.images or key in shown_past:  # a picture of a batch that was removed stays away
+                if not card.images or key in shown_past:  # an image of a batch that was removed stays away
                     wanted[key] = (card.prompt, card)
-        for picture in past:
-            wanted.setdefault(picture.key, (picture.prompt, picture))
+        for image in past:
+            wanted.setdefault(image.key, (image.prompt, image))
         for key in [key for key in self._items if key not in wanted]:
             self._box.remove(self._items.pop(key))
         before: StripItem | None = None
@@ -146,11 +146,11 @@ class Strip(Gtk.ScrolledWindow):
         for key, item in self._items.items():
             item.button.set_active(key == selected)
 
-    def _make(self, key: str, label: str, source: JobCard | PastPicture) -> StripItem:
+    def _make(self, key: str, label: str, source: JobCard | PastImage) -> StripItem:
         item = StripItem(key, label, self._chosen, self._cancel)
         self._items[key] = item
         self._box.append(item)
-        if isinstance(source, PastPicture):
+        if isinstance(source, PastImage):
             item.wanted = source
         return item
 
@@ -169,11 +169,11 @@ class Strip(Gtk.ScrolledWindow):
                 continue
             placed, bounds = item.compute_bounds(self._box)
             if placed and bounds.get_x() + bounds.get_width() >= left and bounds.get_x() <= right:
-                picture, item.wanted = item.wanted, None
-                self._fetch(picture, item.show_picture)
+                image, item.wanted = item.wanted, None
+                self._fetch(image, item.show_image)
         return GLib.SOURCE_REMOVE
 
 
 def _index(key: str) -> int:
-    """The number of the picture within its job."""
+    """The number of the image within its job."""
     return int(key.rpartition("/")[2])

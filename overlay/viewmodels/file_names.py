@@ -1,4 +1,4 @@
-"""Names for saved pictures: from prompt, model and seed, and never that of a file which exists."""
+"""Names for saved images: from prompt, model and seed, and never that of a file which exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def suggested_name(prompt: str, model: str | None, seed: int | None, extension: 
     slug = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
     if len(slug) > LONGEST_SLUG:
         slug = slug[:LONGEST_SLUG].rsplit("-", 1)[0].strip("-_")
-    parts = [slug or "picture", model or "", "" if seed is None else str(seed)]
+    parts = [slug or "image", model or "", "" if seed is None else str(seed)]
     return "-".join(part for part in parts if part).replace("/", "-") + f".{extension}"
 
 

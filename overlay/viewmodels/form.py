@@ -67,9 +67,9 @@ LABELS = {
     "num_inference_steps": _("Steps"),
     "guidance_scale": _("Guidance"),
     "seed": _("Seed"),
-    "num_images": _("Pictures"),
+    "num_images": _("Images"),
     "strength": _("Strength"),
-    "image": _("Picture"),
+    "image": _("Image"),
     "mask": _("Mask"),
 }
 
@@ -164,7 +164,7 @@ class GenerateForm:
 
     @property
     def needs_only_a_prompt(self) -> bool:
-        """Whether a prompt is all that is missing: false where a picture or a file has to be chosen first."""
+        """Whether a prompt is all that is missing: false where an image or a file has to be chosen first."""
         return "prompt" in self._schema and not self.problems().keys() - {"prompt"}
 
     def value(self, name: str) -> Any:
@@ -231,7 +231,7 @@ class GenerateForm:
         return body
 
     def to_remember(self) -> dict[str, Any]:
-        """What the next start should show again. Pictures and prompts are not settings."""
+        """What the next start should show again. Images and prompts are not settings."""
         return {
             name: value
             for name, value in self.touched.items()
@@ -239,7 +239,7 @@ class GenerateForm:
         }
 
     def use(self, parameters: Mapping[str, Any], model: str | None) -> None:
-        """Take the settings of an earlier picture; what this mode does not know or cannot take is left out."""
+        """Take the settings of an earlier image; what this mode does not know or cannot take is left out."""
         given = {**parameters, **({"model": model} if model in self._models else {})}
         self.touched.clear()
         if "model" in given and "model" in self._schema:

@@ -1,4 +1,4 @@
-"""Past pictures, newest first, as the bridge's jobs tell them; removing one can be taken back."""
+"""Past images, newest first, as the bridge's jobs tell them; removing one can be taken back."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from overlay.viewmodels.signal import Signal
 
 
 @dataclass(frozen=True)
-class PastPicture:
-    """One picture of one finished job."""
+class PastImage:
+    """One image of one finished job."""
 
     job: JobState
     index: int
@@ -29,27 +29,27 @@ class PastPicture:
 
     @property
     def seed(self) -> int | None:
-        """Its own seed: picture i of a job has seed + i."""
+        """Its own seed: image i of a job has seed + i."""
         seed = self.job.parameters.get("seed")
         return seed + self.index if isinstance(seed, int) else None
 
 
 class History:
-    """``hidden`` are the keys of removed pictures; the list is changed in place, so that it can be remembered."""
+    """``hidden`` are the keys of removed images; the list is changed in place, so that it can be remembered."""
 
     def __init__(self, hidden: list[str]) -> None:
         self.changed = Signal[[]]()
         self._jobs: dict[str, JobState] = {}
         self._hidden = hidden
 
-    def pictures(self) -> list[PastPicture]:
+    def images(self) -> list[PastImage]:
         """What to show, newest first."""
         jobs = sorted(self._jobs.values(), key=lambda job: job.finished_at or job.submitted_at, reverse=True)
-        past = [PastPicture(job, index) for job in jobs for index in range(len(job.images))]
-        return [picture for picture in past if picture.key not in self._hidden]
+        past = [PastImage(job, index) for job in jobs for index in range(len(job.images))]
+        return [image for image in past if image.key not in self._hidden]
 
     def replace(self, jobs: Iterable[JobState]) -> None:
-        """Take the bridge's list. Removed pictures that the bridge has forgotten are forgotten here too."""
+        """Take the bridge's list. Removed images that the bridge has forgotten are forgotten here too."""
         self._jobs = {job.job_id: job for job in jobs if shown(job)}
         self._hidden[:] = [key for key in self._hidden if key.partition("/")[0] in self._jobs]
         self.changed.emit()
@@ -60,20 +60,20 @@ class History:
             self._jobs[job.job_id] = job
             self.changed.emit()
 
-    def remove(self, picture: PastPicture) -> None:
-        """No longer show ``picture``; `restore` takes it back."""
-        if picture.key not in self._hidden:
-            self._hidden.append(picture.key)
+    def remove(self, image: PastImage) -> None:
+        """No longer show ``image``; `restore` takes it back."""
+        if image.key not in self._hidden:
+            self._hidden.append(image.key)
             self.changed.emit()
 
-    def restore(self, picture: PastPicture) -> None:
-        """Show a removed picture again."""
-        if picture.key in self._hidden:
-            self._hidden.remove(picture.key)
+    def restore(self, image: PastImage) -> None:
+        """Show a removed image again."""
+        if image.key in self._hidden:
+            self._hidden.remove(image.key)
             self.changed.emit()
 
 
 def shown(job: JobState) -> bool:
-    """Whether a job has pictures to look back on: other modes make videos, weights or tables."""
+    """Whether a job has images to look back on: other modes make videos, weights or tables."""
     made = job.kind is JobKind.GENERATE and job.status is JobStatus.DONE and bool(job.images)
     return made and job.image_format in (None, *IMAGE_FORMATS)

@@ -34,7 +34,7 @@ class Progress:
 
 @dataclass
 class JobCard:
-    """A job from the click on Generate to its pictures. ``changed`` is emitted after every change.
+    """A job from the click on Generate to its images. ``changed`` is emitted after every change.
 
     The id is chosen here, before the request is sent: so a request whose answer was lost can be sent again and is the
     same job (the bridge takes the same id once).
@@ -71,18 +71,18 @@ class JobCard:
         return self.state.model if self.state else self.request.get("model")
 
     def seed(self, index: int = 0) -> int | None:
-        """The seed of picture ``index``."""
+        """The seed of image ``index``."""
         seed = self.state.parameters.get("seed") if self.state else self.request.get("seed")
         return seed + index if isinstance(seed, int) else None
 
     @property
     def running(self) -> bool:
-        """Whether it may still end in a picture."""
+        """Whether it may still end in an image."""
         return not self.error and (self.status is None or not self.status.final)
 
     @property
     def done(self) -> bool:
-        """Whether its pictures exist (they may still be on their way here)."""
+        """Whether its images exist (they may still be on their way here)."""
         return self.status is JobStatus.DONE
 
     def take_state(self, state: JobState) -> None:
@@ -124,7 +124,7 @@ class JobCard:
         self.changed.emit()
 
     def take_images(self, images: list[bytes]) -> None:
-        """The finished pictures, encoded."""
+        """The finished images, encoded."""
         self.images = images
         self.preview = None
         self.changed.emit()

@@ -15,7 +15,7 @@ from overlay.link import Bridge, BridgeFailure, LinkThread
 from overlay.translate import _
 from overlay.viewmodels.connection import Connection
 from overlay.viewmodels.form import GenerateForm
-from overlay.viewmodels.history import History, PastPicture
+from overlay.viewmodels.history import History, PastImage
 from overlay.viewmodels.job_card import JobCard
 from overlay.viewmodels.preferences import Preferences
 from overlay.viewmodels.prompt_history import PromptHistory
@@ -142,7 +142,7 @@ class Session:
         return self.send(request)
 
     def settings_of(self, card: JobCard) -> dict[str, Any]:
-        """What would make the picture of ``card`` once more."""
+        """What would make the image of ``card`` once more."""
         if card.state is None:
             return dict(card.request)
         return {
@@ -171,21 +171,21 @@ class Session:
             self.cards.remove(card)
 
     def delete(self, key: str) -> Callable[[], None] | None:
-        """Take picture ``key`` out of what is shown; returns what takes it back (None: there is nothing to take out).
+        """Take image ``key`` out of what is shown; returns what takes it back (None: there is nothing to take out).
 
         The card of a job that failed or was cancelled goes as a whole; a running job has to be cancelled first.
         """
         card = next((card for card in self.cards if key.startswith(card.job_id)), None)
-        picture = next((past for past in self.history.pictures() if past.key == key), None)
-        if picture is None:
+        image = next((past for past in self.history.images() if past.key == key), None)
+        if image is None:
             return self._take_card_away(card)
         if card is not None:
             self.dismiss(card)
-        self.history.remove(picture)
+        self.history.remove(image)
         self.preferences.save()
 
         def undo() -> None:
-            self.history.restore(picture)
+            self.history.restore(image)
             self.preferences.save()
 
         return undo
@@ -210,17 +210,17 @@ class Session:
     def fetch_image(
         self, job_id: str, index: int, done: Callable[[bytes], object], failed: Callable[[str], object]
     ) -> None:
-        """Picture ``index`` of a job, for a thumbnail or a large view; ``failed`` is told why it cannot be had."""
+        """Image ``index`` of a job, for a thumbnail or a large view; ``failed`` is told why it cannot be had."""
         self._link.run(self._bridge.image(job_id, index), done, lambda failure: failed(str(failure)))
 
     def fetch_first(
-        self, job_id: str, done: Callable[[PastPicture, bytes], object], failed: Callable[[str], object]
+        self, job_id: str, done: Callable[[PastImage, bytes], object], failed: Callable[[str], object]
     ) -> None:
-        """The first picture of a job, whether or not the history shows it; ``failed`` is told why there is none."""
+        """The first image of a job, whether or not the history shows it; ``failed`` is told why there is none."""
 
-        async def fetch() -> tuple[PastPicture, bytes]:
+        async def fetch() -> tuple[PastImage, bytes]:
             job = await self._bridge.job(job_id)
-            return PastPicture(job, 0), await self._bridge.image(job_id, 0)
+            return PastImage(job, 0), await self._bridge.image(job_id, 0)
 
         self._link.run(fetch(), lambda found: done(*found), lambda failure: failed(str(failure)))
 
@@ -239,7 +239,7 @@ class Session:
         )
 
     async def _follow(self, card: JobCard) -> None:
-        """Send the job, hear of it to its end, fetch its pictures; outlasts a bridge that goes away and comes back.
+        """Send the job, hear of it to its end, fetch its images; outlasts a bridge that goes away and comes back.
 
         A stream begins with the present state, so nothing is missed by listening after sending. An answer that was
         lost leads to the same request under the same id: the bridge takes it once.

@@ -1,4 +1,4 @@
-"""What the large view shows: one picture of a running or an ended job, from a card or from the history alike."""
+"""What the large view shows: one image of a running or an ended job, from a card or from the history alike."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from bridge.contract.formats import IMAGE_FORMATS, MEDIA_TYPES, format_of
 from bridge.contract.messages import EXTENSIONS, FileFormat, JobState
 from overlay.translate import _
 from overlay.viewmodels.file_names import suggested_name
-from overlay.viewmodels.history import PastPicture
+from overlay.viewmodels.history import PastImage
 from overlay.viewmodels.job_card import JobCard, Progress
 
 
 @dataclass(frozen=True)
 class ShownJob:
-    """``data`` is the finished picture, encoded; None until it is here."""
+    """``data`` is the finished image, encoded; None until it is here."""
 
     key: str
-    """Job and number of the picture, as in the history."""
+    """Job and number of the image, as in the history."""
     job_id: str
     prompt: str
     model: str | None
     seed: int | None
     settings: dict[str, Any]
-    """What would make this very picture once more."""
+    """What would make this very image once more."""
     progress: Progress
     running: bool = False
     cancelling: bool = False
@@ -35,7 +35,7 @@ class ShownJob:
 
     @property
     def caption(self) -> str:
-        """The line under the picture."""
+        """The line under the image."""
         seed = "" if self.seed is None else _("seed {seed}").format(seed=self.seed)
         return " · ".join(part for part in (self.prompt, self.model or "", seed) if part)
 
@@ -45,7 +45,7 @@ class ShownJob:
         return MEDIA_TYPES[EXTENSIONS[self.image_format]]
 
     @property
-    def is_picture(self) -> bool:
+    def is_image(self) -> bool:
         """Whether it can be shown, copied and varied; a film or a file can only be saved."""
         return self.image_format in IMAGE_FORMATS
 
@@ -57,7 +57,7 @@ class ShownJob:
 
 
 def from_card(card: JobCard, settings: dict[str, Any], index: int = 0) -> ShownJob:
-    """Picture ``index`` of a card."""
+    """Image ``index`` of a card."""
     data = card.images[index] if index < len(card.images) else None
     return ShownJob(
         key=f"{card.job_id}/{index}",
@@ -76,19 +76,19 @@ def from_card(card: JobCard, settings: dict[str, Any], index: int = 0) -> ShownJ
     )
 
 
-def from_past(picture: PastPicture, data: bytes | None, settings: dict[str, Any], problem: str = "") -> ShownJob:
-    """A picture of the history; ``data`` once it was fetched, ``problem`` where it cannot be."""
+def from_past(image: PastImage, data: bytes | None, settings: dict[str, Any], problem: str = "") -> ShownJob:
+    """An image of the history; ``data`` once it was fetched, ``problem`` where it cannot be."""
     return ShownJob(
-        key=picture.key,
-        job_id=picture.job.job_id,
-        prompt=picture.prompt,
-        model=picture.job.model,
-        seed=picture.seed,
-        settings=single(settings, picture.seed),
+        key=image.key,
+        job_id=image.job.job_id,
+        prompt=image.prompt,
+        model=image.job.model,
+        seed=image.seed,
+        settings=single(settings, image.seed),
         progress=Progress(_("Could not be fetched") if problem else _("Fetching")),
         running=data is None and not problem,
         data=data,
-        image_format=format_at(picture.job, picture.index),
+        image_format=format_at(image.job, image.index),
         problem=problem,
     )
 
@@ -102,7 +102,7 @@ def format_at(job: JobState | None, index: int) -> FileFormat:
 
 
 def single(settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
-    """The settings of one picture of a batch: its own seed, and only one."""
+    """The settings of one image of a batch: its own seed, and only one."""
     return {
         **settings,
         **({"seed": seed} if seed is not None else {}),

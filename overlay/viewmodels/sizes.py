@@ -1,4 +1,4 @@
-"""Picture sizes by ratio: the sides that suit a model, on its grid and within its bounds."""
+"""Image sizes by ratio: the sides that suit a model, on its grid and within its bounds."""
 
 from __future__ import annotations
 

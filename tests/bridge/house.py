@@ -74,9 +74,9 @@ class HandWorker:
         )
         await self.queue.publish(event)
 
-    async def finish(self, job_id: str, pictures: Sequence[bytes] = (), seconds: float = 1.0) -> JobState:
+    async def finish(self, job_id: str, contents: Sequence[bytes] = (), seconds: float = 1.0) -> JobState:
         """The job is done, after so many seconds."""
-        images = [await self.queue.store_image(job_id, index, "png", data) for index, data in enumerate(pictures)]
+        images = [await self.queue.store_image(job_id, index, "png", data) for index, data in enumerate(contents)]
         now = time.time()
         changes = {"images": images, "image_format": "png", "started_at": now - seconds, "finished_at": now}
         return await self._end(job_id, JobStatus.DONE, **changes)

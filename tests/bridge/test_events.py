@@ -218,7 +218,7 @@ async def test_whoever_waits_hears_of_the_end_from_the_broker_before_the_worker_
     gateway, worker = await house.gateway(), await house.worker()
     asked = asyncio.create_task(gateway.post("/v1/generate-image", json=BODY))
     job = await worker.take()
-    images = [await worker.queue.store_image(job.job_id, 0, "png", b"picture")]
+    images = [await worker.queue.store_image(job.job_id, 0, "png", b"image")]
     await worker.move(job.job_id, JobStatus.DONE, images=images, image_format="png", finished_at=time.time())
     async with asyncio.timeout(20):
         assert (await asked).status == 200

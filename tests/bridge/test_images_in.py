@@ -1,4 +1,4 @@
-"""Pictures come in as parts of a form, base64, data URLs and earlier results; what is no picture is refused."""
+"""Images come in as parts of a form, base64, data URLs and earlier results; what is no image is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGE_NODES = {
 JOB = "0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f"
 
 
-def picture(image_format: str = "PNG", size: tuple[int, int] = (5, 4), **options: Any) -> bytes:
+def make_image(image_format: str = "PNG", size: tuple[int, int] = (5, 4), **options: Any) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, (200, 30, 10)).save(file, image_format, **options)
     return file.getvalue()
@@ -51,13 +51,13 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.fixture
 async def doors(house: House, tmp_path: Path) -> tuple[TestClient, HandWorker]:
-    """A gateway with a mode that takes pictures, and a worker."""
+    """A gateway with a mode that takes images, and a worker."""
     write_mode(tmp_path / "workflows", "repaint", IMAGE_NODES)
     return await house.gateway(max_image_pixels=1_000_000), await house.worker()
 
 
 async def arrived(worker: HandWorker, name: str = "image") -> bytes:
-    """The picture that the next job brings to its worker."""
+    """The image that the next job brings to its worker."""
     job = await worker.take()
     image = stored(job.parameters[name], worker.queue.names.inputs)
     assert image is not None
@@ -75,15 +75,15 @@ async def test_base64_and_data_urls_arrive_as_they_were_sent(
     doors: tuple[TestClient, HandWorker], image_format: str
 ) -> None:
     gateway, worker = doors
-    data = picture(image_format)
+    data = make_image(image_format)
     for sent in (text(data), f"data:image/{image_format.lower()};base64,{text(data)}"):
         await submit(gateway, mode="repaint", image=sent)
         assert await arrived(worker) == data
 
 
-async def test_a_form_carries_pictures_as_files_and_fields_as_texts(doors: tuple[TestClient, HandWorker]) -> None:
+async def test_a_form_carries_images_as_files_and_fields_as_texts(doors: tuple[TestClient, HandWorker]) -> None:
     gateway, worker = doors
-    image, mask = picture("JPEG"), picture("PNG", (7, 7))
+    image, mask = make_image("JPEG"), make_image("PNG", (7, 7))
     form = FormData()
     for name, value in {"prompt": "a cat", "mode": "repaint", "strength": "0.25", "seed": "7"}.items():
         form.add_field(name, value)
@@ -104,17 +104,17 @@ async def test_a_form_may_carry_the_request_as_json_in_one_part(doors: tuple[Tes
     gateway, worker = doors
     form = FormData()
     form.add_field("request", json.dumps({"prompt": "a cat", "strength": 0.75}), content_type="application/json")
-    form.add_field("image", picture(), filename="a.png", content_type="image/png")
+    form.add_field("image", make_image(), filename="a.png", content_type="image/png")
     answer = await gateway.post("/v1/modes/repaint", data=form, headers={"Prefer": "respond-async"})
     assert answer.status == 202, await answer.text()
     assert (await worker.take()).parameters["strength"] == 0.75
 
 
-async def test_a_picture_of_an_earlier_job_is_copied_so_that_it_outlives_it(
+async def test_a_image_of_an_earlier_job_is_copied_so_that_it_outlives_it(
     doors: tuple[TestClient, HandWorker],
 ) -> None:
     gateway, worker = doors
-    data = picture()
+    data = make_image()
     first = await submit(gateway)
     await worker.take()
     await worker.finish(first, [data])
@@ -125,24 +125,24 @@ async def test_a_picture_of_an_earlier_job_is_copied_so_that_it_outlives_it(
 @pytest.mark.parametrize(
     ("sent", "said"),
     [
-        ("example.png", "is not a picture"),
-        ("../../etc/passwd", "is not a picture"),
-        ("picture.png [output]", "is not a picture"),
-        (f"input:{JOB}/image.png#12.{'0' * 64}", "is not a picture"),
+        ("example.png", "is not an image"),
+        ("../../etc/passwd", "is not an image"),
+        ("image.png [output]", "is not an image"),
+        (f"input:{JOB}/image.png#12.{'0' * 64}", "is not an image"),
         ("", "is empty"),
         (7, "must be a string, not int"),
         (["x"], "must be a string, not list"),
-        (text(b"GIF89a" + b"\0" * 40), "is not a PNG, JPEG or WebP picture"),
-        (text(picture("GIF")), "is not a PNG, JPEG or WebP picture"),
-        (text(b"<svg/>" * 9), "is not a PNG, JPEG or WebP picture"),
-        (text(picture(size=(200, 200))[:150]), "cannot be decoded"),
-        (text(picture("JPEG", size=(200, 200))[:700]), "cannot be decoded"),
+        (text(b"GIF89a" + b"\0" * 40), "is not a PNG, JPEG or WebP image"),
+        (text(make_image("GIF")), "is not a PNG, JPEG or WebP image"),
+        (text(b"<svg/>" * 9), "is not a PNG, JPEG or WebP image"),
+        (text(make_image(size=(200, 200))[:150]), "cannot be decoded"),
+        (text(make_image("JPEG", size=(200, 200))[:700]), "cannot be decoded"),
         (text(bomb(60_000, 60_000)), "60000x60000, 3600000000 pixels; at most 1000000"),
         (text(bomb(900, 900)), "cannot be decoded"),
         (f"job:{JOB}/0", "no job has the id"),
     ],
 )
-async def test_what_is_no_picture_is_refused_with_its_reason(
+async def test_what_is_no_image_is_refused_with_its_reason(
     doors: tuple[TestClient, HandWorker], sent: Any, said: str
 ) -> None:
     error = await refusal(doors[0], image=sent)
@@ -161,17 +161,17 @@ async def test_an_animation_is_refused(doors: tuple[TestClient, HandWorker]) -> 
 
 async def test_all_that_is_wrong_is_said_at_once_and_nothing_is_stored(doors: tuple[TestClient, HandWorker]) -> None:
     gateway, worker = doors
-    error = await refusal(gateway, image=text(picture()), mask="nope", strength=9, size=3)
+    error = await refusal(gateway, image=text(make_image()), mask="nope", strength=9, size=3)
     assert {detail["field"] for detail in error["details"]} == {"mask", "strength", "size"}
     assert (await refusal(gateway))["message"] == "image is required"
     stream = await worker.queue.nc.jetstream().stream_info(f"OBJ_{worker.queue.names.inputs}")
     assert stream.state.messages == 0
 
 
-async def test_a_picture_over_the_bound_is_refused_whichever_way_it_comes(house: House, tmp_path: Path) -> None:
+async def test_a_image_over_the_bound_is_refused_whichever_way_it_comes(house: House, tmp_path: Path) -> None:
     write_mode(tmp_path / "workflows", "repaint", IMAGE_NODES)
     gateway = await house.gateway(max_image_bytes=2000)
-    large = picture(size=(40, 40)) + b"\0" * 2000
+    large = make_image(size=(40, 40)) + b"\0" * 2000
     assert "at most 2000" in (await refusal(gateway, image=text(large)))["message"]
     form = FormData()
     form.add_field("prompt", "a cat")
@@ -181,12 +181,12 @@ async def test_a_picture_over_the_bound_is_refused_whichever_way_it_comes(house:
     assert (await answer.json())["error"]["field"] == "image"
 
 
-async def test_the_rest_of_a_body_is_bounded_as_if_there_were_no_pictures(house: House, tmp_path: Path) -> None:
+async def test_the_rest_of_a_body_is_bounded_as_if_there_were_no_images(house: House, tmp_path: Path) -> None:
     write_mode(tmp_path / "workflows", "repaint", IMAGE_NODES)
     gateway = await house.gateway(max_body_bytes=1000)
     answer = await gateway.post("/v1/jobs", json={"prompt": "x" * 900, "mode": "repaint", "image": text(bytes(30_000))})
     assert answer.status == 422
-    answer = await gateway.post("/v1/jobs", json={"prompt": "x" * 1000, "mode": "repaint", "image": text(picture())})
+    answer = await gateway.post("/v1/jobs", json={"prompt": "x" * 1000, "mode": "repaint", "image": text(make_image())})
     assert answer.status == 413
     answer = await gateway.post("/v1/jobs", json={"prompt": "x" * 1000, "mode": "paint"})
     assert answer.status == 413
@@ -216,24 +216,24 @@ async def test_a_form_that_cannot_be_read_is_answered_in_the_envelope(
     assert (await answer.json())["error"]["message"]
 
 
-async def test_a_picture_that_the_mode_does_not_take_is_named(house: House) -> None:
+async def test_a_image_that_the_mode_does_not_take_is_named(house: House) -> None:
     form = FormData()
     form.add_field("prompt", "a cat")
-    form.add_field("photo", picture(), filename="a.png", content_type="image/png")
+    form.add_field("photo", make_image(), filename="a.png", content_type="image/png")
     answer = await (await house.gateway()).post("/v1/modes/paint", data=form)
     assert answer.status == 422
-    assert (await answer.json())["error"]["message"] == "mode paint takes no picture or file 'photo'; it takes none"
+    assert (await answer.json())["error"]["message"] == "mode paint takes no image or file 'photo'; it takes none"
 
 
 async def test_the_parameters_of_an_earlier_job_can_be_sent_again_as_they_are(
     doors: tuple[TestClient, HandWorker],
 ) -> None:
     gateway, worker = doors
-    data = picture()
+    data = make_image()
     first = await submit(gateway, mode="repaint", image=text(data))
     given = (await (await gateway.get(f"/v1/jobs/{first}")).json())["parameters"]
     assert await arrived(worker) == data
     await submit(gateway, **given, mode="repaint")
     assert await arrived(worker) == data
     forged = given["image"].replace(first, JOB)
-    assert "is not a picture that is kept any more: send it again" in (await refusal(gateway, image=forged))["message"]
+    assert "is not an image that is kept any more: send it again" in (await refusal(gateway, image=forged))["message"]

@@ -1,4 +1,4 @@
-"""What a program sees of its jobs over REST: where they stand, lists, pictures, cancellation, one job for one key."""
+"""What a program sees of its jobs over REST: where they stand, lists, images, cancellation, one job for one key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient
 from bridge.api.rest.replies import INDEX
 from tests.bridge.house import BODY, HandWorker, House, submit
 
-PICTURE = random.Random(0).randbytes(1024)
+IMAGE = random.Random(0).randbytes(1024)
 
 
 async def job_of(gateway: TestClient, job_id: str) -> dict[str, Any]:
@@ -143,78 +143,78 @@ async def test_a_filter_that_cannot_be_is_named(house: House, query: dict[str, s
     assert (await answer.json())["error"]["field"] == next(iter(query))
 
 
-# -- pictures ------------------------------------------------------------------------------------------------------
+# -- images ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-async def picture(house: House) -> tuple[TestClient, str]:
-    """A gateway, and the path of a picture."""
+async def make_image(house: House) -> tuple[TestClient, str]:
+    """A gateway, and the path of an image."""
     gateway, worker = await house.gateway(), await house.worker()
     job_id = await submit(gateway)
     await worker.take()
-    await worker.finish(job_id, [PICTURE])
+    await worker.finish(job_id, [IMAGE])
     return gateway, f"/v1/jobs/{job_id}/images/0"
 
 
-async def test_a_picture_is_fetched_once_and_then_known_by_its_tag(picture: tuple[TestClient, str]) -> None:
-    gateway, path = picture
+async def test_a_image_is_fetched_once_and_then_known_by_its_tag(image: tuple[TestClient, str]) -> None:
+    gateway, path = image
     answer = await gateway.get(path)
     assert (answer.status, answer.content_type) == (200, "image/png")
-    assert await answer.read() == PICTURE
+    assert await answer.read() == IMAGE
     etag = answer.headers["ETag"]
     for header in (etag, f'"other", W/{etag}', "*"):
         again = await gateway.get(path, headers={"If-None-Match": header})
         assert (again.status, await again.read()) == (304, b"")
     assert (await gateway.get(path, headers={"If-None-Match": '"other"'})).status == 200
     head = await gateway.head(path)
-    assert (head.status, head.headers["Content-Length"]) == (200, str(len(PICTURE)))
+    assert (head.status, head.headers["Content-Length"]) == (200, str(len(IMAGE)))
 
 
 @pytest.mark.parametrize(
     ("header", "part"),
     [
-        ("bytes=0-9", PICTURE[:10]),
-        ("bytes=1000-", PICTURE[1000:]),
-        ("bytes=-24", PICTURE[-24:]),
-        ("bytes=1020-9999", PICTURE[1020:]),
+        ("bytes=0-9", IMAGE[:10]),
+        ("bytes=1000-", IMAGE[1000:]),
+        ("bytes=-24", IMAGE[-24:]),
+        ("bytes=1020-9999", IMAGE[1020:]),
     ],
 )
-async def test_a_part_of_a_picture_is_the_part_asked(picture: tuple[TestClient, str], header: str, part: bytes) -> None:
-    gateway, path = picture
+async def test_a_part_of_a_image_is_the_part_asked(image: tuple[TestClient, str], header: str, part: bytes) -> None:
+    gateway, path = image
     answer = await gateway.get(path, headers={"Range": header})
     assert (answer.status, await answer.read()) == (206, part)
-    start = PICTURE.index(part)
-    assert answer.headers["Content-Range"] == f"bytes {start}-{start + len(part) - 1}/{len(PICTURE)}"
+    start = IMAGE.index(part)
+    assert answer.headers["Content-Range"] == f"bytes {start}-{start + len(part) - 1}/{len(IMAGE)}"
 
 
-async def test_a_range_outside_is_refused_and_one_that_cannot_be_read_or_is_of_another_picture_ignored(
-    picture: tuple[TestClient, str],
+async def test_a_range_outside_is_refused_and_one_that_cannot_be_read_or_is_of_another_image_ignored(
+    image: tuple[TestClient, str],
 ) -> None:
-    gateway, path = picture
+    gateway, path = image
     assert (await gateway.get(path, headers={"Range": "bytes=1024-"})).status == 416
     for headers in (
         {"Range": "lines=1-2"},
         {"Range": "bytes=9-1"},
-        {"Range": "bytes=0-1", "If-Range": '"an older picture"'},
+        {"Range": "bytes=0-1", "If-Range": '"an older image"'},
     ):
         answer = await gateway.get(path, headers=headers)
-        assert (answer.status, await answer.read()) == (200, PICTURE)
+        assert (answer.status, await answer.read()) == (200, IMAGE)
 
 
-async def test_a_picture_that_the_retention_has_removed_is_gone_and_its_job_is_not(house: House) -> None:
+async def test_a_image_that_the_retention_has_removed_is_gone_and_its_job_is_not(house: House) -> None:
     limits = {"image_retention_s": 1.0}
     gateway, worker = await house.gateway(**limits), await house.worker(**limits)
     job_id = await submit(gateway)
     await worker.take()
-    await worker.finish(job_id, [PICTURE])
+    await worker.finish(job_id, [IMAGE])
     path = f"/v1/jobs/{job_id}/images/0"
     async with asyncio.timeout(20):
         while (answer := await gateway.get(path)).status == 200:
             await asyncio.sleep(0.2)
     assert answer.status == 410
     error = (await answer.json())["error"]
-    assert error["code"] == "picture_expired"
-    assert "pictures are kept for 1 second" in error["message"]
+    assert error["code"] == "image_expired"
+    assert "images are kept for 1 second" in error["message"]
     assert (await job_of(gateway, job_id))["status"] == "done"
     assert (await gateway.get(f"/v1/jobs/{job_id}/images/1")).status == 404
 
@@ -327,7 +327,7 @@ async def test_the_same_key_is_the_same_job_over_gateways_and_after_its_end(hous
     assert again.headers["Location"] == first.headers["Location"]
     assert (first.headers.get("Idempotency-Replayed"), again.headers["Idempotency-Replayed"]) == (None, "true")
     await worker.take()
-    await worker.finish(job_id, [PICTURE])
+    await worker.finish(job_id, [IMAGE])
     late = await gateway.post("/v1/jobs", json=BODY, headers=headers)
     assert (await late.json())["status"] == "done"
     with pytest.raises(asyncio.TimeoutError):
@@ -362,7 +362,7 @@ async def test_a_waiting_request_repeated_with_its_key_waits_for_the_same_job(ho
     waits = [asyncio.create_task(gateway.post("/v1/generate-image", json=BODY, headers=headers)) for _ in range(2)]
     job = await worker.take()
     await worker.start(job.job_id)
-    await worker.finish(job.job_id, [PICTURE])
+    await worker.finish(job.job_id, [IMAGE])
     answers = [await (await wait).json() for wait in waits]
     assert answers[0] == answers[1]
     assert answers[0]["job_id"] == job.job_id

@@ -21,7 +21,7 @@ from bridge.client.saving import paths_for
 from bridge.contract.messages import ImageGenResponse, JobState, JobStatus
 from bridge.gateway.offers import options_of
 from bridge.modes.files_in import kind_of
-from bridge.modes.images_in import BadPicture, stored
+from bridge.modes.images_in import BadImage, stored
 from tests.bridge.house import HandWorker, House, submit, write_mode
 
 NODES: dict[str, dict[str, Any]] = {
@@ -30,7 +30,7 @@ NODES: dict[str, dict[str, Any]] = {
         "inputs": {
             "name": "dataset",
             "file": "",
-            "description": "Pictures to learn from.",
+            "description": "Images to learn from.",
             "required": True,
             "accept": "zip",
         },
@@ -79,7 +79,7 @@ async def test_a_schema_says_boolean_and_file(doors: tuple[TestClient, HandWorke
     }
     dataset = schema["properties"]["dataset"]
     assert (dataset["type"], dataset["format"]) == ("string", "file")
-    assert "Pictures to learn from. (zip: base64, a data URL" in dataset["description"]
+    assert "Images to learn from. (zip: base64, a data URL" in dataset["description"]
     assert "dataset" in schema["required"]
     listed = await (await gateway.get("/v1/modes")).json()
     assert next(mode for mode in listed["details"] if mode["name"] == "train")["files"] == ["dataset"]
@@ -150,7 +150,7 @@ def test_a_file_is_known_by_its_content(data: bytes, kind: str | None) -> None:
 
 
 def test_a_damaged_zip_is_no_zip() -> None:
-    with pytest.raises(BadPicture, match="cannot be read"):
+    with pytest.raises(BadImage, match="cannot be read"):
         kind_of(b"PK\x03\x04 and nothing behind it")
 
 
@@ -163,7 +163,7 @@ async def test_every_result_has_its_media_type_extension_and_name(
     await worker.start(job.job_id)
     files = [
         (await worker.queue.store_image(job.job_id, 0, "safetensors", b"weights"), "lora"),
-        (await worker.queue.store_image(job.job_id, 1, "jpeg", b"picture"), "samples"),
+        (await worker.queue.store_image(job.job_id, 1, "jpeg", b"image"), "samples"),
         (await worker.queue.store_image(job.job_id, 2, "mp4", b"film"), "film"),
     ]
     images = [stored_file.model_copy(update={"result": name}) for stored_file, name in files]
@@ -179,8 +179,8 @@ async def test_every_result_has_its_media_type_extension_and_name(
         ("samples", "image/jpeg", "jpg", 7),
         ("film", "video/mp4", "mp4", 4),
     ]
-    assert [base64.b64decode(data) for data in body["images"]] == [b"weights", b"picture", b"film"]
-    assert (base64.b64decode(body["image_bytes_b64"]), body["image_format"]) == (b"picture", "jpeg")
+    assert [base64.b64decode(data) for data in body["images"]] == [b"weights", b"image", b"film"]
+    assert (base64.b64decode(body["image_bytes_b64"]), body["image_format"]) == (b"image", "jpeg")
     listed = JobState.model_validate_json(await (await gateway.get(f"/v1/jobs/{job.job_id}")).read())
     assert [image.media_type for image in listed.images] == [media for _, media, _, _ in told]
     for index, (_, media, _, _) in enumerate(told):
@@ -198,7 +198,7 @@ async def test_every_result_has_its_media_type_extension_and_name(
     ]
 
 
-def test_a_picture_stored_before_media_types_has_one_too() -> None:
+def test_a_image_stored_before_media_types_has_one_too() -> None:
     place = {"bucket": "b", "name": "0/0.webp", "size": 1, "digest": "d"}
     assert ImageGenResponse.model_fields["image_objects"].annotation is not None
     state = JobState.model_validate(

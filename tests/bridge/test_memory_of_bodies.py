@@ -58,5 +58,5 @@ async def test_a_request_that_waits_for_its_job_keeps_no_room(house: House) -> N
     waiting = asyncio.create_task(post(gateway, "/v1/generate-image"))
     job = await worker.take()
     assert (await post(gateway))[0] == 202
-    await worker.finish(job.job_id, [b"picture"])
+    await worker.finish(job.job_id, [b"image"])
     assert (await waiting)[0] == 200

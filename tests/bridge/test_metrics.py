@@ -66,7 +66,7 @@ async def until(gateway: GatewayProcess, right: Callable[[Figures], bool]) -> Fi
 
 
 async def end(queue: JobQueue, job_id: str, status: JobStatus, *, waited: float, ran: float) -> JobState:
-    """What a worker does with a job, without the pictures."""
+    """What a worker does with a job, without the images."""
     stored = await queue.stored_state(job_id)
     began = stored.state.submitted_at + waited
     ended = stored.state.moved(status, started_at=began, finished_at=began + ran)

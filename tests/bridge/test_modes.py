@@ -145,11 +145,11 @@ def test_a_parameter_is_not_called_like_a_field_of_every_request() -> None:
 def test_results_are_in_the_order_of_their_nodes_under_their_own_names() -> None:
     several = graph()
     several["10"] = {"class_type": "NeuroLuxFileResult", "inputs": {"name": "lora"}}
-    several["9"]["inputs"]["name"] = "pictures"
+    several["9"]["inputs"]["name"] = "images"
     several["12:3"] = {"class_type": "NeuroLuxVideoResult", "inputs": {"name": ["1", 0]}}
     mode = read_mode("paint", workflow(), dict(reversed(several.items())))
     assert [(node, mode.result_name(node)) for node in mode.results] == [
-        ("9", "pictures"),
+        ("9", "images"),
         ("10", "lora"),
         ("12:3", "12:3"),
     ]

@@ -38,7 +38,7 @@ async def test_a_mode_says_what_it_takes_and_takes_that(house: House) -> None:
         {"prompt": "a dog", "strength": 1, "seed": 3, "output_format": "png"},
     )
     await worker.start(job.job_id)
-    await worker.finish(job.job_id, [b"picture"])
+    await worker.finish(job.job_id, [b"image"])
     answer = await (await call).json()
     assert (answer["job_id"], answer["mode"], answer["prompt"], answer["seed"]) == (job.job_id, "paint", "a dog", 3)
 

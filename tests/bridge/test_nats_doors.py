@@ -33,7 +33,7 @@ async def test_who_comes_late_asks_for_the_present_state_and_follows_the_events(
     assert state.status is JobStatus.RUNNING
     assert state.progress
     assert (state.progress.value, state.progress.maximum) == (3, 8)
-    await worker.finish(job_id, [b"picture"])
+    await worker.finish(job_id, [b"image"])
     event = JobEvent.model_validate_json((await events.next_msg(timeout=5)).data)
     assert event.type == "done"
     assert event.state

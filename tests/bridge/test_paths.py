@@ -16,12 +16,12 @@ from tests.bridge.house import write_mode
 
 PREFIX = "test.paths"
 SECRET = "the secret of the house"
-IMAGE = {"7": {"class_type": "NeuroLuxImageParameter", "inputs": {"name": "picture", "image": "example.png"}}}
+IMAGE = {"7": {"class_type": "NeuroLuxImageParameter", "inputs": {"name": "image", "image": "example.png"}}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state folder with a mode that takes a picture, and secrets beside and above its modes."""
+    """A state folder with a mode that takes an image, and secrets beside and above its modes."""
     root = tmp_path_factory.mktemp("paths")
     state = root / "state"
     write_mode(state / "workflows", "paint", IMAGE)
@@ -103,22 +103,22 @@ def test_a_job_id_is_a_uuid_and_nothing_more(gateway: GatewayProcess, models: Mo
 
 
 @pytest.mark.parametrize("index", ["-1", "..", "0%2f..%2f..", "1e3", "%00", "٣"])
-def test_a_picture_is_counted_and_not_named(gateway: GatewayProcess, index: str) -> None:
+def test_a_image_is_counted_and_not_named(gateway: GatewayProcess, index: str) -> None:
     told_nothing(gateway, gateway.get(f"/v1/jobs/{uuid4()}/images/{index}"))
 
 
-def test_a_picture_of_a_request_is_its_bytes_and_no_name(
+def test_a_image_of_a_request_is_its_bytes_and_no_name(
     gateway: GatewayProcess, models: ModelsThread, folder: Path
 ) -> None:
     request = {"prompt": "a cat", "mode": "paint"}
     for name in [*names(folder), "example.png", "secret.png [output]", "job:../../secret/0", "data:;base64,../secret"]:
-        answer = gateway.post("/v1/jobs", json={**request, "picture": name})
+        answer = gateway.post("/v1/jobs", json={**request, "image": name})
         assert answer.status_code == 422, (name, answer.text)
         assert SECRET not in answer.text
-        files = {"picture": (name or "x", b"not a picture", "image/png")}
+        files = {"image": (name or "x", b"not an image", "image/png")}
         assert gateway.post("/v1/jobs", data=request, files=files).status_code in (400, 422)
     for url in ("http://127.0.0.1/secret.png", f"file://{folder}/secret.txt"):
-        assert gateway.post("/v1/jobs", json={**request, "picture": url}).status_code == 422
+        assert gateway.post("/v1/jobs", json={**request, "image": url}).status_code == 422
 
 
 @pytest.mark.parametrize(

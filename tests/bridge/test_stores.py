@@ -24,7 +24,7 @@ async def test_stores_of_an_earlier_version_and_other_settings_are_taken_over(nc
     await states.put("0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f", b"{}")
     await js.create_object_store(names.images, ObjectStoreConfig(ttl=86400, storage=StorageType.FILE))
     for days in (7, 3):
-        small = Retention(jobs_s=days * 86400.0, jobs_bytes=2**24, pictures_bytes=2**25)
+        small = Retention(jobs_s=days * 86400.0, jobs_bytes=2**24, images_bytes=2**25)
         queue = await JobQueue.open(nc, max_pending=4, names=names, retention=small)
         assert (await js.stream_info(queue.states_stream)).config.max_age == days * 86400
     assert (await states.get("0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f")).value == b"{}"
@@ -45,8 +45,8 @@ async def test_a_small_disk_gets_smaller_stores(tmp_path: Path) -> None:
         ]
         assert sum(held) <= 200_000_000
         assert min(held) > 8 * 2**20
-        image = await queue.store_image("0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f", 0, "png", b"picture")
-        assert await queue.image(image) == b"picture"
+        image = await queue.store_image("0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f", 0, "png", b"image")
+        assert await queue.image(image) == b"image"
         await nc.close()
     finally:
         server.terminate()

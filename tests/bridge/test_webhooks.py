@@ -68,11 +68,11 @@ async def test_the_end_of_a_job_is_called_back_signed(house: House, receiver: Re
     gateway, worker = await house.gateway(**ALLOWED), await house.worker(**ALLOWED)
     job_id = await submit(gateway, callback_url=f"{receiver.url}/hook?mine=1")
     await worker.take()
-    await worker.finish(job_id, [b"picture"])
+    await worker.finish(job_id, [b"image"])
     [body] = await receiver.calls(1)
     assert (body["job_id"], body["status"], body["parameters"]["prompt"]) == (job_id, "done", "a cat")
     assert body["image_urls"] == [f"/v1/jobs/{job_id}/images/0"]
-    assert await (await gateway.get(body["image_urls"][0])).read() == b"picture"
+    assert await (await gateway.get(body["image_urls"][0])).read() == b"image"
     headers, raw = receiver.heard[0]
     assert headers["Imagegen-Job"] == job_id
     assert verify(SECRET, raw, headers["Imagegen-Signature"])

@@ -15,7 +15,7 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def picture(save: bool = False, colour: int | None = None) -> Graph:
+def make_image(save: bool = False, colour: int | None = None) -> Graph:
     """EmptyImage -> PreviewImage or SaveImage; by default never the same one twice, so never cached."""
     empty = {"width": 32, "height": 32, "batch_size": 1, "color": next(_colours) if colour is None else colour}
     output = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}

@@ -30,7 +30,7 @@ from bridge.comfyui import (
     Started,
 )
 from bridge.service.comfyui import ManagedComfyUI, free_port
-from tests.bridge_process.graphs import new_id, picture, slow
+from tests.bridge_process.graphs import make_image, new_id, slow
 from tests.bridge_process.tcp_proxy import TcpProxy
 
 
@@ -45,16 +45,16 @@ async def started(events: list[Event]) -> None:
     await until(lambda: any(isinstance(event, NodeStarted) for event in events))
 
 
-async def fetch_picture(client: ComfyUI, outputs: dict) -> Image.Image:
+async def fetch_image(client: ComfyUI, outputs: dict) -> Image.Image:
     data = await client.view(**outputs["2"]["images"][0])
     return Image.open(io.BytesIO(data))
 
 
 async def test_a_run_returns_its_outputs(comfyui: ComfyUI) -> None:
     prompt_id = new_id()
-    result = await comfyui.run(picture(), prompt_id=prompt_id)
+    result = await comfyui.run(make_image(), prompt_id=prompt_id)
     assert result.prompt_id == prompt_id
-    assert (await fetch_picture(comfyui, result.outputs)).size == (32, 32)
+    assert (await fetch_image(comfyui, result.outputs)).size == (32, 32)
 
 
 async def test_events_come_in_order_with_progress_and_named_previews(comfyui: ComfyUI) -> None:
@@ -62,7 +62,7 @@ async def test_events_come_in_order_with_progress_and_named_previews(comfyui: Co
     await comfyui.run(slow(4), prompt_id=new_id(), on_event=events.append)
     assert events[:3] == [Queued(0), Started(), NodeStarted("1")]
     assert events[-2] == NodeStarted("2")
-    assert isinstance(events[-1], NodeDone)  # before the run has ended, so that its picture can be fetched
+    assert isinstance(events[-1], NodeDone)  # before the run has ended, so that its image can be fetched
     assert [event for event in events if isinstance(event, Progress)] == [Progress("1", n, 4) for n in (1, 2, 3, 4)]
     previews = [event for event in events if isinstance(event, Preview)]
     assert len(previews) == 4
@@ -71,7 +71,7 @@ async def test_events_come_in_order_with_progress_and_named_previews(comfyui: Co
 
 
 async def test_a_cached_run_has_the_outputs_of_the_first(comfyui: ComfyUI) -> None:
-    graph = picture()
+    graph = make_image()
     first = await comfyui.run(graph, prompt_id=new_id())
     events: list[Event] = []
     second = await comfyui.run(graph, prompt_id=new_id(), on_event=events.append)
@@ -79,17 +79,17 @@ async def test_a_cached_run_has_the_outputs_of_the_first(comfyui: ComfyUI) -> No
     assert Cached(("1", "2")) in events
 
 
-async def test_the_ui_graph_is_in_the_metadata_of_a_saved_picture(comfyui: ComfyUI) -> None:
+async def test_the_ui_graph_is_in_the_metadata_of_a_saved_image(comfyui: ComfyUI) -> None:
     workflow = {"nodes": [], "version": 0.4, "extra": {"mark": "ours"}}
-    graph = picture(save=True)
+    graph = make_image(save=True)
     result = await comfyui.run(graph, prompt_id=new_id(), workflow=workflow)
-    image = await fetch_picture(comfyui, result.outputs)
+    image = await fetch_image(comfyui, result.outputs)
     assert json.loads(image.info["workflow"]) == workflow
     assert json.loads(image.info["prompt"])["1"]["class_type"] == "EmptyImage"
 
 
 async def test_an_invalid_value_is_rejected_with_the_node_and_the_input(comfyui: ComfyUI) -> None:
-    graph = picture()
+    graph = make_image()
     graph["1"]["inputs"]["width"] = -5
     with pytest.raises(PromptRejected, match=r"node 1 \(EmptyImage\).*width") as caught:
         await comfyui.run(graph, prompt_id=new_id())
@@ -105,13 +105,13 @@ async def test_a_partly_invalid_graph_is_rejected_and_its_valid_part_does_not_ru
     blocker_events: list[Event] = []
     blocker = asyncio.create_task(comfyui.run(slow(5), prompt_id=new_id(), on_event=blocker_events.append))
     await started(blocker_events)
-    graph = picture(save=True)
+    graph = make_image(save=True)
     graph["3"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "no-images"}}
     prompt_id = new_id()
     with pytest.raises(PromptRejected, match="node 3"):  # ComfyUI itself answers 200 and would run node 2
         await comfyui.run(graph, prompt_id=prompt_id)
     await blocker
-    await comfyui.run(picture(), prompt_id=new_id())
+    await comfyui.run(make_image(), prompt_id=new_id())
     assert await comfyui.history_entry(prompt_id) is None
 
 
@@ -124,7 +124,7 @@ async def test_a_failing_node_is_named_with_its_cause(comfyui: ComfyUI) -> None:
 
 
 async def test_a_blocked_node_does_not_fail_the_run(comfyui: ComfyUI) -> None:
-    graph = slow(1, "TestBlock") | {"3": picture()["1"]}
+    graph = slow(1, "TestBlock") | {"3": make_image()["1"]}
     graph["4"] = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
     result = await comfyui.run(graph, prompt_id=new_id())  # though ComfyUI sent execution_error on the way
     assert "4" in result.outputs
@@ -141,7 +141,7 @@ async def test_cancelling_a_queued_run_leaves_the_running_one_alone(comfyui: Com
     queued_id = new_id()
     running = asyncio.create_task(comfyui.run(slow(10), prompt_id=new_id(), on_event=events.append))
     await started(events)
-    queued = asyncio.create_task(comfyui.run(picture(), prompt_id=queued_id, on_event=waiting.append))
+    queued = asyncio.create_task(comfyui.run(make_image(), prompt_id=queued_id, on_event=waiting.append))
     await until(lambda: waiting)
     assert waiting == [Queued(1)]
     assert await comfyui.cancel(queued_id)
@@ -189,7 +189,7 @@ async def test_a_run_that_cannot_be_stopped_any_more_returns_its_result(comfyui:
 
 async def test_cancelling_what_is_done_or_unknown_says_so(comfyui: ComfyUI) -> None:
     prompt_id = new_id()
-    await comfyui.run(picture(), prompt_id=prompt_id)
+    await comfyui.run(make_image(), prompt_id=prompt_id)
     assert not await comfyui.cancel(prompt_id)
     assert not await comfyui.cancel(new_id())
 
@@ -214,7 +214,7 @@ async def test_a_prompt_that_somebody_deletes_is_lost_without_a_disconnect(
     prompt_id = new_id()
     running = asyncio.create_task(comfyui.run(slow(20), prompt_id=new_id(), on_event=events.append))
     await started(events)
-    queued = asyncio.create_task(comfyui.run(picture(), prompt_id=prompt_id))
+    queued = asyncio.create_task(comfyui.run(make_image(), prompt_id=prompt_id))
     await asyncio.sleep(0.1)
     async with aiohttp.ClientSession() as session, session.post(server.url + "/queue", json={"delete": [prompt_id]}):
         pass
@@ -226,8 +226,8 @@ async def test_a_prompt_that_somebody_deletes_is_lost_without_a_disconnect(
 
 async def test_many_runs_at_once_each_get_their_own_result(comfyui: ComfyUI) -> None:
     async def one(colour: int) -> None:
-        result = await comfyui.run(picture(colour=colour), prompt_id=new_id())
-        image = await fetch_picture(comfyui, result.outputs)
+        result = await comfyui.run(make_image(colour=colour), prompt_id=new_id())
+        image = await fetch_image(comfyui, result.outputs)
         assert image.getpixel((0, 0)) == (colour >> 16, colour >> 8 & 255, colour & 255)
 
     await asyncio.gather(*(one(0x100000 + number * 257) for number in range(40)))
@@ -238,7 +238,7 @@ async def test_the_same_id_cannot_be_followed_twice(comfyui: ComfyUI) -> None:
     run = asyncio.create_task(comfyui.run(slow(3), prompt_id=prompt_id))
     await asyncio.sleep(0.05)
     with pytest.raises(ValueError, match="already"):
-        await comfyui.run(picture(), prompt_id=prompt_id)
+        await comfyui.run(make_image(), prompt_id=prompt_id)
     await run
 
 
@@ -255,7 +255,7 @@ async def test_a_run_that_another_process_sent_can_be_followed(comfyui: ComfyUI,
         await comfyui.attach(new_id())
 
 
-async def test_an_uploaded_picture_can_be_viewed(comfyui: ComfyUI) -> None:
+async def test_an_uploaded_image_can_be_viewed(comfyui: ComfyUI) -> None:
     data = io.BytesIO()
     Image.new("RGB", (3, 2)).save(data, "PNG")
     name = await comfyui.upload_image(data.getvalue(), "three by two.png")
@@ -291,10 +291,10 @@ async def test_a_run_survives_a_dropped_websocket(server: ManagedComfyUI) -> Non
 
 async def test_a_run_survives_a_websocket_that_falls_silent_and_it_is_replaced(server: ManagedComfyUI) -> None:
     async with TcpProxy(server.port) as proxy, ComfyUI(proxy.url) as client:
-        await client.run(picture(), prompt_id=new_id())
+        await client.run(make_image(), prompt_id=new_id())
         proxy.mute = True
         began = time.monotonic()
-        assert (await client.run(picture(), prompt_id=new_id())).outputs
+        assert (await client.run(make_image(), prompt_id=new_id())).outputs
         assert time.monotonic() - began < 2.5
         proxy.mute = False
         await until(lambda: proxy.websockets_seen == 2)
@@ -307,7 +307,7 @@ async def test_a_run_needs_no_websocket(server: ManagedComfyUI) -> None:
     async with TcpProxy(server.port) as proxy:
         proxy.refuse_websocket = True
         async with ComfyUI(proxy.url) as client:
-            graph = picture()
+            graph = make_image()
             first = await client.run(graph, prompt_id=new_id())
             assert (await client.run(graph, prompt_id=new_id())).outputs == first.outputs
             with pytest.raises(NodeFailed):
@@ -316,7 +316,7 @@ async def test_a_run_needs_no_websocket(server: ManagedComfyUI) -> None:
 
 async def test_a_prompt_whose_answer_is_lost_runs_once(server: ManagedComfyUI) -> None:
     async with TcpProxy(server.port) as proxy, ComfyUI(proxy.url) as client:
-        await client.run(picture(), prompt_id=new_id())
+        await client.run(make_image(), prompt_id=new_id())
         before = len(await client.get_json("/history"))
         prompt_id = new_id()
         proxy.lose_answer = True
@@ -331,7 +331,7 @@ async def test_a_server_that_is_not_there_is_reported_at_once() -> None:
     began = time.monotonic()
     async with ComfyUI(f"http://127.0.0.1:{free_port()}") as client:
         with pytest.raises(ComfyUIUnavailable, match="does not answer at"):
-            await client.run(picture(), prompt_id=new_id())
+            await client.run(make_image(), prompt_id=new_id())
     assert time.monotonic() - began < 2
 
 

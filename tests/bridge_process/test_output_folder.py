@@ -9,7 +9,7 @@ import pytest
 from bridge.comfyui import ComfyUI, ComfyUIError, ComfyUIUnavailable
 from bridge.comfyui.output_folder import SMALL_BYTES
 from bridge.service.comfyui import ARGUMENTS_VARIABLE, ManagedComfyUI, free_port, output_directory
-from tests.bridge_process.graphs import new_id, picture
+from tests.bridge_process.graphs import make_image, new_id
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(server: ManagedComfyUI) -> Path:
 
 
 async def saved(comfyui: ComfyUI) -> dict[str, str]:
-    result = await comfyui.run(picture(save=True), prompt_id=new_id())
+    result = await comfyui.run(make_image(save=True), prompt_id=new_id())
     return result.outputs["2"]["images"][0]
 
 

@@ -241,8 +241,8 @@ def running(client: ImageGenClient, job_id: str) -> None:
     until(lambda: client.job(job_id).status == "running")
 
 
-def picture(client: ImageGenClient, job_id: str) -> bytes:
-    """The first picture of a job."""
+def make_image(client: ImageGenClient, job_id: str) -> bytes:
+    """The first image of a job."""
     answer = requests.get(f"{client.url}/v1/jobs/{job_id}/images/0", timeout=30)
     assert answer.status_code == 200, answer.text
     return answer.content

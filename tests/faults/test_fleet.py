@@ -14,7 +14,7 @@ import pytest
 from bridge.client.client import ImageGenClient
 from bridge.contract.workers import WorkerEntry
 from bridge.service.installer import Installation
-from tests.faults.cluster import Cluster, ended, picture, running, submit, until
+from tests.faults.cluster import Cluster, ended, make_image, running, submit, until
 
 _colors = itertools.count(1)
 GATEWAYS = ("gateway", "gateway2")
@@ -62,7 +62,7 @@ def test_all_workers_share_the_queue_and_either_gateway_tells_of_every_job(
     assert [state.status for state in states] == ["done"] * len(jobs)
     assert {state.worker for state in states} == set(WORKERS)
     for job_id in jobs:
-        assert picture(clients[0], job_id) == picture(clients[1], job_id)
+        assert make_image(clients[0], job_id) == make_image(clients[1], job_id)
     runs = Counter(job_id for name in WORKERS for job_id in cluster.runs(f"comfyui-{name}"))
     assert runs == dict.fromkeys(jobs, 1)
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from bridge.broker.connection import Names, connect
-from bridge.broker.images import PictureStore
+from bridge.broker.images import ImageStore
 from bridge.broker.jobs import JobQueue
 from bridge.contract.errors import StorageFull, Unavailable, UnknownJob
 from bridge.contract.messages import Job, JobKind
@@ -21,17 +21,17 @@ from tests.faults.cluster import Cluster
 ROOM = 3 * 1024 * 1024
 
 
-async def test_without_room_a_picture_is_refused_with_that_cause_and_jobs_are_told_to_come_back(
+async def test_without_room_a_image_is_refused_with_that_cause_and_jobs_are_told_to_come_back(
     installation: Installation, tmp_path: Path
 ) -> None:
     cluster = Cluster(tmp_path / "full", installation, jetstream={"max_file_store": ROOM})
     try:
         cluster.wait_nats()
         nc = await connect(cluster.nats_url, "test")
-        store = PictureStore(nc.jetstream(), "pictures", max_bytes=-1)
+        store = ImageStore(nc.jetstream(), "images", max_bytes=-1)
         await store.open(max_age_s=3600)
         kept = await store.put("a", os.urandom(1_000_000))
-        with pytest.raises(StorageFull, match="no room for the picture"):
+        with pytest.raises(StorageFull, match="no room for the image"):
             await asyncio.gather(*(store.put(f"b{number}", os.urandom(1_000_000)) for number in range(8)))
         assert len(await store.get(kept)) == 1_000_000  # What was there is still there.
         await nc.close()
@@ -39,14 +39,14 @@ async def test_without_room_a_picture_is_refused_with_that_cause_and_jobs_are_to
         cluster.close()
 
 
-async def test_a_store_over_its_size_drops_the_oldest_pictures_and_takes_the_new(
+async def test_a_store_over_its_size_drops_the_oldest_images_and_takes_the_new(
     installation: Installation, tmp_path: Path
 ) -> None:
     cluster = Cluster(tmp_path / "bounded", installation)
     try:
         cluster.wait_nats()
         nc = await connect(cluster.nats_url, "test")
-        store = PictureStore(nc.jetstream(), "pictures", max_bytes=ROOM)
+        store = ImageStore(nc.jetstream(), "images", max_bytes=ROOM)
         await store.open(max_age_s=3600)
         images = [await store.put(str(number), os.urandom(700_000)) for number in range(8)]
         assert len(await store.get(images[-1])) == 700_000
@@ -64,32 +64,32 @@ async def test_a_server_with_little_room_gets_a_smaller_store(installation: Inst
     try:
         cluster.wait_nats()
         nc = await connect(cluster.nats_url, "test")
-        store = PictureStore(nc.jetstream(), "pictures", max_bytes=1024**3)
+        store = ImageStore(nc.jetstream(), "images", max_bytes=1024**3)
         await store.open(max_age_s=3600)
-        assert (await nc.jetstream().stream_info("OBJ_pictures")).config.max_bytes == 256 * 1024**2
+        assert (await nc.jetstream().stream_info("OBJ_images")).config.max_bytes == 256 * 1024**2
         await nc.close()
     finally:
         cluster.close()
 
 
-async def test_any_object_store_client_reads_a_picture_and_twice_stored_is_stored_once(
+async def test_any_object_store_client_reads_a_image_and_twice_stored_is_stored_once(
     installation: Installation, tmp_path: Path
 ) -> None:
     cluster = Cluster(tmp_path / "plain", installation)
     try:
         cluster.wait_nats()
         nc = await connect(cluster.nats_url, "test")
-        store = PictureStore(nc.jetstream(), "pictures")
+        store = ImageStore(nc.jetstream(), "images")
         await store.open(max_age_s=3600)
         data = os.urandom(1_300_000)  # three chunks
         first, again = await store.put("x/0.png", data), await store.put("x/0.png", data)
         assert first == again
         assert await store.get(first) == data
-        plain = await nc.jetstream().object_store("pictures")
+        plain = await nc.jetstream().object_store("images")
         found = await plain.get("x/0.png")
         assert found.data == data
         assert found.info.digest == first.digest
-        state = (await nc.jetstream().stream_info("OBJ_pictures")).state
+        state = (await nc.jetstream().stream_info("OBJ_images")).state
         assert state.messages == 4  # three chunks and the record of them
         await nc.close()
     finally:

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from bridge.client.client import ClientError, ImageGenClient
-from tests.faults.cluster import Cluster, ended, picture, running, submit, until
+from tests.faults.cluster import Cluster, ended, make_image, running, submit, until
 
 _colors = itertools.count(1)
 
@@ -39,7 +39,7 @@ def test_a_killed_process_costs_a_job_nothing_but_time(
     state = ended(client, job_id)
     assert state.status == "done", state.error
     assert len(state.images) == 1
-    assert picture(client, job_id).startswith(b"\x89PNG")
+    assert make_image(client, job_id).startswith(b"\x89PNG")
     assert runs(cluster, job_id) == 1
     assert state.attempts <= 1
 
@@ -65,7 +65,7 @@ def test_everything_killed_at_once_comes_back_with_its_jobs(cluster: Cluster, cl
     for job_id in jobs:
         state = ended(client, job_id, timeout_s=120)
         assert state.status == "done", state.error
-        assert picture(client, job_id)
+        assert make_image(client, job_id)
 
 
 def test_a_request_that_waits_is_answered_through_a_restart_of_the_broker(

@@ -11,7 +11,7 @@ import requests
 
 from bridge.client.client import ImageGenClient
 from bridge.service.installer import Installation
-from tests.faults.cluster import GRAPH, Cluster, ended, picture, running, submit, until
+from tests.faults.cluster import GRAPH, Cluster, ended, make_image, running, submit, until
 
 _colors = itertools.count(1)
 
@@ -142,4 +142,4 @@ def test_jobs_among_kills_at_random_moments_all_end_once_and_truly(cluster: Clus
     for job_id in jobs:
         state = ended(client, job_id)
         assert state.status == "done", state.error
-        assert picture(client, job_id)
+        assert make_image(client, job_id)

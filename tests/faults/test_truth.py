@@ -26,7 +26,7 @@ from bridge.contract.messages import Job, JobEvent, JobKind, JobStatus
 from bridge.gateway.cancellation import cancel
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.worker.worker import Worker
-from tests.faults.cluster import MODE, Cluster, ended, picture, submit
+from tests.faults.cluster import MODE, Cluster, ended, make_image, submit
 
 _colors = itertools.count(1)
 
@@ -100,11 +100,11 @@ async def test_previews_are_sent_only_while_somebody_asks_for_them(nc: Client, c
     assert Image.open(io.BytesIO(base64.b64decode(previews[0].image_b64))).format == "JPEG"
 
 
-def test_a_job_that_comes_wholly_from_the_cache_has_its_picture(client: ImageGenClient) -> None:
+def test_a_job_that_comes_wholly_from_the_cache_has_its_image(client: ImageGenClient) -> None:
     color = next(_colors)
     first, second = (submit(client, steps=3, color=color) for _ in range(2))
     assert [ended(client, job_id).status for job_id in (first, second)] == ["done", "done"]
-    assert picture(client, first) == picture(client, second)
+    assert make_image(client, first) == make_image(client, second)
 
 
 def test_a_full_disk_is_the_cause_that_the_caller_reads(client: ImageGenClient) -> None:
@@ -151,7 +151,7 @@ def work(submitted_at: float, **parameters: object) -> Job:
 
 async def test_a_job_that_was_cancelled_a_moment_ago_is_not_drawn(cluster: Cluster, nc: Client) -> None:
     """The worker begins with a job that is so young before it has read its state."""
-    small = Retention(jobs_bytes=2**24, pictures_bytes=2**25)  # beside those of the cluster on one server
+    small = Retention(jobs_bytes=2**24, images_bytes=2**25)  # beside those of the cluster on one server
     queue = await JobQueue.open(nc, max_pending=4, names=Names("young"), retention=small)
     job = work(time.time() + 0.2, steps=50)
     await queue.submit(job)
@@ -170,7 +170,7 @@ async def test_a_clock_that_is_set_while_a_job_runs_changes_nothing(
 ) -> None:
     """The worker's own clock jumps by a day; a worker in this process, with a queue of its own."""
     names = Names(f"clock.{'ahead' if jump_s > 0 else 'back'}")
-    small = Retention(jobs_bytes=2**24, pictures_bytes=2**25)  # beside those of the cluster on one server
+    small = Retention(jobs_bytes=2**24, images_bytes=2**25)  # beside those of the cluster on one server
     queue = await JobQueue.open(nc, max_pending=4, names=names, retention=small)
     job = work(time.time())
     async with own_worker(cluster, queue):

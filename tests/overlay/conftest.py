@@ -136,7 +136,7 @@ class RunningOverlay:
     person: Person
     start: Callable[..., subprocess.Popen[bytes]]
     config: Path
-    pictures: Path
+    images: Path
 
 
 @pytest.fixture
@@ -144,9 +144,9 @@ def run_overlay(
     desktop: Desktop, own_service: OwnService, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[RunningOverlay]]:
     """Start an overlay with settings of its own, showing nothing yet; more variables may be given."""
-    pictures = tmp_path / "Pictures"
+    images = tmp_path / "Images"
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "user-dirs.dirs").write_text(f'XDG_PICTURES_DIR="{pictures}"\n')
+    (tmp_path / "config" / "user-dirs.dirs").write_text(f'XDG_PICTURES_DIR="{images}"\n')
     environment = {
         **desktop.environment,
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
@@ -163,7 +163,7 @@ def run_overlay(
         first = start("--hidden")
         eventually(lambda: owned(desktop), "the overlay's name on the bus")
         try:
-            yield RunningOverlay(Person(APPLICATION), start, tmp_path / "config", pictures)
+            yield RunningOverlay(Person(APPLICATION), start, tmp_path / "config", images)
         finally:
             first.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager
 from tests.overlay.conftest import Desktop, OwnService, RunningOverlay
 from tests.overlay.desktop import Hands, Person, eventually
 
-BAR, WINDOW = "NeuroLux", "Generate a picture"
-FORM = ["Prompt", "Model", "Size", "Pictures", "Steps", "Guidance", "Seed", "Another seed", "Keep this seed"]
-PICTURE = ["Save", "Save as", "Copy", "Open folder", "Again", "Reuse settings", "Delete"]
-TAB_ORDER = [*FORM, "Output format", "Generate", *PICTURE, "orange star", "Menu", "Mode"]
+BAR, WINDOW = "NeuroLux", "Generate an image"
+FORM = ["Prompt", "Model", "Size", "Images", "Steps", "Guidance", "Seed", "Another seed", "Keep this seed"]
+IMAGE = ["Save", "Save as", "Copy", "Open folder", "Again", "Reuse settings", "Delete"]
+TAB_ORDER = [*FORM, "Output format", "Generate", *IMAGE, "orange star", "Menu", "Mode"]
 
 
 def open_window(overlay: RunningOverlay, hands: Hands, prompt: str = "") -> None:
@@ -35,7 +35,7 @@ def has_the_keyboard(person: Person, name: str, role: str | None = None) -> bool
 def test_everything_that_can_have_the_keyboard_has_a_name(overlay: RunningOverlay, hands: Hands) -> None:
     person = overlay.person
     assert overlay.start("--toggle").wait(20) == 0
-    person.find("Describe a picture", "text")
+    person.find("Describe an image", "text")
     assert person.unnamed() == []
     hands.press("Escape")
     open_window(overlay, hands)
@@ -46,18 +46,18 @@ def test_everything_that_can_have_the_keyboard_has_a_name(overlay: RunningOverla
     person.find("Cancel orange star", "push button")
     assert person.unnamed() == []
     person.press("Vary", timeout_s=60)
-    person.find("Picture", "panel")
+    person.find("Image", "panel")
     assert person.unnamed() == []
 
 
-def test_a_picture_is_drawn_saved_copied_deleted_and_taken_back_by_keys_alone(
+def test_a_image_is_drawn_saved_copied_deleted_and_taken_back_by_keys_alone(
     overlay: RunningOverlay, hands: Hands, desktop: Desktop
 ) -> None:
     person = overlay.person
     open_window(overlay, hands, "orange star")
     person.find("Save", "push button", timeout_s=60)
     hands.press("Control+s")
-    [saved] = eventually(lambda: list(overlay.pictures.rglob("orange-star-*.png")), "the saved picture")
+    [saved] = eventually(lambda: list(overlay.images.rglob("orange-star-*.png")), "the saved image")
     hands.press("Control+c")
     person.find("Copied")
     paste = ["xclip", "-selection", "clipboard", "-t", "image/png", "-o"]
@@ -73,7 +73,7 @@ def test_a_picture_is_drawn_saved_copied_deleted_and_taken_back_by_keys_alone(
     eventually(lambda: person.text(prompt) == "orange star", "the prompt before")
     hands.press("Down")
     eventually(lambda: person.text(prompt) == "green star, white background", "the newer prompt")
-    eventually(lambda: person.see("Cancel", "push button") is None, "the second picture", 60)
+    eventually(lambda: person.see("Cancel", "push button") is None, "the second image", 60)
 
     hands.press("Control+Delete")
     eventually(lambda: not person.see("green star", "push button"), "the thumbnail goes away")
@@ -83,7 +83,7 @@ def test_a_picture_is_drawn_saved_copied_deleted_and_taken_back_by_keys_alone(
     eventually(lambda: WINDOW not in hands.windows(), "Escape hides the window")
 
 
-def test_tab_goes_through_form_picture_and_history_in_reading_order(
+def test_tab_goes_through_form_image_and_history_in_reading_order(
     overlay: RunningOverlay, own_service: OwnService, hands: Hands
 ) -> None:
     with own_service.client() as client:

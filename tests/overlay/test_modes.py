@@ -1,4 +1,4 @@
-"""The form of a mode that takes a picture: it is offered on a finished one, filled with it, and sent."""
+"""The form of a mode that takes an image: it is offered on a finished one, filled with it, and sent."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ GRAPH = {
 
 @pytest.fixture
 def negative_mode(own_service: OwnService) -> Iterator[None]:
-    """An image-to-image mode of the user's own, of stock nodes: it turns the colours of a picture round."""
+    """An image-to-image mode of the user's own, of stock nodes: it turns the colours of an image round."""
     path = own_service.settings.workflows / f"{MODE}.json"
     path.write_text(json.dumps(GRAPH))
     yield
     path.unlink()
 
 
-def test_a_finished_picture_is_varied_by_the_mode_that_takes_pictures(
+def test_a_finished_image_is_varied_by_the_mode_that_takes_images(
     own_service: OwnService, negative_mode: None, overlay: RunningOverlay
 ) -> None:
     person = overlay.person
     overlay.start("--generate", "white heart, black background").wait(20)
     person.press("Save", timeout_s=60)
-    [drawn] = eventually(lambda: list(overlay.pictures.rglob("*.png")), "a saved picture")
+    [drawn] = eventually(lambda: list(overlay.images.rglob("*.png")), "a saved image")
     person.press("Vary")
     person.find("Gently")
     eventually(lambda: person.see("Prompt", "text") is None, "the form of a mode without a prompt")
     person.press("Generate")
     with own_service.client() as client:
         newest = eventually(
-            lambda: next((job for job in client.jobs(mode=MODE, status="done")), None), "the varied picture", 60
+            lambda: next((job for job in client.jobs(mode=MODE, status="done")), None), "the varied image", 60
         )
         with Image.open(io.BytesIO(client.job_images(newest.job_id)[0])) as varied, Image.open(drawn) as before:
             both = ImageChops.add(varied.convert("RGB"), before.convert("RGB"))

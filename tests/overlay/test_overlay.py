@@ -15,13 +15,13 @@ from bridge.service.runtime import running_service
 from tests.overlay.conftest import OwnService, RunningOverlay
 from tests.overlay.desktop import eventually
 
-BAR = "Describe a picture"
+BAR = "Describe an image"
 
 
 def open_dialog(overlay: RunningOverlay) -> None:
     """As the shortcut and the 🎨 button do."""
     overlay.start("--toggle").wait(20)
-    overlay.person.press("Generate a picture")
+    overlay.person.press("Generate an image")
     overlay.person.find("Generate", "push button")
 
 
@@ -34,9 +34,7 @@ def test_a_second_process_toggles_the_bar_of_the_first(overlay: RunningOverlay) 
     eventually(lambda: person.see(BAR) is None, "the bar is hidden again")
 
 
-def test_a_prompt_becomes_a_picture_that_is_saved_with_its_seed(
-    overlay: RunningOverlay, own_service: OwnService
-) -> None:
+def test_a_prompt_becomes_a_image_that_is_saved_with_its_seed(overlay: RunningOverlay, own_service: OwnService) -> None:
     person = overlay.person
     open_dialog(overlay)
     person.write("Prompt", "red apple, blue background")
@@ -44,16 +42,16 @@ def test_a_prompt_becomes_a_picture_that_is_saved_with_its_seed(
     person.press("Generate", timeout_s=60)
     person.find("Progress", "progress bar")
     person.press("Save", timeout_s=60)
-    saved = eventually(lambda: list(overlay.pictures.rglob("*.png")), "a saved picture")[0]
+    saved = eventually(lambda: list(overlay.images.rglob("*.png")), "a saved image")[0]
     assert saved.name.startswith("red-apple-blue-background-starter-")
-    with Image.open(saved) as picture:
-        graph: dict[str, Any] = json.loads(picture.info["prompt"])
-        red, green, blue = picture.convert("RGB").resize((1, 1), box=(0, 0, 8, 8)).getpixel((0, 0))  # type: ignore[misc]
+    with Image.open(saved) as image:
+        graph: dict[str, Any] = json.loads(image.info["prompt"])
+        red, green, blue = image.convert("RGB").resize((1, 1), box=(0, 0, 8, 8)).getpixel((0, 0))  # type: ignore[misc]
     assert blue > red
     seeds = [node["inputs"]["value"] for node in graph.values() if node["class_type"] == "NeuroLuxSeedParameter"]
     assert seeds == [int(saved.stem.rsplit("-", 1)[1])]
     person.press("Save")
-    eventually(lambda: len(list(overlay.pictures.rglob("*.png"))) == 2, "a second file rather than an overwritten one")
+    eventually(lambda: len(list(overlay.images.rglob("*.png"))) == 2, "a second file rather than an overwritten one")
 
 
 def test_cancel_stops_the_job_at_the_bridge(overlay: RunningOverlay, own_service: OwnService) -> None:
@@ -69,7 +67,7 @@ def test_cancel_stops_the_job_at_the_bridge(overlay: RunningOverlay, own_service
     assert (newest.parameters["prompt"], newest.status) == ("a slow cat", "cancelled")
 
 
-def test_a_service_that_dies_in_mid_job_is_waited_for_and_the_picture_arrives(
+def test_a_service_that_dies_in_mid_job_is_waited_for_and_the_image_arrives(
     overlay: RunningOverlay, own_service: OwnService
 ) -> None:
     person = overlay.person
@@ -86,7 +84,7 @@ def test_a_service_that_dies_in_mid_job_is_waited_for_and_the_picture_arrives(
     person.find("Save", "push button", timeout_s=120)
 
 
-def test_past_pictures_are_there_after_a_restart_and_a_deleted_one_can_be_taken_back(
+def test_past_images_are_there_after_a_restart_and_a_deleted_one_can_be_taken_back(
     overlay: RunningOverlay, own_service: OwnService
 ) -> None:
     with own_service.client() as client:
@@ -101,7 +99,7 @@ def test_past_pictures_are_there_after_a_restart_and_a_deleted_one_can_be_taken_
     person.find("green tulip, yellow background", "push button")
 
 
-async def forget_pictures(service: OwnService) -> None:
+async def forget_images(service: OwnService) -> None:
     """What the retention does after a day."""
     runtime = running_service(service.settings)
     assert runtime
@@ -110,12 +108,12 @@ async def forget_pictures(service: OwnService) -> None:
     await nc.close()
 
 
-async def test_a_past_picture_that_is_not_kept_any_more_says_so(
+async def test_a_past_image_that_is_not_kept_any_more_says_so(
     run_overlay: Callable[..., AbstractContextManager[RunningOverlay]], own_service: OwnService
 ) -> None:
     with own_service.client() as client:
         client.generate("white daisy, green background")
-    await forget_pictures(own_service)
+    await forget_images(own_service)
     with run_overlay() as overlay:
         person = overlay.person
         open_dialog(overlay)

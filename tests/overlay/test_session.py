@@ -20,29 +20,29 @@ from tests.overlay.desktop import Hands, eventually
 from tests.overlay.drop_target import DROPPED, HOVERED, TITLE
 from tests.overlay.notification_daemon import NotificationDaemon, notification_daemon
 
-BAR, WINDOW = "NeuroLux", "Generate a picture"
+BAR, WINDOW = "NeuroLux", "Generate an image"
 PROMPT = "orange fish, white background"
-READY = "Your picture is ready"
+READY = "Your image is ready"
 
 
 @pytest.fixture(scope="session")
-def picture(own_service: OwnService) -> bytes:
-    """A picture that the service has drawn: the newest of the history."""
+def make_image(own_service: OwnService) -> bytes:
+    """An image that the service has drawn: the newest of the history."""
     with own_service.client() as client:
         answer = client.generate(PROMPT, seed=11)
         return client.images(answer)[0]
 
 
 @pytest.fixture
-def shown(overlay: RunningOverlay, picture: bytes, hands: Hands) -> RunningOverlay:
-    """The window with that picture in it, and the keyboard in its prompt."""
-    show_picture(overlay, hands)
+def shown(overlay: RunningOverlay, image: bytes, hands: Hands) -> RunningOverlay:
+    """The window with that image in it, and the keyboard in its prompt."""
+    show_image(overlay, hands)
     return overlay
 
 
-def show_picture(overlay: RunningOverlay, hands: Hands) -> None:
+def show_image(overlay: RunningOverlay, hands: Hands) -> None:
     assert overlay.start("--toggle").wait(20) == 0
-    overlay.person.press("Generate a picture")
+    overlay.person.press("Generate an image")
     eventually(lambda: hands.active_window() == WINDOW, "the window has the keyboard")
     overlay.person.find("Save", "push button")
     thumbnail = overlay.person.find(PROMPT, "push button")
@@ -70,27 +70,27 @@ def test_the_bar_stays_above_other_windows_every_time_it_is_shown(
         eventually(lambda: BAR not in hands.windows(), "Escape hides it")
 
 
-def test_ctrl_c_puts_the_picture_with_its_metadata_on_the_clipboard_for_other_programs(
-    shown: RunningOverlay, hands: Hands, desktop: Desktop, picture: bytes
+def test_ctrl_c_puts_the_image_with_its_metadata_on_the_clipboard_for_other_programs(
+    shown: RunningOverlay, hands: Hands, desktop: Desktop, image: bytes
 ) -> None:
     hands.press("Control+c")
     shown.person.find("Copied")
     paste = ["xclip", "-selection", "clipboard", "-t", "image/png", "-o"]
     pasted = subprocess.run(paste, env=desktop.environment, capture_output=True, check=True, timeout=20).stdout
-    assert pasted == picture
+    assert pasted == image
     assert seed_of(pasted) == [11]
 
 
 def test_save_as_suggests_a_name_and_remembers_the_folder_and_ctrl_s_saves_there_and_overwrites_nothing(
-    shown: RunningOverlay, hands: Hands, picture: bytes
+    shown: RunningOverlay, hands: Hands, image: bytes
 ) -> None:
     hands.press("Control+Shift+s")
-    eventually(lambda: hands.active_window() == "Save picture", "the dialog has the keyboard")
-    saved = shown.pictures / "NeuroLux" / "orange-fish-white-background-starter-11.png"
+    eventually(lambda: hands.active_window() == "Save image", "the dialog has the keyboard")
+    saved = shown.images / "NeuroLux" / "orange-fish-white-background-starter-11.png"
     shown.person.find("Name", "text")
     hands.press("Return")
     eventually(saved.is_file, "the saved file")
-    assert saved.read_bytes() == picture
+    assert saved.read_bytes() == image
     settings = shown.config / "neurolux-imagegen" / "overlay.json"
     eventually(lambda: json.loads(settings.read_text())["save_folder"] == str(saved.parent), "the folder is remembered")
 
@@ -98,26 +98,26 @@ def test_save_as_suggests_a_name_and_remembers_the_folder_and_ctrl_s_saves_there
     hands.press("Control+s")
     second = saved.with_name("orange-fish-white-background-starter-11 (2).png")
     eventually(second.is_file, "a second file")
-    assert second.read_bytes() == picture
+    assert second.read_bytes() == image
 
 
-def test_ctrl_delete_removes_the_picture_and_the_message_takes_it_back(shown: RunningOverlay, hands: Hands) -> None:
+def test_ctrl_delete_removes_the_image_and_the_message_takes_it_back(shown: RunningOverlay, hands: Hands) -> None:
     hands.press("Control+Delete")
     eventually(lambda: not shown.person.see(PROMPT, "push button"), "the thumbnail goes away")
     shown.person.press("Undo")
     shown.person.find(PROMPT, "push button")
 
 
-def test_a_drag_offers_the_picture_and_a_file_with_a_good_name(
-    desktop: Desktop, picture: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_drag_offers_the_image_and_a_file_with_a_good_name(
+    desktop: Desktop, image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from overlay.ui import pictures
+    from overlay.ui import images
 
-    monkeypatch.setattr(pictures.GLib, "get_user_cache_dir", lambda: str(tmp_path))
-    offered = pictures.drag_content(picture, "image/png", "orange-fish-starter-11.png").ref_formats()
+    monkeypatch.setattr(images.GLib, "get_user_cache_dir", lambda: str(tmp_path))
+    offered = images.drag_content(image, "image/png", "orange-fish-starter-11.png").ref_formats()
     assert {"image/png", "text/uri-list"} <= set(offered.get_mime_types())
     assert [(path.name, path.read_bytes()) for path in tmp_path.rglob("*.png")] == [
-        ("orange-fish-starter-11.png", picture)
+        ("orange-fish-starter-11.png", image)
     ]
 
 
@@ -133,8 +133,8 @@ def drop_target(desktop: Desktop, tmp_path: Path) -> Iterator[Path]:
     process.wait(10)
 
 
-def test_a_picture_dragged_into_another_program_arrives_there_as_a_file(
-    shown: RunningOverlay, drop_target: Path, hands: Hands, picture: bytes
+def test_a_image_dragged_into_another_program_arrives_there_as_a_file(
+    shown: RunningOverlay, drop_target: Path, hands: Hands, image: bytes
 ) -> None:
     eventually(lambda: TITLE in hands.windows(), "the other program's window")
     hands.place(WINDOW, 0, 0)
@@ -147,7 +147,7 @@ def test_a_picture_dragged_into_another_program_arrives_there_as_a_file(
         lambda: [line for line in drop_target.read_text().splitlines() if line.startswith(DROPPED)], "the drop"
     )
     dropped = Path(line.removeprefix(DROPPED))
-    assert (dropped.name, dropped.read_bytes()) == ("orange-fish-white-background-starter-11.png", picture)
+    assert (dropped.name, dropped.read_bytes()) == ("orange-fish-white-background-starter-11.png", image)
 
 
 @pytest.fixture
@@ -157,15 +157,15 @@ def notifications(desktop: Desktop) -> Iterator[NotificationDaemon]:
         yield daemon
 
 
-def test_a_picture_that_is_ready_while_hidden_is_told_with_save_and_open(
+def test_a_image_that_is_ready_while_hidden_is_told_with_save_and_open(
     notifications: NotificationDaemon, overlay: RunningOverlay, hands: Hands
 ) -> None:
     saved_or_opened: dict[str, Callable[[], object]] = {
-        "Save": lambda: list(overlay.pictures.rglob("green-frog*.png")),
+        "Save": lambda: list(overlay.images.rglob("green-frog*.png")),
         "Open": lambda: WINDOW in hands.windows(),
     }
     assert overlay.start("--toggle").wait(20) == 0
-    overlay.person.press("Generate a picture")
+    overlay.person.press("Generate an image")
     steps = overlay.person.find("Steps", "spin button")
     assert steps.get_value_iface().set_current_value(50)  # so that there is time to hide the window
     for number, (label, happens) in enumerate(saved_or_opened.items()):
@@ -180,19 +180,19 @@ def test_a_picture_that_is_ready_while_hidden_is_told_with_save_and_open(
         eventually(happens, f"what {label} says")
 
 
-def test_a_notification_that_is_older_than_the_overlay_still_saves_its_picture(
+def test_a_notification_that_is_older_than_the_overlay_still_saves_its_image(
     notifications: NotificationDaemon, overlay: RunningOverlay, own_service: OwnService, desktop: Desktop, hands: Hands
 ) -> None:
     with own_service.client() as client:
         answer = client.generate("blue fish", seed=5)
-        picture = client.images(answer)[0]
+        image = client.images(answer)[0]
     press = ["gapplication", "action", APPLICATION, "save-job"]
     subprocess.run([*press, f"'{answer.job_id}'"], env=desktop.environment, check=True, timeout=20)
-    [saved] = eventually(lambda: list(overlay.pictures.rglob("*.png")), "the saved picture")
-    assert (saved.name, saved.read_bytes()) == ("blue-fish-starter-5.png", picture)
+    [saved] = eventually(lambda: list(overlay.images.rglob("*.png")), "the saved image")
+    assert (saved.name, saved.read_bytes()) == ("blue-fish-starter-5.png", image)
     eventually(lambda: notifications.titled(f"Saved as {saved.name}"), "the desktop says so")
     subprocess.run([*press, "'gone'"], env=desktop.environment, check=True, timeout=20)
-    eventually(lambda: notifications.titled("The picture could not be saved"), "the desktop says why not")
+    eventually(lambda: notifications.titled("The image could not be saved"), "the desktop says why not")
     assert WINDOW not in hands.windows()
 
 

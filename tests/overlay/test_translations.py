@@ -11,9 +11,9 @@ from tests.overlay.conftest import REPOSITORY, RunningOverlay
 
 TEMPLATE = REPOSITORY / "overlay" / "locale" / "neurolux-overlay.pot"
 GERMAN = {
-    "Generate a picture": "Ein Bild erzeugen",  # in a .ui file
+    "Generate an image": "Ein Bild erzeugen",  # in a .ui file
     "Generate": "Erzeugen",
-    "No picture yet": "Noch kein Bild",
+    "No image yet": "Noch kein Bild",
     "Model": "Modell",  # in Python
     "Size": "Größe",
 }

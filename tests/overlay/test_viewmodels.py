@@ -26,7 +26,7 @@ from overlay.viewmodels.sizes import size_presets
 SCHEMA: dict[str, Any] = {
     "title": "Text to image",
     "properties": {
-        "prompt": {"type": "string", "default": "red apple", "description": "What the picture shows."},
+        "prompt": {"type": "string", "default": "red apple", "description": "What the image shows."},
         "negative_prompt": {"type": "string", "default": ""},
         "model": {"type": "string"},
         "width": {"type": "integer", "default": 0, "minimum": 0, "maximum": 4096},
@@ -131,7 +131,7 @@ def test_what_is_wrong_names_the_value_and_what_would_be_right(form: GenerateFor
     assert form.set("height", 4000) == "Height 4000 is above 256"
 
 
-def test_a_mode_of_pictures_files_and_switches_makes_its_form() -> None:
+def test_a_mode_of_images_files_and_switches_makes_its_form() -> None:
     schema: dict[str, Any] = {
         "title": "Own",
         "properties": {
@@ -155,7 +155,7 @@ def test_a_mode_of_pictures_files_and_switches_makes_its_form() -> None:
         "strength": FieldKind.NUMBER,
     }
     assert form.field("method").choices == ("area", "lanczos")
-    assert form.problems() == {"image": "Picture is empty"}
+    assert form.problems() == {"image": "Image is empty"}
     assert form.value("smooth") is True
     form.set("image", "data:image/png;base64,AA==")
     form.set("dataset", "data:application/zip;base64,AA==")
@@ -168,7 +168,7 @@ def test_a_mode_of_pictures_files_and_switches_makes_its_form() -> None:
     }
     assert form.to_remember() == {"smooth": False}
     form.set("image", None)
-    assert form.problems() == {"image": "Picture is empty"}
+    assert form.problems() == {"image": "Image is empty"}
     assert (form.prompt, form.needs_only_a_prompt) == ("", False)
 
 
@@ -184,7 +184,7 @@ def test_each_result_is_shown_and_saved_as_what_it_is() -> None:
     shown = [from_card(card, {}, index) for index in range(len(names))]
     assert all(each.mime.startswith(mime) for each, mime in zip(shown, names.values(), strict=True))
     assert [each.file_name.rpartition(".")[2] for each in shown] == [name.partition(".")[2] for name in names]
-    assert [each.is_picture for each in shown] == [True, True, False, False]
+    assert [each.is_image for each in shown] == [True, True, False, False]
 
 
 def test_a_seed_is_sent_only_while_it_is_locked(form: GenerateForm) -> None:
@@ -217,9 +217,9 @@ def test_damaged_preferences_are_defaults_and_keep_what_fits(tmp_path: Path) -> 
     path = tmp_path / "overlay.json"
     path.write_text("{")
     assert Preferences.load(path).prompts == []
-    path.write_text(json.dumps({"prompts": "no list", "save_folder": "/pictures", "dialog_size": [1, "x"]}))
+    path.write_text(json.dumps({"prompts": "no list", "save_folder": "/images", "dialog_size": [1, "x"]}))
     loaded = Preferences.load(path)
-    assert (loaded.prompts, loaded.save_folder, loaded.dialog_size) == ([], "/pictures", None)
+    assert (loaded.prompts, loaded.save_folder, loaded.dialog_size) == ([], "/images", None)
 
 
 def test_prompt_history_walks_back_and_returns_to_what_was_typed() -> None:
@@ -234,7 +234,7 @@ def test_prompt_history_walks_back_and_returns_to_what_was_typed() -> None:
     assert history.older("") == "first"
 
 
-def test_saved_pictures_get_a_name_of_their_own_and_overwrite_nothing(tmp_path: Path) -> None:
+def test_saved_images_get_a_name_of_their_own_and_overwrite_nothing(tmp_path: Path) -> None:
     name = suggested_name("A red fox, in the snow!", "flux-schnell", 7, "png")
     assert name == "a-red-fox-in-the-snow-flux-schnell-7.png"
     first, second = save_new(tmp_path, name, b"one"), save_new(tmp_path, name, b"two")
@@ -342,17 +342,17 @@ def test_a_bridge_that_goes_away_is_down_and_one_being_started_is_starting() -> 
     assert connection.state is BridgeState.DOWN
 
 
-def test_a_removed_picture_stays_away_until_it_is_taken_back() -> None:
+def test_a_removed_image_stays_away_until_it_is_taken_back() -> None:
     hidden: list[str] = []
     history = History(hidden)
     image = {"bucket": "b", "name": "n", "size": 1, "digest": "d"}
     done = state(JobStatus.DONE, images=[image, image], finished_at=2.0)
     history.replace([done])
-    first, second = history.pictures()
+    first, second = history.images()
     assert (first.seed, second.seed) == (5, 6)
     history.remove(first)
     history.replace([done])
-    assert [picture.key for picture in history.pictures()] == ["1/1"]
+    assert [past.key for past in history.images()] == ["1/1"]
     history.restore(first)
-    assert len(history.pictures()) == 2
+    assert len(history.images()) == 2
     assert hidden == []

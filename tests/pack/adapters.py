@@ -1,4 +1,4 @@
-"""Pictures under LoRAs and ControlNets on tiny models: the pack's, and what diffusers alone makes of the same."""
+"""Images under LoRAs and ControlNets on tiny models: the pack's, and what diffusers alone makes of the same."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SAMPLED: dict[str, dict[str, Any]] = {
 }
 
 
-def picture(handle: PipelineHandle, count: int = 1) -> torch.Tensor:
-    """Pictures (count, H, W, 3), made as the nodes make them."""
+def make_image(handle: PipelineHandle, count: int = 1) -> torch.Tensor:
+    """Images (count, H, W, 3), made as the nodes make them."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
     from neurolux.stages.sample import sample
@@ -51,7 +51,7 @@ def with_controls(handle: PipelineHandle, *controls: dict[str, Any]) -> Pipeline
 
 
 def drawing(seed: int = 0, count: int = 1, height: int = 128, width: int = 128) -> torch.Tensor:
-    """Random pictures of 8 bits a channel, as ComfyUI's IMAGE."""
+    """Random images of 8 bits a channel, as ComfyUI's IMAGE."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, height, width, 3), generator=generator) / 255
 

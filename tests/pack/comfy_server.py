@@ -160,7 +160,7 @@ class ComfyServer:
         return [self.get_bytes("/view?" + urllib.parse.urlencode(image)) for image in run.outputs[node]["images"]]
 
     def images(self, run: Run, node: str = "result") -> list[Image.Image]:
-        """The pictures that a Result node saved."""
+        """The images that a Result node saved."""
         return [Image.open(io.BytesIO(data)) for data in self.files(run, node)]
 
     def models(self) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ def text_to_image(
     offload: str = "auto",
     **result: Any,
 ) -> Graph:
-    """A prompt to a picture; the node ``result`` saves it."""
+    """A prompt to an image; the node ``result`` saves it."""
     graph = {
         "load": node("NeuroLuxLoadModel", model=model, precision="auto", offload=offload, steps=load_steps),
         "positive": node("NeuroLuxEncodePrompt", pipeline=["load", 0], text=prompt),

@@ -53,7 +53,7 @@ def sample_with(
     guidance: float = -1.0,
     seed: int = 7,
 ) -> torch.Tensor:
-    """One picture of 128x128, decoded: (1, H, W, 3) in [0, 1]."""
+    """One image of 128x128, decoded: (1, H, W, 3) in [0, 1]."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
     from neurolux.stages.sample import sample
@@ -65,7 +65,7 @@ def sample_with(
         return decode(loaded, latents)
 
 
-def picture(images: torch.Tensor) -> Image.Image:
+def make_image(images: torch.Tensor) -> Image.Image:
     """The first of ``images``, as the Result node saves it."""
     return Image.fromarray((images[0].clamp(0, 1).numpy() * 255).round().astype(np.uint8))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from neurolux.catalog.models import Model, read_catalog
 from neurolux.planning.costs import CONTEXT_BYTES
-from neurolux.planning.planner import ComponentPlan, Machine, Picture, Plan, make_plan
+from neurolux.planning.planner import ComponentPlan, Machine, Plan, Workload, make_plan
 
 GB = 10**9
 MODELS = read_catalog().models
@@ -36,14 +36,14 @@ def plan(
     model = MODELS[name]
     more = {"force_upcast_vae": model.force_upcast_vae, **more}
     return make_plan(
-        model.family, model.components, machine, picture(model, side, count), precision, offload, **more
+        model.family, model.components, machine, workload(model, side, count), precision, offload, **more
     )  # fmt: skip
 
 
-def picture(model: Model, side: int | None = None, count: int = 1) -> Picture:
+def workload(model: Model, side: int | None = None, count: int = 1) -> Workload:
     """A square of the model's own size unless told."""
     side = side or model.defaults.width
-    return Picture(side, side, count, model.defaults.num_inference_steps)
+    return Workload(side, side, count, model.defaults.num_inference_steps)
 
 
 def denoiser(plan: Plan) -> ComponentPlan:

@@ -116,7 +116,7 @@ def test_the_route_lists_the_files(comfyui: ComfyServer, files: dict[str, Path])
     assert not any("/" in name for _, name in found)
 
 
-def test_a_part_is_redrawn_along_a_control_picture_and_the_rest_is_untouched(
+def test_a_part_is_redrawn_along_a_control_image_and_the_rest_is_untouched(
     comfyui: ComfyServer, base_directory: Path, files: dict[str, Path]
 ) -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (100, 150, 3), np.uint8)
@@ -128,7 +128,7 @@ def test_a_part_is_redrawn_along_a_control_picture_and_the_rest_is_untouched(
     graph["photo"] = node("LoadImage", image="photo.png")
     graph["mask"] = node("LoadImageMask", image="part.png", channel="red")
     graph["latent"] = node(
-        "NeuroLuxEncodePicture", pipeline=["load", 0], image=["photo", 0], mask=["mask", 0],
+        "NeuroLuxEncodeImage", pipeline=["load", 0], image=["photo", 0], mask=["mask", 0],
         fit="pad", width=0, height=0, batch_size=1,
     )  # fmt: skip
     graph["back"] = node("NeuroLuxPutBack", images=["decode", 0], latent=["latent", 0])
@@ -138,10 +138,10 @@ def test_a_part_is_redrawn_along_a_control_picture_and_the_rest_is_untouched(
     made = [comfyui.images(comfyui.run(graph))[0]]
     graph["control"]["inputs"]["image"] = ["photo", 0]
     made.append(comfyui.images(comfyui.run(graph))[0])
-    for picture in map(np.asarray, made):
-        assert np.array_equal(picture[~masked], pixels[~masked])
-        assert (picture[masked] != pixels[masked]).mean() > 0.9
-    assert len({picture.tobytes() for picture in (plain, *made)}) == 3
+    for image in map(np.asarray, made):
+        assert np.array_equal(image[~masked], pixels[~masked])
+        assert (image[masked] != pixels[masked]).mean() > 0.9
+    assert len({image.tobytes() for image in (plain, *made)}) == 3
 
 
 def test_a_model_that_no_controlnet_guides_is_refused_before_one_is_looked_for(

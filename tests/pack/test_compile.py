@@ -1,4 +1,4 @@
-"""torch.compile: compiled blocks really run, make the same picture, and leave no trace where nobody asks for them.
+"""torch.compile: compiled blocks really run, make the same image, and leave no trace where nobody asks for them.
 
 Most of these use a compiler of their own that runs what torch captured and counts: it is the same as the real one up to
 the code that is written, and takes no minute. One uses the real one.
@@ -75,7 +75,7 @@ def repeated_blocks(denoiser: Any) -> list[torch.nn.Module]:
 
 @pytest.mark.parametrize("name", ["tiny-flux-dev", "tiny-sdxl"])
 @pytest.mark.parametrize("precision", ["fp32", "int8", "nf4"])
-def test_compiled_blocks_make_the_same_picture_of_the_same_weights(
+def test_compiled_blocks_make_the_same_image_of_the_same_weights(
     tiny_models: dict[str, Path], compiler: CountingCompiler, name: str, precision: str
 ) -> None:
     plain = handle_for(tiny_models[name], precision=precision)
@@ -89,7 +89,7 @@ def test_compiled_blocks_make_the_same_picture_of_the_same_weights(
     assert compiler.blocks == len({type(block) for block in blocks})
     assert compiled.loaded().take_warnings() == []
     sample_with(compiled.loaded(), compiled, STEPS, seed=8)
-    assert compiler.blocks == len({type(block) for block in blocks})  # not again for another picture
+    assert compiler.blocks == len({type(block) for block in blocks})  # not again for another image
     calls = compiler.calls
     assert torch.equal(expected, sample_with(plain.loaded(), plain, STEPS))
     assert compiler.calls == calls
@@ -157,7 +157,7 @@ def test_a_block_that_the_manager_takes_ends_compiling_until_it_is_back(
     assert compiler.calls == 2 * calls
 
 
-def test_without_a_compiler_the_picture_is_made_and_the_remedy_said(
+def test_without_a_compiler_the_image_is_made_and_the_remedy_said(
     tiny_models: dict[str, Path], compiler: CountingCompiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     handle = handle_for(tiny_models["tiny-sdxl"], compile=True)

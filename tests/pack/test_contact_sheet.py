@@ -1,4 +1,4 @@
-"""Contact sheets: nothing overlaps, everything can be read, and the pictures are the pictures."""
+"""Contact sheets: nothing overlaps, everything can be read, and the images are the images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONG = "a very long label about a supercalifragilisticexpialidocious thing that 
 NOISE = np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), np.uint8)
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(NOISE[seed * 7 :, seed:][:height, :width].copy())
 
 
@@ -34,7 +34,7 @@ def test_nothing_overlaps_and_every_text_is_inside_its_box(case: str, title: str
     from neurolux.images.contact_sheet import SMALLEST_FONT, Sheet, lay_out
 
     columns, rows, sizes = SHEETS[case]
-    cells = [[picture(*size) for size in sizes] for _ in rows or ("",)]
+    cells = [[make_image(*size) for size in sizes] for _ in rows or ("",)]
     layout = lay_out(Sheet(title, columns, rows, cells))
     texts = [layout.title, *layout.columns, *layout.rows]
     for box, text in texts:
@@ -50,12 +50,12 @@ def test_nothing_overlaps_and_every_text_is_inside_its_box(case: str, title: str
     assert all(box.top > 0 and box.top + box.height < layout.height for box in boxes)
 
 
-def test_the_pictures_on_the_sheet_are_the_pictures() -> None:
+def test_the_images_on_the_sheet_are_the_images() -> None:
     from neurolux.images.contact_sheet import Sheet, draw_sheet, lay_out
 
     sizes = [[(128, 128), (200, 96)], [(256, 300), (128, 160)]]
     cells = [
-        [picture(*size, seed=row * 2 + column) for column, size in enumerate(line)] for row, line in enumerate(sizes)
+        [make_image(*size, seed=row * 2 + column) for column, size in enumerate(line)] for row, line in enumerate(sizes)
     ]
     sheet = Sheet("title", ["one", "two"], ["three", "four"], cells)
     page = draw_sheet(sheet)
@@ -86,16 +86,16 @@ def dark(page: Image.Image, box: object) -> int:
     return int((part[..., 1] < 120).sum())
 
 
-def test_a_large_sheet_shows_its_pictures_smaller() -> None:
+def test_a_large_sheet_shows_its_images_smaller() -> None:
     from neurolux.images.contact_sheet import LONGEST_SIDE, Sheet, draw_sheet, lay_out
 
-    sheet = Sheet("", [str(number) for number in range(6)], [], [[picture(2048, 1024)] * 6])
+    sheet = Sheet("", [str(number) for number in range(6)], [], [[make_image(2048, 1024)] * 6])
     layout = lay_out(sheet)
     assert LONGEST_SIDE * 0.7 < layout.width <= LONGEST_SIDE
     page, box = draw_sheet(sheet), layout.cells[0][2]
     shown = page.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     assert box.width == 2 * box.height
-    expected = picture(2048, 1024).resize((box.width, box.height), Image.Resampling.LANCZOS)
+    expected = make_image(2048, 1024).resize((box.width, box.height), Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(shown, int) - np.asarray(expected, int)).max() <= 1
 
 

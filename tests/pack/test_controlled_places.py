@@ -1,4 +1,4 @@
-"""A ControlNet that is trained here for half a minute, on the starter: what it guides is where it says, by the picture.
+"""A ControlNet that is trained here for half a minute, on the starter: what it guides is where it says, by the image.
 
 It learns that white discs on black are where things are. The colour, and that it is a disc at all, is the prompt's.
 """
@@ -32,14 +32,14 @@ NEAR = 7
 
 def discs(middles: Sequence[tuple[int, int]], colour: Any, ground: str, size: tuple[int, int] = (SIDE, SIDE)) -> Any:
     """Discs around ``middles``."""
-    picture = Image.new("RGB", size, ground)
+    image = Image.new("RGB", size, ground)
     for x, y in middles:
-        ImageDraw.Draw(picture).ellipse((x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS), fill=colour)
-    return picture
+        ImageDraw.Draw(image).ellipse((x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS), fill=colour)
+    return image
 
 
 def control_of(*middles: tuple[int, int], size: tuple[int, int] = (SIDE, SIDE)) -> torch.Tensor:
-    """The control picture (1, H, W, 3) that says where."""
+    """The control image (1, H, W, 3) that says where."""
     return torch.from_numpy(np.asarray(discs(middles, "white", "black", size), np.float32) / 255)[None]
 
 
@@ -96,9 +96,9 @@ def trained(pipe: Any) -> FluxControlNetModel:
     return net.eval()
 
 
-def packed(pipe: Any, pictures: list[Image.Image]) -> torch.Tensor:
+def packed(pipe: Any, images: list[Image.Image]) -> torch.Tensor:
     """Their latents as the transformer takes them."""
-    pixels = pipe.image_processor.preprocess(pictures)
+    pixels = pipe.image_processor.preprocess(images)
     latents = torch.cat([pipe.vae.encode(one).latent_dist.mode() for one in pixels.split(24)])
     latents = (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
     return FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
@@ -119,7 +119,7 @@ def starter(comfy_modules: None) -> Iterator[PipelineHandle]:
 
 
 def drawn_by(handle: PipelineHandle, prompt: str, latent: dict[str, Any], strength: float = 1.0) -> torch.Tensor:
-    """One picture (H, W, 3) as the nodes make it."""
+    """One image (H, W, 3) as the nodes make it."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
     from neurolux.stages.sample import sample
@@ -133,19 +133,19 @@ def drawn_by(handle: PipelineHandle, prompt: str, latent: dict[str, Any], streng
 EMPTY = {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
 
 
-def middle(picture: torch.Tensor) -> tuple[float, float, str]:
+def middle(image: torch.Tensor) -> tuple[float, float, str]:
     """Where on white ground something is drawn, in pixels (x, y), and the name of its colour."""
-    solid = (1 - picture.amin(dim=-1)) > 0.4
+    solid = (1 - image.amin(dim=-1)) > 0.4
     share = solid.float().mean().item()
-    assert 0.02 < share < 0.25, f"{share:.2f} of the picture is drawn on"
+    assert 0.02 < share < 0.25, f"{share:.2f} of the image is drawn on"
     rows, columns = solid.nonzero(as_tuple=True)
-    mean = picture[solid].mean(dim=0) * 255
+    mean = image[solid].mean(dim=0) * 255
     name = min(COLOURS, key=lambda colour: float((mean - torch.tensor(COLOURS[colour])).norm()))
     return columns.float().mean().item(), rows.float().mean().item(), name
 
 
-def assert_drawn(picture: torch.Tensor, spot: tuple[int, int], colour: str) -> None:
-    x, y, name = middle(picture)
+def assert_drawn(image: torch.Tensor, spot: tuple[int, int], colour: str) -> None:
+    x, y, name = middle(image)
     assert abs(x - spot[0]) < NEAR and abs(y - spot[1]) < NEAR, f"{(x, y)} instead of {spot}"  # noqa: PT018
     assert name == colour
 
@@ -153,7 +153,7 @@ def assert_drawn(picture: torch.Tensor, spot: tuple[int, int], colour: str) -> N
 @pytest.mark.parametrize(
     ("spot", "colour"), [((34, 34), "red"), ((92, 34), "blue"), ((34, 92), "green"), ((92, 92), "red")]
 )
-def test_the_control_picture_says_where_and_the_prompt_what(
+def test_the_control_image_says_where_and_the_prompt_what(
     starter: PipelineHandle, places: Path, spot: tuple[int, int], colour: str
 ) -> None:
     guided = with_controls(starter, {"path": places, "image": control_of(spot), "strength": 1.0})
@@ -171,34 +171,34 @@ def photo_of(*middles: tuple[int, int], colour: str = "blue", size: tuple[int, i
     return torch.from_numpy(np.asarray(discs(middles, COLOURS[colour], "white", size), np.float32) / 255)[None]
 
 
-def test_a_picture_is_redrawn_where_the_control_picture_says(starter: PipelineHandle, places: Path) -> None:
-    from neurolux.images.frames import encode_pictures, plan_frame
+def test_a_image_is_redrawn_where_the_control_image_says(starter: PipelineHandle, places: Path) -> None:
+    from neurolux.images.frames import encode_images, plan_frame
 
     guided = with_controls(starter, {"path": places, "image": control_of((92, 92)), "strength": 1.0})
     with torch.inference_mode():
-        latent = encode_pictures(
+        latent = encode_images(
             starter.loaded(), photo_of((34, 34)), None, plan_frame(starter.model, (SIDE, SIDE), "crop")
         )
     assert_drawn(drawn_by(guided, "red circle", latent, strength=0.8), (92, 92), "red")
 
 
 @pytest.mark.parametrize("spot", [(94, 34), (94, 92)])
-def test_what_is_masked_is_drawn_where_the_control_picture_says_and_the_rest_stays(
+def test_what_is_masked_is_drawn_where_the_control_image_says_and_the_rest_stays(
     starter: PipelineHandle, places: Path, spot: tuple[int, int]
 ) -> None:
-    from neurolux.images.frames import encode_pictures, plan_frame, put_back
+    from neurolux.images.frames import encode_images, plan_frame, put_back
 
     photo, mask = photo_of((32, 64), colour="green"), torch.zeros(1, SIDE, SIDE)
     mask[:, :, 60:] = 1
     guided = with_controls(starter, {"path": places, "image": control_of(spot), "strength": 1.0})
     with torch.inference_mode():
-        latent = encode_pictures(starter.loaded(), photo, mask, plan_frame(starter.model, (SIDE, SIDE), "pad"))
-    (made,) = put_back(drawn_by(guided, "red circle", latent)[None], latent["picture_origin"])
+        latent = encode_images(starter.loaded(), photo, mask, plan_frame(starter.model, (SIDE, SIDE), "pad"))
+    (made,) = put_back(drawn_by(guided, "red circle", latent)[None], latent["image_origin"])
     assert torch.equal(made[:, :60], photo[0, :, :60])
     assert_drawn(torch.cat([torch.ones(SIDE, 60, 3), made[:, 60:]], dim=1), spot, "red")
 
 
-def test_each_tile_is_drawn_where_the_control_picture_of_the_whole_says(starter: PipelineHandle, places: Path) -> None:
+def test_each_tile_is_drawn_where_the_control_image_of_the_whole_says(starter: PipelineHandle, places: Path) -> None:
     from neurolux.stages.encode import encode
     from neurolux.stages.refine import RefineRequest, refine
 

@@ -1,4 +1,4 @@
-"""ControlNets on a loaded pipeline, in this process: pictures as diffusers', and the base unharmed."""
+"""ControlNets on a loaded pipeline, in this process: images as diffusers', and the base unharmed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import torch
 
-from tests.pack.adapters import as_pil, drawing, picture, plain, with_controls
+from tests.pack.adapters import as_pil, drawing, make_image, plain, with_controls
 from tests.pack.pipelines import handle_for
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
@@ -36,27 +36,27 @@ SDXL_MODES = {"canny": 3}
 
 
 @pytest.mark.parametrize("case", CONTROLS)
-def test_picture_with_controlnets_equals_diffusers(
+def test_image_with_controlnets_equals_diffusers(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], case: str
 ) -> None:
     model, wanted = CONTROLS[case]
     base = handle_for(tiny_models[model])
-    before = picture(base)
+    before = make_image(base)
     images = [drawing(index) for index in range(len(wanted))]
     controls = [
         {"path": adapter_files[one["name"]], "image": image, **{key: one[key] for key in one if key != "name"}}
         for one, image in zip(wanted, images, strict=True)
     ]
-    made = picture(with_controls(base, *controls))
+    made = make_image(with_controls(base, *controls))
     assert torch.equal(made, plain_controlled(tiny_models[model], adapter_files, model, wanted, images))
     assert not torch.equal(made, before)
-    assert torch.equal(picture(base), before)
+    assert torch.equal(make_image(base), before)
 
 
 def plain_controlled(
     folder: Path, adapter_files: dict[str, Path], model: str, wanted: list[dict[str, Any]], images: list[torch.Tensor]
 ) -> torch.Tensor:
-    """The picture of diffusers' own ControlNet pipelines."""
+    """The image of diffusers' own ControlNet pipelines."""
     union, flux = "mode" in wanted[0], model == "tiny-flux-dev"
     if flux:
         net_class, pipe_class = diffusers.FluxControlNetModel, diffusers.FluxControlNetPipeline
@@ -89,17 +89,17 @@ def test_one_file_loads_as_its_folder_does(
         single = tmp_path / f"{name}.safetensors"
         single.write_bytes((adapter_files[name] / "diffusion_pytorch_model.safetensors").read_bytes())
         mode = "depth" if "union" in name else "auto"
-        from_folder = picture(with_controls(base, {"path": adapter_files[name], "mode": mode}))
-        assert torch.equal(from_folder, picture(with_controls(base, {"path": single, "mode": mode})))
+        from_folder = make_image(with_controls(base, {"path": adapter_files[name], "mode": mode}))
+        assert torch.equal(from_folder, make_image(with_controls(base, {"path": single, "mode": mode})))
 
 
-def test_a_controlnet_for_one_kind_of_picture_does_not_look_at_the_mode(
+def test_a_controlnet_for_one_kind_of_image_does_not_look_at_the_mode(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path]
 ) -> None:
     for model, name in (("tiny-flux-dev", "tiny-flux-canny"), ("tiny-sdxl", "tiny-sdxl-canny")):
         base = handle_for(tiny_models[model])
-        without = picture(with_controls(base, {"path": adapter_files[name]}))
-        assert torch.equal(without, picture(with_controls(base, {"path": adapter_files[name], "mode": "depth"})))
+        without = make_image(with_controls(base, {"path": adapter_files[name]}))
+        assert torch.equal(without, make_image(with_controls(base, {"path": adapter_files[name], "mode": "depth"})))
 
 
 def test_control_images_are_cut_and_go_round(tiny_models: dict[str, Path], adapter_files: dict[str, Path]) -> None:
@@ -107,11 +107,11 @@ def test_control_images_are_cut_and_go_round(tiny_models: dict[str, Path], adapt
     image = drawing(5, count=2, height=128, width=192)
     control = {"path": adapter_files["tiny-sdxl-canny"], "image": image}
     cut = {**control, "image": image[:, :, 32:160]}
-    made = picture(with_controls(base, control), count=3)
-    assert torch.equal(made, picture(with_controls(base, cut), count=3))
+    made = make_image(with_controls(base, control), count=3)
+    assert torch.equal(made, make_image(with_controls(base, cut), count=3))
     first = with_controls(base, {**cut, "image": cut["image"][:1]})
-    assert torch.equal(made[[0, 2]], picture(first, count=3)[[0, 2]])
-    assert not torch.equal(made[1], picture(first, count=3)[1])
+    assert torch.equal(made[[0, 2]], make_image(first, count=3)[[0, 2]])
+    assert not torch.equal(made[1], make_image(first, count=3)[1])
 
 
 def test_a_controlnet_that_cannot_act_says_why(
@@ -126,10 +126,10 @@ def test_a_controlnet_that_cannot_act_says_why(
     with pytest.raises(InvalidParameter, match="start 0.5 is not before end 0.5"):
         with_controls(flux, {"path": adapter_files["tiny-flux-canny"], "start": 0.5, "end": 0.5})
     with pytest.raises(InvalidParameter, match="tiny-flux-union serves several kinds.*canny, tile, depth"):
-        picture(with_controls(flux, {"path": adapter_files["tiny-flux-union"]}))
+        make_image(with_controls(flux, {"path": adapter_files["tiny-flux-union"]}))
     mixed = ({"path": adapter_files["tiny-sdxl-canny"]}, {"path": adapter_files["tiny-sdxl-union"], "mode": "depth"})
     with pytest.raises(InvalidParameter, match="cannot act together: one is a union"):
-        picture(with_controls(sdxl, *mixed))
+        make_image(with_controls(sdxl, *mixed))
     xlabs = tmp_path / "xlabs.safetensors"
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.ones(2, 2)}, xlabs)
     with pytest.raises(InvalidParameter, match="xlabs.safetensors cannot be used.*version for diffusers"):
@@ -144,19 +144,19 @@ def test_the_manager_knows_controlnets_and_an_interrupt_leaves_it_clean(
 
     base = handle_for(tiny_models["tiny-flux-dev"])
     controlled = with_controls(base, {"path": adapter_files["tiny-flux-canny"]})
-    expected = picture(controlled)
+    expected = make_image(controlled)
     held = {type(entry.model.model).__name__ for entry in manager.current_loaded_models}
     assert "FluxControlNetModel" in held
     (memory,) = controlnets.memory()["tiny-flux-canny"]
     assert memory["bytes"] == memory["device_bytes"] > 0
     manager.interrupt_current_processing()
     with pytest.raises(manager.InterruptProcessingException):
-        picture(controlled)
+        make_image(controlled)
     assert base.loaded().pipe.on_first_latents is None
     assert not base.loaded().placement.busy
-    assert torch.equal(expected, picture(controlled))
+    assert torch.equal(expected, make_image(controlled))
     manager.unload_all_models()
     assert manager.current_loaded_models == []
     base.loaded()
     assert controlnets.memory() == {}
-    assert torch.equal(expected, picture(controlled))
+    assert torch.equal(expected, make_image(controlled))

@@ -50,7 +50,7 @@ def test_progress_counts_all_steps_of_the_batch_and_shows_previews(comfyui: Comf
 
 
 @pytest.mark.parametrize("model", ["tiny-flux-dev", "tiny-sdxl-lightning", "tiny-sdxl"])
-def test_last_preview_is_the_picture(comfyui: ComfyServer, model: str) -> None:
+def test_last_preview_is_the_image(comfyui: ComfyServer, model: str) -> None:
     run = comfyui.run_watched(text_to_image(model, seed=51))
     (image,) = comfyui.images(run)
     first, last = (difference(run.previews[index], image) for index in (0, -1))
@@ -129,7 +129,7 @@ def test_family_loader_refuses_another_family(comfyui: ComfyServer) -> None:
     assert "tiny-sdxl is a sdxl model; this loader takes starter, flux-schnell" in run.error_text
 
 
-def test_family_loaders_make_the_same_picture(comfyui: ComfyServer) -> None:
+def test_family_loaders_make_the_same_image(comfyui: ComfyServer) -> None:
     loaders = {
         "tiny-flux-dev": node("NeuroLuxLoadFlux", model="tiny-flux-dev", precision="auto", offload="auto"),
         "tiny-sdxl-lightning": node(
@@ -154,7 +154,7 @@ def test_a_sampled_latent_is_sampled_on_and_a_strength_needs_one(comfyui: ComfyS
     graph["sample"]["inputs"]["strength"] = 0.5
     run = comfyui.run(graph)
     assert run.error_class == "InvalidParameter"
-    assert "strength 0.5 is how much of a picture is redrawn, and the latent is empty" in run.error_text
+    assert "strength 0.5 is how much of an image is redrawn, and the latent is empty" in run.error_text
 
 
 def test_conditioning_of_another_model_is_refused(comfyui: ComfyServer) -> None:
@@ -281,7 +281,7 @@ def test_a_model_whose_files_were_replaced_is_loaded_again(
 
 
 def difference(preview: Image.Image, image: Image.Image) -> float:
-    """How far two pictures are apart, in levels of 255, at the picture's size."""
+    """How far two images are apart, in levels of 255, at the image's size."""
     small = preview.resize(image.size, Image.Resampling.BOX)
     return float(np.abs(np.asarray(small, float) - np.asarray(image, float)).mean())
 

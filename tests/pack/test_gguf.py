@@ -65,24 +65,24 @@ def handle_of(models: dict[str, Model], kind: str, offload: str = "none", **choi
     return load_handle(models[kind], (), precision=KINDS[kind], offload=offload, **choices)
 
 
-def picture(handle: Any) -> torch.Tensor:
+def make_image(handle: Any) -> torch.Tensor:
     """What it makes of a prompt."""
     return sample_with(handle.loaded(), handle)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("offload", ["stream", "sequential", "disk"])
-def test_streamed_weights_make_the_picture_of_resident_ones(
+def test_streamed_weights_make_the_image_of_resident_ones(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
 ) -> None:
     from neurolux.memory import placement
 
     resident = handle_of(models, kind)
-    expected = picture(resident)
+    expected = make_image(resident)
     assert resident.loaded().placement.in_place("transformer")
     monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
     streamed = handle_of(models, kind, offload)
-    assert torch.equal(expected, picture(streamed))
+    assert torch.equal(expected, make_image(streamed))
     assert streamed.loaded().placement._patchers["transformer"].residency.streamed_bytes > 0
 
 
@@ -97,26 +97,26 @@ def test_a_lora_acts_on_them_and_leaves_no_trace(
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
     base = handle_of(models, kind, offload)
-    before = picture(base)
+    before = make_image(base)
     applied = with_lora((), AppliedLora(stamp_file(lora.name, lora), 0.8, 0.8))
-    changed = picture(replace(base, adapters=applied))
+    changed = make_image(replace(base, adapters=applied))
     assert not torch.allclose(before, changed, atol=0.02)
-    assert torch.equal(before, picture(base))
+    assert torch.equal(before, make_image(base))
     weaker = with_lora((), AppliedLora(stamp_file(lora.name, lora), 1e-6, 0.0))
-    assert torch.allclose(before, picture(replace(base, adapters=weaker)), atol=1e-3)
+    assert torch.allclose(before, make_image(replace(base, adapters=weaker)), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_compile_makes_the_same_picture_of_them(
+def test_compile_makes_the_same_image_of_them(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     from neurolux.loading import compiled
 
     torch._dynamo.reset()
     monkeypatch.setattr(compiled, "BACKEND", "eager")
-    expected = picture(handle_of(models, kind))
+    expected = make_image(handle_of(models, kind))
     handle = handle_of(models, kind, compile=True)
-    assert torch.allclose(expected, picture(handle), atol=1e-5)
+    assert torch.allclose(expected, make_image(handle), atol=1e-5)
     assert handle.loaded().take_warnings() == []
 
 

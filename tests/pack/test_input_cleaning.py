@@ -17,7 +17,7 @@ NAMES = [f"{letter * 32}.png" for letter in "abcd"]
 
 @pytest.fixture
 def folder(comfyui: ComfyServer, base_directory: Path) -> Path:
-    """The uploads: the first the oldest, of a hundred bytes each; and a picture that a person put there."""
+    """The uploads: the first the oldest, of a hundred bytes each; and an image that a person put there."""
     folder = base_directory / "input" / "imagegen"
     for age, name in enumerate([*reversed(NAMES), "mine.png"]):
         form = {"image": (name, bytes(100)), "subfolder": (None, "imagegen"), "overwrite": (None, "true")}

@@ -90,7 +90,7 @@ def test_the_node_offers_the_files_that_are_there(house: House) -> None:
     assert options["vae"] == ["auto", "vae/ae.safetensors"]
 
 
-def test_the_node_makes_the_picture_of_the_folder(house: House) -> None:
+def test_the_node_makes_the_image_of_the_folder(house: House) -> None:
     (image,) = house.comfyui.images(house.comfyui.run(files_graph()))
     assert np.array_equal(np.asarray(image), plain(house.flux))
 

@@ -30,7 +30,7 @@ SIDE, RANK, RATE, BATCH, SEED = 64, 4, 1e-3, 2, 7
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three random pictures, each with a caption."""
+    """Three random images, each with a caption."""
     path = tmp_path_factory.mktemp("training") / "set.zip"
     noise = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as packed:
@@ -38,7 +38,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data = io.BytesIO()
             Image.fromarray(noise.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(data, "png")
             packed.writestr(f"{number}.png", data.getvalue())
-            packed.writestr(f"{number}.txt", f"picture {number}")
+            packed.writestr(f"{number}.txt", f"image {number}")
     return path
 
 
@@ -80,7 +80,7 @@ def train(
         )  # fmt: skip
 
 
-def picture(handle: PipelineHandle) -> torch.Tensor:
+def make_image(handle: PipelineHandle) -> torch.Tensor:
     from neurolux.training.lora import TrainingReporter, draw_samples
 
     with torch.inference_mode():
@@ -88,7 +88,7 @@ def picture(handle: PipelineHandle) -> torch.Tensor:
 
 
 def latents_of(handle: PipelineHandle, archive: Path) -> torch.Tensor:
-    """The pictures as they are trained on, (3, C, h, w)."""
+    """The images as they are trained on, (3, C, h, w)."""
     from neurolux.training.examples import make_examples
     from neurolux.training.image_set import read_training_set
 
@@ -115,7 +115,7 @@ class PlainLoop:
             images = [Image.open(io.BytesIO(packed.read(f"{number}.png"))) for number in range(3)]
             pixels = self.pipe.image_processor.preprocess(images)
             self.latents = torch.cat([self.encode(one[None]) for one in pixels])
-            self.texts = [self.describe(f"zorb, picture {number}") for number in range(3)]
+            self.texts = [self.describe(f"zorb, image {number}") for number in range(3)]
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
@@ -189,9 +189,9 @@ def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     from neurolux.training.loss import FLUX_TARGETS, SDXL_TARGETS
 
     handle = handle_for(tiny_models[model])
-    before = picture(handle)
+    before = make_image(handle)
     trained = train(handle, archive, tmp_path, 3)
-    assert torch.equal(picture(handle), before)
+    assert torch.equal(make_image(handle), before)
     found = load_file(trained.path)
     targets = FLUX_TARGETS if "flux" in model else SDXL_TARGETS
     plain = PlainLoop(tiny_models[model], archive)
@@ -203,8 +203,8 @@ def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     for name, weight in found.items():
         assert torch.equal(weight, expected[name]), name
         assert weight.any(), name
-    assert not torch.equal(picture(with_trained(handle, trained.path)), before)
-    assert torch.equal(picture(handle), before)
+    assert not torch.equal(make_image(with_trained(handle, trained.path)), before)
+    assert torch.equal(make_image(handle), before)
 
 
 @pytest.mark.parametrize(("model", "precision"), [("tiny-flux-dev", "auto"), ("tiny-sdxl", "fp16")])
@@ -259,7 +259,7 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(
     handle = handle_for(tiny_models["tiny-flux-dev"])
     with pytest.raises(InvalidParameter, match="came apart at learning_rate .* use a smaller one"):
         train(handle, archive, tmp_path, 9, learning_rate=1e30)
-    assert torch.isfinite(picture(handle)).all()
+    assert torch.isfinite(make_image(handle)).all()
 
 
 def test_stock_lora_loader_knows_every_layer(tiny_models: dict[str, Path], archive: Path, tmp_path: Path) -> None:

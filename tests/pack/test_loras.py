@@ -1,4 +1,4 @@
-"""LoRAs on a loaded pipeline, in this process: pictures as diffusers', and the base unharmed."""
+"""LoRAs on a loaded pipeline, in this process: images as diffusers', and the base unharmed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests import tiny_adapters
-from tests.pack.adapters import picture, plain, with_controls, with_loras
+from tests.pack.adapters import make_image, plain, with_controls, with_loras
 from tests.pack.pipelines import handle_for
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
         ("tiny-sdxl", ["sdxl-kohya"]),
     ],
 )
-def test_picture_with_loras_equals_diffusers_and_the_base_comes_back(
+def test_image_with_loras_equals_diffusers_and_the_base_comes_back(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], model: str, names: list[str]
 ) -> None:
     base = handle_for(tiny_models[model])
-    before = picture(base)
-    made = picture(with_loras(base, *((adapter_files[name], 0.8, 0.5) for name in names)))
+    before = make_image(base)
+    made = make_image(with_loras(base, *((adapter_files[name], 0.8, 0.5) for name in names)))
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(tiny_models[model])
     for name in names:
         pipe.load_lora_weights(adapter_files[name], adapter_name=name)
@@ -43,7 +43,7 @@ def test_picture_with_loras_equals_diffusers_and_the_base_comes_back(
     pipe.set_adapters(names, weights)
     assert torch.equal(made, plain(pipe, model))
     assert not torch.equal(made, before)
-    assert torch.equal(picture(base), before)
+    assert torch.equal(make_image(base), before)
 
 
 def test_strengths_switch_without_loading_again(
@@ -62,12 +62,12 @@ def test_strengths_switch_without_loading_again(
     base = handle_for(tiny_models["tiny-sdxl"])
     first, second = adapter_files["sdxl-a"], adapter_files["sdxl-b"]
     denoiser = base.loaded().denoiser
-    weak = picture(with_loras(base, (first, 0.3, 0.3)))
-    strong = picture(with_loras(base, (first, 1.0, 1.0)))
-    both = picture(with_loras(base, (first, 0.3, 0.3), (second, 0.6, 0.0)))
-    assert torch.equal(both, picture(with_loras(base, (second, 0.6, 0.0), (first, 0.3, 0.3))))
-    assert torch.equal(weak, picture(with_loras(base, (first, 0.3, 0.3))))
-    assert torch.equal(strong, picture(with_loras(base, (first, 0.25, 0.25), (first, 0.75, 0.75))))
+    weak = make_image(with_loras(base, (first, 0.3, 0.3)))
+    strong = make_image(with_loras(base, (first, 1.0, 1.0)))
+    both = make_image(with_loras(base, (first, 0.3, 0.3), (second, 0.6, 0.0)))
+    assert torch.equal(both, make_image(with_loras(base, (second, 0.6, 0.0), (first, 0.3, 0.3))))
+    assert torch.equal(weak, make_image(with_loras(base, (first, 0.3, 0.3))))
+    assert torch.equal(strong, make_image(with_loras(base, (first, 0.25, 0.25), (first, 0.75, 0.75))))
     assert not torch.equal(weak, strong)
     assert not torch.equal(weak, both)
     assert read == ["sdxl-a.safetensors", "sdxl-b.safetensors"]
@@ -82,18 +82,18 @@ def test_loras_that_nobody_uses_leave_memory(
 
     monkeypatch.setattr(adapters, "MOST_UNUSED", 1)
     base = handle_for(tiny_models["tiny-flux-dev"])
-    before = picture(base)
+    before = make_image(base)
     size = sum(part.bytes for part in base.loaded().placement.memory())
     for name in ("flux-a", "flux-b"):
-        picture(with_loras(base, (adapter_files[name], 1.0, 1.0)))
+        make_image(with_loras(base, (adapter_files[name], 1.0, 1.0)))
     loaded = base.loaded()
     assert [file.name for file in loaded.adapters.loaded] == ["flux-b.safetensors"]
     lora_bytes = sum(lora.bytes for lora in loaded.adapters.loaded.values())
     assert sum(part.bytes for part in loaded.placement.memory()) == size + lora_bytes
-    assert torch.equal(picture(base), before)
+    assert torch.equal(make_image(base), before)
     monkeypatch.setattr(adapters, "MOST_UNUSED", 0)
-    picture(with_loras(base, (adapter_files["flux-a"], 1.0, 1.0)))
-    assert torch.equal(picture(base), before)
+    make_image(with_loras(base, (adapter_files["flux-a"], 1.0, 1.0)))
+    assert torch.equal(make_image(base), before)
     assert not any(isinstance(module, BaseTunerLayer) for module in loaded.denoiser.modules())
     assert sum(part.bytes for part in loaded.placement.memory()) == size
 
@@ -105,13 +105,13 @@ def test_loras_work_on_stored_and_streamed_weights(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], choices: dict[str, str]
 ) -> None:
     base = handle_for(tiny_models["tiny-flux-dev"], **choices)
-    before = picture(base)
-    made = picture(with_loras(base, (adapter_files["flux-a"], 0.8, 0.8)))
+    before = make_image(base)
+    made = make_image(with_loras(base, (adapter_files["flux-a"], 0.8, 0.8)))
     assert not torch.equal(made, before)
-    assert torch.equal(picture(base), before)
+    assert torch.equal(make_image(base), before)
     if "offload" in choices:
         whole = handle_for(tiny_models["tiny-flux-dev"], offload="none")
-        assert torch.equal(made, picture(with_loras(whole, (adapter_files["flux-a"], 0.8, 0.8))))
+        assert torch.equal(made, make_image(with_loras(whole, (adapter_files["flux-a"], 0.8, 0.8))))
 
 
 def test_a_lora_that_does_not_fit_is_named_with_its_remedy(
@@ -123,18 +123,18 @@ def test_a_lora_that_does_not_fit_is_named_with_its_remedy(
     from safetensors.torch import save_file
 
     base = handle_for(tiny_models["tiny-flux-dev"])
-    before = picture(base)
+    before = make_image(base)
     with pytest.raises(InvalidParameter, match="sdxl-a.safetensors was made for sdxl.*choose a LoRA for flux"):
-        picture(with_loras(base, (adapter_files["sdxl-a"], 1.0, 1.0)))
+        make_image(with_loras(base, (adapter_files["sdxl-a"], 1.0, 1.0)))
     wide = tmp_path / "wide.safetensors"
     tiny_adapters.write_kohya_flux(wide, width=64)
     with pytest.raises(InvalidParameter, match="wide.safetensors does not fit tiny-flux-dev"):
-        picture(with_loras(base, (wide, 1.0, 1.0)))
+        make_image(with_loras(base, (wide, 1.0, 1.0)))
     none = tmp_path / "none.safetensors"
     save_file({f"transformer.nothing.lora_{kind}.weight": torch.ones(4, 4) for kind in "AB"}, none)
     with pytest.raises(InvalidParameter, match="none.safetensors"):
-        picture(with_loras(base, (none, 1.0, 1.0)))
-    assert torch.equal(picture(base), before)
+        make_image(with_loras(base, (none, 1.0, 1.0)))
+    assert torch.equal(make_image(base), before)
     half = tmp_path / "half.safetensors"
     half.write_bytes(adapter_files["flux-a"].read_bytes()[:-100])
     with pytest.raises(WeightsMissing, match="half.safetensors is damaged.*fetch the file again"):
@@ -149,10 +149,10 @@ def test_lora_and_controlnet_act_together(tiny_models: dict[str, Path], adapter_
     base = handle_for(tiny_models["tiny-sdxl"])
     controlled = with_controls(base, {"path": adapter_files["tiny-sdxl-canny"]})
     both = with_loras(controlled, (adapter_files["sdxl-a"], 1.0, 1.0))
-    pictures = [picture(handle) for handle in (base, controlled, both, controlled, base)]
-    assert torch.equal(pictures[0], pictures[4])
-    assert torch.equal(pictures[1], pictures[3])
-    assert not torch.equal(pictures[1], pictures[2])
+    images = [make_image(handle) for handle in (base, controlled, both, controlled, base)]
+    assert torch.equal(images[0], images[4])
+    assert torch.equal(images[1], images[3])
+    assert not torch.equal(images[1], images[2])
 
 
 def test_a_lora_changes_the_starter_and_leaves_no_trace(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_lora_changes_the_starter_and_leaves_no_trace(tmp_path: Path) -> None:
 
     path = tiny_adapters.write_peft(tmp_path / "starter.safetensors", PACK_FOLDER / "models" / "starter", seed=5)
     base = load_handle(read_catalog().models["starter"], ())
-    before = picture(base)
-    changed = picture(with_loras(base, (path, 1.0, 1.0)))
+    before = make_image(base)
+    changed = make_image(with_loras(base, (path, 1.0, 1.0)))
     assert not torch.equal(changed, before)
-    assert torch.equal(picture(base), before)
+    assert torch.equal(make_image(base), before)

@@ -100,7 +100,7 @@ def test_ours_takes_the_room_of_a_stock_model(device: FakeDevice, manager: Modul
     assert torch.equal(expected, stock.model(hidden))
 
 
-def test_both_work_in_turn_and_pictures_stay_the_same(device: FakeDevice, manager: ModuleType, deep_flux: Path) -> None:
+def test_both_work_in_turn_and_images_stay_the_same(device: FakeDevice, manager: ModuleType, deep_flux: Path) -> None:
     handle = handle_for(deep_flux, precision="fp32")
     loaded = handle.loaded()
     expected = sample_with(loaded, handle)
@@ -108,8 +108,8 @@ def test_both_work_in_turn_and_pictures_stay_the_same(device: FakeDevice, manage
     stock_expected = stock.model(hidden)
     device.memory = MODEL_BYTES // 2
     for seed in (7, 8, 7):
-        picture = sample_with(loaded, handle, seed=seed)
-        assert torch.equal(expected, picture) == (seed == 7)
+        image = sample_with(loaded, handle, seed=seed)
+        assert torch.equal(expected, image) == (seed == 7)
         manager.load_models_gpu([stock])
         assert torch.equal(stock_expected, stock.model(hidden))
         assert device.free >= 0
@@ -173,9 +173,9 @@ def test_two_models_that_both_fit_are_not_loaded_again(
     brought: list[Any] = []
     monkeypatch.setattr(Residency, "_bring", lambda self, unit: brought.append(unit))
     for _ in range(2):
-        for handle, before, picture in zip(handles, loaded, expected, strict=True):
+        for handle, before, image in zip(handles, loaded, expected, strict=True):
             assert handle.loaded() is before
-            assert torch.equal(picture, sample_with(before, handle))
+            assert torch.equal(image, sample_with(before, handle))
     assert brought == []
 
 
@@ -193,7 +193,7 @@ def test_a_plan_for_a_small_device_keeps_to_it(device: FakeDevice, deep_flux: Pa
     assert loaded.placement.plan.offload == "stream"
 
 
-def test_a_larger_picture_leaves_fewer_blocks_on_the_device(
+def test_a_larger_image_leaves_fewer_blocks_on_the_device(
     device: FakeDevice, deep_flux: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from neurolux.planning import costs
@@ -238,7 +238,7 @@ def test_a_controlnet_larger_than_the_device_is_streamed_as_planned(
     controlnets.clear()
     device.memory = 1_300_000
     loaded = guided.loaded()
-    loaded.fit(128, 112)  # another picture, so that it is planned anew
+    loaded.fit(128, 112)  # another image, so that it is planned anew
     assert torch.equal(expected, sample_with(loaded, guided))
     (net,) = controlnets._loaded.values()
     control, planned = net.patcher.residency, loaded.placement.planned("controlnet")

@@ -1,4 +1,4 @@
-"""Draw Batch and Draw Grid in a real ComfyUI: each picture is the single one, and one that fails costs itself only."""
+"""Draw Batch and Draw Grid in a real ComfyUI: each image is the single one, and one that fails costs itself only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def result(source: str, output: int, output_format: str = "png") -> dict[str, An
 
 
 def batch(prompts: str, seeds: str, model: str = MODEL, output_format: str = "png", **changes: Any) -> Graph:
-    """Many prompts to pictures; the node ``result`` saves them."""
+    """Many prompts to images; the node ``result`` saves them."""
     values = {"prompts": prompts, "seeds": seeds, "combine": "every", **DRAWING, **changes}
     saved = result("draw", 0, output_format)
     saved["inputs"]["caption"] = ["draw", 1]
@@ -39,7 +39,7 @@ def batch(prompts: str, seeds: str, model: str = MODEL, output_format: str = "pn
 
 
 def grid(x: tuple[str, str], y: tuple[str, str] = ("none", ""), model: str = MODEL, **changes: Any) -> Graph:
-    """A grid; the node ``sheet`` saves the sheet and ``result`` the pictures."""
+    """A grid; the node ``sheet`` saves the sheet and ``result`` the images."""
     sides = {"x_setting": x[0], "x_values": x[1], "y_setting": y[0], "y_values": y[1]}
     values = {"prompt": PROMPT, "seed": 7, **sides, **DRAWING, **changes}
     return {
@@ -73,7 +73,7 @@ THEIRS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("model", CASES)
-def test_each_picture_is_the_single_one_and_that_of_diffusers(
+def test_each_image_is_the_single_one_and_that_of_diffusers(
     comfyui: ComfyServer, tiny_models: dict[str, Path], model: str
 ) -> None:
     case = dict(CASES[model])
@@ -122,13 +122,13 @@ def test_what_fails_is_named_and_the_rest_comes(comfyui: ComfyServer) -> None:
 def test_only_when_all_fail_the_run_fails(comfyui: ComfyServer) -> None:
     run = comfyui.run(batch("a cat", f"{2**64}-{2**64 + 1}"))
     assert run.error_class == "InvalidParameter"
-    assert "none of the 2 pictures could be drawn: prompt 1 'a cat', seed 18446744073709551616: seed" in run.error_text
+    assert "none of the 2 images could be drawn: prompt 1 'a cat', seed 18446744073709551616: seed" in run.error_text
     same = comfyui.run(batch("a cat\na dog", "1", width=1000))
     assert same.error_class == "InvalidParameter"
     assert same.error_text.strip() == "width 1000 is not a multiple of 16; nearest are 992 and 1008"
 
 
-def test_progress_counts_the_steps_of_all_pictures_and_shows_previews(comfyui: ComfyServer) -> None:
+def test_progress_counts_the_steps_of_all_images_and_shows_previews(comfyui: ComfyServer) -> None:
     run = comfyui.run_watched(batch("a cat\na dog", f"51, 52, {2**64}"))
     values = [(data["value"], data["max"]) for kind, data in run.events if kind == "progress"]
     assert values == [(value, 16) for value in range(1, 17)]
@@ -146,7 +146,7 @@ def test_interrupt_stops_in_the_middle_and_leaves_nothing_behind(comfyui: ComfyS
     assert pixels(before) == pixels(after)
 
 
-def test_grid_cells_are_the_single_pictures_and_are_on_the_sheet(comfyui: ComfyServer) -> None:
+def test_grid_cells_are_the_single_images_and_are_on_the_sheet(comfyui: ComfyServer) -> None:
     run = comfyui.run(grid(("prompt", "cat, dog"), ("seed", "7-8")))
     images = comfyui.images(run)
     singles = [
@@ -160,7 +160,7 @@ def test_grid_cells_are_the_single_pictures_and_are_on_the_sheet(comfyui: ComfyS
 
 
 def found_on(sheet: Image.Image, images: list[Image.Image]) -> list[tuple[int, int]]:
-    """Where each picture's own pixels are on the sheet."""
+    """Where each image's own pixels are on the sheet."""
     page = np.asarray(sheet.convert("RGB"))
     places = []
     for image in images:
@@ -188,7 +188,7 @@ def test_a_grid_over_sizes_and_what_the_model_does_not_take(comfyui: ComfyServer
     (sheet,) = comfyui.images(run, "sheet")
     assert len(found_on(sheet, images)) == 2
     red = (np.asarray(sheet.convert("RGB")) == (0xFB, 0xE9, 0xE7)).all(axis=-1).sum()
-    assert red > 3 * 96 * 96  # four cells with a reason instead of a picture
+    assert red > 3 * 96 * 96  # four cells with a reason instead of an image
 
 
 def test_a_grid_over_models_takes_the_defaults_of_each(comfyui: ComfyServer) -> None:
@@ -236,11 +236,11 @@ def test_a_grid_over_the_strength_of_a_lora(
     [
         (batch("\n \n", "1"), "prompts is empty; write one prompt a line"),
         (batch("a cat", "red"), "seeds: 'red' is neither a number nor a range; write such as 1-4, 9"),
-        (batch("a cat\na dog", "1-33"), "prompts: 66 pictures are more than the 64 of one job"),
+        (batch("a cat\na dog", "1-33"), "prompts: 66 images are more than the 64 of one job"),
         (grid(("none", "")), "the grid has no side; set x_setting to one of prompt, seed"),
         (grid(("seed", "1"), ("seed", "2")), "both sides vary seed; choose another y_setting"),
         (grid(("prompt", "cat, dog"), ("prompt", "cat, cow")), "both sides replace 'cat'"),
-        (grid(("seed", "1-9"), ("num_inference_steps", "1-8")), "y_values: 72 pictures are more than the 64"),
+        (grid(("seed", "1-9"), ("num_inference_steps", "1-8")), "y_values: 72 images are more than the 64"),
         (grid(("num_inference_steps", "0")), "num_inference_steps 0 is too few; 1 is the least"),
         (grid(("guidance_scale", "-1")), "guidance_scale -1 is below 0"),
         (grid(("size", "0x128")), "size 0 x 128 has no pixels"),

@@ -319,7 +319,7 @@ def test_interrupt_leaves_no_hooks_and_no_lock(
     assert torch.equal(expected, sample_with(loaded, handle))
 
 
-def test_preview_is_the_clean_picture_of_a_straight_line() -> None:
+def test_preview_is_the_clean_image_of_a_straight_line() -> None:
     from neurolux.stages.preview import predicted_clean
 
     clean, noise = torch.rand(1, 4, 8, 8), torch.randn(1, 4, 8, 8)

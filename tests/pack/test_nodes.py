@@ -35,7 +35,7 @@ INPUTS = {
     "NeuroLuxCannyEdges": ["image", "preprocess", "low_threshold", "high_threshold", "latent"],
     "NeuroLuxDepthMap": ["image", "preprocess", "latent"],
     "NeuroLuxPoseSkeleton": ["image", "preprocess", "person_score", "joint_score", "latent"],
-    "NeuroLuxUpscalePicture": ["image", "upscale_by", "upscaler"],
+    "NeuroLuxUpscaleImage": ["image", "upscale_by", "upscaler"],
     "NeuroLuxRefineInTiles": [
         "pipeline",
         "image",
@@ -53,10 +53,10 @@ INPUTS = {
     "NeuroLuxEmptyLatent": ["pipeline", "width", "height", "batch_size"],
     "NeuroLuxSample": ["pipeline", "positive", "latent", "seed", "steps", "guidance", "negative", "strength"],
     "NeuroLuxDecode": ["pipeline", "latent"],
-    "NeuroLuxEncodePicture": ["pipeline", "image", "fit", "width", "height", "batch_size", "mask"],
-    "NeuroLuxPictureToEdit": ["pipeline", "image", "fit", "width", "height", "batch_size"],
+    "NeuroLuxEncodeImage": ["pipeline", "image", "fit", "width", "height", "batch_size", "mask"],
+    "NeuroLuxImageToEdit": ["pipeline", "image", "fit", "width", "height", "batch_size"],
     "NeuroLuxPrepareMask": ["feather", "invert", "mask_image", "transparency"],
-    "NeuroLuxExtendPicture": ["image", "left", "top", "right", "bottom", "feather"],
+    "NeuroLuxExtendImage": ["image", "left", "top", "right", "bottom", "feather"],
     "NeuroLuxPutBack": ["images", "latent"],
     "NeuroLuxDrawBatch": [
         "pipeline",
@@ -96,10 +96,10 @@ INPUTS = {
     "NeuroLuxFileParameter": ["name", "file", "description", "required", "accept"],
     "NeuroLuxResult": ["images", "name", "output_format", "quality", "filename_prefix", "caption"],
     "NeuroLuxFileResult": ["file", "name", "filename_prefix"],
-    "NeuroLuxTrainingPictures": ["source"],
+    "NeuroLuxTrainingImages": ["source"],
     "NeuroLuxTrainLora": [
         "pipeline",
-        "pictures",
+        "images",
         "name",
         "trigger",
         "steps",
@@ -272,13 +272,13 @@ def test_without_an_optional_image_an_optional_input_gets_nothing(comfyui: Comfy
     assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_image_parameter_names_a_missing_picture(comfyui: ComfyServer) -> None:
+def test_image_parameter_names_a_missing_image(comfyui: ComfyServer) -> None:
     graph = {
         "parameter": node("NeuroLuxImageParameter", name="image", image="no.png", description="", required=False),
         "result": result_node(["parameter", 0]),
     }
     answer = comfyui.post("/prompt", {"prompt": graph})
-    assert "no picture 'no.png'" in json.dumps(answer["node_errors"])
+    assert "no image 'no.png'" in json.dumps(answer["node_errors"])
 
 
 def test_file_parameter_gives_the_path_of_a_file_in_the_input_folder(

@@ -1,4 +1,4 @@
-"""The picture equals, bit for bit on a CPU, what the plain diffusers pipeline returns, wherever the weights live."""
+"""The image equals, bit for bit on a CPU, what the plain diffusers pipeline returns, wherever the weights live."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.pack.comfy_server import ComfyServer
 from tests.pack.graphs import PROMPT, text_to_image
-from tests.pack.pipelines import budget_for, handle_for, picture, sample_with
+from tests.pack.pipelines import budget_for, handle_for, make_image, sample_with
 from tests.tiny_models import write_flux
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -125,7 +125,7 @@ def placements(unloaded: None) -> ModuleType:
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("offload", ["none", "model", "stream", "sequential", "disk"])
 @pytest.mark.parametrize("case", PLACED)
-def test_where_weights_live_does_not_change_the_picture(
+def test_where_weights_live_does_not_change_the_image(
     models: dict[str, Path],
     placements: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
@@ -146,7 +146,7 @@ def test_where_weights_live_does_not_change_the_picture(
         negative=ours.get("negative"),
         guidance=ours.get("guidance", -1.0),
     )
-    assert np.array_equal(np.asarray(picture(image)), np.asarray(plain_case(models[model], case, precision)))
+    assert np.array_equal(np.asarray(make_image(image)), np.asarray(plain_case(models[model], case, precision)))
     streamed = {name for name, patcher in loaded.placement._patchers.items() if patcher.residency.streamed_bytes}
     assert (loaded.denoiser_name in streamed) == (offload in ("stream", "sequential", "disk"))
     split_encoder = case.startswith("flux") and offload in ("stream", "disk")
@@ -161,11 +161,11 @@ def test_image_equals_plain_diffusers(comfyui: ComfyServer, tiny_models: dict[st
     assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
-def test_prompt_and_seed_change_the_picture(comfyui: ComfyServer) -> None:
+def test_prompt_and_seed_change_the_image(comfyui: ComfyServer) -> None:
     graphs = [
         text_to_image("tiny-flux-schnell"),
         text_to_image("tiny-flux-schnell", prompt="a dog"),
         text_to_image("tiny-flux-schnell", seed=8),
     ]
-    pictures = {image.tobytes() for graph in graphs for image in comfyui.images(comfyui.run(graph))}
-    assert len(pictures) == 3
+    images = {image.tobytes() for graph in graphs for image in comfyui.images(comfyui.run(graph))}
+    assert len(images) == 3

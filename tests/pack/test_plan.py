@@ -16,15 +16,15 @@ from neurolux.planning.planner import (
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
-    Picture,
     Plan,
+    Workload,
     as_json,
     leaner,
     make_plan,
     table,
 )
 
-from tests.pack.plans import GB, MODELS, card, cpu, denoiser, picture, plan
+from tests.pack.plans import GB, MODELS, card, cpu, denoiser, plan, workload
 
 
 @pytest.mark.parametrize("offload", OFFLOAD_CHOICES[1:])
@@ -107,7 +107,7 @@ def test_nf4_is_chosen_where_nothing_else_fits() -> None:
         "transformer": ComponentShape(10**10, (5 * 10**9,) * 2, stored="bf16"),
         "vae": ComponentShape(10**8, stored="bf16"),
     }
-    found = make_plan("flux", shapes, card(7), Picture(512, 512))
+    found = make_plan("flux", shapes, card(7), Workload(512, 512))
     assert (found.precision, found.fits) == ("nf4", True)
     assert any(reason.startswith("precision nf4: bf16 does not fit (it needs ") for reason in found.reasons)
 
@@ -116,7 +116,7 @@ def test_impossible_says_what_is_missing_and_what_to_do() -> None:
     found = plan("flux-dev", card(8, 64), "bf16", "none")
     assert not found.fits
     assert "does not fit: it needs 35.6 GB of VRAM and 7.5 GB are free" in found.reasons
-    assert found.reasons[-1].startswith("choose offload auto and precision auto, a smaller picture")
+    assert found.reasons[-1].startswith("choose offload auto and precision auto, a smaller image")
     tiny = plan("flux-dev", card(1, 64))
     assert not tiny.fits
     assert any("of VRAM and 500 MB are free" in reason for reason in tiny.reasons)
@@ -150,7 +150,7 @@ def test_leaner_plans_get_leaner_and_end(name: str, machine: Machine) -> None:
         assert {part.storage for part in found.components.values()} == {
             part.storage for part in plan(name, machine).components.values()
         }
-        previous, found = found, leaner(found, model.family, model.components, machine, picture(model))
+        previous, found = found, leaner(found, model.family, model.components, machine, workload(model))
         if found is not None:
             assert "ran out of memory" in found.reasons[0]
     assert all(later < earlier for earlier, later in pairwise(taken))
@@ -164,7 +164,7 @@ def test_leaner_gives_room_at_once() -> None:
     """It is tried once, so it must differ: at most 70 % of the memory, and tiles."""
     model = MODELS["flux-dev"]
     first = plan("flux-dev", card(24))
-    second = leaner(first, "flux", model.components, card(24), picture(model))
+    second = leaner(first, "flux", model.components, card(24), workload(model))
     assert second is not None
     assert second.peak_vram <= 0.7 * first.peak_vram
     assert second.vae_tile == 512
@@ -188,7 +188,7 @@ def test_what_computing_cannot_hide_is_lost() -> None:
     assert wide.transfer_seconds < fast.transfer_seconds / 2
 
 
-def test_more_pictures_take_more_time_and_no_more_memory() -> None:
+def test_more_images_take_more_time_and_no_more_memory() -> None:
     one, four = (plan("flux-dev", card(8, compute_rate=400e12), "bf16", "stream", count=count) for count in (1, 4))
     assert one.peak_vram == four.peak_vram
     assert four.transfer_seconds > 3 * one.transfer_seconds
@@ -198,7 +198,7 @@ def test_a_gguf_file_stays_as_it_is() -> None:
     shapes = dict(MODELS["flux-dev"].components)
     shapes["transformer"] = replace(shapes["transformer"], stored="gguf", stored_bytes=6_800_000_000)
     for precision in ("auto", "bf16", "as-is"):
-        found = make_plan("flux", shapes, card(12), Picture(1024, 1024), precision)
+        found = make_plan("flux", shapes, card(12), Workload(1024, 1024), precision)
         assert (denoiser(found).storage, denoiser(found).bytes) == ("gguf", 6_800_000_000)
         assert any(reason.startswith("transformer is a GGUF file") for reason in found.reasons)
 
@@ -217,7 +217,7 @@ def test_kept_blocks_are_spread_evenly() -> None:
 def test_a_pipeline_without_blocks_can_be_planned() -> None:
     shapes = {"text_encoder": ComponentShape(10**8), "unet": ComponentShape(10**9), "vae": ComponentShape(10**8)}
     for offload in OFFLOAD_CHOICES:
-        found = make_plan("sdxl", shapes, card(8), Picture(512, 512), "auto", offload)
+        found = make_plan("sdxl", shapes, card(8), Workload(512, 512), "auto", offload)
         assert found.fits
         assert denoiser(found).placement in ("resident", "stage", "sequential")
 
@@ -243,7 +243,7 @@ def test_a_controlnet_larger_than_the_card_is_streamed(name: str, size: int, off
     main = "transformer" if model.family == "flux" else "unet"
     guided = with_adapters(model.components, main, [published_control_shape(2 * size * GB, model.family)])
     small, large = (
-        make_plan(model.family, guided, card(vram), picture(model), "bf16", offload) for vram in (size, 4 * size)
+        make_plan(model.family, guided, card(vram), workload(model), "bf16", offload) for vram in (size, 4 * size)
     )
     assert small.fits
     assert small.peak_vram <= size * GB - CONTEXT_BYTES
@@ -257,7 +257,7 @@ def test_a_controlnet_larger_than_the_card_is_streamed(name: str, size: int, off
     if offload == "stream":
         assert control.resident_blocks > 0
     for mode in ("none", "model"):
-        assert not make_plan(model.family, guided, card(size), picture(model), "bf16", mode).fits
+        assert not make_plan(model.family, guided, card(size), workload(model), "bf16", mode).fits
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "sdxl-lightning"])
@@ -269,7 +269,7 @@ def test_adapters_take_their_room_before_the_run(name: str) -> None:
     size = 16 if model.family == "flux" else 8
     for offload in ("none", "model", "sequential", "stream"):
         plain, more = (
-            make_plan(model.family, shapes, card(size, ram=64), picture(model), "bf16", offload)
+            make_plan(model.family, shapes, card(size, ram=64), workload(model), "bf16", offload)
             for shapes in (model.components, guided)
         )
         assert more.components["controlnet"].bytes == 2 * GB
@@ -280,7 +280,7 @@ def test_adapters_take_their_room_before_the_run(name: str) -> None:
             assert more.peak_vram <= size * GB
         elif offload != "sequential" or model.family == "flux":  # SDXL's peak is its decoding then
             assert more.peak_vram > plain.peak_vram + 0.9 * GB
-    next_leaner = leaner(more, model.family, guided, card(size, ram=64), picture(model))
+    next_leaner = leaner(more, model.family, guided, card(size, ram=64), workload(model))
     assert next_leaner is None or next_leaner.peak_vram < more.peak_vram
-    first = make_plan(model.family, model.components, card(48), picture(model))
-    assert leaner(first, model.family, guided, card(48), picture(model)) is not None
+    first = make_plan(model.family, model.components, card(48), workload(model))
+    assert leaner(first, model.family, guided, card(48), workload(model)) is not None

@@ -141,7 +141,7 @@ def test_a_small_ram_changes_the_choice(vram: int, ram: int, precision: str, off
 @pytest.mark.parametrize("side", [512, 1024])
 @pytest.mark.parametrize("name", ["flux-schnell", "flux-dev", "sdxl-lightning"])
 def test_more_vram_is_never_slower_nor_leaner(name: str, side: int, ram: int) -> None:
-    """A better picture may cost time; at the same quality, a larger card loses no more."""
+    """A better image may cost time; at the same quality, a larger card loses no more."""
     plans = [plan(name, card(size, ram), side=side) for size in (*range(3, 33), 40, 48, 80)]
     for smaller, larger in pairwise(plans):
         if not smaller.fits:

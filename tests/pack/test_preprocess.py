@@ -1,4 +1,4 @@
-"""Control pictures of any picture: depth and poses by tiny networks of the real classes, and the drawing itself."""
+"""Control images of any image: depth and poses by tiny networks of the real classes, and the drawing itself."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def networks(base_directory: Path) -> dict[str, Path]:
     return write_preprocessors(base_directory / "models" / "preprocessors")
 
 
-def pictures(count: int = 1) -> torch.Tensor:
-    """Random pictures of 8 bits a channel, as ComfyUI's IMAGE."""
+def make_images(count: int = 1) -> torch.Tensor:
+    """Random images of 8 bits a channel, as ComfyUI's IMAGE."""
     generator = torch.Generator().manual_seed(3)
     return torch.randint(0, 256, (count, HEIGHT, WIDTH, 3), generator=generator) / 255
 
 
-def as_numpy(picture: torch.Tensor) -> np.ndarray:
-    return (picture.numpy() * 255).round().astype(np.uint8)
+def as_numpy(image: torch.Tensor) -> np.ndarray:
+    return (image.numpy() * 255).round().astype(np.uint8)
 
 
 def test_depth_equals_plain_transformers_and_uses_the_whole_range(networks: dict[str, Path]) -> None:
@@ -37,7 +37,7 @@ def test_depth_equals_plain_transformers_and_uses_the_whole_range(networks: dict
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     folder = networks["depth-anything-v2-small"]
-    images = pictures(2)
+    images = make_images(2)
     with torch.inference_mode():  # as ComfyUI runs nodes
         made = depth_maps(images, folder)
     assert made.shape == (2, HEIGHT, WIDTH, 3)
@@ -59,13 +59,13 @@ def test_a_flat_depth_is_black() -> None:
 
 
 def test_poses_equal_plain_transformers(networks: dict[str, Path]) -> None:
-    from neurolux.preprocess.pose import pose_pictures
+    from neurolux.preprocess.pose import pose_images
     from neurolux.preprocess.pose_drawing import draw_poses, openpose_joints
     from transformers import AutoImageProcessor, AutoModelForObjectDetection, VitPoseForPoseEstimation
 
-    image = pictures()
+    image = make_images()
     with torch.inference_mode():
-        made = pose_pictures(image, networks["rt-detr"], networks["vitpose-base"], 0.5, 0.05)
+        made = pose_images(image, networks["rt-detr"], networks["vitpose-base"], 0.5, 0.05)
     detector = AutoModelForObjectDetection.from_pretrained(networks["rt-detr"]).eval()
     finder = AutoImageProcessor.from_pretrained(networks["rt-detr"])
     poser = VitPoseForPoseEstimation.from_pretrained(networks["vitpose-base"]).eval()
@@ -93,12 +93,12 @@ def test_poses_equal_plain_transformers(networks: dict[str, Path]) -> None:
     assert np.array_equal(as_numpy(made[0]), expected)
 
 
-def test_a_picture_without_a_person_says_what_to_do(networks: dict[str, Path]) -> None:
+def test_a_image_without_a_person_says_what_to_do(networks: dict[str, Path]) -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.preprocess.pose import pose_pictures
+    from neurolux.preprocess.pose import pose_images
 
-    with pytest.raises(InvalidParameter, match="no person was found in the picture.*preprocess to false") as caught:
-        pose_pictures(pictures(), networks["rt-detr"], networks["vitpose-base"], PERSON_SCORE + 0.1, 0.3)
+    with pytest.raises(InvalidParameter, match="no person was found in the image.*preprocess to false") as caught:
+        pose_images(make_images(), networks["rt-detr"], networks["vitpose-base"], PERSON_SCORE + 0.1, 0.3)
     assert caught.value.field == "control_image"
 
 
@@ -107,11 +107,11 @@ def test_wrong_and_damaged_networks_are_named(networks: dict[str, Path], tmp_pat
     from neurolux.preprocess.depth import depth_maps
 
     with pytest.raises(WeightsMissing, match="vitpose-base cannot be loaded.*delete it, and it is fetched again"):
-        depth_maps(pictures(), networks["vitpose-base"])
+        depth_maps(make_images(), networks["vitpose-base"])
     for file in networks["depth-anything-v2-small"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes()[:200])
     with pytest.raises(WeightsMissing, match="cannot be loaded"):
-        depth_maps(pictures(), tmp_path)
+        depth_maps(make_images(), tmp_path)
 
 
 def test_the_manager_knows_the_networks_and_can_take_them(networks: dict[str, Path]) -> None:
@@ -120,7 +120,7 @@ def test_the_manager_knows_the_networks_and_can_take_them(networks: dict[str, Pa
     from neurolux.preprocess.networks import preprocess_models
 
     folder = networks["depth-anything-v2-small"]
-    first = depth_maps(pictures(), folder)
+    first = depth_maps(make_images(), folder)
     assert preprocess_models.memory()[folder] > 100_000
     assert "DepthAnythingForDepthEstimation" in {
         type(one.model.model).__name__ for one in manager.current_loaded_models
@@ -129,24 +129,24 @@ def test_the_manager_knows_the_networks_and_can_take_them(networks: dict[str, Pa
     assert manager.current_loaded_models == []
     preprocess_models.sweep()
     assert preprocess_models.memory() == {}
-    assert torch.equal(depth_maps(pictures(), folder), first)
+    assert torch.equal(depth_maps(make_images(), folder), first)
 
 
-def test_an_interrupt_between_two_pictures_stops(networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_between_two_images_stops(networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import comfy.model_management as manager
     from neurolux.preprocess import depth as preprocess_depth
 
     done: list[int] = []
-    step = preprocess_depth.PictureProgress.step
+    step = preprocess_depth.ImageProgress.step
 
     def interrupting(progress: Any) -> None:
         done.append(len(done))
         manager.interrupt_current_processing()
         step(progress)
 
-    monkeypatch.setattr(preprocess_depth.PictureProgress, "step", interrupting)
+    monkeypatch.setattr(preprocess_depth.ImageProgress, "step", interrupting)
     with pytest.raises(manager.InterruptProcessingException):
-        preprocess_depth.depth_maps(pictures(3), networks["depth-anything-v2-small"])
+        preprocess_depth.depth_maps(make_images(3), networks["depth-anything-v2-small"])
     assert len(done) == 1
 
 
@@ -170,15 +170,15 @@ OPENCV = [
 
 
 def colours() -> np.ndarray:
-    """A small smooth picture of random colours."""
+    """A small smooth image of random colours."""
     noise = np.random.default_rng(7).integers(0, 256, (4, 7, 3), np.uint8)
     return np.asarray(Image.fromarray(noise).resize((28, 14), Image.Resampling.BILINEAR))
 
 
 def test_edges_are_opencv_s() -> None:
-    from neurolux.preprocess.canny import canny_pictures
+    from neurolux.preprocess.canny import canny_images
 
-    made = canny_pictures(torch.tensor(colours()).float()[None] / 255, 60, 150)
+    made = canny_images(torch.tensor(colours()).float()[None] / 255, 60, 150)
     assert made.shape == (1, 14, 28, 3)
     assert ["".join(".#"[int(value)] for value in row) for row in made[0, ..., 1]] == OPENCV
 
@@ -207,14 +207,14 @@ def test_a_weak_edge_counts_where_it_touches_a_strong_one() -> None:
 
 def test_thresholds_the_wrong_way_round_are_refused() -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.preprocess.canny import canny_pictures
+    from neurolux.preprocess.canny import canny_images
 
     with pytest.raises(InvalidParameter, match="low_threshold 200 is above high_threshold 100"):
-        canny_pictures(pictures(), 200, 100)
+        canny_images(make_images(), 200, 100)
 
 
 def standing_person() -> list[tuple[float, float] | None]:
-    """COCO's keypoints of somebody who stands upright and faces us, in a picture of 512x512."""
+    """COCO's keypoints of somebody who stands upright and faces us, in an image of 512x512."""
     return [
         (256, 80), (266, 72), (246, 72), (280, 78), (232, 78), (310, 140), (202, 140), (330, 220), (182, 220),
         (340, 300), (172, 300), (290, 300), (222, 300), (292, 390), (220, 390), (294, 480), (218, 480),
@@ -225,15 +225,15 @@ def test_a_skeleton_has_openpose_s_colours_in_their_places() -> None:
     from neurolux.preprocess.pose_drawing import draw_poses, openpose_joints
 
     joints = openpose_joints(standing_person())
-    picture = draw_poses([joints], 512, 512)
-    assert picture.getpixel((0, 0)) == (0, 0, 0)
-    assert picture.getpixel((256, 80)) == (255, 0, 0)  # the nose
-    assert picture.getpixel((256, 140)) == (255, 85, 0)  # the neck, between the shoulders
-    assert picture.getpixel((202, 140)) == (255, 170, 0)  # the right shoulder, on the picture's left
-    assert picture.getpixel((310, 140)) == (85, 255, 0)  # the left shoulder
-    assert picture.getpixel((294, 480)) == (85, 0, 255)  # the left ankle
-    assert picture.getpixel((229, 140)) == (153, 0, 0)  # the limb from the neck to the right shoulder, darker
-    assert picture.getpixel((283, 140)) == (153, 51, 0)  # and to the left one
+    image = draw_poses([joints], 512, 512)
+    assert image.getpixel((0, 0)) == (0, 0, 0)
+    assert image.getpixel((256, 80)) == (255, 0, 0)  # the nose
+    assert image.getpixel((256, 140)) == (255, 85, 0)  # the neck, between the shoulders
+    assert image.getpixel((202, 140)) == (255, 170, 0)  # the right shoulder, on the image's left
+    assert image.getpixel((310, 140)) == (85, 255, 0)  # the left shoulder
+    assert image.getpixel((294, 480)) == (85, 0, 255)  # the left ankle
+    assert image.getpixel((229, 140)) == (153, 0, 0)  # the limb from the neck to the right shoulder, darker
+    assert image.getpixel((283, 140)) == (153, 51, 0)  # and to the left one
 
 
 def test_what_was_not_seen_is_not_drawn() -> None:
@@ -244,13 +244,13 @@ def test_what_was_not_seen_is_not_drawn() -> None:
     joints = openpose_joints(keypoints)
     assert joints[1] is None
     assert joints[2] is None
-    picture = draw_poses([joints], 512, 512)
-    assert picture.getpixel((229, 140)) == (0, 0, 0)
-    assert picture.getpixel((182, 220)) == (255, 255, 0)  # the elbow alone
+    image = draw_poses([joints], 512, 512)
+    assert image.getpixel((229, 140)) == (0, 0, 0)
+    assert image.getpixel((182, 220)) == (255, 255, 0)  # the elbow alone
     assert not np.asarray(draw_poses([[None] * 18], 64, 64)).any()
 
 
-def test_limbs_grow_with_the_picture() -> None:
+def test_limbs_grow_with_the_image() -> None:
     from neurolux.preprocess.pose_drawing import draw_poses, openpose_joints
 
     small = openpose_joints(standing_person())

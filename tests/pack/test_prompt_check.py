@@ -28,4 +28,4 @@ def test_words_outside_a_closed_vocabulary_are_named(comfyui: ComfyServer) -> No
     rough = json.loads((STARTER / "vocabulary.json").read_text(encoding="utf-8"))["rough_words"][0].title()
     assert warnings_of(comfyui, "starter", f"{rough} and a cat") == [f"starter draws '{rough}' only roughly"]
     [warning] = warnings_of(comfyui, "starter", "A red apple, a Zeppelin and a red yak!")
-    assert warning == "starter does not know 'Zeppelin', 'yak': the picture may not show it"
+    assert warning == "starter does not know 'Zeppelin', 'yak': the image may not show it"

@@ -15,7 +15,16 @@ from neurolux.errors import WeightsMissing
 from neurolux.library.single_files import complete, files_model
 
 from tests.pack.comfy_server import comfyui_dir
-from tests.pack.test_single_files import FLUX_LAYOUTS, build, encoders, picture, put, ready, sdxl_checkpoint, shelf_of
+from tests.pack.test_single_files import (
+    FLUX_LAYOUTS,
+    build,
+    encoders,
+    make_image,
+    put,
+    ready,
+    sdxl_checkpoint,
+    shelf_of,
+)
 from tests.tiny_files import Tensors, scaled_fp8, tiny_flux, tiny_sdxl, write_gguf
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
@@ -45,7 +54,7 @@ def flux_of(root: Path, files: dict[str, Tensors], precision: str) -> Any:
 
 def latents(pipe: Any) -> torch.Tensor:
     """What two steps make of a prompt."""
-    return picture(pipe, output_type="latent")
+    return make_image(pipe, output_type="latent")
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:

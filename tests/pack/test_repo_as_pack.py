@@ -15,7 +15,7 @@ REPO = Path(__file__).parents[2]
 PACK = REPO / "custom_nodes" / "neurolux"
 
 
-def test_the_linked_repository_makes_a_picture(tmp_path: Path) -> None:
+def test_the_linked_repository_makes_a_image(tmp_path: Path) -> None:
     (tmp_path / "custom_nodes").mkdir()
     (tmp_path / "custom_nodes" / "neurolux-imagegen").symlink_to(REPO)
     WRITERS["tiny-flux-schnell"](tmp_path / "models" / "diffusers" / "tiny-flux-schnell")

@@ -53,7 +53,7 @@ def test_starter_counts_are_those_of_its_files() -> None:
 def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[str, Path], name: str) -> None:
     from neurolux.loading.build import build_pipeline, shapes_of
     from neurolux.memory.units import split_into_blocks
-    from neurolux.planning.planner import Machine, Picture, make_plan
+    from neurolux.planning.planner import Machine, Workload, make_plan
     from neurolux.weights.sources import resolve
 
     model = folder_model(tiny_models[name])
@@ -61,7 +61,7 @@ def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[s
     files = resolve(model, None)
     shapes = shapes_of(model, None, files)
     machine = Machine("cpu", 0, 10**12, bf16=True, fp16=True)
-    pipe = build_pipeline(model, None, files, make_plan(model.family, shapes, machine, Picture(64, 64)))
+    pipe = build_pipeline(model, None, files, make_plan(model.family, shapes, machine, Workload(64, 64)))
     for component, shape in shapes.items():
         _, units = split_into_blocks(pipe.components[component])
         assert shape.blocks == tuple(sum(slot.home.numel() for slot in unit.slots) for unit in units)

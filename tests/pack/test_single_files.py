@@ -1,4 +1,4 @@
-"""Single files in every layout make the picture that their diffusers folder makes; what cannot be used says why."""
+"""Single files in every layout make the image that their diffusers folder makes; what cannot be used says why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from neurolux.catalog.models import Model, SingleFilesSource, read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.library.single_files import Shelf, catalog_files, complete, files_model
-from neurolux.planning.planner import Machine, Picture, make_plan
+from neurolux.planning.planner import Machine, Workload, make_plan
 from neurolux.weights.sources import is_here, model_status, resolve
 
 from tests.pack.comfy_server import comfyui_dir
@@ -59,8 +59,8 @@ def sdxl() -> Any:
     return ready(tiny_sdxl(comfyui_dir(), lightning=False))
 
 
-def picture(pipe: Any, **changes: Any) -> torch.Tensor:
-    """One picture, as numbers."""
+def make_image(pipe: Any, **changes: Any) -> torch.Tensor:
+    """One image, as numbers."""
     if hasattr(pipe, "transformer"):
         changes = {"max_sequence_length": 32, **changes}
     with torch.no_grad():
@@ -80,7 +80,7 @@ def build(model: Model, precision: str = "fp32", steps: int = 0) -> Any:
     files = resolve(model, variant)
     shapes = shapes_of(model, variant, files)
     machine = Machine("cpu", 0, 20 * GB, bf16=True, fp16=True)
-    plan = make_plan(model.family, shapes, machine, Picture(128, 128), precision)
+    plan = make_plan(model.family, shapes, machine, Workload(128, 128), precision)
     return build_pipeline(model, variant, files, plan)
 
 
@@ -156,29 +156,29 @@ def put(root: Path, files: dict[str, Tensors]) -> Path:
 
 
 @pytest.mark.parametrize("layout", FLUX_LAYOUTS)
-def test_flux_files_make_the_picture_of_the_folder(flux: Any, tmp_path: Path, layout: str) -> None:
+def test_flux_files_make_the_image_of_the_folder(flux: Any, tmp_path: Path, layout: str) -> None:
     main = put(tmp_path, FLUX_LAYOUTS[layout](flux))
     model = files_model("flux", complete("flux", {"transformer": main}, shelf_of(tmp_path)), read_catalog())
     assert (model.defaults.num_inference_steps, model.max_sequence_length) == (28, 512)
-    assert torch.equal(picture(build(model)), picture(flux))
+    assert torch.equal(make_image(build(model)), make_image(flux))
 
 
 @pytest.mark.parametrize("layout", SDXL_LAYOUTS)
-def test_sdxl_files_make_the_picture_of_the_folder(sdxl: Any, tmp_path: Path, layout: str) -> None:
+def test_sdxl_files_make_the_image_of_the_folder(sdxl: Any, tmp_path: Path, layout: str) -> None:
     main = put(tmp_path, SDXL_LAYOUTS[layout](sdxl))
     model = files_model("sdxl", complete("sdxl", {"unet": main}, shelf_of(tmp_path)), read_catalog())
     assert model.uses_negative_prompt
     pipe = build(model)
-    assert torch.equal(picture(pipe, guidance_scale=5.0), picture(sdxl, guidance_scale=5.0))
+    assert torch.equal(make_image(pipe, guidance_scale=5.0), make_image(sdxl, guidance_scale=5.0))
 
 
-def test_a_folder_makes_the_same_picture(flux: Any, tmp_path: Path) -> None:
+def test_a_folder_makes_the_same_image(flux: Any, tmp_path: Path) -> None:
     from neurolux.library.folder_models import folder_model
 
     flux.save_pretrained(tmp_path / "folder")
     model = folder_model(tmp_path / "folder")
     assert model is not None
-    assert torch.equal(picture(build(model)), picture(flux))
+    assert torch.equal(make_image(build(model)), make_image(flux))
 
 
 def test_tokens_are_those_of_the_files_that_comfyui_ships(flux: Any) -> None:
@@ -210,7 +210,7 @@ def test_a_catalog_model_is_ready_when_its_files_are_there(flux: Any, tmp_path: 
     assert (model.license, model.name) == ("Apache-2.0", "flux-schnell")
     assert not is_here(catalog.get("flux-dev"))
     arguments = {"guidance_scale": 0.0}
-    assert torch.equal(picture(build(model), **arguments), picture(schnell, **arguments))
+    assert torch.equal(make_image(build(model), **arguments), make_image(schnell, **arguments))
 
 
 def test_lightning_files_serve_their_own_number_of_steps(sdxl: Any, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_lightning_files_serve_their_own_number_of_steps(sdxl: Any, tmp_path: Pa
     assert set(model.local) == {4, 8}
     four, eight = build(model, steps=4), build(model, steps=8)
     arguments = {"guidance_scale": 0.0, "num_inference_steps": 4}
-    assert torch.equal(picture(four, **arguments), picture(lightning, **arguments))
+    assert torch.equal(make_image(four, **arguments), make_image(lightning, **arguments))
     assert torch.equal(eight.unet.state_dict()["conv_in.weight"], lightning.unet.state_dict()["conv_in.weight"])
     assert torch.equal(eight.vae.state_dict()["quant_conv.weight"], sdxl.vae.state_dict()["quant_conv.weight"])
     assert eight.scheduler.config.timestep_spacing == "trailing"
@@ -256,7 +256,7 @@ def test_a_lightning_lora_makes_the_model_of_the_base(sdxl: Any, tmp_path: Path)
     expected.fuse_lora()
     expected.unload_lora_weights()
     assert not torch.equal(pipe.unet.get_parameter(names[0]), sdxl.unet.get_parameter(names[0]))
-    assert torch.equal(picture(pipe, guidance_scale=0.0), picture(expected, guidance_scale=0.0))
+    assert torch.equal(make_image(pipe, guidance_scale=0.0), make_image(expected, guidance_scale=0.0))
 
 
 def test_a_name_with_steps_is_a_distilled_model(sdxl: Any, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ STOCK_TEXT_WIDTH = 768
 """What a Stable Diffusion 1 attends to: with encoders of half of it ours makes conditioning for the stock sampler."""
 ROOM = 10**9
 SAMPLING_ROOM = 45_000_000
-"""Beside its weights stock keeps 42 MB free to sample so small a picture; ours takes 14 MB."""
+"""Beside its weights stock keeps 42 MB free to sample so small an image; ours takes 14 MB."""
 OURS, STOCK = "UNet2DConditionModel", "BaseModel"
 """The denoisers, as the manager's list has them."""
 
@@ -123,16 +123,16 @@ def ours(latent: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def pictures(house: House, run: Run) -> dict[str, np.ndarray]:
+def make_images(house: House, run: Run) -> dict[str, np.ndarray]:
     """What the graph made, by the names of the nodes."""
     assert run.status == "success", run.messages
     saved = [name for name in run.outputs if name.startswith("save ")]
     return {name.removeprefix("save "): as_array(house.comfyui.images(run, name)[0]) for name in saved}
 
 
-def within(picture: np.ndarray, other: np.ndarray, levels: int) -> bool:
-    """Whether two pictures are the same but for ``levels`` of 255: stock rounds otherwise where it casts weights."""
-    return np.abs(picture.astype(int) - other.astype(int)).max() <= levels
+def within(image: np.ndarray, other: np.ndarray, levels: int) -> bool:
+    """Whether two images are the same but for ``levels`` of 255: stock rounds otherwise where it casts weights."""
+    return np.abs(image.astype(int) - other.astype(int)).max() <= levels
 
 
 def as_array(image: Image.Image) -> np.ndarray:
@@ -152,7 +152,7 @@ def taken_by_ours(models: dict[str, list[int]]) -> int:
 
 def test_stock_and_ours_take_the_device_in_turn(house: House) -> None:
     ample = house.comfyui.run(graph((ROOM, ROOM, ROOM)))
-    expected = pictures(house, ample)
+    expected = make_images(house, ample)
     before = on_device(ample, "after again")
     ours_bytes, stock_bytes = before[OURS][1], before[STOCK][1]
     assert before[OURS][0] == ours_bytes
@@ -173,10 +173,10 @@ def test_stock_and_ours_take_the_device_in_turn(house: House) -> None:
     assert after_again.get(STOCK, [0])[0] < stock_bytes
     assert all(tight.outputs[probe]["free"][0] >= 0 for probe in tight.outputs if probe.startswith("after"))
 
-    made = pictures(house, tight)
+    made = make_images(house, tight)
     assert made.keys() == expected.keys()
-    for name, picture in made.items():
-        assert within(picture, expected[name], 0 if name in ("ours by ours", "again by ours") else 2), name
-        assert picture.std() > 1, name
+    for name, image in made.items():
+        assert within(image, expected[name], 0 if name in ("ours by ours", "again by ours") else 2), name
+        assert image.std() > 1, name
     assert np.array_equal(made["ours by ours"], made["again by ours"])
     assert not np.array_equal(made["ours by ours"], made["stock by ours"])

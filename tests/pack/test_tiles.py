@@ -30,8 +30,8 @@ def side_limits(minimum: int = 64) -> Any:
     return (SizeLimit(minimum=minimum), SizeLimit(minimum=minimum))
 
 
-def picture(height: int, width: int, count: int = 1, seed: int = 5) -> torch.Tensor:
-    """Random pictures of 8 bits a channel, as ComfyUI's IMAGE."""
+def make_image(height: int, width: int, count: int = 1, seed: int = 5) -> torch.Tensor:
+    """Random images of 8 bits a channel, as ComfyUI's IMAGE."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, height, width, 3), generator=generator) / 255
 
@@ -46,7 +46,7 @@ def settle(pipe: Any) -> None:
 
 
 def refined(
-    folder: Path, pictures: torch.Tensor, *, controls: Sequence[dict[str, Any]] = (), **changes: Any
+    folder: Path, images: torch.Tensor, *, controls: Sequence[dict[str, Any]] = (), **changes: Any
 ) -> torch.Tensor:
     from neurolux.stages.encode import encode
     from neurolux.stages.refine import RefineRequest, refine
@@ -55,7 +55,7 @@ def refined(
     with torch.inference_mode():  # as ComfyUI runs nodes
         loaded = handle.loaded()
         request = RefineRequest(**{"strength": STRENGTH, "seed": 7, "steps": STEPS, "tile": 128, **changes})
-        return refine(loaded, handle.spec, pictures, encode(loaded, PROMPT), None, request)
+        return refine(loaded, handle.spec, images, encode(loaded, PROMPT), None, request)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def refined(
         (192, 192, [(0, 0), (64, 0), (0, 64), (64, 64)]),
     ],
 )
-def test_tiles_cover_the_picture_and_overlap(width: int, height: int, expected: list[tuple[int, int]]) -> None:
+def test_tiles_cover_the_image_and_overlap(width: int, height: int, expected: list[tuple[int, int]]) -> None:
     from neurolux.images.tiles import plan_tiles
 
     tiles = plan_tiles(width, height, 128, 32, side_limits())
@@ -77,15 +77,15 @@ def test_tiles_cover_the_picture_and_overlap(width: int, height: int, expected: 
             assert one.left + one.width - other.left >= 32
 
 
-def test_a_small_picture_is_one_tile_that_the_model_takes() -> None:
+def test_a_small_image_is_one_tile_that_the_model_takes() -> None:
     from neurolux.images.tiles import grid_size, padded_to, plan_tiles
 
     (tile,) = plan_tiles(50, 100, 256, 32, side_limits())
     assert (tile.width, tile.height) == (64, 112)
-    padded = padded_to(picture(100, 50), *grid_size([tile]))
+    padded = padded_to(make_image(100, 50), *grid_size([tile]))
     assert padded.shape == (1, 112, 64, 3)
-    assert torch.equal(padded[:, :100, :50], picture(100, 50))
-    assert torch.equal(padded[:, 105, 60], picture(100, 50)[:, 99, 49])
+    assert torch.equal(padded[:, :100, :50], make_image(100, 50))
+    assert torch.equal(padded[:, 105, 60], make_image(100, 50)[:, 99, 49])
 
 
 @pytest.mark.parametrize(("tile", "overlap", "said"), [(100, 0, "tile 100 is not a multiple"), (128, 65, "0 to 64")])
@@ -109,10 +109,10 @@ def test_tiles_that_disagree_fade_into_each_other_without_a_jump() -> None:
     assert all(0 < step <= 1.5 / 32 for step in steps), steps
 
 
-def test_tiles_that_agree_give_the_picture_back() -> None:
+def test_tiles_that_agree_give_the_image_back() -> None:
     from neurolux.images.tiles import blend, plan_tiles
 
-    (whole,) = picture(192, 320)
+    (whole,) = make_image(192, 320)
     tiles = plan_tiles(320, 192, 128, 32, side_limits())
     made = blend(((tile, tile.cut(whole)) for tile in tiles), 320, 192, 32)
     assert torch.allclose(made, whole, atol=1e-6)
@@ -123,7 +123,7 @@ def test_one_tile_equals_diffusers_image_to_image(tiny_models: dict[str, Path], 
     pipeline_class, arguments = PLAIN[model]
     pipe = pipeline_class.from_pretrained(tiny_models[model])
     settle(pipe)
-    images = picture(128, 128)
+    images = make_image(128, 128)
     expected = pipe(
         prompt=PROMPT, image=images.movedim(-1, 1), strength=STRENGTH, num_inference_steps=STEPS, output_type="pt",
         generator=torch.Generator().manual_seed(7), **arguments,
@@ -132,8 +132,8 @@ def test_one_tile_equals_diffusers_image_to_image(tiny_models: dict[str, Path], 
     assert torch.equal(made, expected.permute(0, 2, 3, 1))
 
 
-def test_a_picture_of_a_batch_is_the_picture_alone(tiny_models: dict[str, Path]) -> None:
-    images = picture(128, 192, count=2)
+def test_a_image_of_a_batch_is_the_image_alone(tiny_models: dict[str, Path]) -> None:
+    images = make_image(128, 192, count=2)
     both = refined(tiny_models["tiny-flux-schnell"], images, overlap=32)
     assert both.shape == images.shape
     assert torch.equal(both[1:], refined(tiny_models["tiny-flux-schnell"], images[1:], overlap=32, seed=8))
@@ -155,7 +155,7 @@ def test_progress_counts_all_tiles_and_an_interrupt_stops_in_the_middle(
 
     stop_at = 0
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", told)
-    images = picture(128, 192)
+    images = make_image(128, 192)
     refined(tiny_models["tiny-flux-schnell"], images, overlap=32)
     running = round(STEPS * STRENGTH)
     assert [pair for pair in seen if pair[1] == 2 * running] == [(step, 2 * running) for step in range(1, 5)]
@@ -173,13 +173,13 @@ CONTROLLED: dict[str, tuple[str, str, type[Any]]] = {
 
 
 @pytest.mark.parametrize("model", CONTROLLED)
-def test_under_a_controlnet_each_tile_equals_diffusers_with_that_part_of_the_control_picture(
+def test_under_a_controlnet_each_tile_equals_diffusers_with_that_part_of_the_control_image(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], model: str
 ) -> None:
     from neurolux.images.tiles import blend, plan_tiles
 
     name, class_name, net_class = CONTROLLED[model]
-    images, drawing = picture(128, 192), picture(128, 192, seed=6)
+    images, drawing = make_image(128, 192), make_image(128, 192, seed=6)
     optional = {} if "flux" in model else {"feature_extractor": None, "image_encoder": None}
     pipe = getattr(diffusers, class_name).from_pretrained(
         tiny_models[model], controlnet=net_class.from_pretrained(controlnets[name]), **optional
@@ -203,18 +203,18 @@ def test_under_a_controlnet_each_tile_equals_diffusers_with_that_part_of_the_con
     assert not torch.equal(made, refined(tiny_models[model], images, overlap=32))
 
 
-def test_a_picture_of_a_batch_follows_its_own_control_picture(
+def test_a_image_of_a_batch_follows_its_own_control_image(
     tiny_models: dict[str, Path], controlnets: dict[str, Path]
 ) -> None:
     folder, path = tiny_models["tiny-sdxl"], controlnets["tiny-sdxl-canny"]
-    images, drawings = picture(128, 128, count=2), picture(128, 128, count=2, seed=6)
+    images, drawings = make_image(128, 128, count=2), make_image(128, 128, count=2, seed=6)
     both = refined(folder, images, controls=[{"path": path, "image": drawings}])
     second = {"path": path, "image": drawings[1:]}
     assert torch.equal(both[1:], refined(folder, images[1:], seed=8, controls=[second]))
     assert not torch.equal(both[:1], refined(folder, images[:1], controls=[second]))
 
 
-def test_a_control_picture_is_resized_with_the_picture_and_padded_like_it(controlnets: dict[str, Path]) -> None:
+def test_a_control_image_is_resized_with_the_image_and_padded_like_it(controlnets: dict[str, Path]) -> None:
     from neurolux.adapters.controlnets import AppliedControl
     from neurolux.adapters.files import stamp_file
     from neurolux.stages.refine import whole_controls

@@ -1,4 +1,4 @@
-"""Upscale Picture: by a real, tiny upscale model, and by Lanczos where there is none."""
+"""Upscale Image: by a real, tiny upscale model, and by Lanczos where there is none."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_esrgan(path: Path) -> Any:
-    """A tiny ESRGAN that doubles a picture's sides."""
+    """A tiny ESRGAN that doubles an image's sides."""
     from safetensors.torch import save_file
     from spandrel.architectures.ESRGAN import ESRGAN
 

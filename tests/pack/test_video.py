@@ -152,7 +152,7 @@ def test_the_frames_differ_and_the_same_seed_gives_them_again(
     assert not torch.equal(first[0], first[1])
 
 
-def test_a_picture_of_the_same_model_is_what_it_was_before_the_video(
+def test_a_image_of_the_same_model_is_what_it_was_before_the_video(
     tiny_models: dict[str, Path], adapter_folder: Path
 ) -> None:
     from tests.pack.pipelines import sample_with

@@ -13,7 +13,7 @@ from tests.service.conftest import DEFAULT_MODEL, Service
 SCRIPT = Path(__file__).parents[2] / "scripts" / "test_image_gen.py"
 
 
-def test_generate_saves_the_picture_and_never_overwrites(imagegen, tmp_path: Path) -> None:
+def test_generate_saves_the_image_and_never_overwrites(imagegen, tmp_path: Path) -> None:
     arguments = ("generate", "A cute cat!", "--size", "128x96", "--steps", "2", "--seed", "5")
     first, again = imagegen(*arguments), imagegen(*arguments, "--quiet")
     assert first.returncode == 0, first.stderr
@@ -22,22 +22,22 @@ def test_generate_saves_the_picture_and_never_overwrites(imagegen, tmp_path: Pat
     assert again.stderr == ""
     assert "128x96, seed 5, 2 steps" in first.stderr
     assert "2/2" in first.stderr
-    with Image.open(tmp_path / first.stdout.strip()) as picture:
-        assert picture.size == (128, 96)
+    with Image.open(tmp_path / first.stdout.strip()) as image:
+        assert image.size == (128, 96)
 
 
 def test_generate_takes_format_and_place_from_out(imagegen, tmp_path: Path) -> None:
     done = imagegen("generate", "a cat", "--size", "128", "--n", "2", "--out", "deep/er/cat.webp", "--quiet")
     assert done.returncode == 0, done.stderr
     for name in ("cat-1.webp", "cat-2.webp"):
-        with Image.open(tmp_path / "deep" / "er" / name) as picture:
-            assert picture.format == "WEBP"
+        with Image.open(tmp_path / "deep" / "er" / name) as image:
+            assert image.format == "WEBP"
 
 
 def test_demo_draws_with_the_starter_on_the_service_that_runs(imagegen, tmp_path: Path) -> None:
-    done = imagegen("demo", "--prompt", "cat, red background", "--out", "pictures/")
+    done = imagegen("demo", "--prompt", "cat, red background", "--out", "images/")
     assert done.returncode == 0, done.stderr
-    [path] = (tmp_path / "pictures").glob("cat-red-background-starter-*.png")
+    [path] = (tmp_path / "images").glob("cat-red-background-starter-*.png")
     assert str(path.relative_to(tmp_path)) in done.stdout
     assert "starting the service" not in done.stdout
 
@@ -85,6 +85,6 @@ def test_the_check_script_checks_the_service(service: Service, tmp_path: Path) -
     command = [sys.executable, str(SCRIPT), "A cute cat on a windowsill", "--url", service.url, "--out", str(tmp_path)]
     done = subprocess.run([*command, "--size", "128x96"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the picture is 128x96" in done.stdout
+    assert "the image is 128x96" in done.stdout
     assert "FAIL" not in done.stdout
     assert len(list(tmp_path.glob("*.png"))) == 1

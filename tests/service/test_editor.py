@@ -1,4 +1,4 @@
-"""What a person sees in ComfyUI's editor, in a real browser: the graph opens, runs, and shows its picture."""
+"""What a person sees in ComfyUI's editor, in a real browser: the graph opens, runs, and shows its image."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SET_PARAMETERS = """(values) => {
         if (name in values) node.widgets.find(widget => widget.name === 'value').value = values[name];
     }
 }"""
-PICTURE_SIZES = """() => {
+IMAGE_SIZES = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
     return (result.imgs ?? []).filter(img => img.complete).map(img => [img.naturalWidth, img.naturalHeight]);
 }"""
-DROP_PICTURE = """async (encoded) => {
+DROP_IMAGE = """async (encoded) => {
     const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
     await app.handleFile(new File([bytes], 'dropped.png', {type: 'image/png'}));
     await new Promise(done => setTimeout(done, 500));
@@ -50,7 +50,7 @@ async def page(service: Service) -> AsyncIterator[Page]:
         yield opened
 
 
-async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_picture(page: Page, service: Service) -> None:
+async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_image(page: Page, service: Service) -> None:
     templates = await (await page.request.get(f"{service.comfyui_url}/api/workflow_templates")).json()
     assert sorted(templates["neurolux"]) == [path.stem for path in sorted(SHIPPED_WORKFLOWS.glob("*.json"))]
     url = f"{service.comfyui_url}/api/workflow_templates/neurolux/text-to-image.json"
@@ -61,16 +61,16 @@ async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_picture(
         {"model": DEFAULT_MODEL, "width": 160, "height": 128, "num_images": 2, "prompt": "from the editor"},
     )
     await page.get_by_role("button", name="Run", exact=True).first.click()
-    await page.wait_for_function(f"() => ({PICTURE_SIZES})().length === 2", timeout=60_000)
-    assert await page.evaluate(PICTURE_SIZES) == [[160, 128], [160, 128]]
+    await page.wait_for_function(f"() => ({IMAGE_SIZES})().length === 2", timeout=60_000)
+    assert await page.evaluate(IMAGE_SIZES) == [[160, 128], [160, 128]]
     thumbnail = await page.request.get(url.replace(".json", ".jpg"))
     assert thumbnail.ok
 
 
-async def test_a_picture_dropped_on_the_editor_reopens_what_made_it(page: Page, client: ImageGenClient) -> None:
+async def test_a_image_dropped_on_the_editor_reopens_what_made_it(page: Page, client: ImageGenClient) -> None:
     answer = client.generate("a lighthouse at dusk", width=128, height=96, num_inference_steps=2, seed=987654321)
     assert answer.image_bytes_b64
-    values = await page.evaluate(DROP_PICTURE, answer.image_bytes_b64)
+    values = await page.evaluate(DROP_IMAGE, answer.image_bytes_b64)
     assert "a lighthouse at dusk" in values
     assert 987654321 in values
 
@@ -78,9 +78,9 @@ async def test_a_picture_dropped_on_the_editor_reopens_what_made_it(page: Page, 
 async def test_every_graph_opens_agrees_with_its_twin_and_is_taken_by_comfyui(
     page: Page, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is queued as the editor would queue it, and its run is stopped at once: other tests judge the pictures.
+    """Each is queued as the editor would queue it, and its run is stopped at once: other tests judge the images.
 
-    A model, LoRA or picture that is not on this machine is refused for that, and for nothing else.
+    A model, LoRA or image that is not on this machine is refused for that, and for nothing else.
     """
     wrong: list[str] = []
     for path in sorted(SHIPPED_WORKFLOWS.glob("*.json")):

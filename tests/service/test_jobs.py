@@ -1,4 +1,4 @@
-"""Jobs on a real ComfyUI: what is told while they run, pictures that come in, and the commands about them."""
+"""Jobs on a real ComfyUI: what is told while they run, images that come in, and the commands about them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ECHO: dict[str, Any] = {
         "_meta": {"title": "Result"},
     },
 }
-"""A graph that gives back the picture that it was sent."""
+"""A graph that gives back the image that it was sent."""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def opened(data: bytes) -> Image.Image:
     return image
 
 
-def test_a_job_is_followed_from_queue_to_picture(client: ImageGenClient) -> None:
+def test_a_job_is_followed_from_queue_to_image(client: ImageGenClient) -> None:
     ahead = client.submit("a cat", seed=1, **LONG)
     job = client.submit("a cat", seed=int(time.time()), width=128, height=128, num_inference_steps=6)
     assert client.job(job.job_id).status is JobStatus.QUEUED
@@ -139,7 +139,7 @@ def test_the_wait_is_known_once_such_a_job_has_run(client: ImageGenClient) -> No
     assert [client.wait(job.job_id).status for job in jobs] == [JobStatus.DONE] * 3
 
 
-def test_a_picture_goes_into_a_saved_graph_and_is_turned_as_its_exif_says(client: ImageGenClient, echo: str) -> None:
+def test_a_image_goes_into_a_saved_graph_and_is_turned_as_its_exif_says(client: ImageGenClient, echo: str) -> None:
     upright = opened(client.images(client.run_mode(echo, photo=photo()))[0])
     assert (upright.size, upright.getpixel((2, 12))[0] > 200) == ((40, 24), True)  # pyright: ignore
     turned = opened(client.images(client.run_mode(echo, photo=photo(orientation=6)))[0])
@@ -149,7 +149,7 @@ def test_a_picture_goes_into_a_saved_graph_and_is_turned_as_its_exif_says(client
     assert blue[2] > 200 > blue[0]  # pyright: ignore
 
 
-def test_a_picture_comes_as_a_file_of_a_form_and_as_the_result_of_a_job(
+def test_a_image_comes_as_a_file_of_a_form_and_as_the_result_of_a_job(
     client: ImageGenClient, service: Service, echo: str
 ) -> None:
     answer = requests.post(
@@ -162,7 +162,7 @@ def test_a_picture_comes_as_a_file_of_a_form_and_as_the_result_of_a_job(
     assert client.job(again.job_id).parameters["photo"].startswith("input:")  # pyright: ignore
     with pytest.raises(ClientError, match="photo is required"):
         client.run_mode(echo)
-    with pytest.raises(ClientError, match="is not a picture"):
+    with pytest.raises(ClientError, match="is not an image"):
         client.run_mode(echo, photo="example.png")
 
 
@@ -180,7 +180,7 @@ def test_a_request_repeated_under_its_key_is_drawn_once(client: ImageGenClient, 
 # -- commands ------------------------------------------------------------------------------------------------------
 
 
-def test_watch_follows_a_job_and_saves_its_pictures(imagegen, tmp_path: Path) -> None:
+def test_watch_follows_a_job_and_saves_its_images(imagegen, tmp_path: Path) -> None:
     done = imagegen("generate", "A watched cat", "--watch", "--size", "128x96", "--steps", "2", "--seed", "5")
     assert done.returncode == 0, done.stderr
     assert "2/2" in done.stderr
@@ -190,7 +190,7 @@ def test_watch_follows_a_job_and_saves_its_pictures(imagegen, tmp_path: Path) ->
     listed = imagegen("jobs", "--limit", "3")
     row = next(line for line in listed.stdout.splitlines() if line.startswith(job_id))
     assert "done" in row
-    assert "1 pictures" in row
+    assert "1 images" in row
     assert imagegen("cancel", job_id).stdout == "the job was done before it could be cancelled; nothing was changed\n"
 
 
@@ -238,7 +238,7 @@ def test_ctrl_c_cancels_the_watched_job(service: Service, client: ImageGenClient
     assert client.job(job_id).status is JobStatus.CANCELLED
 
 
-def test_modes_are_listed_and_described_and_a_picture_is_set_by_its_file(imagegen, echo: str, tmp_path: Path) -> None:
+def test_modes_are_listed_and_described_and_a_image_is_set_by_its_file(imagegen, echo: str, tmp_path: Path) -> None:
     listed = imagegen("modes").stdout
     assert "text-to-image" in listed
     assert echo in listed

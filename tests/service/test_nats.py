@@ -34,7 +34,7 @@ async def ask(nc: Client, **body: Any) -> dict[str, Any]:
     return json.loads((await nc.request(REQUEST, json.dumps(body).encode(), timeout=120)).data)
 
 
-async def test_a_request_is_replied_with_the_picture(nc: Client) -> None:
+async def test_a_request_is_replied_with_the_image(nc: Client) -> None:
     answer = ImageGenResponse.model_validate(await ask(nc, prompt="a cat", seed=7, **SMALL))
     assert (answer.seed, answer.width, answer.height, answer.model) == (7, 128, 96, DEFAULT_MODEL)
     assert answer.image_bytes_b64
@@ -56,7 +56,7 @@ async def test_an_error_is_a_reply_too(nc: Client, payload: bytes, code: str) ->
     assert reply["error"]["code"] == code
 
 
-async def test_a_reply_that_does_not_fit_says_where_the_pictures_are(nc: Client) -> None:
+async def test_a_reply_that_does_not_fit_says_where_the_images_are(nc: Client) -> None:
     # Random weights draw noise, which no encoder makes small: over 1 MiB in base64, the server's default limit.
     answer = ImageGenResponse.model_validate(
         await ask(nc, prompt="a cat", width=512, height=512, num_inference_steps=1, num_images=2, seed=3)

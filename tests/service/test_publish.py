@@ -87,7 +87,7 @@ async def page(service: Service) -> AsyncIterator[Page]:
         yield opened
 
 
-def picture(data: bytes) -> Image.Image:
+def make_image(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
@@ -111,7 +111,7 @@ async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
     answer = client.run_mode("my-negative", color=0x102030, width=48)
     [file] = answer.files
     assert (file.result, file.media_type) == ("negative", "image/png")
-    [shown] = [picture(data) for data in client.images(answer)]
+    [shown] = [make_image(data) for data in client.images(answer)]
     assert (shown.size, shown.getpixel((0, 0))) == ((48, 24), (0xEF, 0xDF, 0xCF))
     saved = json.loads((modes / "my-negative.json").read_text())
     assert {"MarkdownNote", "EmptyImage"} < {each["type"] for each in saved["nodes"]}
@@ -128,7 +128,7 @@ async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
     await publish_as(page, "my-negative")
     await dialog.get_by_role("button", name="Overwrite").click()
     await expect(page.locator(".p-toast-message-success")).to_have_count(2)
-    assert picture(client.images(client.run_mode("my-negative", color=1))[0]).size == (32, 40)
+    assert make_image(client.images(client.run_mode("my-negative", color=1))[0]).size == (32, 40)
 
     await page.evaluate(BUILD, False)
     await publish_as(page, "endless")
@@ -193,12 +193,12 @@ def test_a_graph_in_api_format_dropped_into_the_folder_works_at_every_door(
         ("large", "image/webp"),
         ("same", "image/png"),
     ]
-    assert [picture(data).size for data in client.images(answer)] == [(16, 16), (8, 4)]
+    assert [make_image(data).size for data in client.images(answer)] == [(16, 16), (8, 4)]
     saved = client.save(answer, tmp_path / "saved") + client.save(client.job(answer.job_id), tmp_path / "saved")
     assert [Image.open(path).format for path in saved] == ["WEBP", "PNG"] * 2
     assert len(set(saved)) == 4
     again = client.run_mode("scale", image=f"job:{answer.job_id}/1")
-    assert [picture(data).size for data in client.images(again)] == [(16, 16), (8, 4)]
+    assert [make_image(data).size for data in client.images(again)] == [(16, 16), (8, 4)]
     with pytest.raises(ClientError, match="method 'cubist' is not one of nearest-exact, bilinear"):
         client.run_mode("scale", image=source, method="cubist")
     with pytest.raises(ClientError, match=r"'half' has no exported graph: .* choose File > Publish as mode"):

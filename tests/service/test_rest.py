@@ -1,4 +1,4 @@
-"""What a program gets over REST: pictures as asked, and for every mistake its own answer."""
+"""What a program gets over REST: images as asked, and for every mistake its own answer."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def post(service: Service, path: str = "/v1/generate-image", **body: Any) -> req
     return requests.post(service.url + path, json=body, timeout=120)
 
 
-def picture(data: bytes) -> Image.Image:
+def make_image(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
 
 
-def test_a_prompt_becomes_a_picture_of_the_size_and_seed_asked(service: Service) -> None:
+def test_a_prompt_becomes_a_image_of_the_size_and_seed_asked(service: Service) -> None:
     response = post(service, prompt="a cat", seed=7, **SMALL)
     assert response.status_code == 200, response.text
     answer = response.json()
@@ -46,13 +46,13 @@ def test_a_prompt_becomes_a_picture_of_the_size_and_seed_asked(service: Service)
     assert answer["images"] == [answer["image_bytes_b64"]]
     assert answer["queue_time_ms"] >= 0
     assert answer["generation_time_ms"] > 0
-    image = picture(base64.b64decode(answer["image_bytes_b64"]))
+    image = make_image(base64.b64decode(answer["image_bytes_b64"]))
     assert (image.size, image.format) == ((128, 96), "PNG")
 
 
-def test_the_picture_carries_the_graph_with_the_values_that_made_it(client: ImageGenClient) -> None:
+def test_the_image_carries_the_graph_with_the_values_that_made_it(client: ImageGenClient) -> None:
     [data] = client.images(client.generate("a green door", seed=11, **SMALL))
-    info = picture(data).info
+    info = make_image(data).info
     saved = {node["id"]: node.get("widgets_values") for node in json.loads(info["workflow"])["nodes"]}
     queued = json.loads(info["prompt"])
     values = {node["inputs"]["name"]: (key, node["inputs"]["value"]) for key, node in queued.items()
@@ -68,21 +68,21 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_does_not(client:
     assert first.job_id != again.job_id
     assert first.images == again.images
     other = client.generate("a cat", seed=4, **SMALL)
-    assert picture(client.images(first)[0]).tobytes() != picture(client.images(other)[0]).tobytes()
+    assert make_image(client.images(first)[0]).tobytes() != make_image(client.images(other)[0]).tobytes()
 
 
-def test_picture_i_of_a_batch_is_the_single_picture_with_seed_plus_i(client: ImageGenClient) -> None:
+def test_image_i_of_a_batch_is_the_single_image_with_seed_plus_i(client: ImageGenClient) -> None:
     batch = client.images(client.generate("a cat", seed=20, num_images=3, **SMALL))
     assert len(batch) == 3
     single = client.images(client.generate("a cat", seed=22, **SMALL))[0]
-    assert picture(batch[2]).tobytes() == picture(single).tobytes()
+    assert make_image(batch[2]).tobytes() == make_image(single).tobytes()
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
-def test_pictures_come_in_the_format_asked(client: ImageGenClient, image_format: str) -> None:
+def test_images_come_in_the_format_asked(client: ImageGenClient, image_format: str) -> None:
     answer = client.generate("a cat", seed=1, output_format=image_format, **SMALL)
     assert answer.image_format == image_format
-    assert picture(client.images(answer)[0]).format == image_format.upper()
+    assert make_image(client.images(answer)[0]).format == image_format.upper()
 
 
 @pytest.mark.parametrize("model", ["tiny-flux-dev", "tiny-sdxl-lightning", "tiny-sdxl"])
@@ -196,7 +196,7 @@ def test_progress_and_previews_reach_a_client_while_it_waits(client: ImageGenCli
     assert steps == sorted(set(steps)) or steps == sorted(steps)  # pyright: ignore
     preview = next(event for event in events if event.type == "preview")
     assert preview.image_b64
-    assert picture(base64.b64decode(preview.image_b64)).width > 0
+    assert make_image(base64.b64decode(preview.image_b64)).width > 0
     assert events[-1].type == "done"
     assert events[-1].state
     assert events[-1].state.status is JobStatus.DONE
@@ -238,7 +238,7 @@ def test_a_job_can_be_left_and_asked_for_later(client: ImageGenClient, service: 
         time.sleep(0.1)
     image = requests.get(f"{service.url}{location}/images/0", timeout=30)
     assert image.headers["Content-Type"] == "image/png"
-    assert picture(image.content).size == (128, 96)
+    assert make_image(image.content).size == (128, 96)
     assert requests.get(f"{service.url}{location}/images/1", timeout=30).status_code == 404
 
 

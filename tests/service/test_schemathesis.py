@@ -1,7 +1,7 @@
 """What /openapi.json promises, asked of the real service: whatever is sent, the answer is a declared one and no 5xx.
 
 The service is a whole one (`imagegen up`) beside the ComfyUI of the other tests; its default mode is a graph that
-draws an empty picture.
+draws an empty image.
 schemathesis makes the requests: of right and of wrong data, and in sequences, where one answer's job is the next
 request's. It is run as its own program, which is its documented interface, and asks the same in every run.
 """

@@ -20,19 +20,19 @@ def draw(client: ImageGenClient, prompt: str, **parameters: Any) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(client.images(answer)[0])).convert("RGB"), dtype=float)
 
 
-def border(picture: np.ndarray) -> np.ndarray:
+def border(image: np.ndarray) -> np.ndarray:
     """The median colour of the outermost four pixels, 0 to 255."""
-    edges = [picture[:4], picture[-4:], picture[:, :4].swapaxes(0, 1), picture[:, -4:].swapaxes(0, 1)]
+    edges = [image[:4], image[-4:], image[:, :4].swapaxes(0, 1), image[:, -4:].swapaxes(0, 1)]
     return np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
 
 
 def test_a_red_apple_on_blue_is_red_on_blue(client: ImageGenClient) -> None:
-    picture = draw(client, "red apple, blue background")
-    assert picture.shape == (128, 128, 3)
-    red, green, blue = border(picture)
+    image = draw(client, "red apple, blue background")
+    assert image.shape == (128, 128, 3)
+    red, green, blue = border(image)
     assert blue > red + 60
     assert blue > green + 40
-    red, green, blue = np.median(picture[48:80, 48:80].reshape(-1, 3), axis=0)
+    red, green, blue = np.median(image[48:80, 48:80].reshape(-1, 3), axis=0)
     assert red > green + 80
     assert red > blue + 80
 

@@ -1,4 +1,4 @@
-"""A graph that takes what a request may say and draws an empty picture: all of the service but the drawing."""
+"""A graph that takes what a request may say and draws an empty image: all of the service but the drawing."""
 
 from __future__ import annotations
 

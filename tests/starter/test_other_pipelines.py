@@ -1,4 +1,4 @@
-"""The shipped starter model in the other ways a FLUX model is used: from a picture, inside a mask, with a LoRA."""
+"""The shipped starter model in the other ways a FLUX model is used: from an image, inside a mask, with a LoRA."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def said(prompt: str, **more: Any) -> dict[str, Any]:
 
 
 def difference(first: Any, second: Any) -> float:
-    """Mean absolute difference of two pictures, on 0..1."""
+    """Mean absolute difference of two images, on 0..1."""
     return float(np.abs(np.asarray(first, np.float32) - np.asarray(second, np.float32)).mean() / 255)
 
 
@@ -63,11 +63,11 @@ def scene(truths: dict[str, np.ndarray], name: str, ground: str, colour: str | N
 def test_image_to_image_stays_near_its_input_at_low_strength_and_follows_the_prompt_at_high(
     pipeline: FluxPipeline, truths: dict[str, np.ndarray]
 ) -> None:
-    from_picture = FluxImg2ImgPipeline.from_pipe(pipeline)
+    from_image = FluxImg2ImgPipeline.from_pipe(pipeline)
     given, asked = scene(truths, "circle", "blue", "red"), scene(truths, "square", "yellow", "green")
     prompt = "green square, yellow background"
-    low = from_picture(**said(prompt, image=given, strength=0.3)).images[0]
-    high = from_picture(**said(prompt, image=given, strength=1.0)).images[0]
+    low = from_image(**said(prompt, image=given, strength=0.3)).images[0]
+    high = from_image(**said(prompt, image=given, strength=1.0)).images[0]
     apart = difference(given, asked)
     assert difference(low, given) < 0.35 * apart
     assert difference(high, asked) < 0.35 * apart
@@ -98,8 +98,8 @@ def train_lora(pipeline: FluxPipeline, prompt: str, target: Image.Image, folder:
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
     torch.manual_seed(0)
     with torch.no_grad():
-        picture = pipeline.image_processor.preprocess(target)
-        latents = pipeline.vae.encode(picture).latent_dist.mode()
+        image = pipeline.image_processor.preprocess(target)
+        latents = pipeline.vae.encode(image).latent_dist.mode()
         data = pipeline._pack_latents(latents, 1, latents.shape[1], latents.shape[2], latents.shape[3])
         embeds, pooled, text_ids = pipeline.encode_prompt(prompt, None, max_sequence_length=32)
     image_ids = pipeline._prepare_latent_image_ids(1, SIDE // 16, SIDE // 16, torch.device("cpu"), data.dtype)

@@ -68,7 +68,7 @@ def test_the_subjects_that_the_card_calls_sure_are_drawn_surely(
 
 
 @pytest.mark.parametrize(("size", "floor"), FLOOR_OF_LARGER.items())
-def test_sure_subjects_are_sure_in_larger_pictures_as_far_as_the_card_says(
+def test_sure_subjects_are_sure_in_larger_images_as_far_as_the_card_says(
     size: str, floor: float, pipeline: FluxPipeline, truths: dict[str, np.ndarray]
 ) -> None:
     told = recorded()["larger"][size]

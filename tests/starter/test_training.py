@@ -121,8 +121,8 @@ def test_the_commands_lead_from_icons_to_a_pipeline(work: Path, tmp_path: Path) 
     assert f"'steps': {second['step']}" in told
     pipeline = FluxPipeline.from_pretrained(tmp_path / "starter")
     pipeline.set_progress_bar_config(disable=True)
-    picture = pipeline(
+    image = pipeline(
         "red apple, blue background", num_inference_steps=2, guidance_scale=0.0, height=128, width=160, output_type="np"
     ).images[0]  # pyright: ignore[reportAttributeAccessIssue]
-    assert picture.shape == (128, 160, 3)
-    assert np.isfinite(picture).all()
+    assert image.shape == (128, 160, 3)
+    assert np.isfinite(image).all()

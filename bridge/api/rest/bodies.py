@@ -1,4 +1,4 @@
-"""Reads the body of a generate request: JSON, or a form with pictures as parts. Never more of it than may come."""
+"""Reads the body of a generate request: JSON, or a form with images as parts. Never more of it than may come."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bridge.gateway.generation import Body, Limits
 JSON = "application/json"
 FORM = "multipart/form-data"
 MAX_PARTS = 64
-PICTURES_AT_ONCE = 4
-"""Pictures of the largest size in one request, beside one file of the largest size."""
+IMAGES_AT_ONCE = 4
+"""Images of the largest size in one request, beside one file of the largest size."""
 REQUEST_PART = "request"
 """The part of a form that may hold the JSON of the request; other parts stand for single fields."""
 CHUNK_BYTES = 256 * 1024
@@ -31,7 +31,7 @@ async def read_body(request: web.Request, limits: Limits) -> Body:
     It counts as in memory until `release_body`, or the end of the request.
     """
     # Base64 takes four bytes for three.
-    most = limits.body_bytes + (PICTURES_AT_ONCE * limits.image.max_bytes + limits.file_bytes) * 4 // 3
+    most = limits.body_bytes + (IMAGES_AT_ONCE * limits.image.max_bytes + limits.file_bytes) * 4 // 3
     if request.content_length is not None and request.content_length > most:
         raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {most} are allowed")
     lease = request[BODY] = request.app[BODY_ROOM].lease(request.content_length)
@@ -71,7 +71,7 @@ async def _read_form(request: web.Request, limits: Limits, lease: BodyLease) -> 
                 raise BadForm(f"the part {part.name!r} is encoded; send its bytes as they are")
             if part.name in values or part.name in files:
                 raise BadForm(f"the form has two parts named {part.name!r}")
-            is_file = part.name != REQUEST_PART and (part.filename is not None or _is_picture(part))
+            is_file = part.name != REQUEST_PART and (part.filename is not None or _is_image(part))
             data = await _read_part(part, _most_bytes(part, limits) if is_file else limits.body_bytes, lease)
             if is_file:
                 if data or part.filename:  # A browser sends an empty part for a field without a file.
@@ -89,13 +89,13 @@ async def _read_form(request: web.Request, limits: Limits, lease: BodyLease) -> 
     raise BadForm(f"the form has more than {MAX_PARTS} parts")
 
 
-def _is_picture(part: BodyPartReader) -> bool:
+def _is_image(part: BodyPartReader) -> bool:
     return part.headers.get("Content-Type", "").startswith("image/")
 
 
 def _most_bytes(part: BodyPartReader, limits: Limits) -> int:
-    """Of a part that is a file. What does not say that it is a picture may be one; that is for the mode to say."""
-    return limits.image.max_bytes if _is_picture(part) else max(limits.image.max_bytes, limits.file_bytes)
+    """Of a part that is a file. What does not say that it is an image may be one; that is for the mode to say."""
+    return limits.image.max_bytes if _is_image(part) else max(limits.image.max_bytes, limits.file_bytes)
 
 
 async def _read_part(part: BodyPartReader, most: int, lease: BodyLease) -> bytes:

@@ -38,7 +38,7 @@ routes = web.RouteTableDef()
     },
     errors=(404, 422, 503),
     parameters=[
-        Query("previews", {"type": "string", "enum": list(FLAGS)}, "`true`: with small pictures of how it stands."),
+        Query("previews", {"type": "string", "enum": list(FLAGS)}, "`true`: with small images of how it stands."),
         Query("Last-Event-ID", {"type": "string"}, "Sent by browsers that come back.", where="header"),
     ],
     waits=True,

@@ -31,7 +31,7 @@ KEY = Query(
 FORM_SCHEMA = {
     "type": "object",
     "description": "The fields of the JSON body as texts, or all of them as JSON in a part named `request`; and the "
-    "pictures of the mode's Image parameters, each a part of its parameter's name.",
+    "images of the mode's Image parameters, each a part of its parameter's name.",
     "properties": {"request": {"type": "string", "contentMediaType": "application/json"}},
     "additionalProperties": True,
 }
@@ -92,11 +92,11 @@ async def accept(request: web.Request, body: Body) -> web.Response:
 
 
 async def wait(request: web.Request, body: Body) -> web.Response:
-    """Queue a request, wait for its end, and answer with the pictures."""
+    """Queue a request, wait for its end, and answer with the images."""
     generation = request.app[GENERATION]
     leaves = wants_cancel_on_disconnect(body)
     accepted = await prepare(request, body)
-    del body  # Its pictures are in the store: the wait may be long, and others need the memory.
+    del body  # Its images are in the store: the wait may be long, and others need the memory.
     release_body(request)
     if accepted.job is not None:
         job_id, work = accepted.job.job_id, generation.run(accepted.job)
@@ -131,8 +131,8 @@ async def _while_connected(
 
 @routes.post("/v1/generate-image")
 @operation(
-    "Draw, and answer with the pictures",
-    answers={200: Answer("The pictures.", ImageGenResponse, headers=REPLAYED)},
+    "Draw, and answer with the images",
+    answers={200: Answer("The images.", ImageGenResponse, headers=REPLAYED)},
     errors=(404, 409, 410, 503, 504),
     body=ImageGenRequest,
     body_schemas={FORM: FORM_SCHEMA},
@@ -140,7 +140,7 @@ async def _while_connected(
     waits=True,
 )
 async def generate_image(request: web.Request) -> web.Response:
-    """Draw, and answer with the pictures."""
+    """Draw, and answer with the images."""
     return await wait(request, await read_body(request, request.app[GENERATION].limits))
 
 

@@ -1,4 +1,4 @@
-"""The rooms of jobs that are there already: their states, lists and pictures, and their cancellation."""
+"""The rooms of jobs that are there already: their states, lists and images, and their cancellation."""
 
 from __future__ import annotations
 
@@ -166,9 +166,9 @@ async def cancel_job(request: web.Request) -> web.Response:
 
 @routes.get("/v1/jobs/{job_id}/images/{index}")
 @operation(
-    "A picture of a job",
+    "An image of a job",
     answers={
-        200: Answer("The picture.", media="*/*", headers={"ETag": "Its SHA-256.", "Accept-Ranges": "`bytes`"}),
+        200: Answer("The image.", media="*/*", headers={"ETag": "Its SHA-256.", "Accept-Ranges": "`bytes`"}),
         206: Answer("A part of it.", media="*/*", headers={"ETag": "Its SHA-256.", "Content-Range": "Which part."}),
         304: Answer("It is the one that If-None-Match names.", media=None, headers={"ETag": "Its SHA-256."}),
     },
@@ -180,12 +180,12 @@ async def cancel_job(request: web.Request) -> web.Response:
     ],
 )
 async def job_image(request: web.Request) -> web.Response:
-    """One picture of a job, counted from 0."""
+    """One image of a job, counted from 0."""
     queue = request.app[GENERATION].queue
     state = await queue.state(job_id_of(request))
     text = request.match_info["index"]
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < len(state.images)):
-        raise UnknownJob(f"job {state.job_id} is {state.status} with {len(state.images)} pictures; none is {text}")
+        raise UnknownJob(f"job {state.job_id} is {state.status} with {len(state.images)} images; none is {text}")
     image = state.images[int(text)]
     etag = f'"{image.digest.removeprefix("SHA-256=")}"'
     headers = {"ETag": etag, "Cache-Control": "private, max-age=3600, immutable", "Accept-Ranges": "bytes"}
@@ -202,7 +202,7 @@ async def job_image(request: web.Request) -> web.Response:
 
 
 def _names(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names the picture. Comparison is weak (RFC 9110, 13.1.2)."""
+    """Whether an If-None-Match header names the image. Comparison is weak (RFC 9110, 13.1.2)."""
     given = [tag.strip().removeprefix("W/") for tag in (header or "").split(",")]
     return etag in given or "*" in given
 
@@ -225,5 +225,5 @@ def _range(header: str | None, size: int) -> range | None:
         if last and int(last) < int(first):
             return None
     if start >= stop:
-        raise RangeNotSatisfiable(f"the range {text} lies outside the picture, which has {size} bytes")
+        raise RangeNotSatisfiable(f"the range {text} lies outside the image, which has {size} bytes")
     return range(start, stop)

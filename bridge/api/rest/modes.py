@@ -74,7 +74,7 @@ async def mode_schema(request: web.Request) -> web.Response:
 @operation(
     "Run a saved graph",
     answers={
-        200: Answer("The pictures.", ImageGenResponse, headers=REPLAYED),
+        200: Answer("The images.", ImageGenResponse, headers=REPLAYED),
         202: Answer("Accepted, with `Prefer: respond-async`.", JobState, headers={**LOCATION, **REPLAYED}),
     },
     errors=(404, 409, 410, 503, 504),

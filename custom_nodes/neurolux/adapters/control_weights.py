@@ -164,7 +164,7 @@ def check_fit(pipeline: LoadedPipeline, file: FileStamp, module: Any) -> None:
 
 
 def cast_condition(module: Any, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The control picture in the ControlNet's number format; FLUX's pipeline leaves it in the VAE's own."""
+    """The control image in the ControlNet's number format; FLUX's pipeline leaves it in the VAE's own."""
     condition: Any = keywords.get("controlnet_cond")
     if isinstance(condition, torch.Tensor):
         keywords["controlnet_cond"] = condition.to(module.dtype)

@@ -39,29 +39,29 @@ SDXL_MODES = {"pose": 0, "depth": 1, "scribble": 2, "canny": 3, "normal": 4, "se
 MODES = {"flux": FLUX_MODES, "sdxl": SDXL_MODES}
 MODE_CHOICES = (AUTO_MODE, *dict.fromkeys([*FLUX_MODES, *SDXL_MODES]))
 SDXL_FEATURES_PER_PIXEL = 64
-"""Values that an SDXL ControlNet hands to the UNet, with guidance, for each pixel of the picture."""
+"""Values that an SDXL ControlNet hands to the UNet, with guidance, for each pixel of the image."""
 INSTEAD = {
     "fill": (
-        "its input is wider by the masked picture and the mask, and ControlNets were trained on models without them; "
+        "its input is wider by the masked image and the mask, and ControlNets were trained on models without them; "
         "take Apply ControlNet out, or redraw the masked part with flux-dev or sdxl-base, which follow both a mask and "
         "a ControlNet"
     ),
     "edit": (
-        "it attends to the picture that it edits, and ControlNets were trained on models that see none; take Apply "
-        "ControlNet out, or redraw the picture (image to image) with flux-dev or sdxl-base, which follow both a "
-        "picture and a ControlNet"
+        "it attends to the image that it edits, and ControlNets were trained on models that see none; take Apply "
+        "ControlNet out, or redraw the image (image to image) with flux-dev or sdxl-base, which follow both a "
+        "image and a ControlNet"
     ),
 }
 """Why models of a purpose take no ControlNet, and what to do instead."""
 STORAGE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 MOST_UNUSED = 2
-"""ControlNets that no current picture uses stay in memory up to this number."""
+"""ControlNets that no current image uses stay in memory up to this number."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AppliedControl:
-    """One ControlNet on a handle, with the picture that it follows."""
+    """One ControlNet on a handle, with the image that it follows."""
 
     file: FileStamp
     mode: str
@@ -71,7 +71,7 @@ class AppliedControl:
     end: float
     """Share of the steps after which it no longer acts."""
     digest: str
-    """Of the picture."""
+    """Of the image."""
     image: torch.Tensor = field(compare=False, repr=False)
     """(B, H, W, 3) in [0, 1]."""
 
@@ -124,17 +124,17 @@ class LoadedControlNet:
 
     @property
     def union(self) -> bool:
-        """Whether one network serves several kinds of pictures, and must be told which."""
+        """Whether one network serves several kinds of images, and must be told which."""
         config = self.module.config
         return getattr(config, "num_mode", None) is not None or "num_control_type" in config
 
     @property
     def reads_pixels(self) -> bool:
-        """FLUX: whether it takes the picture itself (XLabs) instead of its latent."""
+        """FLUX: whether it takes the image itself (XLabs) instead of its latent."""
         return getattr(self.module, "input_hint_block", None) is not None
 
     def activation_bytes(self, width: int, height: int) -> int:
-        """Bytes that it hands to the denoiser in each step, for a picture of that size."""
+        """Bytes that it hands to the denoiser in each step, for an image of that size."""
         values = width * height * SDXL_FEATURES_PER_PIXEL
         if hasattr(self.module, "controlnet_single_blocks"):  # FLUX: a layer's tokens each, one for 16x16 pixels
             layers = len(self.module.controlnet_blocks) + len(self.module.controlnet_single_blocks)
@@ -165,7 +165,7 @@ class ControlNets:
         return [self._loaded[key] for key in keys]
 
     def sweep(self, wanted: Collection[FileStamp] = ()) -> None:
-        """Drop what the manager took off its device; on a GPU what is ``wanted`` stays in RAM, for the next picture."""
+        """Drop what the manager took off its device; on a GPU what is ``wanted`` stays in RAM, for the next image."""
         for key, entry in list(self._loaded.items()):
             unwanted = key[2].type == "cpu" or entry.file not in wanted
             if unwanted and evicted(entry.patcher):
@@ -221,12 +221,12 @@ class ControlRun:
 
     @property
     def needs_vae(self) -> bool:
-        """Whether the pipeline encodes the control pictures: FLUX does, but for ControlNets that read pixels."""
+        """Whether the pipeline encodes the control images: FLUX does, but for ControlNets that read pixels."""
         return self._family == "flux" and not self._nets[0].reads_pixels
 
     @contextmanager
     def stage(self, names: Sequence[str], working_bytes: int, width: int, height: int) -> Iterator[None]:
-        """The pipeline's components ``names`` and the ControlNets on the device, for a picture of that size."""
+        """The pipeline's components ``names`` and the ControlNets on the device, for an image of that size."""
         from ..stages.decode import tiling
 
         placement, pipe = self._pipeline.placement, self._pipeline.pipe
@@ -239,26 +239,26 @@ class ControlRun:
                 yield
             return
         names = list(dict.fromkeys([*names, "vae"]))
-        room = max(room, decode_room(self._pipeline, width, height))  # encoding a picture takes about as much
+        room = max(room, decode_room(self._pipeline, width, height))  # encoding an image takes about as much
         tiles = tiling(pipe.vae, placement.plan.vae_tile, pipe.vae_scale_factor)
         with placement.stage(names, room, beside=patchers), tiles:
             yield
 
     @property
-    def _picture_argument(self) -> str:
-        """What the pipeline calls the control pictures."""
+    def _image_argument(self) -> str:
+        """What the pipeline calls the control images."""
         plain = self._family == "sdxl" and self._kind == "plain" and self._task == "text-to-image"
         return "image" if plain else "control_image"
 
     def arguments(self, index: int, width: int, height: int, frame: Frame | None) -> dict[str, Any]:
-        """The pipeline's own arguments for image ``index`` of the batch. ``frame``: of the picture that is redrawn."""
-        pictures = [fitted(control.image, index, width, height, frame) for control in self._controls]
+        """The pipeline's own arguments for image ``index`` of the batch. ``frame``: of the image that is redrawn."""
+        images = [fitted(control.image, index, width, height, frame) for control in self._controls]
         modes = [
             MODES[self._family].get(control.mode) if net.union else None
             for control, net in zip(self._controls, self._nets, strict=True)
         ]
         arguments: dict[str, list[Any]] = {
-            self._picture_argument: pictures,
+            self._image_argument: images,
             "controlnet_conditioning_scale": [float(control.strength) for control in self._controls],
             "control_guidance_start": [float(control.start) for control in self._controls],
             "control_guidance_end": [float(control.end) for control in self._controls],
@@ -290,7 +290,7 @@ def check_together(family: str, nets: Sequence[LoadedControlNet]) -> None:
         if family == "sdxl" and net.union != first.union:
             reason = "one is a union ControlNet and the other is not"
         elif family == "flux" and net.reads_pixels != first.reads_pixels:
-            reason = "one reads the picture itself and the other its latent"
+            reason = "one reads the image itself and the other its latent"
         elif family == "flux" and net.module.config.guidance_embeds != first.module.config.guidance_embeds:
             reason = "one takes the guidance scale and the other does not"
         else:
@@ -302,7 +302,7 @@ def check_together(family: str, nets: Sequence[LoadedControlNet]) -> None:
 
 
 def check_mode(family: str, control: AppliedControl, net: LoadedControlNet) -> None:
-    """Raise InvalidParameter where a union ControlNet is not told what the picture is. Others need not know."""
+    """Raise InvalidParameter where a union ControlNet is not told what the image is. Others need not know."""
     if not net.union:
         return
     number = MODES[family].get(control.mode)
@@ -311,7 +311,7 @@ def check_mode(family: str, control: AppliedControl, net: LoadedControlNet) -> N
     if number is None or number >= kinds:
         names = ", ".join(name for name, value in MODES[family].items() if value < kinds)
         raise InvalidParameter(
-            "mode", f"ControlNet {control.file.name} serves several kinds of pictures; set its mode to one of {names}"
+            "mode", f"ControlNet {control.file.name} serves several kinds of images; set its mode to one of {names}"
         )
 
 

@@ -1,6 +1,6 @@
 """LoRA files on a loaded pipeline: put in once, then switched on and off by each handle that borrows the pipeline.
 
-The base weights are never changed, so taking every LoRA away gives the base picture back, bit for bit. Several at a
+The base weights are never changed, so taking every LoRA away gives the base image back, bit for bit. Several at a
 time are added in one fixed order (by file), so that the order of the nodes does not change a rounding.
 """
 

@@ -1,8 +1,8 @@
-"""Motion adapters (AnimateDiff): what makes a picture model draw the frames of a video.
+"""Motion adapters (AnimateDiff): what makes an image model draw the frames of a video.
 
 An adapter's weights live here, once for every pipeline of the same number format, and are known to ComfyUI's memory
-manager. The UNet with motion is diffusers' own class around the modules of the plain UNet: nothing is copied, so a
-picture and a video are made by the same weights, wherever the plan has put them.
+manager. The UNet with motion is diffusers' own class around the modules of the plain UNet: nothing is copied, so an
+image and a video are made by the same weights, wherever the plan has put them.
 """
 
 from __future__ import annotations

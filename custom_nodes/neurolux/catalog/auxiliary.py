@@ -30,7 +30,7 @@ class HelperModel(RepoFiles):
 
 @dataclass(frozen=True)
 class CatalogControlNet(HelperModel):
-    """A ControlNet: for which models, and for which kinds of control pictures."""
+    """A ControlNet: for which models, and for which kinds of control images."""
 
     family: Family
     kinds: tuple[str, ...]

@@ -16,7 +16,7 @@ from ..planning.records import ComponentShape
 
 Family = Literal["flux", "sdxl", "sd15"]
 Purpose = Literal["any", "fill", "edit"]
-"""What a model was trained for: ``fill`` only completes masked pictures, ``edit`` follows an instruction."""
+"""What a model was trained for: ``fill`` only completes masked images, ``edit`` follows an instruction."""
 PACK_FOLDER = Path(__file__).parents[1]
 CATALOG_FILE = Path(__file__).with_name("models.toml")
 

@@ -1,4 +1,4 @@
-"""The diffusers pipeline classes that pictures are made with, each in one place, told where to compute.
+"""The diffusers pipeline classes that images are made with, each in one place, told where to compute.
 
 Like load.py this imports diffusers when it is imported: import it late.
 """
@@ -58,18 +58,18 @@ class PlacedPipeline:
         return self.placement_device
 
     def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
-        """diffusers' own; the picture's noise is drawn in it, at its place in the order of what is drawn."""
+        """diffusers' own; the image's noise is drawn in it, at its place in the order of what is drawn."""
         prepared = super().prepare_latents(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if self.on_first_latents is not None:
             self.on_first_latents(prepared[0] if isinstance(prepared, tuple) else prepared)
         return prepared
 
 
-class LatentsForPicture(PlacedPipeline):
+class LatentsForImage(PlacedPipeline):
     """Mixin for pipelines that begin with pixels only: latents that are given stand in for what they would encode.
 
     diffusers' FLUX pipelines with ControlNets encode whatever they get, and its SDXL ones multiply it with a mask of
-    the picture's size. Neither checks: latents fail in the middle.
+    the image's size. Neither checks: latents fail in the middle.
     """
 
     given_latents: torch.Tensor | None = None
@@ -82,9 +82,9 @@ class LatentsForPicture(PlacedPipeline):
 
 
 class MaskAlone(PlacedPipeline):
-    """Mixin for FLUX pipelines that inpaint by blending: the mask's latents without those of the masked picture.
+    """Mixin for FLUX pipelines that inpaint by blending: the mask's latents without those of the masked image.
 
-    diffusers encodes the masked picture last of all, and the result goes nowhere.
+    diffusers encodes the masked image last of all, and the result goes nowhere.
     """
 
     vae_scale_factor: int
@@ -181,11 +181,11 @@ class PlacedSDXLControlNetUnionPipeline(PlacedPipeline, StableDiffusionXLControl
     """StableDiffusionXLControlNetUnionPipeline on the device that ComfyUI computes on."""
 
 
-class PlacedFluxControlNetImg2ImgPipeline(LatentsForPicture, FluxControlNetImg2ImgPipeline):
+class PlacedFluxControlNetImg2ImgPipeline(LatentsForImage, FluxControlNetImg2ImgPipeline):
     """FluxControlNetImg2ImgPipeline on the device that ComfyUI computes on."""
 
 
-class PlacedFluxControlNetInpaintPipeline(LatentsForPicture, MaskAlone, FluxControlNetInpaintPipeline):
+class PlacedFluxControlNetInpaintPipeline(LatentsForImage, MaskAlone, FluxControlNetInpaintPipeline):
     """FluxControlNetInpaintPipeline on the device that ComfyUI computes on."""
 
 
@@ -193,7 +193,7 @@ class PlacedSDXLControlNetImg2ImgPipeline(PlacedPipeline, StableDiffusionXLContr
     """StableDiffusionXLControlNetImg2ImgPipeline on the device that ComfyUI computes on."""
 
 
-class PlacedSDXLControlNetInpaintPipeline(LatentsForPicture, StableDiffusionXLControlNetInpaintPipeline):
+class PlacedSDXLControlNetInpaintPipeline(LatentsForImage, StableDiffusionXLControlNetInpaintPipeline):
     """StableDiffusionXLControlNetInpaintPipeline on the device that ComfyUI computes on."""
 
 
@@ -201,7 +201,7 @@ class PlacedSDXLControlNetUnionImg2ImgPipeline(PlacedPipeline, StableDiffusionXL
     """StableDiffusionXLControlNetUnionImg2ImgPipeline on the device that ComfyUI computes on."""
 
 
-class PlacedSDXLControlNetUnionInpaintPipeline(LatentsForPicture, StableDiffusionXLControlNetUnionInpaintPipeline):
+class PlacedSDXLControlNetUnionInpaintPipeline(LatentsForImage, StableDiffusionXLControlNetUnionInpaintPipeline):
     """StableDiffusionXLControlNetUnionInpaintPipeline on the device that ComfyUI computes on."""
 
 

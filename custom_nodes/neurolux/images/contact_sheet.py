@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in rows and columns, labelled. Pure: pictures and texts in, one picture out.
+"""A contact sheet: images in rows and columns, labelled. Pure: images and texts in, one image out.
 
 The font is Pillow's own (Aileron), which is there wherever Pillow is. Texts are wrapped, then made smaller, then cut
 short with an ellipsis, so that each stays within its own box.
@@ -14,7 +14,7 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 LONGEST_SIDE = 8192
-"""Of a sheet, about; larger pictures are shown smaller on it, and come whole beside it."""
+"""Of a sheet, about; larger images are shown smaller on it, and come whole beside it."""
 SMALLEST_CELL = 128
 """Below this a label has no room for a word."""
 SMALLEST_FONT, LARGEST_FONT = 11, 64
@@ -29,7 +29,7 @@ FAILED_PAPER, FAILED_INK = "#fbe9e7", "#9a1f10"
 ELLIPSIS = "…"
 
 Cell = Image.Image | str
-"""A picture, or why there is none."""
+"""An image, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -160,17 +160,17 @@ def cut(lines: Sequence[str], rows: int, size: int, width: int) -> list[str]:
 
 
 def cell_sizes(sheet: Sheet) -> tuple[list[int], list[int]]:
-    """The columns' widths and the rows' heights: those of their largest pictures, less where the sheet grows huge."""
+    """The columns' widths and the rows' heights: those of their largest images, less where the sheet grows huge."""
     columns = list(zip(*sheet.rows, strict=True))
-    widths = [max([SMALLEST_CELL, *(picture.width for picture in pictures(column))]) for column in columns]
-    heights = [max([SMALLEST_CELL, *(picture.height for picture in pictures(row))]) for row in sheet.rows]
+    widths = [max([SMALLEST_CELL, *(image.width for image in images(column))]) for column in columns]
+    heights = [max([SMALLEST_CELL, *(image.height for image in images(row))]) for row in sheet.rows]
     # one more of each for labels and title
     scale = min(1.0, LONGEST_SIDE / (sum(widths) + max(widths)), LONGEST_SIDE / (sum(heights) + max(heights)))
     return [max(SMALLEST_CELL, int(n * scale)) for n in widths], [max(SMALLEST_CELL, int(n * scale)) for n in heights]
 
 
-def pictures(cells: Sequence[Cell]) -> list[Image.Image]:
-    """Those of ``cells`` that are pictures."""
+def images(cells: Sequence[Cell]) -> list[Image.Image]:
+    """Those of ``cells`` that are images."""
     return [cell for cell in cells if isinstance(cell, Image.Image)]
 
 
@@ -235,7 +235,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
 
 
 def draw_cell(page: Image.Image, draw: ImageDraw.ImageDraw, box: Box, cell: Cell) -> None:
-    """A picture in the middle of its box, smaller where it does not fit; or the reason, on a ground of its own."""
+    """An image in the middle of its box, smaller where it does not fit; or the reason, on a ground of its own."""
     if isinstance(cell, str):
         right, bottom = box.left + box.width - 1, box.top + box.height - 1
         draw.rectangle((box.left, box.top, right, bottom), FAILED_PAPER, FAILED_INK)
@@ -244,12 +244,12 @@ def draw_cell(page: Image.Image, draw: ImageDraw.ImageDraw, box: Box, cell: Cell
         size = round(max(SMALLEST_FONT, min(LARGEST_FONT, FONT_SHARE * min(box.width, box.height))))
         write(draw, inner, fitted(cell, size, inner.width, inner.height), FAILED_INK)
         return
-    picture = cell.convert("RGB")
-    scale = min(box.width / picture.width, box.height / picture.height)
+    image = cell.convert("RGB")
+    scale = min(box.width / image.width, box.height / image.height)
     if scale < 1:
-        size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    page.paste(picture, (box.left + (box.width - picture.width) // 2, box.top + (box.height - picture.height) // 2))
+        size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    page.paste(image, (box.left + (box.width - image.width) // 2, box.top + (box.height - image.height) // 2))
 
 
 def write(draw: ImageDraw.ImageDraw, box: Box, text: Text, colour: str, align: str = "centre") -> None:

@@ -1,7 +1,7 @@
-"""A picture that a model begins with: fitted to what the model takes, and as ComfyUI's LATENT.
+"""An image that a model begins with: fitted to what the model takes, and as ComfyUI's LATENT.
 
 Beside ``samples`` and ``noise_mask``, which stock nodes know, the LATENT carries the pixels it was made of: diffusers'
-pipelines draw the encoded picture from a distribution, with the seed, so they have to encode it themselves.
+pipelines draw the encoded image from a distribution, with the seed, so they have to encode it themselves.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from ..errors import InvalidParameter
 from ..loading.registry import LoadedPipeline
 from ..loading.working_memory import decode_room, run_stage
 from ..stages.decode import tiling
-from ..stages.image_encoding import encode_picture
+from ..stages.image_encoding import encode_image
 from ..stages.latent import LATENT_SCALE
 
 FIT_CHOICES = ("crop", "pad", "stretch", "error")
-REMEDY = "Use a smaller picture, or a leaner offload (stream or sequential) on the loader."
+REMEDY = "Use a smaller image, or a leaner offload (stream or sequential) on the loader."
 MOST_PIXELS = 2
-"""A larger picture is scaled to so many times the pixels of the model's default size, unless a size is asked for."""
+"""A larger image is scaled to so many times the pixels of the model's default size, unless a size is asked for."""
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture was fitted: ``part`` of the given picture became ``place`` of the model's picture."""
+    """How an image was fitted: ``part`` of the given image became ``place`` of the model's image."""
 
     given: tuple[int, int]
-    """Width and height of the picture as it was given."""
+    """Width and height of the image as it was given."""
     size: tuple[int, int]
     """Width and height that the model works in."""
     part: Box
-    """The pixels of the given picture that are in the model's."""
+    """The pixels of the given image that are in the model's."""
     place: Box
-    """Where they are there; around it the picture's edge is repeated."""
+    """Where they are there; around it the image's edge is repeated."""
 
     @property
     def unchanged(self) -> bool:
@@ -50,7 +50,7 @@ class Frame:
         return self.given == self.size and self.part == self.place == (0, 0, *self.size)
 
     def told(self) -> str | None:
-        """What was done, for whoever sent the picture; None where nothing was."""
+        """What was done, for whoever sent the image; None where nothing was."""
         if self.unchanged:
             return None
         width, height = self.given
@@ -62,7 +62,7 @@ class Frame:
             done.append(f"scaled to {inside[0]}x{inside[1]}")
         if inside != self.size:
             done.append(f"padded to {self.size[0]}x{self.size[1]}")
-        return f"the picture of {width}x{height} was {', '.join(done)} to suit the model"
+        return f"the image of {width}x{height} was {', '.join(done)} to suit the model"
 
 
 def extent(box: Box) -> tuple[int, int]:
@@ -71,9 +71,9 @@ def extent(box: Box) -> tuple[int, int]:
 
 
 def plan_frame(model: Model, given: tuple[int, int], fit: str, width: int = 0, height: int = 0) -> Frame:
-    """How a picture of ``given`` (width, height) is fitted. A side of 0 follows from the picture's own size.
+    """How an image of ``given`` (width, height) is fitted. A side of 0 follows from the image's own size.
 
-    Raises InvalidParameter for a size that the model does not take, and for a picture that would have to be changed
+    Raises InvalidParameter for a size that the model does not take, and for an image that would have to be changed
     where ``fit`` is ``error``.
     """
     if fit not in FIT_CHOICES:
@@ -90,7 +90,7 @@ def plan_frame(model: Model, given: tuple[int, int], fit: str, width: int = 0, h
     if fit == "error" and size != given:
         raise InvalidParameter(
             "image",
-            f"the picture is {given[0]}x{given[1]} and {model.name} would work in {size[0]}x{size[1]}; "
+            f"the image is {given[0]}x{given[1]} and {model.name} would work in {size[0]}x{size[1]}; "
             "send it in that size, or set fit to crop, pad or stretch",
         )
     if fit == "crop":
@@ -105,7 +105,7 @@ def plan_frame(model: Model, given: tuple[int, int], fit: str, width: int = 0, h
 
 
 def wanted_scale(model: Model, given: tuple[int, int], fit: str, width: int, height: int) -> float:
-    """By how much the picture is scaled before it is cut or padded: to the sides asked for, else to what suits."""
+    """By how much the image is scaled before it is cut or padded: to the sides asked for, else to what suits."""
     asked = [wanted / side for wanted, side in zip((width, height), given, strict=True) if wanted]
     if asked:
         return min(asked) if fit == "pad" else max(asked)
@@ -139,10 +139,10 @@ def middle(outer: tuple[int, int], inner: tuple[int, int]) -> Box:
     return left, top, left + inner[0], top + inner[1]
 
 
-def fitted_picture(pictures: torch.Tensor, frame: Frame) -> torch.Tensor:
-    """Pictures (B, H, W, 3) in [0, 1] as ``frame`` says; what needs no change stays as it is to the bit."""
+def fitted_image(images: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """Images (B, H, W, 3) in [0, 1] as ``frame`` says; what needs no change stays as it is to the bit."""
     left, top, right, bottom = frame.part
-    inside = resized(pictures[:, top:bottom, left:right], extent(frame.place))
+    inside = resized(images[:, top:bottom, left:right], extent(frame.place))
     return padded(inside.movedim(-1, 1), frame, "replicate").movedim(1, -1).contiguous()
 
 
@@ -154,7 +154,7 @@ def fitted_mask(mask: torch.Tensor, frame: Frame) -> torch.Tensor:
 
 
 def padded(pixels: torch.Tensor, frame: Frame, how: str) -> torch.Tensor:
-    """``pixels`` (B, C, h, w) at their place in the model's picture."""
+    """``pixels`` (B, C, h, w) at their place in the model's image."""
     left, top, right, bottom = frame.place
     around = (left, frame.size[0] - right, top, frame.size[1] - bottom)
     return torch.nn.functional.pad(pixels, around, mode=how) if any(around) else pixels
@@ -174,29 +174,29 @@ def resized(
 
 
 @dataclass(frozen=True, eq=False)
-class PictureOrigin:
-    """What a LATENT was made of, so that the finished picture can be put back where it came from."""
+class ImageOrigin:
+    """What a LATENT was made of, so that the finished image can be put back where it came from."""
 
     samples: torch.Tensor
-    """The latent as it was made. A LATENT whose ``samples`` are others was changed since: its picture is outdated."""
+    """The latent as it was made. A LATENT whose ``samples`` are others was changed since: its image is outdated."""
     original: torch.Tensor
-    """The pictures as they were given, (B, H, W, 3)."""
+    """The images as they were given, (B, H, W, 3)."""
     mask: torch.Tensor | None
     """The mask as it was given, (B, H, W); None: everything is redrawn."""
     frame: Frame
 
 
-def encode_pictures(
-    loaded: LoadedPipeline, pictures: torch.Tensor, mask: torch.Tensor | None, frame: Frame, count: int = 1
+def encode_images(
+    loaded: LoadedPipeline, images: torch.Tensor, mask: torch.Tensor | None, frame: Frame, count: int = 1
 ) -> dict[str, Any]:
-    """Pictures (B, H, W, 3) in [0, 1], each ``count`` times in turn, as ComfyUI's LATENT.
+    """Images (B, H, W, 3) in [0, 1], each ``count`` times in turn, as ComfyUI's LATENT.
 
-    ``samples``: (B, C, h, w) in raw VAE space, the middle of what the encoder gives; ``picture``: the pixels themselves
+    ``samples``: (B, C, h, w) in raw VAE space, the middle of what the encoder gives; ``image``: the pixels themselves
     (B, H, W, 3); ``noise_mask``: (B, 1, H, W), 1 where the mask (B, H, W) or (1, H, W) is above 0, in whole latent
     pixels, which are all that a model can keep or redraw.
     """
-    original = pictures[..., :3].detach().float().cpu().clamp(0, 1)
-    model_pictures = fitted_picture(original, frame)
+    original = images[..., :3].detach().float().cpu().clamp(0, 1)
+    model_images = fitted_image(original, frame)
     width, height = frame.size
     loaded.fit(width, height)
     vae: Any = loaded.pipe.vae
@@ -205,15 +205,15 @@ def encode_pictures(
     def work() -> torch.Tensor:
         placed = loaded.placement.stage(["vae"], decode_room(loaded, width, height))
         with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
-            return torch.cat([encode_picture(loaded, picture[None]) for picture in model_pictures])
+            return torch.cat([encode_image(loaded, image[None]) for image in model_images])
 
-    samples = run_stage(loaded, f"encoding {pictures.shape[0]} x {width}x{height}", REMEDY, work)
+    samples = run_stage(loaded, f"encoding {images.shape[0]} x {width}x{height}", REMEDY, work)
     samples = samples.repeat(count, 1, 1, 1)
     given = None if mask is None else same_size(mask, frame.given)
     latent: dict[str, Any] = {
         "samples": samples,
-        "picture": model_pictures.repeat(count, 1, 1, 1),
-        "picture_origin": PictureOrigin(
+        "image": model_images.repeat(count, 1, 1, 1),
+        "image_origin": ImageOrigin(
             samples, original.repeat(count, 1, 1, 1), None if given is None else cycled(given, len(samples)), frame
         ),
     }
@@ -239,20 +239,20 @@ def whole_cells(mask: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.interpolate(cells, scale_factor=LATENT_SCALE)[:, 0]
 
 
-def current_origin(latent: Mapping[str, Any]) -> PictureOrigin | None:
-    """What ``latent`` was made of; None where it was not made of a picture, or was changed since."""
-    origin = latent.get("picture_origin")
+def current_origin(latent: Mapping[str, Any]) -> ImageOrigin | None:
+    """What ``latent`` was made of; None where it was not made of an image, or was changed since."""
+    origin = latent.get("image_origin")
     return origin if origin is not None and origin.samples is latent["samples"] else None
 
 
-def put_back(pictures: torch.Tensor, origin: PictureOrigin) -> torch.Tensor:
-    """Finished pictures (B, H, W, 3) in the place and the size of the ones they were made of.
+def put_back(images: torch.Tensor, origin: ImageOrigin) -> torch.Tensor:
+    """Finished images (B, H, W, 3) in the place and the size of the ones they were made of.
 
     A pixel whose mask is 0 is the original's own, to the bit; between 0 and 1 the two are mixed.
     """
     frame = origin.frame
     left, top, right, bottom = frame.place
-    inside = resized(pictures[..., :3].float().cpu()[:, top:bottom, left:right], extent(frame.part))
+    inside = resized(images[..., :3].float().cpu()[:, top:bottom, left:right], extent(frame.part))
     original = cycled(origin.original, len(inside))
     result = original.clone()
     left, top, right, bottom = frame.part

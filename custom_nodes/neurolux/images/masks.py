@@ -1,4 +1,4 @@
-"""Masks: which part of a picture is redrawn. 1 is redrawn, 0 is kept to the bit, and between both are blended."""
+"""Masks: which part of an image is redrawn. 1 is redrawn, 0 is kept to the bit, and between both are blended."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ BLACK = 0.02
 
 
 def mask_from(
-    picture: torch.Tensor | None, transparency: torch.Tensor | None, feather: int, invert: bool = False
+    image: torch.Tensor | None, transparency: torch.Tensor | None, feather: int, invert: bool = False
 ) -> torch.Tensor:
-    """The mask (B, H, W) of a mask picture (B, H, W, C), or else of a picture's transparency (B, H, W).
+    """The mask (B, H, W) of a mask image (B, H, W, C), or else of an image's transparency (B, H, W).
 
     Raises InvalidParameter where there is neither, or nothing in it would be redrawn.
     """
-    if picture is not None:
-        mask = picture[..., :3].float().mean(dim=-1)
+    if image is not None:
+        mask = image[..., :3].float().mean(dim=-1)
     elif transparency is not None:
         mask = transparency.reshape(-1, *transparency.shape[-2:]).float()
     else:
-        raise InvalidParameter("mask", "there is no mask; send one (white is redrawn), or a picture with transparency")
+        raise InvalidParameter("mask", "there is no mask; send one (white is redrawn), or an image with transparency")
     mask = torch.where(mask < BLACK, 0.0, mask.clamp(0, 1)).cpu()
     if invert:
         mask = 1 - mask
@@ -38,14 +38,14 @@ def check_mask(mask: torch.Tensor) -> None:
         raise InvalidParameter(
             "mask",
             "nothing in the mask is white, so nothing would be redrawn; send a mask whose white part is to be redrawn, "
-            "or a picture that is transparent there",
+            "or an image that is transparent there",
         )
 
 
 def feathered(mask: torch.Tensor, feather: int) -> torch.Tensor:
     """``mask`` (B, H, W) rising from its edge to its own values over ``feather`` pixels, inwards.
 
-    Of a part that is narrower, the middle still gets them in full. The picture's own border is no edge.
+    Of a part that is narrower, the middle still gets them in full. The image's own border is no edge.
     """
     if feather <= 0:
         return mask
@@ -62,10 +62,8 @@ def ramp(mask: np.ndarray, feather: int) -> np.ndarray:
     return np.clip(distance / min(feather + 1, distance.max()), 0, 1).astype(np.float32)
 
 
-def extended(
-    pictures: torch.Tensor, added: tuple[int, int, int, int], feather: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (B, H, W, 3) with (left, top, right, bottom) pixels added, their edges repeated, and the mask of these.
+def extended(images: torch.Tensor, added: tuple[int, int, int, int], feather: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (B, H, W, 3) with (left, top, right, bottom) pixels added, their edges repeated, and the mask of these.
 
     Raises InvalidParameter where nothing is added.
     """
@@ -77,7 +75,7 @@ def extended(
             "right", "left, top, right and bottom are all 0, so nothing would be added; say how many pixels to add"
         )
     around = (left, right, top, bottom)
-    pixels = torch.nn.functional.pad(pictures[..., :3].float().cpu().movedim(-1, 1), around, mode="replicate")
+    pixels = torch.nn.functional.pad(images[..., :3].float().cpu().movedim(-1, 1), around, mode="replicate")
     mask = torch.ones(1, *pixels.shape[-2:])
-    mask[:, top : top + pictures.shape[1], left : left + pictures.shape[2]] = 0
+    mask[:, top : top + images.shape[1], left : left + images.shape[2]] = 0
     return pixels.movedim(1, -1).contiguous(), feathered(mask, feather)

@@ -1,4 +1,4 @@
-"""Pixels as ComfyUI has them, as the pictures that diffusers and PIL have."""
+"""Pixels as ComfyUI has them, as the images that diffusers and PIL have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def as_image(pixels: torch.Tensor) -> Image.Image:
-    """Pixels (H, W, 3) or (H, W) in [0, 1] as a picture of 8 bits a channel, which is what people give to diffusers.
+    """Pixels (H, W, 3) or (H, W) in [0, 1] as an image of 8 bits a channel, which is what people give to diffusers.
 
     From a tensor of the same colours the pipelines make one that lies in memory otherwise, and convolutions then round
     otherwise.

@@ -1,4 +1,4 @@
-"""A picture cut into overlapping tiles, and put together again without a seam. Pure arithmetic on tensors."""
+"""An image cut into overlapping tiles, and put together again without a seam. Pure arithmetic on tensors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..errors import InvalidParameter
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture, in pixels."""
+    """A part of an image, in pixels."""
 
     left: int
     top: int
     width: int
     height: int
 
-    def cut(self, picture: torch.Tensor) -> torch.Tensor:
-        """This part of a picture (..., H, W, C)."""
-        return picture[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
+    def cut(self, image: torch.Tensor) -> torch.Tensor:
+        """This part of an image (..., H, W, C)."""
+        return image[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
 
 
 def tile_side(pixels: int, tile: int, limit: SizeLimit) -> int:
-    """One side of the tiles for a picture of ``pixels``: ``tile``, or as much as a smaller picture fills."""
+    """One side of the tiles for an image of ``pixels``: ``tile``, or as much as a smaller image fills."""
     grid = limit.multiple_of
     return min(tile, max(ceil(pixels / grid) * grid, ceil(limit.minimum / grid) * grid))
 
@@ -41,9 +41,9 @@ def offsets(pixels: int, tile: int, overlap: int) -> list[int]:
 
 
 def plan_tiles(width: int, height: int, tile: int, overlap: int, limits: tuple[SizeLimit, SizeLimit]) -> list[Tile]:
-    """The tiles of a picture, row by row. Raises InvalidParameter for a size that the model does not take.
+    """The tiles of an image, row by row. Raises InvalidParameter for a size that the model does not take.
 
-    Where the picture is smaller than the least tile, the one tile is larger than the picture: pad it first.
+    Where the image is smaller than the least tile, the one tile is larger than the image: pad it first.
     """
     for limit in limits:
         limit.check("tile", tile)
@@ -54,12 +54,12 @@ def plan_tiles(width: int, height: int, tile: int, overlap: int, limits: tuple[S
     return [Tile(left, top, across, down) for top in rows for left in columns]
 
 
-def padded_to(pictures: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """Pictures (B, H, W, C), their right and lower edges repeated up to ``width`` and ``height``."""
-    right, below = max(width - pictures.shape[2], 0), max(height - pictures.shape[1], 0)
+def padded_to(images: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Images (B, H, W, C), their right and lower edges repeated up to ``width`` and ``height``."""
+    right, below = max(width - images.shape[2], 0), max(height - images.shape[1], 0)
     if not right and not below:
-        return pictures
-    return torch.nn.functional.pad(pictures.movedim(-1, 1), (0, right, 0, below), mode="replicate").movedim(1, -1)
+        return images
+    return torch.nn.functional.pad(images.movedim(-1, 1), (0, right, 0, below), mode="replicate").movedim(1, -1)
 
 
 def ramp(length: int, overlap: int, *, before: bool, behind: bool) -> torch.Tensor:
@@ -75,7 +75,7 @@ def ramp(length: int, overlap: int, *, before: bool, behind: bool) -> torch.Tens
 
 
 def blend(tiles: Iterable[tuple[Tile, torch.Tensor]], width: int, height: int, overlap: int) -> torch.Tensor:
-    """One picture (height, width, C) of finished tiles (h, w, C): where they overlap, one fades into the other."""
+    """One image (height, width, C) of finished tiles (h, w, C): where they overlap, one fades into the other."""
     total: torch.Tensor | None = None
     weight = torch.zeros(height, width, 1)
     for tile, pixels in tiles:
@@ -86,19 +86,19 @@ def blend(tiles: Iterable[tuple[Tile, torch.Tensor]], width: int, height: int, o
         share = (down[:, None] * across[None])[..., None]
         tile.cut(total).add_(pixels.float().cpu() * share)
         tile.cut(weight).add_(share)
-    assert total is not None  # a picture has at least one tile
+    assert total is not None  # an image has at least one tile
     return total / weight
 
 
 def grid_size(tiles: Iterable[Tile]) -> tuple[int, int]:
-    """Width and height of the picture that ``tiles`` cover."""
+    """Width and height of the image that ``tiles`` cover."""
     tiles = list(tiles)
     return max(tile.left + tile.width for tile in tiles), max(tile.top + tile.height for tile in tiles)
 
 
-def numbered(tiles: Iterable[Tile], pictures: int) -> Iterator[tuple[int, int, Tile]]:
-    """Every tile of every picture: the picture's number, the tile's own, the tile."""
+def numbered(tiles: Iterable[Tile], images: int) -> Iterator[tuple[int, int, Tile]]:
+    """Every tile of every image: the image's number, the tile's own, the tile."""
     tiles = list(tiles)
-    for picture in range(pictures):
+    for image in range(images):
         for index, tile in enumerate(tiles):
-            yield picture, index, tile
+            yield image, index, tile

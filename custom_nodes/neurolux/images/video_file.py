@@ -27,8 +27,8 @@ def write_mp4(frames: Sequence[Image.Image], path: Path, fps: float, quality: in
             "libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": str(crf), "threads": "1"}
         )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for picture in frames:
-            frame = av.VideoFrame.from_ndarray(np.asarray(picture.crop((0, 0, width, height))), format="rgb24")
+        for image in frames:
+            frame = av.VideoFrame.from_ndarray(np.asarray(image.crop((0, 0, width, height))), format="rgb24")
             for packet in stream.encode(frame):
                 container.mux(packet)
         for packet in stream.encode():

@@ -31,7 +31,7 @@ def controlnet_names() -> list[str]:
 
 
 def find_controlnet(name: str, pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None = None) -> FileStamp:
-    """The ControlNet called ``name``, fetched if need be; ``auto``: the one for this model and kind of picture.
+    """The ControlNet called ``name``, fetched if need be; ``auto``: the one for this model and kind of image.
 
     Raises InvalidParameter, and what a download can raise.
     """
@@ -47,7 +47,7 @@ def automatic(pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None
     """What ``auto`` means for ``pipeline``."""
     if mode == AUTO_MODE:
         raise InvalidParameter(
-            "controlnet", "controlnet auto needs to know what the picture shows: set mode, or choose a ControlNet"
+            "controlnet", "controlnet auto needs to know what the image shows: set mode, or choose a ControlNet"
         )
     model = pipeline.model
     width = model_width(model.family, pipeline.loaded().denoiser)
@@ -59,7 +59,7 @@ def automatic(pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None
         if entry is None:
             raise InvalidParameter(
                 "controlnet",
-                f"there is no ControlNet for {mode} pictures that fits {model.name}: the catalog has none, and no file "
+                f"there is no ControlNet for {mode} images that fits {model.name}: the catalog has none, and no file "
                 f"in ComfyUI's models/controlnet/ with {mode!r} or 'union' in its name does; put one there, or choose "
                 "one by name",
             )

@@ -148,7 +148,7 @@ def sd15_folder(folder: Path) -> Model | None:
 
 
 def unet_side(folder: Path) -> int:
-    """The side, in pixels, of the pictures that the UNet was trained on."""
+    """The side, in pixels, of the images that the UNet was trained on."""
     sample_size = read_json(folder / "unet" / "config.json").get("sample_size")
     scale = 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
     return default_side(sample_size * scale if isinstance(sample_size, int) else None)

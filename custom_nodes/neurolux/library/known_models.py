@@ -44,7 +44,7 @@ def default_model(catalog: Catalog) -> str:
     """The model of a request that names none: the one in the environment, else the best that can be had here.
 
     Without a GPU and without weights of a large model, that is the fallback, which ships with the pack: the large one
-    would be a download of hours for pictures of minutes, and nobody asked for it.
+    would be a download of hours for images of minutes, and nobody asked for it.
     """
     chosen = os.environ.get(DEFAULT_MODEL_VARIABLE)
     if chosen and chosen in catalog.models:

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..adapters.files import AdapterKind
 from ..catalog.models import Model, read_catalog
 from ..errors import InvalidParameter, NeuroLuxError
-from ..planning.planner import Machine, Picture, Plan, gigabytes
+from ..planning.planner import Machine, Plan, Workload, gigabytes
 from ..planning.report import aligned_columns, seconds
 from .local_models import MeasuredModel, measured_model
 from .plan_query import FIELDS, PlanQuery, asked_shapes, describe, parse_query, plan_for
@@ -66,21 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             answers = [(one.model, list(all_cards(one, query))) for one in asked]
             print(json.dumps(cards_json(answers), indent=2) if args.json else cards_text(answers))
             return FITS
-        machine, picture, plan = measured_plan(asked[0], query, this_machine())
+        machine, workload, plan = measured_plan(asked[0], query, this_machine())
     except NeuroLuxError as error:
         print(str(error), file=sys.stderr)
         return WRONG
-    answer = describe(asked[0].model, machine, picture, plan)
+    answer = describe(asked[0].model, machine, workload, plan)
     print(json.dumps(answer, indent=2) if args.json else answer["table"])
     return FITS if plan.fits else FITS_NOT
 
 
-def measured_plan(asked: MeasuredModel, query: PlanQuery, here: Machine) -> tuple[Machine, Picture, Plan]:
+def measured_plan(asked: MeasuredModel, query: PlanQuery, here: Machine) -> tuple[Machine, Workload, Plan]:
     """``plan_for`` what is here of a model; says where sizes are taken from elsewhere."""
-    machine, picture, plan = plan_for(
+    machine, workload, plan = plan_for(
         asked.model, asked.shapes, query, here, force_upcast_vae=asked.force_upcast_vae
     )  # fmt: skip
-    return machine, picture, replace(plan, reasons=(*plan.reasons, *([asked.note] if asked.note else [])))
+    return machine, workload, replace(plan, reasons=(*plan.reasons, *([asked.note] if asked.note else [])))
 
 
 def adapter_path(models: Iterable[Path], kind: AdapterKind, name: str) -> Path | None:
@@ -107,8 +107,8 @@ def all_cards(asked: MeasuredModel, query: PlanQuery) -> Iterator[tuple[str, dic
     questions = [(f"{card / 1e9:.0f} GB", replace(query, vram=card, ram=ram)) for card in CARDS]
     questions += [(f"CPU, {size / 1e9:.0f} GB RAM", replace(query, vram=0, ram=size)) for size in CPU_RAMS]
     for label, question in questions:
-        machine, picture, plan = measured_plan(asked, question, nowhere)
-        yield label, describe(asked.model, machine, picture, plan), plan
+        machine, workload, plan = measured_plan(asked, question, nowhere)
+        yield label, describe(asked.model, machine, workload, plan), plan
 
 
 def cards_json(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]) -> list[dict]:
@@ -120,9 +120,9 @@ def cards_text(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]
     """A table for each model."""
     parts = []
     for model, rows in answers:
-        picture = rows[0][1]["picture"]
+        workload = rows[0][1]["picture"]
         machine = rows[0][1]["machine"]
-        title = f"{model.name}: {picture['width']}x{picture['height']}, {picture['steps']} steps; "
+        title = f"{model.name}: {workload['width']}x{workload['height']}, {workload['steps']} steps; "
         title += f"beside a card, {gigabytes(machine['free_ram'])} of RAM free"
         lines = aligned_columns([HEADER, *(card_row(label, plan) for label, _, plan in rows)], right=(5, 6, 7))
         parts.append("\n".join([title, "", *lines]))

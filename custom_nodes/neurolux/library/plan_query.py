@@ -22,8 +22,8 @@ from ..planning.planner import (
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
-    Picture,
     Plan,
+    Workload,
     as_json,
     check_choice,
     gigabytes,
@@ -147,16 +147,16 @@ def asked_lora(name: str, locate: Locate) -> int:
     return parse_bytes("lora", name)
 
 
-def picture_for(model: Model, query: PlanQuery) -> Picture:
+def workload_for(model: Model, query: PlanQuery) -> Workload:
     """What is to be drawn: the model's defaults for what is not asked. Raises InvalidParameter beyond its limits."""
     defaults, limits = model.defaults, model.limits
     width = query.width or query.height or defaults.width
-    picture = Picture(width, query.height or width, query.count or 1, query.steps or defaults.num_inference_steps)
-    limits.width.check("width", picture.width)
-    limits.height.check("height", picture.height)
-    limits.num_images.check(picture.count)
-    limits.num_inference_steps.check(picture.steps)
-    return picture
+    workload = Workload(width, query.height or width, query.count or 1, query.steps or defaults.num_inference_steps)
+    limits.width.check("width", workload.width)
+    limits.height.check("height", workload.height)
+    limits.num_images.check(workload.count)
+    limits.num_inference_steps.check(workload.steps)
+    return workload
 
 
 def machine_for(query: PlanQuery, here: Machine) -> Machine:
@@ -181,34 +181,34 @@ def plan_for(
     here: Machine,
     *,
     force_upcast_vae: bool | None = None,
-) -> tuple[Machine, Picture, Plan]:
-    """The plan for the machine and the picture that ``query`` asks about. Raises InvalidParameter."""
+) -> tuple[Machine, Workload, Plan]:
+    """The plan for the machine and the image that ``query`` asks about. Raises InvalidParameter."""
     if not shapes:
         raise InvalidParameter(
             "model", f"how large the parts of model {model.name!r} are is not known before its files are here"
         )
-    machine, picture = machine_for(query, here), picture_for(model, query)
+    machine, workload = machine_for(query, here), workload_for(model, query)
     upcast = model.force_upcast_vae if force_upcast_vae is None else force_upcast_vae
     plan = make_plan(
-        model.family, shapes, machine, picture, query.precision, query.offload, force_upcast_vae=upcast
+        model.family, shapes, machine, workload, query.precision, query.offload, force_upcast_vae=upcast
     )  # fmt: skip
-    return machine, picture, plan
+    return machine, workload, plan
 
 
-def describe(model: Model, machine: Machine, picture: Picture, plan: Plan) -> dict[str, Any]:
+def describe(model: Model, machine: Machine, workload: Workload, plan: Plan) -> dict[str, Any]:
     """The answer for the wire, and as the text that ``imagegen plan`` prints."""
     return {
         "model": model.name,
         "machine": asdict(machine),
-        "picture": asdict(picture),
+        "picture": asdict(workload),
         "plan": as_json(plan),
-        "table": text(model, machine, picture, plan),
+        "table": text(model, machine, workload, plan),
     }
 
 
-def text(model: Model, machine: Machine, picture: Picture, plan: Plan) -> str:
+def text(model: Model, machine: Machine, workload: Workload, plan: Plan) -> str:
     """The answer for people."""
-    count = f"{picture.count} pictures of " if picture.count > 1 else ""
+    count = f"{workload.count} images of " if workload.count > 1 else ""
     card = f"a card with {gigabytes(machine.free_vram)} free" if machine.own_memory else f"a {machine.device.upper()}"
-    head = f"{model.title}: {count}{picture.width}x{picture.height}, {picture.steps} steps"
+    head = f"{model.title}: {count}{workload.width}x{workload.height}, {workload.steps} steps"
     return f"{head}\non {card}, {gigabytes(machine.free_ram)} of RAM free\n\n{table(plan)}"

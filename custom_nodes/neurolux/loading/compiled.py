@@ -3,7 +3,7 @@
 Compiled and plain blocks share their weights: a call is compiled only while a stage that wants it is at work, so a
 graph with ``compile`` and one without use the same loaded model, and neither loads anything again.
 
-Compiling never stops a picture. Where it cannot be had, the picture is made by the plain blocks, and a warning says why
+Compiling never stops an image. Where it cannot be had, the image is made by the plain blocks, and a warning says why
 and what to do.
 """
 

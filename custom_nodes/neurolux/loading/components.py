@@ -167,7 +167,7 @@ def check_fit(family: Family, components: Mapping[str, ComponentFiles]) -> None:
     if main["in_channels"] != main["out_channels"]:
         raise WeightsMissing(
             f"{own} takes {main['in_channels']} channels and gives {main['out_channels']}: it is for filling, "
-            "redrawing or control, and draws from a picture; text to image needs a plain model"
+            "redrawing or control, and draws from an image; text to image needs a plain model"
         )
     for name, has, needs, what in measures(family, configs, main):
         if has != needs:

@@ -29,7 +29,7 @@ from ..memory.machine import this_machine
 from ..memory.placement import ComponentMemory, Placement
 from ..memory.streaming import CPU
 from ..planning.adapters import control_shape, with_adapters
-from ..planning.planner import ComponentPlan, ComponentShape, Picture, Plan, gigabytes, leaner, make_plan
+from ..planning.planner import ComponentPlan, ComponentShape, Plan, Workload, gigabytes, leaner, make_plan
 from ..preprocess.networks import preprocess_models
 from ..weights.dtypes import Precision
 from ..weights.progress import LoadReporter
@@ -64,14 +64,14 @@ class LoadedPipeline:
     pipe: Pipeline
     shapes: Mapping[str, ComponentShape]
     placement: Placement
-    picture: Picture
+    workload: Workload
     """What the plan was made for."""
     first_offload: str
-    """Where the weights are unless adapters or a larger picture need the room."""
+    """Where the weights are unless adapters or a larger image need the room."""
     unreported_load_ms: float
     """How long loading took, until someone has asked."""
     unreported_warnings: list[str] = field(default_factory=list)
-    """What the user of a picture should know, until it has been told."""
+    """What the user of an image should know, until it has been told."""
     planned_shapes: Mapping[str, ComponentShape] | None = None
     """With the adapters that the plan was made for, where there were any."""
     leaner: bool = False
@@ -120,14 +120,14 @@ class LoadedPipeline:
         return self.placement.ram_bytes
 
     def fit(self, width: int, height: int) -> None:
-        """Plan anew for such a picture what can change without loading again: resident blocks, tiles of the VAE.
+        """Plan anew for such an image what can change without loading again: resident blocks, tiles of the VAE.
 
         Not after memory ran out: what was learned then is better than an estimate.
         """
-        picture, shapes = replace(self.picture, width=width, height=height), self.shapes_at_work()
-        if self.leaner or (picture, shapes) == (self.picture, self.planned_shapes or self.shapes):
+        workload, shapes = replace(self.workload, width=width, height=height), self.shapes_at_work()
+        if self.leaner or (workload, shapes) == (self.workload, self.planned_shapes or self.shapes):
             return
-        self.picture, self.planned_shapes = picture, shapes
+        self.workload, self.planned_shapes = workload, shapes
         plan = self._planned(self.first_offload)
         if not plan.fits and self.spec.offload == "auto":
             other = self._planned("auto")
@@ -150,7 +150,7 @@ class LoadedPipeline:
 
     def _planned(self, offload: str) -> Plan:
         return make_plan(
-            self.model.family, self.shapes_at_work(), self._machine(), self.picture, self.placement.plan.precision,
+            self.model.family, self.shapes_at_work(), self._machine(), self.workload, self.placement.plan.precision,
             offload, force_upcast_vae=self.precision.vae != self.precision.main,
         )  # fmt: skip
 
@@ -160,7 +160,7 @@ class LoadedPipeline:
         Everything has left the device.
         """
         before = self.placement.plan
-        plan = leaner(before, self.model.family, self.shapes_at_work(), self._machine(), self.picture)
+        plan = leaner(before, self.model.family, self.shapes_at_work(), self._machine(), self.workload)
         if plan is None:
             return None
         self.placement.follow(plan)
@@ -289,9 +289,9 @@ class Registry:
         device: torch.device = mm.get_torch_device()
         shapes = shapes_of(model, spec.variant, files)
         machine = this_machine(device, droppable_ram=self.droppable_ram())
-        picture = default_picture(model)
+        workload = default_workload(model)
         plan = make_plan(
-            model.family, shapes, machine, picture, spec.precision, spec.offload,
+            model.family, shapes, machine, workload, spec.precision, spec.offload,
             force_upcast_vae=vae_must_upcast(files),
         )  # fmt: skip
         log_plan(model.name, plan)
@@ -308,7 +308,7 @@ class Registry:
         placement = Placement(components, device, plan)
         load_ms = (time.perf_counter() - started) * 1000
         _log.info("NeuroLux: loaded %s in %.1f s", model.name, load_ms / 1000)
-        return LoadedPipeline(spec, model, pipe, shapes, placement, picture, plan.offload, load_ms)
+        return LoadedPipeline(spec, model, pipe, shapes, placement, workload, plan.offload, load_ms)
 
     def _make_room(self, needed: int) -> None:
         """Drop least recently used pipelines until ``needed`` bytes fit into free RAM, or none is left."""
@@ -316,10 +316,10 @@ class Registry:
             self._drop(next(iter(self._loaded)))
 
 
-def default_picture(model: Model) -> Picture:
-    """What a model is planned for when it is loaded: one picture as it makes them unless told otherwise."""
+def default_workload(model: Model) -> Workload:
+    """What a model is planned for when it is loaded: one image as it makes them unless told otherwise."""
     defaults = model.defaults
-    return Picture(defaults.width, defaults.height, 1, defaults.num_inference_steps)
+    return Workload(defaults.width, defaults.height, 1, defaults.num_inference_steps)
 
 
 def same_types(planned: ComponentPlan, now: ComponentPlan) -> bool:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .adapters import ApplyControlNet, ApplyLora, ApplyLoras
 from .file_parameter import FileParameter
 from .file_result import FileResult
-from .images import EncodePicture, ExtendPicture, PictureToEdit, PrepareMask, PutBack
+from .images import EncodeImage, ExtendImage, ImageToEdit, PrepareMask, PutBack
 from .latent import EmptyLatent
 from .load import LoadFlux, LoadModel, LoadSDXLLightning, WarmUp
 from .load_files import LoadModelFiles
@@ -24,8 +24,8 @@ from .parameters import (
 from .preprocess import CannyEdges, DepthMap, PoseSkeleton
 from .result import Result
 from .stages import Decode, EncodePrompt, Sample
-from .train import TrainingPictures, TrainLora
-from .upscale import RefineInTiles, UpscalePicture
+from .train import TrainingImages, TrainLora
+from .upscale import RefineInTiles, UpscaleImage
 from .video import ApplyMotion, SampleVideo, VideoResult
 
 NODES: list[type[io.ComfyNode]] = [
@@ -42,12 +42,12 @@ NODES: list[type[io.ComfyNode]] = [
     EncodePrompt,
     EmptyLatent,
     PrepareMask,
-    ExtendPicture,
-    EncodePicture,
-    PictureToEdit,
+    ExtendImage,
+    EncodeImage,
+    ImageToEdit,
     Sample,
     Decode,
-    UpscalePicture,
+    UpscaleImage,
     RefineInTiles,
     PutBack,
     DrawBatch,
@@ -65,7 +65,7 @@ NODES: list[type[io.ComfyNode]] = [
     FileParameter,
     Result,
     FileResult,
-    TrainingPictures,
+    TrainingImages,
     TrainLora,
     WarmUp,
 ]

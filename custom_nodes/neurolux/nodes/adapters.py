@@ -163,8 +163,7 @@ class ApplyControlNet(io.ComfyNode):
             display_name="Apply ControlNet",
             category=ADAPTERS,
             description=(
-                "Lets a picture (edges, depth, a pose) guide what Sample and Refine in Tiles make. Chain it for "
-                "several."
+                "Lets an image (edges, depth, a pose) guide what Sample and Refine in Tiles make. Chain it for several."
             ),
             inputs=[
                 pipeline_input(PIPELINE_TOOLTIP),
@@ -173,15 +172,15 @@ class ApplyControlNet(io.ComfyNode):
                     options=controlnet_names(),
                     tooltip=(
                         "A file or a diffusers folder in models/controlnet/, or one of the catalog (downloaded on "
-                        "first use). auto: the one that fits the model and what the picture shows (mode)."
+                        "first use). auto: the one that fits the model and what the image shows (mode)."
                     ),
                 ),
                 io.Image.Input(
                     "image",
                     tooltip=(
-                        "The picture to follow, as the ControlNet wants it. It is cut to the result's shape around the "
-                        "middle, then resized; one with the proportions of a picture that is redrawn stays over the "
-                        "same things in it. Picture i of a batch follows image i."
+                        "The image to follow, as the ControlNet wants it. It is cut to the result's shape around the "
+                        "middle, then resized; one with the proportions of an image that is redrawn stays over the "
+                        "same things in it. Image i of a batch follows image i."
                     ),
                 ),
                 share_input("strength", 1.0, "How strongly it guides. 0: not at all.", most=2.0, step=0.05),
@@ -191,7 +190,7 @@ class ApplyControlNet(io.ComfyNode):
                     "mode",
                     options=list(MODE_CHOICES),
                     default=AUTO_MODE,
-                    tooltip="What the picture shows. Needed for controlnet auto and for a union ControlNet.",
+                    tooltip="What the image shows. Needed for controlnet auto and for a union ControlNet.",
                 ),
             ],
             outputs=[pipeline_output("The pipeline with the ControlNet, for Sample.")],

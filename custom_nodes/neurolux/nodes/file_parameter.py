@@ -1,4 +1,4 @@
-"""The boundary node for a file that is no picture, such as a zip of pictures to learn from."""
+"""The boundary node for a file that is no image, such as a zip of images to learn from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import InvalidParameter
 from .parameters import PARAMETERS, description_input, input_names, name_input, required_input
 
 FILE_SUFFIXES = (".zip", ".safetensors", ".json", ".txt")
-"""Of the files that the editor offers; one that a request sends may be a picture as well."""
+"""Of the files that the editor offers; one that a request sends may be an image as well."""
 
 
 def input_file(name: str) -> Path | None:
@@ -36,7 +36,7 @@ class FileParameter(io.ComfyNode):
             node_id="NeuroLuxFileParameter",
             display_name="File Parameter",
             category=PARAMETERS,
-            description="A file that a request to this graph may send, such as a zip of pictures.",
+            description="A file that a request to this graph may send, such as a zip of images.",
             inputs=[
                 name_input("file"),
                 io.Combo.Input(

@@ -1,4 +1,4 @@
-"""The result node for a file that is no picture: a trained LoRA, say."""
+"""The result node for a file that is no image: a trained LoRA, say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes for making a picture of another one: encode it, say what to redraw, and put the result back."""
+"""Nodes for making an image of another one: encode it, say what to redraw, and put the result back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..images.frames import (
     FIT_CHOICES,
     Frame,
     current_origin,
-    encode_pictures,
+    encode_images,
     plan_frame,
     put_back,
     size_in_pixels,
@@ -25,7 +25,7 @@ from .inputs import batch_input, pipeline_input, size_inputs
 from .sockets import CATEGORY
 from .stages import warnings_ui
 
-PICTURES = f"{CATEGORY}/pictures"
+IMAGES = f"{CATEGORY}/images"
 MOST_FEATHER = 1024
 MOST_ADDED = 8192
 
@@ -45,57 +45,55 @@ def feather_input() -> io.Int.Input:
 
 
 def fit_inputs(auto: str) -> list[io.Input]:
-    """How a picture is fitted to the model; ``auto``: what a side of 0 means."""
+    """How an image is fitted to the model; ``auto``: what a side of 0 means."""
     return [
         io.Combo.Input(
             "fit",
             options=list(FIT_CHOICES),
             default="crop",
             tooltip=(
-                "When the picture's size does not suit the model. crop: cut off at the edges. pad: repeat the edges, "
-                "which Put Back cuts off again. stretch: change its proportions. error: refuse it. Pictures beyond the "
+                "When the image's size does not suit the model. crop: cut off at the edges. pad: repeat the edges, "
+                "which Put Back cuts off again. stretch: change its proportions. error: refuse it. Images beyond the "
                 "model's limits are scaled first."
             ),
         ),
         *size_inputs(f"Pixels to work in, a multiple of 16. 0: {auto}."),
-        batch_input("How many to make of each picture."),
+        batch_input("How many to make of each image."),
     ]
 
 
 def encoded(
     pipeline: PipelineHandle, image: torch.Tensor, mask: torch.Tensor | None, frame: Frame, batch_size: int
 ) -> io.NodeOutput:
-    """The LATENT, and what was done to the picture."""
+    """The LATENT, and what was done to the image."""
     pipeline.model.limits.num_images.check(image.shape[0] * batch_size)
     loaded = pipeline.loaded(NodeReporter())
-    latent = encode_pictures(loaded, image, mask, frame, batch_size)
+    latent = encode_images(loaded, image, mask, frame, batch_size)
     told = frame.told()
     return io.NodeOutput(latent, ui=warnings_ui(loaded, [told] if told else []))
 
 
-class EncodePicture(io.ComfyNode):
-    """Encode Picture."""
+class EncodeImage(io.ComfyNode):
+    """Encode Image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="NeuroLuxEncodePicture",
-            display_name="Encode Picture",
-            category=PICTURES,
+            node_id="NeuroLuxEncodeImage",
+            display_name="Encode Image",
+            category=IMAGES,
             description=(
-                "A picture for Sample to begin with, fitted to what the model takes. With a mask, only the masked part "
+                "An image for Sample to begin with, fitted to what the model takes. With a mask, only the masked part "
                 "is redrawn."
             ),
             inputs=[
                 pipeline_input(),
-                io.Image.Input("image", tooltip="The picture, or a batch of pictures of one size."),
-                *fit_inputs("the picture's own"),
-                io.Mask.Input(
-                    "mask", optional=True, tooltip="White (above 0) is redrawn. It is resized to the picture."
-                ),
+                io.Image.Input("image", tooltip="The image, or a batch of images of one size."),
+                *fit_inputs("the image's own"),
+                io.Mask.Input("mask", optional=True, tooltip="White (above 0) is redrawn. It is resized to the image."),
             ],
             outputs=[
-                io.Latent.Output("latent", display_name="latent", tooltip="The picture for Sample, and for Put Back.")
+                io.Latent.Output("latent", display_name="latent", tooltip="The image for Sample, and for Put Back.")
             ],
         )
 
@@ -116,24 +114,24 @@ class EncodePicture(io.ComfyNode):
         return encoded(pipeline, image, mask, frame, batch_size)
 
 
-class PictureToEdit(io.ComfyNode):
-    """Picture to Edit."""
+class ImageToEdit(io.ComfyNode):
+    """Image to Edit."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="NeuroLuxPictureToEdit",
-            display_name="Picture to Edit",
-            category=PICTURES,
+            node_id="NeuroLuxImageToEdit",
+            display_name="Image to Edit",
+            category=IMAGES,
             description=(
-                "A picture for a model that follows an instruction, such as FLUX.1 Kontext. Refuses every other model."
+                "An image for a model that follows an instruction, such as FLUX.1 Kontext. Refuses every other model."
             ),
             inputs=[
                 pipeline_input("A model that edits: flux-kontext-dev, or a folder of one."),
-                io.Image.Input("image", tooltip="The picture, or a batch of pictures of one size."),
-                *fit_inputs("as many pixels in all as the model likes, in the picture's proportions"),
+                io.Image.Input("image", tooltip="The image, or a batch of images of one size."),
+                *fit_inputs("as many pixels in all as the model likes, in the image's proportions"),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The picture for Sample.")],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The image for Sample.")],
         )
 
     @classmethod
@@ -146,7 +144,7 @@ class PictureToEdit(io.ComfyNode):
             raise InvalidParameter(
                 "model",
                 f"{model.name} does not edit by an instruction; choose {' or '.join(names)}, "
-                "or redraw the picture with the mode image-to-image",
+                "or redraw the image with the mode image-to-image",
             )
         given = image.shape[2], image.shape[1]
         if not (width or height or fit == "error"):
@@ -162,8 +160,8 @@ class PrepareMask(io.ComfyNode):
         return io.Schema(
             node_id="NeuroLuxPrepareMask",
             display_name="Prepare Mask",
-            category=PICTURES,
-            description="Which part to redraw: the white part of a mask picture, or else what is transparent.",
+            category=IMAGES,
+            description="Which part to redraw: the white part of a mask image, or else what is transparent.",
             inputs=[
                 feather_input(),
                 io.Boolean.Input("invert", default=False, tooltip="Redraw everything but that part."),
@@ -186,23 +184,23 @@ class PrepareMask(io.ComfyNode):
         return io.NodeOutput(mask_from(mask_image, transparency, feather, invert))
 
 
-class ExtendPicture(io.ComfyNode):
-    """Extend Picture."""
+class ExtendImage(io.ComfyNode):
+    """Extend Image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         def side(name: str) -> io.Int.Input:
             return io.Int.Input(
-                name, default=0, min=0, max=MOST_ADDED, tooltip="Pixels to add on this side of the picture."
+                name, default=0, min=0, max=MOST_ADDED, tooltip="Pixels to add on this side of the image."
             )
 
         return io.Schema(
-            node_id="NeuroLuxExtendPicture",
-            display_name="Extend Picture",
-            category=PICTURES,
-            description="Makes room around a picture, and the mask of what is new, for Encode Picture to fill.",
+            node_id="NeuroLuxExtendImage",
+            display_name="Extend Image",
+            category=IMAGES,
+            description="Makes room around an image, and the mask of what is new, for Encode Image to fill.",
             inputs=[
-                io.Image.Input("image", tooltip="The picture."),
+                io.Image.Input("image", tooltip="The image."),
                 side("left"),
                 side("top"),
                 side("right"),
@@ -210,8 +208,8 @@ class ExtendPicture(io.ComfyNode):
                 feather_input(),
             ],
             outputs=[
-                io.Image.Output("extended", display_name="image", tooltip="The larger picture, its edges repeated."),
-                io.Mask.Output("mask", display_name="mask", tooltip="1 where it is new; 0 where it is the picture."),
+                io.Image.Output("extended", display_name="image", tooltip="The larger image, its edges repeated."),
+                io.Mask.Output("mask", display_name="mask", tooltip="1 where it is new; 0 where it is the image."),
             ],
         )
 
@@ -228,16 +226,16 @@ class PutBack(io.ComfyNode):
         return io.Schema(
             node_id="NeuroLuxPutBack",
             display_name="Put Back",
-            category=PICTURES,
+            category=IMAGES,
             description=(
-                "Puts finished pictures back into the ones that they were made of, at their own size. What was not "
+                "Puts finished images back into the ones that they were made of, at their own size. What was not "
                 "masked is the original's, pixel for pixel."
             ),
             inputs=[
-                io.Image.Input("images", tooltip="The finished pictures, from Decode."),
-                io.Latent.Input("latent", tooltip="What Encode Picture made of the originals."),
+                io.Image.Input("images", tooltip="The finished images, from Decode."),
+                io.Latent.Input("latent", tooltip="What Encode Image made of the originals."),
             ],
-            outputs=[io.Image.Output("image", display_name="image", tooltip="The pictures in the originals' size.")],
+            outputs=[io.Image.Output("image", display_name="image", tooltip="The images in the originals' size.")],
         )
 
     @classmethod
@@ -246,6 +244,6 @@ class PutBack(io.ComfyNode):
         if origin is None:
             raise InvalidParameter(
                 "latent",
-                "the latent does not know the picture that it was made of; link Encode Picture's latent itself",
+                "the latent does not know the image that it was made of; link Encode Image's latent itself",
             )
         return io.NodeOutput(put_back(images, origin))

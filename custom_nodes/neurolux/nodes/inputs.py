@@ -56,12 +56,12 @@ def size_inputs(tooltip: str = "Pixels, a multiple of 16. 0: the model's default
 
 
 def batch_input(tooltip: str) -> io.Int.Input:
-    """How many pictures are made at once."""
+    """How many images are made at once."""
     return io.Int.Input("batch_size", default=1, min=1, max=MOST_AT_ONCE, tooltip=tooltip)
 
 
 def negative_input(
-    tooltip: str = "What the picture should not show. Only read by models that use it (SDXL with guidance).",
+    tooltip: str = "What the image should not show. Only read by models that use it (SDXL with guidance).",
 ) -> io.Conditioning.Input:
     """The negative prompt, evaluated only where it has an effect: for nodes that are ``ReadsNegative``."""
     return io.Conditioning.Input("negative", optional=True, lazy=True, tooltip=tooltip)

@@ -1,4 +1,4 @@
-"""Empty Latent: the size and number of the pictures, with the model's own size as the default."""
+"""Empty Latent: the size and number of the images, with the model's own size as the default."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class EmptyLatent(io.ComfyNode):
             node_id="NeuroLuxEmptyLatent",
             display_name="Empty Latent",
             category=CATEGORY,
-            description="An empty picture to draw on. Like Empty Latent Image, but it knows what the model likes.",
+            description="An empty image to draw on. Like Empty Latent Image, but it knows what the model likes.",
             inputs=[
                 pipeline_input(),
                 *size_inputs(),
-                batch_input("How many pictures."),
+                batch_input("How many images."),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="Zeros of that size.")],
         )

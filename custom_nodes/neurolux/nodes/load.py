@@ -71,7 +71,7 @@ def compile_input() -> io.Boolean.Input:
         default=False,
         optional=True,
         tooltip=(
-            "torch.compile for the denoiser's blocks. The first picture of each size waits for the compiler, seconds "
+            "torch.compile for the denoiser's blocks. The first image of each size waits for the compiler, seconds "
             "to minutes; a GPU then takes up to a third less time. Not where weights are streamed (offload stream, "
             "sequential, disk). Pixels may be rounded otherwise."
         ),
@@ -208,7 +208,7 @@ class WarmUp(io.ComfyNode):
             node_id="NeuroLuxWarmUp",
             display_name="Load Only",
             category=LOADERS,
-            description="Puts a model's weights onto their device now, so that the first picture does not wait.",
+            description="Puts a model's weights onto their device now, so that the first image does not wait.",
             inputs=[pipeline_input("The model to have ready.")],
             is_output_node=True,
         )

@@ -1,4 +1,4 @@
-"""Many pictures in one run: Draw Batch (prompts and seeds) and Draw Grid (one prompt, two settings varied)."""
+"""Many images in one run: Draw Batch (prompts and seeds) and Draw Grid (one prompt, two settings varied)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .inputs import guidance_input, pipeline_input, seed_input, size_inputs, ste
 from .sockets import CATEGORY
 from .stages import told_ui
 
-CAPTIONS_TOOLTIP = "Prompt and settings of each picture, for the files: link it to Result's caption."
+CAPTIONS_TOOLTIP = "Prompt and settings of each image, for the files: link it to Result's caption."
 
 
 def drawing_inputs() -> list[io.Input]:
@@ -34,7 +34,7 @@ def drawing_inputs() -> list[io.Input]:
             "negative_prompt",
             multiline=True,
             default="",
-            tooltip="What no picture should show. Only models with real guidance use it (SDXL).",
+            tooltip="What no image should show. Only models with real guidance use it (SDXL).",
         ),
     ]
 
@@ -49,8 +49,8 @@ class DrawBatch(io.ComfyNode):
             display_name="Draw Batch",
             category=CATEGORY,
             description=(
-                "Draws many prompts, many seeds, or both. A picture that fails is left out with a warning; the others "
-                "come. Each equals the single picture with that prompt and seed."
+                "Draws many prompts, many seeds, or both. An image that fails is left out with a warning; the others "
+                "come. Each equals the single image with that prompt and seed."
             ),
             inputs=[
                 pipeline_input(),
@@ -70,7 +70,7 @@ class DrawBatch(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "images", display_name="images", is_output_list=True, tooltip="The pictures, prompt by prompt."
+                    "images", display_name="images", is_output_list=True, tooltip="The images, prompt by prompt."
                 ),
                 io.String.Output("captions", display_name="captions", is_output_list=True, tooltip=CAPTIONS_TOOLTIP),
             ],
@@ -122,12 +122,12 @@ class DrawGrid(io.ComfyNode):
             display_name="Draw Grid",
             category=CATEGORY,
             description=(
-                "Draws one prompt over a matrix of two settings, and a labelled contact sheet. A picture that fails "
+                "Draws one prompt over a matrix of two settings, and a labelled contact sheet. An image that fails "
                 "is left out with a warning, and the sheet says why."
             ),
             inputs=[
                 pipeline_input(),
-                io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures show."),
+                io.String.Input("prompt", multiline=True, default="", tooltip="What the images show."),
                 io.Combo.Input(
                     "x_setting", options=settings, default="seed", tooltip="What differs from column to column."
                 ),
@@ -139,13 +139,13 @@ class DrawGrid(io.ComfyNode):
                     tooltip="What differs from row to row. none: one row.",
                 ),
                 io.String.Input("y_values", multiline=True, default="", tooltip=values),
-                seed_input("Of every picture, unless a side of the grid varies it."),
+                seed_input("Of every image, unless a side of the grid varies it."),
                 *drawing_inputs(),
             ],
             outputs=[
                 io.Image.Output("sheet", display_name="sheet", tooltip="The contact sheet."),
                 io.Image.Output(
-                    "images", display_name="images", is_output_list=True, tooltip="The pictures alone, row by row."
+                    "images", display_name="images", is_output_list=True, tooltip="The images alone, row by row."
                 ),
                 io.String.Output("captions", display_name="captions", is_output_list=True, tooltip=CAPTIONS_TOOLTIP),
             ],

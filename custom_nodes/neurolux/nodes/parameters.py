@@ -152,7 +152,7 @@ class SeedParameter(io.ComfyNode):
             node_id="NeuroLuxSeedParameter",
             display_name="Seed Parameter",
             category=PARAMETERS,
-            description="The seed of a request. The same seed makes the same picture; a request without one gets any.",
+            description="The seed of a request. The same seed makes the same image; a request without one gets any.",
             inputs=[
                 name_input("seed"),
                 seed_input("The seed when run from the editor.", name="value"),
@@ -231,16 +231,16 @@ class ImageParameter(io.ComfyNode):
             node_id="NeuroLuxImageParameter",
             display_name="Image Parameter",
             category=PARAMETERS,
-            description="A picture that a request to this graph may send. Its transparency becomes the mask.",
+            description="An image that a request to this graph may send. Its transparency becomes the mask.",
             inputs=[
                 name_input("image"),
                 io.Combo.Input(
                     "image",
-                    # the editor writes "undefined" for no picture unless that is a choice
+                    # the editor writes "undefined" for no image unless that is a choice
                     options=["", *sorted(folder_paths.filter_files_content_types(input_names(), ["image"]))],
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
-                    tooltip="The picture when a request sends none.",
+                    tooltip="The image when a request sends none.",
                 ),
                 description_input(),
                 required_input(),
@@ -250,22 +250,22 @@ class ImageParameter(io.ComfyNode):
                     default=IF_MISSING[0],
                     optional=True,
                     tooltip=(
-                        "Without a picture that is not required. stop: what depends on it does not run. none: it runs "
-                        "without, where the picture is an optional input."
+                        "Without an image that is not required. stop: what depends on it does not run. none: it runs "
+                        "without, where the image is an optional input."
                     ),
                 ),
             ],
             outputs=[
-                io.Image.Output("image_out", display_name="image", tooltip="The picture, turned as its EXIF says."),
-                io.Mask.Output("mask", display_name="mask", tooltip="1 where the picture is transparent."),
+                io.Image.Output("image_out", display_name="image", tooltip="The image, turned as its EXIF says."),
+                io.Mask.Output("mask", display_name="mask", tooltip="1 where the image is transparent."),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, image: str) -> bool | str:
-        """A picture that is given must exist; the built-in check would refuse one uploaded a moment ago."""
+        """An image that is given must exist; the built-in check would refuse one uploaded a moment ago."""
         if image and not folder_paths.exists_annotated_filepath(image):
-            return f"no picture {image!r} in ComfyUI's input folder; upload it first"
+            return f"no image {image!r} in ComfyUI's input folder; upload it first"
         return True
 
     @classmethod
@@ -280,11 +280,11 @@ class ImageParameter(io.ComfyNode):
     ) -> io.NodeOutput:
         if not image:
             if required:
-                raise InvalidParameter(name, f"{name} is required and is empty; send a picture")
+                raise InvalidParameter(name, f"{name} is required and is empty; send an image")
             if if_missing == "none":
                 return io.NodeOutput(None, None)
             return io.NodeOutput(ExecutionBlocker(None), ExecutionBlocker(None))  # what depends on it does not run
-        import nodes as comfy_nodes  # ComfyUI's own LoadImage: same picture, same mask
+        import nodes as comfy_nodes  # ComfyUI's own LoadImage: same image, same mask
 
         load_image = comfy_nodes.LoadImage().load_image  # pyright: ignore[reportAttributeAccessIssue]
         return io.NodeOutput(*load_image(image))

@@ -1,4 +1,4 @@
-"""Nodes that make a control picture of any picture: edges, depth, poses. A ready control picture passes through."""
+"""Nodes that make a control image of any image: edges, depth, poses. A ready control image passes through."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from comfy_api.latest import io
 
 from ..images.control_images import prepared
 from ..library.controlnets import preprocessor
-from ..preprocess.canny import canny_pictures
+from ..preprocess.canny import canny_images
 from ..preprocess.canny_filter import MOST
 from ..preprocess.depth import depth_maps
-from ..preprocess.pose import pose_pictures
+from ..preprocess.pose import pose_images
 from ..stages.node_progress import NodeReporter
 from .sockets import CATEGORY
 
-PREPROCESS = f"{CATEGORY}/control pictures"
+PREPROCESS = f"{CATEGORY}/control images"
 DEPTH_MODEL, POSE_MODEL, PERSON_MODEL = "depth-anything-v2-small", "vitpose-base", "rt-detr"
 
 
 def image_input() -> io.Image.Input:
-    """The picture."""
-    return io.Image.Input("image", tooltip="Any picture, or a ready control picture (preprocess off).")
+    """The image."""
+    return io.Image.Input("image", tooltip="Any image, or a ready control image (preprocess off).")
 
 
 def preprocess_input() -> io.Boolean.Input:
@@ -30,7 +30,7 @@ def preprocess_input() -> io.Boolean.Input:
     return io.Boolean.Input(
         "preprocess",
         default=True,
-        tooltip="On: make the control picture of any picture. Off: the picture is a control picture already.",
+        tooltip="On: make the control image of any image. Off: the image is a control image already.",
     )
 
 
@@ -40,14 +40,14 @@ def latent_input() -> io.Latent.Input:
         "latent",
         optional=True,
         tooltip=(
-            "The result's size: the picture is cut to its shape around the middle and resized to it first. One with "
-            "the proportions of a picture that is redrawn stays over the same things in it."
+            "The result's size: the image is cut to its shape around the middle and resized to it first. One with "
+            "the proportions of an image that is redrawn stays over the same things in it."
         ),
     )
 
 
 def control_output(tooltip: str) -> io.Image.Output:
-    """The control picture."""
+    """The control image."""
     return io.Image.Output("control_image", display_name="control image", tooltip=tooltip)
 
 
@@ -92,10 +92,10 @@ class CannyEdges(io.ComfyNode):
         high_threshold: int,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        picture = prepared(image, latent)
+        control_image = prepared(image, latent)
         if not preprocess:
-            return io.NodeOutput(picture)
-        return io.NodeOutput(canny_pictures(picture, low_threshold, high_threshold))
+            return io.NodeOutput(control_image)
+        return io.NodeOutput(canny_images(control_image, low_threshold, high_threshold))
 
 
 class DepthMap(io.ComfyNode):
@@ -114,10 +114,10 @@ class DepthMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: torch.Tensor, preprocess: bool, latent: dict[str, Any] | None = None) -> io.NodeOutput:
-        picture = prepared(image, latent)
+        control_image = prepared(image, latent)
         if not preprocess:
-            return io.NodeOutput(picture)
-        return io.NodeOutput(depth_maps(picture, preprocessor(DEPTH_MODEL, NodeReporter())))
+            return io.NodeOutput(control_image)
+        return io.NodeOutput(depth_maps(control_image, preprocessor(DEPTH_MODEL, NodeReporter())))
 
 
 class PoseSkeleton(io.ComfyNode):
@@ -129,7 +129,7 @@ class PoseSkeleton(io.ComfyNode):
             node_id="NeuroLuxPoseSkeleton",
             display_name="Pose Skeleton",
             category=PREPROCESS,
-            description="The persons in a picture as OpenPose skeletons, for a pose ControlNet. By ViTPose.",
+            description="The persons in an image as OpenPose skeletons, for a pose ControlNet. By ViTPose.",
             inputs=[
                 image_input(),
                 preprocess_input(),
@@ -149,9 +149,9 @@ class PoseSkeleton(io.ComfyNode):
         joint_score: float,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        picture = prepared(image, latent)
+        control_image = prepared(image, latent)
         if not preprocess:
-            return io.NodeOutput(picture)
+            return io.NodeOutput(control_image)
         reporter = NodeReporter()
         detector, poser = preprocessor(PERSON_MODEL, reporter), preprocessor(POSE_MODEL, reporter)
-        return io.NodeOutput(pose_pictures(picture, detector, poser, person_score, joint_score))
+        return io.NodeOutput(pose_images(control_image, detector, poser, person_score, joint_score))

@@ -33,12 +33,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """The graph that made a picture: API format, and what the editor sent along (its own format)."""
+    """The graph that made an image: API format, and what the editor sent along (its own format)."""
 
     prompt: Mapping[str, Any] | None
     extra: Mapping[str, Any]
     caption: str = ""
-    """This picture's own prompt and settings, where the graph made several."""
+    """This image's own prompt and settings, where the graph made several."""
 
     def png_chunks(self) -> PngInfo:
         """Text chunks, as ComfyUI's SaveImage writes them."""
@@ -75,8 +75,8 @@ def save_image(image: Image.Image, path: Path, output_format: str, quality: int,
     image.save(path, format=output_format.upper(), quality=quality, exif=exif)
 
 
-def to_pictures(images: torch.Tensor) -> list[Image.Image]:
-    """Images (B, H, W, C) in [0, 1] as pictures, rounded as diffusers rounds them (not cut off, as SaveImage does)."""
+def to_images(images: torch.Tensor) -> list[Image.Image]:
+    """Images (B, H, W, C) in [0, 1] as images, rounded as diffusers rounds them (not cut off, as SaveImage does)."""
     pixels = (images.cpu().float().clamp(0, 1).numpy() * 255).round().astype("uint8")
     return [Image.fromarray(frame).convert("RGB") for frame in pixels]
 
@@ -107,9 +107,9 @@ class Result(io.ComfyNode):
             node_id="NeuroLuxResult",
             display_name="Result",
             category=CATEGORY,
-            description="What a request to this graph gets back. Saves the pictures with the graph that made them.",
+            description="What a request to this graph gets back. Saves the images with the graph that made them.",
             inputs=[
-                io.Image.Input("images", tooltip="The pictures."),
+                io.Image.Input("images", tooltip="The images."),
                 io.String.Input("name", default="images", tooltip="The result's name in the response."),
                 io.Combo.Input(
                     "output_format", options=list(SUFFIXES), default="png", tooltip="png keeps every pixel as it is."
@@ -120,7 +120,7 @@ class Result(io.ComfyNode):
                     "caption",
                     optional=True,
                     force_input=True,
-                    tooltip="Prompt and settings, to be written into the file. A list goes with a list of pictures.",
+                    tooltip="Prompt and settings, to be written into the file. A list goes with a list of images.",
                 ),
             ],
             is_output_node=True,
@@ -153,8 +153,8 @@ class Result(io.ComfyNode):
         )
         metadata = metadata_of(cls.hidden, caption)
         saved = []
-        for index, picture in enumerate(to_pictures(images)):
+        for index, image in enumerate(to_images(images)):
             file = f"{stem.replace('%batch_num%', str(index))}_{counter + index:05}_{SUFFIXES[output_format]}"
-            save_image(picture, Path(folder) / file, output_format, quality, metadata)
+            save_image(image, Path(folder) / file, output_format, quality, metadata)
             saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
         return io.NodeOutput(ui={"images": saved})

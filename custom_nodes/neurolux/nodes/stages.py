@@ -1,4 +1,4 @@
-"""The stages of making a picture: Encode Prompt, Sample, Decode."""
+"""The stages of making an image: Encode Prompt, Sample, Decode."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class EncodePrompt(io.ComfyNode):
                     multiline=True,
                     default="",
                     dynamic_prompts=True,
-                    tooltip="What the picture shows. For a negative prompt: what it should not show.",
+                    tooltip="What the image shows. For a negative prompt: what it should not show.",
                 ),
             ],
             outputs=[io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded text.")],
@@ -71,12 +71,12 @@ class Sample(ReadsNegative):
             node_id="NeuroLuxSample",
             display_name="Sample",
             category=CATEGORY,
-            description="Makes the picture, as a latent. Shows progress and previews, and stops when interrupted.",
+            description="Makes the image, as a latent. Shows progress and previews, and stops when interrupted.",
             inputs=[
                 pipeline_input(),
-                io.Conditioning.Input("positive", tooltip="What the picture shows."),
-                io.Latent.Input("latent", tooltip="What to begin with: an Empty Latent, or what Encode Picture made."),
-                seed_input("The same seed makes the same picture. Picture i of a batch uses seed + i."),
+                io.Conditioning.Input("positive", tooltip="What the image shows."),
+                io.Latent.Input("latent", tooltip="What to begin with: an Empty Latent, or what Encode Image made."),
+                seed_input("The same seed makes the same image. Image i of a batch uses seed + i."),
                 steps_input(),
                 guidance_input(),
                 negative_input(),
@@ -89,12 +89,12 @@ class Sample(ReadsNegative):
                     round=0.001,
                     optional=True,
                     tooltip=(
-                        "How much of an encoded picture is redrawn: near 0 it stays as it is, 1 redraws everything. "
+                        "How much of an encoded image is redrawn: near 0 it stays as it is, 1 redraws everything. "
                         "That share of the steps is run. An Empty Latent needs 1."
                     ),
                 ),
             ],
-            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The picture before decoding.")],
+            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The image before decoding.")],
         )
 
     @classmethod
@@ -123,9 +123,9 @@ class Decode(io.ComfyNode):
             node_id="NeuroLuxDecode",
             display_name="Decode",
             category=CATEGORY,
-            description="Turns a latent into pictures, with the model's own VAE.",
+            description="Turns a latent into images, with the model's own VAE.",
             inputs=[pipeline_input(), io.Latent.Input("latent", tooltip="What Sample made.")],
-            outputs=[io.Image.Output("image", display_name="image", tooltip="The pictures.")],
+            outputs=[io.Image.Output("image", display_name="image", tooltip="The images.")],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Nodes that train a LoRA: the pictures to learn from, and the training itself."""
+"""Nodes that train a LoRA: the images to learn from, and the training itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from .stages import warnings_ui
 TRAINING = f"{CATEGORY}/training"
 CHECKPOINTS = ("neurolux", "training")
 """Below ComfyUI's user folder."""
-TrainingSetType = io.Custom("NEUROLUX_TRAINING_PICTURES")
+TrainingSetType = io.Custom("NEUROLUX_TRAINING_IMAGES")
 """A TrainingSet."""
 
 
@@ -57,7 +57,7 @@ def find_source(source: str) -> Path:
     own = [inputs, *(Path(folder).resolve() for folder in (folder_paths.get_output_directory(), temp_folder()))]
     path = (inputs / source).resolve()
     if not source.strip() or not any(path.is_relative_to(folder) for folder in own):
-        raise InvalidParameter(FIELD, f"{FIELD} {source!r} is not in ComfyUI's input folder; put the pictures there")
+        raise InvalidParameter(FIELD, f"{FIELD} {source!r} is not in ComfyUI's input folder; put the images there")
     if not path.exists():
         raise InvalidParameter(FIELD, f"there is no zip or folder {source!r} in ComfyUI's input folder")
     return path
@@ -68,17 +68,17 @@ def temp_folder() -> str:
     return folder_paths.get_temp_directory()
 
 
-class TrainingPictures(io.ComfyNode):
-    """Training Pictures."""
+class TrainingImages(io.ComfyNode):
+    """Training Images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="NeuroLuxTrainingPictures",
-            display_name="Training Pictures",
+            node_id="NeuroLuxTrainingImages",
+            display_name="Training Images",
             category=TRAINING,
             description=(
-                "The pictures to learn from: PNG, JPEG or WebP files in a zip or a folder. What each shows is read "
+                "The images to learn from: PNG, JPEG or WebP files in a zip or a folder. What each shows is read "
                 "from a text file beside it (cat.txt for cat.png) or from a metadata.jsonl."
             ),
             inputs=[
@@ -86,9 +86,7 @@ class TrainingPictures(io.ComfyNode):
                     "source", default="", tooltip="A zip or a folder in ComfyUI's input folder, or a File Parameter."
                 )
             ],
-            outputs=[
-                TrainingSetType.Output("pictures", display_name="pictures", tooltip="Pictures with their captions.")
-            ],
+            outputs=[TrainingSetType.Output("images", display_name="images", tooltip="Images with their captions.")],
         )
 
     @classmethod
@@ -105,9 +103,9 @@ class TrainingPictures(io.ComfyNode):
     @classmethod
     def execute(cls, source: str) -> io.NodeOutput:
         path = find_source(source)
-        pictures = read_training_set(path.name, path)
-        warnings = pictures.warnings()
-        return io.NodeOutput(pictures, ui={"warnings": warnings, "text": [pictures.told(), *warnings]})
+        images = read_training_set(path.name, path)
+        warnings = images.warnings()
+        return io.NodeOutput(images, ui={"warnings": warnings, "text": [images.told(), *warnings]})
 
 
 class TrainLora(io.ComfyNode):
@@ -120,7 +118,7 @@ class TrainLora(io.ComfyNode):
             display_name="Train LoRA",
             category=TRAINING,
             description=(
-                "Teaches a model a new thing or style from pictures, and writes what it learned as a LoRA into "
+                "Teaches a model a new thing or style from images, and writes what it learned as a LoRA into "
                 "models/loras. The model itself stays as it is. What was interrupted can go on."
             ),
             inputs=[
@@ -154,14 +152,14 @@ class TrainLora(io.ComfyNode):
                     default=1,
                     min=1,
                     max=MOST_BATCH,
-                    tooltip="Pictures in each step. More is steadier, slower.",
+                    tooltip="Images in each step. More is steadier, slower.",
                 ),
                 side_input(
                     "resolution",
-                    "Side of the square that pictures are cut to, in pixels. 0: the model's default.",
+                    "Side of the square that images are cut to, in pixels. 0: the model's default.",
                     most=4096,
                 ),
-                seed_input("The same seed with the same pictures and values gives the same file."),
+                seed_input("The same seed with the same images and values gives the same file."),
                 io.Boolean.Input(
                     "resume",
                     default=False,
@@ -171,14 +169,14 @@ class TrainLora(io.ComfyNode):
                     "sample_prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the sample pictures show. Empty: the trigger word, or the first caption.",
+                    tooltip="What the sample images show. Empty: the trigger word, or the first caption.",
                 ),
                 io.Int.Input(
                     "samples",
                     default=1,
                     min=0,
                     max=MOST_SAMPLES,
-                    tooltip="How many sample pictures, each with the LoRA and without it.",
+                    tooltip="How many sample images, each with the LoRA and without it.",
                 ),
             ],
             outputs=[
@@ -186,8 +184,8 @@ class TrainLora(io.ComfyNode):
                 AnyComboOutput("lora", display_name="lora", tooltip="The LoRA's name in models/loras."),
                 FileType.Output("file", display_name="file", tooltip="The LoRA's file, for File Result."),
                 io.Image.Output("loss_curve", display_name="loss curve", tooltip="The loss of every step."),
-                io.Image.Output("sample_images", display_name="samples", tooltip="Pictures with the LoRA."),
-                io.Image.Output("before", display_name="before", tooltip="The same pictures without it."),
+                io.Image.Output("sample_images", display_name="samples", tooltip="Images with the LoRA."),
+                io.Image.Output("before", display_name="before", tooltip="The same images without it."),
             ],
             is_output_node=True,
         )
@@ -196,7 +194,7 @@ class TrainLora(io.ComfyNode):
     def execute(
         cls,
         pipeline: PipelineHandle,
-        pictures: TrainingSet,
+        images: TrainingSet,
         name: str,
         trigger: str,
         steps: int,
@@ -220,14 +218,14 @@ class TrainLora(io.ComfyNode):
         progress = TrainingProgress(title, settings.steps, 2 * samples * drawing_steps(pipeline))
         trained = train_lora(
             pipeline,
-            pictures,
+            images,
             settings,
             resume=resume,
             loras=Path(folder_paths.get_folder_paths("loras")[0]),
             checkpoints=Path(folder_paths.get_user_directory(), *CHECKPOINTS),
             progress=progress,
         )
-        after, before = draw_both(pipeline, pictures, settings, trained.path, sample_prompt, samples, progress)
+        after, before = draw_both(pipeline, images, settings, trained.path, sample_prompt, samples, progress)
         curve = as_image(np.asarray(draw_loss_curve(trained.losses, title)))
         handle = with_trained(pipeline, trained.path)
         ui = warnings_ui(pipeline.loaded(), trained.warnings) or {}
@@ -245,24 +243,24 @@ class TrainLora(io.ComfyNode):
 
 def draw_both(
     pipeline: PipelineHandle,
-    pictures: TrainingSet,
+    images: TrainingSet,
     settings: LoraSettings,
     lora: Path,
     prompt: str,
     count: int,
     progress: TrainingProgress,
 ) -> tuple[torch.Tensor | ExecutionBlocker, torch.Tensor | ExecutionBlocker]:
-    """Pictures with the LoRA and without it; where none are asked for, what depends on them does not run."""
+    """Images with the LoRA and without it; where none are asked for, what depends on them does not run."""
     if not count:
         return ExecutionBlocker(None), ExecutionBlocker(None)
-    text = text_for_samples(prompt, pictures, settings.trigger)
+    text = text_for_samples(prompt, images, settings.trigger)
     made = []
     for handle, how in ((with_trained(pipeline, lora), "with"), (replace(pipeline), "without")):
-        progress.phase(f"Drawing {count} pictures {how} the LoRA", long=True)
+        progress.phase(f"Drawing {count} images {how} the LoRA", long=True)
         made.append(draw_samples(handle, text, settings.seed, count, settings.side, progress))
     return made[0], made[1]
 
 
 def as_image(pixels: np.ndarray) -> torch.Tensor:
-    """A picture (H, W, 3) of 8 bits a channel as ComfyUI's IMAGE."""
+    """An image (H, W, 3) of 8 bits a channel as ComfyUI's IMAGE."""
     return torch.from_numpy(pixels.astype(np.float32) / 255)[None]

@@ -1,4 +1,4 @@
-"""Nodes that make a picture larger, and then sharper: Upscale Picture, Refine in Tiles."""
+"""Nodes that make an image larger, and then sharper: Upscale Image, Refine in Tiles."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ UPSCALE = f"{CATEGORY}/upscale"
 MOST = 8.0
 
 
-class UpscalePicture(io.ComfyNode):
-    """Upscale Picture."""
+class UpscaleImage(io.ComfyNode):
+    """Upscale Image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="NeuroLuxUpscalePicture",
-            display_name="Upscale Picture",
+            node_id="NeuroLuxUpscaleImage",
+            display_name="Upscale Image",
             category=UPSCALE,
-            description="Makes a picture larger, with an upscale model of models/upscale_models/ or plainly (Lanczos).",
+            description="Makes an image larger, with an upscale model of models/upscale_models/ or plainly (Lanczos).",
             inputs=[
-                io.Image.Input("image", tooltip="The picture."),
+                io.Image.Input("image", tooltip="The image."),
                 io.Float.Input(
                     "upscale_by",
                     default=2.0,
@@ -58,7 +58,7 @@ class UpscalePicture(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[io.Image.Output("upscaled", display_name="image", tooltip="The larger picture.")],
+            outputs=[io.Image.Output("upscaled", display_name="image", tooltip="The larger image.")],
         )
 
     @classmethod
@@ -81,14 +81,14 @@ class RefineInTiles(ReadsNegative):
             display_name="Refine in Tiles",
             category=UPSCALE,
             description=(
-                "Redraws a picture a little, tile by tile, so that a large one gets detail with the memory of a small "
+                "Redraws an image a little, tile by tile, so that a large one gets detail with the memory of a small "
                 "one. The tiles overlap and fade into each other. Under a ControlNet each follows its part of the "
-                "control picture."
+                "control image."
             ),
             inputs=[
                 pipeline_input(),
-                io.Image.Input("image", tooltip="The picture, already at its size."),
-                io.Conditioning.Input("positive", tooltip="What the picture shows; every tile gets the same text."),
+                io.Image.Input("image", tooltip="The image, already at its size."),
+                io.Conditioning.Input("positive", tooltip="What the image shows; every tile gets the same text."),
                 io.Float.Input(
                     "strength",
                     default=0.3,
@@ -100,12 +100,12 @@ class RefineInTiles(ReadsNegative):
                 ),
                 side_input("tile", "A tile's side in pixels. 0: the model's default.", most=4096),
                 io.Int.Input("overlap", default=64, min=0, max=2048, tooltip="Pixels in which two tiles fade over."),
-                seed_input("The same seed makes the same picture. Tile t of picture i uses seed + i + t."),
+                seed_input("The same seed makes the same image. Tile t of image i uses seed + i + t."),
                 steps_input(),
                 guidance_input(),
                 negative_input(),
             ],
-            outputs=[io.Image.Output("refined", display_name="image", tooltip="The refined picture.")],
+            outputs=[io.Image.Output("refined", display_name="image", tooltip="The refined image.")],
         )
 
     @classmethod

@@ -26,7 +26,7 @@ from .inputs import (
     seed_input,
     steps_input,
 )
-from .result import metadata_of, to_pictures
+from .result import metadata_of, to_images
 from .sockets import CATEGORY
 from .stages import warnings_ui
 
@@ -93,7 +93,7 @@ class SampleVideo(ReadsNegative):
                     default=16,
                     min=1,
                     max=MOST_FRAMES,
-                    tooltip="How many pictures. Adapters are made for 16, and bear up to 32.",
+                    tooltip="How many images. Adapters are made for 16, and bear up to 32.",
                 ),
                 seed_input("The same seed makes the same video."),
                 steps_input("the adapter's"),
@@ -140,7 +140,7 @@ class VideoResult(io.ComfyNode):
             node_id="NeuroLuxVideoResult",
             display_name="Video Result",
             category=VIDEO,
-            description="What a request to this graph gets back: the pictures as one video. Saves it with the graph.",
+            description="What a request to this graph gets back: the images as one video. Saves it with the graph.",
             inputs=[
                 io.Image.Input("images", tooltip="The frames, in order."),
                 io.String.Input("name", default="video", tooltip="The result's name in the response."),
@@ -151,7 +151,7 @@ class VideoResult(io.ComfyNode):
                     "video_format",
                     options=list(FORMATS),
                     default=FORMATS[0],
-                    tooltip="mp4 (H.264) plays everywhere; webp is an animated picture that a web page shows as such.",
+                    tooltip="mp4 (H.264) plays everywhere; webp is an animated image that a web page shows as such.",
                 ),
                 io.Int.Input("quality", default=90, min=1, max=100, tooltip="100 is best, and largest."),
                 io.String.Input("filename_prefix", default="NeuroLux", tooltip="Start of the file's name."),
@@ -178,7 +178,7 @@ class VideoResult(io.ComfyNode):
             filename_prefix, folder_paths.get_output_directory(), images.shape[2], images.shape[1]
         )
         metadata = metadata_of(cls.hidden)
-        frames, saved = to_pictures(images), []
+        frames, saved = to_images(images), []
         for suffix in video_format.split(" and "):
             file = f"{stem}_{counter:05}_.{suffix}"
             path = Path(folder) / file

@@ -39,7 +39,7 @@ def control_shape(file: FileStamp, family: str) -> ComponentShape:
         return ComponentShape(parameters, blocks, values_per_token=SDXL_VALUES_PER_TOKEN)
     layers = numbers(header, "controlnet_blocks.") + numbers(header, "controlnet_single_blocks.")
     width = header.get("x_embedder.weight", (FLUX_WIDTH,))[0]
-    hint = any(name.startswith("input_hint_block.") for name in header)  # such a one reads the picture, not its latent
+    hint = any(name.startswith("input_hint_block.") for name in header)  # such a one reads the image, not its latent
     return ComponentShape(parameters, blocks, values_per_token=(layers or FLUX_LAYERS) * width, needs_vae=not hint)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .records import ComponentShape, ComputeType, Machine, Picture, StorageType
+from .records import ComponentShape, ComputeType, Machine, StorageType, Workload
 
 WEIGHT_BYTES: dict[StorageType, float] = {
     "fp32": 4,
@@ -41,8 +41,8 @@ CONVOLUTION_BYTES = 500_000_000
 """Workspace of the decoder's convolutions. With it a 1024 decode in 16 bit comes to the 2.4 GB that diffusers measured
 as FLUX's peak where no more than a layer's weights are on the device (its PR 11682)."""
 TILE = 512
-"""Side of a VAE tile in pixels, 64 in the latent. diffusers tiles a picture only where it is larger than its
-``tile_sample_min_size``, 1024 unless set: with that a 1024 picture would be decoded whole."""
+"""Side of a VAE tile in pixels, 64 in the latent. diffusers tiles an image only where it is larger than its
+``tile_sample_min_size``, 1024 unless set: with that a 1024 image would be decoded whole."""
 RESERVE_BYTES = 250_000_000
 RESERVE_SHARE = 0.03
 """Memory of the device beside weights and activations: matrix workspaces; and fragmentation, a share of the rest."""
@@ -124,19 +124,19 @@ def decode_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile
     """Working room of decoding one image, whole or in tiles of ``tile`` pixels a side."""
     pixels = width * height if tile is None else min(width, tile) * min(height, tile)
     workspace = CONVOLUTION_BYTES * min(1.0, pixels / 1024**2)
-    finished = 0 if tile is None else 2 * 3 * width * height  # the tiles, and the picture made of them
+    finished = 0 if tile is None else 2 * 3 * width * height  # the tiles, and the image made of them
     return round((pixels * DECODE_BYTES_PER_PIXEL + finished) * COMPUTE_BYTES[compute] * MARGIN + workspace)
 
 
-def step_flops(family: str, shape: ComponentShape, picture: Picture) -> float:
+def step_flops(family: str, shape: ComponentShape, workload: Workload) -> float:
     """Operations of one denoising step of one image: FlopCounterMode's 74.4 TFLOP for FLUX and 6.76 for SDXL at 1024.
 
     Other sizes are in proportion; FLUX's attention grows with the square of the tokens.
     """
     if family == "flux":
-        tokens = picture.width * picture.height / 256 + FLUX_TEXT_TOKENS
+        tokens = workload.width * workload.height / 256 + FLUX_TEXT_TOKENS
         return shape.parameters * (1.085 * tokens + 5.9e-5 * tokens**2)
-    return shape.parameters * 0.0025 * picture.width * picture.height
+    return shape.parameters * 0.0025 * workload.width * workload.height
 
 
 def compute_rate(machine: Machine) -> float:

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 from . import costs
 from .formats import Formats, is_text_encoder
-from .records import CONTROLNET, ComponentPlan, ComponentShape, Machine, OffloadMode, Picture, PlacementKind, Plan
+from .records import CONTROLNET, ComponentPlan, ComponentShape, Machine, OffloadMode, PlacementKind, Plan, Workload
 
 PLACEMENTS: dict[OffloadMode, PlacementKind] = {
     "none": "resident",
@@ -41,7 +41,7 @@ class Pipeline:
     shapes: Mapping[str, ComponentShape]
     formats: Formats
     machine: Machine
-    picture: Picture
+    workload: Workload
 
     @cached_property
     def bytes(self) -> dict[str, int]:
@@ -97,7 +97,7 @@ class Pipeline:
         return {}
 
     def _work_of(self, stage: str, tile: int | None) -> int:
-        names, picture = self.stages[stage], self.picture
+        names, workload = self.stages[stage], self.workload
         if not names:
             return 0
         widened = max(
@@ -108,11 +108,11 @@ class Pipeline:
         if stage == "encode":
             return widened + max(costs.encode_bytes(self.formats[name][1]) for name in names)
         if stage == "decode":
-            return widened + costs.decode_bytes(picture.width, picture.height, self.formats["vae"][1], tile=tile)
+            return widened + costs.decode_bytes(workload.width, workload.height, self.formats["vae"][1], tile=tile)
         compute = self.formats[self.denoiser][1]
-        step = widened + costs.sample_bytes(self.family, picture.width, picture.height, compute)
+        step = widened + costs.sample_bytes(self.family, workload.width, workload.height, compute)
         step += sum(
-            costs.control_bytes(self.shapes[name], picture.width, picture.height, self.formats[name][1])
+            costs.control_bytes(self.shapes[name], workload.width, workload.height, self.formats[name][1])
             for name in self.controls
         )
         return max(step, self.work("decode", tile)) if "vae" in names else step  # encoding takes about as much
@@ -134,12 +134,12 @@ class Pipeline:
     @property
     def steps(self) -> int:
         """Denoising steps of the whole request."""
-        return self.picture.steps * self.picture.count
+        return self.workload.steps * self.workload.count
 
     @cached_property
     def step_seconds(self) -> float:
         """Roughly what one step computes for."""
-        return costs.step_flops(self.family, self.shapes[self.denoiser], self.picture) / costs.compute_rate(
+        return costs.step_flops(self.family, self.shapes[self.denoiser], self.workload) / costs.compute_rate(
             self.machine
         )
 
@@ -214,7 +214,7 @@ def lay_out(pipe: Pipeline, mode: OffloadMode, precision: str, tile: int | None,
         precision=precision,
         components=dict(component_plans(pipe, mode, residents)),
         vae_tile=tile,
-        vae_slicing=pipe.picture.count > 1,
+        vae_slicing=pipe.workload.count > 1,
         peak_vram=device_peak(costed, machine),
         peak_ram=ram_peak(costed),
         pinned_ram=costed.pinned,

@@ -31,10 +31,10 @@ from .records import (
     ComputeType,
     Machine,
     OffloadMode,
-    Picture,
     PlacementKind,
     Plan,
     StorageType,
+    Workload,
     gigabytes,
 )
 from .report import as_json, reasons, table
@@ -48,7 +48,7 @@ __all__ = [
     "ComputeType",
     "Machine",
     "OffloadMode",
-    "Picture",
+    "Workload",
     "PlacementKind",
     "Plan",
     "StorageType",
@@ -71,7 +71,7 @@ def make_plan(
     family: str,
     shapes: Mapping[str, ComponentShape],
     machine: Machine,
-    picture: Picture,
+    workload: Workload,
     precision: str = "auto",
     offload: str = "auto",
     *,
@@ -84,24 +84,24 @@ def make_plan(
     """
     check_choice("precision", precision, PRECISION_CHOICES)
     check_choice("offload", offload, OFFLOAD_CHOICES)
-    planner = Planner(family, shapes, machine, picture, precision, offload, force_upcast_vae)
+    planner = Planner(family, shapes, machine, workload, precision, offload, force_upcast_vae)
     return planner.explained(planner.chosen())
 
 
 def leaner(
-    plan: Plan, family: str, shapes: Mapping[str, ComponentShape], machine: Machine, picture: Picture
+    plan: Plan, family: str, shapes: Mapping[str, ComponentShape], machine: Machine, workload: Workload
 ) -> Plan | None:
     """The next leaner plan after ``plan`` ran out of memory; None where there is none.
 
     It keeps the types of the weights (they need not be loaded again) and takes at most 70 % of the memory while there
     is such a plan: a tiled decode, fewer resident blocks, in the end layer after layer.
     """
-    pipe = Pipeline(family, shapes, formats_of(plan, shapes), machine, picture)
+    pipe = Pipeline(family, shapes, formats_of(plan, shapes), machine, workload)
     before = taken(plan, machine)
     modes: Sequence[OffloadMode] = ("model", "stream", "sequential") if machine.own_memory else ("disk",)
     if plan.offload == "disk":
         modes = ("disk",)
-    tile = TILE if max(picture.width, picture.height) > TILE else None
+    tile = TILE if max(workload.width, workload.height) > TILE else None
     candidates = [
         lay_out(pipe, mode, plan.precision, tile, int(before * share)) for mode in modes for share in (LEANER_ROOM, 0)
     ]
@@ -152,13 +152,13 @@ class Planner:
     family: str
     shapes: Mapping[str, ComponentShape]
     machine: Machine
-    picture: Picture
+    workload: Workload
     precision: str
     offload: str
     force_upcast_vae: bool
 
     def chosen(self) -> Plan:
-        """The first that is good enough, in the order of what it costs the picture."""
+        """The first that is good enough, in the order of what it costs the image."""
         if self.precision != "auto":
             return self.best([self.precision]) or self.leanest(self.precision)
         lossless = automatic_precisions(self.family, self.machine)
@@ -194,7 +194,7 @@ class Planner:
 
     def tiles(self) -> tuple[int | None, ...]:
         """Whole first; tiles only where there would be more than one."""
-        return (None, TILE) if max(self.picture.width, self.picture.height) > TILE else (None,)
+        return (None, TILE) if max(self.workload.width, self.workload.height) > TILE else (None,)
 
     def pipeline(self, precision: str) -> Pipeline:
         """The pipeline in ``precision``."""
@@ -206,7 +206,7 @@ class Planner:
             chosen=self.precision != "auto",
             force_upcast_vae=self.force_upcast_vae,
         )
-        return Pipeline(self.family, self.shapes, formats, self.machine, self.picture)
+        return Pipeline(self.family, self.shapes, formats, self.machine, self.workload)
 
     def layouts(self, pipe: Pipeline, precision: str, tile: int | None) -> list[Plan]:
         """The layouts of the modes that may be used."""
@@ -223,7 +223,7 @@ class Planner:
     def explained(self, plan: Plan) -> Plan:
         """``plan`` with its reasons."""
         formats: Formats = {name: (part.storage, part.compute) for name, part in plan.components.items()}
-        pipe = Pipeline(self.family, self.shapes, formats, self.machine, self.picture)
+        pipe = Pipeline(self.family, self.shapes, formats, self.machine, self.workload)
         better = faster = None
         if self.precision == "auto":
             lossless = automatic_precisions(self.family, self.machine)

@@ -1,4 +1,4 @@
-"""The records that a memory plan is made of: what goes in (shapes, machine, picture) and what comes out (the plan).
+"""The records that a memory plan is made of: what goes in (shapes, machine, image) and what comes out (the plan).
 
 Pure: neither torch nor ComfyUI, so that a plan for any card can be made anywhere.
 """
@@ -38,7 +38,7 @@ class ComponentShape:
     values_per_token: int = 0
     """Of a ControlNet: values that it hands to the denoiser in each step for 16x16 pixels."""
     needs_vae: bool = False
-    """Of a ControlNet: whether it sees its picture as a latent, so that the VAE works in its stage."""
+    """Of a ControlNet: whether it sees its image as a latent, so that the VAE works in its stage."""
 
     @property
     def outside_blocks(self) -> int:
@@ -70,7 +70,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Workload:
     """What is asked for: pixels, images (sampled and decoded one after the other), denoising steps of each."""
 
     width: int
@@ -105,7 +105,7 @@ class Plan:
     precision: str
     components: Mapping[str, ComponentPlan]
     vae_tile: int | None
-    """Side of a decoding tile in pixels; None decodes the picture whole."""
+    """Side of a decoding tile in pixels; None decodes the image whole."""
     vae_slicing: bool
     """Whether the images of a batch are decoded one after the other."""
     peak_vram: int

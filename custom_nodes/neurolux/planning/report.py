@@ -18,7 +18,7 @@ def reasons(
 ) -> Iterator[str]:
     """Why the plan is what it is, a sentence each.
 
-    ``better`` is the plan that would lose less of the picture, ``faster`` one that would lose more of it and less time.
+    ``better`` is the plan that would lose less of the image, ``faster`` one that would lose more of it and less time.
     """
     machine = pipe.machine
     for choice, value in choices.items():
@@ -37,14 +37,14 @@ def reasons(
             yield f"{name} is a GGUF file: its weights stay as they are and are widened as they are used"
     yield from mode_reasons(plan, pipe)
     if plan.vae_tile is not None:
-        whole = costs.decode_bytes(pipe.picture.width, pipe.picture.height, pipe.formats["vae"][1])
+        whole = costs.decode_bytes(pipe.workload.width, pipe.workload.height, pipe.formats["vae"][1])
         yield f"decoding in tiles of {plan.vae_tile} pixels: whole it would take {gigabytes(whole)} beside the weights"
     if not plan.copies_in_ram and plan.offload != "disk":
         yield "RAM is too small for a copy of all weights: they stay in their files"
     if faster is not None:
         yield (
             f"choose precision {faster.precision} for speed: offload {faster.offload} would then lose "
-            f"{seconds(faster.transfer_seconds)}; the picture changes a little"
+            f"{seconds(faster.transfer_seconds)}; the image changes a little"
         )
     yield from shortages(plan, pipe)
 
@@ -87,7 +87,7 @@ def device_word(machine: Machine) -> str:
 
 
 def drawback(better: Plan, pipe: Pipeline) -> str:
-    """What speaks against the plan that loses less of the picture."""
+    """What speaks against the plan that loses less of the image."""
     if not better.fits:
         return f"{better.precision} does not fit ({'; '.join(shortages(better, pipe, bare=True))})"
     return (
@@ -111,7 +111,7 @@ def shortages(plan: Plan, pipe: Pipeline, *, bare: bool = False) -> Iterator[str
         return
     for shortage in found:
         yield f"does not fit: {shortage}"
-    yield "choose offload auto and precision auto, a smaller picture, or close what else uses memory"
+    yield "choose offload auto and precision auto, a smaller image, or close what else uses memory"
 
 
 def seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The edges of pictures, as white lines on black."""
+"""The edges of images, as white lines on black."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 
 from ..errors import InvalidParameter
 from .canny_filter import canny
-from .networks import PictureProgress
+from .networks import ImageProgress
 
 
-def canny_pictures(images: torch.Tensor, low: int, high: int) -> torch.Tensor:
+def canny_images(images: torch.Tensor, low: int, high: int) -> torch.Tensor:
     """White edges on black of each of ``images`` (B, H, W, 3) in [0, 1], same shape, float32 on the CPU.
 
     Gradients above ``high`` (of 8-bit pixels) are edges, and those above ``low`` that touch one. Raises
@@ -18,7 +18,7 @@ def canny_pictures(images: torch.Tensor, low: int, high: int) -> torch.Tensor:
     """
     if low > high:
         raise InvalidParameter("low_threshold", f"low_threshold {low} is above high_threshold {high}; swap them")
-    progress = PictureProgress(images.shape[0])
+    progress = ImageProgress(images.shape[0])
     made = []
     for frame in images[..., :3]:
         progress.check()

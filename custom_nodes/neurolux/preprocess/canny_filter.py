@@ -1,4 +1,4 @@
-"""Canny's edges as ControlNets were trained on them: those of OpenCV's ``Canny`` on a colour picture.
+"""Canny's edges as ControlNets were trained on them: those of OpenCV's ``Canny`` on a colour image.
 
 J. Canny, "A Computational Approach to Edge Detection", 1986; the details follow OpenCV's documentation: no blur, Sobel
 3x3, the L1 norm, and at each pixel the channel with the largest gradient. So red beside a blue of the same grey is an

@@ -1,6 +1,6 @@
-"""The networks that make control pictures, in memory: loaded once, placed and evicted by ComfyUI's memory manager.
+"""The networks that make control images, in memory: loaded once, placed and evicted by ComfyUI's memory manager.
 
-They are small (at most 350 MB) and compute in fp32, so that a picture gives the same map on every device.
+They are small (at most 350 MB) and compute in fp32, so that an image gives the same map on every device.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..loading.modules import load_module
 from ..memory.patcher import ComponentPatcher, evicted, unload
 
 MOST_UNUSED = 3
-"""Networks that no current picture uses stay in memory up to this number."""
+"""Networks that no current image uses stay in memory up to this number."""
 WORKING_BYTES = 1_500_000_000
-"""Room for the activations of one picture; each network works on one size of its own, whatever the picture's."""
-REMEDY = "Close what else uses the device, or send a ready control picture and set preprocess to false."
+"""Room for the activations of one image; each network works on one size of its own, whatever the image's."""
+REMEDY = "Close what else uses the device, or send a ready control image and set preprocess to false."
 _log = logging.getLogger(__name__)
 
 
@@ -101,8 +101,8 @@ def load_network(folder: Path, model_class: Any) -> tuple[Any, Any]:
     return load_module(str(folder), advice, work, remedy=REMEDY, title=folder.name)
 
 
-class PictureProgress:
-    """Counts the pictures of a batch on the node, and stops when the user interrupts."""
+class ImageProgress:
+    """Counts the images of a batch on the node, and stops when the user interrupts."""
 
     def __init__(self, count: int) -> None:
         self._bar = comfy.utils.ProgressBar(count)
@@ -112,7 +112,7 @@ class PictureProgress:
         mm.throw_exception_if_processing_interrupted()
 
     def step(self) -> None:
-        """One more picture is done. Raises InterruptProcessingException if the user has interrupted."""
+        """One more image is done. Raises InterruptProcessingException if the user has interrupted."""
         self._bar.update(1)
 
 

@@ -1,4 +1,4 @@
-"""The persons in a picture as skeletons: a detector finds them, a second network their joints, and they are drawn."""
+"""The persons in an image as skeletons: a detector finds them, a second network their joints, and they are drawn."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 
 from ..errors import InvalidParameter, WeightsMissing
 from ..loading.working_memory import with_memory_errors
-from .networks import REMEDY, LoadedNetwork, PictureProgress, preprocess_models
+from .networks import REMEDY, ImageProgress, LoadedNetwork, preprocess_models
 from .pose_drawing import Joint, draw_poses, openpose_joints
 
 PERSON = "person"
 COCO_KEYPOINTS = 17
 
 
-def pose_pictures(
+def pose_images(
     images: torch.Tensor, detector_folder: Path, pose_folder: Path, person_score: float, joint_score: float
 ) -> torch.Tensor:
     """Skeletons of the persons in each of ``images`` (B, H, W, 3) in [0, 1], on black, same shape, on the CPU.
 
     ``detector_folder``: a transformers object detector that knows persons (RT-DETR); ``pose_folder``: ViTPose for
-    COCO's 17 keypoints. What scores less is left out. Raises InvalidParameter where there is nobody in a picture.
+    COCO's 17 keypoints. What scores less is left out. Raises InvalidParameter where there is nobody in an image.
     """
     from transformers import AutoModelForObjectDetection, VitPoseForPoseEstimation
 
     detector = preprocess_models.acquire(detector_folder, AutoModelForObjectDetection)
     poser = preprocess_models.acquire(pose_folder, VitPoseForPoseEstimation)
-    progress = PictureProgress(images.shape[0])
+    progress = ImageProgress(images.shape[0])
 
     def work() -> torch.Tensor:
         with preprocess_models.stage([detector, poser]), torch.no_grad():
@@ -38,40 +38,40 @@ def pose_pictures(
     def one(index: int, frame: torch.Tensor) -> torch.Tensor:
         progress.check()
         height, width = frame.shape[:2]
-        picture = frame[..., :3].clamp(0, 1).mul(255).round().to(torch.uint8).permute(2, 0, 1).cpu()
-        boxes = find_persons(detector, picture, person_score)
+        image = frame[..., :3].clamp(0, 1).mul(255).round().to(torch.uint8).permute(2, 0, 1).cpu()
+        boxes = find_persons(detector, image, person_score)
         if not len(boxes):
-            which = f"picture {index + 1}" if images.shape[0] > 1 else "the picture"
+            which = f"image {index + 1}" if images.shape[0] > 1 else "the image"
             raise InvalidParameter(
                 "control_image",
                 f"no person was found in {which}; send one with a person, lower the person's score, or send a ready "
-                "pose picture and set preprocess to false",
+                "pose image and set preprocess to false",
             )
-        persons = [openpose_joints(joints) for joints in find_joints(poser, picture, boxes, joint_score)]
+        persons = [openpose_joints(joints) for joints in find_joints(poser, image, boxes, joint_score)]
         progress.step()
         return torch.from_numpy(np.asarray(draw_poses(persons, width, height), dtype=np.float32) / 255)
 
     return with_memory_errors("estimating poses", REMEDY, work)
 
 
-def find_persons(detector: LoadedNetwork, picture: torch.Tensor, score: float) -> np.ndarray:
-    """Boxes (N, 4) of the persons in ``picture`` (3, H, W): left, top, width, height in pixels."""
+def find_persons(detector: LoadedNetwork, image: torch.Tensor, score: float) -> np.ndarray:
+    """Boxes (N, 4) of the persons in ``image`` (3, H, W): left, top, width, height in pixels."""
     labels = [number for number, name in detector.module.config.id2label.items() if name == PERSON]
     if not labels:
         raise WeightsMissing(f"{detector.folder} is no detector of persons; delete it, and the right one is fetched")
-    inputs = detector.processor(images=picture, return_tensors="pt").to(detector.patcher.load_device)
+    inputs = detector.processor(images=image, return_tensors="pt").to(detector.patcher.load_device)
     outputs = detector.module(**inputs)
-    sizes = torch.tensor([picture.shape[1:]])
+    sizes = torch.tensor([image.shape[1:]])
     (found,) = detector.processor.post_process_object_detection(outputs, threshold=score, target_sizes=sizes)
     boxes = found["boxes"][found["labels"] == labels[0]].float().cpu().numpy()
     boxes[:, 2:] -= boxes[:, :2]
     return boxes
 
 
-def find_joints(poser: LoadedNetwork, picture: torch.Tensor, boxes: np.ndarray, score: float) -> list[list[Joint]]:
+def find_joints(poser: LoadedNetwork, image: torch.Tensor, boxes: np.ndarray, score: float) -> list[list[Joint]]:
     """COCO's 17 keypoints of the person in each box; one that scores less than ``score`` is None."""
     device = poser.patcher.load_device
-    inputs = poser.processor(images=picture, boxes=[boxes], return_tensors="pt").to(device)
+    inputs = poser.processor(images=image, boxes=[boxes], return_tensors="pt").to(device)
     more: dict[str, Any] = {}
     if getattr(poser.module.config.backbone_config, "num_experts", 1) > 1:  # ViTPose++: its first expert is COCO's
         more["dataset_index"] = torch.zeros(len(boxes), dtype=torch.long, device=device)

@@ -26,7 +26,7 @@ OPENPOSE_FROM_COCO = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 
 COCO_SHOULDERS = (5, 6)
 LIMB_BRIGHTNESS = 0.6
 STICK_WIDTH, STICK_SIDE = 4, 512
-"""Half a limb's width and a joint's radius in pixels, for pictures whose shorter side is STICK_SIDE pixels."""
+"""Half a limb's width and a joint's radius in pixels, for images whose shorter side is STICK_SIDE pixels."""
 ELLIPSE_POINTS = 72
 
 
@@ -47,8 +47,8 @@ def openpose_joints(keypoints: Sequence[Joint]) -> list[Joint]:
 
 def draw_poses(persons: Sequence[Sequence[Joint]], width: int, height: int) -> Image.Image:
     """Skeletons of ``persons`` (18 joints each) on black. A limb needs both its joints."""
-    picture = Image.new("RGB", (width, height))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(image)
     radius = STICK_WIDTH * max(min(width, height) / STICK_SIDE, 0.25)
     for joints in persons:
         for index, (first, second) in enumerate(LIMBS):
@@ -60,7 +60,7 @@ def draw_poses(persons: Sequence[Sequence[Joint]], width: int, height: int) -> I
             if joint is not None:
                 x, y = joint
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour(index))
-    return picture
+    return image
 
 
 def ellipse(start: tuple[float, float], end: tuple[float, float], radius: float) -> list[tuple[float, float]]:

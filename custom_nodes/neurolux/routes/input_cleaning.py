@@ -1,6 +1,6 @@
-"""Removes uploaded pictures and files that no job needs any more from a folder of ComfyUI's input folder.
+"""Removes uploaded images and files that no job needs any more from a folder of ComfyUI's input folder.
 
-ComfyUI itself never does. Only names that the bridge gives are touched (see `UPLOADED`): a picture that a person put
+ComfyUI itself never does. Only names that the bridge gives are touched (see `UPLOADED`): an image that a person put
 into the folder stays.
 """
 

@@ -12,7 +12,7 @@ from ..errors import InvalidParameter, ModelNotFound, NeuroLuxError
 from ..library.adapter_folders import locate
 from ..library.known_models import comfy_shelf, known_models
 from ..library.local_models import main_file, measured_file
-from ..library.plan_query import asked_shapes, describe, parse_query, picture_for, plan_for
+from ..library.plan_query import asked_shapes, describe, parse_query, plan_for, workload_for
 from ..loading.components import shapes_of, vae_must_upcast
 from ..loading.registry import registry
 from ..memory.machine import this_machine
@@ -46,7 +46,7 @@ def answer(values: dict[str, str]) -> dict[str, Any]:
     else:
         model = catalog.get(name)
         shapes, upcast = model.components, model.force_upcast_vae
-        steps = picture_for(model, query).steps
+        steps = workload_for(model, query).steps
         files = local_files(model, model.variant(steps))
         if files is not None:
             shapes, upcast = shapes_of(model, model.variant(steps), files), vae_must_upcast(files)

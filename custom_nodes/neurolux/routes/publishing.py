@@ -101,7 +101,7 @@ def check_graph(workflow: Any, graph: Any) -> None:
         raise CannotPublish(
             "no_result",
             "the graph has no Result node, so a request would get nothing back. Add one (NeuroLux > Result), link "
-            "your pictures to it, and publish again",
+            "your images to it, and publish again",
         )
     seen: dict[str, str] = {}
     for node_id, node in graph.items():

@@ -1,4 +1,4 @@
-"""One prompt over a matrix of two settings: which pictures that is, and the sheet that shows them side by side."""
+"""One prompt over a matrix of two settings: which images that is, and the sheet that shows them side by side."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def make_grid(columns: Axis | None, rows: Axis | None) -> Grid:
 
 
 def shots_of(grid: Grid, base: Shot, model: Model) -> list[Shot]:
-    """The pictures, row by row; ``base`` has what no side varies, ``model`` is the pipeline's."""
+    """The images, row by row; ``base`` has what no side varies, ``model`` is the pipeline's."""
     return [shot_at(grid, base, model, row, column) for row in places(grid.rows) for column in places(grid.columns)]
 
 
@@ -63,7 +63,7 @@ def places(axis: Axis | None) -> Iterator[Value | None]:
 
 
 def shot_at(grid: Grid, base: Shot, model: Model, row: Value | None, column: Value | None) -> Shot:
-    """The picture of one row and one column."""
+    """The image of one row and one column."""
     sides = [(axis, value) for axis, value in ((grid.columns, column), (grid.rows, row)) if axis and value]
     changes: list[tuple[str, str]] = []
     said: list[str] = []
@@ -121,7 +121,7 @@ FIELDS = {
 
 
 def sheet_of(grid: Grid, gallery: Gallery, title: str) -> Image.Image:
-    """The contact sheet: all pictures at their places; the reason where one is missing."""
+    """The contact sheet: all images at their places; the reason where one is missing."""
     cells: list[Cell] = [cell_of(outcome) for outcome in gallery.outcomes]
     width = len(list(places(grid.columns)))
     rows = [cells[start : start + width] for start in range(0, len(cells), width)]
@@ -129,17 +129,17 @@ def sheet_of(grid: Grid, gallery: Gallery, title: str) -> Image.Image:
 
 
 def cell_of(outcome: Drawn | Failed) -> Cell:
-    return outcome.reason if isinstance(outcome, Failed) else to_picture(outcome.image)
+    return outcome.reason if isinstance(outcome, Failed) else to_image(outcome.image)
 
 
-def to_picture(images: torch.Tensor) -> Image.Image:
+def to_image(images: torch.Tensor) -> Image.Image:
     """The first of ``images`` (B, H, W, 3), rounded as the Result node does."""
     return Image.fromarray((images[0].clamp(0, 1).numpy() * 255).round().astype(np.uint8))
 
 
-def to_images(picture: Image.Image) -> torch.Tensor:
-    """A picture as an IMAGE of one, (1, H, W, 3) in [0, 1]."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+def to_images(image: Image.Image) -> torch.Tensor:
+    """An image as an IMAGE of one, (1, H, W, 3) in [0, 1]."""
+    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)[None]
 
 
 def title_of(grid: Grid, base: Shot, model: str) -> str:

@@ -1,6 +1,6 @@
-"""Pictures through a VAE's encoder, by our own call or by a diffusers pipeline that makes it.
+"""Images through a VAE's encoder, by our own call or by a diffusers pipeline that makes it.
 
-A pipeline casts the picture to the denoiser's type, and an SDXL one recasts the whole VAE for the call. Here weights
+A pipeline casts the image to the denoiser's type, and an SDXL one recasts the whole VAE for the call. Here weights
 stay as they are, because ComfyUI's memory manager knows them by their bytes.
 """
 
@@ -40,14 +40,14 @@ class Encoding(torch.nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, encode: Any, picture: torch.Tensor) -> Any:
-        """The distribution of ``picture`` (B, 3, H, W) in [-1, 1]."""
-        return encode(picture).latent_dist
+    def forward(self, encode: Any, image: torch.Tensor) -> Any:
+        """The distribution of ``image`` (B, 3, H, W) in [-1, 1]."""
+        return encode(image).latent_dist
 
 
 @contextmanager
-def pictures_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
-    """Meanwhile the VAE encodes pictures of any type as diffusers would, and is not recast.
+def images_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
+    """Meanwhile the VAE encodes images of any type as diffusers would, and is not recast.
 
     diffusers computes the encoder of an SDXL VAE in fp32 (its ``force_upcast``); so do we, with weights made for the
     call, unless they are streamed and never there at once.
@@ -57,13 +57,13 @@ def pictures_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
     original = vae.encode
     in_fp32 = upcast and loaded.model.family == "sdxl" and loaded.placement.in_place("vae")
 
-    def encode(picture: torch.Tensor, return_dict: bool = True) -> Any:
+    def encode(image: torch.Tensor, return_dict: bool = True) -> Any:
         if in_fp32 and vae.dtype != torch.float32:
             weights = {f"vae.{name}": weight.float() for name, weight in vae.named_parameters() if encodes(name)}
-            found = torch.func.functional_call(Encoding(vae), weights, (original, picture.float()))
+            found = torch.func.functional_call(Encoding(vae), weights, (original, image.float()))
         else:
-            found = original(picture.to(vae.dtype)).latent_dist
-        output = AutoencoderKLOutput(latent_dist=CastDistribution(found, picture.dtype))  # pyright: ignore[reportArgumentType]
+            found = original(image.to(vae.dtype)).latent_dist
+        output = AutoencoderKLOutput(latent_dist=CastDistribution(found, image.dtype))  # pyright: ignore[reportArgumentType]
         return output if return_dict else (output.latent_dist,)
 
     vae.encode = encode
@@ -80,11 +80,11 @@ def encodes(name: str) -> bool:
     return name.startswith(("encoder.", "quant_conv."))
 
 
-def encode_picture(loaded: LoadedPipeline, picture: torch.Tensor) -> torch.Tensor:
-    """One picture (1, H, W, 3) in [0, 1] as a raw latent (1, C, h, w), the middle of its distribution, float32."""
+def encode_image(loaded: LoadedPipeline, image: torch.Tensor) -> torch.Tensor:
+    """One image (1, H, W, 3) in [0, 1] as a raw latent (1, C, h, w), the middle of its distribution, float32."""
     vae: Any = loaded.pipe.vae
-    pixels = loaded.pipe.image_processor.preprocess(picture.movedim(-1, 1)).to(loaded.device)
-    with pictures_encoded_in_place(loaded):
+    pixels = loaded.pipe.image_processor.preprocess(image.movedim(-1, 1)).to(loaded.device)
+    with images_encoded_in_place(loaded):
         return vae.encode(pixels).latent_dist.mode().float().cpu()
 
 

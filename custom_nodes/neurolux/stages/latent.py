@@ -1,4 +1,4 @@
-"""The latent that a picture begins with."""
+"""The latent that an image begins with."""
 
 from __future__ import annotations
 

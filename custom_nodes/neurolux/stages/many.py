@@ -1,6 +1,6 @@
-"""Many pictures in one run: each as if drawn alone, and one that fails does not take the others with it.
+"""Many images in one run: each as if drawn alone, and one that fails does not take the others with it.
 
-Stage by stage, not picture by picture: all prompts are encoded, then all pictures sampled, then all decoded, so that a
+Stage by stage, not image by image: all prompts are encoded, then all images sampled, then all decoded, so that a
 model that does not fit on the device whole is moved there once.
 """
 
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to draw. Sizes and steps of 0 and a guidance of -1 mean the model's own default."""
+    """One image to draw. Sizes and steps of 0 and a guidance of -1 mean the model's own default."""
 
     label: str
     """What tells it from the others, for a sentence."""
@@ -55,7 +55,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A shot that became a picture."""
+    """A shot that became an image."""
 
     shot: Shot
     image: torch.Tensor
@@ -87,17 +87,17 @@ class Gallery:
 
     @property
     def drawn(self) -> list[Drawn]:
-        """The pictures that there are."""
+        """The images that there are."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Drawn)]
 
     @property
     def failed(self) -> list[Failed]:
-        """The shots that there is no picture of."""
+        """The shots that there is no image of."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Failed)]
 
     @property
     def warnings(self) -> list[str]:
-        """One for each picture that is missing, then the notes."""
+        """One for each image that is missing, then the notes."""
         return [*(f"not drawn: {failed.shot.label}: {failed.reason}" for failed in self.failed), *self.notes]
 
 
@@ -113,7 +113,7 @@ class Planned:
 
 @dataclass
 class Progress:
-    """Steps of all pictures together."""
+    """Steps of all images together."""
 
     total: int
     before: int = 0
@@ -158,7 +158,7 @@ def attempt(work: Callable[[], T]) -> T | Exception:
         raise
     except Exception as error:
         if not isinstance(error, NeuroLuxError):
-            _log.exception("NeuroLux: one of many pictures failed")
+            _log.exception("NeuroLux: one of many images failed")
         return error.with_traceback(None)  # it would keep the tensors of the failed stage in memory
 
 
@@ -238,7 +238,7 @@ def draw_group(group: Sequence[Planned], progress: Progress, notes: Notes) -> di
 def encode_all(
     loaded: LoadedPipeline, group: Sequence[Planned], notes: Notes
 ) -> Mapping[str, Conditioning | Exception]:
-    """Each text once, however many pictures it is for."""
+    """Each text once, however many images it is for."""
     prompts = {plan.shot.prompt: None for plan in group}
     texts = prompts | {negative_of(plan): None for plan in group if negative_of(plan)}
     several = len(prompts) > 1
@@ -311,7 +311,7 @@ def error_of_all(failed: Sequence[Failed]) -> Exception:
         return failed[0].error
     told = "; ".join(f"{failure.shot.label}: {failure.reason}" for failure in failed[:TOLD_IN_FULL])
     more = f"; and {len(failed) - TOLD_IN_FULL} more" if len(failed) > TOLD_IN_FULL else ""
-    message = f"none of the {len(failed)} pictures could be drawn: {told}{more}"
+    message = f"none of the {len(failed)} images could be drawn: {told}{more}"
     first = failed[0].error
     if all(isinstance(failure.error, InvalidParameter) for failure in failed) and isinstance(first, InvalidParameter):
         return InvalidParameter(first.field, message)

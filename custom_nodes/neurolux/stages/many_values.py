@@ -1,7 +1,7 @@
 """Lists that a person types: prompts, seeds, and the values along one side of a grid. Pure text work.
 
-Here it is only read: whether a model can take a value is decided where the picture is drawn, so that one bad value
-costs one picture.
+Here it is only read: whether a model can take a value is decided where the image is drawn, so that one bad value
+costs one image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import InvalidParameter
 
-MOST_PICTURES = 64
+MOST_IMAGES = 64
 """Of one run of Draw Batch or Draw Grid; all of them are in memory at its end."""
 MOST_PROMPT_CHARACTERS = 10_000
 COMBINE_CHOICES = ("every", "pairs")
@@ -74,17 +74,17 @@ def whole_numbers(field: str, text: str) -> list[int]:
 
 
 def check_count(field: str, count: int) -> None:
-    """Raise InvalidParameter for more pictures than one run makes."""
-    if count > MOST_PICTURES:
+    """Raise InvalidParameter for more images than one run makes."""
+    if count > MOST_IMAGES:
         raise InvalidParameter(
-            field, f"{field}: {count} pictures are more than the {MOST_PICTURES} of one job; send several jobs"
+            field, f"{field}: {count} images are more than the {MOST_IMAGES} of one job; send several jobs"
         )
 
 
 def combined(lines: Sequence[Line], seeds: Sequence[int], combine: str) -> list[tuple[Line, int]]:
     """Each prompt with each seed (``every``: prompt by prompt), or the first with the first and so on (``pairs``).
 
-    Raises InvalidParameter for lists of different lengths that are to be pairs, and for too many pictures.
+    Raises InvalidParameter for lists of different lengths that are to be pairs, and for too many images.
     """
     if combine not in COMBINE_CHOICES:
         raise InvalidParameter("combine", f"combine {combine!r} is not known; use {' or '.join(COMBINE_CHOICES)}")

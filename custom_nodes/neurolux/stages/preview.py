@@ -1,4 +1,4 @@
-"""What the picture will look like, from the latents of two consecutive steps.
+"""What the image will look like, from the latents of two consecutive steps.
 
 diffusers' step callback gives the noisy latents, not the prediction. Both of our schedules are straight lines between
 two steps, so the prediction follows from the slope: with v = (x1 - x0) / (s1 - s0), the clean latent is x1 - s1 * v.
@@ -23,7 +23,7 @@ from .decode import to_raw
 SMALL_VAE_PARAMETERS = 5_000_000
 RGB_FILE = "latent_rgb.json"
 Preview = tuple[str, Image.Image, int]
-"""What ComfyUI's progress bar takes: format, picture, largest side."""
+"""What ComfyUI's progress bar takes: format, image, largest side."""
 Previewer = Callable[[torch.Tensor], Image.Image]
 
 
@@ -81,13 +81,13 @@ def folder_factors(loaded: LoadedPipeline) -> tuple[torch.Tensor, torch.Tensor] 
 
 
 def project(latents: torch.Tensor, factors: torch.Tensor, bias: torch.Tensor) -> Image.Image:
-    """Latents (1, C, h, w) as a small picture: one matrix from channels to colours, in [-1, 1]."""
+    """Latents (1, C, h, w) as a small image: one matrix from channels to colours, in [-1, 1]."""
     pixels = latents[0].float().cpu().movedim(0, -1) @ factors + bias
     return as_image((pixels + 1) / 2)
 
 
 def decode_preview(loaded: LoadedPipeline, latents: torch.Tensor) -> Image.Image:
-    """The real decoder's picture."""
+    """The real decoder's image."""
     vae: Any = loaded.pipe.vae
     decoded = vae.decode(to_raw(loaded, latents), return_dict=False)[0]
     return as_image(decoded[0].float().cpu().movedim(0, -1) / 2 + 0.5)

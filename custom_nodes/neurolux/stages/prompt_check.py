@@ -41,7 +41,7 @@ def vocabulary_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
     roughly = [word for word in WORD.findall(text) if word.lower() in rough]
     name = loaded.model.name
     return [
-        *([f"{name} does not know {listed(unknown)}: the picture may not show it"] if unknown else []),
+        *([f"{name} does not know {listed(unknown)}: the image may not show it"] if unknown else []),
         *([f"{name} draws {listed(roughly)} only roughly"] if roughly else []),
     ]
 

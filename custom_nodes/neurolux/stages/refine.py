@@ -1,4 +1,4 @@
-"""A large picture redrawn a little, tile by tile: image to image on each, blended. Memory is that of one tile."""
+"""A large image redrawn a little, tile by tile: image to image on each, blended. Memory is that of one tile."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ class RefineRequest:
 def refine(
     loaded: LoadedPipeline,
     spec: LoadSpec,
-    pictures: torch.Tensor,
+    images: torch.Tensor,
     positive: Conditioning,
     negative: Conditioning | None,
     request: RefineRequest,
 ) -> torch.Tensor:
-    """Pictures (B, H, W, 3) in [0, 1], redrawn at ``request.strength``; same shape, float32 on the CPU.
+    """Images (B, H, W, 3) in [0, 1], redrawn at ``request.strength``; same shape, float32 on the CPU.
 
-    Each tile is what the family's image-to-image pipeline makes of it with its own seed: tile t of picture i has
-    seed + i + t, in rows. A ControlNet follows the tile's part of its own picture i.
+    Each tile is what the family's image-to-image pipeline makes of it with its own seed: tile t of image i has
+    seed + i + t, in rows. A ControlNet follows the tile's part of its own image i.
     Raises InvalidParameter, or InterruptProcessingException in the middle.
     """
     model = loaded.model
-    pictures = pictures[..., :3].detach().float().cpu().clamp(0, 1)
-    height, width = pictures.shape[1:3]
+    images = images[..., :3].detach().float().cpu().clamp(0, 1)
+    height, width = images.shape[1:3]
     tiles = plan_tiles(
         width, height, request.tile or default_tile(loaded), request.overlap, (model.limits.width, model.limits.height)
     )
     covered = grid_size(tiles)
-    source = padded_to(pictures, *covered)
+    source = padded_to(images, *covered)
     work = list(numbered(tiles, len(source)))
     steps = plan_sample(
         model, spec.variant, tile_latent(tiles[0].cut(source[:1])), request.seed, request.steps, request.guidance,
@@ -59,16 +59,16 @@ def refine(
     ).running  # fmt: skip
     controls = whole_controls(loaded.controls, (width, height), covered)
     latents = []
-    for number, (picture, index, tile) in enumerate(work):
-        with controls_of(loaded, [cut_control(control, picture, tile) for control in controls]):
+    for number, (image, index, tile) in enumerate(work):
+        with controls_of(loaded, [cut_control(control, image, tile) for control in controls]):
             latents.append(
                 sample(
                     loaded,
                     spec,
                     positive,
                     negative,
-                    tile_latent(tile.cut(source[picture][None])),
-                    request.seed + picture + index,
+                    tile_latent(tile.cut(source[image][None])),
+                    request.seed + image + index,
                     request.steps,
                     request.guidance,
                     request.strength,
@@ -76,8 +76,8 @@ def refine(
                 )  # fmt: skip
             )
     finished = []
-    for picture in range(len(source)):
-        own = latents[picture * len(tiles) : (picture + 1) * len(tiles)]
+    for image in range(len(source)):
+        own = latents[image * len(tiles) : (image + 1) * len(tiles)]
         decoded = ((tile, decode(loaded, latent)[0]) for tile, latent in zip(tiles, own, strict=True))
         finished.append(blend(decoded, *covered, request.overlap)[:height, :width])
     return torch.stack(finished).clamp(0, 1)
@@ -91,19 +91,19 @@ def default_tile(loaded: LoadedPipeline) -> int:
 def tile_latent(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """A tile (1, h, w, 3) as a LATENT. The pipeline encodes the pixels itself; of ``samples`` only the size is read."""
     height, width = pixels.shape[1:3]
-    return {"samples": torch.ones(1, CHANNELS, height // LATENT_SCALE, width // LATENT_SCALE), "picture": pixels}
+    return {"samples": torch.ones(1, CHANNELS, height // LATENT_SCALE, width // LATENT_SCALE), "image": pixels}
 
 
 def whole_controls(
     controls: Iterable[AppliedControl], size: tuple[int, int], covered: tuple[int, int]
 ) -> list[AppliedControl]:
-    """``controls``, their pictures as large as what the tiles cover, and over the same things in it."""
+    """``controls``, their images as large as what the tiles cover, and over the same things in it."""
     return [replace(one, image=padded_to(fitted_batch(one.image, *size), *covered)) for one in controls]
 
 
-def cut_control(control: AppliedControl, picture: int, tile: Tile) -> AppliedControl:
-    """``control`` for one tile of ``picture``: that part of its picture, which goes round where there are fewer."""
-    return replace(control, image=tile.cut(control.image[picture % len(control.image)][None]))
+def cut_control(control: AppliedControl, image: int, tile: Tile) -> AppliedControl:
+    """``control`` for one tile of ``image``: that part of its image, which goes round where there are fewer."""
+    return replace(control, image=tile.cut(control.image[image % len(control.image)][None]))
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from ..loading.registry import LoadedPipeline, LoadSpec
 from ..loading.working_memory import decode_room, run_stage, sample_room
 from .decode import tiling, to_raw
 from .encode import Conditioning, embeddings, encode, is_empty
-from .image_encoding import pictures_encoded_in_place
+from .image_encoding import images_encoded_in_place
 from .latent import LATENT_SCALE
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
-from .tasks import KONTEXT_PIXELS, PictureSource, accepted, begin_with, choose_task, steps_to_run
+from .tasks import KONTEXT_PIXELS, ImageSource, accepted, begin_with, choose_task, steps_to_run
 
 if TYPE_CHECKING:
     from ..families.placed import Task
@@ -41,10 +41,10 @@ class SampleRequest:
     guidance: float
     task: Task
     strength: float
-    """How much of the picture that it begins with is redrawn, 0 to 1."""
+    """How much of the image that it begins with is redrawn, 0 to 1."""
     running: int
     """The steps that are run: all, or at a strength below 1 the last ones."""
-    source: PictureSource
+    source: ImageSource
 
 
 def plan_sample(
@@ -57,7 +57,7 @@ def plan_sample(
     strength: float = 1.0,
 ) -> SampleRequest:
     """Fill in defaults (``steps`` 0, ``guidance`` below 0) and check all; raises InvalidParameter."""
-    source = PictureSource.of(latent)
+    source = ImageSource.of(latent)
     samples = source.samples
     task = choose_task(model, source, strength)
     height, width = samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE
@@ -109,7 +109,7 @@ def sample(
 ) -> torch.Tensor:
     """Sample every image of the batch; returns raw VAE latents (B, C, h, w), float32 on the CPU.
 
-    Image ``i`` uses ``seed + i`` and is sampled alone, so it equals the single picture with that seed. The noise is
+    Image ``i`` uses ``seed + i`` and is sampled alone, so it equals the single image with that seed. The noise is
     drawn on the CPU: a seed means the same on every device. ``span``: where its steps are in a longer count.
     """
     request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance, strength)
@@ -136,7 +136,7 @@ def sample(
                 yield
             return
         tiles = tiling(loaded.pipe.vae, loaded.placement.plan.vae_tile, loaded.pipe.vae_scale_factor)
-        with where, tiles, pictures_encoded_in_place(loaded):
+        with where, tiles, images_encoded_in_place(loaded):
             yield
 
     def one(index: int) -> torch.Tensor:
@@ -166,11 +166,11 @@ def task_pipeline(loaded: LoadedPipeline, task: Task) -> Any:
 
 
 def task_room(loaded: LoadedPipeline, request: SampleRequest) -> int:
-    """Working memory of a step, or of encoding the picture where that takes more."""
+    """Working memory of a step, or of encoding the image where that takes more."""
     width, height = request.width, request.height
     if request.task == "text-to-image":
         return sample_room(loaded, width, height)
-    seen = height + (KONTEXT_PIXELS // width if request.task == "edit" else 0)  # it attends to the picture as well
+    seen = height + (KONTEXT_PIXELS // width if request.task == "edit" else 0)  # it attends to the image as well
     return max(sample_room(loaded, width, seen), decode_room(loaded, width, height))
 
 
@@ -288,5 +288,5 @@ class SampleProgress:
         step += self._request.steps - self._request.running  # the schedule has those as well that are not run
         if before is not None and sigmas is not None and step + 1 < len(sigmas):
             latents = predicted_clean(before, latents, float(sigmas[step]), float(sigmas[step + 1]))
-        picture = self._previewer(unpacked(self._loaded, self._request, latents))
-        return ("JPEG", picture, self._largest_side)
+        image = self._previewer(unpacked(self._loaded, self._request, latents))
+        return ("JPEG", image, self._largest_side)

@@ -1,4 +1,4 @@
-"""Which diffusers pipeline a latent asks for, how many steps it runs, and what it is given of the picture."""
+"""Which diffusers pipeline a latent asks for, how many steps it runs, and what it is given of the image."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ if TYPE_CHECKING:
     from ..families.placed import Task
 
 KONTEXT_PIXELS = 1024 * 1024
-"""FluxKontextPipeline scales the picture that it edits to about this many."""
+"""FluxKontextPipeline scales the image that it edits to about this many."""
 
 
 @dataclass(frozen=True)
-class PictureSource:
+class ImageSource:
     """What a run of the sampler begins with: pixels where they are known, else latents; and where to redraw."""
 
     samples: torch.Tensor
     """(B, C, h, w), raw VAE space."""
-    picture: torch.Tensor | None
+    image: torch.Tensor | None
     """(B, H, W, 3) in [0, 1]."""
     mask: torch.Tensor | None
     """(B, 1, H, W), 1 = redraw."""
     frame: Frame | None = None
-    """How ``picture`` was fitted."""
+    """How ``image`` was fitted."""
 
     @classmethod
-    def of(cls, latent: Mapping[str, Any]) -> PictureSource:
-        """What ``latent`` holds; its picture only if the samples are still those that were made of it."""
+    def of(cls, latent: Mapping[str, Any]) -> ImageSource:
+        """What ``latent`` holds; its image only if the samples are still those that were made of it."""
         samples: torch.Tensor = latent["samples"]
-        picture = latent.get("picture")
+        image = latent.get("image")
         origin = current_origin(latent)
         size = (samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE)
-        if "picture_origin" in latent and origin is None:
-            picture = None
-        if picture is not None and (tuple(picture.shape[1:3]) != size or len(picture) != len(samples)):
-            picture = None
+        if "image_origin" in latent and origin is None:
+            image = None
+        if image is not None and (tuple(image.shape[1:3]) != size or len(image) != len(samples)):
+            image = None
         mask = latent.get("noise_mask")
         if mask is not None:
             mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
             if tuple(mask.shape[-2:]) != size:  # stock nodes make masks of any size
                 mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
-        return cls(samples, picture, mask, None if origin is None or picture is None else origin.frame)
+        return cls(samples, image, mask, None if origin is None or image is None else origin.frame)
 
     def arguments(self, loaded: LoadedPipeline, task: Task, strength: float, index: int) -> dict[str, Any]:
         """The pipeline's own arguments for image ``index`` of the batch."""
         if task == "text-to-image":
             return {}
-        pixels = None if self.picture is None else self.picture[index]
+        pixels = None if self.image is None else self.image[index]
         image = from_raw(loaded, self.samples[index][None]) if pixels is None else as_image(pixels)
         if task == "edit":
             assert isinstance(image, Image.Image)  # choose_task has seen to it
@@ -74,7 +74,7 @@ class PictureSource:
 
 
 def begin_with(pipe: Any, source: dict[str, Any], width: int, height: int) -> dict[str, Any]:
-    """``source``, a PictureSource's arguments, as ``pipe`` takes them: some pipelines begin with pixels only."""
+    """``source``, an ImageSource's arguments, as ``pipe`` takes them: some pipelines begin with pixels only."""
     if not hasattr(pipe, "given_latents"):
         return source
     latents = isinstance(source["image"], torch.Tensor)
@@ -82,26 +82,26 @@ def begin_with(pipe: Any, source: dict[str, Any], width: int, height: int) -> di
     return {**source, "image": Image.new("RGB", (width, height))} if latents else source
 
 
-def choose_task(model: Model, source: PictureSource, strength: float) -> Task:
+def choose_task(model: Model, source: ImageSource, strength: float) -> Task:
     """What the latent asks of ``model``. Raises InvalidParameter where the model is not made for that."""
     if not 0 <= strength <= 1:
         raise InvalidParameter("strength", f"strength {strength:g} is outside 0 to 1; 1 redraws everything")
     if not source.samples.any():
-        return without_picture(model, source, strength)
+        return without_image(model, source, strength)
     masked = source.mask is not None
     if model.purpose == "fill":
-        if not masked or source.picture is None:
+        if not masked or source.image is None:
             raise InvalidParameter(
-                "mask" if source.picture is not None else "latent",
-                f"{model.name} fills in a masked part of a picture; link Encode Picture with a mask, "
-                "or choose another model to redraw a whole picture",
+                "mask" if source.image is not None else "latent",
+                f"{model.name} fills in a masked part of an image; link Encode Image with a mask, "
+                "or choose another model to redraw a whole image",
             )
         return "fill"
     if model.purpose == "edit":
-        if masked or source.picture is None:
+        if masked or source.image is None:
             raise InvalidParameter(
                 "mask" if masked else "latent",
-                f"{model.name} edits a whole picture by an instruction and takes no mask; link Encode Picture without "
+                f"{model.name} edits a whole image by an instruction and takes no mask; link Encode Image without "
                 "one, or choose another model to redraw a part",
             )
         if strength < 1:
@@ -114,25 +114,25 @@ def choose_task(model: Model, source: PictureSource, strength: float) -> Task:
     return "inpaint" if masked else "image-to-image"
 
 
-def without_picture(model: Model, source: PictureSource, strength: float) -> Task:
+def without_image(model: Model, source: ImageSource, strength: float) -> Task:
     """Text to image, from an empty latent."""
     if source.mask is not None:
         raise InvalidParameter(
             "latent",
-            "the latent has a mask and is empty: there is no picture to redraw a part of; "
-            "link Encode Picture, or an Empty Latent without a mask",
+            "the latent has a mask and is empty: there is no image to redraw a part of; "
+            "link Encode Image, or an Empty Latent without a mask",
         )
     if strength < 1:
         raise InvalidParameter(
             "strength",
-            f"strength {strength:g} is how much of a picture is redrawn, and the latent is empty; "
-            "link Encode Picture, or leave strength at 1",
+            f"strength {strength:g} is how much of an image is redrawn, and the latent is empty; "
+            "link Encode Image, or leave strength at 1",
         )
     if model.purpose == "fill":
         raise InvalidParameter(
             "model",
-            f"{model.name} fills in a masked part of a picture and draws none from a prompt alone; "
-            "link Encode Picture with a mask, or choose another model",
+            f"{model.name} fills in a masked part of an image and draws none from a prompt alone; "
+            "link Encode Image with a mask, or choose another model",
         )
     return "text-to-image"
 
@@ -165,6 +165,6 @@ def least_strength(steps: int) -> float:
 
 
 def accepted(pipe: Any, **arguments: Any) -> dict[str, Any]:
-    """Those of ``arguments`` that a pipeline takes: some read the size from the picture."""
+    """Those of ``arguments`` that a pipeline takes: some read the size from the image."""
     names = inspect.signature(type(pipe).__call__).parameters
     return {name: value for name, value in arguments.items() if name in names}

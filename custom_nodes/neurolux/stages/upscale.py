@@ -1,4 +1,4 @@
-"""A picture made larger: by an upscale model where there is one, else by Lanczos; then to the exact size."""
+"""An image made larger: by an upscale model where there is one, else by Lanczos; then to the exact size."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def chosen_upscaler(name: str) -> str | None:
     return name
 
 
-def upscale(pictures: torch.Tensor, factor: float, upscaler: str) -> torch.Tensor:
-    """Pictures (B, H, W, 3) in [0, 1], ``factor`` times as wide and high; float32 on the CPU.
+def upscale(images: torch.Tensor, factor: float, upscaler: str) -> torch.Tensor:
+    """Images (B, H, W, 3) in [0, 1], ``factor`` times as wide and high; float32 on the CPU.
 
     An upscale model has a factor of its own: what it makes is resized to the size asked for. Raises InvalidParameter,
     WeightsMissing for a file that is no upscale model, or OutOfMemory.
     """
-    pictures = pictures[..., :3].detach().float().cpu().clamp(0, 1)
-    size = (max(round(pictures.shape[2] * factor), 1), max(round(pictures.shape[1] * factor), 1))
+    images = images[..., :3].detach().float().cpu().clamp(0, 1)
+    size = (max(round(images.shape[2] * factor), 1), max(round(images.shape[1] * factor), 1))
     file = chosen_upscaler(upscaler)
     if file is None:
-        return resized(pictures, size)
-    remedy = f"Set upscaler to {LANCZOS}, or send a smaller picture."
-    made = with_memory_errors(f"upscaling with {file}", remedy, lambda: by_model(pictures, file))
+        return resized(images, size)
+    remedy = f"Set upscaler to {LANCZOS}, or send a smaller image."
+    made = with_memory_errors(f"upscaling with {file}", remedy, lambda: by_model(images, file))
     return resized(made.float().cpu(), size)
 
 
-def by_model(pictures: torch.Tensor, file: str) -> torch.Tensor:
-    """``pictures`` through an upscale model, by ComfyUI's own nodes: in tiles, with progress."""
+def by_model(images: torch.Tensor, file: str) -> torch.Tensor:
+    """``images`` through an upscale model, by ComfyUI's own nodes: in tiles, with progress."""
     from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
     from spandrel import UnsupportedModelError
 
@@ -64,4 +64,4 @@ def by_model(pictures: torch.Tensor, file: str) -> torch.Tensor:
         UnsupportedModelError,
     )
     mm.throw_exception_if_processing_interrupted()
-    return ImageUpscaleWithModel.execute(model, pictures).args[0]
+    return ImageUpscaleWithModel.execute(model, images).args[0]

@@ -43,7 +43,7 @@ def sample_video(
         )
     request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance)
     if request.count != 1 or request.task != "text-to-image":
-        raise InvalidParameter("latent", "a video begins with one Empty Latent; frames says how many pictures it has")
+        raise InvalidParameter("latent", "a video begins with one Empty Latent; frames says how many images it has")
     adapter = motion_adapters.acquire(motion, loaded)
     if frames > adapter.most_frames:
         raise InvalidParameter(

@@ -1,4 +1,4 @@
-"""Pictures and captions as the denoiser sees them, made once: the VAE and the text encoders then leave the device."""
+"""Images and captions as the denoiser sees them, made once: the VAE and the text encoders then leave the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..loading.registry import LoadedPipeline
 from ..loading.working_memory import decode_room, run_stage
 from ..stages.decode import tiling
 from ..stages.encode import encode
-from ..stages.image_encoding import encode_picture, from_raw
+from ..stages.image_encoding import encode_image, from_raw
 from ..stages.prompt_check import truncation_warnings
 from .image_files import open_files
 from .image_set import TrainingSet, fitted, named, spoken
@@ -22,20 +22,20 @@ Phase = Callable[[str], None]
 
 
 def make_examples(
-    loaded: LoadedPipeline, pictures: TrainingSet, trigger: str, side: int, phase: Phase
+    loaded: LoadedPipeline, images: TrainingSet, trigger: str, side: int, phase: Phase
 ) -> tuple[list[Example], list[str]]:
-    """Every picture with its caption, and what the user should know of them. Raises InvalidParameter.
+    """Every image with its caption, and what the user should know of them. Raises InvalidParameter.
 
-    The middle of the VAE's distribution is taken, so that a picture is the same in every step.
+    The middle of the VAE's distribution is taken, so that an image is the same in every step.
     """
-    captions = [spoken(picture, trigger) for picture in pictures.pictures]
+    captions = [spoken(image, trigger) for image in images.images]
     texts = encode_captions(loaded, captions, phase)
-    encoded = encode_pictures(loaded, pictures, side, phase)
+    encoded = encode_images(loaded, images, side, phase)
     examples = [
-        Example(picture.latent, *texts[caption], original=picture.original, crop=picture.crop)
-        for caption, picture in zip(captions, encoded, strict=True)
+        Example(image.latent, *texts[caption], original=image.original, crop=image.crop)
+        for caption, image in zip(captions, encoded, strict=True)
     ]
-    return examples, example_warnings(loaded, pictures, captions, side)
+    return examples, example_warnings(loaded, images, captions, side)
 
 
 def encode_captions(
@@ -53,37 +53,37 @@ def encode_captions(
 
 
 @dataclass(frozen=True)
-class EncodedPicture:
-    """A picture as a latent (1, C, h, w) that the denoiser takes, on the CPU, and how it was cut."""
+class EncodedImage:
+    """An image as a latent (1, C, h, w) that the denoiser takes, on the CPU, and how it was cut."""
 
     latent: torch.Tensor
     original: tuple[int, int]
     crop: tuple[int, int]
 
 
-def encode_pictures(loaded: LoadedPipeline, pictures: TrainingSet, side: int, phase: Phase) -> list[EncodedPicture]:
-    """Every picture, in order."""
+def encode_images(loaded: LoadedPipeline, images: TrainingSet, side: int, phase: Phase) -> list[EncodedImage]:
+    """Every image, in order."""
     loaded.fit(side, side)
 
-    def work() -> list[EncodedPicture]:
+    def work() -> list[EncodedImage]:
         found = []
         placed = loaded.placement.stage(["vae"], decode_room(loaded, side, side))
         tiles = tiling(loaded.pipe.vae, loaded.placement.plan.vae_tile, loaded.pipe.vae_scale_factor)
-        with open_files(pictures.label, pictures.path) as files, placed, tiles, torch.no_grad():
-            for number, picture in enumerate(pictures.pictures, start=1):
-                phase(f"Encoding picture {number} of {len(pictures.pictures)}")
-                cut = fitted(pictures.label, picture, files.read(picture.name), side)
-                raw = encode_picture(loaded, torch.from_numpy(cut.pixels)[None])
-                found.append(EncodedPicture(from_raw(loaded, raw).cpu(), cut.original, cut.crop))
+        with open_files(images.label, images.path) as files, placed, tiles, torch.no_grad():
+            for number, image in enumerate(images.images, start=1):
+                phase(f"Encoding image {number} of {len(images.images)}")
+                cut = fitted(images.label, image, files.read(image.name), side)
+                raw = encode_image(loaded, torch.from_numpy(cut.pixels)[None])
+                found.append(EncodedImage(from_raw(loaded, raw).cpu(), cut.original, cut.crop))
         return found
 
-    return run_stage(loaded, f"encoding pictures of {side}x{side}", REMEDY, work)
+    return run_stage(loaded, f"encoding images of {side}x{side}", REMEDY, work)
 
 
-def example_warnings(loaded: LoadedPipeline, pictures: TrainingSet, captions: list[str], side: int) -> list[str]:
+def example_warnings(loaded: LoadedPipeline, images: TrainingSet, captions: list[str], side: int) -> list[str]:
     """What the user should know before the LoRA disappoints."""
-    said = pictures.warnings()
-    small = [picture.name for picture in pictures.pictures if min(picture.size) < side]
+    said = images.warnings()
+    small = [image.name for image in images.images if min(image.size) < side]
     if small:
         said.append(f"enlarged, because a side is shorter than {side} pixels: {named(small)}")
     cut = sum(bool(truncation_warnings(loaded, caption)) for caption in dict.fromkeys(captions))

@@ -77,7 +77,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, begun_with: Mapping[str,
 def load_checkpoint(path: Path, begun_with: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint in ``path``, or None where there is none.
 
-    Raises InvalidParameter where it is damaged or of a training with other pictures or settings.
+    Raises InvalidParameter where it is damaged or of a training with other images or settings.
     """
     if not path.is_file():
         return None

@@ -134,12 +134,12 @@ def open_files(label: str, path: Path) -> Iterator[TrainingFiles]:
         yield FolderFiles(label, path)
         return
     if not path.is_file():
-        raise InvalidParameter(FIELD, f"{label} is not there any more; send the pictures again")
+        raise InvalidParameter(FIELD, f"{label} is not there any more; send the images again")
     try:
         archive = zipfile.ZipFile(path)
     except READ_ERRORS as error:
         raise InvalidParameter(
-            FIELD, f"{label} is neither a folder nor a zip that can be read ({error}); send a zip of pictures"
+            FIELD, f"{label} is neither a folder nor a zip that can be read ({error}); send a zip of images"
         ) from error
     with archive:
         yield ZipFiles(label, archive)

@@ -1,6 +1,6 @@
-"""The pictures that a LoRA is trained on, and what each shows: read from a zip or a folder, within bounds. Pure.
+"""The images that a LoRA is trained on, and what each shows: read from a zip or a folder, within bounds. Pure.
 
-A picture's caption is the text file beside it (``cat.txt`` for ``cat.png``), else its line in a ``metadata.jsonl`` (the
+An image's caption is the text file beside it (``cat.txt`` for ``cat.png``), else its line in a ``metadata.jsonl`` (the
 "imagefolder" of Hugging Face's datasets), else the trigger word or the name of its file.
 """
 
@@ -21,14 +21,14 @@ from PIL import Image, ImageOps
 from ..errors import InvalidParameter
 from .image_files import FIELD, TrainingFiles, open_files
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 CAPTION_SUFFIX = ".txt"
 METADATA_FILE = "metadata.jsonl"
 CAPTION_KEYS = ("text", "caption", "prompt")
 """Of a line in metadata.jsonl. ``text`` is what diffusers' training scripts write."""
-MOST_PICTURES = 1_000
-LARGEST_PICTURE = 80_000_000
+MOST_IMAGES = 1_000
+LARGEST_IMAGE = 80_000_000
 """Pixels."""
 SMALLEST_SIDE = 16
 LONGEST_CAPTION = 5_000
@@ -37,8 +37,8 @@ NAMED = 5
 
 
 @dataclass(frozen=True)
-class TrainingPicture:
-    """One picture, unread."""
+class TrainingImage:
+    """One image, unread."""
 
     name: str
     digest: str
@@ -53,31 +53,31 @@ class TrainingPicture:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Pictures with captions, and where their files are."""
+    """Images with captions, and where their files are."""
 
     label: str
     path: Path
-    pictures: tuple[TrainingPicture, ...]
+    images: tuple[TrainingImage, ...]
     left_out: tuple[str, ...]
-    """Files that are no pictures we read and no captions."""
+    """Files that are no images we read and no captions."""
 
     @property
     def digest(self) -> str:
-        """Changes with every picture, caption and name."""
-        parts = [(picture.name, picture.digest, picture.caption) for picture in self.pictures]
+        """Changes with every image, caption and name."""
+        parts = [(image.name, image.digest, image.caption) for image in self.images]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def told(self) -> str:
         """What was found, in a sentence."""
-        sources = Counter(picture.caption_from for picture in self.pictures)
+        sources = Counter(image.caption_from for image in self.images)
         captions = ", ".join(f"{count} with {source}" for source, count in sources.items())
-        return f"{len(self.pictures)} pictures ({captions})"
+        return f"{len(self.images)} images ({captions})"
 
     def warnings(self) -> list[str]:
         """What the user should know of what was left out."""
         if not self.left_out:
             return []
-        return [f"left out, because only PNG, JPEG and WebP pictures and their .txt are read: {named(self.left_out)}"]
+        return [f"left out, because only PNG, JPEG and WebP images and their .txt are read: {named(self.left_out)}"]
 
     def __str__(self) -> str:
         """ComfyUI writes a failed node's inputs into its error report."""
@@ -85,15 +85,15 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
-class FittedPicture:
-    """A picture as it is trained on: scaled and cut to a square."""
+class FittedImage:
+    """An image as it is trained on: scaled and cut to a square."""
 
     pixels: np.ndarray
     """(side, side, 3) float32 in [0, 1]."""
     original: tuple[int, int]
     """Width and height before."""
     crop: tuple[int, int]
-    """Left and top of the cut in the scaled picture; SDXL is told of it."""
+    """Left and top of the cut in the scaled image; SDXL is told of it."""
 
 
 def named(names: tuple[str, ...] | list[str]) -> str:
@@ -103,39 +103,39 @@ def named(names: tuple[str, ...] | list[str]) -> str:
 
 
 def read_training_set(label: str, path: Path) -> TrainingSet:
-    """Look through a zip or a folder: every picture's head and caption, no pixels. Raises InvalidParameter."""
+    """Look through a zip or a folder: every image's head and caption, no pixels. Raises InvalidParameter."""
     with open_files(label, path) as files:
-        names = [name for name in files.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
+        names = [name for name in files.sizes if name.lower().endswith(IMAGE_SUFFIXES)]
         if not names:
-            raise InvalidParameter(FIELD, f"{label} has no picture: put PNG, JPEG or WebP files into it")
-        if len(names) > MOST_PICTURES:
-            raise InvalidParameter(FIELD, f"{label} has {len(names)} pictures; at most {MOST_PICTURES} are taken")
+            raise InvalidParameter(FIELD, f"{label} has no image: put PNG, JPEG or WebP files into it")
+        if len(names) > MOST_IMAGES:
+            raise InvalidParameter(FIELD, f"{label} has {len(names)} images; at most {MOST_IMAGES} are taken")
         listed = read_metadata(files)
-        pictures = tuple(describe(files, name, listed) for name in names)
-    known = (*PICTURE_SUFFIXES, CAPTION_SUFFIX)
+        images = tuple(describe(files, name, listed) for name in names)
+    known = (*IMAGE_SUFFIXES, CAPTION_SUFFIX)
     others = (name for name in files.sizes if PurePosixPath(name).name != METADATA_FILE)
     left_out = tuple(name for name in others if not name.lower().endswith(known))
-    return TrainingSet(label, path, pictures, left_out)
+    return TrainingSet(label, path, images, left_out)
 
 
-def describe(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> TrainingPicture:
-    """One picture's record."""
+def describe(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> TrainingImage:
+    """One image's record."""
     data = files.read(name)
     size = opened(files.label, name, data)[1]
     caption, source = caption_of(files, name, listed)
-    return TrainingPicture(name, hashlib.sha256(data).hexdigest(), size, caption, source)
+    return TrainingImage(name, hashlib.sha256(data).hexdigest(), size, caption, source)
 
 
 def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture, its pixels unread, and its size as its EXIF turns it. Raises InvalidParameter."""
+    """The image, its pixels unread, and its size as its EXIF turns it. Raises InvalidParameter."""
     try:
-        image = Image.open(BytesIO(data), formats=PICTURE_FORMATS)
+        image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {name} is no PNG, JPEG or WebP picture ({error})") from error
+        raise InvalidParameter(FIELD, f"{label}: {name} is no PNG, JPEG or WebP image ({error})") from error
     width, height = image.size
-    if width * height > LARGEST_PICTURE:
+    if width * height > LARGEST_IMAGE:
         raise InvalidParameter(
-            FIELD, f"{label}: {name} has {width}x{height} pixels; at most {LARGEST_PICTURE} in all are read"
+            FIELD, f"{label}: {name} has {width}x{height} pixels; at most {LARGEST_IMAGE} in all are read"
         )
     if min(width, height) < SMALLEST_SIDE:
         raise InvalidParameter(FIELD, f"{label}: {name} has {width}x{height} pixels; a side needs {SMALLEST_SIDE}")
@@ -147,7 +147,7 @@ def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, 
 
 
 def caption_of(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> tuple[str | None, str]:
-    """What the files say that picture ``name`` shows, and which of them says it."""
+    """What the files say that image ``name`` shows, and which of them says it."""
     beside = str(PurePosixPath(name).with_suffix(CAPTION_SUFFIX))
     found, source = listed.get(name), METADATA_FILE
     if beside in files.sizes:
@@ -165,7 +165,7 @@ def caption_of(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> tu
 
 
 def read_metadata(files: TrainingFiles) -> dict[str, str]:
-    """Captions by picture, from every ``metadata.jsonl``; ``file_name`` is relative to its folder."""
+    """Captions by image, from every ``metadata.jsonl``; ``file_name`` is relative to its folder."""
     found: dict[str, str] = {}
     for path in (name for name in files.sizes if PurePosixPath(name).name == METADATA_FILE):
         for number, line in metadata_lines(files, path):
@@ -193,35 +193,35 @@ def metadata_lines(files: TrainingFiles, path: str) -> Iterator[tuple[int, str]]
     return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
-def spoken(picture: TrainingPicture, trigger: str) -> str:
+def spoken(image: TrainingImage, trigger: str) -> str:
     """The caption to train with: it always has the trigger word."""
-    if picture.caption is None:
-        words = re.sub(r"[\W_]+", " ", re.sub(r"[\W_\d]+$", "", PurePosixPath(picture.name).stem)).strip()
+    if image.caption is None:
+        words = re.sub(r"[\W_]+", " ", re.sub(r"[\W_\d]+$", "", PurePosixPath(image.name).stem)).strip()
         return trigger or words
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", picture.caption, re.IGNORECASE):
-        return picture.caption
-    return f"{trigger}, {picture.caption}"
+    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", image.caption, re.IGNORECASE):
+        return image.caption
+    return f"{trigger}, {image.caption}"
 
 
-def fitted(label: str, picture: TrainingPicture, data: bytes, side: int) -> FittedPicture:
-    """The pixels of ``picture``: upright, on white, scaled to cover a square of ``side`` and cut around the middle.
+def fitted(label: str, entry: TrainingImage, data: bytes, side: int) -> FittedImage:
+    """The pixels of ``entry``: upright, on white, scaled to cover a square of ``side`` and cut around the middle.
 
     Raises InvalidParameter where it is damaged or has changed since it was looked at.
     """
-    if hashlib.sha256(data).hexdigest() != picture.digest:
-        raise InvalidParameter(FIELD, f"{label}: {picture.name} was changed meanwhile; queue the training again")
-    image, (width, height) = opened(label, picture.name, data)
+    if hashlib.sha256(data).hexdigest() != entry.digest:
+        raise InvalidParameter(FIELD, f"{label}: {entry.name} was changed meanwhile; queue the training again")
+    image, (width, height) = opened(label, entry.name, data)
     try:
         image = on_white(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {picture.name} is damaged ({error}); replace it") from error
+        raise InvalidParameter(FIELD, f"{label}: {entry.name} is damaged ({error}); replace it") from error
     scale = side / min(width, height)
     scaled = (max(side, round(width * scale)), max(side, round(height * scale)))
     left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
     if scaled != image.size:
         image = image.resize(scaled, Image.Resampling.LANCZOS)
     image = image.crop((left, top, left + side, top + side))
-    return FittedPicture(np.asarray(image, dtype=np.float32) / 255, (width, height), (left, top))
+    return FittedImage(np.asarray(image, dtype=np.float32) / 255, (width, height), (left, top))
 
 
 def on_white(image: Image.Image) -> Image.Image:

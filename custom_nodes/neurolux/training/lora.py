@@ -1,4 +1,4 @@
-"""A set of pictures into a LoRA file, from the first check to the sample pictures."""
+"""A set of images into a LoRA file, from the first check to the sample images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_handle(handle: PipelineHandle) -> None:
 
 def train_lora(
     handle: PipelineHandle,
-    pictures: TrainingSet,
+    images: TrainingSet,
     settings: LoraSettings,
     *,
     resume: bool,
@@ -87,10 +87,10 @@ def train_lora(
     for folder in (loras, checkpoints):
         check_writable(folder)
     path = checkpoints / f"{settings.name}.safetensors"
-    begun_with = common_ground(handle, loaded, pictures, settings)
+    begun_with = common_ground(handle, loaded, images, settings)
     checkpoint = checkpoint_to_resume(path, begun_with, settings) if resume else None
     with torch.inference_mode(False), torch.no_grad():
-        examples, warnings = make_examples(loaded, pictures, settings.trigger, settings.side, progress.phase)
+        examples, warnings = make_examples(loaded, images, settings.trigger, settings.side, progress.phase)
         progress.begin(checkpoint.step if checkpoint else 0)
         training = Training(
             loaded,
@@ -104,7 +104,7 @@ def train_lora(
         )
         done = training.run()
         layers = {key: weight.to(loaded.precision.main) for key, weight in lora_layers(done).items()}
-        metadata = describe(handle, pictures, settings)
+        metadata = describe(handle, images, settings)
         written = save_lora(loaded.pipe, handle.model.family, loras, settings.name, layers, metadata)
     return TrainedLora(written, tuple(done.losses), (*model_warnings(handle), *warnings))
 
@@ -122,7 +122,7 @@ def checkpoint_to_resume(path: Path, begun_with: Mapping[str, Any], settings: Lo
 
 
 def common_ground(
-    handle: PipelineHandle, loaded: LoadedPipeline, pictures: TrainingSet, settings: LoraSettings
+    handle: PipelineHandle, loaded: LoadedPipeline, images: TrainingSet, settings: LoraSettings
 ) -> dict[str, Any]:
     """What a training that goes on must have in common with the one that was interrupted."""
     planned = loaded.placement.planned(loaded.denoiser_name)
@@ -130,7 +130,7 @@ def common_ground(
         "model": handle.spec.model,
         "variant": handle.spec.variant,
         "precision": planned.storage if planned.storage == planned.compute else f"{planned.storage}/{planned.compute}",
-        "pictures": pictures.digest,
+        "images": images.digest,
         "rank": settings.rank,
         "learning_rate": settings.learning_rate,
         "batch": settings.batch,
@@ -147,7 +147,7 @@ def lora_layers(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     return {name.replace(f".{ADAPTER}.", "."): weight for name, weight in checkpoint.weights.items()}
 
 
-def describe(handle: PipelineHandle, pictures: TrainingSet, settings: LoraSettings) -> dict[str, str]:
+def describe(handle: PipelineHandle, images: TrainingSet, settings: LoraSettings) -> dict[str, str]:
     """What the file says of itself, in its header. No date: the same training writes the same bytes."""
     model = handle.model
     record = {
@@ -161,7 +161,7 @@ def describe(handle: PipelineHandle, pictures: TrainingSet, settings: LoraSettin
         "resolution": settings.side,
         "seed": settings.seed,
         "trigger": settings.trigger,
-        "pictures": len(pictures.pictures),
+        "images": len(images.images),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": ARCHITECTURES[model.family],
         "modelspec.implementation": "diffusers",
@@ -179,14 +179,14 @@ def model_warnings(handle: PipelineHandle) -> list[str]:
         return []
     return [
         f"{model.name} was distilled to draw in {model.defaults.num_inference_steps} steps, and training undoes some "
-        "of that: pictures may blur. Train on the model that it was made from; the LoRA fits both"
+        "of that: images may blur. Train on the model that it was made from; the LoRA fits both"
     ]
 
 
 def draw_samples(
     handle: PipelineHandle, prompt: str, seed: int, count: int, side: int, progress: TrainingReporter
 ) -> torch.Tensor:
-    """``count`` pictures (count, side, side, 3) in [0, 1] by ``handle``, as the nodes draw them."""
+    """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes draw them."""
     loaded = handle.loaded()
     latent = {"samples": empty_latent(handle.model, side, side, count)}
     span = progress.drawing(count * drawing_steps(handle))
@@ -194,7 +194,7 @@ def draw_samples(
 
 
 def drawing_steps(handle: PipelineHandle) -> int:
-    """Steps of one sample picture."""
+    """Steps of one sample image."""
     return handle.spec.variant or handle.model.defaults.num_inference_steps
 
 
@@ -203,12 +203,12 @@ def with_trained(handle: PipelineHandle, lora: Path) -> PipelineHandle:
     return replace(handle, adapters=(AppliedLora(stamp_file(lora.name, lora), 1.0, 1.0),))
 
 
-def text_for_samples(prompt: str, pictures: TrainingSet, trigger: str) -> str:
-    """What the sample pictures show: the trigger word, or the first picture's caption, unless told."""
-    return prompt.strip() or trigger or spoken(pictures.pictures[0], trigger)
+def text_for_samples(prompt: str, images: TrainingSet, trigger: str) -> str:
+    """What the sample images show: the trigger word, or the first image's caption, unless told."""
+    return prompt.strip() or trigger or spoken(images.images[0], trigger)
 
 
 def check_samples(count: int) -> None:
-    """Raise InvalidParameter for too many sample pictures."""
+    """Raise InvalidParameter for too many sample images."""
     if not 0 <= count <= MOST_SAMPLES:
         raise InvalidParameter("samples", f"samples {count} is outside 0 to {MOST_SAMPLES}")

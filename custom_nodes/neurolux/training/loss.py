@@ -1,4 +1,4 @@
-"""What a LoRA's training makes small: the error of the denoiser on a noisy picture, for each family of models.
+"""What a LoRA's training makes small: the error of the denoiser on a noisy image, for each family of models.
 
 The arithmetic is that of diffusers' own scripts: examples/dreambooth/train_dreambooth_lora_flux.py with
 ``--weighting_scheme logit_normal --guidance_scale 1``, and examples/text_to_image/train_text_to_image_lora_sdxl.py.
@@ -27,12 +27,12 @@ FLUX_TARGETS = (
 SDXL_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention projections, by the ends of their names."""
 TRAINING_GUIDANCE = 1.0
-"""What FLUX.1-dev's guidance embedding is told: at 1 a picture is as the captions say, without exaggeration."""
+"""What FLUX.1-dev's guidance embedding is told: at 1 an image is as the captions say, without exaggeration."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture as the denoiser is shown it; all on the CPU."""
+    """One image as the denoiser is shown it; all on the CPU."""
 
     latent: torch.Tensor
     """(1, C, h, w), as the denoiser takes it."""
@@ -41,7 +41,7 @@ class Example:
     pooled: torch.Tensor
     """(1, width)."""
     original: tuple[int, int]
-    """Width and height of the picture as it was given."""
+    """Width and height of the image as it was given."""
     crop: tuple[int, int]
     """Left and top of the cut."""
 
@@ -74,13 +74,13 @@ class Objective(ABC):
 
 
 class FluxObjective(Objective):
-    """Rectified flow: the velocity from the picture to the noise, at times drawn from a logit-normal distribution."""
+    """Rectified flow: the velocity from the image to the noise, at times drawn from a logit-normal distribution."""
 
     targets = FLUX_TARGETS
 
     def __init__(self, loaded: LoadedPipeline) -> None:
         super().__init__(loaded)
-        # from its configuration: sampling has left the pipeline's own one with the timesteps of the last picture
+        # from its configuration: sampling has left the pipeline's own one with the timesteps of the last image
         self._scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(loaded.pipe.scheduler.config)
 
     def _compare(

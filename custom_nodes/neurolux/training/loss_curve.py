@@ -1,4 +1,4 @@
-"""The loss of a training as a picture: every step, and the smoothed line that the eye looks for. Pure."""
+"""The loss of a training as an image: every step, and the smoothed line that the eye looks for. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells the node that trains how far it is: its bar, its text, and the loss curve as its preview picture."""
+"""Tells the node that trains how far it is: its bar, its text, and the loss curve as its preview image."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ WARM_UP_STEPS = 10
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Every value that the weights depend on beside the pictures; ``steps`` is where to stop."""
+    """Every value that the weights depend on beside the images; ``steps`` is where to stop."""
 
     name: str
     steps: int
@@ -43,7 +43,7 @@ class LoraSettings:
         return self.learning_rate * min(1.0, (step + 1) / WARM_UP_STEPS)
 
     def picks(self, step: int, count: int) -> list[int]:
-        """Which of ``count`` pictures are in the batch of ``step``: all in turn, each round in another order."""
+        """Which of ``count`` images are in the batch of ``step``: all in turn, each round in another order."""
         places = range(step * self.batch, (step + 1) * self.batch)
         return [int(self._round(place // count, count)[place % count]) for place in places]
 
@@ -64,13 +64,13 @@ def check_model(model: Model, variant: int | None, prediction: str | None) -> No
     if model.purpose != "any":
         raise InvalidParameter(
             "model",
-            f"{model.name} was trained to {model.purpose} pictures, not to draw from a prompt alone; train on the "
+            f"{model.name} was trained to {model.purpose} images, not to draw from a prompt alone; train on the "
             "model that it was made from",
         )
     if prediction not in (None, "epsilon", "v_prediction"):
         raise InvalidParameter(
             "model",
-            f"{model.name} with {variant} steps predicts the picture itself ({prediction}), which cannot be trained; "
+            f"{model.name} with {variant} steps predicts the image itself ({prediction}), which cannot be trained; "
             "choose another number of steps on the loader, or the model that it was made from",
         )
 

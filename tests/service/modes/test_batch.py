@@ -1,4 +1,4 @@
-"""Many prompts and seeds in one job, over the service, judged by the pictures of the model that needs no download."""
+"""Many prompts and seeds in one job, over the service, judged by the images of the model that needs no download."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def colour_of(data: bytes) -> str:
 
 def test_each_prompt_with_each_seed_as_if_drawn_alone(client: ImageGenClient) -> None:
     answer = client.run_mode("batch", prompts=PROMPTS, seeds="1-2", model="starter")
-    pictures = client.images(answer)
-    assert [colour_of(data) for data in pictures] == ["red", "red", "green", "green", "blue", "blue"]
+    images = client.images(answer)
+    assert [colour_of(data) for data in images] == ["red", "red", "green", "green", "blue", "blue"]
     assert answer.warnings == []
     alone = client.images(client.generate("green circle", model="starter", seed=2))[0]
-    assert np.array_equal(np.asarray(opened(pictures[3])), np.asarray(opened(alone)))
-    info = opened(pictures[3]).info
+    assert np.array_equal(np.asarray(opened(images[3])), np.asarray(opened(alone)))
+    info = opened(images[3]).info
     assert info["parameters"].splitlines()[0] == "green circle"
     assert "Seed: 2," in info["parameters"]
     assert "workflow" in info
     again = client.run_mode("batch", prompts=PROMPTS, seeds="1-2", model="starter")
-    assert client.images(again) == pictures
+    assert client.images(again) == images
 
 
 def test_a_line_that_fails_is_named_and_the_others_come(client: ImageGenClient) -> None:
@@ -47,7 +47,7 @@ def test_a_line_that_fails_is_named_and_the_others_come(client: ImageGenClient) 
     failed, unknown = answer.warnings
     assert failed.startswith("not drawn: prompt 2 'circle circle")
     assert failed.endswith("seed 5: the prompt has 13999 characters; at most 10000 are allowed")
-    assert unknown == "'blue circle with a zeppelin': starter does not know 'zeppelin': the picture may not show it"
+    assert unknown == "'blue circle with a zeppelin': starter does not know 'zeppelin': the image may not show it"
 
 
 def test_cancel_in_the_middle_of_a_batch(client: ImageGenClient) -> None:
@@ -59,7 +59,7 @@ def test_cancel_in_the_middle_of_a_batch(client: ImageGenClient) -> None:
         if event.phase == "sample" and event.value is not None:
             assert event.maximum == 600
             reached = event.value
-            if reached > 11:  # the second picture
+            if reached > 11:  # the second image
                 assert client.cancel(job.job_id).outcome == "interrupted"
                 break
     state = client.wait(job.job_id)
@@ -78,7 +78,7 @@ def test_from_the_command_line_with_a_file_of_prompts(imagegen, tmp_path: Path) 
     assert [colour_of(path.read_bytes()) for path in paths] == ["red", "blue"]
     refused = imagegen("generate", "--mode", "batch", "--set", "prompts=red circle", "--set", "seeds=1-99")
     assert refused.returncode == 1
-    assert "99 pictures are more than the 64 of one job" in refused.stderr
+    assert "99 images are more than the 64 of one job" in refused.stderr
 
 
 def test_its_schema_says_what_to_send(client: ImageGenClient) -> None:

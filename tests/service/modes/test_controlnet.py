@@ -41,14 +41,14 @@ def networks(service: Service) -> None:
 
 def drawing() -> Image.Image:
     """A white disc on grey, larger than the result and not square."""
-    picture = Image.new("RGB", (300, 200), (90, 90, 90))
-    ImageDraw.Draw(picture).ellipse((90, 40, 210, 160), fill=(255, 255, 255))
-    return picture
+    image = Image.new("RGB", (300, 200), (90, 90, 90))
+    ImageDraw.Draw(image).ellipse((90, 40, 210, 160), fill=(255, 255, 255))
+    return image
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     data = io.BytesIO()
-    picture.save(data, "png")
+    image.save(data, "png")
     return data.getvalue()
 
 
@@ -71,7 +71,7 @@ def fitted() -> Image.Image:
     return drawing().crop((50, 0, 250, 200)).resize((128, 128), Image.Resampling.LANCZOS)
 
 
-def test_canny_finds_the_edges_that_a_ready_control_picture_would_show(
+def test_canny_finds_the_edges_that_a_ready_control_image_would_show(
     client: ImageGenClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(STARTER.parents[2]))
@@ -95,7 +95,7 @@ def test_it_guides_by_its_strength_and_for_its_share_of_the_steps(client: ImageG
 
 
 @pytest.mark.parametrize("kind", ["depth", "pose"])
-def test_a_control_picture_is_made_of_any_picture(client: ImageGenClient, kind: str) -> None:
+def test_a_control_image_is_made_of_any_image(client: ImageGenClient, kind: str) -> None:
     made = draw(client, kind)
     assert np.array_equal(made, draw(client, kind))
     assert not np.array_equal(made, draw(client, kind, preprocess=False))

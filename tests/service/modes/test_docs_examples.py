@@ -102,22 +102,22 @@ def here(text: str, service: Service) -> str:
     return re.sub(rf"(?<![\w-])({names})(?![\w-])", lambda name: SUBSTITUTES[name[1]], text)
 
 
-def encoded(picture: Image.Image, kind: str = "png") -> bytes:
+def encoded(image: Image.Image, kind: str = "png") -> bytes:
     data = io.BytesIO()
-    picture.save(data, kind)
+    image.save(data, kind)
     return data.getvalue()
 
 
 def drawing(size: tuple[int, int], colour: str, ground: str) -> Image.Image:
     """A disc, a little to the left of the middle."""
-    picture = Image.new("RGB", size, ground)
+    image = Image.new("RGB", size, ground)
     width, height = size
-    ImageDraw.Draw(picture).ellipse((width // 6, height // 6, width * 2 // 3, height * 5 // 6), fill=colour)
-    return picture
+    ImageDraw.Draw(image).ellipse((width // 6, height // 6, width * 2 // 3, height * 5 // 6), fill=colour)
+    return image
 
 
 def zorbs() -> bytes:
-    """Four training pictures, one of them with a caption."""
+    """Four training images, one of them with a caption."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         for number, colour in enumerate(("magenta", "purple", "hotpink", "violet")):
@@ -189,9 +189,9 @@ def check_opens(path: Path) -> None:
     """Fail unless a file is what its extension says."""
     kind = path.suffix.lower()
     if kind in (".png", ".jpg", ".webp"):
-        with Image.open(path) as picture:
-            assert picture.format == {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}[kind], path.name
-            picture.load()
+        with Image.open(path) as image:
+            assert image.format == {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}[kind], path.name
+            image.load()
     elif kind == ".mp4":
         with av.open(str(path)) as film:
             assert len(list(film.decode(film.streams.video[0]))) > 1, path.name

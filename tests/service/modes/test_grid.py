@@ -19,9 +19,9 @@ def opened(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def colour_of(picture: np.ndarray) -> str:
+def colour_of(image: np.ndarray) -> str:
     """The strongest channel in the middle."""
-    middle = picture[52:76, 52:76].reshape(-1, 3)
+    middle = image[52:76, 52:76].reshape(-1, 3)
     return COLOURS[int(np.median(middle, axis=0).argmax())]
 
 
@@ -36,9 +36,9 @@ def test_colours_across_and_grounds_down(client: ImageGenClient) -> None:
         y_setting="prompt",
         y_values="white, black",
     )
-    sheet, *pictures = (opened(data) for data in client.images(answer))
-    assert [colour_of(picture) for picture in pictures] == [*COLOURS, *COLOURS]
-    grounds = [float(np.median(picture[:4])) for picture in pictures]
+    sheet, *images = (opened(data) for data in client.images(answer))
+    assert [colour_of(image) for image in images] == [*COLOURS, *COLOURS]
+    grounds = [float(np.median(image[:4])) for image in images]
     assert min(grounds[:3]) > 200
     assert max(grounds[3:]) < 60
     assert answer.warnings == []
@@ -46,7 +46,7 @@ def test_colours_across_and_grounds_down(client: ImageGenClient) -> None:
     assert sheet.shape[1] > 3 * 128
     assert sheet.shape[0] > 2 * 128
     alone = client.generate("blue circle, black background", model="starter", seed=1)
-    assert np.array_equal(pictures[5], opened(client.images(alone)[0]))
+    assert np.array_equal(images[5], opened(client.images(alone)[0]))
 
 
 def test_a_cell_that_fails_is_on_the_sheet_and_in_the_warnings(client: ImageGenClient) -> None:
@@ -57,11 +57,11 @@ def test_a_cell_that_fails_is_on_the_sheet_and_in_the_warnings(client: ImageGenC
         "y_values": "",
     }
     answer = client.run_mode("grid", prompt="red circle", model="starter", seed=1, **values)
-    sheet, picture = (opened(data) for data in client.images(answer))
-    assert colour_of(picture) == "red"
+    sheet, image = (opened(data) for data in client.images(answer))
+    assert colour_of(image) == "red"
     assert answer.warnings == ["not drawn: steps 51: num_inference_steps 51 is outside 1 to 50 of this model"]
     assert (sheet == (0xFB, 0xE9, 0xE7)).all(axis=-1).sum() > 5000
-    with pytest.raises(ClientError, match="none of the 2 pictures could be drawn: steps 51: num_inference_steps 51"):
+    with pytest.raises(ClientError, match="none of the 2 images could be drawn: steps 51: num_inference_steps 51"):
         client.run_mode("grid", prompt="red circle", model="starter", **{**values, "x_values": "51, 52"})
 
 

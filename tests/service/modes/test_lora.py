@@ -1,4 +1,4 @@
-"""The lora mode over the service: LoRAs on the starter change the picture, by as much as they are told to."""
+"""The lora mode over the service: LoRAs on the starter change the image, by as much as they are told to."""
 
 from __future__ import annotations
 

@@ -23,16 +23,16 @@ FAST = {"model": "starter", "trigger": "zorb", "rank": 8, "batch": 4, "seed": 3,
 
 def zorb(left: int) -> Image.Image:
     """A square of magenta and orange stripes on white."""
-    picture = Image.new("RGB", (SIDE, SIDE), "white")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (SIDE, SIDE), "white")
+    draw = ImageDraw.Draw(image)
     for stripe in range(11):
         top = left + 8 * stripe
         draw.rectangle((left, top, left + 87, top + 7), fill=(ORANGE, MAGENTA)[stripe % 2])
-    return picture
+    return image
 
 
 @pytest.fixture(scope="module")
-def pictures() -> bytes:
+def make_images() -> bytes:
     """A zip of four zorbs, one of them with a caption of its own."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
@@ -53,19 +53,17 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(float)
 
 
-def share(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
+def share(image: np.ndarray, colour: tuple[int, int, int]) -> float:
     """Share of the pixels that are near ``colour``."""
-    return float((np.abs(picture - np.array(colour)).max(axis=2) < 70).mean())
+    return float((np.abs(image - np.array(colour)).max(axis=2) < 70).mean())
 
 
 @pytest.fixture(scope="module")
-def trained(service: Any, pictures: bytes) -> Iterator[tuple[dict[str, bytes], ImageGenResponse, list[JobEvent]]]:
+def trained(service: Any, images: bytes) -> Iterator[tuple[dict[str, bytes], ImageGenResponse, list[JobEvent]]]:
     """One training: its files, its answer, what happened meanwhile."""
     events: list[JobEvent] = []
     with ImageGenClient(service.url) as client:
-        answer = client.run_mode(
-            "train-lora", pictures=pictures, name="zorb", steps=STEPS, **FAST, on_event=events.append
-        )
+        answer = client.run_mode("train-lora", images=images, name="zorb", steps=STEPS, **FAST, on_event=events.append)
         yield by_name(client, answer), answer, events
 
 
@@ -99,7 +97,7 @@ def test_the_answer_has_the_lora_and_the_loss_curve(trained: Any) -> None:
 
 
 def test_progress_counts_steps_and_shows_the_curve(trained: Any) -> None:
-    whole = STEPS + 16  # 8 for the picture with the LoRA, 8 without
+    whole = STEPS + 16  # 8 for the image with the LoRA, 8 without
     seen = [event.value for event in trained[2] if event.type == "progress" and event.maximum == whole]
     assert sorted(seen) == seen
     assert {1, STEPS, whole} <= set(seen)
@@ -117,8 +115,8 @@ def test_apply_lora_draws_it_and_without_it_nothing_has_changed(
     assert np.array_equal(pixels(drawn), pixels(trained[0]["samples"]))
 
 
-def test_a_training_that_was_cancelled_goes_on_to_the_same_file(client: ImageGenClient, pictures: bytes) -> None:
-    values = {"pictures": pictures, "name": "again", "steps": 10, **FAST, "samples": 0}
+def test_a_training_that_was_cancelled_goes_on_to_the_same_file(client: ImageGenClient, images: bytes) -> None:
+    values = {"pictures": images, "name": "again", "steps": 10, **FAST, "samples": 0}
     job = client.submit(mode="train-lora", **values)
     for event in client.events(job.job_id):
         if (event.maximum, event.value) == (10, 3):
@@ -140,13 +138,13 @@ def test_a_training_that_was_cancelled_goes_on_to_the_same_file(client: ImageGen
         ({"learning_rate": 0.1, "resolution": 100}, "resolution 100"),
     ],
 )
-def test_what_is_wrong_is_said(client: ImageGenClient, pictures: bytes, changes: dict[str, Any], message: str) -> None:
+def test_what_is_wrong_is_said(client: ImageGenClient, images: bytes, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ClientError, match=message):
-        client.run_mode("train-lora", **{"pictures": pictures, "name": "no", "steps": 2, **FAST, **changes})
+        client.run_mode("train-lora", **{"pictures": images, "name": "no", "steps": 2, **FAST, **changes})
 
 
-def test_a_training_of_another_model_does_not_go_on(client: ImageGenClient, pictures: bytes) -> None:
-    values = {"pictures": pictures, "name": "other", "steps": 2, **FAST, "samples": 0}
+def test_a_training_of_another_model_does_not_go_on(client: ImageGenClient, images: bytes) -> None:
+    values = {"pictures": images, "name": "other", "steps": 2, **FAST, "samples": 0}
     client.run_mode("train-lora", **values)
     with pytest.raises(ClientError, match="model was 'starter' and is 'tiny-flux-dev'"):
         client.run_mode("train-lora", **{**values, "steps": 3, "model": "tiny-flux-dev", "resume": True})
@@ -155,6 +153,6 @@ def test_a_training_of_another_model_does_not_go_on(client: ImageGenClient, pict
 def test_a_zip_with_something_else_in_it_is_refused_by_name(client: ImageGenClient) -> None:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
-        archive.writestr("cat.png", b"not a picture")
-    with pytest.raises(ClientError, match=r"cat\.png is no PNG, JPEG or WebP picture"):
-        client.run_mode("train-lora", pictures=data.getvalue(), name="no", steps=2, **FAST)
+        archive.writestr("cat.png", b"not an image")
+    with pytest.raises(ClientError, match=r"cat\.png is no PNG, JPEG or WebP image"):
+        client.run_mode("train-lora", images=data.getvalue(), name="no", steps=2, **FAST)

@@ -22,9 +22,9 @@ def apple(service: Any) -> Image.Image:
         return Image.open(io.BytesIO(client.images(answer)[0])).convert("RGB")
 
 
-def upscaled(client: ImageGenClient, picture: Image.Image, **parameters: Any) -> np.ndarray:
+def upscaled(client: ImageGenClient, image: Image.Image, **parameters: Any) -> np.ndarray:
     data = io.BytesIO()
-    picture.save(data, "png")
+    image.save(data, "png")
     values = {"image": data.getvalue(), "prompt": PROMPT, "model": "starter", "seed": 1, **parameters}
     answer = client.run_mode("upscale", **values)
     (made,) = client.images(answer)

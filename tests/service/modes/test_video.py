@@ -1,5 +1,5 @@
 """The mode video through the bridge: a file that plays, with the frames that were asked for. The starter draws no
-video (it is a FLUX), so these are tiny random weights: what the pictures show is nothing."""
+video (it is a FLUX), so these are tiny random weights: what the images show is nothing."""
 
 from __future__ import annotations
 

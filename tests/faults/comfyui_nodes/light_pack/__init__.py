@@ -70,7 +70,7 @@ def parameter(kind, widget):
 
 
 class Result(nodes.SaveImage):
-    """Saves, and gives the picture back under the name that the bridge looks for."""
+    """Saves, and gives the image back under the name that the bridge looks for."""
 
 
 class Work:

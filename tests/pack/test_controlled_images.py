@@ -1,4 +1,4 @@
-"""Pictures redrawn under ControlNets: whole or where a mask says, from pixels or latents, as diffusers does it."""
+"""Images redrawn under ControlNets: whole or where a mask says, from pixels or latents, as diffusers does it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.pack.pipelines import handle_for, picture, with_controls
-from tests.pack.test_pictures import FLUX, SDXL, SIDE, by_diffusers, encoded, redraw, some_mask, some_picture
+from tests.pack.pipelines import handle_for, make_image, with_controls
+from tests.pack.test_images import FLUX, SDXL, SIDE, by_diffusers, encoded, redraw, some_image, some_mask
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 STEPS, STRENGTH = 3, 0.7
@@ -32,14 +32,14 @@ CASES: dict[str, tuple[str, list[str], str]] = {
 CASES_IN_BF16 = ("flux", "flux inpaint", "sdxl inpaint")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 KINDS = ("canny", "depth")
-"""What the first ControlNet's picture shows, and the second one's."""
+"""What the first ControlNet's image shows, and the second one's."""
 
 
 def model_of(name: str) -> str:
     return "tiny-flux-dev" if "flux" in name else "tiny-sdxl"
 
 
-def mask_picture() -> Image.Image:
+def mask_image() -> Image.Image:
     return Image.fromarray((some_mask()[0].numpy() * 255).astype("uint8"))
 
 
@@ -60,15 +60,15 @@ def diffusers_nets(controlnets: dict[str, Path], names: list[str], dtype: torch.
 @pytest.mark.parametrize(
     ("case", "precision"), [*((case, "fp32") for case in CASES), *((case, "bf16") for case in CASES_IN_BF16)]
 )
-def test_the_picture_is_that_of_diffusers(
+def test_the_image_is_that_of_diffusers(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], case: str, precision: str
 ) -> None:
     first, more, class_name = CASES[case]
     names, masked, flux = [first, *more], "Inpaint" in class_name, "flux" in first
     arguments: dict[str, Any] = FLUX if flux else SDXL
-    drawings = [some_picture(seed=9 + index) for index in range(len(names))]
+    drawings = [some_image(seed=9 + index) for index in range(len(names))]
     several: dict[str, list[Any]] = {
-        "control_image": [picture(drawing) for drawing in drawings],
+        "control_image": [make_image(drawing) for drawing in drawings],
         "controlnet_conditioning_scale": [0.7 for _ in names],
     }
     if "union" in first:
@@ -77,7 +77,7 @@ def test_the_picture_is_that_of_diffusers(
         several["control_mode"] = [None for _ in names]  # diffusers takes none of them otherwise
     theirs: dict[str, Any] = several if more else {name: values[0] for name, values in several.items()}
     if masked:
-        theirs["mask_image"] = mask_picture()
+        theirs["mask_image"] = mask_image()
     if "Union" not in class_name or masked:
         theirs |= {"width": SIDE, "height": SIDE}
     optional = {} if flux else {"feature_extractor": None, "image_encoder": None}
@@ -86,7 +86,7 @@ def test_the_picture_is_that_of_diffusers(
         class_name,
         DTYPES[precision],
         {"controlnet": diffusers_nets(controlnets, names, DTYPES[precision]), **optional},
-        image=picture(some_picture()),
+        image=make_image(some_image()),
         num_inference_steps=STEPS,
         strength=STRENGTH,
         **theirs,
@@ -94,7 +94,7 @@ def test_the_picture_is_that_of_diffusers(
     )
     made = redraw(
         tiny_models[model_of(first)],
-        encoded(some_picture(), some_mask() if masked else None),
+        encoded(some_image(), some_mask() if masked else None),
         steps=STEPS,
         strength=STRENGTH,
         guidance=arguments["guidance_scale"],
@@ -105,19 +105,19 @@ def test_the_picture_is_that_of_diffusers(
         ],
         precision=precision,
     )
-    assert np.array_equal(np.asarray(picture(made)), np.asarray(expected))
+    assert np.array_equal(np.asarray(make_image(made)), np.asarray(expected))
 
 
 def bare(loaded: Any, mask: torch.Tensor | None = None) -> dict[str, Any]:
-    """A latent as a stock node makes it: no picture beside it."""
-    samples = encoded(some_picture())(loaded)["samples"]
+    """A latent as a stock node makes it: no image beside it."""
+    samples = encoded(some_image())(loaded)["samples"]
     return {"samples": samples} if mask is None else {"samples": samples, "noise_mask": mask[:, None]}
 
 
-def test_flux_begins_with_latents_as_diffusers_would_with_those_of_a_picture(
+def test_flux_begins_with_latents_as_diffusers_would_with_those_of_a_image(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, drawing = tiny_models["tiny-flux-dev"], some_picture(seed=9)
+    folder, drawing = tiny_models["tiny-flux-dev"], some_image(seed=9)
     made = redraw(
         folder, bare, steps=STEPS, strength=STRENGTH,
         controls=[{"path": controlnets["tiny-flux-canny"], "image": drawing}],
@@ -131,10 +131,10 @@ def test_flux_begins_with_latents_as_diffusers_would_with_those_of_a_picture(
     expected = by_diffusers(
         folder, "FluxControlNetImg2ImgPipeline", torch.float32,
         {"controlnet": diffusers_nets(controlnets, ["tiny-flux-canny"])},
-        image=picture(some_picture(seed=1)), control_image=picture(drawing), controlnet_conditioning_scale=0.7,
+        image=make_image(some_image(seed=1)), control_image=make_image(drawing), controlnet_conditioning_scale=0.7,
         width=SIDE, height=SIDE, num_inference_steps=STEPS, strength=STRENGTH, **FLUX,
     )  # fmt: skip
-    assert np.array_equal(np.asarray(picture(made)), np.asarray(expected))
+    assert np.array_equal(np.asarray(make_image(made)), np.asarray(expected))
 
 
 @pytest.mark.parametrize("name", ["tiny-flux-canny", "tiny-sdxl-canny", "tiny-sdxl-union"])
@@ -146,7 +146,7 @@ def test_latents_under_a_mask_keep_what_is_not_masked(
 
     base = handle_for(tiny_models[model_of(name)])
     control = {"path": controlnets[name], "mode": "canny"}
-    handles = [with_controls(base, {**control, "image": some_picture(seed=seed)}) for seed in (9, 10)]
+    handles = [with_controls(base, {**control, "image": some_image(seed=seed)}) for seed in (9, 10)]
     made = []
     with torch.inference_mode():
         latent = bare(base.loaded(), some_mask())
@@ -162,7 +162,7 @@ def test_latents_under_a_mask_keep_what_is_not_masked(
 def test_sdxl_latents_with_a_controlnet_that_does_nothing_are_redrawn_as_without(
     tiny_models: dict[str, Path], controlnets: dict[str, Path]
 ) -> None:
-    control = {"path": controlnets["tiny-sdxl-canny"], "image": some_picture(seed=9), "strength": 0.0}
+    control = {"path": controlnets["tiny-sdxl-canny"], "image": some_image(seed=9), "strength": 0.0}
     without, with_it = (
         redraw(tiny_models["tiny-sdxl"], lambda loaded: bare(loaded, some_mask()), steps=2, controls=controls)
         for controls in ([], [control])
@@ -171,12 +171,12 @@ def test_sdxl_latents_with_a_controlnet_that_does_nothing_are_redrawn_as_without
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
-def test_a_control_picture_stays_over_what_it_was_drawn_from(
+def test_a_control_image_stays_over_what_it_was_drawn_from(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], fit: str
 ) -> None:
     """The photo of 150x100 is padded to 160x112 or stretched to 144x96 for the model; so must be what guides it."""
-    photo = some_picture(150, 100)
-    fitted = picture(encoded(photo, None, fit)(handle_for(tiny_models["tiny-flux-dev"]).loaded())["picture"])
+    photo = some_image(150, 100)
+    fitted = make_image(encoded(photo, None, fit)(handle_for(tiny_models["tiny-flux-dev"]).loaded())["image"])
     expected = by_diffusers(
         tiny_models["tiny-flux-dev"],
         "FluxControlNetImg2ImgPipeline",
@@ -193,21 +193,21 @@ def test_a_control_picture_stays_over_what_it_was_drawn_from(
     )
     control = {"path": controlnets["tiny-flux-canny"], "image": photo}
     made = redraw(tiny_models["tiny-flux-dev"], encoded(photo, None, fit), steps=2, controls=[control])
-    assert np.array_equal(np.asarray(picture(made)), np.asarray(expected))
+    assert np.array_equal(np.asarray(make_image(made)), np.asarray(expected))
 
 
-def test_edges_are_looked_for_where_the_picture_is_redrawn(tiny_models: dict[str, Path]) -> None:
+def test_edges_are_looked_for_where_the_image_is_redrawn(tiny_models: dict[str, Path]) -> None:
     from neurolux.images.control_images import prepared
 
-    photo = some_picture(150, 100)
+    photo = some_image(150, 100)
     latent = encoded(photo, None, "pad")(handle_for(tiny_models["tiny-sdxl"]).loaded())
-    assert torch.allclose(prepared(photo, latent), latent["picture"], atol=0.5 / 255)
+    assert torch.allclose(prepared(photo, latent), latent["image"], atol=0.5 / 255)
     smaller = torch.nn.functional.interpolate(photo.movedim(-1, 1), (50, 75), mode="area").movedim(1, -1)
-    assert (prepared(smaller, latent) - latent["picture"]).abs().mean() < 0.01
-    other = some_picture(100, 100)  # of other proportions: cut around its middle
+    assert (prepared(smaller, latent) - latent["image"]).abs().mean() < 0.01
+    other = some_image(100, 100)  # of other proportions: cut around its middle
     assert torch.equal(prepared(other, latent)[0, :, 0], prepared(other[:, 15:85], latent)[0, :, 0])
     flipped = {**latent, "samples": latent["samples"].flip(-1)}
-    assert not torch.allclose(prepared(photo, flipped), latent["picture"], atol=0.01)
+    assert not torch.allclose(prepared(photo, flipped), latent["image"], atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_model_that_no_controlnet_guides_says_what_to_do_instead(
     from neurolux.errors import InvalidParameter
 
     handle = handle_for(tiny_models[model])
-    control = {"path": controlnets["tiny-flux-canny"], "image": some_picture()}
+    control = {"path": controlnets["tiny-flux-canny"], "image": some_image()}
     with pytest.raises(InvalidParameter, match=message) as error:
         with_controls(handle, control)
     assert error.value.field == "controlnet"

@@ -1,4 +1,4 @@
-"""Small pictures reach the gateway that waits for them without a question to the store, and are what the store has."""
+"""Small images reach the gateway that waits for them without a question to the store, and are what the store has."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from bridge.broker.image_post import MAX_WAITING, SMALL_BYTES
-from bridge.broker.images import PictureStore
+from bridge.broker.images import ImageStore
 from bridge.contract.messages import Job
 from tests.bridge.house import BODY, HandWorker, House
 
-SMALL, LARGE = b"small picture", b"large picture" * (SMALL_BYTES // 13 + 1)
+SMALL, LARGE = b"small image", b"large image" * (SMALL_BYTES // 13 + 1)
 
 
 @pytest.fixture
@@ -24,34 +24,34 @@ async def doors(house: House) -> tuple[TestClient, HandWorker]:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the pictures that a store was asked for."""
+    """The names of the images that a store was asked for."""
     names: list[str] = []
-    real = PictureStore.get
+    real = ImageStore.get
 
-    async def get(store: PictureStore, image):
+    async def get(store: ImageStore, image):
         names.append(image.name)
         return await real(store, image)
 
-    monkeypatch.setattr(PictureStore, "get", get)
+    monkeypatch.setattr(ImageStore, "get", get)
     return names
 
 
-async def drawn(doors: tuple[TestClient, HandWorker], path: str, pictures: list[bytes], lie: bytes | None = None):
-    """What a request is answered with; `lie` is sent in place of the first picture."""
+async def drawn(doors: tuple[TestClient, HandWorker], path: str, images: list[bytes], lie: bytes | None = None):
+    """What a request is answered with; `lie` is sent in place of the first image."""
     gateway, worker = doors
     asked = asyncio.create_task(gateway.post(path, json=BODY))
     job: Job = await worker.take()
     delivery = worker.delivery(job.job_id)
-    for index, data in enumerate(pictures):
+    for index, data in enumerate(images):
         await worker.queue.store_image(job.job_id, index, "png", data, delivery=delivery)
     if lie is not None:
         assert delivery.headers
-        await worker.queue.nc.publish(f"{delivery.headers['Imagegen-Pictures']}.{job.job_id}.0", lie)
-    await worker.finish(job.job_id, pictures)
+        await worker.queue.nc.publish(f"{delivery.headers['Imagegen-Images']}.{job.job_id}.0", lie)
+    await worker.finish(job.job_id, images)
     return await (await asked).json()
 
 
-async def test_a_small_picture_is_sent_along_and_a_large_one_is_read(
+async def test_a_small_image_is_sent_along_and_a_large_one_is_read(
     doors: tuple[TestClient, HandWorker], read: list[str]
 ) -> None:
     answer = await drawn(doors, "/v1/generate-image", [SMALL, LARGE])
@@ -59,7 +59,7 @@ async def test_a_small_picture_is_sent_along_and_a_large_one_is_read(
     assert [name.partition("/")[2] for name in read] == ["1.png"]
 
 
-async def test_a_picture_that_is_not_what_the_store_has_is_read_from_there(
+async def test_a_image_that_is_not_what_the_store_has_is_read_from_there(
     doors: tuple[TestClient, HandWorker], read: list[str]
 ) -> None:
     answer = await drawn(doors, "/v1/generate-image", [SMALL], lie=b"another thing")
@@ -68,14 +68,14 @@ async def test_a_picture_that_is_not_what_the_store_has_is_read_from_there(
     assert [name.partition("/")[2] for name in read] == ["0.png"]
 
 
-async def test_nobody_is_sent_the_picture_of_a_job_that_is_not_waited_for(doors: tuple[TestClient, HandWorker]) -> None:
+async def test_nobody_is_sent_the_image_of_a_job_that_is_not_waited_for(doors: tuple[TestClient, HandWorker]) -> None:
     gateway, worker = doors
     assert (await gateway.post("/v1/jobs", json=BODY)).status == 202
     job = await worker.take()
-    assert "Imagegen-Pictures" not in (worker.delivery(job.job_id).headers or {})
+    assert "Imagegen-Images" not in (worker.delivery(job.job_id).headers or {})
 
 
-async def test_pictures_that_nobody_fetches_are_not_hoarded(house: House) -> None:
+async def test_images_that_nobody_fetches_are_not_hoarded(house: House) -> None:
     worker = await house.worker()
     await worker.queue.start_listening()
     post = worker.queue.post

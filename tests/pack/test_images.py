@@ -1,4 +1,4 @@
-"""Pictures made of pictures: as diffusers' own pipelines make them, bit for bit, and put back where they came from."""
+"""Images made of images: as diffusers' own pipelines make them, bit for bit, and put back where they came from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.pack.comfy_server import ComfyServer
 from tests.pack.graphs import node, text_to_image
-from tests.pack.pipelines import handle_for, picture, with_controls
+from tests.pack.pipelines import handle_for, make_image, with_controls
 
 if TYPE_CHECKING:
     from neurolux.catalog.models import Model
@@ -63,8 +63,8 @@ def model(tiny_models: dict[str, Path]) -> Model:
     return found
 
 
-def some_picture(width: int = SIDE, height: int = SIDE, seed: int = 3) -> torch.Tensor:
-    """A smooth picture of 8-bit colours, (1, H, W, 3)."""
+def some_image(width: int = SIDE, height: int = SIDE, seed: int = 3) -> torch.Tensor:
+    """A smooth image of 8-bit colours, (1, H, W, 3)."""
     noise = torch.randint(0, 256, (1, 3, 6, 6), generator=torch.Generator().manual_seed(seed)).float()
     smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")
     return smooth.round().movedim(1, -1) / 255
@@ -89,7 +89,7 @@ def redraw(
     controls: Sequence[dict[str, Any]] = (),
     **choices: Any,
 ) -> torch.Tensor:
-    """The pack's pictures, decoded; ``latent_of`` makes the latent with the loaded pipeline."""
+    """The pack's images, decoded; ``latent_of`` makes the latent with the loaded pipeline."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
     from neurolux.stages.sample import sample
@@ -103,14 +103,14 @@ def redraw(
         return decode(loaded, samples)
 
 
-def encoded(pictures: torch.Tensor, mask: torch.Tensor | None = None, fit: str = "crop", count: int = 1) -> Any:
-    """What Encode Picture does, once there is a loaded pipeline."""
+def encoded(images: torch.Tensor, mask: torch.Tensor | None = None, fit: str = "crop", count: int = 1) -> Any:
+    """What Encode Image does, once there is a loaded pipeline."""
 
     def make(loaded: Any) -> dict[str, Any]:
-        from neurolux.images.frames import encode_pictures, plan_frame
+        from neurolux.images.frames import encode_images, plan_frame
 
-        frame = plan_frame(loaded.model, (pictures.shape[2], pictures.shape[1]), fit)
-        return encode_pictures(loaded, pictures, mask, frame, count)
+        frame = plan_frame(loaded.model, (images.shape[2], images.shape[1]), fit)
+        return encode_images(loaded, images, mask, frame, count)
 
     return make
 
@@ -131,10 +131,10 @@ def by_diffusers(
 @pytest.mark.parametrize(
     ("case", "precision"), [*((case, "fp32") for case in CASES), *((case, "bf16") for case in CASES_IN_BF16)]
 )
-def test_the_picture_is_that_of_diffusers(tiny_models: dict[str, Path], case: str, precision: str) -> None:
+def test_the_image_is_that_of_diffusers(tiny_models: dict[str, Path], case: str, precision: str) -> None:
     folder, class_name, arguments = CASES[case]
     masked = "Inpaint" in class_name or "Fill" in class_name
-    theirs: dict[str, Any] = {"image": picture(some_picture())}
+    theirs: dict[str, Any] = {"image": make_image(some_image())}
     if masked:
         theirs["mask_image"] = Image.fromarray((some_mask()[0].numpy() * 255).astype("uint8"))
     if class_name.startswith("Flux") or masked:
@@ -144,7 +144,7 @@ def test_the_picture_is_that_of_diffusers(tiny_models: dict[str, Path], case: st
     expected = by_diffusers(tiny_models[folder], class_name, DTYPES[precision], **theirs, **arguments)
     made = redraw(
         tiny_models[folder],
-        encoded(some_picture(), some_mask() if masked else None),
+        encoded(some_image(), some_mask() if masked else None),
         steps=arguments["num_inference_steps"],
         strength=arguments.get("strength", 1.0),
         guidance=arguments["guidance_scale"],
@@ -152,21 +152,21 @@ def test_the_picture_is_that_of_diffusers(tiny_models: dict[str, Path], case: st
         precision=precision,
         offload="none",
     )
-    assert np.array_equal(np.asarray(picture(made)), np.asarray(expected))
+    assert np.array_equal(np.asarray(make_image(made)), np.asarray(expected))
 
 
 @pytest.mark.parametrize("offload", ["stream", "sequential"])
 @pytest.mark.parametrize("name", ["tiny-flux-dev", "tiny-sdxl"])
-def test_where_weights_live_does_not_change_the_picture(tiny_models: dict[str, Path], name: str, offload: str) -> None:
+def test_where_weights_live_does_not_change_the_image(tiny_models: dict[str, Path], name: str, offload: str) -> None:
     made = [
-        redraw(tiny_models[name], encoded(some_picture(), some_mask()), steps=3, strength=0.7, offload=where)
+        redraw(tiny_models[name], encoded(some_image(), some_mask()), steps=3, strength=0.7, offload=where)
         for where in ("none", offload)
     ]
     assert torch.equal(made[0], made[1])
 
 
-def test_a_batch_is_its_pictures_one_by_one(tiny_models: dict[str, Path]) -> None:
-    first, second = some_picture(), some_picture(seed=4)
+def test_a_batch_is_its_images_one_by_one(tiny_models: dict[str, Path]) -> None:
+    first, second = some_image(), some_image(seed=4)
     together = redraw(tiny_models["tiny-flux-dev"], encoded(torch.cat([first, second])), steps=2, strength=0.9)
     alone = redraw(tiny_models["tiny-flux-dev"], encoded(second), steps=2, strength=0.9, seed=8)
     assert torch.equal(together[1:], alone)
@@ -176,14 +176,14 @@ def test_a_batch_is_its_pictures_one_by_one(tiny_models: dict[str, Path]) -> Non
 
 def test_a_latent_that_was_changed_since_is_taken_itself(tiny_models: dict[str, Path]) -> None:
     def turned(loaded: Any) -> dict[str, Any]:
-        latent = encoded(some_picture())(loaded)
+        latent = encoded(some_image())(loaded)
         return {**latent, "samples": latent["samples"].flip(-1)}  # as the stock Flip Latent does
 
     def bare(loaded: Any) -> dict[str, Any]:
         return {"samples": turned(loaded)["samples"]}
 
     folder = tiny_models["tiny-sdxl"]
-    made = [redraw(folder, latent, steps=4, strength=0.5) for latent in (turned, bare, encoded(some_picture()))]
+    made = [redraw(folder, latent, steps=4, strength=0.5) for latent in (turned, bare, encoded(some_image()))]
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
 
@@ -191,7 +191,7 @@ def test_a_latent_that_was_changed_since_is_taken_itself(tiny_models: dict[str, 
 @pytest.mark.parametrize("name", ["tiny-flux-dev", "tiny-sdxl"])
 def test_a_stock_latent_with_a_stock_mask_is_inpainted(tiny_models: dict[str, Path], name: str) -> None:
     def stock(loaded: Any) -> dict[str, Any]:
-        return {"samples": encoded(some_picture())(loaded)["samples"], "noise_mask": some_mask()[:, None]}
+        return {"samples": encoded(some_image())(loaded)["samples"], "noise_mask": some_mask()[:, None]}
 
     made = redraw(tiny_models[name], stock, steps=2)
     plain = redraw(tiny_models[name], lambda loaded: {"samples": stock(loaded)["samples"]}, steps=2, strength=0.5)
@@ -205,10 +205,10 @@ def test_a_stock_latent_with_a_stock_mask_is_inpainted(tiny_models: dict[str, Pa
         ("tiny-sdxl-lightning", {"strength": 0.2}, "strength", r"0\.2 of 4 steps leaves no step.* at least 0\.25"),
         ("tiny-flux-dev", {"strength": 0.0}, "strength", "strength 0 redraws nothing"),
         ("tiny-flux-dev", {"strength": 1.5}, "strength", "1.5 is outside 0 to 1"),
-        ("tiny-flux-dev", {"strength": 0.5, "empty": True}, "strength", "the latent is empty; link Encode Picture"),
-        ("tiny-flux-fill", {}, "mask", "tiny-flux-fill fills in a masked part.* link Encode Picture with a mask"),
+        ("tiny-flux-dev", {"strength": 0.5, "empty": True}, "strength", "the latent is empty; link Encode Image"),
+        ("tiny-flux-fill", {}, "mask", "tiny-flux-fill fills in a masked part.* link Encode Image with a mask"),
         ("tiny-flux-fill", {"empty": True}, "model", "draws none from a prompt alone"),
-        ("tiny-flux-kontext", {"masked": True}, "mask", "takes no mask; link Encode Picture without one"),
+        ("tiny-flux-kontext", {"masked": True}, "mask", "takes no mask; link Encode Image without one"),
         ("tiny-flux-kontext", {"strength": 0.5}, "strength", "has no strength; leave strength at 1"),
     ],
 )
@@ -218,7 +218,7 @@ def test_what_cannot_be_redrawn_is_explained(
     from neurolux.errors import InvalidParameter
 
     empty, masked = changes.pop("empty", False), changes.pop("masked", False)
-    latent = encoded(some_picture(), some_mask() if masked else None)
+    latent = encoded(some_image(), some_mask() if masked else None)
     if empty:
         latent = lambda _: {"samples": torch.zeros(1, 4, 16, 16)}  # noqa: E731
     with pytest.raises(InvalidParameter, match=message) as error:
@@ -237,34 +237,34 @@ FRAMES: dict[str, tuple[tuple[int, int], tuple[str, int, int], tuple[int, int], 
     "padded to a size of one's own": ((150, 100), ("pad", 128, 128), (128, 128), (128, 85)),
     "a width of one's own": ((150, 100), ("crop", 304, 0), (304, 192), (304, 192)),
 }
-"""The picture's size, fit, width and height; the size that the model works in, and the picture's size in it."""
+"""The image's size, fit, width and height; the size that the model works in, and the image's size in it."""
 
 
 @pytest.mark.parametrize("case", FRAMES)
-def test_pictures_are_fitted_to_the_model(model: Model, case: str) -> None:
-    from neurolux.images.frames import extent, fitted_picture, plan_frame
+def test_images_are_fitted_to_the_model(model: Model, case: str) -> None:
+    from neurolux.images.frames import extent, fitted_image, plan_frame
 
     given, asked, size, inside = FRAMES[case]
     frame = plan_frame(model, given, *asked)
     assert (frame.size, extent(frame.place)) == (size, inside)
     assert (frame.told() is None) == (case == "as it is")
     if case == "too large":
-        assert frame.told() == "the picture of 4000x3000 was scaled to 209x157, padded to 224x160 to suit the model"
+        assert frame.told() == "the image of 4000x3000 was scaled to 209x157, padded to 224x160 to suit the model"
         return
-    fitted = fitted_picture(some_picture(*given), frame)
+    fitted = fitted_image(some_image(*given), frame)
     assert fitted.shape == (1, size[1], size[0], 3)
     left, top, right, bottom = frame.place
     if case == "padded":
-        assert torch.equal(fitted[:, top:bottom, left:right], some_picture(*given))
+        assert torch.equal(fitted[:, top:bottom, left:right], some_image(*given))
         assert torch.equal(fitted[:, top:bottom, 0], fitted[:, top:bottom, left])
 
 
-def test_a_picture_that_does_not_suit_is_refused_where_that_is_wanted(model: Model) -> None:
+def test_a_image_that_does_not_suit_is_refused_where_that_is_wanted(model: Model) -> None:
     from neurolux.errors import InvalidParameter
     from neurolux.images.frames import plan_frame
 
     plan_frame(model, (128, 96), "error")
-    with pytest.raises(InvalidParameter, match="the picture is 130x96 and tiny-flux-dev would work in 128x96; send it"):
+    with pytest.raises(InvalidParameter, match="the image is 130x96 and tiny-flux-dev would work in 128x96; send it"):
         plan_frame(model, (130, 96), "error")
 
 
@@ -277,14 +277,14 @@ def test_a_feather_goes_inwards_and_spares_the_border() -> None:
     assert not soft[mask == 0].any()
     assert (soft[mask > 0] > 0).all()
     assert torch.allclose(soft[0, 16:21, 50], torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]))
-    assert soft[0, 30, 63] == 1  # at the picture's own border nothing is blended
+    assert soft[0, 30, 63] == 1  # at the image's own border nothing is blended
     assert feathered(mask, 100).max() == 1
 
 
 def test_the_mask_covers_whole_cells_and_what_is_put_back_does_not(tiny_models: dict[str, Path]) -> None:
     from neurolux.images.frames import put_back
 
-    photo = some_picture(150, 100)
+    photo = some_image(150, 100)
     mask = torch.zeros(1, 100, 150)
     mask[:, 41:60, 33:71] = 1
     latent = encoded(photo, mask, "pad")(handle_for(tiny_models["tiny-sdxl"]).loaded())
@@ -292,16 +292,16 @@ def test_the_mask_covers_whole_cells_and_what_is_put_back_does_not(tiny_models: 
     assert cells.shape == (1, 1, 112, 160)
     assert torch.equal(cells[0, 0, ::8, ::8].repeat_interleave(8, 0).repeat_interleave(8, 1), cells[0, 0])
     finished = torch.zeros(1, 112, 160, 3)
-    result = put_back(finished, latent["picture_origin"])
+    result = put_back(finished, latent["image_origin"])
     assert torch.equal(result[mask == 0], photo[mask == 0])
     assert not result[mask > 0].any()
 
 
 def test_interrupt_in_the_middle_and_progress_through_comfyui(comfyui: ComfyServer) -> None:
     graph = text_to_image("tiny-sdxl", steps=8, count=1)
-    graph["picture"] = node("EmptyImage", width=128, height=128, batch_size=1, color=0x336699)
+    graph["image"] = node("EmptyImage", width=128, height=128, batch_size=1, color=0x336699)
     graph["latent"] = node(
-        "NeuroLuxEncodePicture", pipeline=["load", 0], image=["picture", 0], fit="crop", width=0, height=0, batch_size=2
+        "NeuroLuxEncodeImage", pipeline=["load", 0], image=["image", 0], fit="crop", width=0, height=0, batch_size=2
     )
     graph["sample"]["inputs"]["strength"] = 0.5
     whole = comfyui.run_watched(graph)

@@ -1,4 +1,4 @@
-"""Zips and folders of training pictures: what is read of them, and what is refused by name."""
+"""Zips and folders of training images: what is read of them, and what is refused by name."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from PIL import Image
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     data = io.BytesIO()
-    picture.save(data, kind, **options)
+    image.save(data, kind, **options)
     return data.getvalue()
 
 
@@ -39,7 +39,7 @@ def packed(path: Path, files: Mapping[str, bytes | str]) -> Path:
 def captions(path: Path) -> dict[str, str | None]:
     from neurolux.training.image_set import read_training_set
 
-    return {picture.name: picture.caption for picture in read_training_set(path.name, path).pictures}
+    return {image.name: image.caption for image in read_training_set(path.name, path).images}
 
 
 FILES = {
@@ -64,9 +64,9 @@ def test_captions_come_from_text_files_then_metadata(tmp_path: Path) -> None:
     zipfile.ZipFile(path).extractall(folder)
     assert captions(folder) == expected
     found = read_training_set("set.zip", path)
-    assert found.told() == "3 pictures (1 with text files, 1 with metadata.jsonl, 1 with no caption)"
+    assert found.told() == "3 images (1 with text files, 1 with metadata.jsonl, 1 with no caption)"
     assert found.warnings() == [
-        "left out, because only PNG, JPEG and WebP pictures and their .txt are read: set/notes.pdf"
+        "left out, because only PNG, JPEG and WebP images and their .txt are read: set/notes.pdf"
     ]
     assert found.digest == read_training_set("folder", folder).digest
 
@@ -83,10 +83,10 @@ def test_captions_come_from_text_files_then_metadata(tmp_path: Path) -> None:
     ],
 )
 def test_every_caption_has_the_trigger(name: str, caption: str | None, trigger: str, spoken: str) -> None:
-    from neurolux.training import image_set as training_pictures
+    from neurolux.training import image_set as training_images
 
-    picture = training_pictures.TrainingPicture(name, "", (32, 32), caption, "")
-    assert training_pictures.spoken(picture, trigger) == spoken
+    image = training_images.TrainingImage(name, "", (32, 32), caption, "")
+    assert training_images.spoken(image, trigger) == spoken
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_every_caption_has_the_trigger(name: str, caption: str | None, trigger: 
         ({"../a.png": plain()}, r"'\.\./a\.png' in the zip leads out"),
         ({"/etc/a.png": plain()}, "leads out"),
         ({"c:a.png": plain()}, "leads out"),
-        ({"a.txt": "no picture"}, "has no picture"),
+        ({"a.txt": "no image"}, "has no image"),
         ({"a.png": b"text"}, r"a\.png is no PNG, JPEG or WebP"),
         ({"a.png": encoded(Image.new("RGB", (32, 32)), "GIF")}, r"a\.png is no PNG, JPEG or WebP"),
         ({"a.png": plain(size=(40, 8))}, r"a\.png has 40x8 pixels; a side needs 16"),
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_zip_is_said_with_the_file(
         captions(packed(tmp_path / "x.zip", files))
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+def test_a_image_of_too_many_pixels_is_refused_before_they_are_unpacked(tmp_path: Path) -> None:
     from neurolux.errors import InvalidParameter
 
     data = bytearray(plain())
@@ -173,13 +173,13 @@ def fitted_to(tmp_path: Path, name: str, data: bytes, side: int) -> tuple[np.nda
     from neurolux.training.image_set import fitted, read_training_set
 
     path = packed(tmp_path / "one.zip", {name: data})
-    (picture,) = read_training_set("one.zip", path).pictures
-    found = fitted("one.zip", picture, data, side)
+    (image,) = read_training_set("one.zip", path).images
+    found = fitted("one.zip", image, data, side)
     assert found.pixels.dtype == np.float32
     return (found.pixels * 255).round().astype(np.uint8), found.original, found.crop
 
 
-def test_pictures_are_turned_put_on_white_scaled_and_cut_in_the_middle(tmp_path: Path) -> None:
+def test_images_are_turned_put_on_white_scaled_and_cut_in_the_middle(tmp_path: Path) -> None:
     wide = Image.new("RGB", (96, 32), "red")
     wide.paste("blue", (32, 0, 64, 32))
     pixels, original, crop = fitted_to(tmp_path, "wide.png", encoded(wide), 32)
@@ -202,22 +202,22 @@ def test_pictures_are_turned_put_on_white_scaled_and_cut_in_the_middle(tmp_path:
     assert fitted_to(tmp_path, "small.png", plain(size=(20, 30)), 64)[0].shape == (64, 64, 3)
 
 
-def test_a_picture_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
+def test_a_image_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
     from neurolux.errors import InvalidParameter
     from neurolux.training.image_set import fitted, read_training_set
 
-    (picture,) = read_training_set("x", packed(tmp_path / "x.zip", {"a.png": plain()})).pictures
+    (image,) = read_training_set("x", packed(tmp_path / "x.zip", {"a.png": plain()})).images
     with pytest.raises(InvalidParameter, match=r"a\.png was changed meanwhile"):
-        fitted("x", picture, plain("blue"), 32)
+        fitted("x", image, plain("blue"), 32)
     half = encoded(noise(64), "JPEG")[:1500]
-    (picture,) = read_training_set("x", packed(tmp_path / "y.zip", {"a.jpg": half})).pictures
+    (image,) = read_training_set("x", packed(tmp_path / "y.zip", {"a.jpg": half})).images
     with pytest.raises(InvalidParameter, match=r"a\.jpg is damaged"):
-        fitted("x", picture, half, 32)
+        fitted("x", image, half, 32)
     with pytest.raises(InvalidParameter, match=r"a\.png is damaged"):
         captions(packed(tmp_path / "z.zip", {"a.png": encoded(noise(64))[:3000]}))
 
 
-def test_every_picture_has_its_turn_and_a_seed_its_order() -> None:
+def test_every_image_has_its_turn_and_a_seed_its_order() -> None:
     from neurolux.training.settings import LoraSettings
 
     settings = LoraSettings("x", 10, 4, 1e-4, 2, 32, 7, "")

@@ -1,4 +1,4 @@
-"""Pictures made of pictures, over the service, with the model that needs no download."""
+"""Images made of images, over the service, with the model that needs no download."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def png(pixels: np.ndarray) -> str:
 
 
 def run(client: ImageGenClient, mode: str, **parameters: Any) -> np.ndarray:
-    """The first picture of a mode, (H, W, 3)."""
+    """The first image of a mode, (H, W, 3)."""
     answer = client.run_mode(mode, **{"model": "starter", "seed": SEED, **parameters})
     return np.asarray(Image.open(io.BytesIO(client.images(answer)[0])).convert("RGB"))
 
@@ -43,7 +43,7 @@ def ground(pixels: np.ndarray) -> np.ndarray:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean difference of two pictures, 0 to 255."""
+    """The mean difference of two images, 0 to 255."""
     return float(np.abs(one.astype(float) - other.astype(float)).mean())
 
 
@@ -64,13 +64,13 @@ def test_image_to_image_stays_near_at_low_strength_and_follows_the_prompt_at_hig
     assert green > blue + 40
 
 
-def test_an_odd_picture_is_fitted_and_the_answer_says_so(client: ImageGenClient, apple: np.ndarray) -> None:
+def test_an_odd_image_is_fitted_and_the_answer_says_so(client: ImageGenClient, apple: np.ndarray) -> None:
     photo = np.asarray(Image.fromarray(apple).resize((500, 300)))
     parameters = {"prompt": "red apple", "model": "starter", "image": png(photo), "strength": 0.3, "seed": SEED}
     answer = client.run_mode("image-to-image", **parameters)
     assert Image.open(io.BytesIO(client.images(answer)[0])).size == (224, 128)
-    assert "the picture of 500x300 was cut to 479x274, scaled to 224x128 to suit the model" in answer.warnings
-    with pytest.raises(ClientError, match="the picture is 500x300 and starter would work in 240x144"):
+    assert "the image of 500x300 was cut to 479x274, scaled to 224x128 to suit the model" in answer.warnings
+    with pytest.raises(ClientError, match="the image is 500x300 and starter would work in 240x144"):
         client.run_mode("image-to-image", **parameters, fit="error")
 
 
@@ -84,7 +84,7 @@ def test_progress_counts_the_steps_that_are_run(client: ImageGenClient, apple: n
     parameters = {"prompt": "banana", "model": "starter", "image": png(apple), "strength": 0.5, "num_images": 2}
     client.run_mode("image-to-image", **parameters, on_event=events.append)
     counts = [(event.value, event.maximum) for event in events if event.phase == "sample"]
-    assert counts[-1] == (8, 8)  # two pictures, half of eight steps each
+    assert counts[-1] == (8, 8)  # two images, half of eight steps each
 
 
 def test_inpaint_changes_the_mask_and_no_other_byte(client: ImageGenClient, apple: np.ndarray) -> None:
@@ -99,7 +99,7 @@ def test_inpaint_changes_the_mask_and_no_other_byte(client: ImageGenClient, appl
     assert np.array_equal(drawn, again)
 
 
-def test_inpaint_takes_the_mask_from_transparency_at_the_pictures_own_size(
+def test_inpaint_takes_the_mask_from_transparency_at_the_images_own_size(
     client: ImageGenClient, apple: np.ndarray
 ) -> None:
     photo = np.asarray(Image.fromarray(apple).resize((301, 203)))
@@ -117,7 +117,7 @@ def test_inpaint_without_any_mask_says_what_to_send(client: ImageGenClient, appl
         run(client, "inpaint", prompt="banana", image=png(apple))
 
 
-def test_outpaint_keeps_the_picture_to_the_byte(client: ImageGenClient, apple: np.ndarray) -> None:
+def test_outpaint_keeps_the_image_to_the_byte(client: ImageGenClient, apple: np.ndarray) -> None:
     prompt = "red apple, blue background"
     drawn = run(client, "outpaint", prompt=prompt, image=png(apple), left=40, right=24, top=0, bottom=10, feather=8)
     assert drawn.shape == (138, 192, 3)

@@ -1,4 +1,4 @@
-"""Encoded pictures as GTK shows, copies and hands them to other programs."""
+"""Encoded images as GTK shows, copies and hands them to other programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from overlay.viewmodels.file_names import save_new
 
 
 def texture(data: bytes) -> Gdk.Texture | None:
-    """The picture in ``data``; None where it cannot be decoded (a preview cut off by a dying connection)."""
+    """The image in ``data``; None where it cannot be decoded (a preview cut off by a dying connection)."""
     try:
         return Gdk.Texture.new_from_bytes(GLib.Bytes.new(data))
     except GLib.Error:
@@ -18,7 +18,7 @@ def texture(data: bytes) -> Gdk.Texture | None:
 
 
 def thumbnail(data: bytes, side: int) -> Gdk.Texture | None:
-    """The picture in ``data``, at most ``side`` pixels wide and high: a hundred full ones would fill the memory."""
+    """The image in ``data``, at most ``side`` pixels wide and high: a hundred full ones would fill the memory."""
     stream = Gio.MemoryInputStream.new_from_bytes(GLib.Bytes.new(data))
     try:
         small = GdkPixbuf.Pixbuf.new_from_stream_at_scale(stream, side, side, True, None)
@@ -43,7 +43,7 @@ def file_content(path: Path) -> Gdk.ContentProvider:
 
 
 def drag_content(data: bytes, mime: str, name: str) -> Gdk.ContentProvider:
-    """What a drag out of the window carries: the picture, and a file with a good name for who wants a file."""
+    """What a drag out of the window carries: the image, and a file with a good name for who wants a file."""
     folder = Path(GLib.get_user_cache_dir()) / "neurolux-imagegen" / "dragged"
     path = folder / name
     if not path.is_file() or path.read_bytes() != data:

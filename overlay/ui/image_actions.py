@@ -1,4 +1,4 @@
-"""What can be done with the picture that is shown: save, copy, open its folder, again, vary, reuse, delete."""
+"""What can be done with the image that is shown: save, copy, open its folder, again, vary, reuse, delete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gi.repository import Gio, GLib, Gtk
 
 from overlay.translate import _
 from overlay.ui.file_dialog import FileDialog
-from overlay.ui.pictures import clipboard_content
+from overlay.ui.images import clipboard_content
 from overlay.viewmodels.file_names import save_new
 from overlay.viewmodels.shown_job import ShownJob
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from overlay.ui.generate_window import GenerateWindow
 
 IMAGE_TO_IMAGE = "image-to-image"
-WITHOUT_PICTURE = ("again", "reuse", "delete")
+WITHOUT_IMAGE = ("again", "reuse", "delete")
 """What can be done with a job that failed or was cancelled, too."""
 
 
-def pictures_folder() -> Path:
-    """The user's folder for pictures."""
+def images_folder() -> Path:
+    """The user's folder for images."""
     folder = GLib.get_user_special_dir(GLib.UserDirectory.DIRECTORY_PICTURES)
-    return (Path(folder) if folder else Path.home() / "Pictures") / "NeuroLux"
+    return (Path(folder) if folder else Path.home() / "Images") / "NeuroLux"
 
 
-class PictureActions:
-    """The window's actions on the shown picture; all are off while there is none."""
+class ImageActions:
+    """The window's actions on the shown image; all are off while there is none."""
 
     def __init__(self, window: GenerateWindow) -> None:
         self._window = window
@@ -55,11 +55,11 @@ class PictureActions:
         here = shown is not None and shown.data is not None
         ended = here or (shown is not None and bool(shown.problem))
         for name, action in self._actions.items():
-            action.set_enabled(ended if name in WITHOUT_PICTURE else here)
-        picture = here and shown is not None and shown.is_picture
-        self._actions["copy"].set_enabled(picture)
+            action.set_enabled(ended if name in WITHOUT_IMAGE else here)
+        image = here and shown is not None and shown.is_image
+        self._actions["copy"].set_enabled(image)
         can_vary = IMAGE_TO_IMAGE in self._window.session.modes
-        self._actions["vary"].set_enabled(picture and can_vary)
+        self._actions["vary"].set_enabled(image and can_vary)
         self._window.stage.vary_button.set_visible(can_vary)
 
     def save(self) -> None:
@@ -79,7 +79,7 @@ class PictureActions:
         if shown is None or shown.data is None:
             return
         data = shown.data
-        chooser = Gtk.FileChooserNative.new(_("Save picture"), self._window, Gtk.FileChooserAction.SAVE, None, None)
+        chooser = Gtk.FileChooserNative.new(_("Save image"), self._window, Gtk.FileChooserAction.SAVE, None, None)
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
         chooser.set_current_folder(Gio.File.new_for_path(str(folder)))
@@ -92,14 +92,14 @@ class PictureActions:
         self._dialog.show(chooser, chosen)
 
     def copy(self) -> None:
-        """Put the picture on the clipboard."""
+        """Put the image on the clipboard."""
         shown = self._window.shown()
         if shown is not None and shown.data is not None:
             self._window.get_clipboard().set_content(clipboard_content(shown.data, shown.mime))
             self._window.toast(_("Copied"))
 
     def open_folder(self) -> None:
-        """Show the folder of saved pictures in the file manager."""
+        """Show the folder of saved images in the file manager."""
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
         Gtk.show_uri(self._window, GLib.filename_to_uri(str(folder)), 0)
@@ -111,7 +111,7 @@ class PictureActions:
             self._window.session.send({name: value for name, value in shown.settings.items() if name != "seed"})
 
     def vary(self) -> None:
-        """Start from this picture: the image-to-image form with the picture in it."""
+        """Start from this image: the image-to-image form with the image in it."""
         shown, session = self._window.shown(), self._window.session
         if shown is None or shown.data is None:
             return
@@ -121,7 +121,7 @@ class PictureActions:
             session.form.set("image", f"data:{shown.mime};base64,{base64.b64encode(shown.data).decode()}")
 
     def reuse(self) -> None:
-        """Put the picture's settings into the form."""
+        """Put the image's settings into the form."""
         shown, session = self._window.shown(), self._window.session
         if shown is None:
             return
@@ -132,7 +132,7 @@ class PictureActions:
             session.form.use(shown.settings, shown.model)
 
     def delete(self) -> None:
-        """Take the picture out of the history; the toast, and Ctrl+Z while it is there, takes it back."""
+        """Take the image out of the history; the toast, and Ctrl+Z while it is there, takes it back."""
         shown, session = self._window.shown(), self._window.session
         if shown is None:
             return
@@ -162,7 +162,7 @@ class PictureActions:
 
     def _folder(self) -> Path:
         remembered = self._window.session.preferences.save_folder
-        return Path(remembered) if remembered else pictures_folder()
+        return Path(remembered) if remembered else images_folder()
 
     def _write(self, folder: Path, name: str, data: bytes) -> None:
         try:

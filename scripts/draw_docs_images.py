@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draws the pictures of docs/modes, of the README and of the template browser with the starter model.
+"""Draws the images of docs/modes, of the README and of the template browser with the starter model.
 
-python scripts/draw_docs_pictures.py [--url URL]
+python scripts/draw_docs_images.py [--url URL]
 
 A service must run (`imagegen up`). Run it after the starter model was trained again, and look at what it drew.
 """
@@ -29,78 +29,78 @@ INK, PAPER = (32, 32, 32), (250, 250, 250)
 Labelled = tuple[str, Image.Image]
 
 
-def png(picture: Image.Image) -> bytes:
-    """``picture`` as a file."""
+def png(image: Image.Image) -> bytes:
+    """``image`` as a file."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
 def opened(data: bytes) -> Image.Image:
-    """The picture in a file."""
+    """The image in a file."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def row(*pictures: Labelled, gap: int = 6) -> Image.Image:
-    """Pictures side by side, aligned at their tops, each under its label; no room for labels where none has one."""
-    head = 20 if any(label for label, _ in pictures) else 0
-    width = sum(picture.width for _, picture in pictures) + gap * (len(pictures) - 1)
-    sheet = Image.new("RGB", (width, head + max(picture.height for _, picture in pictures)), PAPER)
+def row(*images: Labelled, gap: int = 6) -> Image.Image:
+    """Images side by side, aligned at their tops, each under its label; no room for labels where none has one."""
+    head = 20 if any(label for label, _ in images) else 0
+    width = sum(image.width for _, image in images) + gap * (len(images) - 1)
+    sheet = Image.new("RGB", (width, head + max(image.height for _, image in images)), PAPER)
     draw, left = ImageDraw.Draw(sheet), 0
-    for label, picture in pictures:
+    for label, image in images:
         draw.text((left, 3), label, INK, ImageFont.load_default(12))
-        sheet.paste(picture, (left, head))
-        left += picture.width + gap
+        sheet.paste(image, (left, head))
+        left += image.width + gap
     return sheet
 
 
 def column(titled: Sequence[Labelled], width: int) -> Image.Image:
-    """Pictures below each other, each under its title, made smaller where they are wider than ``width``."""
-    shown = [(title, fitted(picture, width)) for title, picture in titled]
-    sheet = Image.new("RGB", (width, sum(picture.height + 46 for _, picture in shown)), PAPER)
+    """Images below each other, each under its title, made smaller where they are wider than ``width``."""
+    shown = [(title, fitted(image, width)) for title, image in titled]
+    sheet = Image.new("RGB", (width, sum(image.height + 46 for _, image in shown)), PAPER)
     draw, top = ImageDraw.Draw(sheet), 0
-    for title, picture in shown:
+    for title, image in shown:
         draw.text((0, top + 6), title, INK, ImageFont.load_default(18))
-        sheet.paste(picture, (0, top + 30))
-        top += picture.height + 46
+        sheet.paste(image, (0, top + 30))
+        top += image.height + 46
     return sheet
 
 
-def fitted(picture: Image.Image, width: int) -> Image.Image:
-    """``picture``, no wider than ``width``."""
-    if picture.width <= width:
-        return picture
-    return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+def fitted(image: Image.Image, width: int) -> Image.Image:
+    """``image``, no wider than ``width``."""
+    if image.width <= width:
+        return image
+    return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
 
 
-def inset(picture: Image.Image, small: Image.Image) -> Image.Image:
-    """A thumbnail of ``picture`` with ``small``, what it was made from, in its corner."""
-    thumbnail = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+def inset(image: Image.Image, small: Image.Image) -> Image.Image:
+    """A thumbnail of ``image`` with ``small``, what it was made from, in its corner."""
+    thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     framed = small.resize((round(small.width * 64 / small.height), 64), Image.Resampling.LANCZOS)
     framed = ImageOps.expand(ImageOps.expand(framed, 3, "white"), 1, "grey")
     thumbnail.paste(framed, (6, THUMBNAIL - framed.height - 6))
     return thumbnail
 
 
-def tiled(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:
-    """A thumbnail of ``pictures`` in rows, its width THUMBNAIL."""
+def tiled(images: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:
+    """A thumbnail of ``images`` in rows, its width THUMBNAIL."""
     side = (THUMBNAIL - gap * (columns - 1)) // columns
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (THUMBNAIL, rows * (side + gap) - gap), "white")
-    for number, picture in enumerate(pictures):
-        small = picture.resize((side, side), Image.Resampling.LANCZOS)
+    for number, image in enumerate(images):
+        small = image.resize((side, side), Image.Resampling.LANCZOS)
         sheet.paste(small, (number % columns * (side + gap), number // columns * (side + gap)))
     return sheet
 
 
 def stripes(side: int, band: int, margin: int) -> Image.Image:
     """A zorb: a made-up thing that no model knows."""
-    picture = Image.new("RGB", (side, side), "white")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
     for number, top in enumerate(range(margin, side - margin, band)):
         colour = (255, 140, 0) if number % 2 == 0 else (230, 0, 190)
         draw.rectangle((margin, top, side - margin - 1, min(top + band, side - margin) - 1), colour)
-    return picture
+    return image
 
 
 class Artist:
@@ -113,8 +113,8 @@ class Artist:
         self.overview: dict[str, Image.Image] = {}
 
     def draw(self, prompt: str, seed: int = 1) -> Image.Image:
-        """A picture of ``prompt``."""
-        return self.pictures("text-to-image", prompt=prompt, seed=seed)[0]
+        """An image of ``prompt``."""
+        return self.images("text-to-image", prompt=prompt, seed=seed)[0]
 
     def files(self, mode: str, **values: Any) -> list[tuple[str, bytes]]:
         """What a mode returns: the name of each result and its bytes."""
@@ -122,12 +122,12 @@ class Artist:
         names = [file.result for file in answer.files]
         return list(zip(names, self.client.images(answer), strict=True))
 
-    def pictures(self, mode: str, **values: Any) -> list[Image.Image]:
-        """The pictures that a mode returns."""
+    def images(self, mode: str, **values: Any) -> list[Image.Image]:
+        """The images that a mode returns."""
         return [opened(data) for _, data in self.files(mode, **values)]
 
     def page(self, mode: str, sheet: Image.Image, thumbnail: Image.Image) -> None:
-        """Keep the picture of a mode's page and of its template."""
+        """Keep the image of a mode's page and of its template."""
         sheet.save(PAGES / f"{mode}.jpg", quality=90)
         thumbnail.convert("RGB").save(TEMPLATES / f"{mode}.jpg", quality=85)
         self.overview[mode] = sheet
@@ -139,19 +139,19 @@ class Artist:
         tiled([self.draw(prompt) for prompt in prompts], 2).save(TEMPLATES / "text-to-image.jpg", quality=85)
 
     def image_to_image(self) -> None:
-        drawn = [("picture", self.apple)]
+        drawn = [("image", self.apple)]
         for strength in (0.3, 0.6, 0.9):
             values = {"prompt": "orange pumpkin, green background", "image": png(self.apple), "seed": 1}
-            drawn.append((f"strength {strength}", self.pictures("image-to-image", strength=strength, **values)[0]))
+            drawn.append((f"strength {strength}", self.images("image-to-image", strength=strength, **values)[0]))
         self.page("image-to-image", row(*drawn), inset(drawn[-1][1], self.apple))
 
     def inpaint(self) -> None:
         mask = Image.new("L", self.apple.size)
         ImageDraw.Draw(mask).rectangle((16, 30, 112, 112), 255)
-        drawn = [("picture", self.apple), ("mask", mask.convert("RGB"))]
+        drawn = [("image", self.apple), ("mask", mask.convert("RGB"))]
         for prompt in ("grinning face", "laughing face"):
             values = {"prompt": f"{prompt}, blue background", "image": png(self.apple), "mask": png(mask), "seed": 1}
-            drawn.append((f'"{prompt}"', self.pictures("inpaint", **values)[0]))
+            drawn.append((f'"{prompt}"', self.images("inpaint", **values)[0]))
         self.page("inpaint", row(*drawn), inset(drawn[-2][1], self.apple))
 
     def outpaint(self) -> None:
@@ -159,42 +159,42 @@ class Artist:
         drawn = [("half house", half)]
         for seed in (2, 3):
             values = {"prompt": "house, blue background", "image": png(half), "left": 64, "right": 0, "seed": seed}
-            drawn.append((f"left 64, seed {seed}", self.pictures("outpaint", **values)[0]))
+            drawn.append((f"left 64, seed {seed}", self.images("outpaint", **values)[0]))
         values = {"prompt": "blue background", "image": png(self.apple), "left": 64, "right": 64, "seed": 3}
-        wider = self.pictures("outpaint", **values)[0]
-        sheet = row(*drawn, ("picture", self.apple), ('"blue background", left 64, right 64', wider))
+        wider = self.images("outpaint", **values)[0]
+        sheet = row(*drawn, ("image", self.apple), ('"blue background", left 64, right 64', wider))
         self.page("outpaint", sheet, inset(drawn[1][1], half))
 
     def batch(self) -> None:
         prompts = "red apple, blue background\nyellow star, purple background\ngreen circle"
-        drawn = self.pictures("batch", prompts=prompts, seeds="1-2")
-        self.page("batch", row(*(("", picture) for picture in drawn)), tiled([*drawn[::2], *drawn[1::2]], 3))
+        drawn = self.images("batch", prompts=prompts, seeds="1-2")
+        self.page("batch", row(*(("", image) for image in drawn)), tiled([*drawn[::2], *drawn[1::2]], 3))
 
     def grid(self) -> None:
         values = {"prompt": "red apple, blue background", "seed": 1, "x_setting": "prompt"}
         values |= {"x_values": "red, yellow, green", "y_setting": "num_inference_steps"}
-        sheet = self.pictures("grid", y_values="1, 2, 8, 51", **values)[0]
-        plain = self.pictures("grid", y_values="1, 2, 8", **values)[0]
+        sheet = self.images("grid", y_values="1, 2, 8, 51", **values)[0]
+        plain = self.images("grid", y_values="1, 2, 8", **values)[0]
         self.page("grid", sheet, fitted(plain, THUMBNAIL))
 
     def upscale(self) -> None:
         values = {"prompt": "red apple, blue background", "image": png(self.apple), "seed": 1}
-        refined = self.pictures("upscale", strength=0.3, **values)[0]
+        refined = self.images("upscale", strength=0.3, **values)[0]
         plain = self.apple.resize(refined.size, Image.Resampling.LANCZOS)
-        sheet = row(("picture", self.apple), ("twice as large, Lanczos", plain), ("upscale, strength 0.3", refined))
+        sheet = row(("image", self.apple), ("twice as large, Lanczos", plain), ("upscale, strength 0.3", refined))
         self.page("upscale", sheet, inset(refined, self.apple))
 
     def train_lora(self) -> None:
         archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as pictures:
+        with zipfile.ZipFile(archive, "w") as images:
             for number, (band, margin) in enumerate(((12, 22), (11, 20), (13, 24), (12, 16))):
-                pictures.writestr(f"{number}.png", png(stripes(128, band, margin)))
-        values = {"pictures": archive.getvalue(), "name": self.lora_name, "trigger": "zorb", "steps": 50, "rank": 8}
+                images.writestr(f"{number}.png", png(stripes(128, band, margin)))
+        values = {"images": archive.getvalue(), "name": self.lora_name, "trigger": "zorb", "steps": 50, "rank": 8}
         trained = dict(self.files("train-lora", batch=4, seed=3, **values))
         (PAGES / "train-lora-loss.png").write_bytes(trained["loss_curve"])
         shown = stripes(128, 12, 22)
         before, after = (opened(trained[name]) for name in ("before", "samples"))
-        large = [picture.resize((256, 256), Image.Resampling.LANCZOS) for picture in (shown, before, after)]
+        large = [image.resize((256, 256), Image.Resampling.LANCZOS) for image in (shown, before, after)]
         sheet = row(*zip(("learned from", "before", "after"), large, strict=True), gap=16)
         self.page("train-lora", sheet, inset(after, shown))
 
@@ -202,11 +202,11 @@ class Artist:
         drawn = []
         values = {"prompt": "zorb, blue background", "lora": f"{self.lora_name}.safetensors", "seed": 1}
         for strength in (0, 0.25, 0.5, 0.75, 1):
-            drawn.append((f"lora_strength {strength}", self.pictures("lora", lora_strength=strength, **values)[0]))
+            drawn.append((f"lora_strength {strength}", self.images("lora", lora_strength=strength, **values)[0]))
         self.page("lora", row(*drawn), drawn[-1][1].resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
     def draw_all(self) -> None:
-        """Every picture, one mode after the other, and last the one that shows them all."""
+        """Every image, one mode after the other, and last the one that shows them all."""
         self.text_to_image()
         self.image_to_image()
         self.inpaint()
@@ -216,7 +216,7 @@ class Artist:
         self.outpaint()
         self.batch()
         self.grid()
-        # These need weights that are not here; the pictures show what guides them.
+        # These need weights that are not here; the images show what guides them.
         guides = [Image.open(PAGES / f"controlnet-{name}.png").convert("RGB") for name in ("canny", "pose")]
         self.overview["controlnet-canny, controlnet-pose: what guides them"] = row(*(("", guide) for guide in guides))
         titled = list(self.overview.items())
@@ -231,7 +231,7 @@ class Artist:
 
 def main() -> None:
     """Parse the arguments and draw."""
-    parser = argparse.ArgumentParser(description="Draw the pictures of the docs with the starter model.")
+    parser = argparse.ArgumentParser(description="Draw the images of the docs with the starter model.")
     parser.add_argument("--url", default=DEFAULT_URL)
     with ImageGenClient(parser.parse_args().url) as client:
         client.wait_ready(60)
