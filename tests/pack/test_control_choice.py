@@ -18,10 +18,10 @@ pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 CUSTOM_NODES = Path(__file__).parents[2] / "custom_nodes"
 FETCH = """
 import json, sys
-from neurolux.control_catalog import read_helper_catalog
+from neurolux.catalog.auxiliary import read_helper_catalog
 from neurolux.errors import NeuroLuxError
-from neurolux.pipelines.helper_files import fetch, helper_status
-from neurolux.pipelines.load_progress import LoadReporter
+from neurolux.weights.auxiliary import fetch, helper_status
+from neurolux.weights.progress import LoadReporter
 
 seen, result = [], {}
 

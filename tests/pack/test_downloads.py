@@ -22,10 +22,10 @@ CUSTOM_NODES = Path(__file__).parents[2] / "custom_nodes"
 FETCH = """
 import json, sys
 from dataclasses import replace
-from neurolux.catalog import read_catalog
+from neurolux.catalog.models import read_catalog
 from neurolux.errors import NeuroLuxError
-from neurolux.pipelines import sources
-from neurolux.pipelines.load_progress import LoadReporter
+from neurolux.weights import sources
+from neurolux.weights.progress import LoadReporter
 
 model = read_catalog().get(sys.argv[1])
 progress, result = [], {}
