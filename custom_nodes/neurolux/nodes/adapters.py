@@ -18,15 +18,11 @@ from ..library.controlnets import AUTO, controlnet_key, controlnet_names, find_c
 from ..loading.registry import PipelineHandle
 from ..stages.node_progress import NodeReporter
 from .inputs import pipeline_input
-from .sockets import CATEGORY, PipelineType
+from .outputs import pipeline_output
+from .sockets import CATEGORY
 
 ADAPTERS = f"{CATEGORY}/adapters"
 PIPELINE_TOOLTIP = "The loaded model, or one that something was applied to already."
-
-
-def pipeline_output(tooltip: str) -> io.Custom.Output:
-    """The pipeline socket."""
-    return PipelineType.Output("applied", display_name="pipeline", tooltip=tooltip)
 
 
 def share_input(name: str, default: float, tooltip: str, *, most: float = 1.0, step: float = 0.01) -> io.Float.Input:
@@ -35,8 +31,6 @@ def share_input(name: str, default: float, tooltip: str, *, most: float = 1.0, s
 
 
 class ApplyLora(io.ComfyNode):
-    """Apply LoRA."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -105,8 +99,6 @@ class ApplyLora(io.ComfyNode):
 
 
 class ApplyLoras(io.ComfyNode):
-    """Apply LoRAs."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -154,8 +146,6 @@ def with_loras(pipeline: PipelineHandle, wanted: Sequence[tuple[str, float, floa
 
 
 class ApplyControlNet(io.ComfyNode):
-    """Apply ControlNet."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

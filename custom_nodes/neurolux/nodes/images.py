@@ -22,8 +22,8 @@ from ..library.known_models import known_models
 from ..loading.registry import PipelineHandle
 from ..stages.node_progress import NodeReporter
 from .inputs import batch_input, pipeline_input, size_inputs
+from .outputs import stage_warnings_ui
 from .sockets import CATEGORY
-from .stages import warnings_ui
 
 IMAGES = f"{CATEGORY}/images"
 MOST_FEATHER = 1024
@@ -70,12 +70,10 @@ def encoded(
     loaded = pipeline.loaded(NodeReporter())
     latent = encode_images(loaded, image, mask, frame, batch_size)
     told = frame.told()
-    return io.NodeOutput(latent, ui=warnings_ui(loaded, [told] if told else []))
+    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [told] if told else []))
 
 
 class EncodeImage(io.ComfyNode):
-    """Encode Image."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -115,8 +113,6 @@ class EncodeImage(io.ComfyNode):
 
 
 class ImageToEdit(io.ComfyNode):
-    """Image to Edit."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -153,8 +149,6 @@ class ImageToEdit(io.ComfyNode):
 
 
 class PrepareMask(io.ComfyNode):
-    """Prepare Mask."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -185,8 +179,6 @@ class PrepareMask(io.ComfyNode):
 
 
 class ExtendImage(io.ComfyNode):
-    """Extend Image."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         def side(name: str) -> io.Int.Input:
@@ -219,8 +211,6 @@ class ExtendImage(io.ComfyNode):
 
 
 class PutBack(io.ComfyNode):
-    """Put Back."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -15,7 +15,8 @@ from ..loading.working_memory import with_memory_errors
 from ..planning.planner import OFFLOAD_CHOICES, PRECISION_CHOICES
 from ..stages.node_progress import NodeReporter
 from .inputs import pipeline_input
-from .sockets import CATEGORY, PipelineType
+from .outputs import pipeline_output
+from .sockets import CATEGORY
 
 LOADERS = f"{CATEGORY}/loaders"
 REMEDY = "Choose a leaner offload (model or sequential) on the loader."
@@ -80,9 +81,9 @@ def compile_input() -> io.Boolean.Input:
     return switch
 
 
-def pipeline_output() -> io.Custom.Output:
-    """The pipeline socket."""
-    return PipelineType.Output("pipeline", display_name="pipeline", tooltip="The loaded model, for every later stage.")
+def loaded_output() -> io.Custom.Output:
+    """The loader's only output."""
+    return pipeline_output("The loaded model, for every later stage.", "pipeline")
 
 
 def load(
@@ -115,8 +116,6 @@ class ModelLoader(io.ComfyNode):
 
 
 class LoadModel(ModelLoader):
-    """Load Model."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -140,7 +139,7 @@ class LoadModel(ModelLoader):
                 ),
                 compile_input(),
             ],
-            outputs=[pipeline_output()],
+            outputs=[loaded_output()],
         )
 
     @classmethod
@@ -149,8 +148,6 @@ class LoadModel(ModelLoader):
 
 
 class LoadFlux(ModelLoader):
-    """Load Flux."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -159,7 +156,7 @@ class LoadFlux(ModelLoader):
             category=LOADERS,
             description="Loads a FLUX model: flux-schnell (four steps), flux-dev (guidance), or your own folder.",
             inputs=[model_input("flux"), precision_input(), offload_input(), compile_input()],
-            outputs=[pipeline_output()],
+            outputs=[loaded_output()],
         )
 
     @classmethod
@@ -168,8 +165,6 @@ class LoadFlux(ModelLoader):
 
 
 class LoadSDXLLightning(ModelLoader):
-    """Load SDXL-Lightning."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -189,7 +184,7 @@ class LoadSDXLLightning(ModelLoader):
                 offload_input(),
                 compile_input(),
             ],
-            outputs=[pipeline_output()],
+            outputs=[loaded_output()],
         )
 
     @classmethod
@@ -200,8 +195,6 @@ class LoadSDXLLightning(ModelLoader):
 
 
 class WarmUp(io.ComfyNode):
-    """Load Only."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -15,7 +15,7 @@ from ..loading.registry import load_handle
 from ..stages.node_progress import NodeReporter
 from ..weights.file_kinds import NAMES, FileKind, identify
 from ..weights.headers import read_header
-from .load import LOADERS, compile_input, offload_input, pipeline_output, precision_input
+from .load import LOADERS, compile_input, loaded_output, offload_input, precision_input
 
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
 FAMILIES: tuple[Family, ...] = ("flux", "sdxl")
@@ -69,8 +69,6 @@ def chosen_model(model_file: str, text_encoder: str, text_encoder_2: str, vae: s
 
 
 class LoadModelFiles(io.ComfyNode):
-    """Load Model Files."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         shelf = comfy_shelf()
@@ -114,7 +112,7 @@ class LoadModelFiles(io.ComfyNode):
                 offload_input(),
                 compile_input(),
             ],
-            outputs=[pipeline_output()],
+            outputs=[loaded_output()],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Many images in one run: Draw Batch (prompts and seeds) and Draw Grid (one prompt, two settings varied)."""
+"""Many images in one run: Generate Batch (prompts and seeds) and Generate Grid (one prompt, two settings varied)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..stages.many_values import (
     whole_numbers,
 )
 from .inputs import guidance_input, pipeline_input, seed_input, size_inputs, steps_input
+from .outputs import warnings_ui
 from .sockets import CATEGORY
-from .stages import told_ui
 
 CAPTIONS_TOOLTIP = "Prompt and settings of each image, for the files: link it to Result's caption."
 
@@ -39,14 +39,12 @@ def drawing_inputs() -> list[io.Input]:
     ]
 
 
-class DrawBatch(io.ComfyNode):
-    """Draw Batch."""
-
+class GenerateBatch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="NeuroLuxDrawBatch",
-            display_name="Draw Batch",
+            node_id="NeuroLuxGenerateBatch",
+            display_name="Generate Batch",
             category=CATEGORY,
             description=(
                 "Draws many prompts, many seeds, or both. An image that fails is left out with a warning; the others "
@@ -104,12 +102,10 @@ class DrawBatch(io.ComfyNode):
         ]  # fmt: skip
         gallery = draw_all(pipeline, shots)
         images, captions = [drawn.image for drawn in gallery.drawn], [drawn.caption for drawn in gallery.drawn]
-        return io.NodeOutput(images, captions, ui=told_ui(gallery.warnings))
+        return io.NodeOutput(images, captions, ui=warnings_ui(gallery.warnings))
 
 
-class DrawGrid(io.ComfyNode):
-    """Draw Grid."""
-
+class GenerateGrid(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         settings = [*SETTINGS, NOT_USED]
@@ -118,8 +114,8 @@ class DrawGrid(io.ComfyNode):
             "num_inference_steps: also ranges such as 1-4. size: such as 768 or 1024x768."
         )
         return io.Schema(
-            node_id="NeuroLuxDrawGrid",
-            display_name="Draw Grid",
+            node_id="NeuroLuxGenerateGrid",
+            display_name="Generate Grid",
             category=CATEGORY,
             description=(
                 "Draws one prompt over a matrix of two settings, and a labelled contact sheet. An image that fails "
@@ -177,4 +173,4 @@ class DrawGrid(io.ComfyNode):
         gallery = draw_all(pipeline, shots_of(grid, base, pipeline.model))
         sheet = to_images(sheet_of(grid, gallery, title_of(grid, base, pipeline.model.name)))
         images, captions = [drawn.image for drawn in gallery.drawn], [drawn.caption for drawn in gallery.drawn]
-        return io.NodeOutput(sheet, images, captions, ui=told_ui(gallery.warnings))
+        return io.NodeOutput(sheet, images, captions, ui=warnings_ui(gallery.warnings))

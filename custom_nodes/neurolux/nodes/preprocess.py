@@ -62,8 +62,6 @@ def threshold_input(name: str, default: int, tooltip: str) -> io.Int.Input:
 
 
 class CannyEdges(io.ComfyNode):
-    """Canny Edges."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -99,8 +97,6 @@ class CannyEdges(io.ComfyNode):
 
 
 class DepthMap(io.ComfyNode):
-    """Depth Map."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -121,8 +117,6 @@ class DepthMap(io.ComfyNode):
 
 
 class PoseSkeleton(io.ComfyNode):
-    """Pose Skeleton."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -1,38 +1,36 @@
-"""The stages of making an image: Encode Prompt, Sample, Decode."""
+"""The stages of making an image: Encode Prompt, Empty Latent, Sample, Decode."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..loading.registry import LoadedPipeline, PipelineHandle
+from ..loading.registry import PipelineHandle
 from ..stages.decode import decode
 from ..stages.encode import encode
+from ..stages.latent import empty_latent
 from ..stages.node_progress import NodeReporter
 from ..stages.prompt_check import prompt_warnings
 from ..stages.sample import sample
-from .inputs import ReadsNegative, guidance_input, negative_input, pipeline_input, seed_input, steps_input
+from .inputs import (
+    ReadsNegative,
+    batch_input,
+    guidance_input,
+    negative_input,
+    pipeline_input,
+    seed_input,
+    size_inputs,
+    steps_input,
+)
+from .outputs import stage_warnings_ui
 from .sockets import CATEGORY
 
 _log = logging.getLogger(__name__)
 
 
-def warnings_ui(loaded: LoadedPipeline, warnings: Sequence[str] = ()) -> dict[str, list[str]] | None:
-    """``warnings``, and those of the stage that just ran, for the job's answer and as text on the node."""
-    return told_ui([*warnings, *loaded.take_warnings()])
-
-
-def told_ui(warnings: list[str]) -> dict[str, list[str]] | None:
-    """``warnings`` for the job's answer and as text on the node, where there are any."""
-    return {"warnings": warnings, "text": warnings} if warnings else None
-
-
 class EncodePrompt(io.ComfyNode):
-    """Encode Prompt."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -59,12 +57,31 @@ class EncodePrompt(io.ComfyNode):
         warnings = prompt_warnings(loaded, text)
         for warning in warnings:
             _log.warning("NeuroLux: %s", warning)
-        return io.NodeOutput(encode(loaded, text), ui=warnings_ui(loaded, warnings))
+        return io.NodeOutput(encode(loaded, text), ui=stage_warnings_ui(loaded, warnings))
+
+
+class EmptyLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxEmptyLatent",
+            display_name="Empty Latent",
+            category=CATEGORY,
+            description="An empty image to draw on. Like Empty Latent Image, but it knows what the model likes.",
+            inputs=[
+                pipeline_input(),
+                *size_inputs(),
+                batch_input("How many images."),
+            ],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="Zeros of that size.")],
+        )
+
+    @classmethod
+    def execute(cls, pipeline: PipelineHandle, width: int, height: int, batch_size: int) -> io.NodeOutput:
+        return io.NodeOutput({"samples": empty_latent(pipeline.model, width, height, batch_size)})
 
 
 class Sample(ReadsNegative):
-    """Sample."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -111,12 +128,10 @@ class Sample(ReadsNegative):
     ) -> io.NodeOutput:
         loaded = pipeline.loaded(NodeReporter())
         samples = sample(loaded, pipeline.spec, positive, negative, latent, seed, steps, guidance, strength)
-        return io.NodeOutput({"samples": samples}, ui=warnings_ui(loaded))
+        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded))
 
 
 class Decode(io.ComfyNode):
-    """Decode."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -131,4 +146,4 @@ class Decode(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle, latent: dict[str, Any]) -> io.NodeOutput:
         loaded = pipeline.loaded(NodeReporter())
-        return io.NodeOutput(decode(loaded, latent["samples"]), ui=warnings_ui(loaded))
+        return io.NodeOutput(decode(loaded, latent["samples"]), ui=stage_warnings_ui(loaded))

@@ -38,8 +38,8 @@ from ..training.settings import (
     check_settings,
 )
 from .inputs import pipeline_input, seed_input, side_input
-from .sockets import CATEGORY, AnyComboOutput, FileType, PipelineType
-from .stages import warnings_ui
+from .outputs import pipeline_output, stage_warnings_ui
+from .sockets import CATEGORY, AnyComboOutput, FileType
 
 TRAINING = f"{CATEGORY}/training"
 CHECKPOINTS = ("neurolux", "training")
@@ -69,8 +69,6 @@ def temp_folder() -> str:
 
 
 class TrainingImages(io.ComfyNode):
-    """Training Images."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -109,8 +107,6 @@ class TrainingImages(io.ComfyNode):
 
 
 class TrainLora(io.ComfyNode):
-    """Train LoRA."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -180,7 +176,7 @@ class TrainLora(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PipelineType.Output("trained", display_name="pipeline", tooltip="The pipeline with the new LoRA."),
+                pipeline_output("The pipeline with the new LoRA.", "trained"),
                 AnyComboOutput("lora", display_name="lora", tooltip="The LoRA's name in models/loras."),
                 FileType.Output("file", display_name="file", tooltip="The LoRA's file, for File Result."),
                 io.Image.Output("loss_curve", display_name="loss curve", tooltip="The loss of every step."),
@@ -228,7 +224,7 @@ class TrainLora(io.ComfyNode):
         after, before = draw_both(pipeline, images, settings, trained.path, sample_prompt, samples, progress)
         curve = as_image(np.asarray(draw_loss_curve(trained.losses, title)))
         handle = with_trained(pipeline, trained.path)
-        ui = warnings_ui(pipeline.loaded(), trained.warnings) or {}
+        ui = stage_warnings_ui(pipeline.loaded(), trained.warnings) or {}
         said = [f"{trained.path.name}: {settings.steps} steps, loss {trained.losses[-1]:.4f}"]
         return io.NodeOutput(
             handle,

@@ -20,16 +20,14 @@ from .inputs import (
     side_input,
     steps_input,
 )
+from .outputs import stage_warnings_ui
 from .sockets import CATEGORY
-from .stages import warnings_ui
 
 UPSCALE = f"{CATEGORY}/upscale"
 MOST = 8.0
 
 
 class UpscaleImage(io.ComfyNode):
-    """Upscale Image."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -72,8 +70,6 @@ class UpscaleImage(io.ComfyNode):
 
 
 class RefineInTiles(ReadsNegative):
-    """Refine in Tiles."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -125,4 +121,4 @@ class RefineInTiles(ReadsNegative):
         loaded = pipeline.loaded(NodeReporter())
         request = RefineRequest(strength, seed, steps, guidance, tile, overlap)
         made = refine(loaded, pipeline.spec, image, positive, negative, request)
-        return io.NodeOutput(made, ui=warnings_ui(loaded))
+        return io.NodeOutput(made, ui=stage_warnings_ui(loaded))

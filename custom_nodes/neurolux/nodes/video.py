@@ -1,22 +1,16 @@
-"""Nodes that make a video: Apply Motion, Sample Video, and what a request gets of it."""
+"""Nodes that make the frames of a video: Apply Motion and Sample Video. Video Result saves them."""
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import folder_paths
-import torch
 from comfy_api.latest import io
 
-from ..errors import InvalidParameter
 from ..library.motions import AUTO, find_motion, motion_key, motion_names
 from ..loading.registry import PipelineHandle
 from ..stages.node_progress import NodeReporter
 from ..stages.video import sample_video
-from .adapters import pipeline_output
 from .inputs import (
     NOT_LINKED,
     ReadsNegative,
@@ -26,18 +20,14 @@ from .inputs import (
     seed_input,
     steps_input,
 )
-from .result import metadata_of, to_images
+from .outputs import pipeline_output, stage_warnings_ui
 from .sockets import CATEGORY
-from .stages import warnings_ui
 
 VIDEO = f"{CATEGORY}/video"
 MOST_FRAMES = 128
-FORMATS = ("mp4", "webp", "mp4 and webp")
 
 
 class ApplyMotion(io.ComfyNode):
-    """Apply Motion."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -75,8 +65,6 @@ class ApplyMotion(io.ComfyNode):
 
 
 class SampleVideo(ReadsNegative):
-    """Sample Video."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -128,64 +116,4 @@ class SampleVideo(ReadsNegative):
         samples = sample_video(
             loaded, pipeline.spec, pipeline.motion, positive, negative, latent, frames, seed, steps, guidance
         )
-        return io.NodeOutput({"samples": samples}, ui=warnings_ui(loaded))
-
-
-class VideoResult(io.ComfyNode):
-    """Video Result."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="NeuroLuxVideoResult",
-            display_name="Video Result",
-            category=VIDEO,
-            description="What a request to this graph gets back: the images as one video. Saves it with the graph.",
-            inputs=[
-                io.Image.Input("images", tooltip="The frames, in order."),
-                io.String.Input("name", default="video", tooltip="The result's name in the response."),
-                io.Float.Input(
-                    "fps", default=8.0, min=1.0, max=120.0, step=0.5, tooltip="Frames a second. AnimateDiff: 8."
-                ),
-                io.Combo.Input(
-                    "video_format",
-                    options=list(FORMATS),
-                    default=FORMATS[0],
-                    tooltip="mp4 (H.264) plays everywhere; webp is an animated image that a web page shows as such.",
-                ),
-                io.Int.Input("quality", default=90, min=1, max=100, tooltip="100 is best, and largest."),
-                io.String.Input("filename_prefix", default="NeuroLux", tooltip="Start of the file's name."),
-            ],
-            is_output_node=True,
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, **_: object) -> str:
-        """Never cached: every job has a file of its own."""
-        return uuid.uuid4().hex
-
-    @classmethod
-    def execute(
-        cls, images: torch.Tensor, name: str, fps: float, video_format: str, quality: int, filename_prefix: str
-    ) -> io.NodeOutput:
-        from ..images.video_file import write_mp4, write_webp
-
-        if video_format not in FORMATS:
-            raise InvalidParameter(
-                "video_format", f"video_format {video_format!r} is not known; use {', '.join(FORMATS)}"
-            )
-        folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), images.shape[2], images.shape[1]
-        )
-        metadata = metadata_of(cls.hidden)
-        frames, saved = to_images(images), []
-        for suffix in video_format.split(" and "):
-            file = f"{stem}_{counter:05}_.{suffix}"
-            path = Path(folder) / file
-            if suffix == "mp4":
-                graphs = {"prompt": metadata.prompt, **metadata.extra} if metadata.prompt is not None else {}
-                write_mp4(frames, path, fps, quality, graphs)
-            else:
-                write_webp(frames, path, fps, quality, metadata.exif())
-            saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
-        return io.NodeOutput(ui={"images": saved, "animated": (True,)})
+        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded))

@@ -29,12 +29,12 @@ def add_plan_route(routes: web.RouteTableDef) -> None:
     @routes.get(PLAN_PATH)
     async def plan(request: web.Request) -> web.Response:
         try:
-            return web.json_response(await asyncio.to_thread(answer, dict(request.query)))
+            return web.json_response(await asyncio.to_thread(plan_answer, dict(request.query)))
         except NeuroLuxError as error:
-            return web.json_response({"error": described(error)}, status=STATUS.get(type(error), 503))
+            return web.json_response({"error": error_document(error)}, status=STATUS.get(type(error), 503))
 
 
-def answer(values: dict[str, str]) -> dict[str, Any]:
+def plan_answer(values: dict[str, str]) -> dict[str, Any]:
     """The plan as JSON. Raises ModelNotFound, InvalidParameter, or WeightsMissing for files that cannot be read."""
     catalog = known_models()
     name = values.pop("model", "") or catalog.default
@@ -55,7 +55,7 @@ def answer(values: dict[str, str]) -> dict[str, Any]:
     return describe(model, *plan_for(model, shapes, query, here, force_upcast_vae=upcast))
 
 
-def described(error: NeuroLuxError) -> dict[str, Any]:
+def error_document(error: NeuroLuxError) -> dict[str, Any]:
     """An error for the wire."""
     document: dict[str, Any] = {"code": CODES.get(type(error), "weights_missing"), "message": str(error)}
     if isinstance(error, InvalidParameter):
