@@ -1,4 +1,4 @@
-"""The nodes, thin: each is a schema and one call into the other rooms."""
+"""The nodes. Thin: each is a schema and one call into the other rooms."""
 
 from __future__ import annotations
 

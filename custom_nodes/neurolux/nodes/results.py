@@ -26,7 +26,7 @@ FILE_SUFFIXES = (".safetensors", ".json", ".txt", ".zip", ".png", ".jpg", ".webp
 
 
 class ResultNode(io.ComfyNode):
-    """What the result nodes have in common."""
+    """What result nodes have in common."""
 
     @classmethod
     def fingerprint_inputs(cls, **_: object) -> str:
@@ -44,20 +44,18 @@ class Result(ResultNode):
             node_id="NeuroLuxResult",
             display_name="Result",
             category=CATEGORY,
-            description="What a request to this graph gets back. Saves the images with the graph that made them.",
+            description="The result of a request to this graph. Saves the images with the graph that made them.",
             inputs=[
-                io.Image.Input("images", tooltip="The images."),
-                io.String.Input("name", default="images", tooltip="The result's name in the response."),
-                io.Combo.Input(
-                    "output_format", options=list(SUFFIXES), default="png", tooltip="png keeps every pixel as it is."
-                ),
-                io.Int.Input("quality", default=90, min=1, max=100, tooltip="Of jpeg and webp. 100 is best."),
-                io.String.Input("filename_prefix", default="NeuroLux", tooltip="Start of the files' names."),
+                io.Image.Input("images", tooltip="The images to save and return."),
+                io.String.Input("name", default="images", tooltip="Name of the result in the response."),
+                io.Combo.Input("output_format", options=list(SUFFIXES), default="png", tooltip="png is lossless."),
+                io.Int.Input("quality", default=90, min=1, max=100, tooltip="Quality of jpeg and webp. 100 is best."),
+                io.String.Input("filename_prefix", default="NeuroLux", tooltip="Start of the file names."),
                 io.String.Input(
                     "caption",
                     optional=True,
                     force_input=True,
-                    tooltip="Prompt and settings, to be written into the file. A list goes with a list of images.",
+                    tooltip="Prompt and settings to write into the file. For a list of images, a list of captions.",
                 ),
             ],
             is_output_node=True,
@@ -96,21 +94,28 @@ class VideoResult(ResultNode):
             node_id="NeuroLuxVideoResult",
             display_name="Video Result",
             category=VIDEO,
-            description="What a request to this graph gets back: the images as one video. Saves it with the graph.",
+            description="The result of a request to this graph: the images as one video, saved with the graph.",
             inputs=[
                 io.Image.Input("images", tooltip="The frames, in order."),
-                io.String.Input("name", default="video", tooltip="The result's name in the response."),
+                io.String.Input("name", default="video", tooltip="Name of the result in the response."),
                 io.Float.Input(
-                    "fps", default=8.0, min=1.0, max=120.0, step=0.5, tooltip="Frames a second. AnimateDiff: 8."
+                    "fps",
+                    default=8.0,
+                    min=1.0,
+                    max=120.0,
+                    step=0.5,
+                    tooltip="Frames per second. AnimateDiff is made for 8.",
                 ),
                 io.Combo.Input(
                     "video_format",
                     options=list(VIDEO_FORMATS),
                     default=VIDEO_FORMATS[0],
-                    tooltip="mp4 (H.264) plays everywhere; webp is an animated image that a web page shows as such.",
+                    tooltip="mp4 (H.264) plays everywhere. webp is an animated image for web pages.",
                 ),
-                io.Int.Input("quality", default=90, min=1, max=100, tooltip="100 is best, and largest."),
-                io.String.Input("filename_prefix", default="NeuroLux", tooltip="Start of the file's name."),
+                io.Int.Input(
+                    "quality", default=90, min=1, max=100, tooltip="100 is the best quality and the largest file."
+                ),
+                io.String.Input("filename_prefix", default="NeuroLux", tooltip="Start of the file name."),
             ],
             is_output_node=True,
         )
@@ -149,14 +154,14 @@ class FileResult(ResultNode):
             node_id="NeuroLuxFileResult",
             display_name="File Result",
             category=CATEGORY,
-            description="A file that a request to this graph gets back, such as a trained LoRA.",
+            description="The result of a request to this graph: a file that is not an image, such as a trained LoRA.",
             inputs=[
-                FileType.Input("file", tooltip="The file."),
-                io.String.Input("name", default="file", tooltip="The result's name in the response."),
+                FileType.Input("file", tooltip="The file to return."),
+                io.String.Input("name", default="file", tooltip="Name of the result in the response."),
                 io.String.Input(
                     "filename_prefix",
                     default="",
-                    tooltip="Start of the name in the output folder. Empty: the file's own name.",
+                    tooltip="Start of the file name in the output folder. Empty: the file's own name.",
                 ),
             ],
             is_output_node=True,
@@ -174,7 +179,7 @@ class FileResult(ResultNode):
             link_or_copy(file, copy)
         except FileNotFoundError as error:
             raise InvalidParameter(
-                name, f"{name}: {file} is not there any more; change a value of the node that made it and queue again"
+                name, f"{name}: {file} no longer exists; change a setting of the node that made it and queue again"
             ) from error
         saved = {"filename": copy.name, "subfolder": subfolder, "type": "output"}
         return io.NodeOutput(ui={"images": [saved], "text": [copy.name]})
@@ -191,14 +196,14 @@ def as_posted(prompt: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def metadata_of(hidden: io.HiddenHolder | None, caption: str = "") -> ImageMetadata:
-    """What a node writes into its files; nothing where ComfyUI was told to write no metadata."""
+    """What a node writes into its files; nothing if ComfyUI runs with ``--disable-metadata``."""
     if args.disable_metadata or hidden is None:
         return ImageMetadata(None, {})
     return ImageMetadata(as_posted(hidden.prompt), hidden.extra_pnginfo or {}, caption)
 
 
 def link_or_copy(file: Path, copy: Path) -> None:
-    """A second name for ``file``, or a copy where the file system or its border does not allow that."""
+    """A hard link to ``file``, or a copy where the file system does not allow one."""
     try:
         os.link(file, copy)
     except FileNotFoundError:

@@ -37,7 +37,7 @@ class EncodePrompt(io.ComfyNode):
             node_id="NeuroLuxEncodePrompt",
             display_name="Encode Prompt",
             category=CATEGORY,
-            description="Turns a text into conditioning, with the model's own text encoders.",
+            description="Encodes a prompt with the model's own text encoders.",
             inputs=[
                 pipeline_input(),
                 io.String.Input(
@@ -48,7 +48,9 @@ class EncodePrompt(io.ComfyNode):
                     tooltip="What the image shows. For a negative prompt: what it should not show.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded text.")],
+            outputs=[
+                io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded prompt.")
+            ],
         )
 
     @classmethod
@@ -67,13 +69,13 @@ class EmptyLatent(io.ComfyNode):
             node_id="NeuroLuxEmptyLatent",
             display_name="Empty Latent",
             category=CATEGORY,
-            description="An empty image to draw on. Like Empty Latent Image, but it knows what the model likes.",
+            description="An empty latent to start from. Unlike the stock node, it defaults to the model's own size.",
             inputs=[
                 pipeline_input(),
                 *size_inputs(),
-                batch_input("How many images."),
+                batch_input("Number of images."),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="Zeros of that size.")],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The empty latent.")],
         )
 
     @classmethod
@@ -88,12 +90,14 @@ class Sample(ReadsNegative):
             node_id="NeuroLuxSample",
             display_name="Sample",
             category=CATEGORY,
-            description="Makes the image, as a latent. Shows progress and previews, and stops when interrupted.",
+            description="Generates the image as a latent. Shows progress and previews, and stops when interrupted.",
             inputs=[
                 pipeline_input(),
-                io.Conditioning.Input("positive", tooltip="What the image shows."),
-                io.Latent.Input("latent", tooltip="What to begin with: an Empty Latent, or what Encode Image made."),
-                seed_input("The same seed makes the same image. Image i of a batch uses seed + i."),
+                io.Conditioning.Input("positive", tooltip="The encoded prompt."),
+                io.Latent.Input(
+                    "latent", tooltip="What to start from: an Empty Latent, or the output of Encode Image."
+                ),
+                seed_input("The same seed gives the same image. Image i of a batch uses seed + i."),
                 steps_input(),
                 guidance_input(),
                 negative_input(),
@@ -107,11 +111,11 @@ class Sample(ReadsNegative):
                     optional=True,
                     tooltip=(
                         "How much of an encoded image is redrawn: near 0 it stays as it is, 1 redraws everything. "
-                        "That share of the steps is run. An Empty Latent needs 1."
+                        "Only that fraction of the steps runs. An Empty Latent needs 1."
                     ),
                 ),
             ],
-            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The image before decoding.")],
+            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The image as a latent, for Decode.")],
         )
 
     @classmethod
@@ -138,8 +142,8 @@ class Decode(io.ComfyNode):
             node_id="NeuroLuxDecode",
             display_name="Decode",
             category=CATEGORY,
-            description="Turns a latent into images, with the model's own VAE.",
-            inputs=[pipeline_input(), io.Latent.Input("latent", tooltip="What Sample made.")],
+            description="Decodes a latent into images with the model's own VAE.",
+            inputs=[pipeline_input(), io.Latent.Input("latent", tooltip="The output of Sample.")],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The images.")],
         )
 

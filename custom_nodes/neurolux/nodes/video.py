@@ -34,7 +34,7 @@ class ApplyMotion(io.ComfyNode):
             node_id="NeuroLuxApplyMotion",
             display_name="Apply Motion",
             category=VIDEO,
-            description="Lets a Stable Diffusion 1.5 or SDXL model draw videos (AnimateDiff).",
+            description="Lets a Stable Diffusion 1.5 or SDXL model generate videos (AnimateDiff).",
             inputs=[
                 pipeline_input(),
                 io.Combo.Input(
@@ -42,8 +42,8 @@ class ApplyMotion(io.ComfyNode):
                     options=motion_names(),
                     default=AUTO,
                     tooltip=(
-                        "A motion adapter: downloaded on first use, or a file in models/animatediff_models/. auto: the "
-                        "one for this model."
+                        "A motion adapter from the catalog (downloaded on first use), or a file in "
+                        "models/animatediff_models/. auto: the one for this model."
                     ),
                 ),
             ],
@@ -52,7 +52,7 @@ class ApplyMotion(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, motion: str) -> bool:
-        """Leave the name to ``execute``: its error says which there are."""
+        """Leave the name to ``execute``: its error lists the adapters."""
         return True
 
     @classmethod
@@ -71,31 +71,31 @@ class SampleVideo(ReadsNegative):
             node_id="NeuroLuxSampleVideo",
             display_name="Sample Video",
             category=VIDEO,
-            description="Makes the frames of a video, as latents. The preview shows the middle one.",
+            description="Generates the frames of a video as latents. The preview shows the middle frame.",
             inputs=[
                 pipeline_input("The loaded model, with Apply Motion."),
-                io.Conditioning.Input("positive", tooltip="What the video shows."),
-                io.Latent.Input("latent", tooltip="Width and height: an Empty Latent."),
+                io.Conditioning.Input("positive", tooltip="The encoded prompt."),
+                io.Latent.Input("latent", tooltip="An Empty Latent, for its width and height."),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=1,
                     max=MOST_FRAMES,
-                    tooltip="How many images. Adapters are made for 16, and bear up to 32.",
+                    tooltip="Number of frames. Adapters are trained on 16 and work up to 32.",
                 ),
-                seed_input("The same seed makes the same video."),
+                seed_input("The same seed gives the same video."),
                 steps_input("the adapter's"),
                 guidance_input("the adapter's"),
-                negative_input("What the video should not show. Only read with a guidance above 1."),
+                negative_input("What the video should not show. Only used with a guidance above 1."),
             ],
-            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The frames before decoding.")],
+            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The frames as latents, for Decode.")],
         )
 
     @classmethod
     def check_lazy_status(
         cls, pipeline: PipelineHandle, guidance: float, negative: Any = NOT_LINKED, **_: object
     ) -> list[str]:
-        """As the other nodes', with the adapter's own guidance where none is given."""
+        """As on the other nodes, with the adapter's own guidance if none is given."""
         if guidance < 0 and pipeline.motion is not None:
             guidance = pipeline.motion.guidance
         return super().check_lazy_status(pipeline, guidance, negative)

@@ -12,8 +12,8 @@ FREE_PATHS = ("/free", "/api/free")
 
 @web.middleware
 async def forget_prompts(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Encoded prompts go when ``/free`` asks for its ``free_memory``, which drops ComfyUI's own cache as well."""
-    answer = await handler(request)
+    """Drop encoded prompts when ``/free`` asks for ``free_memory``, which drops ComfyUI's own cache too."""
+    response = await handler(request)
     if request.method == "POST" and request.path in FREE_PATHS and (await request.json()).get("free_memory"):
         embedding_cache.clear()
-    return answer
+    return response

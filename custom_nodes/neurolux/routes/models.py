@@ -1,4 +1,4 @@
-"""The route that says which models there are, and what is loaded."""
+"""The route that lists the models and what is loaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_models_route(routes: web.RouteTableDef) -> None:
 
 
 def models_document() -> dict[str, Any]:
-    """The device, the models and what is loaded, as JSON. May take two seconds when the network is probed."""
+    """The device, the models and what is loaded, as JSON. May take two seconds if it probes the network."""
     catalog = known_models()
     loaded = registry.loaded_models()
     memory = registry.memory()
@@ -61,7 +61,7 @@ def models_document() -> dict[str, Any]:
 
 
 def model_document(model: Model, loaded: bool, memory: list[ComponentMemory] | None, shelf: Shelf) -> dict[str, Any]:
-    """One model for the wire. ``memory``: its components where it has been loaded, measured now."""
+    """One model, as JSON. ``memory``: its components as measured now, if it has been loaded."""
     status = model_status(model)
     source = model.source
     wanted = source.download_bytes if isinstance(source, RepoSource) and status.state != "ready" else None
@@ -84,7 +84,7 @@ def model_document(model: Model, loaded: bool, memory: list[ComponentMemory] | N
 
 
 def limits_document(model: Model) -> dict[str, Any]:
-    """The limits under the wire's names."""
+    """A model's limits, under the API's names."""
     limits = model.limits
     return {
         "width": size_document(limits.width),
@@ -97,12 +97,12 @@ def limits_document(model: Model) -> dict[str, Any]:
 
 
 def size_document(limit: SizeLimit) -> dict[str, int]:
-    """Pixels."""
+    """A side, in pixels."""
     return {"min": limit.minimum, "max": limit.maximum, "multiple_of": limit.multiple_of}
 
 
 def steps_document(limit: StepLimit) -> dict[str, Any]:
-    """A range, and the only numbers in it that work where there are such."""
+    """A range, and the only numbers of steps in it that work, if the model has such."""
     return {"min": limit.minimum, "max": limit.maximum, "choices": list(limit.choices) if limit.choices else None}
 
 
@@ -112,12 +112,12 @@ def guidance_document(limit: GuidanceLimit) -> dict[str, float]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the kind of device."""
+    """The GPU's name, or the type of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def expected_dtype(device: torch.device) -> torch.dtype:
-    """What precision "auto" will most likely choose, before anything was loaded."""
+    """What precision "auto" will most likely choose, before anything is loaded."""
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if mm.should_use_bf16(device) else torch.float16

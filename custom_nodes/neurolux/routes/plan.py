@@ -1,4 +1,4 @@
-"""The route that answers how a model would lie in memory: on this machine, or on one that is described."""
+"""The route that returns a memory plan: where each part of a model would live, on this machine or on another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODES = {ModelNotFound: "unknown_model", InvalidParameter: "invalid_request"}
 
 
 def add_plan_route(routes: web.RouteTableDef) -> None:
-    """Register ``GET /neurolux/plan?model=…``; plan_query.FIELDS are its other parameters."""
+    """Register ``GET /neurolux/plan?model=…``; its other parameters are ``plan_query.FIELDS``."""
 
     @routes.get(PLAN_PATH)
     async def plan(request: web.Request) -> web.Response:
