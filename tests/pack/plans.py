@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from neurolux.catalog.models import Model, read_catalog
+from neurolux.catalog.models import Model
+from neurolux.catalog.reading import read_catalog
 from neurolux.planning.costs import CONTEXT_BYTES
 from neurolux.planning.planner import ComponentPlan, Machine, Plan, Workload, make_plan
 

@@ -108,7 +108,7 @@ def packed(pipe: Any, images: list[Image.Image]) -> torch.Tensor:
 def starter(comfy_modules: None) -> Iterator[PipelineHandle]:
     """The starter, loaded."""
     from neurolux.adapters.controlnets import controlnets
-    from neurolux.catalog.models import read_catalog
+    from neurolux.catalog.reading import read_catalog
     from neurolux.loading.registry import load_handle, registry
 
     handle = load_handle(read_catalog().models["starter"], ())

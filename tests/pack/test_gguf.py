@@ -10,7 +10,8 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from neurolux.catalog.models import Model, read_catalog
+from neurolux.catalog.models import Model
+from neurolux.catalog.reading import read_catalog
 from neurolux.library.single_files import complete, files_model
 from safetensors.torch import save_file
 

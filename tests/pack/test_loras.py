@@ -13,6 +13,7 @@ from tests import tiny_adapters
 from tests.pack.adapters import make_image, plain, with_controls, with_loras
 from tests.pack.pipelines import handle_for
 
+STARTER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 
 
@@ -156,10 +157,10 @@ def test_lora_and_controlnet_act_together(tiny_models: dict[str, Path], adapter_
 
 
 def test_a_lora_changes_the_starter_and_leaves_no_trace(tmp_path: Path) -> None:
-    from neurolux.catalog.models import PACK_FOLDER, read_catalog
+    from neurolux.catalog.reading import read_catalog
     from neurolux.loading.registry import load_handle
 
-    path = tiny_adapters.write_peft(tmp_path / "starter.safetensors", PACK_FOLDER / "models" / "starter", seed=5)
+    path = tiny_adapters.write_peft(tmp_path / "starter.safetensors", STARTER, seed=5)
     base = load_handle(read_catalog().models["starter"], ())
     before = make_image(base)
     changed = make_image(with_loras(base, (path, 1.0, 1.0)))

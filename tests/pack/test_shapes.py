@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from neurolux.catalog.models import read_catalog
+from neurolux.catalog.reading import read_catalog
 from neurolux.library.folder_models import folder_model
 from neurolux.planning import costs
 from neurolux.planning.records import ComputeType, StorageType

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from neurolux.catalog.models import Model, SingleFilesSource, read_catalog
+from neurolux.catalog.models import Model, SingleFilesSource
+from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.library.single_files import Shelf, catalog_files, complete, files_model
 from neurolux.planning.planner import Machine, Workload, make_plan

@@ -25,7 +25,7 @@ STEPS, STRENGTH = 4, 0.5
 
 
 def side_limits(minimum: int = 64) -> Any:
-    from neurolux.catalog.models import SizeLimit
+    from neurolux.catalog.limits import SizeLimit
 
     return (SizeLimit(minimum=minimum), SizeLimit(minimum=minimum))
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..catalog.auxiliary import CatalogControlNet
-from ..catalog.models import Family
 from ..errors import WeightsMissing
 from .files import FileStamp, detect, read_config, read_header
 
@@ -22,12 +21,12 @@ SDXL_WIDTH_KEYS = (
 """Of an SDXL ControlNet in one file, under diffusers' names and under the original ones."""
 
 
-def model_width(family: Family, denoiser: Any) -> int:
+def model_width(family: str, denoiser: Any) -> int:
     """What a ControlNet must have, to meet ``denoiser``'s layers."""
     return denoiser.inner_dim if family == "flux" else denoiser.config.cross_attention_dim
 
 
-def file_width(file: FileStamp, family: Family) -> int | None:
+def file_width(file: FileStamp, family: str) -> int | None:
     """What the ControlNet in ``file`` has; None where its names do not tell. Raises WeightsMissing if damaged."""
     if file.path.is_dir():
         config = read_config(file.name, file.path)
@@ -42,7 +41,7 @@ def file_width(file: FileStamp, family: Family) -> int | None:
     return next((header[key][1] for key in SDXL_WIDTH_KEYS if key in header), None)
 
 
-def choose_file(files: Iterable[FileStamp], family: Family, width: int, kind: str) -> FileStamp | None:
+def choose_file(files: Iterable[FileStamp], family: str, width: int, kind: str) -> FileStamp | None:
     """The first of ``files`` that fits and whose name says ``kind``; then the first whose name says union."""
     files = list(files)
     named = {word: [file for file in files if word in file.name.lower()] for word in (kind, UNION_WORD)}
@@ -58,7 +57,7 @@ def choose_file(files: Iterable[FileStamp], family: Family, width: int, kind: st
 
 
 def choose_catalog(
-    entries: Sequence[CatalogControlNet], family: Family, width: int, kind: str
+    entries: Sequence[CatalogControlNet], family: str, width: int, kind: str
 ) -> CatalogControlNet | None:
     """The catalog's first ControlNet that fits."""
     return next((one for one in entries if (one.family, one.width) == (family, width) and kind in one.kinds), None)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..catalog.models import Family
 from ..weights.file_kinds import Part
 
 Shape = tuple[int, ...]
@@ -20,7 +19,7 @@ CLIP_HEAD, UNET_HEAD = 64, 64
 TIME_IDS_WIDTH = 256
 """SDXL embeds each of its six size and crop numbers in so many values."""
 FLUX_LATENT_CHANNELS = 16
-VAE_SCALES: dict[Family, dict[str, float | None]] = {
+VAE_SCALES: dict[str, dict[str, float | None]] = {
     "flux": {"scaling_factor": 0.3611, "shift_factor": 0.1159},
     "sdxl": {"scaling_factor": 0.13025, "shift_factor": None},
     "sd15": {"scaling_factor": 0.18215, "shift_factor": None},
@@ -40,7 +39,7 @@ SDXL_SCHEDULE: dict[str, Any] = {
 """EulerDiscreteScheduler."""
 
 
-def config_of(part: Part, shapes: Shapes, family: Family, *, projected: bool = False) -> dict[str, Any]:
+def config_of(part: Part, shapes: Shapes, family: str, *, projected: bool = False) -> dict[str, Any]:
     """The configuration of ``part``; ``projected`` for a CLIP encoder that ends in a projection.
 
     Raises KeyError or IndexError where a tensor that the architecture has is missing.
@@ -110,7 +109,7 @@ def sdxl_unet(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def vae(shapes: Shapes, family: Family) -> dict[str, Any]:
+def vae(shapes: Shapes, family: str) -> dict[str, Any]:
     """AutoencoderKL."""
     levels = numbered(shapes, r"encoder\.down_blocks\.(\d+)\.")
     return {

@@ -34,8 +34,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-from ..catalog.models import Family
-
 Task = Literal["text-to-image", "image-to-image", "inpaint", "fill", "edit"]
 """What is asked for. ``fill`` is inpainting by a model that was trained for it, ``edit`` following an instruction."""
 ControlKind = Literal["plain", "union"]
@@ -208,7 +206,7 @@ class PlacedSDXLControlNetUnionInpaintPipeline(LatentsForImage, StableDiffusionX
 Pipeline = PlacedFluxPipeline | PlacedSDXLPipeline | PlacedSD15Pipeline
 P = TypeVar("P", bound=DiffusionPipeline)
 
-PIPELINE_CLASSES: dict[tuple[Family, ControlKind | None, Task], type[DiffusionPipeline]] = {
+PIPELINE_CLASSES: dict[tuple[str, ControlKind | None, Task], type[DiffusionPipeline]] = {
     ("flux", None, "text-to-image"): PlacedFluxPipeline,
     ("flux", None, "image-to-image"): PlacedFluxImg2ImgPipeline,
     ("flux", None, "inpaint"): PlacedFluxInpaintPipeline,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..catalog.models import Family
 from ..errors import WeightsMissing
 
 CLIP_TOKENIZER = Path("sd1_tokenizer")
@@ -14,7 +13,7 @@ CLIP_TOKENS = 77
 T5_TOKENS = 512
 
 
-def comfy_tokenizers(family: Family, t5_tokens: int = T5_TOKENS) -> dict[str, Any]:
+def comfy_tokenizers(family: str, t5_tokens: int = T5_TOKENS) -> dict[str, Any]:
     """``tokenizer`` and ``tokenizer_2`` of a pipeline, as the models' own repositories configure them."""
     from transformers import CLIPTokenizer, T5Tokenizer
 

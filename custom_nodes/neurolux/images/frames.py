@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..catalog.models import Model, SizeLimit
+from ..catalog.limits import SizeLimit
+from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..loading.registry import LoadedPipeline
 from ..loading.working_memory import decode_room, run_stage

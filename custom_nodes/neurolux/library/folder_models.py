@@ -14,19 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..catalog.models import (
-    Catalog,
+from ..catalog.limits import (
     Defaults,
-    Family,
-    FolderSource,
     GuidanceLimit,
     Limits,
-    Model,
-    Purpose,
     SizeLimit,
     StepLimit,
-    parse_limits,
 )
+from ..catalog.models import (
+    Catalog,
+    FolderSource,
+    Model,
+    Purpose,
+)
+from ..catalog.reading import parse_limits
 
 OVERRIDES_FILE = "neurolux.toml"
 SMALLEST_SIDE = 64
@@ -154,7 +155,7 @@ def unet_side(folder: Path) -> int:
     return default_side(sample_size * scale if isinstance(sample_size, int) else None)
 
 
-def own_model(folder: Path, family: Family, defaults: Defaults, limits: Limits, *, max_sequence_length: int) -> Model:
+def own_model(folder: Path, family: str, defaults: Defaults, limits: Limits, *, max_sequence_length: int) -> Model:
     """The model in ``folder``, under the folder's name; nothing there tells its licence."""
     return Model(
         name=folder.name,

@@ -10,7 +10,13 @@ from pathlib import Path
 import comfy.model_management as mm
 import folder_paths
 
-from ..catalog.models import Catalog, FolderSource, Model, SingleFilesSource, read_catalog
+from ..catalog.models import (
+    Catalog,
+    FolderSource,
+    Model,
+    SingleFilesSource,
+)
+from ..catalog.reading import read_catalog
 from ..planning.planner import ACCELERATORS
 from ..weights.sources import is_here
 from .folder_models import as_shipped, find_folder_models, folder_stamp

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..catalog.models import Catalog, Family, FolderSource, Model, SingleFilesSource
+from ..catalog.models import Catalog, FolderSource, Model, SingleFilesSource
 from ..errors import ModelNotFound, WeightsMissing
 from ..planning.records import ComponentShape
 from .folder_models import as_shipped, folder_model, model_folders
@@ -166,7 +166,7 @@ def measured_file(path: Path, shelf: Shelf, catalog: Catalog) -> MeasuredModel:
     return MeasuredModel(replace(model, name=path.stem, title=path.stem), shapes, True, note)
 
 
-def main_component(path: Path) -> tuple[Family, dict[str, Path]]:
+def main_component(path: Path) -> tuple[str, dict[str, Path]]:
     """The family of a main file, and the component that it is. Raises WeightsMissing for another kind of file."""
     from ..loading.components import DENOISERS, PARTS
     from ..weights.file_kinds import identify

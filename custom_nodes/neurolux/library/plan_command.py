@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from ..adapters.files import AdapterKind
-from ..catalog.models import Model, read_catalog
+from ..catalog.models import Model
+from ..catalog.reading import read_catalog
 from ..errors import InvalidParameter, NeuroLuxError
 from ..planning.planner import Machine, Plan, Workload, gigabytes
 from ..planning.report import aligned_columns, seconds

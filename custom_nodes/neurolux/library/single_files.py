@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from ..catalog.models import (
-    Catalog,
+from ..catalog.limits import (
     Defaults,
-    Family,
     GuidanceLimit,
     Limits,
+    StepLimit,
+)
+from ..catalog.models import (
+    Catalog,
     Model,
     SchedulerChoice,
     SingleFilesSource,
-    StepLimit,
 )
 from ..errors import WeightsMissing
 from ..loading.components import DENOISERS, PARTS, check_single_files, single_components
@@ -43,7 +44,7 @@ FOLDERS: dict[str, str] = {
     "lora": "loras",
 }
 """ComfyUI's folder for each component's files."""
-PREFERRED: dict[Family, dict[str, tuple[str, ...]]] = {
+PREFERRED: dict[str, dict[str, tuple[str, ...]]] = {
     "flux": {
         "text_encoder": ("clip_l*",),
         "text_encoder_2": ("t5xxl_fp16*", "t5xxl*", "t5-v1_1-xxl*", "t5*"),
@@ -53,7 +54,7 @@ PREFERRED: dict[Family, dict[str, tuple[str, ...]]] = {
     "sd15": {},
 }
 """Names to take first where several files fit."""
-EXAMPLES: dict[Family, dict[str, str]] = {
+EXAMPLES: dict[str, dict[str, str]] = {
     "flux": {
         "transformer": "flux1-schnell.safetensors",
         "text_encoder": "clip_l.safetensors",
@@ -126,7 +127,7 @@ def kind_of(path: Path) -> FileKind | None:
         return None
 
 
-def complete(family: Family, chosen: Mapping[str, Path], shelf: Shelf, lora: Path | None = None) -> SingleFilesSource:
+def complete(family: str, chosen: Mapping[str, Path], shelf: Shelf, lora: Path | None = None) -> SingleFilesSource:
     """A model of the ``chosen`` files; for a component that is not chosen, the first file that fits.
 
     Raises WeightsMissing, which says what is missing and where to put it, or which files do not belong together.
@@ -141,7 +142,7 @@ def complete(family: Family, chosen: Mapping[str, Path], shelf: Shelf, lora: Pat
     return source
 
 
-def add_component(family: Family, name: str, found: dict[str, Path], shelf: Shelf) -> bool:
+def add_component(family: str, name: str, found: dict[str, Path], shelf: Shelf) -> bool:
     """Find a file for the component ``name`` and note it in ``found``; False where there is none."""
     part = PARTS[family][name]
     own = [path for path in found.values() if (kind := kind_of(path)) is not None and part in kind.parts]
@@ -165,7 +166,7 @@ def add_component(family: Family, name: str, found: dict[str, Path], shelf: Shel
     return False
 
 
-def fits(family: Family, files: Mapping[str, Path]) -> bool:
+def fits(family: str, files: Mapping[str, Path]) -> bool:
     """Whether the components chosen so far have been made for each other."""
     try:
         check_single_files(family, SingleFilesSource(files))
@@ -174,7 +175,7 @@ def fits(family: Family, files: Mapping[str, Path]) -> bool:
     return True
 
 
-def wanted(family: Family, name: str) -> str:
+def wanted(family: str, name: str) -> str:
     """What to get for a component, and where to put it."""
     example = EXAMPLES[family][name]
     folder = "checkpoints" if family == "sdxl" and name != "unet" else FOLDERS[name]
@@ -244,7 +245,7 @@ def distilled_steps(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def files_model(family: Family, source: SingleFilesSource, catalog: Catalog) -> Model:
+def files_model(family: str, source: SingleFilesSource, catalog: Catalog) -> Model:
     """The model that ``source`` is. Files named as a catalog model's are that model: its licence and limits hold."""
     denoiser = source.components[DENOISERS[family]]
     name = " + ".join(dict.fromkeys(path.stem for path in (source.lora or denoiser, denoiser, *source.files)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..catalog.models import Family, Model, SingleFilesSource
+from ..catalog.models import Model, SingleFilesSource
 from ..errors import WeightsMissing
 from ..families.architectures import config_of
 from ..planning.records import ComponentShape
@@ -23,8 +23,8 @@ from ..weights.headers import STORED, read_header
 from ..weights.key_maps import SCALES, renamed
 from ..weights.sources import ResolvedFiles
 
-DENOISERS: dict[Family, str] = {"flux": "transformer", "sdxl": "unet", "sd15": "unet"}
-PARTS: dict[Family, dict[str, Part]] = {
+DENOISERS: dict[str, str] = {"flux": "transformer", "sdxl": "unet", "sd15": "unet"}
+PARTS: dict[str, dict[str, Part]] = {
     "flux": {"text_encoder": "clip-l", "text_encoder_2": "t5", "transformer": "flux-transformer", "vae": "vae"},
     "sdxl": {"text_encoder": "clip-l", "text_encoder_2": "clip-g", "unet": "sdxl-unet", "vae": "vae"},
     "sd15": {"text_encoder": "clip-l", "unet": "sd15-unet", "vae": "vae"},
@@ -45,7 +45,7 @@ class ComponentFiles:
 
     name: str
     part: Part
-    family: Family
+    family: str
     files: tuple[Path, ...]
     place: Place | None = None
     """Where in a single file it is; None for a diffusers folder, whose names need no change."""
@@ -122,7 +122,7 @@ def folder_weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.glob("*") if path.suffix in WEIGHTS and path.is_file()))
 
 
-def single_components(family: Family, source: SingleFilesSource) -> dict[str, ComponentFiles]:
+def single_components(family: str, source: SingleFilesSource) -> dict[str, ComponentFiles]:
     """The components that single files hold, and their configurations, told from their shapes."""
     found: dict[str, ComponentFiles] = {}
     for name, part in PARTS[family].items():
@@ -142,7 +142,7 @@ def single_components(family: Family, source: SingleFilesSource) -> dict[str, Co
     return found
 
 
-def check_single_files(family: Family, source: SingleFilesSource) -> None:
+def check_single_files(family: str, source: SingleFilesSource) -> None:
     """Raise WeightsMissing unless the files (all, or those chosen so far) are what they shall be and fit together."""
     single_components(family, source)
 
@@ -156,7 +156,7 @@ def place_of(part: Part, name: str, path: Path) -> Place:
     return place
 
 
-def check_fit(family: Family, components: Mapping[str, ComponentFiles]) -> None:
+def check_fit(family: str, components: Mapping[str, ComponentFiles]) -> None:
     """Raise WeightsMissing unless the components, as far as they are there, have been made for each other."""
     configs = {name: part.config for name, part in components.items()}
     denoiser = DENOISERS[family]
@@ -178,7 +178,7 @@ def check_fit(family: Family, components: Mapping[str, ComponentFiles]) -> None:
 
 
 def measures(
-    family: Family, configs: Mapping[str, Mapping[str, Any]], main: Mapping[str, Any]
+    family: str, configs: Mapping[str, Mapping[str, Any]], main: Mapping[str, Any]
 ) -> Iterator[tuple[str, int, int, str]]:
     """What must agree: component, what it has, what the denoiser needs, and of what."""
     if family == "flux":

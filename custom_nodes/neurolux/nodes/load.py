@@ -7,7 +7,6 @@ import uuid
 
 from comfy_api.latest import io
 
-from ..catalog.models import Family
 from ..errors import InvalidParameter
 from ..library.known_models import known_models, model_stamp
 from ..loading.registry import PipelineHandle, load_handle
@@ -21,7 +20,7 @@ LOADERS = f"{CATEGORY}/loaders"
 REMEDY = "Choose a leaner offload (model or sequential) on the loader."
 
 
-def model_input(family: Family | None = None) -> io.Combo.Input:
+def model_input(family: str | None = None) -> io.Combo.Input:
     """The model widget: every known model, or those of one family."""
     catalog = known_models()
     names = catalog.names(family)
@@ -86,7 +85,7 @@ def pipeline_output() -> io.Custom.Output:
 
 
 def load(
-    model: str, steps: int, precision: str, offload: str, compile: bool, family: Family | None = None
+    model: str, steps: int, precision: str, offload: str, compile: bool, family: str | None = None
 ) -> io.NodeOutput:
     """Load by name, reporting on the node; raises ModelNotFound or InvalidParameter."""
     found = known_models().get(model)

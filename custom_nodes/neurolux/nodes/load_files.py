@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..catalog.models import Family, Model
+from ..catalog.models import Model
 from ..errors import InvalidParameter, WeightsMissing
 from ..library.known_models import comfy_shelf, known_models, model_stamp
 from ..library.single_files import AUTO, FOLDERS, Shelf, complete, files_model
@@ -18,7 +18,7 @@ from ..weights.headers import read_header
 from .load import LOADERS, compile_input, offload_input, pipeline_output, precision_input
 
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
-FAMILIES: tuple[Family, ...] = ("flux", "sdxl")
+FAMILIES: tuple[str, ...] = ("flux", "sdxl")
 NOTHING = "no file in models/diffusion_models or models/checkpoints"
 
 
@@ -37,9 +37,9 @@ def chosen_file(shelf: Shelf, name: str) -> Path:
     return shelf.path(folder, file)
 
 
-def family_of(path: Path, wanted: str, kind: FileKind) -> Family:
+def family_of(path: Path, wanted: str, kind: FileKind) -> str:
     """The main file's family. Raises for another kind of file, or another family than is asked for."""
-    families: list[Family] = [family for family in FAMILIES if PARTS[family][DENOISERS[family]] in kind.parts]
+    families: list[str] = [family for family in FAMILIES if PARTS[family][DENOISERS[family]] in kind.parts]
     if not families:
         raise WeightsMissing(
             f"{path.name} is a {kind.kind}; model_file needs a FLUX transformer, an SDXL UNet, or a checkpoint with one"

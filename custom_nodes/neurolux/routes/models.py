@@ -13,7 +13,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from server import PromptServer
 
-from ..catalog.models import GuidanceLimit, Model, RepoSource, SizeLimit, StepLimit
+from ..catalog.limits import GuidanceLimit, SizeLimit, StepLimit
+from ..catalog.models import Model, RepoSource
 from ..library.adapter_folders import describe_adapters
 from ..library.controlnets import describe_helpers
 from ..library.inventory import inventory, source_name
