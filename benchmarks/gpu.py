@@ -217,6 +217,7 @@ class Bench:
 
     def loaded(self, spec: Any, mode: str) -> Any:
         """What the registry would have made of files."""
+        from neurolux.families.registry import family_of
         from neurolux.loading.registry import LoadedPipeline
         from neurolux.memory.machine import this_machine
         from neurolux.memory.placement import Placement
@@ -228,7 +229,9 @@ class Bench:
         side = self.subject.side
         workload = Workload(side, side, 1, self.subject.steps)
         precision = "fp32" if self.tiny else "bf16"
-        plan = make_plan(self.subject.family, shapes, this_machine(self.device), workload, precision, mode)
+        plan = make_plan(
+            family_of(self.subject.family).costs, shapes, this_machine(self.device), workload, precision, mode
+        )
         pipe = pipeline(self.subject, self.parts, self.device)
         return LoadedPipeline(
             spec, self.model, pipe, shapes, Placement(self.parts, self.device, plan), workload, mode, 0.0

@@ -19,6 +19,7 @@ CUSTOM_NODES = Path(__file__).parents[2] / "custom_nodes"
 FETCH = """
 import json, sys
 from neurolux.catalog.auxiliary import read_helper_catalog
+    from neurolux.families.registry import families
 from neurolux.errors import NeuroLuxError
 from neurolux.weights.auxiliary import fetch, helper_status
 from neurolux.weights.progress import LoadReporter
@@ -50,13 +51,15 @@ def stamps(controlnets: dict[str, Path], *names: str) -> list[Any]:
 
 
 def test_the_catalog_says_what_each_helper_is() -> None:
-    from neurolux.adapters.controlnets import MODES
     from neurolux.catalog.auxiliary import read_helper_catalog
+    from neurolux.families.registry import families
 
     catalog = read_helper_catalog()
     for family in ("flux", "sdxl"):
         kinds = {kind for one in catalog.controlnets.values() if one.family == family for kind in one.kinds}
-        assert {"canny", "depth", "pose"} <= kinds <= set(MODES[family])
+        controls = families()[family].controls
+        assert controls is not None
+        assert {"canny", "depth", "pose"} <= kinds <= set(controls.modes)
     for helper in (*catalog.controlnets.values(), *catalog.preprocessors.values()):
         assert helper.license
         assert helper.download_bytes > 10_000_000

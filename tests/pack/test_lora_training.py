@@ -185,15 +185,17 @@ class PlainLoop:
 def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
 ) -> None:
+    from neurolux.families.registry import families
     from neurolux.training.lora import with_trained
-    from neurolux.training.loss import FLUX_TARGETS, SDXL_TARGETS
 
     handle = handle_for(tiny_models[model])
     before = make_image(handle)
     trained = train(handle, archive, tmp_path, 3)
     assert torch.equal(make_image(handle), before)
     found = load_file(trained.path)
-    targets = FLUX_TARGETS if "flux" in model else SDXL_TARGETS
+    formula = families()["flux" if "flux" in model else "sdxl"].training
+    assert formula is not None
+    targets = formula.targets
     plain = PlainLoop(tiny_models[model], archive)
     latents = latents_of(handle, archive)
     torch.testing.assert_close(latents, plain.latents, rtol=1e-5, atol=2e-6)  # convolutions round by the memory's order

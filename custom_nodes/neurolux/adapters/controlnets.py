@@ -18,28 +18,23 @@ import torch
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter
+from ..families.placed import derived
+from ..families.registry import families, family_of
+from ..families.spec import ControlKind, Controls, Task
 from ..images.control_images import fitted
 from ..loading.working_memory import decode_room
 from ..memory.patcher import ComponentPatcher, evicted, unload
 from ..memory.placement import device_budget
 from ..planning.adapters import control_name
+from .control_choice import controls_of
 from .control_weights import build_controlnet
 from .files import FileStamp, detect
 
 if TYPE_CHECKING:
-    from ..families.placed import ControlKind, Task
     from ..images.frames import Frame
     from ..loading.registry import LoadedPipeline
 
 AUTO_MODE = "auto"
-FLUX_MODES = {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "pose": 4, "gray": 5, "low quality": 6}
-"""Of InstantX/FLUX.1-dev-Controlnet-Union and Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro (their model cards)."""
-SDXL_MODES = {"pose": 0, "depth": 1, "scribble": 2, "canny": 3, "normal": 4, "segments": 5, "tile": 6, "inpaint": 7}
-"""Of xinsir/controlnet-union-sdxl-1.0, the last two in its promax version (its model card)."""
-MODES = {"flux": FLUX_MODES, "sdxl": SDXL_MODES}
-MODE_CHOICES = (AUTO_MODE, *dict.fromkeys([*FLUX_MODES, *SDXL_MODES]))
-SDXL_FEATURES_PER_PIXEL = 64
-"""Values that an SDXL ControlNet hands to the UNet, with guidance, for each pixel of the image."""
 INSTEAD = {
     "fill": (
         "its input is wider by the masked image and the mask, and ControlNets were trained on models without them; "
@@ -48,7 +43,7 @@ INSTEAD = {
     ),
     "edit": (
         "it attends to the image that it edits, and ControlNets were trained on models that see none; take Apply "
-        "ControlNet out, or redraw the image (image to image) with flux-dev or sdxl-base, which follow both a "
+        "ControlNet out, or redraw the image (image to image) with flux-dev or sdxl-base, which follow both an "
         "image and a ControlNet"
     ),
 }
@@ -57,6 +52,12 @@ STORAGE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "
 MOST_UNUSED = 2
 """ControlNets that no current image uses stay in memory up to this number."""
 _log = logging.getLogger(__name__)
+
+
+def mode_choices() -> tuple[str, ...]:
+    """Every kind of control image that some family's union ControlNets know."""
+    known = (family.controls.modes for family in families().values() if family.controls is not None)
+    return (AUTO_MODE, *dict.fromkeys(mode for modes in known for mode in modes))
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,10 @@ def make_control(
         )
     if not start < end:
         raise InvalidParameter("start", f"start {start:g} is not before end {end:g}; the ControlNet would never act")
-    if mode != AUTO_MODE and mode not in MODES[model.family]:
+    modes = controls_of(model.family).modes
+    if mode != AUTO_MODE and mode not in modes:
         raise InvalidParameter(
-            "mode",
-            f"mode {mode!r} is not one of a {model.family} union ControlNet; use {', '.join(MODES[model.family])}",
+            "mode", f"mode {mode!r} is not one of a {model.family} union ControlNet; use {', '.join(modes)}"
         )
     pixels = image[..., :3].detach().float().cpu().contiguous()
     digest = hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()
@@ -104,10 +105,11 @@ def make_control(
 
 def check_model(model: Model) -> None:
     """Raise InvalidParameter for a model that no ControlNet guides, whatever it is asked for."""
-    if model.family not in MODES:
+    guided = [family.name for family in families().values() if family.controls is not None]
+    if model.family not in guided:
         raise InvalidParameter(
             "controlnet",
-            f"{model.name} takes no ControlNet: there are some for {' and '.join(MODES)} models, and it is "
+            f"{model.name} takes no ControlNet: there are some for {' and '.join(guided)} models, and it is "
             f"a {model.family} model; take Apply ControlNet out, or load another model",
         )
     if model.purpose in INSTEAD:
@@ -130,16 +132,12 @@ class LoadedControlNet:
 
     @property
     def reads_pixels(self) -> bool:
-        """FLUX: whether it takes the image itself (XLabs) instead of its latent."""
+        """Whether it takes the image itself (XLabs) instead of its latent."""
         return getattr(self.module, "input_hint_block", None) is not None
 
-    def activation_bytes(self, width: int, height: int) -> int:
+    def activation_bytes(self, controls: Controls, width: int, height: int) -> int:
         """Bytes that it hands to the denoiser in each step, for an image of that size."""
-        values = width * height * SDXL_FEATURES_PER_PIXEL
-        if hasattr(self.module, "controlnet_single_blocks"):  # FLUX: a layer's tokens each, one for 16x16 pixels
-            layers = len(self.module.controlnet_blocks) + len(self.module.controlnet_single_blocks)
-            values = layers * self.module.inner_dim * (width // 16) * (height // 16)
-        return values * self.module.dtype.itemsize
+        return controls.activations(self.module, width, height) * self.module.dtype.itemsize
 
 
 class ControlNets:
@@ -204,25 +202,28 @@ class ControlRun:
     """One run of the sampler that ControlNets guide: its pipeline, its arguments, and where its weights are."""
 
     def __init__(self, pipeline: LoadedPipeline, task: Task) -> None:
-        from ..families.placed import PIPELINE_CLASSES, derived
-
         self._pipeline = pipeline
-        self._family = pipeline.model.family
+        self._family = family_of(pipeline.model.family)
+        self._spec = controls_of(pipeline.model.family)
         self._controls = pipeline.controls
         self._nets = controlnets.acquire([control.file for control in self._controls], pipeline)
-        check_together(self._family, self._nets)
+        check_together(self._spec, self._nets)
         for control, net in zip(self._controls, self._nets, strict=True):
-            check_mode(self._family, control, net)
+            check_mode(self._spec, control, net)
         self._task = task
         self._kind: ControlKind = "union" if self._nets[0].union else "plain"
+        pipe = pipeline.pipe
         self.pipe: Any = derived(
-            pipeline.pipe, PIPELINE_CLASSES[self._family, self._kind, task], controlnet=self._module()
+            pipe,
+            self._family.pipelines[task, self._kind],
+            self._family.pipeline_options(pipe.config),
+            controlnet=self._module(),
         )
 
     @property
     def needs_vae(self) -> bool:
-        """Whether the pipeline encodes the control images: FLUX does, but for ControlNets that read pixels."""
-        return self._family == "flux" and not self._nets[0].reads_pixels
+        """Whether the pipeline encodes the control images with the VAE."""
+        return self._spec.encodes_images and not self._nets[0].reads_pixels
 
     @contextmanager
     def stage(self, names: Sequence[str], working_bytes: int, width: int, height: int) -> Iterator[None]:
@@ -233,7 +234,7 @@ class ControlRun:
         patchers = list({id(net): net.patcher for net in self._nets}.values())
         for index, patcher in enumerate(patchers):  # the manager would give one that is too large all there is
             patcher.budget = device_budget(patcher.residency, placement.planned(control_name(index)))
-        room = working_bytes + sum(net.activation_bytes(width, height) for net in self._nets)
+        room = working_bytes + sum(net.activation_bytes(self._spec, width, height) for net in self._nets)
         if not self.needs_vae:
             with placement.stage(names, room, beside=patchers):
                 yield
@@ -244,26 +245,20 @@ class ControlRun:
         with placement.stage(names, room, beside=patchers), tiles:
             yield
 
-    @property
-    def _image_argument(self) -> str:
-        """What the pipeline calls the control images."""
-        plain = self._family == "sdxl" and self._kind == "plain" and self._task == "text-to-image"
-        return "image" if plain else "control_image"
-
     def arguments(self, index: int, width: int, height: int, frame: Frame | None) -> dict[str, Any]:
         """The pipeline's own arguments for image ``index`` of the batch. ``frame``: of the image that is redrawn."""
         images = [fitted(control.image, index, width, height, frame) for control in self._controls]
         modes = [
-            MODES[self._family].get(control.mode) if net.union else None
+            self._spec.modes.get(control.mode) if net.union else None
             for control, net in zip(self._controls, self._nets, strict=True)
         ]
         arguments: dict[str, list[Any]] = {
-            self._image_argument: images,
+            self._spec.image_argument(self._kind, self._task): images,
             "controlnet_conditioning_scale": [float(control.strength) for control in self._controls],
             "control_guidance_start": [float(control.start) for control in self._controls],
             "control_guidance_end": [float(control.end) for control in self._controls],
         }
-        if self._family == "flux" or self._kind == "union":
+        if self._spec.passes_mode(self._kind):
             arguments["control_mode"] = modes
         if len(self._controls) > 1:
             return arguments
@@ -271,45 +266,30 @@ class ControlRun:
 
     def _module(self) -> Any:
         """The only ControlNet, or diffusers' module for several. Shares weights where one file comes twice."""
-        from diffusers import FluxMultiControlNetModel
-        from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
-        from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
-
         modules = [net.module for net in self._nets]
-        if len(modules) == 1:
-            return modules[0]
-        if self._family == "flux":
-            return FluxMultiControlNetModel(modules)
-        return MultiControlNetUnionModel(modules) if self._kind == "union" else MultiControlNetModel(modules)
+        return modules[0] if len(modules) == 1 else self._spec.combined(self._kind, modules)
 
 
-def check_together(family: str, nets: Sequence[LoadedControlNet]) -> None:
+def check_together(controls: Controls, nets: Sequence[LoadedControlNet]) -> None:
     """Raise InvalidParameter for ControlNets that no diffusers pipeline runs together."""
     first = nets[0]
     for net in nets[1:]:
-        if family == "sdxl" and net.union != first.union:
-            reason = "one is a union ControlNet and the other is not"
-        elif family == "flux" and net.reads_pixels != first.reads_pixels:
-            reason = "one reads the image itself and the other its latent"
-        elif family == "flux" and net.module.config.guidance_embeds != first.module.config.guidance_embeds:
-            reason = "one takes the guidance scale and the other does not"
-        else:
-            continue
-        raise InvalidParameter(
-            "controlnet",
-            f"ControlNets {first.file.name} and {net.file.name} cannot act together: {reason}; use two of one kind",
-        )
+        reason = controls.conflict(first.module, net.module)
+        if reason is not None:
+            raise InvalidParameter(
+                "controlnet",
+                f"ControlNets {first.file.name} and {net.file.name} cannot act together: {reason}; use two of one kind",
+            )
 
 
-def check_mode(family: str, control: AppliedControl, net: LoadedControlNet) -> None:
+def check_mode(controls: Controls, control: AppliedControl, net: LoadedControlNet) -> None:
     """Raise InvalidParameter where a union ControlNet is not told what the image is. Others need not know."""
     if not net.union:
         return
-    number = MODES[family].get(control.mode)
-    config = net.module.config
-    kinds = config.num_mode if family == "flux" else config.num_control_type
+    number = controls.modes.get(control.mode)
+    kinds = controls.mode_count(net.module.config)
     if number is None or number >= kinds:
-        names = ", ".join(name for name, value in MODES[family].items() if value < kinds)
+        names = ", ".join(name for name, value in controls.modes.items() if value < kinds)
         raise InvalidParameter(
             "mode", f"ControlNet {control.file.name} serves several kinds of images; set its mode to one of {names}"
         )

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import WeightsMissing
+from ..families.identify import detect_control, detect_lora
+from ..families.registry import families
+from ..families.spec import Detected
 
 AdapterKind = Literal["lora", "controlnet"]
 Header = Mapping[str, tuple[int, ...]]
@@ -22,10 +25,6 @@ Header = Mapping[str, tuple[int, ...]]
 CONFIG_FILE = "config.json"
 LARGEST_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library itself."""
-FLUX_WORDS = ("double_blocks", "single_blocks", "single_transformer_blocks", "transformer.transformer_blocks")
-CONTROL_CLASSES = {"FluxControlNetModel": "flux", "ControlNetModel": "sdxl", "ControlNetUnionModel": "sdxl"}
-CROSS_ATTENTION_WIDTHS = {768: "sd15", 1024: "sd2"}
-"""Of UNets that are not SDXL's."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,6 @@ class FileStamp:
         """A short name for it, made of letters and digits (peft makes module names of adapter names)."""
         text = f"{self.path}\0{self.modified_ns}\0{self.size}"
         return "file_" + hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Detected:
-    """What a file was made for."""
-
-    family: str | None
-    """ "flux", "sdxl", another's name, or None where the file does not tell."""
-    problem: str | None = None
-    """Why it cannot be used with any model, where that is so."""
 
 
 @dataclass(frozen=True)
@@ -112,56 +101,14 @@ def read_header(name: str, path: Path) -> Header:
     return shapes
 
 
-def detect_lora(header: Header) -> Detected:
-    """What a LoRA was made for."""
-    if any("lora_" not in key and key.endswith(("query_norm.scale", "norm_q.weight")) for key in header):
-        return Detected("flux", "it is a Control-LoRA, which widens the model's input; use a ControlNet instead")
-    if any("joint_blocks" in key for key in header):
-        return Detected("sd3")
-    if any(word in key for key in header for word in FLUX_WORDS):
-        return Detected("flux")
-    if not any(key.startswith(("unet.", "lora_unet_", "text_encoder", "lora_te")) for key in header):
-        return Detected(None)
-    widths = {
-        shape[1]
-        for key, shape in header.items()
-        if "attn2" in key
-        and "to_k" in key
-        and len(shape) > 1
-        and any(word in key for word in ("lora_A", "down.weight"))
-    }
-    other = next((CROSS_ATTENTION_WIDTHS[width] for width in sorted(widths) if width in CROSS_ATTENTION_WIDTHS), None)
-    return Detected(other or "sdxl")
-
-
-def detect_control(header: Header) -> Detected:
-    """What a ControlNet's single file was made for."""
-    if "lora_controlnet" in header:
-        return Detected("sdxl", "it is a Control-LoRA, which diffusers cannot read; use a whole ControlNet")
-    if any(key.startswith("double_blocks.") for key in header):
-        return Detected(
-            "flux",
-            "it has its authors' own tensor names, which diffusers cannot read; "
-            "use the version for diffusers (a folder with config.json, or one file from it)",
-        )
-    if "controlnet_x_embedder.weight" in header:
-        return Detected("flux")
-    if "control_model.time_embed.0.weight" in header:
-        return Detected("sdxl" if "control_model.label_emb.0.0.weight" in header else "sd15")
-    if "controlnet_cond_embedding.conv_in.weight" in header:
-        return Detected("sdxl" if "add_embedding.linear_1.weight" in header else "sd15")
-    return Detected(None, "it holds no ControlNet that diffusers can read")
-
-
 def detect_folder(name: str, folder: Path) -> Detected:
     """What a ControlNet's diffusers folder was made for, by its configuration."""
     config = read_config(name, folder)
-    class_name = config.get("_class_name")
-    if class_name == "ControlNetModel":
-        return Detected("sdxl" if config.get("addition_embed_type") == "text_time" else "sd15")
-    if class_name in CONTROL_CLASSES:
-        return Detected(CONTROL_CLASSES[class_name])
-    return Detected(None, f"its {CONFIG_FILE} names the class {class_name}; usable are {', '.join(CONTROL_CLASSES)}")
+    for family in families().values():
+        if family.control_folder(config):
+            return Detected(family.name)
+    usable = ", ".join(dict.fromkeys(known for family in families().values() for known in family.control_classes))
+    return Detected(None, f"its {CONFIG_FILE} names the class {config.get('_class_name')}; usable are {usable}")
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter, WeightsMissing
+from ..families.registry import family_of
 from ..loading.working_memory import out_of_memory
 from .files import FileStamp, detect, stamp_file
 from .lora_list import STRENGTH_LIMIT as STRENGTH_LIMIT
@@ -173,7 +174,8 @@ def quiet() -> Iterator[None]:
 def converted(pipeline: LoadedPipeline, file: FileStamp) -> Mapping[str, torch.Tensor]:
     """The file's tensors under diffusers' names, whoever trained it (kohya, XLabs, peft)."""
     pipe: Any = pipeline.pipe
-    more = {"unet_config": pipe.unet.config} if pipeline.model.family == "sdxl" else {}
+    loras = family_of(pipeline.model.family).loras
+    more = loras.state_arguments(pipe) if loras is not None else {}
     found = pipe.lora_state_dict(str(file.path.parent), **source(file), **more)
     return found[0] if isinstance(found, tuple) else found
 
@@ -190,8 +192,9 @@ def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
         with quiet():
             state = converted(pipeline, file)
         parts = tuple(name for name in pipe._lora_loadable_modules if any(key.startswith(f"{name}.") for key in state))
-        if pipeline.model.family == "flux":
-            refuse_widening(pipe.transformer, state)
+        loras = family_of(pipeline.model.family).loras
+        if loras is not None:
+            loras.check(pipeline.denoiser, state)
         with pipeline.placement.changing(parts), quiet():
             try:
                 pipe.load_lora_weights(str(file.path.parent), adapter_name=file.key, **source(file))
@@ -243,13 +246,3 @@ def take_out(pipe: Any, name: str, parts: Iterable[str]) -> None:
 def adapter_bytes(component: torch.nn.Module, name: str) -> int:
     """Bytes of one adapter's weights in ``component``."""
     return sum(weight.nbytes for key, weight in component.named_parameters() if f".{name}." in f"{key}.")
-
-
-def refuse_widening(transformer: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError for a LoRA with a wider input than the model's: diffusers would rebuild the shared layer."""
-    modules = dict(transformer.named_modules())
-    for key, weight in state.items():
-        name = key.removeprefix("transformer.").removesuffix(".lora_A.weight")
-        module: Any = modules.get(name)
-        if key.endswith(".lora_A.weight") and module is not None and weight.shape[1] > module.in_features:
-            raise ValueError(f"layer {name} takes {module.in_features} values and the file gives it {weight.shape[1]}")

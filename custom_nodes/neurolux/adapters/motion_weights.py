@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..errors import WeightsMissing
+from ..families.parts.shapes import children
 from ..loading.modules import load_module
-from .control_weights import depth
 from .files import CONFIG_FILE, FileStamp, Header, read_config, read_header
 
 ORIGINAL_MARK = ".temporal_transformer."
@@ -73,13 +73,13 @@ def renamed(header: Header) -> Header:
 
 def config_of(header: Header) -> Mapping[str, Any]:
     """MotionAdapter's configuration, told from the shapes in a single file. Raises KeyError for another file."""
-    levels = depth(header, "down_blocks.")
+    levels = children(header, "down_blocks.")
     positions = next((shape for key, shape in header.items() if key.endswith(POSITIONS)), None)
     return {
         "block_out_channels": [
             header[f"down_blocks.{level}.motion_modules.0.norm.weight"][0] for level in range(levels)
         ],
-        "motion_layers_per_block": depth(header, "down_blocks.0.motion_modules."),
+        "motion_layers_per_block": children(header, "down_blocks.0.motion_modules."),
         "motion_num_attention_heads": HEADS,
         "motion_norm_num_groups": GROUPS,
         "motion_max_seq_length": positions[1] if positions else MAX_FRAMES,

@@ -58,7 +58,8 @@ def default_model(catalog: Catalog) -> str:
     if mm.get_torch_device().type in ACCELERATORS or catalog.fallback == catalog.default:
         return catalog.default
     fallback = catalog.fallback
-    large = sorted(set(shipped_catalog().names("flux")) - {fallback}, key=lambda name: name != catalog.default)
+    family = catalog.models[catalog.default].family
+    large = sorted(set(shipped_catalog().names(family)) - {fallback}, key=lambda name: name != catalog.default)
     return next((name for name in large if is_here(catalog.models[name])), fallback)
 
 

@@ -25,10 +25,12 @@ from ..adapters.controlnets import AppliedControl, controlnets
 from ..adapters.loras import Adapters, AppliedLora
 from ..adapters.motion import AppliedMotion
 from ..catalog.models import Model
+from ..families.control_shapes import control_shape
+from ..families.registry import family_of
 from ..memory.machine import this_machine
 from ..memory.placement import ComponentMemory, Placement
 from ..memory.streaming import CPU
-from ..planning.adapters import control_shape, with_adapters
+from ..planning.adapters import with_adapters
 from ..planning.planner import ComponentPlan, ComponentShape, Plan, Workload, gigabytes, leaner, make_plan
 from ..preprocess.networks import preprocess_models
 from ..weights.dtypes import Precision
@@ -97,7 +99,7 @@ class LoadedPipeline:
     @property
     def denoiser_name(self) -> str:
         """The component that denoises."""
-        return "transformer" if self.model.family == "flux" else "unet"
+        return family_of(self.model.family).denoiser
 
     def take_load_ms(self) -> float:
         """The time that loading took, once; 0 afterwards, when nothing was loaded."""
@@ -150,8 +152,8 @@ class LoadedPipeline:
 
     def _planned(self, offload: str) -> Plan:
         return make_plan(
-            self.model.family, self.shapes_at_work(), self._machine(), self.workload, self.placement.plan.precision,
-            offload, force_upcast_vae=self.precision.vae != self.precision.main,
+            family_of(self.model.family).costs, self.shapes_at_work(), self._machine(), self.workload,
+            self.placement.plan.precision, offload, force_upcast_vae=self.precision.vae != self.precision.main,
         )  # fmt: skip
 
     def go_leaner(self) -> str | None:
@@ -160,7 +162,7 @@ class LoadedPipeline:
         Everything has left the device.
         """
         before = self.placement.plan
-        plan = leaner(before, self.model.family, self.shapes_at_work(), self._machine(), self.workload)
+        plan = leaner(before, family_of(self.model.family).costs, self.shapes_at_work(), self._machine(), self.workload)
         if plan is None:
             return None
         self.placement.follow(plan)
@@ -291,7 +293,7 @@ class Registry:
         machine = this_machine(device, droppable_ram=self.droppable_ram())
         workload = default_workload(model)
         plan = make_plan(
-            model.family, shapes, machine, workload, spec.precision, spec.offload,
+            family_of(model.family).costs, shapes, machine, workload, spec.precision, spec.offload,
             force_upcast_vae=vae_must_upcast(files),
         )  # fmt: skip
         log_plan(model.name, plan)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import comfy.model_management as mm
 
 from ..errors import OutOfMemory
+from ..families.registry import family_of
 from ..planning import costs
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def sample_room(loaded: LoadedPipeline, width: int, height: int) -> int:
     """Working memory of one denoising step of one image."""
     name = loaded.denoiser_name
     compute = loaded.placement.planned(name).compute
-    return costs.sample_bytes(loaded.model.family, width, height, compute) + widening(loaded, [name])
+    return costs.sample_bytes(family_of(loaded.model.family).costs, width, height, compute) + widening(loaded, [name])
 
 
 def decode_room(loaded: LoadedPipeline, width: int, height: int) -> int:

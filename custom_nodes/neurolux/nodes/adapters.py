@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..adapters.controlnets import AUTO_MODE, MODE_CHOICES, check_model, make_control
+from ..adapters.controlnets import AUTO_MODE, check_model, make_control, mode_choices
 from ..adapters.lora_list import NO_LORA, read_list
 from ..adapters.loras import STRENGTH_LIMIT, AppliedLora, check_lora, with_lora
 from ..errors import InvalidParameter
@@ -188,7 +188,7 @@ class ApplyControlNet(io.ComfyNode):
                 share_input("end", 1.0, "Share of the steps after which it no longer guides."),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODE_CHOICES),
+                    options=list(mode_choices()),
                     default=AUTO_MODE,
                     tooltip="What the image shows. Needed for controlnet auto and for a union ControlNet.",
                 ),

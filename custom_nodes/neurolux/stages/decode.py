@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..families.registry import family_of
 from ..loading.registry import LoadedPipeline
 from ..loading.working_memory import decode_room, run_stage
 
@@ -65,16 +66,8 @@ def decode_one(loaded: LoadedPipeline, latent: torch.Tensor) -> torch.Tensor:
 def to_raw(loaded: LoadedPipeline, latents: torch.Tensor) -> torch.Tensor:
     """The denoiser's latents (1, C, h, w) in the VAE's own space, which is what ComfyUI's LATENT holds.
 
-    The arithmetic and its number format are those of the pipelines' own last lines (pipeline_flux.py,
-    pipeline_stable_diffusion_xl.py), so that the decoded image is theirs to the bit.
+    The arithmetic and its number format are those of the pipelines' own last lines, so that the decoded image is theirs
+    to the bit.
     """
-    config: Any = loaded.pipe.vae.config
-    latents = latents.to(loaded.pipe.vae.dtype)
-    if loaded.model.family == "flux":
-        return (latents / config.scaling_factor) + config.shift_factor
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        shape = (1, len(mean), 1, 1)
-        mean, std = (torch.tensor(values).view(shape).to(latents.device, latents.dtype) for values in (mean, std))
-        return latents * std / config.scaling_factor + mean
-    return latents / config.scaling_factor
+    vae: Any = loaded.pipe.vae
+    return family_of(loaded.model.family).latent.to_raw(vae.config, latents.to(vae.dtype))

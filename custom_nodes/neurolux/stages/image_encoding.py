@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
+from ..families.registry import family_of
 from ..loading.registry import LoadedPipeline
 
 
@@ -55,7 +56,7 @@ def images_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
     vae: Any = loaded.pipe.vae
     upcast = bool(vae.config.force_upcast)
     original = vae.encode
-    in_fp32 = upcast and loaded.model.family == "sdxl" and loaded.placement.in_place("vae")
+    in_fp32 = upcast and family_of(loaded.model.family).latent.upcasts_encoder and loaded.placement.in_place("vae")
 
     def encode(image: torch.Tensor, return_dict: bool = True) -> Any:
         if in_fp32 and vae.dtype != torch.float32:
@@ -92,11 +93,4 @@ def from_raw(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
     """Raw VAE latents (B, C, h, w) as the denoiser takes them: the other way round of ``decode.to_raw``."""
     config: Any = loaded.pipe.vae.config
     samples = samples.to(loaded.device, loaded.precision.main)
-    if loaded.model.family == "flux":
-        return (samples - config.shift_factor) * config.scaling_factor
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        shape = (1, len(mean), 1, 1)
-        mean, std = (torch.tensor(values).view(shape).to(samples.device, samples.dtype) for values in (mean, std))
-        return (samples - mean) * config.scaling_factor / std
-    return samples * config.scaling_factor
+    return family_of(loaded.model.family).latent.from_raw(config, samples)

@@ -10,6 +10,8 @@ import torch
 
 from ..adapters.motion import AppliedMotion, LoadedMotion, motion_adapters, motion_unet
 from ..errors import InvalidParameter
+from ..families.placed import derived
+from ..families.registry import family_of
 from ..loading.registry import LoadedPipeline, LoadSpec
 from ..loading.working_memory import run_stage, sample_room
 from .encode import Conditioning
@@ -84,13 +86,21 @@ def video_pipeline(loaded: LoadedPipeline, motion: AppliedMotion, adapter: Loade
     """The AnimateDiff pipeline over the loaded components, with the scheduler that the adapter wants."""
     import diffusers
 
-    from ..families.placed import PlacedAnimateDiffPipeline, PlacedAnimateDiffSDXLPipeline, derived
-
-    wanted = PlacedAnimateDiffSDXLPipeline if loaded.model.family == "sdxl" else PlacedAnimateDiffPipeline
+    family = family_of(loaded.model.family)
+    wanted = family.pipelines.get(("video", None))
+    if wanted is None:
+        raise InvalidParameter("model", f"{loaded.model.name}, a {family.name} model, makes no videos")
     own: Any = loaded.pipe.scheduler
     scheduler = getattr(diffusers, motion.scheduler).from_config(dict(own.config), **motion.schedule)
     unet = motion_unet(loaded.denoiser, adapter.module)
-    return derived(loaded.pipe, wanted, unet=unet, motion_adapter=adapter.module, scheduler=scheduler)
+    return derived(
+        loaded.pipe,
+        wanted,
+        family.pipeline_options(loaded.pipe.config),
+        unet=unet,
+        motion_adapter=adapter.module,
+        scheduler=scheduler,
+    )
 
 
 def draw(

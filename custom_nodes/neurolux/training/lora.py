@@ -13,6 +13,7 @@ import torch
 from ..adapters.files import stamp_file
 from ..adapters.loras import AppliedLora
 from ..errors import InvalidParameter
+from ..families.registry import family_of
 from ..loading.registry import LoadedPipeline, PipelineHandle
 from ..stages.decode import decode
 from ..stages.encode import encode
@@ -25,8 +26,6 @@ from .settings import MOST_SAMPLES, LoraSettings, check_model
 
 DISTILLED_STEPS = 4
 """A model that draws in so few steps was distilled from another one."""
-ARCHITECTURES = {"flux": "flux-1-dev/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
-"""As Stability's ModelSpec names them, which model browsers read."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def train_lora(
     and ``resume`` goes on from there as if nothing had happened.
     """
     from .examples import make_examples
-    from .loss import objective_for, prediction_type
+    from .loss import Objective, prediction_type
     from .steps import Training
 
     loaded = handle.loaded()
@@ -95,7 +94,7 @@ def train_lora(
         training = Training(
             loaded,
             settings,
-            objective_for(loaded, settings.side),
+            Objective(loaded, settings.side),
             examples,
             path,
             begun_with,
@@ -105,7 +104,7 @@ def train_lora(
         done = training.run()
         layers = {key: weight.to(loaded.precision.main) for key, weight in lora_layers(done).items()}
         metadata = describe(handle, images, settings)
-        written = save_lora(loaded.pipe, handle.model.family, loras, settings.name, layers, metadata)
+        written = save_lora(loaded.pipe, loaded.denoiser_name, loras, settings.name, layers, metadata)
     return TrainedLora(written, tuple(done.losses), (*model_warnings(handle), *warnings))
 
 
@@ -150,6 +149,7 @@ def lora_layers(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 def describe(handle: PipelineHandle, images: TrainingSet, settings: LoraSettings) -> dict[str, str]:
     """What the file says of itself, in its header. No date: the same training writes the same bytes."""
     model = handle.model
+    formula = family_of(model.family).training
     record = {
         "base_model": model.name,
         "base_model_license": model.license,
@@ -163,7 +163,7 @@ def describe(handle: PipelineHandle, images: TrainingSet, settings: LoraSettings
         "trigger": settings.trigger,
         "images": len(images.images),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": ARCHITECTURES[model.family],
+        "modelspec.architecture": formula.architecture if formula is not None else model.family,
         "modelspec.implementation": "diffusers",
         "modelspec.title": settings.name,
         "modelspec.trigger_phrase": settings.trigger,

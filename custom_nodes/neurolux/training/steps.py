@@ -56,7 +56,7 @@ class Training:
     """Whether activations are computed a second time instead of kept."""
 
     def __post_init__(self) -> None:
-        tokens = self.examples[0].embeds.shape[1]
+        tokens = self.examples[0].tokens
         self.checkpointing = should_checkpoint(self.loaded, self.settings.side, self.settings.batch, tokens)
 
     def run(self) -> Checkpoint:
@@ -77,7 +77,7 @@ class Training:
         placement, name = loaded.placement, loaded.denoiser_name
         others = [part for part, value in loaded.pipe.components.items() if isinstance(value, torch.nn.Module)]
         placement.unload([part for part in others if part != name])
-        tokens = self.examples[0].embeds.shape[1]
+        tokens = self.examples[0].tokens
         with self._adapter() as weights:
             room = activation_bytes(loaded, side, self.settings.batch, tokens, checkpointed=self.checkpointing)
             room += ADAPTER_BYTES * sum(weight.numel() for weight in weights.values())
