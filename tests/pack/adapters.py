@@ -36,8 +36,8 @@ def make_image(handle: PipelineHandle, count: int = 1) -> torch.Tensor:
 
 def with_loras(handle: PipelineHandle, *loras: tuple[Path, float, float]) -> PipelineHandle:
     """``handle`` with LoRAs (file, strength, strength in the text encoders)."""
-    from neurolux.adapters.files import stamp_file
     from neurolux.adapters.loras import AppliedLora, with_lora
+    from neurolux.weights.stamps import stamp_file
 
     for path, strength, text_strength in loras:
         added = AppliedLora(stamp_file(path.name, path), strength, text_strength)

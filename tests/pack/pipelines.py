@@ -33,7 +33,7 @@ def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
 def with_controls(handle: PipelineHandle, *controls: dict[str, Any]) -> PipelineHandle:
     """``handle`` with ControlNets: the ``path`` of each, and what Apply ControlNet is told."""
     from neurolux.adapters.controlnets import make_control
-    from neurolux.adapters.files import stamp_file
+    from neurolux.weights.stamps import stamp_file
 
     for control in controls:
         values = {"strength": 0.7, "start": 0.0, "end": 1.0, "mode": "auto", **control}

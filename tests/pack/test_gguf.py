@@ -92,9 +92,9 @@ def test_streamed_weights_make_the_image_of_resident_ones(
 def test_a_lora_acts_on_them_and_leaves_no_trace(
     models: dict[str, Model], lora: Path, monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
 ) -> None:
-    from neurolux.adapters.files import stamp_file
     from neurolux.adapters.loras import AppliedLora, with_lora
     from neurolux.memory import placement
+    from neurolux.weights.stamps import stamp_file
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
     base = handle_of(models, kind, offload)

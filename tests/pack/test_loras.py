@@ -118,9 +118,9 @@ def test_loras_work_on_stored_and_streamed_weights(
 def test_a_lora_that_does_not_fit_is_named_with_its_remedy(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    from neurolux.adapters.files import stamp_file
     from neurolux.adapters.loras import check_lora
     from neurolux.errors import InvalidParameter, WeightsMissing
+    from neurolux.weights.stamps import stamp_file
     from safetensors.torch import save_file
 
     base = handle_for(tiny_models["tiny-flux-dev"])

@@ -216,8 +216,8 @@ def test_a_image_of_a_batch_follows_its_own_control_image(
 
 def test_a_control_image_is_resized_with_the_image_and_padded_like_it(controlnets: dict[str, Path]) -> None:
     from neurolux.adapters.controlnets import AppliedControl
-    from neurolux.adapters.files import stamp_file
     from neurolux.stages.refine import whole_controls
+    from neurolux.weights.stamps import stamp_file
 
     def whole(image: torch.Tensor) -> torch.Tensor:
         file = stamp_file("tiny-flux-canny", controlnets["tiny-flux-canny"])

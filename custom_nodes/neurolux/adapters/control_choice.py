@@ -11,7 +11,8 @@ from typing import Any
 
 from ..catalog.auxiliary import CatalogControlNet
 from ..errors import WeightsMissing
-from .files import FileStamp, detect, read_config, read_header
+from ..weights.stamps import FileStamp, read_config, read_shapes
+from .detect import detect
 
 UNION_WORD = "union"
 SDXL_WIDTH_KEYS = (
@@ -34,7 +35,7 @@ def file_width(file: FileStamp, family: str) -> int | None:
             return config.get("cross_attention_dim")
         heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
         return heads * width if heads and width else None
-    header = read_header(file.name, file.path)
+    header = read_shapes(file.path)
     if family == "flux":
         shape = header.get("x_embedder.weight")
         return shape[0] if shape else None

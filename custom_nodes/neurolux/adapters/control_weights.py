@@ -12,7 +12,7 @@ import torch
 
 from ..errors import InvalidParameter
 from ..loading.modules import load_module
-from .files import CONFIG_FILE, FileStamp, Header, read_config, read_header
+from ..weights.stamps import CONFIG_FILE, FileStamp, Shapes, read_config, read_shapes
 
 if TYPE_CHECKING:
     from ..loading.registry import LoadedPipeline
@@ -40,7 +40,7 @@ def read_module(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dtype) -
     if file.path.is_dir():
         class_name = read_config(file.name, file.path)["_class_name"]
         return getattr(diffusers, class_name).from_pretrained(file.path, dtype=dtype, local_files_only=True)
-    header = read_header(file.name, file.path)
+    header = read_shapes(file.path)
     if pipeline.model.family == "flux":
         return from_state(diffusers.FluxControlNetModel, flux_config(pipeline, header), file, dtype)
     unet: Any = pipeline.denoiser
@@ -66,7 +66,7 @@ def from_state(model_class: Any, config: Mapping[str, Any], file: FileStamp, dty
     return module
 
 
-def flux_config(pipeline: LoadedPipeline, header: Header) -> dict[str, Any]:
+def flux_config(pipeline: LoadedPipeline, header: Shapes) -> dict[str, Any]:
     """FluxControlNetModel's configuration: widths and depths from the shapes, rotary axes from the model itself."""
     transformer: Any = pipeline.denoiser
     inner, channels = header["x_embedder.weight"]
@@ -100,7 +100,7 @@ UNET_KEYS = (
 """What a ControlNet of an SDXL model takes over from its UNet (``ControlNetModel.from_unet``)."""
 
 
-def sdxl_config(unet: Any, header: Header) -> dict[str, Any]:
+def sdxl_config(unet: Any, header: Shapes) -> dict[str, Any]:
     """ControlNetModel's configuration: the UNet's, with the depth of each block as the file has it."""
     config = {key: unet[key] for key in UNET_KEYS if key in unet}
     embedding = "controlnet_cond_embedding."
@@ -121,7 +121,7 @@ def sdxl_config(unet: Any, header: Header) -> dict[str, Any]:
     return config
 
 
-def union_config(unet: Any, header: Header) -> dict[str, Any]:
+def union_config(unet: Any, header: Shapes) -> dict[str, Any]:
     """ControlNetUnionModel's configuration."""
     config = sdxl_config(unet, header)
     for key in ("mid_block_type", "mid_block_scale_factor", "only_cross_attention", "downsample_padding"):
@@ -137,7 +137,7 @@ def union_config(unet: Any, header: Header) -> dict[str, Any]:
     }
 
 
-def depth(header: Header, prefix: str) -> int:
+def depth(header: Shapes, prefix: str) -> int:
     """How many numbered children ``prefix`` has."""
     numbers = {key.removeprefix(prefix).split(".")[0] for key in header if key.startswith(prefix)}
     return len([number for number in numbers if number.isdecimal()])

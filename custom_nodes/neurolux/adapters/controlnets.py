@@ -23,8 +23,9 @@ from ..loading.working_memory import decode_room
 from ..memory.patcher import ComponentPatcher, evicted, unload
 from ..memory.placement import device_budget
 from ..planning.adapters import control_name
+from ..weights.stamps import FileStamp
 from .control_weights import build_controlnet
-from .files import FileStamp, detect
+from .detect import detect
 
 if TYPE_CHECKING:
     from ..families.placed import ControlKind, Task

@@ -19,7 +19,8 @@ import torch
 from ..catalog.models import Model
 from ..errors import InvalidParameter, WeightsMissing
 from ..loading.working_memory import out_of_memory
-from .files import FileStamp, detect, stamp_file
+from ..weights.stamps import FileStamp, stamp_file
+from .detect import detect
 from .lora_list import STRENGTH_LIMIT as STRENGTH_LIMIT
 
 if TYPE_CHECKING:

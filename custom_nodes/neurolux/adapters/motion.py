@@ -18,7 +18,7 @@ import torch
 
 from ..errors import InvalidParameter
 from ..memory.patcher import ComponentPatcher, evicted, unload
-from .files import FileStamp
+from ..weights.stamps import FileStamp
 from .motion_weights import build_motion_adapter
 
 if TYPE_CHECKING:

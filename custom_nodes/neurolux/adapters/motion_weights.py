@@ -9,8 +9,8 @@ import torch
 
 from ..errors import WeightsMissing
 from ..loading.modules import load_module
+from ..weights.stamps import CONFIG_FILE, FileStamp, Shapes, read_config, read_shapes
 from .control_weights import depth
-from .files import CONFIG_FILE, FileStamp, Header, read_config, read_header
 
 ORIGINAL_MARK = ".temporal_transformer."
 """In the tensor names of AnimateDiff's own files (guoyww/AnimateDiff)."""
@@ -36,7 +36,7 @@ def read_module(file: FileStamp, dtype: torch.dtype) -> Any:
     from safetensors.torch import load_file
 
     path = weights_path(file)
-    header = read_header(file.name, path)
+    header = read_shapes(path)
     state = load_file(path)
     if any(ORIGINAL_MARK in key for key in header):
         state = convert_animatediff_checkpoint_to_diffusers(state)
@@ -66,12 +66,12 @@ def weights_path(file: FileStamp) -> Any:
     return found
 
 
-def renamed(header: Header) -> Header:
+def renamed(header: Shapes) -> Shapes:
     """``header`` under diffusers' names."""
     return {key.replace(ORIGINAL_MARK, "."): shape for key, shape in header.items()}
 
 
-def config_of(header: Header) -> Mapping[str, Any]:
+def config_of(header: Shapes) -> Mapping[str, Any]:
     """MotionAdapter's configuration, told from the shapes in a single file. Raises KeyError for another file."""
     levels = depth(header, "down_blocks.")
     positions = next((shape for key, shape in header.items() if key.endswith(POSITIONS)), None)

@@ -9,8 +9,9 @@ from typing import Any
 import folder_paths
 
 from ..adapters.controlnets import controlnets
-from ..adapters.files import AdapterKind, FileStamp, collapsed, list_files, stamp_file
+from ..adapters.detect import AdapterKind, collapsed, list_files
 from ..errors import InvalidParameter
+from ..weights.stamps import FileStamp, stamp_file
 
 FOLDERS: dict[AdapterKind, str] = {"lora": "loras", "controlnet": "controlnet"}
 TITLES: dict[AdapterKind, str] = {"lora": "LoRA", "controlnet": "ControlNet"}

@@ -10,12 +10,12 @@ import folder_paths
 
 from ..adapters.control_choice import choose_catalog, choose_file, model_width
 from ..adapters.controlnets import AUTO_MODE
-from ..adapters.files import FileStamp, stamp_file
 from ..catalog.auxiliary import CatalogControlNet, HelperModel, helper_catalog
 from ..errors import InvalidParameter
 from ..loading.registry import PipelineHandle
 from ..weights.auxiliary import fetch, helper_status
 from ..weights.progress import LoadReporter
+from ..weights.stamps import FileStamp, stamp_file
 from .adapter_folders import adapter_names, find_adapter, locate, stamp_key
 
 AUTO = "auto"

@@ -14,7 +14,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
@@ -34,6 +34,7 @@ from ..preprocess.networks import preprocess_models
 from ..weights.dtypes import Precision
 from ..weights.progress import LoadReporter
 from ..weights.sources import resolve
+from ..weights.stamps import FileStamp, all_shapes
 from .compiled import CompiledBlocks
 from .working_memory import with_memory_errors
 
@@ -144,7 +145,7 @@ class LoadedPipeline:
         return with_adapters(
             self.shapes,
             self.denoiser_name,
-            [control_shape(file, self.model.family) for file in files],
+            [shape_of_control(file, self.model.family) for file in files],
             sum(lora.bytes for lora in self.adapters.loaded.values()),
         )
 
@@ -314,6 +315,12 @@ class Registry:
         """Drop least recently used pipelines until ``needed`` bytes fit into free RAM, or none is left."""
         while self._loaded and needed > psutil.virtual_memory().available:
             self._drop(next(iter(self._loaded)))
+
+
+@lru_cache(maxsize=64)
+def shape_of_control(file: FileStamp, family: str) -> ComponentShape:
+    """A ControlNet by its file or its diffusers folder. Raises WeightsMissing for a damaged one."""
+    return control_shape(all_shapes(file), family)
 
 
 def default_workload(model: Model) -> Workload:

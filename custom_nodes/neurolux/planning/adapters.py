@@ -1,4 +1,4 @@
-"""What LoRAs and ControlNets add to a plan: told from the headers of their files, or from their sizes. No torch."""
+"""What LoRAs and ControlNets add to a plan: told from the shapes of their tensors, or from their sizes. No torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
-from ..adapters.files import FileStamp, Header, read_header, weight_files
 from .records import CONTROLNET, ComponentShape
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape by tensor name."""
 SDXL_VALUES_PER_TOKEN = 64 * 256
 """An SDXL ControlNet hands 64 values for each pixel to the UNet, with guidance; a token is 16x16 pixels."""
 FLUX_LAYERS, FLUX_WIDTH = 15, 3072
@@ -27,13 +27,8 @@ PUBLISHED_BYTES = 2
 """A weight, in the files of ControlNets: bf16 or fp16."""
 
 
-@lru_cache(maxsize=64)
-def control_shape(file: FileStamp, family: str) -> ComponentShape:
-    """A ControlNet by its file or its diffusers folder. Raises WeightsMissing for a damaged one."""
-    paths = weight_files(file.path) if file.path.is_dir() else [file.path]
-    header: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        header.update(read_header(path.name, path))
+def control_shape(header: Shapes, family: str) -> ComponentShape:
+    """A ControlNet by the shapes of its tensors."""
     parameters, blocks = sum(math.prod(shape) for shape in header.values()), block_sizes(header)
     if family != "flux":
         return ComponentShape(parameters, blocks, values_per_token=SDXL_VALUES_PER_TOKEN)
@@ -43,7 +38,7 @@ def control_shape(file: FileStamp, family: str) -> ComponentShape:
     return ComponentShape(parameters, blocks, values_per_token=(layers or FLUX_LAYERS) * width, needs_vae=not hint)
 
 
-def block_sizes(header: Header) -> tuple[int, ...]:
+def block_sizes(header: Shapes) -> tuple[int, ...]:
     """Parameters of each block that can be streamed, in the file's order, which is about the order of use."""
     sizes: dict[str, int] = {}
     for name, shape in header.items():
@@ -62,7 +57,7 @@ def published_control_shape(size: int, family: str) -> ComponentShape:
     return ComponentShape(parameters, blocks, values_per_token=FLUX_LAYERS * FLUX_WIDTH, needs_vae=True)
 
 
-def numbers(header: Header, prefix: str) -> int:
+def numbers(header: Shapes, prefix: str) -> int:
     """How many numbered children ``prefix`` has."""
     return len({name.removeprefix(prefix).split(".")[0] for name in header if name.startswith(prefix)})
 

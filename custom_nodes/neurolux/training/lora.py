@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ..adapters.files import stamp_file
 from ..adapters.loras import AppliedLora
 from ..errors import InvalidParameter
 from ..loading.registry import LoadedPipeline, PipelineHandle
@@ -18,6 +17,7 @@ from ..stages.decode import decode
 from ..stages.encode import encode
 from ..stages.latent import empty_latent
 from ..stages.sample import ProgressSpan, sample
+from ..weights.stamps import stamp_file
 from .files import Checkpoint, check_writable, load_checkpoint, save_lora
 from .image_set import TrainingSet, spoken
 from .memory import check_placement

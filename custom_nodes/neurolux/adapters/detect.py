@@ -1,48 +1,24 @@
-"""LoRA and ControlNet files: what they are, told from their names and shapes alone. Opens no weights, imports no torch.
+"""What LoRA and ControlNet files were made for, by the names and shapes of their tensors.
 
-A safetensors file begins with a JSON header of its tensors (safetensors' README), so a folder of thousands of files can
-be listed, and a file for another model refused, before anything is loaded.
+Opens no weights and imports no torch: a folder of thousands of files can be listed, and a file for another model
+refused, before anything is loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import WeightsMissing
+from ..weights.stamps import CONFIG_FILE, FileStamp, Shapes, read_config, read_shapes, stamp_file, weight_files
 
 AdapterKind = Literal["lora", "controlnet"]
-Header = Mapping[str, tuple[int, ...]]
-"""Shape by tensor name."""
-CONFIG_FILE = "config.json"
-LARGEST_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors library itself."""
 FLUX_WORDS = ("double_blocks", "single_blocks", "single_transformer_blocks", "transformer.transformer_blocks")
 CONTROL_CLASSES = {"FluxControlNetModel": "flux", "ControlNetModel": "sdxl", "ControlNetUnionModel": "sdxl"}
 CROSS_ATTENTION_WIDTHS = {768: "sd15", 1024: "sd2"}
 """Of UNets that are not SDXL's."""
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """A file as it is now; a replaced file is another one. A diffusers folder counts as one file."""
-
-    name: str
-    """As ComfyUI lists it."""
-    path: Path
-    modified_ns: int
-    size: int
-
-    @property
-    def key(self) -> str:
-        """A short name for it, made of letters and digits (peft makes module names of adapter names)."""
-        text = f"{self.path}\0{self.modified_ns}\0{self.size}"
-        return "file_" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -69,50 +45,7 @@ class AdapterFile:
 _detected: dict[tuple[AdapterKind, FileStamp], Detected] = {}
 
 
-def stamp_file(name: str, path: Path) -> FileStamp:
-    """The stamp of a file or of a diffusers folder. Raises WeightsMissing where there is nothing."""
-    files = weight_files(path) + [path / CONFIG_FILE] if path.is_dir() else [path]
-    try:
-        stats = [file.stat() for file in files]
-    except OSError as error:
-        raise WeightsMissing(
-            f"{name} cannot be read ({error.strerror}); put it back, or choose another file"
-        ) from error
-    return FileStamp(name, path, max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The weights in a diffusers folder."""
-    return sorted(folder.glob("*.safetensors"))
-
-
-def read_header(name: str, path: Path) -> Header:
-    """The shapes of every tensor in a safetensors file. Raises WeightsMissing for one that is damaged or no such file.
-
-    The file's length is held against the header, so that a download that stopped half way is told from a whole one.
-    """
-    if path.suffix != ".safetensors":
-        raise WeightsMissing(
-            f"{name} is a {path.suffix or 'nameless'} file, which can hold code and is not opened; "
-            "convert it to .safetensors, or get that version of it"
-        )
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > LARGEST_HEADER_BYTES:
-                raise ValueError("its header is too long")
-            header: dict[str, Any] = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        shapes = {key: tuple(tensor["shape"]) for key, tensor in header.items()}
-        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        if path.stat().st_size != 8 + length + end:
-            raise ValueError(f"it has {path.stat().st_size} bytes and should have {8 + length + end}")
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise WeightsMissing(f"{name} is damaged ({error}); fetch the file again") from error
-    return shapes
-
-
-def detect_lora(header: Header) -> Detected:
+def detect_lora(header: Shapes) -> Detected:
     """What a LoRA was made for."""
     if any("lora_" not in key and key.endswith(("query_norm.scale", "norm_q.weight")) for key in header):
         return Detected("flux", "it is a Control-LoRA, which widens the model's input; use a ControlNet instead")
@@ -134,7 +67,7 @@ def detect_lora(header: Header) -> Detected:
     return Detected(other or "sdxl")
 
 
-def detect_control(header: Header) -> Detected:
+def detect_control(header: Shapes) -> Detected:
     """What a ControlNet's single file was made for."""
     if "lora_controlnet" in header:
         return Detected("sdxl", "it is a Control-LoRA, which diffusers cannot read; use a whole ControlNet")
@@ -164,27 +97,16 @@ def detect_folder(name: str, folder: Path) -> Detected:
     return Detected(None, f"its {CONFIG_FILE} names the class {class_name}; usable are {', '.join(CONTROL_CLASSES)}")
 
 
-def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """A diffusers folder's configuration. Raises WeightsMissing for one that is damaged."""
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
-        raise WeightsMissing(f"{name}: its {CONFIG_FILE} is damaged ({error}); fetch it again") from error
-    return config
-
-
 def detect(kind: AdapterKind, stamp: FileStamp) -> Detected:
     """What ``stamp`` was made for; read once a file. Raises WeightsMissing for a damaged one."""
     found = _detected.get((kind, stamp))
     if found is None:
         if stamp.path.is_dir():
             for file in weight_files(stamp.path):
-                read_header(f"{stamp.name}/{file.name}", file)
+                read_shapes(file)
             found = detect_folder(stamp.name, stamp.path)
         else:
-            header = read_header(stamp.name, stamp.path)
+            header = read_shapes(stamp.path)
             found = detect_lora(header) if kind == "lora" else detect_control(header)
         _detected[(kind, stamp)] = found
     return found
