@@ -184,10 +184,10 @@ class Bench:
     def ours(self, mode: str, cap: float | None) -> Row:
         """The pack's stages, placed by its plan for the cap."""
         import torch
-        from neurolux.loading.registry import LoadSpec
+        from neurolux.loading.handle import LoadSpec
         from neurolux.stages.decode import decode
         from neurolux.stages.encode import encode
-        from neurolux.stages.sample import sample
+        from neurolux.stages.sample import plan_sample, sample
 
         spec = LoadSpec(self.subject.name, (), self.model.variant(0), "auto", mode)
         with capped(self.device, cap):
@@ -198,7 +198,8 @@ class Bench:
                 with torch.inference_mode():
                     positive = encode(loaded, self.prompt())
                     steps = 0 if loaded.model.step_distilled else self.subject.steps
-                    decode(loaded, sample(loaded, spec, positive, None, latent, seed=1, steps=steps))
+                    request = plan_sample(loaded.model, spec.variant, latent, seed=1, steps=steps)
+                    decode(loaded, sample(loaded, request, positive, None))
 
             def moved() -> int:
                 return sum(part.residency.streamed_bytes for part in loaded.placement._patchers.values())
@@ -216,8 +217,8 @@ class Bench:
         return self.subject.side // 8, self.subject.side // 8
 
     def loaded(self, spec: Any, mode: str) -> Any:
-        """What the registry would have made of files."""
-        from neurolux.loading.registry import LoadedPipeline
+        """What the pack's store would have made of files."""
+        from neurolux.loading.loaded import LoadedPipeline
         from neurolux.memory.machine import this_machine
         from neurolux.memory.placement import Placement
         from neurolux.planning.planner import Workload, make_plan

@@ -347,13 +347,13 @@ def test_blocks_are_the_ones_that_plans_count(tiny_models: dict[str, Path]) -> N
     from neurolux.loading.components import shapes_of
     from neurolux.weights.sources import resolve
 
-    from tests.pack.pipelines import handle_for
+    from tests.pack.pipelines import borrow, handle_for
 
     for name in ("tiny-flux-dev", "tiny-sdxl"):
         model = folder_model(tiny_models[name])
         assert model is not None
         shapes = shapes_of(model, None, resolve(model, None))
-        placement = handle_for(tiny_models[name], precision="fp32").loaded().placement
+        placement = borrow(handle_for(tiny_models[name], precision="fp32")).placement
         for component, shape in shapes.items():
             units = placement._patchers[component].residency.units
             assert sorted(unit.nbytes // 4 for unit in units) == sorted(shape.blocks)

@@ -6,16 +6,14 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..errors import InvalidParameter
+from ..loading.loaded import LoadedPipeline
 from ..loading.modules import load_module
 from ..weights.stamps import CONFIG_FILE, FileStamp, Shapes, read_config, read_shapes
-
-if TYPE_CHECKING:
-    from ..loading.registry import LoadedPipeline
 
 
 def build_controlnet(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dtype) -> Any:

@@ -11,8 +11,8 @@ from ..errors import InvalidParameter, WeightsMissing
 from ..library.known_models import comfy_shelf, known_models, model_stamp
 from ..library.single_files import AUTO, FOLDERS, Shelf, complete, files_model
 from ..loading.components import DENOISERS, PARTS
-from ..loading.registry import load_handle
-from ..stages.node_progress import NodeReporter
+from ..loading.node_progress import NodeReporter
+from ..loading.store import load_handle
 from ..weights.file_kinds import NAMES, FileKind, identify
 from ..weights.headers import read_header
 from .load import LOADERS, compile_input, offload_input, pipeline_output, precision_input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
+from ..loading.handle import PipelineHandle
 from ..stages.grid import make_grid, sheet_of, shots_of, title_of, to_images
 from ..stages.many import Shot, draw_all
 from ..stages.many_values import (

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import encode_room, run_stage
+from ..loading.loaded import LoadedPipeline
+from ..loading.working_memory import encoding_memory, run_stage
 from .embedding_cache import Conditioning, embedding_cache
 
 EMPTY_PROMPT = "neurolux_empty_prompt"
@@ -32,7 +32,7 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
         return known
 
     def work() -> Conditioning:
-        with loaded.placement.stage(encoders, encode_room(loaded, encoders)), torch.no_grad():
+        with loaded.placement.stage(encoders, encoding_memory(loaded, encoders)), torch.no_grad():
             if loaded.model.family == "flux":
                 embeds, pooled, _ = pipe.encode_prompt(
                     text, device=loaded.device, max_sequence_length=loaded.model.max_sequence_length
@@ -59,7 +59,7 @@ def cache_key(loaded: LoadedPipeline, encoders: list[str], text: str) -> tuple[o
     spec, plan = loaded.spec, loaded.placement.plan
     formats = tuple((name, plan.components[name].storage, plan.components[name].compute) for name in encoders)
     limit = loaded.model.max_sequence_length
-    return spec.model, spec.stamp, loaded.device.type, formats, loaded.adapters.text_key, limit, text
+    return spec.model, spec.stamp, loaded.device.type, formats, loaded.loras.text_key, limit, text
 
 
 def embeddings(

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import comfy.model_management as mm
 import torch
 
-from ..adapters.loras import STRENGTH_LIMIT
+from ..adapters.borrow import borrow
+from ..adapters.lora_list import STRENGTH_LIMIT
 from ..errors import InvalidParameter, NeuroLuxError, NothingDrawn
 from ..library.known_models import known_models, model_stamp
-from ..loading.registry import LoadedPipeline, LoadSpec, PipelineHandle
+from ..loading.handle import LoadSpec, PipelineHandle
+from ..loading.loaded import LoadedPipeline
+from ..loading.node_progress import NodeReporter
 from .decode import decode
 from .encode import encode
 from .latent import empty_latent
 from .many_values import MOST_PROMPT_CHARACTERS, shortened
-from .node_progress import NodeReporter
 from .prompt_check import prompt_warnings
 from .sample import SEEDS, ProgressSpan, SampleRequest, needs_negative, plan_sample, sample
 
@@ -210,7 +212,7 @@ def by_pipeline(planned: Sequence[Planned]) -> list[list[Planned]]:
 
 def draw_group(group: Sequence[Planned], progress: Progress, notes: Notes) -> dict[int, Drawn | Failed]:
     """Draw what needs the same weights; outcomes by index."""
-    loaded = attempt(lambda: group[0].handle.loaded(NodeReporter()))
+    loaded = attempt(lambda: borrow(group[0].handle, NodeReporter()))
     if isinstance(loaded, Exception):
         progress.before += sum(plan.request.steps for plan in group)
         return {plan.index: Failed(plan.shot, loaded) for plan in group}
@@ -262,18 +264,9 @@ def sample_shot(
 ) -> torch.Tensor:
     mm.throw_exception_if_processing_interrupted()
     negative = negative_of(plan)
-    request = plan.request
-    return sample(
-        loaded,
-        plan.handle.spec,
-        encoded(known[plan.shot.prompt]),
-        encoded(known[negative]) if negative else None,
-        {"samples": empty_latent(plan.handle.model, request.width, request.height, 1)},
-        request.seed,
-        request.steps,
-        request.guidance,
-        span=ProgressSpan(progress.before, progress.total),
-    )
+    against = encoded(known[negative]) if negative else None
+    span = ProgressSpan(progress.before, progress.total)
+    return sample(loaded, plan.request, encoded(known[plan.shot.prompt]), against, span=span)
 
 
 def encoded(found: Conditioning | Exception) -> Conditioning:

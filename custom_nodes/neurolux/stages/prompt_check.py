@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..catalog.models import FolderSource
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 
 VOCABULARY_FILE = "vocabulary.json"
 """In a model's folder: its text encoders were shown a few hundred words, and nothing else. ``rough_words`` in it

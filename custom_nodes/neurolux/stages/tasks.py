@@ -12,11 +12,11 @@ from PIL import Image
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..images.frames import Frame, current_origin
+from ..images.frames import Frame
 from ..images.pixels import as_image
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 from .image_encoding import from_raw
-from .latent import LATENT_SCALE
+from .latent import LATENT_SCALE, current_origin
 
 if TYPE_CHECKING:
     from ..families.placed import Task

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from ..adapters.loras import AppliedLora
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline, PipelineHandle
+from ..loading.handle import AppliedLora, PipelineHandle
+from ..loading.loaded import LoadedPipeline
 from ..stages.decode import decode
 from ..stages.encode import encode
 from ..stages.latent import empty_latent
-from ..stages.sample import ProgressSpan, sample
+from ..stages.sample import ProgressSpan, plan_sample, sample
 from ..weights.stamps import stamp_file
 from .files import Checkpoint, check_writable, load_checkpoint, save_lora
 from .image_set import TrainingSet, spoken
@@ -81,7 +82,7 @@ def train_lora(
     from .loss import objective_for, prediction_type
     from .steps import Training
 
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     check_model(handle.model, handle.spec.variant, prediction_type(loaded))
     check_placement(loaded)
     for folder in (loras, checkpoints):
@@ -187,10 +188,11 @@ def draw_samples(
     handle: PipelineHandle, prompt: str, seed: int, count: int, side: int, progress: TrainingReporter
 ) -> torch.Tensor:
     """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes draw them."""
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     latent = {"samples": empty_latent(handle.model, side, side, count)}
     span = progress.drawing(count * drawing_steps(handle))
-    return decode(loaded, sample(loaded, handle.spec, encode(loaded, prompt), None, latent, seed, span=span))
+    request = plan_sample(handle.model, handle.spec.variant, latent, seed)
+    return decode(loaded, sample(loaded, request, encode(loaded, prompt), None, span=span))
 
 
 def drawing_steps(handle: PipelineHandle) -> int:

@@ -18,7 +18,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 
 FLUX_TARGETS = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..adapters.loras import quiet, take_out
+from ..adapters.loras import clear_loras, quiet, take_out
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import with_memory_errors
+from ..loading.loaded import LoadedPipeline
+from ..memory.out_of_memory import with_memory_errors
 from ..memory.streaming import CPU
 from .files import Checkpoint, save_checkpoint
 from .loss import Example, Objective
@@ -62,7 +62,7 @@ class Training:
     def run(self) -> Checkpoint:
         """Train to the last step; what was learned. Raises OutOfMemory, or what ``after_step`` raises."""
         what = f"training on {self.settings.batch} x {self.settings.side}x{self.settings.side}"
-        self.loaded.adapters.clear(self.loaded)
+        clear_loras(self.loaded)
         with torch.inference_mode(False), self.loaded.placement.borrowed():
             return with_memory_errors(what, f"{FEWER}.", self._attempt, self._keep_less)
 
