@@ -86,6 +86,10 @@ def budget_for(resident: float) -> Callable[[Residency, ComponentPlan], float]:
             return float("inf")
         streamable = sum(unit.nbytes for unit in residency.units)
         share = 0.0 if planned.placement == "sequential" else resident
-        return residency.rest.nbytes + share * streamable + 2 * max((unit.room for unit in residency.units), default=0)
+        return (
+            residency.rest.nbytes
+            + share * streamable
+            + 2 * max((unit.buffer_bytes for unit in residency.units), default=0)
+        )
 
     return budget

@@ -249,9 +249,9 @@ def test_images_are_fitted_to_the_model(model: Model, case: str) -> None:
     given, asked, size, inside = FRAMES[case]
     frame = plan_frame(model, given, *asked)
     assert (frame.size, extent(frame.place)) == (size, inside)
-    assert (frame.told() is None) == (case == "as it is")
+    assert (frame.summary() is None) == (case == "as it is")
     if case == "too large":
-        assert frame.told() == "the image of 4000x3000 was scaled to 209x157, padded to 224x160 to suit the model"
+        assert frame.summary() == "the image of 4000x3000 was scaled to 209x157, padded to 224x160 to suit the model"
         return
     fitted = fitted_image(some_image(*given), frame)
     assert fitted.shape == (1, size[1], size[0], 3)

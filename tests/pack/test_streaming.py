@@ -89,7 +89,7 @@ def residency_of(module: torch.nn.Module, **options: Any) -> Residency:
 
 def budget(residency: Residency, resident: int) -> int:
     """Bytes for so many blocks, and two on their way."""
-    return residency.rest.nbytes + resident * residency.units[0].nbytes + 2 * residency.units[0].room
+    return residency.rest.nbytes + resident * residency.units[0].nbytes + 2 * residency.units[0].buffer_bytes
 
 
 def watch_addresses(module: torch.nn.Module) -> Iterator[set[int]]:
@@ -134,7 +134,7 @@ def test_layer_by_layer(denoiser: Denoiser) -> None:
     assert all(torch.equal(expected, denoiser(inputs)) for _ in range(3))
     assert used
     assert residency.device_bytes < residency.total_bytes
-    assert residency.device_bytes - residency.rest.nbytes == 2 * max(unit.room for unit in residency.units)
+    assert residency.device_bytes - residency.rest.nbytes == 2 * max(unit.buffer_bytes for unit in residency.units)
 
 
 def test_the_order_is_learned_in_one_pass(denoiser: Denoiser) -> None:

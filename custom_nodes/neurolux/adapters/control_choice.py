@@ -1,6 +1,6 @@
 """Which ControlNet ``auto`` means: a file of the user's first, else the catalog's, for this model and this image.
 
-What fits is told by the width of the layers that meet: FLUX's inner dimension, SDXL's cross attention. No weights are
+The width of the layers that meet decides what fits: FLUX's inner dimension, SDXL's cross attention. No weights are
 opened.
 """
 

@@ -25,7 +25,7 @@ def build_controlnet(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dty
     )
     check_fit(pipeline, file, module)
     with torch.inference_mode(False), torch.no_grad():
-        for weight in module.parameters():  # a file's weights lie at any address; for some, products round otherwise
+        for weight in module.parameters():  # at any address in a file; for some, products round otherwise
             weight.data = weight.data.clone()
     module.register_forward_pre_hook(cast_condition, with_kwargs=True)
     return module.eval().requires_grad_(False)

@@ -102,7 +102,7 @@ class LoadedControlNet(LoadedModule):
 
     @property
     def union(self) -> bool:
-        """Whether one network serves several kinds of images, and must be told which."""
+        """Whether one network serves several kinds of images, and must know which it gets."""
         config = self.module.config
         return getattr(config, "num_mode", None) is not None or "num_control_type" in config
 
@@ -231,7 +231,7 @@ def check_together(family: str, nets: Sequence[LoadedControlNet]) -> None:
 
 
 def check_mode(family: str, control: AppliedControl, net: LoadedControlNet) -> None:
-    """Raise InvalidParameter where a union ControlNet is not told what the image is. Others need not know."""
+    """Raise InvalidParameter where a union ControlNet does not know what the image shows. Others need not know."""
     if not net.union:
         return
     number = MODES[family].get(control.mode)

@@ -1,4 +1,4 @@
-"""Motion adapters (AnimateDiff): what makes an image model draw the frames of a video.
+"""Motion adapters (AnimateDiff): what makes an image model generate the frames of a video.
 
 An adapter's weights are in the store of modules (memory/module_store.py). The UNet with motion is diffusers' own class
 around the modules of the plain UNet: nothing is copied, so an image and a video are made by the same weights, wherever

@@ -43,7 +43,7 @@ def read_module(file: FileStamp, dtype: torch.dtype) -> Any:
     config = read_config(file.name, file.path) if file.path.is_dir() else config_of(renamed(header))
     with init_empty_weights():
         module: Any = MotionAdapter.from_config(config)
-    # a file's weights lie at any address; for some, products round otherwise
+    # a file's weights are at any address, and for some addresses matrix products round otherwise
     state = {key: value.to(dtype, copy=True) for key, value in state.items()}
     missing, unknown = module.load_state_dict(state, strict=False, assign=True)
     wrong = [key for key in missing if not key.endswith(POSITIONS)] + list(unknown)
@@ -72,7 +72,7 @@ def renamed(header: Shapes) -> Shapes:
 
 
 def config_of(header: Shapes) -> Mapping[str, Any]:
-    """MotionAdapter's configuration, told from the shapes in a single file. Raises KeyError for another file."""
+    """MotionAdapter's configuration, from the shapes in a single file. Raises KeyError for another file."""
     levels = depth(header, "down_blocks.")
     positions = next((shape for key, shape in header.items() if key.endswith(POSITIONS)), None)
     return {

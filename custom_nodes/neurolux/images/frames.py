@@ -38,7 +38,7 @@ class Frame:
         """Whether nothing was done."""
         return self.given == self.size and self.part == self.place == (0, 0, *self.size)
 
-    def told(self) -> str | None:
+    def summary(self) -> str | None:
         """What was done, for whoever sent the image; None where nothing was."""
         if self.unchanged:
             return None

@@ -76,7 +76,7 @@ class PipelineHandle:
     adapters: tuple[AppliedLora, ...] = ()
     controls: tuple[AppliedControl, ...] = ()
     motion: AppliedMotion | None = None
-    """What makes it draw videos."""
+    """What makes it generate videos."""
     compile: bool = False
     """Whether the denoiser's blocks run compiled. Not part of the spec: the weights are the same."""
 

@@ -76,7 +76,7 @@ class LoadedPipeline:
     workload: Workload
     """What the plan was made for."""
     first_offload: str
-    """Where the weights are unless adapters or a larger image need the room."""
+    """Where the weights are unless adapters or a larger image need the memory."""
     unreported_load_ms: float
     """How long loading took, until someone has asked."""
     unreported_warnings: list[str] = field(default_factory=list)

@@ -17,7 +17,7 @@ from .units import split_into_blocks
 
 
 class ComponentPatcher(comfy.model_patcher.ModelPatcher):
-    """Places a ``torch.nn.Module`` on the load device, as far as ``budget`` bytes and the manager's room go.
+    """Places a ``torch.nn.Module`` on the load device, as far as ``budget`` bytes and the manager allow.
 
     ``residency`` says what can be streamed; unless given, the blocks can. Weights never change, so leaving the device
     costs no transfer (diffusers' own model offload copies every byte back, its PR 11682).
@@ -45,7 +45,7 @@ class ComponentPatcher(comfy.model_patcher.ModelPatcher):
         return self.residency.placed
 
     def model_size(self) -> int:
-        """What it takes on the device at work; the manager makes room for that, not for what is streamed."""
+        """What it takes on the device at work; the manager frees that much, not what is streamed."""
         return max(1, int(min(self.residency.total_bytes, self.budget)))
 
     def get_ram_usage(self) -> int:
@@ -77,7 +77,7 @@ class ComponentPatcher(comfy.model_patcher.ModelPatcher):
     def partially_load(self, device_to: torch.device, extra_memory: float = 0, *_: object, **__: object) -> int:
         """Take up to ``extra_memory`` bytes more, within the plan; a negative number gives some back.
 
-        The manager's room is for the weights alone: it has already set aside what the stage works with. Returns the
+        The manager means bytes of weights alone: it has already set aside what the stage works with. Returns the
         bytes that were added.
         """
         before = self.loaded_size()

@@ -75,7 +75,7 @@ class Placement:
     def stage(
         self, names: Sequence[str], working_bytes: int, beside: Sequence[ComponentPatcher] = ()
     ) -> Iterator[None]:
-        """Have the components ``names`` on the device, with ``working_bytes`` of room for activations.
+        """Have the components ``names`` on the device, with ``working_bytes`` of working memory.
 
         ``beside``: what works together with them and belongs to no pipeline, ControlNets. The manager is asked once for
         all, or it would evict one for the other.
@@ -213,7 +213,9 @@ class Placement:
 def device_budget(residency: Residency, planned: ComponentPlan) -> float:
     """Bytes that the plan grants a component on the device at work."""
     if planned.placement == "sequential":  # the layers in flight, and nothing else
-        return residency.rest.nbytes + 2 * max((unit.room for unit in residency.units), default=0)
+        return residency.rest.nbytes + 2 * max((unit.buffer_bytes for unit in residency.units), default=0)
     if planned.placement not in ("stream", "disk") or planned.resident_blocks >= len(residency.units):
         return float("inf")
-    return residency.rest.nbytes + blocks_on_device([unit.room for unit in residency.units], planned.resident_blocks)
+    return residency.rest.nbytes + blocks_on_device(
+        [unit.buffer_bytes for unit in residency.units], planned.resident_blocks
+    )

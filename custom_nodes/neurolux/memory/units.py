@@ -1,6 +1,6 @@
 """The tensors of a module in groups that move together: a component's blocks, and everything between them.
 
-Weights never change, so what lies in RAM (or in a file) is the master: a group goes to the device by a copy and comes
+Weights never change, so what is in RAM (or in a file) is the master: a group goes to the device by a copy and comes
 back by pointing at the master again. Tensors are swapped through ``.data``, so Parameters keep their identity: tied
 weights, hooks (diffusers' layerwise casting) and the parameter classes of quantization libraries live on.
 """
@@ -62,7 +62,7 @@ class Unit:
         return sum(slot.nbytes for slot in self.slots)
 
     @property
-    def room(self) -> int:
+    def buffer_bytes(self) -> int:
         """Bytes of a buffer that holds them all."""
         return sum(aligned(slot.nbytes) for slot in self.slots)
 
@@ -83,7 +83,7 @@ class Unit:
     def flatten(self, *, pin: bool) -> torch.Tensor:
         """The masters in one piece of RAM, made once; the modules then use them there, and the first copy is let go."""
         if self.flat is None:
-            buffer = host_memory(self.room, pin=pin)
+            buffer = host_memory(self.buffer_bytes, pin=pin)
             weakref.finalize(self, release_host_memory, buffer)
             self.copy_home(buffer)
             for slot, view in zip(self.slots, self.views(buffer), strict=True):

@@ -64,8 +64,8 @@ def encoded(
     pipeline.model.limits.num_images.check(image.shape[0] * batch_size)
     loaded = borrow(pipeline, NodeReporter())
     latent = encode_images(loaded, image, mask, frame, batch_size)
-    told = frame.told()
-    return io.NodeOutput(latent, ui=warnings_ui(loaded, [told] if told else []))
+    change = frame.summary()
+    return io.NodeOutput(latent, ui=warnings_ui(loaded, [change] if change else []))
 
 
 class EncodeImage(io.ComfyNode):

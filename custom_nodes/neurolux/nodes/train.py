@@ -106,7 +106,7 @@ class TrainingImages(io.ComfyNode):
         path = find_source(source)
         images = read_training_set(path.name, path)
         warnings = images.warnings()
-        return io.NodeOutput(images, ui={"warnings": warnings, "text": [images.told(), *warnings]})
+        return io.NodeOutput(images, ui={"warnings": warnings, "text": [images.summary(), *warnings]})
 
 
 class TrainLora(io.ComfyNode):

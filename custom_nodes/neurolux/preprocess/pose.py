@@ -1,4 +1,4 @@
-"""The persons in an image as skeletons: a detector finds them, a second network their joints, and they are drawn."""
+"""The persons in an image as skeletons: a detector finds the persons, a second network finds their joints."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from .memory import check_placement
 from .settings import MOST_SAMPLES, LoraSettings, check_model
 
 DISTILLED_STEPS = 4
-"""A model that draws in so few steps was distilled from another one."""
+"""A model that samples in so few steps was distilled from another one."""
 ARCHITECTURES = {"flux": "flux-1-dev/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
 """As Stability's ModelSpec names them, which model browsers read."""
 
@@ -40,7 +40,7 @@ class TrainedLora:
 
 
 class TrainingReporter:
-    """Told how far a training is; does nothing with it. A report may raise: so an interrupt stops the training."""
+    """Receives the progress of a training and does nothing with it. A report may raise: so an interrupt stops it."""
 
     def phase(self, text: str, *, long: bool = False) -> None:
         """What is done now, before and after the steps."""
@@ -187,7 +187,7 @@ def model_warnings(handle: PipelineHandle) -> list[str]:
 def draw_samples(
     handle: PipelineHandle, prompt: str, seed: int, count: int, side: int, progress: TrainingReporter
 ) -> torch.Tensor:
-    """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes draw them."""
+    """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes make them."""
     loaded = borrow(handle)
     latent = {"samples": empty_latent(handle.model, side, side, count)}
     span = progress.drawing(count * drawing_steps(handle))
@@ -206,7 +206,7 @@ def with_trained(handle: PipelineHandle, lora: Path) -> PipelineHandle:
 
 
 def text_for_samples(prompt: str, images: TrainingSet, trigger: str) -> str:
-    """What the sample images show: the trigger word, or the first image's caption, unless told."""
+    """What the sample images show: the trigger word, or the first image's caption, unless a prompt is given."""
     return prompt.strip() or trigger or spoken(images.images[0], trigger)
 
 

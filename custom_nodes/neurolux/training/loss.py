@@ -27,7 +27,7 @@ FLUX_TARGETS = (
 SDXL_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention projections, by the ends of their names."""
 TRAINING_GUIDANCE = 1.0
-"""What FLUX.1-dev's guidance embedding is told: at 1 an image is as the captions say, without exaggeration."""
+"""What FLUX.1-dev's guidance embedding gets: at 1 an image is as the captions say, without exaggeration."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Training:
     checkpoint_path: Path
     begun_with: Mapping[str, Any]
     after_step: Callable[[Sequence[float]], None]
-    """Told the losses after each step; may raise, and then the steps that are done are kept."""
+    """Called with the losses after each step; may raise, and then the steps that are done are kept."""
     checkpoint: Checkpoint | None = None
     """Where to go on from."""
     checkpointing: bool = field(init=False)
@@ -79,9 +79,9 @@ class Training:
         placement.unload([part for part in others if part != name])
         tokens = self.examples[0].embeds.shape[1]
         with self._adapter() as weights:
-            room = activation_bytes(loaded, side, self.settings.batch, tokens, checkpointed=self.checkpointing)
-            room += ADAPTER_BYTES * sum(weight.numel() for weight in weights.values())
-            with placement.stage([name], room), self._checkpointed(), torch.enable_grad(), attention(loaded.device):
+            needed = activation_bytes(loaded, side, self.settings.batch, tokens, checkpointed=self.checkpointing)
+            needed += ADAPTER_BYTES * sum(weight.numel() for weight in weights.values())
+            with placement.stage([name], needed), self._checkpointed(), torch.enable_grad(), attention(loaded.device):
                 if not placement.in_place(name):
                     refuse_streamed(loaded)
                 return self._steps(weights)
