@@ -17,11 +17,12 @@ from ..families.architectures import FLUX_SCHEDULES, SDXL_SCHEDULE
 from ..families.placed import Pipeline, PlacedFluxPipeline, PlacedSD15Pipeline, PlacedSDXLPipeline
 from ..families.tokenizers import comfy_tokenizers
 from ..planning.records import ComputeType, Plan, StorageType
+from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter, LoadProgress, open_file
 from ..weights.quantize import storable_layers, store_weight, stored_type
 from ..weights.sources import ResolvedFiles
 from .components import DENOISERS, ComponentFiles, component_files, shapes_of, vae_must_upcast
-from .fill import DTYPES, load_component
+from .fill import load_component
 
 __all__ = ["build_pipeline", "shapes_of", "vae_must_upcast"]
 CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional
 
 from ..planning.records import ComputeType, StorageType
+from .dtypes import DTYPES
 
 StoredType = Literal["fp8", "int8", "nf4", "fp32", "bf16", "fp16"]
-PLAIN_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 BLOCKS = (
     "transformer_blocks.", "single_transformer_blocks.", "down_blocks.", "mid_block.", "up_blocks.", "encoder.block.",
 )  # fmt: skip
@@ -141,8 +141,8 @@ def store_weight(
     shape = layer.weight.shape
     if storage == "fp8":
         stored = weight.to(torch.float8_e4m3fn)
-    elif storage in PLAIN_TYPES:
-        stored, scale = (weight if scale is None else unscaled(weight, scale)).to(PLAIN_TYPES[storage]), None
+    elif storage in DTYPES:
+        stored, scale = (weight if scale is None else unscaled(weight, scale)).to(DTYPES[storage]), None
     elif storage == "int8":
         stored, scale = to_int8(unscaled(weight, scale))
     else:
