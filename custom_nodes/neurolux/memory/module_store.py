@@ -67,18 +67,20 @@ class ModuleStore:
         Drops versions of the same files that have been replaced, and what is over the number that may stay unused.
         """
         self._drop_outdated(keys)
+        found: list[Loaded] = []
         for key in keys:
-            if key not in self._loaded:
-                entry = build(key)
-                with self._lock:
-                    self._loaded[key] = entry
+            entry = self.get(key)
+            entry = build(key) if entry is None else cast(Loaded, entry)
             with self._lock:
+                self._loaded[key] = entry
                 self._loaded.move_to_end(key)
-        for kind in {key.kind for key in keys}:
+            found.append(entry)
+        kinds: set[ModuleKind] = {key.kind for key in keys}
+        for kind in kinds:
             unused = [key for key in self.keys(kind) if key not in keys]
             for key in unused[: max(len(unused) - MOST_UNUSED[kind], 0)]:
                 self.drop(key)
-        return [cast(Loaded, self._loaded[key]) for key in keys]
+        return found
 
     def sweep(self, wanted: Collection[FileStamp] = (), kind: ModuleKind | None = None) -> None:
         """Drop what the manager took off its device (``/free``, an eviction), of one ``kind`` or of all.
