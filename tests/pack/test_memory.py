@@ -142,9 +142,9 @@ def test_a_stage_that_ran_out_of_memory_runs_again_with_a_leaner_plan(
 ) -> None:
     from neurolux.planning.planner import Machine
 
-    monkeypatch.setattr(
-        pipelines, "this_machine", lambda *_, **__: Machine("cuda", 80 * 10**9, 80 * 10**9, bf16=True, fp16=True)
-    )
+    machine = Machine("cuda", 80 * 10**9, 80 * 10**9, bf16=True, fp16=True)
+    for planner in ("store", "replanning"):
+        monkeypatch.setattr(f"neurolux.loading.{planner}.this_machine", lambda *_, **__: machine)
     handle = handle_for(tiny_models["tiny-flux-dev"], precision="fp32")
     loaded = borrow(handle)
     expected = sample_with(loaded, handle)
@@ -216,10 +216,12 @@ def test_another_precision_encodes_for_itself(tiny_models: dict[str, Path], pipe
 
 def test_replaced_files_encode_for_themselves(tiny_models: dict[str, Path], pipelines: PipelineStore) -> None:
     from neurolux.library.folder_models import folder_model
+    from neurolux.loading.store import load_handle
 
     model = folder_model(tiny_models["tiny-flux-dev"])
+    assert model is not None
     for stamp in ((1,), (2,)):
-        handle = pipelines.load_handle(model, stamp)
+        handle = load_handle(model, stamp)
         sample_with(borrow(handle), handle)
     assert len(kept_prompts()) == 2
 
