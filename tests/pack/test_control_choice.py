@@ -45,7 +45,7 @@ print(json.dumps({**result, "seen": seen}))
 
 
 def stamps(controlnets: dict[str, Path], *names: str) -> list[Any]:
-    from neurolux.adapters.files import stamp_file
+    from neurolux.weights.stamps import stamp_file
 
     return [stamp_file(name, controlnets[name]) for name in names]
 
@@ -82,7 +82,7 @@ def test_the_kind_comes_before_the_union_and_another_family_never(controlnets: d
 
 def test_one_file_tells_its_width_as_its_folder_does(controlnets: dict[str, Path], tmp_path: Path) -> None:
     from neurolux.adapters.control_choice import file_width
-    from neurolux.adapters.files import stamp_file
+    from neurolux.weights.stamps import stamp_file
 
     for name, family, width in (("tiny-flux-canny", "flux", 32), ("tiny-sdxl-union", "sdxl", 64)):
         single = tmp_path / f"{name}.safetensors"

@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.pack.pipelines import handle_for
+from tests.pack.pipelines import borrow, handle_for
 
 if TYPE_CHECKING:
-    from neurolux.loading.registry import PipelineHandle
+    from neurolux.loading.handle import PipelineHandle
     from neurolux.training.lora import TrainedLora
 
 pytestmark = pytest.mark.usefixtures("unloaded")
@@ -94,7 +94,7 @@ def latents_of(handle: PipelineHandle, archive: Path) -> torch.Tensor:
 
     with torch.no_grad():
         found, warnings = make_examples(
-            handle.loaded(), read_training_set("set.zip", archive), "zorb", SIDE, lambda _: None
+            borrow(handle), read_training_set("set.zip", archive), "zorb", SIDE, lambda _: None
         )
     assert warnings == []
     return torch.cat([example.latent for example in found])

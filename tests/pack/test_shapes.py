@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.pack.architectures import MODELS, Make, on_meta, shallow_flux
+from tests.pack.blocks import lists_of
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
@@ -31,7 +32,7 @@ def test_catalog_counts_are_those_of_the_architectures(name: str, component: str
     module = on_meta(MODELS[name][component])
     shape = CATALOG[name].components[component]
     assert shape.parameters == sum(weight.numel() for weight in module.parameters())
-    _, units = split_into_blocks(module)
+    _, units = split_into_blocks(module, lists_of(module))
     assert shape.blocks == tuple(sum(slot.home.numel() for slot in unit.slots) for unit in units)
 
 
@@ -66,7 +67,7 @@ def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[s
         model, None, files, make_plan(family_of(model.family).costs, shapes, machine, Workload(64, 64))
     )
     for component, shape in shapes.items():
-        _, units = split_into_blocks(pipe.components[component])
+        _, units = split_into_blocks(pipe.components[component], lists_of(pipe.components[component]))
         assert shape.blocks == tuple(sum(slot.home.numel() for slot in unit.slots) for unit in units)
 
 

@@ -1,6 +1,6 @@
 """Which ControlNet ``auto`` means: a file of the user's first, else the catalog's, for this model and this image.
 
-What fits is told by the width of the layers that meet. No weights are opened.
+The width of the layers that meet decides what fits. No weights are opened.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from ..catalog.auxiliary import CatalogControlNet
 from ..errors import WeightsMissing
 from ..families.registry import family_of
 from ..families.spec import Controls
-from .files import FileStamp, detect, read_config, read_header
+from ..weights.stamps import FileStamp, read_config, read_shapes
+from .detect import detect
 
 UNION_WORD = "union"
 
@@ -27,7 +28,7 @@ def file_width(file: FileStamp, family: str) -> int | None:
     if file.path.is_dir():
         config = read_config(file.name, file.path)
         return controls_of(family).folder_width(config)
-    return controls_of(family).file_width(read_header(file.name, file.path))
+    return controls_of(family).file_width(read_shapes(file.path))
 
 
 def controls_of(family: str) -> Controls:

@@ -6,17 +6,15 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..errors import InvalidParameter
+from ..loading.loaded import LoadedPipeline
 from ..loading.modules import load_module
+from ..weights.stamps import CONFIG_FILE, FileStamp, read_config, read_shapes
 from .control_choice import controls_of
-from .files import CONFIG_FILE, FileStamp, read_config, read_header
-
-if TYPE_CHECKING:
-    from ..loading.registry import LoadedPipeline
 
 
 def build_controlnet(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dtype) -> Any:
@@ -28,7 +26,7 @@ def build_controlnet(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dty
     )
     check_fit(pipeline, file, module)
     with torch.inference_mode(False), torch.no_grad():
-        for weight in module.parameters():  # a file's weights lie at any address; for some, products round otherwise
+        for weight in module.parameters():  # at any address in a file; for some, products round otherwise
             weight.data = weight.data.clone()
     module.register_forward_pre_hook(cast_condition, with_kwargs=True)
     return module.eval().requires_grad_(False)
@@ -41,7 +39,7 @@ def read_module(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dtype) -
     if file.path.is_dir():
         class_name = read_config(file.name, file.path)["_class_name"]
         return getattr(diffusers, class_name).from_pretrained(file.path, dtype=dtype, local_files_only=True)
-    header = read_header(file.name, file.path)
+    header = read_shapes(file.path)
     controls = controls_of(pipeline.model.family)
     class_name, config = controls.architecture(pipeline.denoiser, header)
     if not controls.single_file(header):

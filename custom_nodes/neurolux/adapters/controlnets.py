@@ -1,17 +1,15 @@
-"""ControlNets: which are applied to a handle, their weights, and the pipeline that samples with them.
+"""ControlNets: which are applied to a handle, and the pipeline that samples with them.
 
-A ControlNet's weights live here, once for every pipeline of the same number format, and are known to ComfyUI's memory
-manager like any other component. The pipelines with ControlNets share the components of the one without.
+Their weights are in the store of modules (memory/module_store.py). The pipelines with ControlNets share the components
+of the one without.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,17 +20,22 @@ from ..families.placed import derived
 from ..families.registry import families, family_of
 from ..families.spec import ControlKind, Controls, Task
 from ..images.control_images import fitted
-from ..loading.working_memory import decode_room
-from ..memory.patcher import ComponentPatcher, evicted, unload
+from ..loading.handle import AppliedControl
+from ..loading.loaded import LoadedPipeline
+from ..loading.working_memory import decoding_memory
+from ..memory.module_store import LoadedModule, ModuleKey, modules
+from ..memory.patcher import ComponentPatcher
 from ..memory.placement import device_budget
+from ..memory.streaming import CPU
+from ..memory.vae_tiling import tiling
 from ..planning.adapters import control_name
+from ..weights.stamps import FileStamp
 from .control_choice import controls_of
 from .control_weights import build_controlnet
-from .files import FileStamp, detect
+from .detect import detect
 
 if TYPE_CHECKING:
     from ..images.frames import Frame
-    from ..loading.registry import LoadedPipeline
 
 AUTO_MODE = "auto"
 INSTEAD = {
@@ -48,33 +51,12 @@ INSTEAD = {
     ),
 }
 """Why models of a purpose take no ControlNet, and what to do instead."""
-STORAGE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-MOST_UNUSED = 2
-"""ControlNets that no current image uses stay in memory up to this number."""
-_log = logging.getLogger(__name__)
 
 
 def mode_choices() -> tuple[str, ...]:
     """Every kind of control image that some family's union ControlNets know."""
     known = (family.controls.modes for family in families().values() if family.controls is not None)
     return (AUTO_MODE, *dict.fromkeys(mode for modes in known for mode in modes))
-
-
-@dataclass(frozen=True)
-class AppliedControl:
-    """One ControlNet on a handle, with the image that it follows."""
-
-    file: FileStamp
-    mode: str
-    strength: float
-    start: float
-    """Share of the steps after which it begins to act."""
-    end: float
-    """Share of the steps after which it no longer acts."""
-    digest: str
-    """Of the image."""
-    image: torch.Tensor = field(compare=False, repr=False)
-    """(B, H, W, 3) in [0, 1]."""
 
 
 def make_control(
@@ -117,16 +99,12 @@ def check_model(model: Model) -> None:
 
 
 @dataclass(eq=False)
-class LoadedControlNet:
-    """A ControlNet's weights, and what the memory manager knows of them."""
-
-    file: FileStamp
-    module: Any
-    patcher: ComponentPatcher
+class LoadedControlNet(LoadedModule):
+    """A ControlNet's weights, and what they are for."""
 
     @property
     def union(self) -> bool:
-        """Whether one network serves several kinds of images, and must be told which."""
+        """Whether one network serves several kinds of images, and must know which it gets."""
         config = self.module.config
         return getattr(config, "num_mode", None) is not None or "num_control_type" in config
 
@@ -140,62 +118,16 @@ class LoadedControlNet:
         return controls.activations(self.module, width, height) * self.module.dtype.itemsize
 
 
-class ControlNets:
-    """The loaded ControlNets of this process, least recently used first."""
+def acquire_controlnets(files: Sequence[FileStamp], pipeline: LoadedPipeline) -> list[LoadedControlNet]:
+    """``files`` loaded, in their order, a file that comes twice loaded once."""
 
-    def __init__(self) -> None:
-        self._loaded: OrderedDict[tuple[FileStamp, torch.dtype, torch.device], LoadedControlNet] = OrderedDict()
+    def build(key: ModuleKey) -> LoadedControlNet:
+        module = build_controlnet(pipeline, key.file, key.dtype)
+        return LoadedControlNet(key, module, ComponentPatcher(module, key.device, CPU, blocks=blocks))
 
-    def acquire(self, files: Sequence[FileStamp], pipeline: LoadedPipeline) -> list[LoadedControlNet]:
-        """``files`` loaded, in their order, a file that comes twice loaded once."""
-        self.sweep(files)
-        dtype = pipeline.precision.main
-        keys = [(file, dtype, pipeline.device) for file in files]
-        for key in keys:
-            if key not in self._loaded:
-                module = build_controlnet(pipeline, key[0], dtype)
-                patcher = ComponentPatcher(module, pipeline.device, torch.device("cpu"))
-                self._loaded[key] = LoadedControlNet(key[0], module, patcher)
-            self._loaded.move_to_end(key)
-        unused = [key for key in self._loaded if key not in keys]
-        for key in unused[: max(len(unused) - MOST_UNUSED, 0)]:
-            self.drop(key)
-        return [self._loaded[key] for key in keys]
-
-    def sweep(self, wanted: Collection[FileStamp] = ()) -> None:
-        """Drop what the manager took off its device; on a GPU what is ``wanted`` stays in RAM, for the next image."""
-        for key, entry in list(self._loaded.items()):
-            unwanted = key[2].type == "cpu" or entry.file not in wanted
-            if unwanted and evicted(entry.patcher):
-                self.drop(key)
-
-    def drop(self, key: tuple[FileStamp, torch.dtype, torch.device]) -> None:
-        """Take one out of memory."""
-        entry = self._loaded.pop(key)
-        _log.info("NeuroLux: freeing ControlNet %s", entry.file.name)
-        unload(entry.patcher)
-
-    def memory(self) -> dict[str, list[dict[str, Any]]]:
-        """What is in memory, by file name, as a placement tells it of a pipeline's components."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for (file, dtype, _), entry in list(self._loaded.items()):
-            patcher = entry.patcher
-            found.setdefault(file.name, []).append(
-                {
-                    "component": "controlnet",
-                    "device": str(patcher.current_loaded_device()),
-                    "storage": STORAGE_NAMES[dtype],
-                    "placement": "stage",
-                    "bytes": patcher.residency.total_bytes,
-                    "device_bytes": patcher.loaded_size(),
-                }
-            )
-        return found
-
-    def clear(self) -> None:
-        """Take all out of memory."""
-        for key in list(self._loaded):
-            self.drop(key)
+    blocks = controls_of(pipeline.model.family).blocks
+    dtype, device = pipeline.precision.main, pipeline.device
+    return modules.acquire([ModuleKey("controlnet", file, dtype, device) for file in files], build)
 
 
 class ControlRun:
@@ -206,7 +138,7 @@ class ControlRun:
         self._family = family_of(pipeline.model.family)
         self._spec = controls_of(pipeline.model.family)
         self._controls = pipeline.controls
-        self._nets = controlnets.acquire([control.file for control in self._controls], pipeline)
+        self._nets = acquire_controlnets([control.file for control in self._controls], pipeline)
         check_together(self._spec, self._nets)
         for control, net in zip(self._controls, self._nets, strict=True):
             check_mode(self._spec, control, net)
@@ -228,21 +160,19 @@ class ControlRun:
     @contextmanager
     def stage(self, names: Sequence[str], working_bytes: int, width: int, height: int) -> Iterator[None]:
         """The pipeline's components ``names`` and the ControlNets on the device, for an image of that size."""
-        from ..stages.decode import tiling
-
         placement, pipe = self._pipeline.placement, self._pipeline.pipe
         patchers = list({id(net): net.patcher for net in self._nets}.values())
         for index, patcher in enumerate(patchers):  # the manager would give one that is too large all there is
             patcher.budget = device_budget(patcher.residency, placement.planned(control_name(index)))
-        room = working_bytes + sum(net.activation_bytes(self._spec, width, height) for net in self._nets)
+        needed = working_bytes + sum(net.activation_bytes(self._spec, width, height) for net in self._nets)
         if not self.needs_vae:
-            with placement.stage(names, room, beside=patchers):
+            with placement.stage(names, needed, beside=patchers):
                 yield
             return
         names = list(dict.fromkeys([*names, "vae"]))
-        room = max(room, decode_room(self._pipeline, width, height))  # encoding an image takes about as much
+        needed = max(needed, decoding_memory(self._pipeline, width, height))  # encoding an image takes about as much
         tiles = tiling(pipe.vae, placement.plan.vae_tile, pipe.vae_scale_factor)
-        with placement.stage(names, room, beside=patchers), tiles:
+        with placement.stage(names, needed, beside=patchers), tiles:
             yield
 
     def arguments(self, index: int, width: int, height: int, frame: Frame | None) -> dict[str, Any]:
@@ -283,7 +213,7 @@ def check_together(controls: Controls, nets: Sequence[LoadedControlNet]) -> None
 
 
 def check_mode(controls: Controls, control: AppliedControl, net: LoadedControlNet) -> None:
-    """Raise InvalidParameter where a union ControlNet is not told what the image is. Others need not know."""
+    """Raise InvalidParameter where a union ControlNet does not know what the image shows. Others need not know."""
     if not net.union:
         return
     number = controls.modes.get(control.mode)
@@ -293,7 +223,3 @@ def check_mode(controls: Controls, control: AppliedControl, net: LoadedControlNe
         raise InvalidParameter(
             "mode", f"ControlNet {control.file.name} serves several kinds of images; set its mode to one of {names}"
         )
-
-
-controlnets = ControlNets()
-"""This process's ControlNets. ComfyUI runs one prompt at a time, so one store serves all."""

@@ -69,6 +69,8 @@ class Checkpoint:
     repo: str
     file: str
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    component: str = "unet"
+    """Whose weights they are, in the pipeline."""
 
 
 @dataclass(frozen=True)

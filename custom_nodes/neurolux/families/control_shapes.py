@@ -1,15 +1,13 @@
-"""How large a ControlNet is: by the header of its file, or by the bytes of a published one. No torch."""
+"""How large a ControlNet is: by the shapes in its file, or by the bytes of a published one. No torch."""
 
 from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
 
-from ..adapters.files import FileStamp, read_header, weight_files
 from ..planning.records import ComponentShape
+from ..weights.stamps import Shapes
 from .registry import family_of
-from .spec import Shapes
 
 BLOCK = re.compile(
     r"(?:transformer_blocks|single_transformer_blocks)\.\d+\.|"
@@ -21,13 +19,8 @@ PUBLISHED_BYTES = 2
 """A weight, in the files of ControlNets: bf16 or fp16."""
 
 
-@lru_cache(maxsize=64)
-def control_shape(file: FileStamp, family: str) -> ComponentShape:
-    """A ControlNet by its file or its diffusers folder. Raises WeightsMissing for a damaged one."""
-    paths = weight_files(file.path) if file.path.is_dir() else [file.path]
-    header: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        header.update(read_header(path.name, path))
+def control_shape(header: Shapes, family: str) -> ComponentShape:
+    """A ControlNet by the shapes of its tensors."""
     controls = family_of(family).controls
     values, needs_vae = controls.planned(header) if controls is not None else (0, False)
     parameters = sum(math.prod(shape) for shape in header.values())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.limits import Defaults, GuidanceLimit, Limits, StepLimit
 from ..planning.records import FamilyCosts
+from ..weights.stamps import Shapes
 from .blocks import BlockLists
 from .parts import t5
 from .parts.autoencoder import VAE
@@ -35,7 +36,6 @@ from .spec import (
     Part,
     PipelineClass,
     Scheduler,
-    Shapes,
     Signature,
     SingleFiles,
     Tensors,

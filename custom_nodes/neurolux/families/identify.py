@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 from ..weights.file_kinds import FileKind, Place
 from ..weights.headers import TensorInfo, WeightHeader
+from ..weights.stamps import Shapes
 from .recognized import recognized_lora
 from .registry import all_parts, families
-from .spec import Detected, FamilySpec, Shapes
+from .spec import Detected, FamilySpec
 
 UMT5_MARKS = ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", "enc.blk.1.attn_rel_b.weight")
 """T5 has the bias in its first block only, and a vocabulary of its own; UMT5 (of Wan and others) has one in each."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..weights.stamps import Shapes
 from .parts.unet import lora_widths
-from .spec import Detected, Shapes
+from .spec import Detected
 
 SD2_TEXT_WIDTH, SD1_TEXT_WIDTH = 1024, 768
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.limits import Defaults, Limits
 from ..planning.records import FamilyCosts
+from ..weights.stamps import Shapes
 from .parts import unet
 from .parts.autoencoder import VAE, scaled_from_raw, scaled_to_raw
 from .parts.clip import CLIP_L
@@ -21,7 +22,6 @@ from .spec import (
     ModelFacts,
     Part,
     PipelineClass,
-    Shapes,
 )
 
 if TYPE_CHECKING:

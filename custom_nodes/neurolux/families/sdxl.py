@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalog.limits import Defaults, GuidanceLimit, Limits, StepLimit
 from ..catalog.models import Model, SchedulerChoice
 from ..planning.records import FamilyCosts
+from ..weights.stamps import Shapes
 from .blocks import BlockLists
 from .parts import unet
 from .parts.autoencoder import VAE, scaled_from_raw, scaled_to_raw
@@ -32,7 +33,6 @@ from .spec import (
     Part,
     PipelineClass,
     Scheduler,
-    Shapes,
     Signature,
     SingleFiles,
     Task,

@@ -16,6 +16,7 @@ from ..catalog.models import Model, Purpose
 from ..planning.records import FamilyCosts
 from ..weights.file_kinds import Layout
 from ..weights.headers import TensorInfo
+from ..weights.stamps import Shapes
 from .blocks import NO_BLOCKS, BlockLists
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ Task = Literal["text-to-image", "image-to-image", "inpaint", "fill", "edit", "vi
 """What is asked for. ``fill`` is inpainting by a model that was trained for it, ``edit`` follows an instruction."""
 ControlKind = Literal["plain", "union"]
 """A ControlNet for one kind of control image, or a union of several that must be told which one it gets."""
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shape by tensor name."""
 Config = Mapping[str, Any]
 """A module's configuration, as diffusers and transformers write it."""
 Tensors = dict[str, "torch.Tensor"]

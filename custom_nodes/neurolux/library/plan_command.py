@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..adapters.files import AdapterKind
+from ..adapters.detect import AdapterKind
 from ..catalog.models import Model
 from ..catalog.reading import read_catalog
 from ..errors import InvalidParameter, NeuroLuxError

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..adapters.files import AdapterKind, detect, stamp_file
+from ..adapters.detect import AdapterKind, detect
 from ..catalog.auxiliary import helper_catalog
 from ..catalog.models import Model
 from ..errors import InvalidParameter
@@ -32,6 +32,7 @@ from ..planning.planner import (
     make_plan,
     table,
 )
+from ..weights.stamps import all_shapes, stamp_file
 
 Locate = Callable[[AdapterKind, str], Path | None]
 """Where the LoRA or the ControlNet of a name is, if it is here."""
@@ -136,7 +137,7 @@ def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
     family = detect("controlnet", file).family
     if family != model.family:
         raise InvalidParameter("controlnet", f"ControlNet {name} was made for {family}, {model.name} is {model.family}")
-    return control_shape(file, model.family)
+    return control_shape(all_shapes(file), model.family)
 
 
 def asked_lora(name: str, locate: Locate) -> int:

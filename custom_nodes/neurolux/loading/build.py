@@ -16,11 +16,12 @@ from ..errors import WeightsMissing
 from ..families.placed import Pipeline, placed_class
 from ..families.registry import family_of
 from ..planning.records import ComputeType, Plan, StorageType
+from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter, LoadProgress, open_file
 from ..weights.quantize import storable_layers, store_weight, stored_type
 from ..weights.sources import ResolvedFiles
 from .components import ComponentFiles, component_files, shapes_of, vae_must_upcast
-from .fill import DTYPES, load_component
+from .fill import load_component
 
 __all__ = ["build_pipeline", "shapes_of", "vae_must_upcast"]
 CPU = torch.device("cpu")

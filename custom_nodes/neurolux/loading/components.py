@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,11 +15,12 @@ from ..errors import WeightsMissing
 from ..families.identify import identify
 from ..families.registry import family_of
 from ..families.spec import Component, Config, FamilySpec, Part
-from ..planning.records import ComponentShape
+from ..planning.records import ComponentShape, StorageType
 from ..weights.diffusers_folder import WEIGHTS
+from ..weights.dtypes import TYPE_NAMES
 from ..weights.file_kinds import Place
 from ..weights.files import open_files, outlines
-from ..weights.headers import STORED, read_header
+from ..weights.headers import read_header
 from ..weights.key_maps import SCALES, own_tensors
 from ..weights.sources import ResolvedFiles
 
@@ -202,11 +202,10 @@ def vae_must_upcast(files: ResolvedFiles) -> bool:
     return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("force_upcast", True))
 
 
-def stored_type(outline: Mapping[str, torch.Tensor]) -> Any:
+def stored_type(outline: Mapping[str, torch.Tensor]) -> StorageType | None:
     """The type that most of the bytes are in, as a plan calls it; None for one that it does not know."""
-    totals: dict[str, int] = {}
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3"}
+    totals: dict[StorageType | None, int] = {}
     for value in outline.values():
-        name = names.get(value.dtype, "")
+        name = TYPE_NAMES.get(value.dtype)
         totals[name] = totals.get(name, 0) + math.prod(value.shape) * value.element_size()
-    return STORED.get(max(totals, key=lambda name: totals[name], default=""))
+    return max(totals, key=lambda name: totals[name], default=None)

@@ -17,12 +17,12 @@ from accelerate import init_empty_weights
 from ..errors import WeightsMissing
 from ..families.spec import Part
 from ..planning.records import ComponentPlan
+from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter
 from ..weights.key_maps import SCALES
 from ..weights.quantize import storable_layers, store_gguf, store_weight, stored_type, unscaled
 from .components import ComponentFiles
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHOWN = 4
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from ..families.identify import family_of_file, identify, main_files, single_fil
 from ..families.spec import FamilySpec
 from ..library.known_models import comfy_shelf, known_models, model_stamp
 from ..library.single_files import AUTO, FOLDERS, Shelf, complete, files_model
-from ..loading.registry import load_handle
-from ..stages.node_progress import NodeReporter
+from ..loading.node_progress import NodeReporter
+from ..loading.store import load_handle
 from ..weights.file_kinds import FileKind
 from ..weights.headers import read_header
 from .load import LOADERS, compile_input, offload_input, pipeline_output, precision_input

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from ..families.registry import family_of
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import decode_room, run_stage
+from ..loading.loaded import LoadedPipeline
+from ..loading.replanning import fit
+from ..loading.working_memory import decoding_memory, run_stage
+from ..memory.vae_tiling import tiling
 
 REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
 
@@ -24,35 +24,15 @@ def decode(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
     scale = loaded.pipe.vae_scale_factor
     height, width = samples.shape[2] * scale, samples.shape[3] * scale
 
-    loaded.fit(width, height)
+    fit(loaded, width, height)
 
     def work() -> torch.Tensor:
-        placed = loaded.placement.stage(["vae"], decode_room(loaded, width, height))
+        placed = loaded.placement.stage(["vae"], decoding_memory(loaded, width, height))
         with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
             # split, unlike indexing, leaves the strides as diffusers has them, by which convolutions choose their way.
             return torch.cat([decode_one(loaded, latent) for latent in samples.split(1)])
 
     return run_stage(loaded, f"decoding {samples.shape[0]} x {width}x{height}", REMEDY, work)
-
-
-@contextmanager
-def tiling(vae: Any, tile: int | None, scale: int) -> Iterator[None]:
-    """Decode in tiles of ``tile`` pixels a side meanwhile; None: whole.
-
-    diffusers' own ``enable_tiling`` tiles only what is larger than the size that the VAE was trained at, 1024 here.
-    """
-    if tile is None:
-        vae.disable_tiling()
-        yield
-        return
-    trained = vae.tile_sample_min_size, vae.tile_latent_min_size
-    vae.tile_sample_min_size, vae.tile_latent_min_size = tile, tile // scale
-    vae.enable_tiling()
-    try:
-        yield
-    finally:
-        vae.disable_tiling()
-        vae.tile_sample_min_size, vae.tile_latent_min_size = trained
 
 
 def decode_one(loaded: LoadedPipeline, latent: torch.Tensor) -> torch.Tensor:

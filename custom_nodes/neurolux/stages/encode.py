@@ -11,8 +11,8 @@ import torch
 from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Encoding
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import encode_room, run_stage
+from ..loading.loaded import LoadedPipeline
+from ..loading.working_memory import encoding_memory, run_stage
 from .embedding_cache import Conditioning, embedding_cache
 
 EMPTY_PROMPT = "neurolux_empty_prompt"
@@ -37,7 +37,7 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
         return known
 
     def work() -> Conditioning:
-        with loaded.placement.stage(encoders, encode_room(loaded, encoders)), torch.no_grad():
+        with loaded.placement.stage(encoders, encoding_memory(loaded, encoders)), torch.no_grad():
             tensors = family.encoding.encode(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
         return as_conditioning(family.encoding, {name: value.cpu() for name, value in tensors.items()}, text)
 
@@ -66,7 +66,7 @@ def cache_key(loaded: LoadedPipeline, encoders: list[str], text: str) -> tuple[o
     spec, plan = loaded.spec, loaded.placement.plan
     formats = tuple((name, plan.components[name].storage, plan.components[name].compute) for name in encoders)
     limit = loaded.model.max_sequence_length
-    return spec.model, spec.stamp, loaded.device.type, formats, loaded.adapters.text_key, limit, text
+    return spec.model, spec.stamp, loaded.device.type, formats, loaded.loras.text_key, limit, text
 
 
 def encoded_tensors(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -> dict[str, torch.Tensor]:

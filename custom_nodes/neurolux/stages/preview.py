@@ -18,7 +18,7 @@ from PIL import Image
 from ..catalog.models import FolderSource
 from ..families.registry import family_of
 from ..images.pixels import as_image
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 from .decode import to_raw
 
 SMALL_VAE_PARAMETERS = 5_000_000

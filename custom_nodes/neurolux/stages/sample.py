@@ -16,9 +16,12 @@ from ..errors import InvalidParameter
 from ..families.placed import derived
 from ..families.registry import family_of
 from ..families.spec import Task
-from ..loading.registry import LoadedPipeline, LoadSpec
-from ..loading.working_memory import decode_room, run_stage, sample_room
-from .decode import tiling, to_raw
+from ..loading.compiled import run_compiled
+from ..loading.loaded import LoadedPipeline
+from ..loading.replanning import fit
+from ..loading.working_memory import decoding_memory, run_stage, sampling_memory
+from ..memory.vae_tiling import tiling
+from .decode import to_raw
 from .encode import Conditioning, encode, encoded_tensors, is_empty
 from .image_encoding import images_encoded_in_place
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
@@ -51,8 +54,8 @@ def plan_sample(
     variant: int | None,
     latent: Mapping[str, Any],
     seed: int,
-    steps: int,
-    guidance: float,
+    steps: int = 0,
+    guidance: float = -1.0,
     strength: float = 1.0,
 ) -> SampleRequest:
     """Fill in defaults (``steps`` 0, ``guidance`` below 0) and check all; raises InvalidParameter."""
@@ -96,41 +99,36 @@ def needs_negative(model: Model, guidance: float) -> bool:
 
 def sample(
     loaded: LoadedPipeline,
-    spec: LoadSpec,
+    request: SampleRequest,
     positive: Conditioning,
     negative: Conditioning | None,
-    latent: Mapping[str, Any],
-    seed: int,
-    steps: int = 0,
-    guidance: float = -1.0,
-    strength: float = 1.0,
     *,
     span: ProgressSpan | None = None,
 ) -> torch.Tensor:
     """Sample every image of the batch; returns raw VAE latents (B, C, h, w), float32 on the CPU.
 
-    Image ``i`` uses ``seed + i`` and is sampled alone, so it equals the single image with that seed. The noise is
-    drawn on the CPU: a seed means the same on every device. ``span``: where its steps are in a longer count.
+    ``request`` is what ``plan_sample`` made for the pipeline's model and checkpoint. Image ``i`` uses ``seed + i`` and
+    is sampled alone, so it equals the single image with that seed. The noise is drawn on the CPU: a seed means the same
+    on every device. ``span``: where its steps are in a longer count.
     """
-    request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance, strength)
     prompt = prompt_arguments(loaded, request, positive, negative)
     control = ControlRun(loaded, request.task) if loaded.controls else None
     pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
     progress = SampleProgress(loaded, request, span)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
-    loaded.fit(request.width, request.height)
+    fit(loaded, request.width, request.height)
 
     def work() -> torch.Tensor:
         with placed(), torch.no_grad():
-            return loaded.compiled.run(loaded, lambda: torch.cat([one(index) for index in range(request.count)]))
+            return run_compiled(loaded, lambda: torch.cat([one(index) for index in range(request.count)]))
 
     @contextmanager
     def placed() -> Iterator[None]:
-        room = task_room(loaded, request)
+        needed = task_memory(loaded, request)
         if control is None:
-            where = loaded.placement.stage(stage, room)
+            where = loaded.placement.stage(stage, needed)
         else:
-            where = control.stage(stage, room, request.width, request.height)
+            where = control.stage(stage, needed, request.width, request.height)
         if request.task == "text-to-image":
             with where:
                 yield
@@ -164,14 +162,14 @@ def task_pipeline(loaded: LoadedPipeline, task: Task) -> Any:
     return derived(loaded.pipe, wanted, family.pipeline_options(loaded.pipe.config))
 
 
-def task_room(loaded: LoadedPipeline, request: SampleRequest) -> int:
+def task_memory(loaded: LoadedPipeline, request: SampleRequest) -> int:
     """Working memory of a step, or of encoding the image where that takes more."""
     width, height = request.width, request.height
     if request.task == "text-to-image":
-        return sample_room(loaded, width, height)
+        return sampling_memory(loaded, width, height)
     pixels = family_of(loaded.model.family).edit_pixels
     seen = height + (pixels // width if request.task == "edit" else 0)  # it attends to the image as well
-    return max(sample_room(loaded, width, seen), decode_room(loaded, width, height))
+    return max(sampling_memory(loaded, width, seen), decoding_memory(loaded, width, height))
 
 
 def sample_one(

@@ -14,11 +14,11 @@ from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Task
-from ..images.frames import Frame, current_origin
+from ..images.frames import Frame
 from ..images.pixels import as_image
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 from .image_encoding import from_raw
-from .latent import LATENT_SCALE
+from .latent import LATENT_SCALE, current_origin
 
 
 @dataclass(frozen=True)

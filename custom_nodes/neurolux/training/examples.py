@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import decode_room, run_stage
-from ..stages.decode import tiling
+from ..loading.loaded import LoadedPipeline
+from ..loading.replanning import fit
+from ..loading.working_memory import decoding_memory, run_stage
+from ..memory.vae_tiling import tiling
 from ..stages.encode import encode, named_tensors
 from ..stages.image_encoding import encode_image, from_raw
 from ..stages.prompt_check import truncation_warnings
@@ -61,11 +62,11 @@ class EncodedImage:
 
 def encode_images(loaded: LoadedPipeline, images: TrainingSet, side: int, phase: Phase) -> list[EncodedImage]:
     """Every image, in order."""
-    loaded.fit(side, side)
+    fit(loaded, side, side)
 
     def work() -> list[EncodedImage]:
         found = []
-        placed = loaded.placement.stage(["vae"], decode_room(loaded, side, side))
+        placed = loaded.placement.stage(["vae"], decoding_memory(loaded, side, side))
         tiles = tiling(loaded.pipe.vae, loaded.placement.plan.vae_tile, loaded.pipe.vae_scale_factor)
         with open_files(images.label, images.path) as files, placed, tiles, torch.no_grad():
             for number, image in enumerate(images.images, start=1):

@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 def save_sorted(tensors: dict[str, torch.Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    """safetensors' ``save_file``, the same bytes every time: it writes the metadata in an order drawn by chance."""
+    """safetensors' ``save_file``, the same bytes every time: it writes the metadata in a random order."""
     save_file(tensors, path, metadata=metadata)
     with Path(path).open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -10,22 +10,23 @@ from typing import Any
 
 import torch
 
-from ..adapters.files import stamp_file
-from ..adapters.loras import AppliedLora
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
 from ..families.registry import family_of
-from ..loading.registry import LoadedPipeline, PipelineHandle
+from ..loading.handle import AppliedLora, PipelineHandle
+from ..loading.loaded import LoadedPipeline
 from ..stages.decode import decode
 from ..stages.encode import encode
 from ..stages.latent import empty_latent
-from ..stages.sample import ProgressSpan, sample
+from ..stages.sample import ProgressSpan, plan_sample, sample
+from ..weights.stamps import stamp_file
 from .files import Checkpoint, check_writable, load_checkpoint, save_lora
 from .image_set import TrainingSet, spoken
 from .memory import check_placement
 from .settings import MOST_SAMPLES, LoraSettings, check_model
 
 DISTILLED_STEPS = 4
-"""A model that draws in so few steps was distilled from another one."""
+"""A model that samples in so few steps was distilled from another one."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TrainedLora:
 
 
 class TrainingReporter:
-    """Told how far a training is; does nothing with it. A report may raise: so an interrupt stops the training."""
+    """Receives the progress of a training and does nothing with it. A report may raise: so an interrupt stops it."""
 
     def phase(self, text: str, *, long: bool = False) -> None:
         """What is done now, before and after the steps."""
@@ -80,7 +81,7 @@ def train_lora(
     from .loss import Objective, prediction_type
     from .steps import Training
 
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     check_model(handle.model, handle.spec.variant, prediction_type(loaded))
     check_placement(loaded)
     for folder in (loras, checkpoints):
@@ -186,11 +187,12 @@ def model_warnings(handle: PipelineHandle) -> list[str]:
 def draw_samples(
     handle: PipelineHandle, prompt: str, seed: int, count: int, side: int, progress: TrainingReporter
 ) -> torch.Tensor:
-    """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes draw them."""
-    loaded = handle.loaded()
+    """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes make them."""
+    loaded = borrow(handle)
     latent = {"samples": empty_latent(handle.model, side, side, count)}
     span = progress.drawing(count * drawing_steps(handle))
-    return decode(loaded, sample(loaded, handle.spec, encode(loaded, prompt), None, latent, seed, span=span))
+    request = plan_sample(handle.model, handle.spec.variant, latent, seed)
+    return decode(loaded, sample(loaded, request, encode(loaded, prompt), None, span=span))
 
 
 def drawing_steps(handle: PipelineHandle) -> int:
@@ -204,7 +206,7 @@ def with_trained(handle: PipelineHandle, lora: Path) -> PipelineHandle:
 
 
 def text_for_samples(prompt: str, images: TrainingSet, trigger: str) -> str:
-    """What the sample images show: the trigger word, or the first image's caption, unless told."""
+    """What the sample images show: the trigger word, or the first image's caption, unless a prompt is given."""
     return prompt.strip() or trigger or spoken(images.images[0], trigger)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ..families.registry import family_of
 from ..families.spec import TrainingBatch, TrainingFormula
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 from ..memory.machine import this_machine
 from ..planning.costs import COMPUTE_BYTES, MARGIN
 from .loss import formula_of

@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional
 
 from ..planning.records import ComputeType, StorageType
+from .dtypes import DTYPES
 
 StoredType = Literal["fp8", "int8", "nf4", "fp32", "bf16", "fp16"]
-PLAIN_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 NF4_BLOCK = 64
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -143,8 +143,8 @@ def store_weight(
     shape = layer.weight.shape
     if storage == "fp8":
         stored = weight.to(torch.float8_e4m3fn)
-    elif storage in PLAIN_TYPES:
-        stored, scale = (weight if scale is None else unscaled(weight, scale)).to(PLAIN_TYPES[storage]), None
+    elif storage in DTYPES:
+        stored, scale = (weight if scale is None else unscaled(weight, scale)).to(DTYPES[storage]), None
     elif storage == "int8":
         stored, scale = to_int8(unscaled(weight, scale))
     else:

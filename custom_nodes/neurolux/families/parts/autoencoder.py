@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..spec import Config, Part, Shapes, Signature, Tensors
+from ...weights.stamps import Shapes
+from ..spec import Config, Part, Signature, Tensors
 from .shapes import numbered
 
 if TYPE_CHECKING:

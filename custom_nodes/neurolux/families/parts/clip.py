@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...weights.headers import TensorInfo
-from ..spec import Config, Part, Shapes, Signature, Tensors
+from ...weights.stamps import Shapes
+from ..spec import Config, Part, Signature, Tensors
 from .shapes import numbered
 
 HEAD = 64

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ...weights.stamps import Shapes
 from ..blocks import BlockLists
-from ..spec import Config, Part, Shapes, Signature, Tensors
+from ..spec import Config, Part, Signature, Tensors
 from .shapes import numbered
 
 TOKENS = 512

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...weights.stamps import Shapes
 from ..blocks import BlockLists
-from ..spec import Config, Shapes, Tensors
+from ..spec import Config, Tensors
 from .shapes import numbered, sensible_side
 
 HEAD = 64
