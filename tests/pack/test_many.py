@@ -1,4 +1,4 @@
-"""Draw Batch and Draw Grid in a real ComfyUI: each image is the single one, and one that fails costs itself only."""
+"""Generate Batch and Generate Grid in a real ComfyUI: each image equals the single one; one that fails is left out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def batch(prompts: str, seeds: str, model: str = MODEL, output_format: str = "pn
     values = {"prompts": prompts, "seeds": seeds, "combine": "every", **DRAWING, **changes}
     saved = result("draw", 0, output_format)
     saved["inputs"]["caption"] = ["draw", 1]
-    return {"load": load(model), "draw": node("NeuroLuxDrawBatch", pipeline=["load", 0], **values), "result": saved}
+    return {"load": load(model), "draw": node("NeuroLuxGenerateBatch", pipeline=["load", 0], **values), "result": saved}
 
 
 def grid(x: tuple[str, str], y: tuple[str, str] = ("none", ""), model: str = MODEL, **changes: Any) -> Graph:
@@ -44,7 +44,7 @@ def grid(x: tuple[str, str], y: tuple[str, str] = ("none", ""), model: str = MOD
     values = {"prompt": PROMPT, "seed": 7, **sides, **DRAWING, **changes}
     return {
         "load": load(model),
-        "draw": node("NeuroLuxDrawGrid", pipeline=["load", 0], **values),
+        "draw": node("NeuroLuxGenerateGrid", pipeline=["load", 0], **values),
         "sheet": result("draw", 0),
         "result": result("draw", 1),
     }

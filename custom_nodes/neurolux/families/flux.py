@@ -605,7 +605,7 @@ FAMILY = FamilySpec(
     edit_pixels=EDIT_PIXELS,
     loader=LoaderNode(
         "NeuroLuxLoadFlux",
-        "Load Flux",
-        "Loads a FLUX model: flux-schnell (four steps), flux-dev (guidance), or your own folder.",
+        "Load FLUX",
+        "Loads a FLUX model: flux-schnell (four steps), flux-dev (with guidance), or your own folder.",
     ),
 )  # fmt: skip

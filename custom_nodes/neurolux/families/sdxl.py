@@ -400,7 +400,7 @@ FAMILY = FamilySpec(
     loader=LoaderNode(
         "NeuroLuxLoadSDXLLightning",
         "Load SDXL-Lightning",
-        "Loads SDXL-Lightning with the checkpoint that was distilled for a number of steps.",
+        "Loads SDXL-Lightning with the checkpoint that was distilled for the given number of steps.",
         steps=tuple(map(str, LIGHTNING_STEPS)),
         default_steps="4",
     ),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..errors import InvalidParameter
 
 MOST_IMAGES = 64
-"""Of one run of Draw Batch or Draw Grid; all of them are in memory at its end."""
+"""Of one run of Generate Batch or Generate Grid; all of them are in memory at its end."""
 MOST_PROMPT_CHARACTERS = 10_000
 COMBINE_CHOICES = ("every", "pairs")
 SETTINGS = {

@@ -62,7 +62,7 @@ def test_every_tensor_of_its_encoder_travels_in_the_conditioning(folder: Path) -
     assert list(tensors) == ["prompt_embeds", "prompt_attention_mask"]
     plain: Any = AuraFlowPipeline.from_pretrained(folder)
     embeds, mask, _, _ = plain.encode_prompt(PROMPT, do_classifier_free_guidance=False)
-    assert torch.equal(tensors["prompt_embeds"], embeds)
+    torch.testing.assert_close(tensors["prompt_embeds"], embeds)  # an address decides how a product is rounded
     assert torch.equal(tensors["prompt_attention_mask"], mask)
     assert not tensors["prompt_attention_mask"].is_floating_point()
 
