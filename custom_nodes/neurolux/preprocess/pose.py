@@ -44,8 +44,8 @@ def pose_images(
             which = f"image {index + 1}" if images.shape[0] > 1 else "the image"
             raise InvalidParameter(
                 "control_image",
-                f"no person was found in {which}; send one with a person, lower the score that a person needs, or send a ready "
-                "pose image and set preprocess to false",
+                f"no person was found in {which}; send one with a person, lower the score that a person needs, or send "
+                "a ready pose image and set preprocess to false",
             )
         persons = [openpose_joints(joints) for joints in find_joints(poser, image, boxes, joint_score)]
         progress.step()

@@ -65,8 +65,8 @@ def check_model(model: Model, variant: int | None, prediction: str | None) -> No
     if model.purpose != "any":
         raise InvalidParameter(
             "model",
-            f"{model.name} was trained to {model.purpose} images, not to generate them from a prompt alone; train on the "
-            "model that it was made from",
+            f"{model.name} was trained to {model.purpose} images, not to generate them from a prompt alone; train on "
+            "the model that it was made from",
         )
     if prediction not in (None, "epsilon", "v_prediction"):
         raise InvalidParameter(
