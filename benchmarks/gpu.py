@@ -22,9 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.in_process import settle_environment, start_comfyui
+
+if TYPE_CHECKING:
+    from neurolux.families.blocks import BlockLists
 
 CAPS_GB = (6, 8, 12, 16, 24)
 MODES = ("none", "model", "stream", "sequential", "disk")
