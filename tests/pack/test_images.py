@@ -209,7 +209,7 @@ def test_a_stock_latent_with_a_stock_mask_is_inpainted(tiny_models: dict[str, Pa
         ("tiny-flux-dev", {"strength": 1.5}, "strength", "1.5 is outside 0 to 1"),
         ("tiny-flux-dev", {"strength": 0.5, "empty": True}, "strength", "the latent is empty; link Encode Image"),
         ("tiny-flux-fill", {}, "mask", "tiny-flux-fill fills in a masked part.* link Encode Image with a mask"),
-        ("tiny-flux-fill", {"empty": True}, "model", "draws none from a prompt alone"),
+        ("tiny-flux-fill", {"empty": True}, "model", "generates none from a prompt alone"),
         ("tiny-flux-kontext", {"masked": True}, "mask", "takes no mask; link Encode Image without one"),
         ("tiny-flux-kontext", {"strength": 0.5}, "strength", "has no strength; leave strength at 1"),
     ],

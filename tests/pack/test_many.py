@@ -239,7 +239,7 @@ def test_a_grid_over_the_strength_of_a_lora(
     ("graph", "message"),
     [
         (batch("\n \n", "1"), "prompts is empty; write one prompt a line"),
-        (batch("a cat", "red"), "seeds: 'red' is neither a number nor a range; write such as 1-4, 9"),
+        (batch("a cat", "red"), "seeds: 'red' is neither a number nor a range; write for example 1-4, 9"),
         (batch("a cat\na dog", "1-33"), "prompts: 66 images are more than the 64 of one job"),
         (grid(("none", "")), "the grid has no side; set x_setting to one of prompt, seed"),
         (grid(("seed", "1"), ("seed", "2")), "both sides vary seed; choose another y_setting"),

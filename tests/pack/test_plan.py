@@ -17,7 +17,6 @@ from neurolux.planning.planner import (
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
-    Plan,
     Workload,
     as_json,
     leaner,
@@ -144,7 +143,7 @@ def test_offload_frees_nothing_on_a_cpu_and_says_so() -> None:
 @pytest.mark.parametrize("machine", [card(80), card(24), card(8), card(8, 12), cpu(64), cpu(16)], ids=str)
 def test_leaner_plans_get_leaner_and_end(name: str, machine: Machine) -> None:
     model = MODELS[name]
-    found: Plan | None = plan(name, machine)
+    previous = found = plan(name, machine)
     taken = []
     while found is not None:
         taken.append(found.peak_vram if machine.own_memory else found.peak_ram)

@@ -142,7 +142,7 @@ class ControlRun:
         check_together(self._spec, self._nets)
         for control, net in zip(self._controls, self._nets, strict=True):
             check_mode(self._spec, control, net)
-        self._task = task
+        self._task: Task = task
         self._kind: ControlKind = "union" if self._nets[0].union else "plain"
         pipe = pipeline.pipe
         self.pipe: Any = derived(

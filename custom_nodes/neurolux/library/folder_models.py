@@ -73,7 +73,7 @@ def folder_stamp(folder: Path) -> tuple[int, ...]:
 
 def read_folder(folder: Path) -> Model | None:
     """The model in ``folder``; None where its pipeline class is not one that this pack runs."""
-    class_name = read_json(folder / "model_index.json").get("_class_name")
+    class_name = read_json(folder / "model_index.json").get("_class_name", "")
     for family in families().values():
         if class_name not in family.folders:
             continue

@@ -35,7 +35,7 @@ def with_memory_errors(
         change = go_leaner() if go_leaner is not None and attempt == 1 else None
         if change is None:
             break
-        _log.warning("NeuroLux: out of memory while %s (%s); once more with %s", stage, detail, change)
+        _log.warning("NeuroLux: out of memory while %s (%s); trying again with %s", stage, detail, change)
     again = " again, with a leaner plan" if attempt == 2 else ""
     raise OutOfMemory(f"out of memory{again} while {stage}: {detail}. {remedy}")
 

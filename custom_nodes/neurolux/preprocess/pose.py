@@ -44,8 +44,8 @@ def pose_images(
             which = f"image {index + 1}" if images.shape[0] > 1 else "the image"
             raise InvalidParameter(
                 "control_image",
-                f"no person was found in {which}; send one with a person, lower the person's score, or send a ready "
-                "pose image and set preprocess to false",
+                f"no person was found in {which}; send one with a person, lower the score that a person needs, or send "
+                "a ready pose image and set preprocess to false",
             )
         persons = [openpose_joints(joints) for joints in find_joints(poser, image, boxes, joint_score)]
         progress.step()
@@ -58,7 +58,7 @@ def find_persons(detector: LoadedNetwork, image: torch.Tensor, score: float) -> 
     """Boxes (N, 4) of the persons in ``image`` (3, H, W): left, top, width, height in pixels."""
     labels = [number for number, name in detector.module.config.id2label.items() if name == PERSON]
     if not labels:
-        raise WeightsMissing(f"{detector.folder} is no detector of persons; delete it, and the right one is fetched")
+        raise WeightsMissing(f"{detector.folder} does not detect persons; delete it, and the right one is downloaded")
     inputs = detector.processor(images=image, return_tensors="pt").to(detector.patcher.load_device)
     outputs = detector.module(**inputs)
     sizes = torch.tensor([image.shape[1:]])
@@ -82,7 +82,7 @@ def find_joints(poser: LoadedNetwork, image: torch.Tensor, boxes: np.ndarray, sc
         if len(person["scores"]) != COCO_KEYPOINTS:
             raise WeightsMissing(
                 f"{poser.folder} finds {len(person['scores'])} joints and not COCO's {COCO_KEYPOINTS}; "
-                "delete it, and the right one is fetched"
+                "delete it, and the right one is downloaded"
             )
         pairs = zip(person["keypoints"].tolist(), person["scores"].tolist(), strict=True)
         found.append([(x, y) if value >= score else None for (x, y), value in pairs])

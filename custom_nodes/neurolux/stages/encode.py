@@ -96,8 +96,8 @@ def named_tensors(loaded: LoadedPipeline, conditioning: Conditioning, field: str
             f"the {field} conditioning is {embeds.shape[-1]} wide and {loaded.model.name} takes {expected}; "
             "encode the prompt with the same pipeline that samples",
         )
-    found = {encoding.main: embeds, **extra.get(OTHER_TENSORS, {})}
-    return found if encoding.pooled is None else found | {encoding.pooled: pooled}
+    found: dict[str, torch.Tensor] = {encoding.main: embeds, **extra.get(OTHER_TENSORS, {})}
+    return found if encoding.pooled is None or pooled is None else found | {encoding.pooled: pooled}
 
 
 def placed(value: torch.Tensor, loaded: LoadedPipeline) -> torch.Tensor:

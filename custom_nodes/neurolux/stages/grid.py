@@ -100,7 +100,7 @@ def with_setting(shot: Shot, setting: str, value: Value) -> Shot:
     match setting, value.used:
         case "size", (int() as width, int() as height):
             if not width or not height:
-                raise InvalidParameter("size", f"size {value.shown} has no pixels; write such as 1024 or 1024x768")
+                raise InvalidParameter("size", f"size {value.shown} has no pixels; write for example 1024 or 1024x768")
             return replace(shot, width=width, height=height)
         case "num_inference_steps", 0:
             raise InvalidParameter("num_inference_steps", "num_inference_steps 0 is too few; 1 is the least")

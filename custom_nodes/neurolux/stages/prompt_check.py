@@ -42,7 +42,7 @@ def vocabulary_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
     name = loaded.model.name
     return [
         *([f"{name} does not know {listed(unknown)}: the image may not show it"] if unknown else []),
-        *([f"{name} draws {listed(roughly)} only roughly"] if roughly else []),
+        *([f"{name} shows {listed(roughly)} only roughly"] if roughly else []),
     ]
 
 

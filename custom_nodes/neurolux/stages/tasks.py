@@ -127,7 +127,7 @@ def without_image(model: Model, source: ImageSource, strength: float) -> Task:
     if model.purpose == "fill":
         raise InvalidParameter(
             "model",
-            f"{model.name} fills in a masked part of an image and draws none from a prompt alone; "
+            f"{model.name} fills in a masked part of an image and generates none from a prompt alone; "
             "link Encode Image with a mask, or choose another model",
         )
     return "text-to-image"

@@ -81,7 +81,7 @@ def load_checkpoint(path: Path, begun_with: Mapping[str, Any]) -> Checkpoint | N
     """
     if not path.is_file():
         return None
-    off = "turn resume off to begin anew, or choose another name"
+    off = "turn resume off to start over, or choose another name"
     try:
         with safe_open(path, "pt") as file:
             record = json.loads((file.metadata() or {})[RECORD])
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path, begun_with: Mapping[str, Any]) -> Checkpoint | N
     if found:
         raise InvalidParameter(
             "resume",
-            f"the training {path.stem} was begun with something else: {'; '.join(found)}. Set it back, or {off}",
+            f"the training {path.stem} started with other values: {'; '.join(found)}. Set them back, or {off}",
         )
     groups: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "optimizer": {}}
     for key, tensor in tensors.items():

@@ -131,7 +131,7 @@ def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, 
     try:
         image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {name} is no PNG, JPEG or WebP image ({error})") from error
+        raise InvalidParameter(FIELD, f"{label}: {name} is not a PNG, JPEG or WebP image ({error})") from error
     width, height = image.size
     if width * height > LARGEST_IMAGE:
         raise InvalidParameter(

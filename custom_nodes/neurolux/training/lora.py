@@ -116,7 +116,7 @@ def checkpoint_to_resume(path: Path, begun_with: Mapping[str, Any], settings: Lo
         raise InvalidParameter(
             "steps",
             f"the training {settings.name} has {found.step} steps already, and {settings.steps} are asked for; "
-            "ask for at least as many, or turn resume off to begin anew",
+            "ask for at least as many, or turn resume off to start over",
         )
     return found
 
@@ -179,7 +179,7 @@ def model_warnings(handle: PipelineHandle) -> list[str]:
     if model.defaults.num_inference_steps > DISTILLED_STEPS:
         return []
     return [
-        f"{model.name} was distilled to draw in {model.defaults.num_inference_steps} steps, and training undoes some "
+        f"{model.name} was distilled to sample in {model.defaults.num_inference_steps} steps, and training undoes some "
         "of that: images may blur. Train on the model that it was made from; the LoRA fits both"
     ]
 

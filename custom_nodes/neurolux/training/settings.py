@@ -65,8 +65,8 @@ def check_model(model: Model, variant: int | None, prediction: str | None) -> No
     if model.purpose != "any":
         raise InvalidParameter(
             "model",
-            f"{model.name} was trained to {model.purpose} images, not to draw from a prompt alone; train on the "
-            "model that it was made from",
+            f"{model.name} was trained to {model.purpose} images, not to generate them from a prompt alone; train on "
+            "the model that it was made from",
         )
     if prediction not in (None, "epsilon", "v_prediction"):
         raise InvalidParameter(
@@ -80,7 +80,7 @@ def check_settings(model: Model, settings: LoraSettings) -> LoraSettings:
     """``settings`` with the model's own values for zeros. Raises InvalidParameter."""
     if not NAME.fullmatch(settings.name):
         raise InvalidParameter(
-            "name", f"name {settings.name!r} is no file name; use letters, digits, spaces and . _ + -, 100 at most"
+            "name", f"name {settings.name!r} is not a file name; use letters, digits, spaces and . _ + -, 100 at most"
         )
     if len(settings.trigger) > LONGEST_TRIGGER:
         raise InvalidParameter("trigger", f"trigger has {len(settings.trigger)} characters; use {LONGEST_TRIGGER}")

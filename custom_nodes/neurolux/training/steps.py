@@ -187,7 +187,7 @@ def checked_loss(loss: float, step: int, settings: LoraSettings) -> float:
         return loss
     raise InvalidParameter(
         "learning_rate",
-        f"the loss of step {step + 1} is {loss}: the training came apart at learning_rate {settings.learning_rate:g}; "
+        f"the loss of step {step + 1} is {loss}: the training diverged at learning_rate {settings.learning_rate:g}; "
         f"use a smaller one, such as {settings.learning_rate / 5:g}",
     )
 

@@ -57,7 +57,7 @@ class StoredWeight:
         return self.storage != "nf4" and self.scale is not None and self.compute_dtype is not torch.float16
 
 
-class StoredLinear(StoredWeight, torch.nn.Linear):
+class StoredLinear(StoredWeight, torch.nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``torch.nn.Linear`` with a stored weight."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -69,7 +69,7 @@ class StoredLinear(StoredWeight, torch.nn.Linear):
         return output if self.bias is None else output + self.bias
 
 
-class StoredConv2d(StoredWeight, torch.nn.Conv2d):
+class StoredConv2d(StoredWeight, torch.nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``torch.nn.Conv2d`` with a stored weight."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ class GGUFWeight:
         return dequantize_gguf_tensor(self.stored).to(self.compute_dtype)
 
 
-class CodedLinear(GGUFWeight, torch.nn.Linear):
+class CodedLinear(GGUFWeight, torch.nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``torch.nn.Linear`` with a weight out of a GGUF file."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
