@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.pack.comfy_server import ComfyServer
 from tests.pack.graphs import PROMPT, text_to_image
-from tests.pack.pipelines import budget_for, handle_for, make_image, sample_with
+from tests.pack.pipelines import borrow, budget_for, handle_for, make_image, sample_with
 from tests.tiny_models import write_flux
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -137,7 +137,7 @@ def test_where_weights_live_does_not_change_the_image(
     monkeypatch.setattr(placements, "device_budget", budget_for(1 / 3))
     model, ours, _ = PLACED[case]
     handle = handle_for(models[model], precision=precision, offload=offload)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     image = sample_with(
         loaded,
         handle,

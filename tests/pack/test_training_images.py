@@ -64,7 +64,7 @@ def test_captions_come_from_text_files_then_metadata(tmp_path: Path) -> None:
     zipfile.ZipFile(path).extractall(folder)
     assert captions(folder) == expected
     found = read_training_set("set.zip", path)
-    assert found.told() == "3 images (1 with text files, 1 with metadata.jsonl, 1 with no caption)"
+    assert found.summary() == "3 images (1 with text files, 1 with metadata.jsonl, 1 with no caption)"
     assert found.warnings() == [
         "left out, because only PNG, JPEG and WebP images and their .txt are read: set/notes.pdf"
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
+from ..loading.handle import PipelineHandle
 from ..stages.latent import empty_latent
 from .inputs import batch_input, pipeline_input, size_inputs
 from .sockets import CATEGORY

@@ -7,13 +7,14 @@ import uuid
 
 from comfy_api.latest import io
 
-from ..catalog.models import Family
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
 from ..library.known_models import known_models, model_stamp
-from ..loading.registry import PipelineHandle, load_handle
-from ..loading.working_memory import with_memory_errors
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
+from ..loading.store import load_handle
+from ..memory.out_of_memory import with_memory_errors
 from ..planning.planner import OFFLOAD_CHOICES, PRECISION_CHOICES
-from ..stages.node_progress import NodeReporter
 from .inputs import pipeline_input
 from .sockets import CATEGORY, PipelineType
 
@@ -21,7 +22,7 @@ LOADERS = f"{CATEGORY}/loaders"
 REMEDY = "Choose a leaner offload (model or sequential) on the loader."
 
 
-def model_input(family: Family | None = None) -> io.Combo.Input:
+def model_input(family: str | None = None) -> io.Combo.Input:
     """The model widget: every known model, or those of one family."""
     catalog = known_models()
     names = catalog.names(family)
@@ -86,7 +87,7 @@ def pipeline_output() -> io.Custom.Output:
 
 
 def load(
-    model: str, steps: int, precision: str, offload: str, compile: bool, family: Family | None = None
+    model: str, steps: int, precision: str, offload: str, compile: bool, family: str | None = None
 ) -> io.NodeOutput:
     """Load by name, reporting on the node; raises ModelNotFound or InvalidParameter."""
     found = known_models().get(model)
@@ -221,7 +222,7 @@ class WarmUp(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle) -> io.NodeOutput:
         started = time.perf_counter()
-        loaded = pipeline.loaded(NodeReporter())
+        loaded = borrow(pipeline, NodeReporter())
         with_memory_errors(f"placing {loaded.model.name} on {loaded.device}", REMEDY, loaded.placement.load)
         elapsed = (time.perf_counter() - started) * 1000 + loaded.take_load_ms()
         report = {

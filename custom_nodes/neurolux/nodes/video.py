@@ -11,11 +11,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
 from ..library.motions import AUTO, find_motion, motion_key, motion_names
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
-from ..stages.video import sample_video
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
+from ..stages.video import plan_video, sample_video
 from .adapters import pipeline_output
 from .inputs import (
     NOT_LINKED,
@@ -124,10 +125,9 @@ class SampleVideo(ReadsNegative):
         guidance: float,
         negative: Any = None,
     ) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
-        samples = sample_video(
-            loaded, pipeline.spec, pipeline.motion, positive, negative, latent, frames, seed, steps, guidance
-        )
+        request = plan_video(pipeline, latent, frames, seed, steps, guidance)
+        loaded = borrow(pipeline, NodeReporter())
+        samples = sample_video(loaded, request, positive, negative)
         return io.NodeOutput({"samples": samples}, ui=warnings_ui(loaded))
 
 

@@ -1,4 +1,4 @@
-"""The persons in an image as skeletons: a detector finds them, a second network their joints, and they are drawn."""
+"""The persons in an image as skeletons: a detector finds the persons, a second network finds their joints."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..errors import InvalidParameter, WeightsMissing
-from ..loading.working_memory import with_memory_errors
-from .networks import REMEDY, ImageProgress, LoadedNetwork, preprocess_models
+from ..memory.out_of_memory import with_memory_errors
+from .networks import REMEDY, ImageProgress, LoadedNetwork, acquire_network, at_work
 from .pose_drawing import Joint, draw_poses, openpose_joints
 
 PERSON = "person"
@@ -27,12 +27,12 @@ def pose_images(
     """
     from transformers import AutoModelForObjectDetection, VitPoseForPoseEstimation
 
-    detector = preprocess_models.acquire(detector_folder, AutoModelForObjectDetection)
-    poser = preprocess_models.acquire(pose_folder, VitPoseForPoseEstimation)
+    detector = acquire_network(detector_folder, AutoModelForObjectDetection)
+    poser = acquire_network(pose_folder, VitPoseForPoseEstimation)
     progress = ImageProgress(images.shape[0])
 
     def work() -> torch.Tensor:
-        with preprocess_models.stage([detector, poser]), torch.no_grad():
+        with at_work([detector, poser]), torch.no_grad():
             return torch.stack([one(index, frame) for index, frame in enumerate(images)])
 
     def one(index: int, frame: torch.Tensor) -> torch.Tensor:

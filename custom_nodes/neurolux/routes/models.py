@@ -13,13 +13,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from server import PromptServer
 
-from ..catalog.models import GuidanceLimit, Model, RepoSource, SizeLimit, StepLimit
+from ..catalog.limits import GuidanceLimit, SizeLimit, StepLimit
+from ..catalog.models import Model, RepoSource
 from ..library.adapter_folders import describe_adapters
 from ..library.controlnets import describe_helpers
 from ..library.inventory import inventory, source_name
 from ..library.known_models import comfy_shelf, known_models
 from ..library.single_files import Shelf
-from ..loading.registry import registry
+from ..loading.store import pipelines
 from ..memory.placement import ComponentMemory
 from ..planning.planner import ACCELERATORS
 from ..stages.embedding_cache import embedding_cache
@@ -67,8 +68,9 @@ async def forget_prompts(request: web.Request, handler: Handler) -> web.StreamRe
 def describe() -> dict[str, Any]:
     """The device, the models and what is loaded, as JSON. May take two seconds when the network is probed."""
     catalog = known_models()
-    loaded = registry.loaded_models()
-    memory = registry.memory()
+    loaded = pipelines.loaded_models()
+    memory = pipelines.memory()
+    last = pipelines.last
     device: torch.device = mm.get_torch_device()
     own_memory = device.type in ACCELERATORS
     shelf = comfy_shelf()
@@ -77,8 +79,8 @@ def describe() -> dict[str, Any]:
         "device": device.type,
         "device_name": device_name(device),
         "cuda_available": torch.cuda.is_available(),
-        "dtype": str(registry.last_dtype or expected_dtype(device)).removeprefix("torch."),
-        "offload": registry.last_offload or ("auto" if own_memory else "none"),
+        "dtype": str(last.precision.main if last else expected_dtype(device)).removeprefix("torch."),
+        "offload": last.placement.mode if last else "auto" if own_memory else "none",
         "vram_total_bytes": int(mm.get_total_memory(device)) if own_memory else None,
         "vram_free_bytes": int(mm.get_free_memory(device)) if own_memory else None,
         "current_model": loaded[-1] if loaded else None,

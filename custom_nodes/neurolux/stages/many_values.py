@@ -1,6 +1,6 @@
 """Lists that a person types: prompts, seeds, and the values along one side of a grid. Pure text work.
 
-Here it is only read: whether a model can take a value is decided where the image is drawn, so that one bad value
+Here it is only read: whether a model can take a value is decided where the image is generated, so that one bad value
 costs one image.
 """
 

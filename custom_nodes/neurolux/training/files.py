@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 def save_sorted(tensors: dict[str, torch.Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    """safetensors' ``save_file``, the same bytes every time: it writes the metadata in an order drawn by chance."""
+    """safetensors' ``save_file``, the same bytes every time: it writes the metadata in a random order."""
     save_file(tensors, path, metadata=metadata)
     with Path(path).open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -113,10 +113,9 @@ def check_writable(folder: Path) -> None:
 
 
 def save_lora(
-    pipe: Any, family: str, folder: Path, name: str, layers: dict[str, torch.Tensor], metadata: dict[str, str]
+    pipe: Any, denoiser: str, folder: Path, name: str, layers: dict[str, torch.Tensor], metadata: dict[str, str]
 ) -> Path:
     """Write ``layers`` in diffusers' format as NAME.safetensors, or NAME-2 and so on where that is taken."""
-    part = "transformer" if family == "flux" else "unet"
     partial = f".{name}.safetensors.partial"
 
     def write(state: dict[str, torch.Tensor], path: str) -> None:
@@ -124,7 +123,11 @@ def save_lora(
 
     try:
         pipe.save_lora_weights(
-            folder, **{f"{part}_lora_layers": layers}, weight_name=partial, save_function=write, safe_serialization=True
+            folder,
+            **{f"{denoiser}_lora_layers": layers},
+            weight_name=partial,
+            save_function=write,
+            safe_serialization=True,
         )
         for number in range(1, 100_000):
             path = folder / (f"{name}.safetensors" if number == 1 else f"{name}-{number}.safetensors")

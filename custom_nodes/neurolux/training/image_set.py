@@ -67,7 +67,7 @@ class TrainingSet:
         parts = [(image.name, image.digest, image.caption) for image in self.images]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """What was found, in a sentence."""
         sources = Counter(image.caption_from for image in self.images)
         captions = ", ".join(f"{count} with {source}" for source, count in sources.items())
@@ -81,7 +81,7 @@ class TrainingSet:
 
     def __str__(self) -> str:
         """ComfyUI writes a failed node's inputs into its error report."""
-        return f"{self.label}: {self.told()}"
+        return f"{self.label}: {self.summary()}"
 
 
 @dataclass(frozen=True)

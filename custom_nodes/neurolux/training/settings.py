@@ -11,6 +11,7 @@ import numpy as np
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter
+from ..families.registry import families
 
 MOST_STEPS = 100_000
 MOST_BATCH = 64
@@ -18,7 +19,6 @@ MOST_RANK = 256
 HIGHEST_RATE = 0.1
 MOST_SAMPLES = 8
 LONGEST_TRIGGER = 100
-FAMILIES = ("flux", "sdxl")
 NAME = re.compile(r"\w[\w .+-]{0,99}")
 WARM_UP_STEPS = 10
 """Over which the learning rate rises. Adam's first steps are as long as its rate whatever the gradient is."""
@@ -57,9 +57,10 @@ class LoraSettings:
 
 def check_model(model: Model, variant: int | None, prediction: str | None) -> None:
     """Raise InvalidParameter for a model that no LoRA can be trained on here."""
-    if model.family not in FAMILIES:
+    trained = [family.name for family in families().values() if family.training is not None]
+    if model.family not in trained:
         raise InvalidParameter(
-            "model", f"{model.name} is a {model.family} model; LoRAs are trained on {' and '.join(FAMILIES)} models"
+            "model", f"{model.name} is a {model.family} model; LoRAs are trained on {' and '.join(trained)} models"
         )
     if model.purpose != "any":
         raise InvalidParameter(
