@@ -16,22 +16,29 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 from uuid import uuid4
 
 from nats.aio.msg import Msg
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from bridge import logs
-from bridge.api.rest.limits import RateLimiter, Waits, too_many
-from bridge.api.rest.metrics import Metrics
+from bridge.api.limits import RateLimiter, Waits, too_many
+from bridge.api.metrics import Metrics
+from bridge.api.parsing import parse_body
 from bridge.broker.connection import BROKER_ERRORS, subscribed
-from bridge.contract.errors import BridgeError, InvalidRequest, NotJson, UnknownJob
-from bridge.contract.messages import JOB_ID_PATTERN, ErrorBody, ErrorEnvelope, JobId, JobState, WireModel
+from bridge.contract import (
+    JOB_ID_PATTERN,
+    BridgeError,
+    CancelRequest,
+    ErrorBody,
+    ErrorEnvelope,
+    InvalidRequest,
+    JobState,
+    UnknownJob,
+)
 from bridge.gateway.cancellation import cancel
 from bridge.gateway.generation import Body, Generation
-from bridge.gateway.job_index import JobIndex
+from bridge.gateway.index import JobIndex
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +51,7 @@ REPLY_OVERHEAD_BYTES = 64 * 1024
 """Room for everything in a reply but its images: prompts of the largest size, in JSON's escapes."""
 
 
-class CancelRequest(WireModel):
-    """What `cancel` is asked."""
-
-    job_id: JobId
-
-
-class NatsDoor:
+class NatsApi:
     """Answers the subjects above, below the prefix of the installation.
 
     NATS does not say who asks, so all its callers together are one client to the rate. Whom the server lets in at all
@@ -150,15 +151,3 @@ def _job_id(text: str) -> str:
     if not re.fullmatch(JOB_ID_PATTERN, text):
         raise UnknownJob(f"no job has the id {text[:80]!r}: ids are lowercase UUIDs", field="job_id")
     return text
-
-
-def parse_body(data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`. Raises NotJson or InvalidRequest."""
-    try:
-        body = from_json(data, allow_inf_nan=False)
-    except ValueError as error:
-        raise NotJson(f"the body is not JSON: {error}") from error
-    logs.keep_private(body)
-    if not isinstance(body, dict):
-        raise InvalidRequest(f"the body must be a JSON object, not {type(body).__name__}")
-    return body

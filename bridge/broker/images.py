@@ -21,8 +21,7 @@ from nats.js.errors import APIError
 
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
 from bridge.broker.stores import make_stream
-from bridge.contract.errors import StorageFull, Unavailable, UnknownJob
-from bridge.contract.messages import ImageObject
+from bridge.contract import ImageObject, StorageFull, Unavailable, UnknownJob
 
 log = logging.getLogger(__name__)
 

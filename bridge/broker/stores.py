@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, BadRequestError
 
-from bridge.broker.connection import Names
+from bridge.names import Names
+from bridge.settings import Retention
 
 log = logging.getLogger(__name__)
 
@@ -17,20 +17,6 @@ DEDUPLICATION_S = 3600.0
 STREAM_CONFIG_ERROR = 10058
 NO_ROOM_ERRORS = (10023, 10047)
 LEAST_BYTES = 16 * 1024**2
-
-
-@dataclass(frozen=True)
-class Retention:
-    """How long, and how much, the broker keeps; what is oldest goes first.
-
-    States outlive the images, so that whoever asks for an image that is gone learns why. The images also lie in
-    ComfyUI's output folder, for good.
-    """
-
-    jobs_s: float = 7 * 24 * 3600.0
-    jobs_bytes: int = 1024**3
-    images_s: float = 24 * 3600.0
-    images_bytes: int = 8 * 1024**3
 
 
 def queue_config(names: Names, max_pending: int) -> StreamConfig:

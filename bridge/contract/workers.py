@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bridge.contract.messages import WireModel
+from bridge.contract.wire import WireModel
 
 
 class WorkerStatus(WireModel):

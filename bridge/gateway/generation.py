@@ -12,32 +12,27 @@ from typing import Any
 from uuid import uuid4
 
 from bridge import logs
-from bridge.broker.fleet import ask_worker
 from bridge.broker.jobs import JobQueue
 from bridge.broker.mailbox import Mailbox
-from bridge.contract.errors import (
+from bridge.broker.questions import ask_worker
+from bridge.contract import (
+    JOB_ID_PATTERN,
     BodyTooLarge,
     BridgeError,
-    GenerationFailed,
-    ImageExpired,
-    InvalidRequest,
-    JobCancelled,
-    TimedOut,
-    Unavailable,
-    UnknownJob,
-)
-from bridge.contract.messages import (
-    JOB_ID_PATTERN,
-    ErrorBody,
     ErrorDetail,
-    ErrorEnvelope,
+    ImageExpired,
     ImageGenResponse,
+    InvalidRequest,
     Job,
+    JobCancelled,
     JobKind,
     JobState,
     JobStatus,
     LoadModelResponse,
     ModelInfoResponse,
+    TimedOut,
+    UnknownJob,
+    WorkerError,
 )
 from bridge.gateway.callback_address import CallbackPolicy
 from bridge.gateway.limits import RequestLimits
@@ -55,16 +50,6 @@ MODEL_STALE_S = 10.0
 """So long the last answer serves while a newer one is asked for."""
 MODEL_CACHE_S = 2.0
 """Requests that come together share one look at the models; what is loaded may be so old in their checks."""
-
-
-class WorkerError(BridgeError):
-    """An error that a worker answered with; its body is passed on as it came."""
-
-    def __init__(self, body: ErrorBody) -> None:
-        super().__init__(body.message, field=body.field, details=body.details)
-        self.code = body.code
-        self.status = Unavailable.status if body.code == Unavailable.code else 500
-        self.retry_after_s = Unavailable.retry_after_s if self.status == Unavailable.status else None
 
 
 @dataclass(frozen=True)
@@ -133,10 +118,9 @@ class Generation:
         return info
 
     async def _ask_models(self) -> ModelInfoResponse:
-        answer = await ask_worker(self.queue.nc, self.queue.names.model_info, b"", MODEL_INFO_TIMEOUT_S)
-        if answer.startswith(b'{"error"'):
-            raise WorkerError(ErrorEnvelope.model_validate_json(answer).error)
-        return ModelInfoResponse.model_validate_json(answer)
+        return await ask_worker(
+            self.queue.nc, self.queue.names.model_info, b"", ModelInfoResponse, timeout_s=MODEL_INFO_TIMEOUT_S
+        )
 
     async def _recent_models(self) -> ModelInfoResponse:
         known = self._models
@@ -250,7 +234,7 @@ class Generation:
         return LoadModelResponse.model_validate({"job_id": state.job_id, **(state.loaded or {})})
 
     async def run(self, job: Job) -> JobState:
-        """Queue a job and wait for its end. Raises GenerationFailed, JobCancelled or TimedOut."""
+        """Queue a job and wait for its end. Raises WorkerError, JobCancelled or TimedOut."""
         with self.queue.listen(job.job_id, ends_only=True) as events:
             return await self._end_of(await self.queue.submit(job, waits=True), events)
 
@@ -263,7 +247,7 @@ class Generation:
         if not state.status.final:
             state = await self._wait(state.job_id, events)
         if state.status is JobStatus.FAILED and state.error:
-            raise GenerationFailed(state.error)
+            raise WorkerError(state.error)
         if state.status is JobStatus.CANCELLED:
             raise JobCancelled(state.error.message if state.error else f"job {state.job_id} was cancelled")
         return state

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient
 
 from bridge.broker.image_post import MAX_WAITING, SMALL_BYTES
 from bridge.broker.images import ImageStore
-from bridge.contract.messages import Job
+from bridge.contract import Job
 from tests.bridge.house import BODY, HandWorker, House
 
 SMALL, LARGE = b"small image", b"large image" * (SMALL_BYTES // 13 + 1)

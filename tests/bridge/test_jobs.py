@@ -10,8 +10,19 @@ import pytest
 
 from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue, StoredState
-from bridge.contract.errors import QueueFull, Unavailable, UnknownJob
-from bridge.contract.messages import ErrorBody, ErrorDetail, Job, JobEvent, JobKind, JobResultEvent, JobState, JobStatus
+from bridge.contract import (
+    ErrorBody,
+    ErrorDetail,
+    Job,
+    JobEvent,
+    JobKind,
+    JobResultEvent,
+    JobState,
+    JobStatus,
+    QueueFull,
+    Unavailable,
+    UnknownJob,
+)
 from bridge.gateway.cancellation import cancel
 from tests.bridge.conftest import MAX_PENDING
 

@@ -222,7 +222,7 @@ async def test_a_image_that_the_retention_has_removed_is_gone_and_its_job_is_not
 async def test_the_oldest_states_make_room_when_the_store_is_full(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.api.app.job_index.PRUNE_S", 0.1)
+    monkeypatch.setattr("bridge.gateway.index.PRUNE_S", 0.1)
     limits = {"job_store_bytes": 20_000}
     gateway = await house.gateway(**limits)
     ids = []

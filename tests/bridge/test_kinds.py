@@ -16,12 +16,13 @@ import pytest
 from aiohttp import FormData
 from aiohttp.test_utils import TestClient
 
-from bridge.broker.connection import Names, subscribed
+from bridge.broker.connection import subscribed
 from bridge.client.saving import paths_for
-from bridge.contract.messages import ImageGenResponse, JobState, JobStatus
-from bridge.gateway.offers import options_of
+from bridge.contract import ImageGenResponse, JobState, JobStatus
 from bridge.modes.files_in import kind_of
 from bridge.modes.images_in import BadImage, stored
+from bridge.names import Names
+from bridge.worker.offers import options_of
 from tests.bridge.house import HandWorker, House, submit, write_mode
 
 NODES: dict[str, dict[str, Any]] = {

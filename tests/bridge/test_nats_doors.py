@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.contract.messages import JobEvent, JobState, JobStatus
+from bridge.contract import JobEvent, JobState, JobStatus
 from tests.bridge.house import BODY, House
 
 

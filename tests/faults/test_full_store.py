@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.broker.connection import Names, connect
+from bridge.broker.connection import connect
 from bridge.broker.images import ImageStore
 from bridge.broker.jobs import JobQueue
-from bridge.contract.errors import StorageFull, Unavailable, UnknownJob
-from bridge.contract.messages import Job, JobKind
+from bridge.contract import Job, JobKind, StorageFull, Unavailable, UnknownJob
+from bridge.names import Names
 from bridge.service.installer import Installation
 from tests.faults.cluster import Cluster
 

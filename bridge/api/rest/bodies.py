@@ -9,9 +9,10 @@ from typing import Any
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bridge.api.nats import parse_body
-from bridge.api.rest.limits import BODY, BODY_ROOM, BodyLease
-from bridge.contract.errors import BadForm, BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from bridge.api.limits import BodyLease
+from bridge.api.parsing import parse_body
+from bridge.api.rest.limits import BODY, BODY_MEMORY
+from bridge.contract import BadForm, BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from bridge.gateway.generation import Body, Limits
 
 JSON = "application/json"
@@ -34,7 +35,7 @@ async def read_body(request: web.Request, limits: Limits) -> Body:
     most = limits.body_bytes + (IMAGES_AT_ONCE * limits.image.max_bytes + limits.file_bytes) * 4 // 3
     if request.content_length is not None and request.content_length > most:
         raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {most} are allowed")
-    lease = request[BODY] = request.app[BODY_ROOM].lease(request.content_length)
+    lease = request[BODY] = request.app[BODY_MEMORY].lease(request.content_length)
     if request.content_type == JSON:
         data = await _read(request, most, lease)
         return Body(parse_body(data), text_bytes=len(data))

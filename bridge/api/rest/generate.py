@@ -14,8 +14,7 @@ from bridge.api.rest.bodies import FORM, fingerprint, read_body
 from bridge.api.rest.limits import release_body
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, IDEMPOTENCY, INDEX, reply
-from bridge.contract.errors import BridgeError, UnknownJob
-from bridge.contract.messages import ImageGenRequest, ImageGenResponse, Job, JobState
+from bridge.contract import BridgeError, ImageGenRequest, ImageGenResponse, Job, JobState, UnknownJob
 from bridge.gateway.cancellation import cancel
 from bridge.gateway.generation import Body, Generation, refuse_cancel_on_disconnect, wants_cancel_on_disconnect
 from bridge.gateway.idempotency import MAX_KEY_CHARS, Claim

@@ -12,10 +12,18 @@ from aiohttp import web
 
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, INDEX, job_id_of, reply
-from bridge.contract.errors import InvalidRequest, RangeNotSatisfiable, Unavailable, UnknownJob
-from bridge.contract.messages import CancelAnswer, JobPage, JobState, JobStatus
+from bridge.contract import (
+    CancelAnswer,
+    InvalidRequest,
+    JobPage,
+    JobState,
+    JobStatus,
+    RangeNotSatisfiable,
+    Unavailable,
+    UnknownJob,
+)
 from bridge.gateway.cancellation import cancel
-from bridge.gateway.job_index import Entry, JobIndex
+from bridge.gateway.index import Entry, JobIndex
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 200

@@ -15,8 +15,7 @@ from bridge.api.rest import plan as plan_rest
 from bridge.api.rest import workers as workers_rest
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, reply
-from bridge.contract.errors import InvalidRequest, Unavailable
-from bridge.contract.messages import LoadModelResponse, ModelInfoResponse
+from bridge.contract import InvalidRequest, LoadModelResponse, ModelInfoResponse, Unavailable
 
 routes = web.RouteTableDef()
 
