@@ -15,16 +15,17 @@ from bridge.api.rest import service as rest
 from bridge.api.rest.limits import BODY_MEMORY, limited
 from bridge.api.rest.metrics import METRICS
 from bridge.api.rest.operations import check_declared
-from bridge.api.rest.replies import GENERATION, IDEMPOTENCY, INDEX, ROSTER
+from bridge.api.rest.replies import GENERATION, INDEX, ROSTER
 from bridge.broker.connection import connect
 from bridge.broker.fleet import Roster
 from bridge.broker.jobs import JobQueue
 from bridge.gateway.callback_address import CallbackPolicy
-from bridge.gateway.generation import Generation, Limits
+from bridge.gateway.generation import Generation
 from bridge.gateway.idempotency import KEEP_S as IDEMPOTENCY_S
 from bridge.gateway.idempotency import IdempotencyKeys
 from bridge.gateway.index import JobIndex
 from bridge.gateway.limits import RequestLimits
+from bridge.gateway.requests import Limits
 from bridge.gateway.webhooks import Webhooks
 from bridge.modes.images_in import ImageLimits
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
@@ -74,13 +75,14 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
             app[ROSTER] = roster
             await figures.follow(queue, index, roster)
             app[INDEX] = index
-            app[IDEMPOTENCY] = await IdempotencyKeys.open(
+            keys = await IdempotencyKeys.open(
                 nc.jetstream(), settings.names.idempotency, keep_s=min(IDEMPOTENCY_S, settings.retention.jobs_s)
             )
             callbacks = CallbackPolicy(settings.webhook_secret, settings.webhook_allow_private)
             generation = app[GENERATION] = Generation(
                 queue,
                 ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows]),
+                keys,
                 timeout_s=settings.job_timeout_s,
                 limits=request_limits(settings),
                 callbacks=callbacks,

@@ -280,7 +280,7 @@ class JobQueue:
             return data
         try:
             return await self._images.get(image)
-        except UnknownJob as error:
+        except ImageExpired as error:
             raise ImageExpired(
                 f"the image {image.name} is no longer kept: images are kept for {span(self.retention.images_s)}, "
                 f"and the oldest go when all take more than {self.retention.images_bytes / 1e9:.3g} GB; "

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 DEDUPLICATION_S = 3600.0
 STREAM_CONFIG_ERROR = 10058
-NO_ROOM_ERRORS = (10023, 10047)
+NO_SPACE_ERRORS = (10023, 10047, 10077)
+"""Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
 LEAST_BYTES = 16 * 1024**2
 
 
@@ -63,8 +64,8 @@ def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamCon
     )
 
 
-async def make_stream(js: JetStreamContext, config: StreamConfig) -> None:
-    """Make a stream, or give one that exists this configuration.
+async def make_stream(js: JetStreamContext, config: StreamConfig) -> int:
+    """Make a stream, or give an existing one this configuration. Returns the bytes that it may grow to; -1: any.
 
     The server sets aside what a stream may grow to. Where the disk has no room for that, the stream gets half of it, or
     half of that: a service that keeps less is better than none.
@@ -80,11 +81,12 @@ async def make_stream(js: JetStreamContext, config: StreamConfig) -> None:
                 await js.update_stream(config)
             break
         except APIError as error:
-            if error.err_code not in NO_ROOM_ERRORS or not config.max_bytes or config.max_bytes < 2 * LEAST_BYTES:
+            if error.err_code not in NO_SPACE_ERRORS or not config.max_bytes or config.max_bytes < 2 * LEAST_BYTES:
                 raise
             config = config.evolve(max_bytes=config.max_bytes // 2)
     if config.max_bytes != wanted:
         log.warning("%s holds %d bytes, not %d: the NATS server's disk is small", config.name, config.max_bytes, wanted)
+    return config.max_bytes or -1
 
 
 def span(seconds: float) -> str:

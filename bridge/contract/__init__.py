@@ -113,6 +113,7 @@ from bridge.contract.wire import (
     read_answer,
 )
 from bridge.contract.workers import (
+    WidgetOptions,
     WorkerEntry,
     WorkerList,
     WorkerStatus,
@@ -192,6 +193,7 @@ __all__ = [
     "UnknownModel",
     "UnsupportedMediaType",
     "WebhookBody",
+    "WidgetOptions",
     "WireModel",
     "WorkerEntry",
     "WorkerError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from bridge.contract.wire import WireModel
 
@@ -32,3 +32,7 @@ class WorkerList(WireModel):
     """The workers that were heard of lately."""
 
     workers: list[WorkerEntry]
+
+
+class WidgetOptions(RootModel[list[list[str] | None]]):
+    """The options of the widgets that a gateway asked about, in its order; null where there are none or none known."""

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
+from bridge.broker.questions import ask_worker
+from bridge.contract import BridgeError, WidgetOptions
 from bridge.modes.library import Mode
 
 log = logging.getLogger(__name__)
@@ -54,15 +55,17 @@ class Offers:
         return {widget: self._known[widget][1] for widget in widgets}
 
     async def _ask(self, widgets: list[Widget]) -> dict[Widget, Options | None]:
+        question = json.dumps(widgets).encode()
         try:
-            question = json.dumps(widgets).encode()
-            msg = await self._queue.nc.request(self._queue.names.options, question, timeout=TIMEOUT_S)
-            lists = json.loads(msg.data)
-        except BROKER_ERRORS as error:
-            log.debug("no worker says what can be chosen: %s", error or type(error).__name__)
+            reply = await ask_worker(
+                self._queue.nc, self._queue.names.options, question, WidgetOptions, timeout_s=TIMEOUT_S
+            )
+        except BridgeError as error:
+            log.debug("the options of widgets are not known: %s", error)
             return {}
         return {
-            widget: None if options is None else tuple(options) for widget, options in zip(widgets, lists, strict=False)
+            widget: None if options is None else tuple(options)
+            for widget, options in zip(widgets, reply.root, strict=False)
         }
 
 

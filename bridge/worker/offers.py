@@ -12,19 +12,25 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from bridge.broker.questions import answer_of
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
+from bridge.contract import WidgetOptions
 
 log = logging.getLogger(__name__)
 
 
 async def answer_options(comfy: ComfyUI, question: bytes) -> bytes:
-    """A worker's reply: for each widget its options, or null where it has none or ComfyUI does not answer."""
+    """The reply to a gateway: the options of each widget, or null if it has none or ComfyUI does not answer."""
+    return await answer_of(_options(comfy, question), "options")
+
+
+async def _options(comfy: ComfyUI, question: bytes) -> WidgetOptions:
     widgets: list[list[str]] = json.loads(question)
     classes = sorted({class_type for class_type, _ in widgets})
-    told = await asyncio.gather(*(_node(comfy, class_type) for class_type in classes))
-    nodes = dict(zip(classes, told, strict=True))
-    return json.dumps([options_of(nodes[class_type], name) for class_type, name in widgets]).encode()
+    found = await asyncio.gather(*(_node(comfy, class_type) for class_type in classes))
+    nodes = dict(zip(classes, found, strict=True))
+    return WidgetOptions([options_of(nodes[class_type], name) for class_type, name in widgets])
 
 
 async def _node(comfy: ComfyUI, class_type: str) -> Mapping[str, Any]:

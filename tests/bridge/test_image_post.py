@@ -59,7 +59,7 @@ async def test_a_small_image_is_sent_along_and_a_large_one_is_read(
     assert [name.partition("/")[2] for name in read] == ["1.png"]
 
 
-async def test_a_image_that_is_not_what_the_store_has_is_read_from_there(
+async def test_an_image_that_is_not_what_the_store_has_is_read_from_there(
     doors: tuple[TestClient, HandWorker], read: list[str]
 ) -> None:
     answer = await drawn(doors, "/v1/generate-image", [SMALL], lie=b"another thing")

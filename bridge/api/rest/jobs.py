@@ -22,7 +22,6 @@ from bridge.contract import (
     Unavailable,
     UnknownJob,
 )
-from bridge.gateway.cancellation import cancel
 from bridge.gateway.index import Entry, JobIndex
 
 DEFAULT_PAGE = 50
@@ -169,7 +168,7 @@ async def job_state(request: web.Request) -> web.Response:
 )
 async def cancel_job(request: web.Request) -> web.Response:
     """Cancel exactly this job. One that has ended stays as it is."""
-    return reply(await cancel(request.app[GENERATION].queue, job_id_of(request)))
+    return reply(await request.app[GENERATION].cancel(job_id_of(request)))
 
 
 @routes.get("/v1/jobs/{job_id}/images/{index}")

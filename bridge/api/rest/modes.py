@@ -12,7 +12,7 @@ from bridge.api.rest.generate import FORM_SCHEMA, KEY, LOCATION, REPLAYED, accep
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, reply
 from bridge.contract import BridgeError, ErrorDetail, ImageGenResponse, InvalidRequest, JobState, ModeList, ModeSummary
-from bridge.gateway.generation import Body
+from bridge.gateway.requests import Body
 from bridge.modes.library import ModeLibrary
 from bridge.modes.parameters import ParameterKind
 from bridge.modes.schema import form_schema, request_schema
