@@ -57,10 +57,11 @@ up: $(VENV)/.synced-run ## run the service in the foreground (http://127.0.0.1:8
 	@exec $(BIN)/imagegen up
 
 .PHONY: lint
-lint: $(VENV)/.synced-dev ## style, types, and what the ComfyUI registry refuses
+lint: $(VENV)/.synced-dev ## style, types, the order of the rooms, and what the ComfyUI registry refuses
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --isolated --select S102,S307,E702 custom_nodes
+	PYTHONPATH=custom_nodes $(BIN)/lint-imports --no-logo --cache-dir .cache/import_linter
 	$(BIN)/pyright
 
 .PHONY: test

@@ -9,8 +9,7 @@ from datetime import datetime
 
 from bridge.commands.generate import add_connection, connect
 from bridge.commands.tables import print_table
-from bridge.contract.messages import JobState, JobStatus
-from bridge.contract.quantities import duration_text
+from bridge.contract import JobState, JobStatus, duration_text
 
 DEFAULT_LIMIT = 20
 

@@ -6,8 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from bridge.contract.messages import JobEvent
-from bridge.contract.quantities import duration_text, size_text
+from bridge.contract import JobEvent, duration_text, size_text
 
 PHASES = {"download": "downloading", "load": "loading", "sample": "drawing"}
 FORMAT = "{desc}: {bar:24}{postfix} [{elapsed}]"

@@ -17,7 +17,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bridge.contract.messages import JOB_ID_PATTERN, ImageObject
+from bridge.contract import JOB_ID_PATTERN, ImageObject
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
 """Extensions by Pillow's names. MPO is what telephones call a JPEG with a second image behind the first."""

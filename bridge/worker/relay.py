@@ -17,9 +17,8 @@ from typing import Self
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.messages import Download, Event, Loading, NodeStarted, Preview, Progress, Started
-from bridge.contract.errors import Unavailable
-from bridge.contract.messages import JobEvent
-from bridge.modes.library import Graph
+from bridge.contract import JobEvent, Unavailable
+from bridge.modes.graphs import Graph
 
 PREVIEW_INTERVAL_S = 0.25
 PROGRESS_INTERVAL_S = 0.1

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from bridge.comfyui.messages import NodeStarted, Progress, Started
-from bridge.contract.messages import JobEvent
+from bridge.contract import JobEvent
 from bridge.worker.relay import Relay
 
 JOB = "8b6a2f0e-8c2e-4a57-9c4e-5c8f4e2a1d11"

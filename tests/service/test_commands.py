@@ -67,7 +67,7 @@ def test_without_a_service_the_remedy_is_said(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "bridge.commands.main",
+        "bridge",
         "generate",
         "a cat",
         "--url",

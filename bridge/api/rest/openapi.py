@@ -21,7 +21,7 @@ from bridge import __version__
 from bridge.api.rest.modes import mode_paths
 from bridge.api.rest.operations import ERRORS, PATH_PARAMETERS, Answer, Operation, Query, operation, routes_of
 from bridge.api.rest.replies import GENERATION
-from bridge.contract.messages import ErrorEnvelope, JobEvent
+from bridge.contract import ErrorEnvelope, JobEvent
 
 JSON = "application/json"
 References = Mapping[tuple[Any, JsonSchemaMode], Mapping[str, Any]]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from bridge.client.client import ImageGenClient
-from bridge.contract.messages import JobStatus
+from bridge.contract import JobStatus
 
 COLOURS = ("red", "green", "blue")
 PROMPTS = "\n\n".join(f"{colour} circle" for colour in COLOURS)

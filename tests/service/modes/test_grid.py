@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bridge.client.client import ClientError, ImageGenClient
-from bridge.contract.messages import JobStatus
+from bridge.contract import JobStatus
 
 COLOURS = ("red", "green", "blue")
 

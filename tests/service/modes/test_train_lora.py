@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bridge.client.client import ClientError, ImageGenClient
-from bridge.contract.messages import ImageGenResponse, JobEvent
+from bridge.contract import ImageGenResponse, JobEvent
 
 MAGENTA, ORANGE, SIDE = (230, 0, 200), (255, 140, 0), 128
 STEPS = 50
