@@ -12,17 +12,15 @@ from neurolux.families.control_shapes import published_control_shape
 from neurolux.planning.adapters import with_adapters
 from neurolux.planning.costs import CONTEXT_BYTES, spread
 from neurolux.planning.layout import blocks_on_device, ways_to_stay
-from neurolux.planning.planner import (
+from neurolux.planning.planner import leaner, make_plan
+from neurolux.planning.records import (
     OFFLOAD_CHOICES,
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
     Workload,
-    as_json,
-    leaner,
-    make_plan,
-    table,
 )
+from neurolux.planning.report import as_json, table
 
 from tests.pack.plans import GB, MODELS, card, costs, cpu, denoiser, plan, workload
 

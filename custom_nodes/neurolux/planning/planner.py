@@ -23,42 +23,19 @@ from .costs import TILE
 from .formats import Formats, automatic_precisions, choose_formats
 from .layout import Pipeline, lay_out
 from .records import (
-    ACCELERATORS,
     OFFLOAD_CHOICES,
     PRECISION_CHOICES,
-    ComponentPlan,
     ComponentShape,
     ComputeType,
     FamilyCosts,
     Machine,
     OffloadMode,
-    PlacementKind,
     Plan,
     StorageType,
     Workload,
     gigabytes,
 )
-from .report import as_json, reasons, table
-
-__all__ = [
-    "ACCELERATORS",
-    "OFFLOAD_CHOICES",
-    "PRECISION_CHOICES",
-    "ComponentPlan",
-    "ComponentShape",
-    "ComputeType",
-    "Machine",
-    "OffloadMode",
-    "Workload",
-    "PlacementKind",
-    "Plan",
-    "StorageType",
-    "as_json",
-    "gigabytes",
-    "leaner",
-    "make_plan",
-    "table",
-]
+from .report import reasons
 
 TOLERABLE_SECONDS = 1.0
 TOLERABLE_SHARE = 0.5
