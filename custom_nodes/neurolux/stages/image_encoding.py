@@ -142,6 +142,6 @@ def encode_images(
 
 
 def whole_cells(mask: torch.Tensor, scale: int) -> torch.Tensor:
-    """1 in every latent pixel (``scale`` pixels a side) of a mask (B, H, W) that has anything masked in it, 0 elsewhere."""
+    """1 in every latent pixel, ``scale`` pixels a side, in which a mask (B, H, W) has anything masked; 0 elsewhere."""
     cells = torch.nn.functional.max_pool2d((mask > 0).float()[:, None], scale)
     return torch.nn.functional.interpolate(cells, scale_factor=scale)[:, 0]

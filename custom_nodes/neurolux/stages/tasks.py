@@ -36,7 +36,10 @@ class ImageSource:
 
     @classmethod
     def of(cls, latent: Mapping[str, Any], scale: int) -> ImageSource:
-        """What ``latent`` holds, ``scale`` pixels to a latent pixel; its image only if the samples are still those that were made of it."""
+        """What ``latent`` holds, with ``scale`` pixels to a latent pixel.
+
+        Its image counts only if the samples are still those that were made of it.
+        """
         samples: torch.Tensor = latent["samples"]
         image = latent.get("image")
         origin = current_origin(latent)
