@@ -195,6 +195,7 @@ class WorkerError(BridgeError):
 FAILURE_STATUS = {
     "invalid_request": 422,
     "unknown_model": 404,
+    "image_expired": 410,
     "weights_missing": 503,
     "download_failed": 503,
     "access_denied": 503,

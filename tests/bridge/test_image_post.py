@@ -14,7 +14,7 @@ from bridge.broker.images import ImageStore
 from bridge.contract import Job
 from tests.bridge.house import BODY, HandWorker, House
 
-SMALL, LARGE = b"small image", b"large image" * (SMALL_BYTES // 13 + 1)
+SMALL, LARGE = b"small image", b"large image" * (SMALL_BYTES // 11 + 1)
 
 
 @pytest.fixture

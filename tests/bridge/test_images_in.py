@@ -236,4 +236,4 @@ async def test_the_parameters_of_an_earlier_job_can_be_sent_again_as_they_are(
     await submit(gateway, **given, mode="repaint")
     assert await arrived(worker) == data
     forged = given["image"].replace(first, JOB)
-    assert "is not an image that is kept any more: send it again" in (await refusal(gateway, image=forged))["message"]
+    assert "is not an image that is still kept: send it again" in (await refusal(gateway, image=forged))["message"]
