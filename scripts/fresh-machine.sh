@@ -8,7 +8,7 @@ MIRROR=http://deb.debian.org/debian
 SUITE=bookworm
 PACKAGES=ca-certificates,git,make,python3-venv # what the README asks for, and what TLS needs
 BUNDLE=/etc/ssl/certs/ca-certificates.crt
-SOURCE=/root/imagegen # where the clone is, in the new machine
+SOURCE=/root/neurolux-imagegen # where `git clone` of the public repository would put it
 PROMPT="red apple, blue background"
 KEEP="" ENTER=""
 
