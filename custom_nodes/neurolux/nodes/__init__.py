@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .adapters import ApplyControlNet, ApplyLora, ApplyLoras
 from .file_parameters import FileParameter, ImageParameter
 from .images import EncodeImage, ExtendImage, ImageToEdit, PrepareMask, PutBack
-from .load import LoadFlux, LoadModel, LoadSDXLLightning, WarmUp
+from .load import LoadModel, WarmUp, family_loaders
 from .load_files import LoadModelFiles
 from .many import GenerateBatch, GenerateGrid
 from .parameters import (
@@ -27,8 +27,7 @@ from .video import ApplyMotion, SampleVideo
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
-    LoadFlux,
-    LoadSDXLLightning,
+    *family_loaders(),
     LoadModelFiles,
     ApplyLora,
     ApplyLoras,

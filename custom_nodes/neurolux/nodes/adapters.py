@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..adapters.controlnets import AUTO_MODE, MODE_CHOICES, check_model, make_control
-from ..adapters.lora_list import NO_LORA, read_list
-from ..adapters.loras import STRENGTH_LIMIT, AppliedLora, check_lora, with_lora
+from ..adapters.borrow import borrow
+from ..adapters.controlnets import AUTO_MODE, check_model, make_control, mode_choices
+from ..adapters.lora_list import NO_LORA, STRENGTH_LIMIT, read_list
+from ..adapters.loras import check_lora, with_lora
 from ..errors import InvalidParameter
 from ..library.adapter_folders import adapter_names, find_adapter, stamp_key
 from ..library.controlnets import AUTO, controlnet_key, controlnet_names, find_controlnet
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
+from ..loading.handle import AppliedLora, PipelineHandle
+from ..loading.node_progress import NodeReporter
 from .inputs import pipeline_input
 from .outputs import pipeline_output
 from .sockets import CATEGORY
@@ -142,7 +143,7 @@ def with_loras(pipeline: PipelineHandle, wanted: Sequence[tuple[str, float, floa
         check_lora(pipeline.model, file)
         applied = with_lora(applied, AppliedLora(file, strength, text_strength))
     handle = replace(pipeline, adapters=applied)
-    handle.loaded()  # here, so that a file that does not fit is this node's error
+    borrow(handle)  # here, so that a file that does not fit is this node's error
     return handle
 
 
@@ -182,7 +183,7 @@ class ApplyControlNet(io.ComfyNode):
                 share_input("end", 1.0, "Fraction of the steps after which guiding ends."),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODE_CHOICES),
+                    options=list(mode_choices()),
                     default=AUTO_MODE,
                     tooltip="What the control image shows. Needed for controlnet auto and for union ControlNets.",
                 ),

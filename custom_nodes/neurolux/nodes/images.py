@@ -7,20 +7,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..images.frames import (
-    FIT_CHOICES,
-    Frame,
-    current_origin,
-    encode_images,
-    plan_frame,
-    put_back,
-    size_in_pixels,
-)
+from ..images.frames import FIT_CHOICES, Frame, plan_frame, size_in_pixels
 from ..images.masks import check_mask, extended, mask_from
 from ..library.known_models import known_models
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
+from ..stages.image_encoding import encode_images
+from ..stages.latent import current_origin, put_back
 from .inputs import batch_input, pipeline_input, size_inputs
 from .outputs import stage_warnings_ui
 from .sockets import CATEGORY
@@ -67,10 +62,10 @@ def encoded(
 ) -> io.NodeOutput:
     """The LATENT, with a warning about what was done to the image."""
     pipeline.model.limits.num_images.check(image.shape[0] * batch_size)
-    loaded = pipeline.loaded(NodeReporter())
+    loaded = borrow(pipeline, NodeReporter())
     latent = encode_images(loaded, image, mask, frame, batch_size)
-    told = frame.told()
-    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [told] if told else []))
+    change = frame.summary()
+    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [change] if change else []))
 
 
 class EncodeImage(io.ComfyNode):

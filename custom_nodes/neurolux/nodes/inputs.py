@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
+from ..loading.handle import PipelineHandle
 from ..stages.sample import needs_negative
 from .sockets import LARGEST_SEED, PipelineType
 

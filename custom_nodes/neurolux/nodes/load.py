@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
+from typing import ClassVar
 
 from comfy_api.latest import io
 
-from ..catalog.models import Family
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
+from ..families.registry import families
+from ..families.spec import FamilySpec
 from ..library.known_models import known_models, model_stamp
-from ..loading.registry import PipelineHandle, load_handle
-from ..loading.working_memory import with_memory_errors
-from ..planning.planner import OFFLOAD_CHOICES, PRECISION_CHOICES
-from ..stages.node_progress import NodeReporter
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
+from ..loading.store import load_handle
+from ..memory.out_of_memory import with_memory_errors
+from ..planning.records import OFFLOAD_CHOICES, PRECISION_CHOICES
 from .inputs import pipeline_input
 from .outputs import pipeline_output
 from .sockets import CATEGORY
@@ -22,7 +26,7 @@ LOADERS = f"{CATEGORY}/loaders"
 REMEDY = "Choose an offload that needs less memory (model or sequential) on the loader."
 
 
-def model_input(family: Family | None = None) -> io.Combo.Input:
+def model_input(family: str | None = None) -> io.Combo.Input:
     """The model widget: every known model, or those of one family."""
     catalog = known_models()
     names = catalog.names(family)
@@ -88,7 +92,7 @@ def loaded_output() -> io.Custom.Output:
 
 
 def load(
-    model: str, steps: int, precision: str, offload: str, compile: bool, family: Family | None = None
+    model: str, steps: int, precision: str, offload: str, compile: bool, family: str | None = None
 ) -> io.NodeOutput:
     """Load by name, reporting on the node; raises ModelNotFound or InvalidParameter."""
     found = known_models().get(model)
@@ -148,39 +152,31 @@ class LoadModel(ModelLoader):
         return load(model, steps, precision, offload, compile)
 
 
-class LoadFlux(ModelLoader):
+class FamilyLoader(ModelLoader):
+    """Loads the models of one family. The family's record says what the node is called."""
+
+    family: ClassVar[FamilySpec]
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        node = cls.family.loader
+        assert node is not None
+        steps = [
+            io.Combo.Input(
+                "steps",
+                options=list(node.steps),
+                default=node.default_steps,
+                tooltip="Selects the checkpoint. Sample must use the same number of steps. 1 is experimental.",
+            )
+        ]
         return io.Schema(
-            node_id="NeuroLuxLoadFlux",
-            display_name="Load FLUX",
+            node_id=node.node_id,
+            display_name=node.title,
             category=LOADERS,
-            description="Loads a FLUX model: flux-schnell (four steps), flux-dev (with guidance), or your own folder.",
-            inputs=[model_input("flux"), precision_input(), offload_input(), compile_input()],
-            outputs=[loaded_output()],
-        )
-
-    @classmethod
-    def execute(cls, model: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
-        return load(model, 0, precision, offload, compile, "flux")
-
-
-class LoadSDXLLightning(ModelLoader):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="NeuroLuxLoadSDXLLightning",
-            display_name="Load SDXL-Lightning",
-            category=LOADERS,
-            description="Loads SDXL-Lightning with the checkpoint that was distilled for the given number of steps.",
+            description=node.description,
             inputs=[
-                model_input("sdxl"),
-                io.Combo.Input(
-                    "steps",
-                    options=["1", "2", "4", "8"],
-                    default="4",
-                    tooltip="Selects the checkpoint. Sample must use the same number of steps. 1 is experimental.",
-                ),
+                model_input(cls.family.name),
+                *(steps if node.steps else []),
                 precision_input(),
                 offload_input(),
                 compile_input(),
@@ -189,10 +185,20 @@ class LoadSDXLLightning(ModelLoader):
         )
 
     @classmethod
-    def execute(cls, model: str, steps: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, model: str, precision: str, offload: str, steps: str = "0", compile: bool = False
+    ) -> io.NodeOutput:
         if not str(steps).isdecimal():
-            raise InvalidParameter("num_inference_steps", f"steps {steps!r} is not a number; use 1, 2, 4 or 8")
-        return load(model, int(steps), precision, offload, compile, "sdxl")
+            node = cls.family.loader
+            known = ", ".join(node.steps) if node is not None else ""
+            raise InvalidParameter("num_inference_steps", f"steps {steps!r} is not a number; use one of {known}")
+        return load(model, int(steps), precision, offload, compile, cls.family.name)
+
+
+def family_loaders() -> list[type[io.ComfyNode]]:
+    """The loader of each family that has one of its own."""
+    found = [family for family in families().values() if family.loader is not None]
+    return [type(f"{family.title}Loader", (FamilyLoader,), {"family": family}) for family in found]
 
 
 class WarmUp(io.ComfyNode):
@@ -215,7 +221,7 @@ class WarmUp(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle) -> io.NodeOutput:
         started = time.perf_counter()
-        loaded = pipeline.loaded(NodeReporter())
+        loaded = borrow(pipeline, NodeReporter())
         with_memory_errors(f"placing {loaded.model.name} on {loaded.device}", REMEDY, loaded.placement.load)
         elapsed = (time.perf_counter() - started) * 1000 + loaded.take_load_ms()
         report = {

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..catalog.models import Family, Model
+from ..catalog.models import Model
 from ..errors import InvalidParameter, WeightsMissing
+from ..families.identify import family_of_file, identify, main_files, single_file_families
+from ..families.spec import FamilySpec
 from ..library.known_models import comfy_shelf, known_models, model_stamp
 from ..library.single_files import AUTO, FOLDERS, Shelf, complete, files_model
-from ..loading.components import DENOISERS, PARTS
-from ..loading.registry import load_handle
-from ..stages.node_progress import NodeReporter
-from ..weights.file_kinds import NAMES, FileKind, identify
+from ..loading.node_progress import NodeReporter
+from ..loading.store import load_handle
+from ..weights.file_kinds import FileKind
 from ..weights.headers import read_header
 from .load import LOADERS, compile_input, loaded_output, offload_input, precision_input
 
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
-FAMILIES: tuple[Family, ...] = ("flux", "sdxl")
 NOTHING = "no file in models/diffusion_models or models/checkpoints"
 
 
@@ -37,32 +37,32 @@ def chosen_file(shelf: Shelf, name: str) -> Path:
     return shelf.path(folder, file)
 
 
-def family_of(path: Path, wanted: str, kind: FileKind) -> Family:
+def chosen_family(path: Path, wanted: str, kind: FileKind) -> FamilySpec:
     """The main file's family. Raises for another kind of file, or another family than the one ``wanted``."""
-    families: list[Family] = [family for family in FAMILIES if PARTS[family][DENOISERS[family]] in kind.parts]
-    if not families:
+    found = family_of_file(kind)
+    if found is None:
         raise WeightsMissing(
-            f"{path.name} is a {kind.kind}; model_file needs a FLUX transformer, an SDXL UNet, or a checkpoint with one"
+            f"{path.name} is a {kind.kind}; model_file needs one of: {main_files()}, or a checkpoint with one"
         )
-    if wanted not in (AUTO, families[0]):
+    if wanted not in (AUTO, found.name):
         raise InvalidParameter("family", f"{path.name} is a {kind.kind}, and family is {wanted}; set it to {AUTO}")
-    return families[0]
+    return found
 
 
 def chosen_model(model_file: str, text_encoder: str, text_encoder_2: str, vae: str, family: str) -> Model:
     """The model that the widgets describe. Raises WeightsMissing or InvalidParameter, which name what to change."""
     shelf = comfy_shelf()
     main = chosen_file(shelf, model_file)
-    found = family_of(main, family, identify(read_header(main)))
-    chosen = {DENOISERS[found]: main}
+    found = chosen_family(main, family, identify(read_header(main)))
+    chosen = {found.denoiser: main}
     for name, value in (("text_encoder", text_encoder), ("text_encoder_2", text_encoder_2), ("vae", vae)):
         if value == AUTO:
             continue
         path = chosen_file(shelf, value)
-        kind, part = identify(read_header(path)), PARTS[found][name]
-        if part not in kind.parts:
+        kind, part = identify(read_header(path)), found.components[name].part
+        if part.name not in kind.parts:
             raise WeightsMissing(
-                f"{path.name} is a {kind.kind}; {name} needs a {NAMES[part]}: choose another file, or {AUTO}"
+                f"{path.name} is a {kind.kind}; {name} needs a {part.title}: choose another file, or {AUTO}"
             )
         chosen[name] = path
     return files_model(found, complete(found, chosen, shelf), known_models())
@@ -104,7 +104,7 @@ class LoadModelFiles(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "family",
-                    options=[AUTO, *FAMILIES],
+                    options=[AUTO, *single_file_families()],
                     default=AUTO,
                     tooltip="The model family. auto: detected from the file. Other choices reject other families.",
                 ),

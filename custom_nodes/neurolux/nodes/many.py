@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
+from ..loading.handle import PipelineHandle
 from ..stages.grid import make_grid, sheet_of, shots_of, title_of, to_images
-from ..stages.many import Shot, draw_all
+from ..stages.many import Shot, generate_all
 from ..stages.many_values import (
     COMBINE_CHOICES,
     NOT_USED,
@@ -100,8 +100,8 @@ class GenerateBatch(io.ComfyNode):
             )
             for line, seed in pairs
         ]  # fmt: skip
-        gallery = draw_all(pipeline, shots)
-        images, captions = [drawn.image for drawn in gallery.drawn], [drawn.caption for drawn in gallery.drawn]
+        gallery = generate_all(pipeline, shots)
+        images, captions = [made.image for made in gallery.generated], [made.caption for made in gallery.generated]
         return io.NodeOutput(images, captions, ui=warnings_ui(gallery.warnings))
 
 
@@ -170,7 +170,7 @@ class GenerateGrid(io.ComfyNode):
     ) -> io.NodeOutput:
         base = Shot("", prompt, seed, negative_prompt, steps, guidance, width, height)
         grid = make_grid(read_axis("x", x_setting, x_values, prompt), read_axis("y", y_setting, y_values, prompt))
-        gallery = draw_all(pipeline, shots_of(grid, base, pipeline.model))
+        gallery = generate_all(pipeline, shots_of(grid, base, pipeline.model))
         sheet = to_images(sheet_of(grid, gallery, title_of(grid, base, pipeline.model.name)))
-        images, captions = [drawn.image for drawn in gallery.drawn], [drawn.caption for drawn in gallery.drawn]
+        images, captions = [made.image for made in gallery.generated], [made.caption for made in gallery.generated]
         return io.NodeOutput(sheet, images, captions, ui=warnings_ui(gallery.warnings))

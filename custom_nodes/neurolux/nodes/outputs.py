@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 from .sockets import PipelineType
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..images.control_images import prepared
 from ..library.controlnets import preprocessor
+from ..loading.node_progress import NodeReporter
 from ..preprocess.canny import canny_images
 from ..preprocess.canny_filter import MOST
 from ..preprocess.depth import depth_maps
 from ..preprocess.pose import pose_images
-from ..stages.node_progress import NodeReporter
+from ..stages.latent import fitted_to_latent
 from .sockets import CATEGORY
 
 PREPROCESS = f"{CATEGORY}/control images"
@@ -90,7 +90,7 @@ class CannyEdges(io.ComfyNode):
         high_threshold: int,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        control_image = prepared(image, latent)
+        control_image = fitted_to_latent(image, latent)
         if not preprocess:
             return io.NodeOutput(control_image)
         return io.NodeOutput(canny_images(control_image, low_threshold, high_threshold))
@@ -110,7 +110,7 @@ class DepthMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: torch.Tensor, preprocess: bool, latent: dict[str, Any] | None = None) -> io.NodeOutput:
-        control_image = prepared(image, latent)
+        control_image = fitted_to_latent(image, latent)
         if not preprocess:
             return io.NodeOutput(control_image)
         return io.NodeOutput(depth_maps(control_image, preprocessor(DEPTH_MODEL, NodeReporter())))
@@ -143,7 +143,7 @@ class PoseSkeleton(io.ComfyNode):
         joint_score: float,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        control_image = prepared(image, latent)
+        control_image = fitted_to_latent(image, latent)
         if not preprocess:
             return io.NodeOutput(control_image)
         reporter = NodeReporter()

@@ -7,13 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
+from ..adapters.borrow import borrow
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
 from ..stages.decode import decode
 from ..stages.encode import encode
 from ..stages.latent import empty_latent
-from ..stages.node_progress import NodeReporter
 from ..stages.prompt_check import prompt_warnings
-from ..stages.sample import sample
+from ..stages.sample import plan_sample, sample
 from .inputs import (
     ReadsNegative,
     batch_input,
@@ -55,7 +56,7 @@ class EncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, text: str) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
+        loaded = borrow(pipeline, NodeReporter())
         warnings = prompt_warnings(loaded, text)
         for warning in warnings:
             _log.warning("NeuroLux: %s", warning)
@@ -130,8 +131,9 @@ class Sample(ReadsNegative):
         negative: Any = None,
         strength: float = 1.0,
     ) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
-        samples = sample(loaded, pipeline.spec, positive, negative, latent, seed, steps, guidance, strength)
+        request = plan_sample(pipeline.model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
+        loaded = borrow(pipeline, NodeReporter())
+        samples = sample(loaded, request, positive, negative)
         return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded))
 
 
@@ -149,5 +151,5 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, latent: dict[str, Any]) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
+        loaded = borrow(pipeline, NodeReporter())
         return io.NodeOutput(decode(loaded, latent["samples"]), ui=stage_warnings_ui(loaded))

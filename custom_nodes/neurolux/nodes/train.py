@@ -12,9 +12,10 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
 from ..training.image_files import FIELD
 from ..training.image_set import TrainingSet, read_training_set
 from ..training.lora import (
@@ -107,7 +108,7 @@ class TrainingImages(io.ComfyNode):
         path = find_source(source)
         images = read_training_set(path.name, path)
         warnings = images.warnings()
-        return io.NodeOutput(images, ui={"warnings": warnings, "text": [images.told(), *warnings]})
+        return io.NodeOutput(images, ui={"warnings": warnings, "text": [images.summary(), *warnings]})
 
 
 class TrainLora(io.ComfyNode):
@@ -215,7 +216,7 @@ class TrainLora(io.ComfyNode):
             pipeline.model,
             LoraSettings(name.strip(), steps, rank, learning_rate, batch, resolution, seed, " ".join(trigger.split())),
         )
-        pipeline.loaded(NodeReporter())
+        borrow(pipeline, NodeReporter())
         title = f"{settings.name} on {pipeline.model.name}"
         progress = TrainingProgress(title, settings.steps, 2 * samples * drawing_steps(pipeline))
         trained = train_lora(
@@ -230,7 +231,7 @@ class TrainLora(io.ComfyNode):
         after, before = sample_both(pipeline, images, settings, trained.path, sample_prompt, samples, progress)
         curve = as_image(np.asarray(draw_loss_curve(trained.losses, title)))
         handle = with_trained(pipeline, trained.path)
-        ui = stage_warnings_ui(pipeline.loaded(), trained.warnings) or {}
+        ui = stage_warnings_ui(borrow(pipeline), trained.warnings) or {}
         said = [f"{trained.path.name}: {settings.steps} steps, loss {trained.losses[-1]:.4f}"]
         return io.NodeOutput(
             handle,

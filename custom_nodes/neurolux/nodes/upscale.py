@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
+from ..adapters.borrow import borrow
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
 from ..stages.refine import RefineRequest, refine
 from ..stages.upscale import AUTO, upscale, upscaler_names
 from .inputs import (
@@ -120,7 +121,7 @@ class RefineInTiles(ReadsNegative):
         guidance: float,
         negative: Any = None,
     ) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
+        loaded = borrow(pipeline, NodeReporter())
         request = RefineRequest(strength, seed, steps, guidance, tile, overlap)
-        made = refine(loaded, pipeline.spec, image, positive, negative, request)
+        made = refine(loaded, image, positive, negative, request)
         return io.NodeOutput(made, ui=stage_warnings_ui(loaded))

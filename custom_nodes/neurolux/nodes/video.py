@@ -7,10 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..adapters.borrow import borrow
 from ..library.motions import AUTO, find_motion, motion_key, motion_names
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
-from ..stages.video import sample_video
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
+from ..stages.video import plan_video, sample_video
 from .inputs import (
     NOT_LINKED,
     ReadsNegative,
@@ -112,8 +113,7 @@ class SampleVideo(ReadsNegative):
         guidance: float,
         negative: Any = None,
     ) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
-        samples = sample_video(
-            loaded, pipeline.spec, pipeline.motion, positive, negative, latent, frames, seed, steps, guidance
-        )
+        request = plan_video(pipeline, latent, frames, seed, steps, guidance)
+        loaded = borrow(pipeline, NodeReporter())
+        samples = sample_video(loaded, request, positive, negative)
         return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded))

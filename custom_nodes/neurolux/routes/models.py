@@ -10,15 +10,16 @@ import comfy.model_management as mm
 import torch
 from aiohttp import web
 
-from ..catalog.models import GuidanceLimit, Model, RepoSource, SizeLimit, StepLimit
+from ..catalog.limits import GuidanceLimit, SizeLimit, StepLimit
+from ..catalog.models import Model, RepoSource
 from ..library.adapter_folders import describe_adapters
 from ..library.controlnets import describe_helpers
 from ..library.inventory import inventory, source_name
 from ..library.known_models import comfy_shelf, known_models
 from ..library.single_files import Shelf
-from ..loading.registry import registry
+from ..loading.store import pipelines
 from ..memory.placement import ComponentMemory
-from ..planning.planner import ACCELERATORS
+from ..planning.records import ACCELERATORS
 from ..version import pack_version
 from ..weights.sources import model_status
 
@@ -36,8 +37,9 @@ def add_models_route(routes: web.RouteTableDef) -> None:
 def models_document() -> dict[str, Any]:
     """The device, the models and what is loaded, as JSON. May take two seconds if it probes the network."""
     catalog = known_models()
-    loaded = registry.loaded_models()
-    memory = registry.memory()
+    loaded = pipelines.loaded_models()
+    memory = pipelines.memory()
+    last = pipelines.last
     device: torch.device = mm.get_torch_device()
     own_memory = device.type in ACCELERATORS
     shelf = comfy_shelf()
@@ -46,8 +48,8 @@ def models_document() -> dict[str, Any]:
         "device": device.type,
         "device_name": device_name(device),
         "cuda_available": torch.cuda.is_available(),
-        "dtype": str(registry.last_dtype or expected_dtype(device)).removeprefix("torch."),
-        "offload": registry.last_offload or ("auto" if own_memory else "none"),
+        "dtype": str(last.precision.main if last else expected_dtype(device)).removeprefix("torch."),
+        "offload": last.placement.mode if last else "auto" if own_memory else "none",
         "vram_total_bytes": int(mm.get_total_memory(device)) if own_memory else None,
         "vram_free_bytes": int(mm.get_free_memory(device)) if own_memory else None,
         "current_model": loaded[-1] if loaded else None,

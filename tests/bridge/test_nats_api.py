@@ -1,14 +1,15 @@
-"""The NATS door of a gateway: jobs are queued, looked at and cancelled by request and reply, as over REST."""
+"""The NATS API of a gateway: jobs are queued, looked at and cancelled by request and reply, as over REST."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from bridge.contract.messages import JobEvent, JobState, JobStatus
+from bridge.contract import JobEvent, JobState, JobStatus
 from tests.bridge.house import BODY, House
 
 
@@ -64,3 +65,29 @@ async def test_a_job_is_cancelled_over_nats(house: House) -> None:
 async def test_an_error_is_the_reply(house: House, subject: str, body: dict[str, Any] | None, code: str) -> None:
     await house.gateway()
     assert (await ask(house, subject, body))["error"]["code"] == code
+
+
+async def test_the_same_key_is_the_same_job(house: House) -> None:
+    await house.gateway()
+    subject, headers = f"{house.prefix}.submit", {"Idempotency-Key": "order 66"}
+    replies = [
+        await house.nc.request(subject, json.dumps(body).encode(), timeout=10, headers=headers)
+        for body in (BODY, dict(reversed(BODY.items())), {**BODY, "prompt": "a dog"})
+    ]
+    first, again, other = (json.loads(reply.data) for reply in replies)
+    assert again["job_id"] == first["job_id"]
+    assert [dict(reply.headers or {}) for reply in replies] == [{}, {"Idempotency-Replayed": "true"}, {}]
+    assert other["error"]["code"] == "idempotency_mismatch"
+
+
+async def test_a_request_that_waits_is_repeated_with_its_key(house: House) -> None:
+    await house.gateway()
+    worker = await house.worker()
+    subject, headers = f"{house.prefix}.request", {"Idempotency-Key": "once"}
+    data = json.dumps(BODY).encode()
+    waits = [asyncio.create_task(house.nc.request(subject, data, timeout=10, headers=headers)) for _ in range(2)]
+    job = await worker.take()
+    await worker.finish(job.job_id, [b"image"])
+    first, second = [json.loads((await wait).data) for wait in waits]
+    assert first == second
+    assert first["job_id"] == job.job_id

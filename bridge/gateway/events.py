@@ -10,11 +10,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from bridge.broker.jobs import STATE_POLL_S, JobQueue, final_event
+from bridge.broker.jobs import STATE_POLL_S, JobQueue
 from bridge.broker.mailbox import Mailbox
-from bridge.contract.errors import Unavailable, UnknownJob
-from bridge.contract.messages import JobEvent, JobState, JobStatus
-from bridge.gateway.job_index import JobIndex, Place
+from bridge.contract import JobEvent, JobState, JobStatus, Unavailable, UnknownJob
+from bridge.gateway.index import JobIndex, Place
 
 UNKNOWN_JOB_WAIT_S = 60.0
 """A client may ask for the events of a job that it is about to submit; one that never comes is given up after this."""
@@ -32,7 +31,7 @@ async def tell(
         state = await _known(queue, job_id)
         if state is not None:
             if state.status.final:
-                yield final_event(state)
+                yield JobEvent.ending(state)
                 return
             seen = index.view(state)
             yield JobEvent(
@@ -76,7 +75,7 @@ async def _next(queue: JobQueue, mailbox: Mailbox, job_id: str, patience_s: floa
         return await asyncio.wait_for(mailbox.get(), patience_s)
     except TimeoutError:
         state = await _known(queue, job_id)
-        return final_event(state) if state is not None and state.status.final else None
+        return JobEvent.ending(state) if state is not None and state.status.final else None
 
 
 def _is_news(old: Place | None, new: Place, elapsed_s: float) -> bool:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
-from bridge.contract.messages import JobKind, JobState, JobStatus
+from bridge.contract import JobKind, JobState, JobStatus
 from bridge.gateway.run_times import JobKey, RunTimes, work_of
 
 log = logging.getLogger(__name__)
