@@ -100,7 +100,7 @@ class Formatter(logging.Formatter):
         self._secrets = [secret for secret in secrets if secret]
 
     def message(self, record: logging.LogRecord) -> str:
-        """The message of a line. For other libraries only its first line: asyncio's messages continue with the failure."""
+        """The message of a line. Of other libraries' messages only the first line: asyncio's go on with the failure."""
         text = record.getMessage()
         if hasattr(record, "fields"):
             return text

@@ -46,7 +46,7 @@ class ModelLimits(PackModel):
 
 
 class ComponentMemory(PackModel):
-    """A loaded component: its device, the type of its weights, and their bytes in total and on the device, as measured."""
+    """A loaded component: its device, the type of its weights, and their measured bytes, all and on the device."""
 
     component: str
     device: str
