@@ -1,8 +1,8 @@
 """Options of choices: the values that ComfyUI offers for the widgets that a mode's Choice parameters are linked to.
 
 Only ComfyUI knows lists of files, such as the LoRAs. The gateway asks a worker, and the worker its ComfyUI's
-`/object_info`, which reads the folders each time, so a new file is offered at once. If no worker answers, no value is refused: ComfyUI
-validates it when the job runs.
+`/object_info`, which reads the folders each time, so a new file is offered at once. If no worker answers, no value is
+refused: ComfyUI validates it when the job runs.
 """
 
 from __future__ import annotations

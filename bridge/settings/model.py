@@ -15,14 +15,15 @@ from typing import Annotated, Any, Literal, Self
 import platformdirs
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -171,7 +172,9 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Nothing but the arguments of the constructor."""
         return (init_settings,)
@@ -357,8 +360,8 @@ class Settings(BaseSettings):
 def read_setting(name: str, text: str, source: str | None = None) -> Any:
     """The value of the setting `name` that `text` stands for. Raises SettingsError, which names the `source`."""
     item = Settings.model_fields[name]
+    alone: type[BaseModel] = create_model("Alone", **{name: (item.annotation, item)})  # pyright: ignore
     try:
-        return TypeAdapter(Annotated[item.annotation, item]).validate_python(text)
+        return getattr(alone(**{name: text}), name)
     except ValidationError as error:
-        found = error.errors()[0]
-        raise SettingsError(explain({**found, "loc": (name,)}, lambda _: source or variable(name))) from None
+        raise SettingsError(explain(error.errors()[0], lambda _: source or variable(name))) from None
