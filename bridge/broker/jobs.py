@@ -22,7 +22,6 @@ from nats.js.kv import KeyValue
 
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS, Names, broker_errors
-from bridge.broker.image_post import ImagePost
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
 from bridge.broker.stores import Retention, bucket_config, callbacks_config, make_stream, queue_config, span
@@ -88,7 +87,6 @@ class JobQueue:
         """Called once for every job that this process put into the queue."""
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
-        self.post = ImagePost(nc)
 
     @classmethod
     async def open(
@@ -124,8 +122,8 @@ class JobQueue:
 
     # --- the gateway's side ------------------------------------------------------------------------------------
 
-    async def submit(self, job: Job, *, waits: bool = False) -> JobState:
-        """Accept a job; when this returns, the broker has it on disk. `waits`: its images are asked for at its end.
+    async def submit(self, job: Job) -> JobState:
+        """Accept a job; when this returns, the broker has it on disk.
 
         A job id that was submitted before gives the state of that job. Raises QueueFull and Unavailable.
         """
@@ -133,7 +131,7 @@ class JobQueue:
             raise Unavailable("the connection to the NATS server is down; it is being restored")
         state = JobState.queued(job)
         data = state.model_dump_json().encode()
-        headers = {Header.MSG_ID: job.job_id, **(self.post.headers if waits else {})}
+        headers: dict[str, str] = {Header.MSG_ID: job.job_id}
         # Both in one write to the broker: the state is there before a worker can look for it.
         ack, revision = await asyncio.gather(
             self._js.publish(f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers=headers),
@@ -215,7 +213,6 @@ class JobQueue:
     async def start_listening(self) -> None:
         """Subscribe to the events of all jobs; one subscription serves every listener of this process."""
         await self.nc.subscribe(f"{self.names.events}.*", cb=self._on_event)
-        await self.post.open()
 
     async def _on_event(self, msg: Msg) -> None:
         job_id = msg.subject.rpartition(".")[2]
@@ -268,8 +265,6 @@ class JobQueue:
 
     async def image(self, image: ImageObject) -> bytes:
         """An image's bytes. Raises ImageExpired if the retention has removed it, and Unavailable."""
-        if (data := self.post.take(image)) is not None:
-            return data
         try:
             return await self._images.get(image)
         except UnknownJob as error:
@@ -330,10 +325,8 @@ class JobQueue:
         logs.job_changed(stored.state)
         return StoredState(stored.state, revision)
 
-    async def announce(self, state: JobState, *, began: bool = False) -> None:
-        """Tell listeners that a job ended (and `began`, where that was not told), and publish its result event."""
-        if began:
-            await self.publish(JobEvent(type="started", job_id=state.job_id))
+    async def announce(self, state: JobState) -> None:
+        """Tell listeners that a job ended, and publish its result event."""
         await self.publish(final_event(state))
         await self.nc.publish(self.names.result, JobResultEvent.of(state).model_dump_json().encode())
 
@@ -341,15 +334,8 @@ class JobQueue:
         """Tell listeners what happened; nobody hears it twice, and somebody who is away misses it."""
         await self.nc.publish(f"{self.names.events}.{event.job_id}", event.model_dump_json(exclude_none=True).encode())
 
-    async def store_image(
-        self, job_id: str, index: int, image_format: FileFormat, data: bytes, *, delivery: Msg | None = None
-    ) -> ImageObject:
-        """Keep an image; with the `delivery` of its job it is also sent to whoever waits for it.
-
-        Raises Unavailable, and StorageFull.
-        """
-        with contextlib.suppress(*BROKER_ERRORS):
-            await self.post.send(delivery.headers if delivery else None, job_id, index, data)
+    async def store_image(self, job_id: str, index: int, image_format: FileFormat, data: bytes) -> ImageObject:
+        """Keep an image. Raises Unavailable, and StorageFull."""
         return await self._images.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
 
 

@@ -252,7 +252,7 @@ class Generation:
     async def run(self, job: Job) -> JobState:
         """Queue a job and wait for its end. Raises GenerationFailed, JobCancelled or TimedOut."""
         with self.queue.listen(job.job_id, ends_only=True) as events:
-            return await self._end_of(await self.queue.submit(job, waits=True), events)
+            return await self._end_of(await self.queue.submit(job), events)
 
     async def await_end(self, state: JobState) -> JobState:
         """Wait for the end of a job that was queued before. Raises what `run` raises."""
