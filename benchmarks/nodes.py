@@ -86,8 +86,9 @@ def measure_all(images: int, warm_up: int, names: list[str] | None = None) -> li
 def measure(name: str, folder: Path, images: int, warm_up: int) -> Overhead:
     """One model: ours and theirs alternate, so that a busy machine slows both."""
     import torch
+    from neurolux.adapters.borrow import borrow
     from neurolux.library.folder_models import folder_model
-    from neurolux.loading.registry import load_handle, registry
+    from neurolux.loading.store import load_handle, pipelines
 
     model = folder_model(folder)
     if model is None:
@@ -95,7 +96,7 @@ def measure(name: str, folder: Path, images: int, warm_up: int) -> Overhead:
     handle = load_handle(model, (), precision="fp32", offload="none")
     side, steps = (256, 8) if name == "starter" else (128, 4)
     ours = our_images(handle, side, steps)
-    theirs = their_images(folder, handle.loaded().device, model.purpose, side, steps)
+    theirs = their_images(folder, borrow(handle).device, model.purpose, side, steps)
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     for index in range(warm_up + images):
         for who, draw in (("theirs", theirs), ("ours", ours)):
@@ -105,8 +106,7 @@ def measure(name: str, folder: Path, images: int, warm_up: int) -> Overhead:
                 torch.cuda.synchronize()
             if index >= warm_up:
                 times[who].append((time.perf_counter() - started) * 1000)
-    for spec in list(registry._loaded):
-        registry._drop(spec)
+    pipelines.clear()
     gc.collect()
     median = {who: statistics.median(taken) for who, taken in times.items()}
     return Overhead(name, images, side, steps, round(median["theirs"], 2), round(median["ours"], 2))
@@ -115,17 +115,19 @@ def measure(name: str, folder: Path, images: int, warm_up: int) -> Overhead:
 def our_images(handle: Any, side: int, steps: int) -> Callable[[int], None]:
     """An image by the stages that the nodes call."""
     import torch
+    from neurolux.adapters.borrow import borrow
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
-    from neurolux.stages.sample import sample
+    from neurolux.stages.sample import plan_sample, sample
 
-    latent = latent_for(handle.loaded(), side)
+    latent = latent_for(borrow(handle), side)
 
     def draw(index: int) -> None:
         with torch.inference_mode():
-            loaded = handle.loaded()
+            loaded = borrow(handle)
             positive = encode(loaded, prompt(index))
-            decode(loaded, sample(loaded, handle.spec, positive, None, latent, seed=index, steps=steps, guidance=0))
+            request = plan_sample(handle.model, handle.spec.variant, latent, seed=index, steps=steps, guidance=0)
+            decode(loaded, sample(loaded, request, positive, None))
 
     return draw
 
@@ -133,7 +135,8 @@ def our_images(handle: Any, side: int, steps: int) -> Callable[[int], None]:
 def latent_for(loaded: Any, side: int) -> dict[str, Any]:
     """What the graph of this model gives to Sample: an empty latent, or that of Encode Image."""
     import torch
-    from neurolux.images.frames import encode_images, plan_frame
+    from neurolux.images.frames import plan_frame
+    from neurolux.stages.image_encoding import encode_images
 
     if loaded.model.purpose == "any":
         channels = loaded.pipe.vae.config.latent_channels

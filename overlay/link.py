@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import aiohttp
 from pydantic import ValidationError
 
-from bridge.contract.messages import (
+from bridge.contract import (
     CancelAnswer,
     ErrorBody,
     ErrorEnvelope,
@@ -28,8 +28,8 @@ from bridge.contract.messages import (
     ModelInfoResponse,
     ModeList,
     ModeSummary,
+    read_answer,
 )
-from bridge.contract.reading import read_answer
 from overlay.translate import _
 
 CONNECT_TIMEOUT_S = 5.0

@@ -31,7 +31,8 @@ import websocket
 from pydantic import ValidationError
 
 from bridge.client.saving import paths_for
-from bridge.contract.messages import (
+from bridge.contract import (
+    Answer,
     CancelAnswer,
     ErrorBody,
     ErrorEnvelope,
@@ -42,10 +43,10 @@ from bridge.contract.messages import (
     LoadModelResponse,
     ModelInfoResponse,
     ModeList,
+    ModelPlan,
+    WorkerList,
+    read_answer,
 )
-from bridge.contract.plans import ModelPlan
-from bridge.contract.reading import Answer, read_answer
-from bridge.contract.workers import WorkerList
 
 DEFAULT_URL = "http://127.0.0.1:8005"
 CONNECT_TIMEOUT_S = 5.0

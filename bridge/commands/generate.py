@@ -14,7 +14,7 @@ from bridge.client.client import DEFAULT_URL, ClientError, ImageGenClient
 from bridge.client.saving import paths_for
 from bridge.commands.progress_bar import ProgressBar
 from bridge.commands.tables import print_table
-from bridge.contract.messages import (
+from bridge.contract import (
     DEFAULT_MODE,
     IMAGE_FORMATS,
     AdapterInfo,
@@ -22,8 +22,8 @@ from bridge.contract.messages import (
     ImageGenResponse,
     JobStatus,
     ModelInfo,
+    size_text,
 )
-from bridge.contract.quantities import size_text
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 

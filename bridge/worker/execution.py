@@ -12,9 +12,8 @@ from bridge.broker.jobs import JobQueue
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError, Interrupted
 from bridge.comfyui.history import RunResult
-from bridge.comfyui.pack import load_graph
-from bridge.contract.errors import BridgeError, Unavailable
-from bridge.contract.messages import ErrorBody, JobKind, JobStatus
+from bridge.contract import BridgeError, ErrorBody, JobKind, JobStatus, Unavailable
+from bridge.modes.graphs import load_graph
 from bridge.modes.library import ModeLibrary
 from bridge.worker import inputs
 from bridge.worker.failures import error_body

@@ -14,8 +14,9 @@ from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIUnavailable, Interrupted, JobLost, WornOut
 from bridge.comfyui.history import RunResult
 from bridge.comfyui.messages import Event, NodeDone, Started
-from bridge.contract.messages import JobEvent
-from bridge.modes.library import Graph, Mode
+from bridge.contract import JobEvent
+from bridge.modes.graphs import Graph
+from bridge.modes.library import Mode
 from bridge.worker.held_job import HeldJob
 from bridge.worker.patience import comfyui_back
 from bridge.worker.record import JobRecord

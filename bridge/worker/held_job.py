@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
-from bridge.contract.messages import Job, JobEvent
+from bridge.contract import Job, JobEvent
 
 
 class State(enum.Enum):

@@ -34,7 +34,7 @@ async def place(
 ) -> dict[str, JsonValue]:
     """Upload every stored image, and return the parameters with the names that ComfyUI gave them.
 
-    Names come from the content, so ComfyUI keeps one file of two that are equal. Raises UnknownJob if the store has
+    Names come from the content, so ComfyUI keeps one file of two that are equal. Raises ImageExpired if the store has
     lost an image, Unavailable, and ComfyUIError.
     """
     placed = dict(parameters)

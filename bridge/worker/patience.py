@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
-from bridge.contract.errors import Unavailable
+from bridge.contract import Unavailable
 
 BROKER_WAIT_S = 120.0
 """How long a job that has run waits for the broker to come back; after that it is left to be delivered again."""

@@ -6,7 +6,7 @@ Every write is a compare-and-set: what a gateway or another worker wrote meanwhi
 from __future__ import annotations
 
 from bridge.broker.jobs import JobQueue, StoredState
-from bridge.contract.messages import Job, JobState, JobStatus
+from bridge.contract import Job, JobState, JobStatus
 from bridge.worker.patience import insist
 
 

@@ -12,9 +12,7 @@ from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIUnavailable
 from bridge.comfyui.history import RunResult
 from bridge.comfyui.messages import NodeDone
-from bridge.contract.errors import BridgeError
-from bridge.contract.formats import EXTENSIONS, IMAGE_FORMATS, format_of
-from bridge.contract.messages import FileFormat, ImageObject
+from bridge.contract import EXTENSIONS, IMAGE_FORMATS, BridgeError, FileFormat, ImageObject, format_of
 from bridge.modes.library import Mode
 from bridge.worker.patience import COMFYUI_WAIT_S, RETRY_S, insist
 

@@ -26,10 +26,7 @@ from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_o
 from bridge.broker.jobs import HEARTBEAT_S, WATCH_S, JobQueue
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
-from bridge.contract.errors import BridgeError
-from bridge.contract.messages import ErrorBody, Job, JobStatus
-from bridge.gateway.offers import answer_options
-from bridge.gateway.planning import answer_plan
+from bridge.contract import BridgeError, ErrorBody, Job, JobStatus
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
 from bridge.stopping import stop
@@ -37,7 +34,9 @@ from bridge.worker import inputs
 from bridge.worker.execution import Execution, Outcome, Workplace
 from bridge.worker.held_job import HeldJob, State
 from bridge.worker.input_cleaning import InputCleaner
+from bridge.worker.offers import answer_options
 from bridge.worker.patience import insist
+from bridge.worker.plans import answer_plan
 from bridge.worker.record import JobRecord
 from bridge.worker.report import WorkerReport
 

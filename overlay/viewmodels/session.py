@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from bridge.contract.messages import JobEvent, JobState, JobStatus, ModelInfoResponse
+from bridge.contract import JobEvent, JobState, JobStatus, ModelInfoResponse
 from overlay.link import Bridge, BridgeFailure, LinkThread
 from overlay.translate import _
 from overlay.viewmodels.connection import Connection

@@ -9,7 +9,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bridge.contract.messages import Job, JobKind
+from bridge.contract import Job, JobKind
 from bridge.worker.held_job import HeldJob, State
 
 JOB = Job(
