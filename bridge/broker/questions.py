@@ -43,7 +43,8 @@ async def ask_worker(nc: Client, subject: str, question: bytes, reply: type[Answ
 @functools.cache
 def _reader(reply: type[BaseModel]) -> TypeAdapter[Any]:
     """What reads a reply: the model, or the envelope of an error."""
-    return TypeAdapter(reply | ErrorEnvelope)
+    either: Any = reply | ErrorEnvelope  # to pyright a union of variables is no type
+    return TypeAdapter(either)
 
 
 async def answer_of(work: Awaitable[BaseModel], question: str) -> bytes:

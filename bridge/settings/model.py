@@ -356,8 +356,9 @@ class Settings(BaseSettings):
 def read_setting(name: str, text: str, source: str | None = None) -> Any:
     """The value of the setting `name` that `text` stands for. Raises SettingsError, which names the `source`."""
     item = Settings.model_fields[name]
+    annotated: Any = Annotated[item.annotation, item]  # pyright: ignore[reportInvalidTypeForm] - known only as it runs
     try:
-        return TypeAdapter(Annotated[item.annotation, item]).validate_python(text)
+        return TypeAdapter(annotated).validate_python(text)
     except ValidationError as error:
         found = error.errors()[0]
         raise SettingsError(explain({**found, "loc": (name,)}, lambda _: source or variable(name))) from None
