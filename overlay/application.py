@@ -131,6 +131,7 @@ class OverlayApplication(Adw.Application):
         """The slim bar, made at its first use."""
         if self._bar is None:
             self._bar = Bar(self, self.session)
+            self.add_window(self._bar)
             prepare_overlay_window(self._bar)
         return self._bar
 
@@ -139,6 +140,7 @@ class OverlayApplication(Adw.Application):
         """The generate window, made at its first use."""
         if self._window is None:
             self._window = GenerateWindow(self, self.session)
+            self.add_window(self._window)
         return self._window
 
     def toggle(self) -> None:
@@ -158,8 +160,8 @@ class OverlayApplication(Adw.Application):
         self.window.reveal(None)
         self.window.select(job_id)
 
-    def tell(self, text: str) -> None:
-        """Say something while no window is shown that could."""
+    def notify_hidden(self, text: str) -> None:
+        """Say something through the desktop while no window is visible."""
         self._notifications.say(text)
 
     # -- the rest ------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ Exec={command}
 Icon={id}
 Terminal=false
 Categories=Graphics;
-Keywords=image;image;generate;prompt;AI;
+Keywords=image;picture;generate;prompt;AI;
 StartupNotify=false
 """
 # Activated by D-Bus; its actions are the application's own, by their names.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gi.repository import Adw, Gdk, Gio, Gtk
+from gi.repository import Adw, Gdk, Gtk
 
 from bridge.contract.messages import DEFAULT_MODE
 from overlay.translate import _
 from overlay.ui.banner import Banner
 from overlay.ui.fields import FormView, name_list_of
 from overlay.ui.files import UI_FOLDER
-from overlay.ui.image_actions import ImageActions
+from overlay.ui.host import WindowHost
+from overlay.ui.image_actions import ImageActions, add_action
 from overlay.ui.prompt_editor import PromptView
 from overlay.ui.stage import Stage
 from overlay.ui.strip import Strip
@@ -20,9 +21,6 @@ from overlay.viewmodels.history import PastImage
 from overlay.viewmodels.job_card import JobCard
 from overlay.viewmodels.session import Session
 from overlay.viewmodels.shown_job import ShownJob, from_card, from_past
-
-if TYPE_CHECKING:
-    from overlay.application import OverlayApplication
 
 KEPT_IMAGES = 32
 """Of the history, encoded; more are fetched again when they are looked at."""
@@ -39,10 +37,10 @@ class GenerateWindow(Adw.ApplicationWindow):
     stage_box: Gtk.Box = Gtk.Template.Child()
     strip_box: Gtk.Box = Gtk.Template.Child()
 
-    def __init__(self, application: OverlayApplication, session: Session) -> None:
-        super().__init__(application=application)
+    def __init__(self, host: WindowHost, session: Session) -> None:
+        super().__init__()
         self.session = session
-        self._tell_hidden = application.tell
+        self._host = host
         self._form_view: FormView | None = None
         self._selected: str | None = None
         self._start_when_possible = False
@@ -62,9 +60,9 @@ class GenerateWindow(Adw.ApplicationWindow):
         first.connect("key-pressed", self._escape_pressed)
         first.connect("key-pressed", self._copy_pressed)
         self.add_controller(first)
-        self._actions = ImageActions(self)
-        self._add_action("generate", self.generate)
-        self._add_action("reset", lambda: session.form and session.form.reset())
+        self._actions = ImageActions(self, session, self.shown, self.toast)
+        add_action(self, "generate", self.generate)
+        add_action(self, "reset", lambda: session.form and session.form.reset())
         session.form_replaced.connect(self._show_form)
         session.card_added.connect(self._card_added)
         session.history.changed.connect(self._show_strip)
@@ -131,7 +129,7 @@ class GenerateWindow(Adw.ApplicationWindow):
     ) -> None:
         """Say something that goes away by itself, perhaps with a way back; the desktop says it while this is hidden."""
         if not self.is_visible():
-            self._tell_hidden(text)
+            self._host.notify_hidden(text)
             return
         toast = Adw.Toast(title=text)
         toast.connect("dismissed", lambda _: gone())
@@ -221,6 +219,7 @@ class GenerateWindow(Adw.ApplicationWindow):
             self._fetch_selected()
         self.stage.show_job(shown)
         self._actions.update(shown)
+        self.stage.vary_button.set_visible(self._actions.can_vary)
 
     def _remember_size(self) -> None:
         """When it is hidden, however that came about; the size of a maximised window is the screen's, not a choice."""
@@ -267,15 +266,6 @@ class GenerateWindow(Adw.ApplicationWindow):
                 self.session.cancel(card)
 
     # -- small things ----------------------------------------------------------------------------------------------
-
-    def add_window_action(self, name: str, run: Callable[[], object]) -> Gio.SimpleAction:
-        """An action of this window (``win.name``)."""
-        action = Gio.SimpleAction.new(name, None)
-        action.connect("activate", lambda *_: run())
-        self.add_action(action)
-        return action
-
-    _add_action = add_window_action
 
     def _escape_pressed(self, _: object, key: int, *__: object) -> bool:
         focus = self.get_focus()
