@@ -9,11 +9,12 @@ from typing import Any
 
 from gi.repository import Adw, Gdk, Gio, GLib, Gtk
 
+from bridge.client import AsyncImageGenClient
 from bridge.settings import Settings
 from overlay.desktop.hold_shortcut import ShortcutHolder
 from overlay.desktop.notifications import Notifications
 from overlay.desktop.window_manager import prepare_overlay_window
-from overlay.link import Bridge, LinkThread
+from overlay.link import Link
 from overlay.service import ServiceStarter, find_url
 from overlay.translate import _
 from overlay.ui.bar import Bar
@@ -80,9 +81,9 @@ class OverlayApplication(Adw.Application):
             GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, number, self._ended_by_signal)
         settings = Settings.from_environment()
         preferences = Preferences.load()
-        self._link = LinkThread(deliver=_on_main_loop)
-        self._bridge = Bridge(lambda: find_url(settings), settings.token)
-        self.session = Session(self._bridge, self._link, preferences)
+        self._link = Link(deliver=_on_main_loop)
+        self._client = AsyncImageGenClient(lambda: find_url(settings), token=settings.token)
+        self.session = Session(self._client, self._link, preferences)
         self.starter = ServiceStarter(settings, self.session.connection)
         self._notifications = Notifications(self)
         self.session.job_ended.connect(self._job_ended)
@@ -95,7 +96,7 @@ class OverlayApplication(Adw.Application):
     def do_shutdown(self) -> None:
         """Remember the choices and let go of the bridge; the service itself goes on."""
         self.session.remember()
-        self._link.stop(self._bridge.close())
+        self._link.stop(self._client.close())
         Adw.Application.do_shutdown(self)
 
     def do_activate(self) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from gi.repository import GLib
 
-from bridge.client.client import DEFAULT_URL
+from bridge.client import DEFAULT_URL
 from bridge.service.runtime import running_service
 from bridge.settings import Settings, is_loopback
 from overlay.translate import _

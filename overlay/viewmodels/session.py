@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from bridge.client import AsyncImageGenClient, ClientError, ServiceUnreachable
 from bridge.contract.messages import JobEvent, JobState, JobStatus, ModelInfoResponse
-from overlay.link import Bridge, BridgeFailure, LinkThread
+from overlay.link import Link
 from overlay.translate import _
 from overlay.viewmodels.connection import Connection
 from overlay.viewmodels.form import GenerateForm
@@ -21,6 +22,8 @@ from overlay.viewmodels.preferences import Preferences
 from overlay.viewmodels.prompt_history import PromptHistory
 from overlay.viewmodels.signal import Signal
 
+LISTED_JOBS = 100
+"""How far back the history of images goes."""
 STREAM_RETRY_S = 1.0
 """Between two tries to hear of a job again after the bridge has gone."""
 
@@ -28,7 +31,7 @@ STREAM_RETRY_S = 1.0
 class Session:
     """What the overlay knows and does."""
 
-    def __init__(self, bridge: Bridge, link: LinkThread, preferences: Preferences) -> None:
+    def __init__(self, client: AsyncImageGenClient, link: Link, preferences: Preferences) -> None:
         self.connection = Connection()
         self.preferences = preferences
         self.prompts = PromptHistory(preferences.prompts)
@@ -39,7 +42,7 @@ class Session:
         self.form_replaced = Signal[[]]()
         self.card_added = Signal[[JobCard]]()
         self.job_ended = Signal[[JobCard]]()
-        self._bridge = bridge
+        self._client = client
         self._link = link
         self._info: ModelInfoResponse | None = None
         self._schemas: dict[str, dict[str, Any]] = {}
@@ -58,28 +61,37 @@ class Session:
             if done is not None:
                 done()
 
-        def failed(failure: BridgeFailure) -> None:
-            if failure.unreachable:
-                self.connection.unreachable(str(failure))
+        def failed(failure: ClientError) -> None:
+            if failure.status == 0:
+                self.connection.unreachable(reason_of(failure))
             elif failure.status in (401, 403):
-                self.connection.refused(str(failure))
+                self.connection.refused(reason_of(failure))
             else:
-                self.connection.not_ready(str(failure))
+                self.connection.not_ready(reason_of(failure))
             if done is not None:
                 done()
 
-        self._link.run(self._bridge.check_ready(), answered, failed)
+        self._link.run(self._client.check_ready(), answered, failed)
 
     def refresh(self) -> None:
         """Read models, modes and history anew."""
         self._link.run(self._read_all(), self._take_all, self._missed)
 
     async def _read_all(self) -> tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]:
-        info = await self._bridge.model_info()
+        info = await self._client.model_info()
         schemas = {}
-        for mode in await self._bridge.modes():
-            schemas[mode.name] = only_shown(await self._bridge.mode_schema(mode.name), mode.parameters)
-        return info, schemas, await self._bridge.jobs()
+        for mode in (await self._client.modes()).details:
+            if mode.error is None:
+                schemas[mode.name] = only_shown(await self._client.mode(mode.name), mode.parameters)
+        return info, schemas, await self._newest_jobs()
+
+    async def _newest_jobs(self) -> list[JobState]:
+        found: list[JobState] = []
+        async for job in self._client.jobs(limit=LISTED_JOBS):
+            found.append(job)
+            if len(found) == LISTED_JOBS:
+                break
+        return found
 
     def _take_all(self, read: tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]) -> None:
         self._info, self._schemas, jobs = read
@@ -94,8 +106,8 @@ class Session:
         else:
             self.form.update_models(self._info.models, self._info.default_model)
 
-    def _missed(self, failure: BridgeFailure) -> None:
-        self.connection.not_ready(str(failure))
+    def _missed(self, failure: ClientError) -> None:
+        self.connection.not_ready(reason_of(failure))
 
     def choose_mode(self, name: str) -> None:
         """Show the form of another mode, with what was last chosen in it."""
@@ -156,14 +168,14 @@ class Session:
         card.cancelling = True
         card.changed.emit()
 
-        def failed(failure: BridgeFailure) -> None:
+        def failed(failure: ClientError) -> None:
             card.cancelling = False
             if failure.status == 404:  # It was never accepted, so there is nothing left to stop.
                 card.fail(_("Cancelled before it was accepted"))
             else:
-                card.lose_contact(str(failure))
+                card.lose_contact(reason_of(failure))
 
-        self._link.run(self._bridge.cancel(card.job_id), card.take_state, failed)
+        self._link.run(self._client.cancel(card.job_id), card.take_state, failed)
 
     def dismiss(self, card: JobCard) -> None:
         """Take an ended card off the screen."""
@@ -211,7 +223,7 @@ class Session:
         self, job_id: str, index: int, done: Callable[[bytes], object], failed: Callable[[str], object]
     ) -> None:
         """Image ``index`` of a job, for a thumbnail or a large view; ``failed`` is told why it cannot be had."""
-        self._link.run(self._bridge.image(job_id, index), done, lambda failure: failed(str(failure)))
+        self._link.run(self._client.job_image(job_id, index), done, lambda failure: failed(reason_of(failure)))
 
     def fetch_first(
         self, job_id: str, done: Callable[[PastImage, bytes], object], failed: Callable[[str], object]
@@ -219,10 +231,10 @@ class Session:
         """The first image of a job, whether or not the history shows it; ``failed`` is told why there is none."""
 
         async def fetch() -> tuple[PastImage, bytes]:
-            job = await self._bridge.job(job_id)
-            return PastImage(job, 0), await self._bridge.image(job_id, 0)
+            job = await self._client.job(job_id)
+            return PastImage(job, 0), await self._client.job_image(job_id, 0)
 
-        self._link.run(fetch(), lambda found: done(*found), lambda failure: failed(str(failure)))
+        self._link.run(fetch(), lambda found: done(*found), lambda failure: failed(reason_of(failure)))
 
     def remember(self) -> None:
         """Write what was chosen, so that the next start shows it."""
@@ -235,7 +247,7 @@ class Session:
         self.cards.append(card)
         self.card_added.emit(card)
         self._following[card.job_id] = self._link.run(
-            self._follow(card), failed=lambda failure: card.fail(str(failure))
+            self._follow(card), failed=lambda failure: card.fail(reason_of(failure))
         )
 
     async def _follow(self, card: JobCard) -> None:
@@ -248,40 +260,39 @@ class Session:
         while True:
             try:
                 if not accepted:
-                    state = await self._bridge.submit({**card.request, "job_id": card.job_id})
+                    state = await self._client.submit(**{**card.request, "job_id": card.job_id})
                     accepted = True
                     self._link.deliver(card.take_state, state)
-                ended = await self._listen(card)
-                if ended is not None:
-                    await self._finish(card, ended)
-                    return
-            except BridgeFailure as failure:
-                if not (failure.unreachable or failure.not_ready):
-                    self._link.deliver(card.fail, str(failure))
+                await self._finish(card, await self._listen(card))
+                return
+            except ClientError as failure:
+                if not failure.temporary:
+                    self._link.deliver(card.fail, reason_of(failure))
                     self._link.deliver(self.job_ended.emit, card)
                     return
                 self._link.deliver(card.lose_contact, _("Waiting for the image service"))
             await asyncio.sleep(STREAM_RETRY_S)
 
-    async def _listen(self, card: JobCard) -> JobState | None:
-        async for event in self._bridge.events(card.job_id):
-            self._link.deliver(self._take_event, card, event)
-            if event.final:
-                return event.state
-        state = await self._bridge.job(card.job_id)  # The stream ended early: a gateway that was stopped.
-        self._link.deliver(card.take_state, state)
-        return state if state.status.final else None
+    async def _listen(self, card: JobCard) -> JobState:
+        def heard(event: JobEvent) -> None:
+            self._link.deliver(card.take_event, event)
 
-    @staticmethod
-    def _take_event(card: JobCard, event: JobEvent) -> None:
-        card.take_event(event)
+        # Without patience: the card says that the service is away, and we try again.
+        return await self._client.wait(card.job_id, on_event=heard, patience_s=0)
 
     async def _finish(self, card: JobCard, state: JobState) -> None:
         if state.status is JobStatus.DONE:
-            images = [await self._bridge.image(card.job_id, index) for index in range(len(state.images))]
+            images = [await self._client.job_image(card.job_id, index) for index in range(len(state.images))]
             self._link.deliver(card.take_images, images)
             self._link.deliver(self.history.add, state)
         self._link.deliver(self.job_ended.emit, card)
+
+
+def reason_of(failure: ClientError) -> str:
+    """What the user is shown of ``failure``."""
+    if isinstance(failure, ServiceUnreachable):
+        return _("Nothing answers at {url}").format(url=failure.url)
+    return str(failure)
 
 
 def only_shown(schema: dict[str, Any], parameters: Sequence[str]) -> dict[str, Any]:

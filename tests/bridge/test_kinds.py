@@ -17,7 +17,7 @@ from aiohttp import FormData
 from aiohttp.test_utils import TestClient
 
 from bridge.broker.connection import Names, subscribed
-from bridge.client.saving import paths_for
+from bridge.client import paths_for
 from bridge.contract.messages import ImageGenResponse, JobState, JobStatus
 from bridge.gateway.offers import options_of
 from bridge.modes.files_in import kind_of

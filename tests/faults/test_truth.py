@@ -20,7 +20,7 @@ from PIL import Image
 from bridge.broker.connection import Names, connect, subscribed
 from bridge.broker.jobs import JobQueue
 from bridge.broker.stores import Retention
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.comfyui.client import ComfyUI
 from bridge.contract.messages import Job, JobEvent, JobKind, JobStatus
 from bridge.gateway.cancellation import cancel
