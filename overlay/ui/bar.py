@@ -12,7 +12,7 @@ from overlay.viewmodels.session import Session
 
 @Gtk.Template(filename=str(UI_FOLDER / "bar.ui"))
 class Bar(Gtk.ApplicationWindow):
-    """Escape hides it; so does opening the generate window."""
+    """A window of one line. Escape hides it, and so does opening the generate window."""
 
     __gtype_name__ = "NeuroLuxBar"
     entry: Gtk.Entry = Gtk.Template.Child()
@@ -28,7 +28,7 @@ class Bar(Gtk.ApplicationWindow):
         self.banner.follow(session.connection)
 
     def reveal(self) -> None:
-        """Come to the front with the keyboard in the entry."""
+        """Come to the front with the focus in the entry."""
         self.present()
         self.entry.grab_focus()
 

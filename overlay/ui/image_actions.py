@@ -1,4 +1,4 @@
-"""What can be done with the image that is shown: save, copy, open its folder, again, vary, reuse, delete."""
+"""The actions on the image that is shown: save, copy, open its folder, again, vary, reuse, delete."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from overlay.viewmodels.shown_job import ShownJob
 
 IMAGE_TO_IMAGE = "image-to-image"
 WITHOUT_IMAGE = ("again", "reuse", "delete")
-"""What can be done with a job that failed or was cancelled, too."""
+"""Actions that also work on a job that failed or was cancelled."""
 
 
 def images_folder() -> Path:
-    """The user's folder for images."""
+    """The default folder for saved images, inside the user's folder for pictures."""
     folder = GLib.get_user_special_dir(GLib.UserDirectory.DIRECTORY_PICTURES)
     return (Path(folder) if folder else Path.home() / "Pictures") / "NeuroLux"
 
 
 class Toast(Protocol):
-    """Says something in the window, with a button where there is a way back."""
+    """Shows a message in the window, with a button if there is something to press."""
 
     def __call__(
         self,
@@ -37,7 +37,7 @@ class Toast(Protocol):
         pressed: Callable[[], object] | None = None,
         gone: Callable[[], object] = ...,
     ) -> None:
-        """Show ``text``; ``pressed`` follows the button, ``gone`` the end of the message."""
+        """Show ``text``. ``pressed`` is called for the button, ``gone`` when the message disappears."""
         ...
 
 
@@ -76,7 +76,7 @@ class ImageActions:
         self._undo.set_enabled(False)
 
     def update(self, shown: ShownJob | None) -> None:
-        """Only offer what is possible."""
+        """Enable the actions that are possible."""
         here = shown is not None and shown.data is not None
         ended = here or (shown is not None and bool(shown.problem))
         for name, action in self._actions.items():
@@ -91,18 +91,18 @@ class ImageActions:
         return IMAGE_TO_IMAGE in self._session.modes
 
     def save(self) -> None:
-        """Save into the remembered folder, under a name of its own."""
+        """Save to the last used folder, under a new name."""
         shown = self._shown()
         if shown is not None:
             self.save_shown(shown)
 
     def save_shown(self, shown: ShownJob) -> None:
-        """Save ``shown``, whatever the window shows meanwhile."""
+        """Save ``shown``, which need not be what the window shows now."""
         if shown.data is not None:
             self._write(self._folder(), shown.file_name, shown.data)
 
     def save_as(self) -> None:
-        """Ask where to save; the folder is remembered."""
+        """Ask where to save, and remember the folder."""
         shown = self._shown()
         if shown is None or shown.data is None:
             return
@@ -127,19 +127,19 @@ class ImageActions:
             self._toast(_("Copied"))
 
     def open_folder(self) -> None:
-        """Show the folder of saved images in the file manager."""
+        """Open the folder of saved images in the file manager."""
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
         Gtk.show_uri(self._window, GLib.filename_to_uri(str(folder)), 0)
 
     def again(self) -> None:
-        """The same settings with a new seed."""
+        """Generate again with the same settings and a new seed."""
         shown = self._shown()
         if shown is not None:
             self._session.send({name: value for name, value in shown.settings.items() if name != "seed"})
 
     def vary(self) -> None:
-        """Start from this image: the image-to-image form with the image in it."""
+        """Open the image-to-image form with this image in it."""
         shown, session = self._shown(), self._session
         if shown is None or shown.data is None:
             return
@@ -149,7 +149,7 @@ class ImageActions:
             session.form.set("image", f"data:{shown.mime};base64,{base64.b64encode(shown.data).decode()}")
 
     def reuse(self) -> None:
-        """Put the image's settings into the form."""
+        """Copy the settings of the image to the form."""
         shown, session = self._shown(), self._session
         if shown is None:
             return
@@ -160,7 +160,7 @@ class ImageActions:
             session.form.use(shown.settings, shown.model)
 
     def delete(self) -> None:
-        """Take the image out of the history; the toast, and Ctrl+Z while it is there, takes it back."""
+        """Remove the image from the history. The toast undoes that, and so does Ctrl+Z while the toast is visible."""
         shown, session = self._shown(), self._session
         if shown is None:
             return
@@ -171,20 +171,20 @@ class ImageActions:
 
         def take_back() -> None:
             forget()
-            while left:  # once, by the key or by the button
+            while left:  # once, with the key or the button
                 left.pop()()
 
         def forget() -> None:
             if self._take_back is take_back:
                 self._take_back = None
-                self._undo.set_enabled(False)  # Ctrl+Z is the prompt's again
+                self._undo.set_enabled(False)  # Ctrl+Z belongs to the prompt again
 
         self._take_back = take_back
         self._undo.set_enabled(True)
-        self._toast(_("Removed from the history"), _("Undo"), take_back, forget)
+        self._toast(_("Removed from history"), _("Undo"), take_back, forget)
 
     def undo(self) -> None:
-        """Take the last deletion back."""
+        """Undo the last deletion."""
         if self._take_back is not None:
             self._take_back()
 
@@ -196,7 +196,7 @@ class ImageActions:
         try:
             path = save_new(folder, name, data)
         except OSError as error:
-            text = _("{folder} cannot be written: {reason}").format(folder=folder, reason=error.strerror or error)
+            text = _("Cannot write to {folder}: {reason}").format(folder=folder, reason=error.strerror or error)
             self._toast(text, _("Save as…"), self.save_as)
             return
         self._session.preferences.save()

@@ -1,6 +1,7 @@
-"""The overlay's one session with the bridge: connection, models, modes, jobs and history, and what a person does.
+"""The session with the service: connection, models, modes, jobs and history, and the actions of the user.
 
-It is the only view-model that talks to the bridge; it does so through ``link`` and hears back on the showing thread.
+This is the only view-model that reaches the service. It does so through ``link`` and gets every result on the windows'
+thread.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from overlay.viewmodels.signal import Signal
 LISTED_JOBS = 100
 """How far back the history of images goes."""
 STREAM_RETRY_S = 1.0
-"""Between two tries to hear of a job again after the bridge has gone."""
+"""Between two attempts to follow a job again after the service went away."""
 
 
 class Session:
-    """What the overlay knows and does."""
+    """The state of the overlay, and the actions on it."""
 
     def __init__(self, client: AsyncImageGenClient, link: Link, preferences: Preferences) -> None:
         self.connection = Connection()
@@ -48,10 +49,10 @@ class Session:
         self._schemas: dict[str, dict[str, Any]] = {}
         self._following: dict[str, Future[None]] = {}
 
-    # -- the bridge comes and goes -------------------------------------------------------------------------------
+    # -- the service comes and goes ------------------------------------------------------------------------------
 
-    def look(self, done: Callable[[], object] | None = None) -> None:
-        """Ask the bridge whether it is ready; read models, modes and history when it has just become so."""
+    def check_service(self, done: Callable[[], object] | None = None) -> None:
+        """Ask the service whether it is ready, and read models, modes and history when it has just become ready."""
 
         def answered(_: object) -> None:
             was_ready = self.connection.ready
@@ -74,8 +75,8 @@ class Session:
         self._link.run(self._client.check_ready(), answered, failed)
 
     def refresh(self) -> None:
-        """Read models, modes and history anew."""
-        self._link.run(self._read_all(), self._take_all, self._missed)
+        """Read models, modes and history again."""
+        self._link.run(self._read_all(), self._take_all, self._refresh_failed)
 
     async def _read_all(self) -> tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]:
         info = await self._client.model_info()
@@ -106,11 +107,11 @@ class Session:
         else:
             self.form.update_models(self._info.models, self._info.default_model)
 
-    def _missed(self, failure: ClientError) -> None:
+    def _refresh_failed(self, failure: ClientError) -> None:
         self.connection.not_ready(reason_of(failure))
 
     def choose_mode(self, name: str) -> None:
-        """Show the form of another mode, with what was last chosen in it."""
+        """Show the form of another mode, with its last values."""
         if self._info is None or not self._schemas:
             return
         if name not in self._schemas:
@@ -133,7 +134,7 @@ class Session:
     # -- jobs -------------------------------------------------------------------------------------------------------
 
     def generate(self) -> JobCard | None:
-        """Send the form; None while something in it is wrong."""
+        """Send the form. Returns None if a field has a problem."""
         form = self.form
         if form is None or form.problems():
             return None
@@ -142,7 +143,7 @@ class Session:
         return self.send(form.request())
 
     def send(self, request: dict[str, Any]) -> JobCard:
-        """Send a request as a job of its own and follow it."""
+        """Send a request as a new job and follow it."""
         card = JobCard(request=dict(request))
         self._add(card)
         return card
@@ -154,7 +155,7 @@ class Session:
         return self.send(request)
 
     def settings_of(self, card: JobCard) -> dict[str, Any]:
-        """What would make the image of ``card`` once more."""
+        """The settings that reproduce the image of ``card``."""
         if card.state is None:
             return dict(card.request)
         return {
@@ -164,7 +165,7 @@ class Session:
         }
 
     def cancel(self, card: JobCard) -> None:
-        """Cancel a job; its card shows what became of it."""
+        """Cancel a job. Its card shows the result."""
         card.cancelling = True
         card.changed.emit()
 
@@ -178,19 +179,19 @@ class Session:
         self._link.run(self._client.cancel(card.job_id), card.take_state, failed)
 
     def dismiss(self, card: JobCard) -> None:
-        """Take an ended card off the screen."""
+        """Remove the card of a job that has ended."""
         if card in self.cards and not card.running:
             self.cards.remove(card)
 
     def delete(self, key: str) -> Callable[[], None] | None:
-        """Take image ``key`` out of what is shown; returns what takes it back (None: there is nothing to take out).
+        """Remove image ``key`` from the history. Returns a function that undoes this, or None if nothing was removed.
 
-        The card of a job that failed or was cancelled goes as a whole; a running job has to be cancelled first.
+        The card of a job that failed or was cancelled is removed as a whole. A running job must be cancelled first.
         """
         card = next((card for card in self.cards if key.startswith(card.job_id)), None)
         image = next((past for past in self.history.images() if past.key == key), None)
         if image is None:
-            return self._take_card_away(card)
+            return self._remove_card(card)
         if card is not None:
             self.dismiss(card)
         self.history.remove(image)
@@ -202,7 +203,7 @@ class Session:
 
         return undo
 
-    def _take_card_away(self, card: JobCard | None) -> Callable[[], None] | None:
+    def _remove_card(self, card: JobCard | None) -> Callable[[], None] | None:
         if card is None or card.running or card.done:
             return None
         place = self.cards.index(card)
@@ -216,19 +217,19 @@ class Session:
         return undo
 
     def title_of(self, mode: str) -> str:
-        """A mode's name for people."""
+        """The display name of a mode."""
         return str(self._schemas[mode].get("title") or mode)
 
     def fetch_image(
         self, job_id: str, index: int, done: Callable[[bytes], object], failed: Callable[[str], object]
     ) -> None:
-        """Image ``index`` of a job, for a thumbnail or a large view; ``failed`` is told why it cannot be had."""
+        """Fetch image ``index`` of a job. ``failed`` gets the reason if it is not available."""
         self._link.run(self._client.job_image(job_id, index), done, lambda failure: failed(reason_of(failure)))
 
     def fetch_first(
         self, job_id: str, done: Callable[[PastImage, bytes], object], failed: Callable[[str], object]
     ) -> None:
-        """The first image of a job, whether or not the history shows it; ``failed`` is told why there is none."""
+        """Fetch the first image of a job, even if the history does not show it. ``failed`` gets the reason."""
 
         async def fetch() -> tuple[PastImage, bytes]:
             job = await self._client.job(job_id)
@@ -237,7 +238,7 @@ class Session:
         self._link.run(fetch(), lambda found: done(*found), lambda failure: failed(reason_of(failure)))
 
     def remember(self) -> None:
-        """Write what was chosen, so that the next start shows it."""
+        """Save the choices of the user for the next start."""
         if self.form is not None:
             self.preferences.values[self.form.mode] = self.form.to_remember()
             self.preferences.seed_locked = self.form.seed_locked
@@ -251,10 +252,10 @@ class Session:
         )
 
     async def _follow(self, card: JobCard) -> None:
-        """Send the job, hear of it to its end, fetch its images; outlasts a bridge that goes away and comes back.
+        """Send the job, follow it to its end and fetch its images, even if the service goes away and comes back.
 
-        A stream begins with the present state, so nothing is missed by listening after sending. An answer that was
-        lost leads to the same request under the same id: the bridge takes it once.
+        An event stream starts with the present state, so nothing is missed by opening it after sending. If the answer
+        was lost, the same request is sent again under the same id, which the service runs once.
         """
         accepted = card.state is not None
         while True:
@@ -277,7 +278,7 @@ class Session:
         def heard(event: JobEvent) -> None:
             self._link.deliver(card.take_event, event)
 
-        # Without patience: the card says that the service is away, and we try again.
+        # Without patience: the card then shows that the service is away, and the loop above tries again.
         return await self._client.wait(card.job_id, on_event=heard, patience_s=0)
 
     async def _finish(self, card: JobCard, state: JobState) -> None:
@@ -289,14 +290,14 @@ class Session:
 
 
 def reason_of(failure: ClientError) -> str:
-    """What the user is shown of ``failure``."""
+    """The text for the user about ``failure``."""
     if isinstance(failure, ServiceUnreachable):
         return _("Nothing answers at {url}").format(url=failure.url)
     return str(failure)
 
 
 def only_shown(schema: dict[str, Any], parameters: Sequence[str]) -> dict[str, Any]:
-    """The schema with what a person fills in: the graph's parameters, not what a program tells the service besides."""
+    """The schema with only the fields that a user fills in: the parameters of the graph and the output format."""
     shown = {*parameters, "output_format"}
     properties = {name: value for name, value in schema["properties"].items() if name in shown}
     return {**schema, "properties": properties}

@@ -221,7 +221,7 @@ def test_after_the_installation_alt_space_toggles_the_bar_and_the_bus_starts_the
 ) -> None:
     assert not owned(desktop)
     told = installed()
-    assert "held by the running overlay, by a grab of the key" in told
+    assert "held by the running overlay with an X11 key grab" in told
     eventually(lambda: owned(desktop), "the bus has started the overlay")
     assert BAR not in hands.windows()
     for _ in range(2):
