@@ -178,7 +178,7 @@ async def run(args: argparse.Namespace) -> None:
         command = [
             sys.executable,
             "-m",
-            "bridge.commands.main",
+            "bridge",
             "up",
             "--state-dir",
             name,

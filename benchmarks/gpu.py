@@ -22,9 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.in_process import settle_environment, start_comfyui
+
+if TYPE_CHECKING:
+    from neurolux.families.blocks import BlockLists
 
 CAPS_GB = (6, 8, 12, 16, 24)
 MODES = ("none", "model", "stream", "sequential", "disk")
@@ -184,10 +187,10 @@ class Bench:
     def ours(self, mode: str, cap: float | None) -> Row:
         """The pack's stages, placed by its plan for the cap."""
         import torch
-        from neurolux.loading.registry import LoadSpec
+        from neurolux.loading.handle import LoadSpec
         from neurolux.stages.decode import decode
         from neurolux.stages.encode import encode
-        from neurolux.stages.sample import sample
+        from neurolux.stages.sample import plan_sample, sample
 
         spec = LoadSpec(self.subject.name, (), self.model.variant(0), "auto", mode)
         with capped(self.device, cap):
@@ -198,7 +201,8 @@ class Bench:
                 with torch.inference_mode():
                     positive = encode(loaded, self.prompt())
                     steps = 0 if loaded.model.step_distilled else self.subject.steps
-                    decode(loaded, sample(loaded, spec, positive, None, latent, seed=1, steps=steps))
+                    request = plan_sample(loaded.model, spec.variant, latent, seed=1, steps=steps)
+                    decode(loaded, sample(loaded, request, positive, None))
 
             def moved() -> int:
                 return sum(part.residency.streamed_bytes for part in loaded.placement._patchers.values())
@@ -216,22 +220,34 @@ class Bench:
         return self.subject.side // 8, self.subject.side // 8
 
     def loaded(self, spec: Any, mode: str) -> Any:
-        """What the registry would have made of files."""
-        from neurolux.loading.registry import LoadedPipeline
+        """What the pack's store would have made of files."""
+        from neurolux.families.registry import family_of
+        from neurolux.loading.loaded import LoadedPipeline
         from neurolux.memory.machine import this_machine
         from neurolux.memory.placement import Placement
-        from neurolux.planning.planner import Workload, make_plan
+        from neurolux.planning.planner import make_plan
+        from neurolux.planning.records import Workload
 
         from benchmarks.random_models import pipeline
 
-        shapes = {name: shape_of(part, self.tiny) for name, part in self.parts.items()}
+        family = family_of(self.subject.family)
+        shapes = {
+            name: shape_of(part, family.components[name].part.blocks, self.tiny) for name, part in self.parts.items()
+        }
         side = self.subject.side
         workload = Workload(side, side, 1, self.subject.steps)
         precision = "fp32" if self.tiny else "bf16"
-        plan = make_plan(self.subject.family, shapes, this_machine(self.device), workload, precision, mode)
+        plan = make_plan(family.costs, shapes, this_machine(self.device), workload, precision, mode)
         pipe = pipeline(self.subject, self.parts, self.device)
         return LoadedPipeline(
-            spec, self.model, pipe, shapes, Placement(self.parts, self.device, plan), workload, mode, 0.0
+            spec,
+            self.model,
+            pipe,
+            shapes,
+            Placement(self.parts, self.device, plan, family),
+            workload,
+            mode,
+            0.0,
         )
 
     def diffusers(self, who: str, *, offload: bool) -> Row:
@@ -309,13 +325,13 @@ class Bench:
         mm.soft_empty_cache()
 
 
-def shape_of(module: Any, tiny: bool) -> Any:
+def shape_of(module: Any, lists: BlockLists, tiny: bool) -> Any:
     """A module as a plan counts it."""
     from neurolux.memory.units import split_into_blocks
-    from neurolux.planning.planner import ComponentShape
+    from neurolux.planning.records import ComponentShape
 
     size = 4 if tiny else 2
-    rest, units = split_into_blocks(module)
+    rest, units = split_into_blocks(module, lists)
     blocks = tuple(unit.nbytes // size for unit in units)
     return ComponentShape(rest.nbytes // size + sum(blocks), blocks, "fp32" if tiny else "bf16")
 

@@ -80,8 +80,9 @@ def measure_all(images: int) -> list[Overhead]:
 def measure(name: str, folder: Path, images: int) -> Overhead:
     """One model: ours and theirs alternate, so that a busy machine slows both."""
     import torch
+    from neurolux.adapters.borrow import borrow
     from neurolux.library.folder_models import folder_model
-    from neurolux.loading.registry import load_handle, registry
+    from neurolux.loading.store import load_handle, pipelines
 
     model = folder_model(folder)
     if model is None:
@@ -89,7 +90,7 @@ def measure(name: str, folder: Path, images: int) -> Overhead:
     handle = load_handle(model, (), precision="fp32", offload="none")
     side, steps = (256, 8) if name == "starter" else (128, 4)
     ours = our_images(handle, side, steps)
-    theirs = their_images(folder, handle.loaded().device, side, steps)
+    theirs = their_images(folder, borrow(handle).device, side, steps)
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     for index in range(WARM_UP + images):
         for who, draw in (("theirs", theirs), ("ours", ours)):
@@ -99,8 +100,7 @@ def measure(name: str, folder: Path, images: int) -> Overhead:
                 torch.cuda.synchronize()
             if index >= WARM_UP:
                 times[who].append((time.perf_counter() - started) * 1000)
-    for spec in list(registry._loaded):
-        registry._drop(spec)
+    pipelines.clear()
     gc.collect()
     middle = {who: statistics.median(taken) for who, taken in times.items()}
     return Overhead(name, images, side, steps, round(middle["theirs"], 2), round(middle["ours"], 2))
@@ -109,18 +109,20 @@ def measure(name: str, folder: Path, images: int) -> Overhead:
 def our_images(handle: Any, side: int, steps: int) -> Callable[[int], None]:
     """An image by the stages that the nodes call."""
     import torch
+    from neurolux.adapters.borrow import borrow
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
-    from neurolux.stages.sample import sample
+    from neurolux.stages.sample import plan_sample, sample
 
-    channels = handle.loaded().pipe.vae.config.latent_channels
+    channels = borrow(handle).pipe.vae.config.latent_channels
     latent = {"samples": torch.zeros(1, channels, side // 8, side // 8)}
 
     def draw(index: int) -> None:
         with torch.inference_mode():
-            loaded = handle.loaded()
+            loaded = borrow(handle)
             positive = encode(loaded, prompt(index))
-            decode(loaded, sample(loaded, handle.spec, positive, None, latent, seed=index, steps=steps, guidance=0))
+            request = plan_sample(handle.model, handle.spec.variant, latent, seed=index, steps=steps, guidance=0)
+            decode(loaded, sample(loaded, request, positive, None))
 
     return draw
 

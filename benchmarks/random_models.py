@@ -128,19 +128,20 @@ def filled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) ->
 
 def pipeline(subject: Subject, parts: dict[str, Any], device: torch.device) -> Any:
     """The pack's pipeline over ``parts``, with the tokenizers that ComfyUI brings."""
-    from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
-    from neurolux.families.architectures import FLUX_SCHEDULES, SDXL_SCHEDULE
-    from neurolux.families.placed import PlacedFluxPipeline, PlacedSDXLPipeline
-    from neurolux.families.tokenizers import comfy_tokenizers
+    import diffusers
+    from neurolux.families.placed import placed_class
+    from neurolux.families.registry import family_of
 
-    tokenizers = comfy_tokenizers(subject.family)
-    if subject.family == "flux":
-        made: Any = PlacedFluxPipeline(
-            **parts, **tokenizers, scheduler=FlowMatchEulerDiscreteScheduler(**FLUX_SCHEDULES[subject.guidance])
-        )
-    else:
-        scheduler = EulerDiscreteScheduler(**SDXL_SCHEDULE | {"timestep_spacing": "trailing"})
-        made = PlacedSDXLPipeline(**parts, **tokenizers, scheduler=scheduler, add_watermarker=False)
+    family = family_of(subject.family)
+    assert family.tokenizers is not None
+    assert family.scheduler is not None
+    chosen = family.scheduler({family.denoiser: {"guidance_embeds": subject.guidance}})
+    trailing = {} if subject.guidance or subject.family == "flux" else {"timestep_spacing": "trailing"}
+    scheduler = getattr(diffusers, chosen.class_name)(**{**chosen.config, **trailing})
+    options = family.pipeline_options({})
+    made: Any = placed_class(family.pipelines["text-to-image", None])(
+        **parts, **family.tokenizers(512), scheduler=scheduler, **options
+    )
     made.set_progress_bar_config(disable=True)
     made.placement_device = device
     return made

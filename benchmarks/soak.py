@@ -25,7 +25,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from PIL import Image
 
-from bridge.broker.connection import BROKER_ERRORS, Names, connect
+from bridge.broker.connection import BROKER_ERRORS, connect
+from bridge.names import Names
 from bridge.service.installer import pinned_installation
 from bridge.settings import Settings
 from tests.faults.cluster import MODE, Cluster

@@ -18,10 +18,7 @@ from typing import Any, TextIO
 
 from pydantic import ValidationError
 
-from bridge.contract.messages import JobState, JobStatus
 from bridge.settings import Settings
-
-log = logging.getLogger(__name__)
 
 HIDDEN = "[left out]"
 OWN_LOGGERS = "bridge"
@@ -201,24 +198,3 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-
-
-def job_changed(state: JobState) -> None:
-    """The one line that each transition of a job gets, from the process that brought it about."""
-    failed = state.status is JobStatus.FAILED
-    told = fields(
-        job_id=state.job_id,
-        status=state.status.value,
-        kind=state.kind.value,
-        mode=state.mode,
-        model=state.model,
-        **({"cancel_requested": True} if state.cancel_requested and not state.status.final else {}),
-        **({"queue_ms": round(state.queue_time_ms, 1)} if state.started_at else {}),
-        **({"run_ms": round(state.generation_time_ms, 1)} if state.finished_at else {}),
-        **({"code": state.error.code} if state.error else {}),
-    )
-    log.log(logging.WARNING if failed else logging.INFO, "job %s", state.status.value, extra=told)
-    if failed and state.error:
-        with about(job_id=state.job_id):
-            keep_private(state.parameters)
-            log.warning("the cause: %s", state.error.message)

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from bridge.client import ClientError, LoopThread
-from bridge.contract.messages import ErrorBody
+from bridge.contract import ErrorBody
 
 Result = TypeVar("Result")
 Deliver = Callable[[Callable[[], None]], object]

@@ -55,7 +55,7 @@ class ServiceStarter:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "bridge.commands.main", "up", "--port", str(self._port)],
+                    [sys.executable, "-m", "bridge", "up", "--port", str(self._port)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -7,21 +7,25 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from bridge.api.nats import NatsDoor
-from bridge.api.rest import auth, limits, metrics, middleware, openapi
+from bridge.api.limits import BodyMemory, RateLimiter, Waits
+from bridge.api.metrics import Metrics
+from bridge.api.nats import NatsApi
+from bridge.api.rest import auth, metrics, middleware, openapi
 from bridge.api.rest import service as rest
-from bridge.api.rest.metrics import METRICS, Metrics
+from bridge.api.rest.limits import BODY_MEMORY, limited
+from bridge.api.rest.metrics import METRICS
 from bridge.api.rest.operations import check_declared
-from bridge.api.rest.replies import GENERATION, IDEMPOTENCY, INDEX, ROSTER
+from bridge.api.rest.replies import GENERATION, INDEX, ROSTER
 from bridge.broker.connection import connect
 from bridge.broker.fleet import Roster
 from bridge.broker.jobs import JobQueue
 from bridge.gateway.callback_address import CallbackPolicy
-from bridge.gateway.generation import Generation, Limits
+from bridge.gateway.generation import Generation
 from bridge.gateway.idempotency import KEEP_S as IDEMPOTENCY_S
 from bridge.gateway.idempotency import IdempotencyKeys
-from bridge.gateway.job_index import JobIndex
+from bridge.gateway.index import JobIndex
 from bridge.gateway.limits import RequestLimits
+from bridge.gateway.requests import Limits
 from bridge.gateway.webhooks import Webhooks
 from bridge.modes.images_in import ImageLimits
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
@@ -38,7 +42,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
     Raises SettingsError where the tokens cannot be read.
     """
     tokens = auth.Tokens(settings.tokens())
-    limiter, waits = limits.RateLimiter.of(settings), limits.Waits(settings.max_waits)
+    limiter, waits = RateLimiter.of(settings), Waits(settings.max_waits)
     figures = Metrics(waits)
     guards = [
         middleware.accounted(figures),
@@ -46,12 +50,12 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
         auth.same_origin(auth.own_hosts(settings)),
         auth.identify(tokens),
         # Before the token is asked for: guessing it is limited too.
-        limits.limited(limiter, waits, body_timeout_s=settings.body_timeout_s),
+        limited(limiter, waits, body_timeout_s=settings.body_timeout_s),
         auth.bearer_token(tokens),
     ]
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     app[METRICS] = figures
-    app[limits.BODY_ROOM] = limits.BodyRoom(settings.max_bodies_bytes)
+    app[BODY_MEMORY] = BodyMemory(settings.max_bodies_bytes)
     app.on_response_prepare.append(middleware.common_headers(limiter))
     rest.add_routes(app)
     openapi.add_routes(app)
@@ -71,18 +75,19 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
             app[ROSTER] = roster
             await figures.follow(queue, index, roster)
             app[INDEX] = index
-            app[IDEMPOTENCY] = await IdempotencyKeys.open(
+            keys = await IdempotencyKeys.open(
                 nc.jetstream(), settings.names.idempotency, keep_s=min(IDEMPOTENCY_S, settings.retention.jobs_s)
             )
             callbacks = CallbackPolicy(settings.webhook_secret, settings.webhook_allow_private)
             generation = app[GENERATION] = Generation(
                 queue,
                 ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows]),
+                keys,
                 timeout_s=settings.job_timeout_s,
                 limits=request_limits(settings),
                 callbacks=callbacks,
             )
-            await NatsDoor(generation, index, limiter=limiter, waits=waits, metrics=figures).open()
+            await NatsApi(generation, index, limiter=limiter, waits=waits, metrics=figures).open()
             background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
             yield
             await stop(background)

@@ -1,4 +1,4 @@
-"""The NATS door: request/reply with the models of REST. Errors are replies too.
+"""The NATS API: request and reply with the models of REST. Errors are replies too.
 
 | subject | asks | is answered with |
 |---|---|---|
@@ -6,6 +6,9 @@
 | `submit` | a generate request | `JobState`, when the job is on disk |
 | `state.<job>` | nothing | `JobState`, with the position of a job that waits and the progress of one that runs |
 | `cancel` | `{"job_id"}` | `CancelAnswer` |
+
+`request` and `submit` take the header `Idempotency-Key`, as REST does: the same key with the same request is the same
+job, and the reply then has the header `Idempotency-Replayed: true`.
 """
 
 from __future__ import annotations
@@ -16,41 +19,52 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import NamedTuple
 from uuid import uuid4
 
 from nats.aio.msg import Msg
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from bridge import logs
-from bridge.api.rest.limits import RateLimiter, Waits, too_many
-from bridge.api.rest.metrics import Metrics
+from bridge.api.limits import RateLimiter, Waits, too_many
+from bridge.api.metrics import Metrics
+from bridge.api.parsing import parse_body
 from bridge.broker.connection import BROKER_ERRORS, subscribed
-from bridge.contract.errors import BridgeError, InvalidRequest, NotJson, UnknownJob
-from bridge.contract.messages import JOB_ID_PATTERN, ErrorBody, ErrorEnvelope, JobId, JobState, WireModel
-from bridge.gateway.cancellation import cancel
-from bridge.gateway.generation import Body, Generation
-from bridge.gateway.job_index import JobIndex
+from bridge.contract import (
+    JOB_ID_PATTERN,
+    BridgeError,
+    CancelRequest,
+    ErrorBody,
+    ErrorEnvelope,
+    InvalidRequest,
+    JobState,
+    UnknownJob,
+)
+from bridge.gateway.generation import Accepted, Generation
+from bridge.gateway.index import JobIndex
+from bridge.gateway.requests import Body
 
 log = logging.getLogger(__name__)
 
-Serve = Callable[[Msg], Awaitable[BaseModel]]
+
+class Reply(NamedTuple):
+    """What a request is answered with. `replayed`: an earlier request with its Idempotency-Key made the job."""
+
+    model: BaseModel
+    replayed: bool = False
+
+
+Serve = Callable[[Msg], Awaitable[Reply]]
 
 QUEUE_GROUP = "gateways"
 CLIENT = "NATS"
+KEY_HEADER, REPLAYED_HEADER = "Idempotency-Key", "Idempotency-Replayed"
 BASE64_GROWTH = 4 / 3
 REPLY_OVERHEAD_BYTES = 64 * 1024
 """Room for everything in a reply but its images: prompts of the largest size, in JSON's escapes."""
 
 
-class CancelRequest(WireModel):
-    """What `cancel` is asked."""
-
-    job_id: JobId
-
-
-class NatsDoor:
+class NatsApi:
     """Answers the subjects above, below the prefix of the installation.
 
     NATS does not say who asks, so all its callers together are one client to the rate. Whom the server lets in at all
@@ -70,14 +84,14 @@ class NatsDoor:
     async def open(self) -> None:
         """Subscribe. Gateways share the subject, so that each request is answered once."""
         nc, names = self._generation.queue.nc, self._generation.queue.names
-        await nc.subscribe(names.request, queue=QUEUE_GROUP, cb=self._door(self._draw, waits=True))
-        await nc.subscribe(names.submit, queue=QUEUE_GROUP, cb=self._door(self._submit))
-        await nc.subscribe(f"{names.state}.*", queue=QUEUE_GROUP, cb=self._door(self._state))
+        await nc.subscribe(names.request, queue=QUEUE_GROUP, cb=self._handler(self._generate, waits=True))
+        await nc.subscribe(names.submit, queue=QUEUE_GROUP, cb=self._handler(self._submit))
+        await nc.subscribe(f"{names.state}.*", queue=QUEUE_GROUP, cb=self._handler(self._state))
         # It waits for the worker, at most CANCEL_WAIT_S.
-        await nc.subscribe(names.cancel, queue=QUEUE_GROUP, cb=self._door(self._cancel, waits=True))
+        await nc.subscribe(names.cancel, queue=QUEUE_GROUP, cb=self._handler(self._cancel, waits=True))
         await subscribed(nc)  # Whoever finds REST open finds these too.
 
-    def _door(self, serve: Serve, *, waits: bool = False) -> Callable[[Msg], Awaitable[None]]:
+    def _handler(self, serve: Serve, *, waits: bool = False) -> Callable[[Msg], Awaitable[None]]:
         """The callback of a subject. What `waits` counts among the requests that are open."""
 
         async def on_request(msg: Msg) -> None:
@@ -95,44 +109,55 @@ class NatsDoor:
                 reply = await self._reply(msg, serve, waits)
             except BridgeError as error:
                 code = error.code
-                reply = error.envelope().model_dump_json()
+                reply = Reply(error.envelope())
             except Exception as error:
                 code = "internal_error"
                 log.exception("a NATS request failed")
                 message = f"{type(error).__name__}; the service's log has the details under request {request_id}"
-                reply = ErrorEnvelope(error=ErrorBody(code=code, message=message)).model_dump_json()
+                reply = Reply(ErrorEnvelope(error=ErrorBody(code=code, message=message)))
             if msg.reply:
                 with contextlib.suppress(*BROKER_ERRORS):  # The caller will not hear it; the job is safe.
-                    await msg.respond(reply.encode())
+                    # Not `respond`, which sends the headers of the request back.
+                    headers = {REPLAYED_HEADER: "true"} if reply.replayed else None
+                    await self._generation.queue.nc.publish(
+                        msg.reply, reply.model.model_dump_json().encode(), headers=headers
+                    )
             self._metrics.nats_request_ended(code)
             told = logs.fields(code=code, ms=round((time.monotonic() - began) * 1000, 1))
             log.log(logging.WARNING if code == "internal_error" else logging.INFO, "NATS request", extra=told)
 
-    async def _reply(self, msg: Msg, serve: Serve, waits: bool) -> str:
+    async def _reply(self, msg: Msg, serve: Serve, waits: bool) -> Reply:
         """The answer to one request. Raises BridgeError."""
         if self._limiter and not (verdict := self._limiter.take(CLIENT)).allowed:
             raise too_many(self._limiter, verdict)
         with self._waits.hold(CLIENT) if waits else contextlib.nullcontext():
-            return (await serve(msg)).model_dump_json()
+            return await serve(msg)
 
-    async def _draw(self, msg: Msg) -> BaseModel:
-        state = await self._generation.generate(_body(msg))
-        return await self._generation.response(state, inline=self._fits(state))
+    async def _generate(self, msg: Msg) -> Reply:
+        accepted = await self._accept(msg)
+        state = await self._generation.run(accepted)
+        return Reply(await self._generation.response(state, inline=self._fits(state)), accepted.replayed)
 
-    async def _submit(self, msg: Msg) -> BaseModel:
-        return self._index.view(await self._generation.submit(_body(msg)))
+    async def _submit(self, msg: Msg) -> Reply:
+        accepted = await self._accept(msg)
+        return Reply(self._index.view(await self._generation.submit(accepted)), accepted.replayed)
 
-    async def _state(self, msg: Msg) -> BaseModel:
+    async def _accept(self, msg: Msg) -> Accepted:
+        body = Body(parse_body(msg.data), text_bytes=len(msg.data))
+        body.refuse_cancel_on_disconnect()  # NATS does not say when a caller leaves.
+        return await self._generation.accept(body, (msg.headers or {}).get(KEY_HEADER), endpoint=msg.subject)
+
+    async def _state(self, msg: Msg) -> Reply:
         job_id = _job_id(msg.subject.rpartition(".")[2])
-        return self._index.view(await self._generation.queue.state(job_id))
+        return Reply(self._index.view(await self._generation.queue.state(job_id)))
 
-    async def _cancel(self, msg: Msg) -> BaseModel:
+    async def _cancel(self, msg: Msg) -> Reply:
         try:
             asked = CancelRequest.model_validate(parse_body(msg.data))
         except ValidationError as error:
             message = 'cancel takes {"job_id": "<the id of the job>"} and nothing else'
             raise InvalidRequest(message, field="job_id") from error
-        return await cancel(self._generation.queue, asked.job_id)
+        return Reply(await self._generation.cancel(asked.job_id))
 
     def _fits(self, state: JobState) -> bool:
         # The first image is carried twice: alone, and first in the list of all.
@@ -141,24 +166,8 @@ class NatsDoor:
         return needed <= self._generation.queue.nc.max_payload
 
 
-def _body(msg: Msg) -> Body:
-    return Body(parse_body(msg.data), text_bytes=len(msg.data))
-
-
 def _job_id(text: str) -> str:
     """The id of a job, if it is one: it becomes a key of the store. Raises UnknownJob."""
     if not re.fullmatch(JOB_ID_PATTERN, text):
         raise UnknownJob(f"no job has the id {text[:80]!r}: ids are lowercase UUIDs", field="job_id")
     return text
-
-
-def parse_body(data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`. Raises NotJson or InvalidRequest."""
-    try:
-        body = from_json(data, allow_inf_nan=False)
-    except ValueError as error:
-        raise NotJson(f"the body is not JSON: {error}") from error
-    logs.keep_private(body)
-    if not isinstance(body, dict):
-        raise InvalidRequest(f"the body must be a JSON object, not {type(body).__name__}")
-    return body

@@ -11,17 +11,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from bridge.broker.connection import BROKER_ERRORS, Names
-from bridge.contract.errors import BridgeError, Unavailable
-from bridge.contract.messages import ErrorBody, ErrorEnvelope
-from bridge.contract.workers import WorkerEntry, WorkerList, WorkerStatus
+from bridge.broker.connection import BROKER_ERRORS
+from bridge.contract import WorkerEntry, WorkerList, WorkerStatus
+from bridge.names import Names
 
 log = logging.getLogger(__name__)
 
@@ -119,32 +117,6 @@ class Roster:
             self._heard.pop(worker_id, None)
             return False
         return answer.data == TAKEN
-
-
-# -- questions that any worker can answer ----------------------------------------------------------------------------
-
-
-async def ask_worker(nc: Client, subject: str, question: bytes, timeout_s: float) -> bytes:
-    """What the first free worker answers, which may be an error envelope. Raises Unavailable."""
-    try:
-        return (await nc.request(subject, question, timeout=timeout_s)).data
-    except nats.errors.NoRespondersError as error:
-        raise Unavailable("no worker is running yet; try again in a moment") from error
-    except BROKER_ERRORS as error:
-        raise Unavailable(f"no worker answered ({error or type(error).__name__}); try again") from error
-
-
-async def answer_of(work: Awaitable[BaseModel], question: str) -> bytes:
-    """A worker's reply: what `work` gives, or the error envelope of what it raises. `question` names it in the log."""
-    try:
-        return (await work).model_dump_json().encode()
-    except BridgeError as error:
-        return error.envelope().model_dump_json().encode()
-    except Exception as error:
-        # The barrier of a question: whoever asked learns what went wrong here.
-        log.exception("%s failed", question)
-        body = ErrorBody(code="internal_error", message=f"{type(error).__name__}: {error}")
-        return ErrorEnvelope(error=body).model_dump_json().encode()
 
 
 # -- where jobs are handed on ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bridge.contract.messages import ImageObject
+from bridge.contract import ImageObject
 
 SMALL_BYTES = 256 * 1024
 """Above this the second copy costs more than the round trip that it saves."""

@@ -11,7 +11,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import logging
 from datetime import UTC, datetime
 
 import nats.js.errors
@@ -20,18 +19,12 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError
 
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
-from bridge.broker.stores import make_stream
-from bridge.contract.errors import StorageFull, Unavailable, UnknownJob
-from bridge.contract.messages import ImageObject
-
-log = logging.getLogger(__name__)
+from bridge.broker.stores import NO_SPACE_ERRORS, make_stream
+from bridge.contract import ImageExpired, ImageObject, StorageFull, Unavailable
 
 CHUNK_BYTES = 512 * 1024
 """A message of the store; below every server's usual max_payload of 1 MiB."""
 DEFAULT_MAX_BYTES = 8 * 1024**3
-LEAST_BYTES = 64 * 1024**2
-NO_SPACE_ERRORS = (10023, 10047, 10077)
-"""Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
 WRONG_LAST_SEQUENCE_ERRORS = (10071, 10164)
 RETRIES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Waits while the server is away: an image that exists is worth a few seconds."""
@@ -48,23 +41,7 @@ class ImageStore:
         self._stream = f"OBJ_{bucket}"
 
     async def open(self, *, max_age_s: float) -> None:
-        """Make the bucket, or give it these bounds. Raises what nats-py raises.
-
-        A server reserves the whole size of a store at once. One that has not so much to give gets a smaller store.
-        """
-        while True:
-            try:
-                await self._make(max_age_s)
-                return
-            except APIError as error:
-                if error.err_code not in NO_SPACE_ERRORS or self._max_bytes // 2 < LEAST_BYTES:
-                    raise
-                log.warning(
-                    "the NATS server has no room for %s with %d bytes; trying with half", self._bucket, self._max_bytes
-                )
-                self._max_bytes //= 2
-
-    async def _make(self, max_age_s: float) -> None:
+        """Make the bucket, or give it these bounds. On a small disk it gets smaller. Raises what nats-py raises."""
         config = StreamConfig(
             name=self._stream,
             subjects=[f"$O.{self._bucket}.C.>", f"$O.{self._bucket}.M.>"],
@@ -75,7 +52,7 @@ class ImageStore:
             allow_rollup_hdrs=True,
             allow_direct=True,
         )
-        await make_stream(self._js, config)
+        self._max_bytes = await make_stream(self._js, config)
 
     async def put(self, name: str, data: bytes) -> ImageObject:
         """Keep an image. When this returns, the server has it. Raises StorageFull and Unavailable."""
@@ -140,7 +117,7 @@ class ImageStore:
         await asyncio.gather(*(self._js.publish(subject, chunk) for chunk in chunks[1:]))
 
     async def get(self, image: ImageObject) -> bytes:
-        """An image's bytes. Raises UnknownJob if the retention has removed it, and Unavailable."""
+        """An image's bytes. Raises ImageExpired if the retention has removed it, and Unavailable."""
         for wait in RETRIES_S:
             try:
                 return await self._read(image)
@@ -163,7 +140,7 @@ class ImageStore:
                 data = b""
         digest = "SHA-256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
         if len(data) != image.size or digest != image.digest:
-            raise UnknownJob(f"the image {image.name} is no longer kept; ask for it again")
+            raise ImageExpired(f"{image.name} is no longer kept; send the request again")
         return data
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -21,15 +22,15 @@ from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from bridge import logs
-from bridge.broker.connection import BROKER_ERRORS, Names, broker_errors
+from bridge.broker.connection import BROKER_ERRORS, broker_errors
 from bridge.broker.image_post import ImagePost
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
-from bridge.broker.stores import Retention, bucket_config, callbacks_config, make_stream, queue_config, span
-from bridge.contract.errors import ImageExpired, QueueFull, Unavailable, UnknownJob
-from bridge.contract.messages import (
+from bridge.broker.stores import bucket_config, callbacks_config, make_stream, queue_config, span
+from bridge.contract import (
     EXTENSIONS,
     FileFormat,
+    ImageExpired,
     ImageObject,
     Job,
     JobEvent,
@@ -37,7 +38,14 @@ from bridge.contract.messages import (
     JobResultEvent,
     JobState,
     JobStatus,
+    QueueFull,
+    Unavailable,
+    UnknownJob,
 )
+from bridge.names import Names
+from bridge.settings import Retention
+
+log = logging.getLogger(__name__)
 
 ACK_WAIT_S = 15.0
 """A worker that is silent for so long is taken for dead, and its job goes to another."""
@@ -156,7 +164,7 @@ class JobQueue:
             with contextlib.suppress(UnknownJob):
                 return await self.state(job.job_id)
         logs.bind(job_id=job.job_id)
-        logs.job_changed(state)
+        log_transition(state)
         if self.accepted:
             self.accepted(state)
         if isinstance(revision, BaseException):
@@ -237,7 +245,7 @@ class JobQueue:
     def ended(self, state: JobState) -> None:
         """Tell listeners of an end that the broker has shown us: its worker tells it later, after its own answer."""
         for events in self._listeners.get(state.job_id, ()):
-            events.put(final_event(state))
+            events.put(JobEvent.ending(state))
 
     def last_progress_event(self, job_id: str) -> JobEvent | None:
         """The last progress that was heard of a job; None if none was, or the job has been forgotten."""
@@ -261,7 +269,7 @@ class JobQueue:
                     continue
                 if not state.status.final:
                     continue
-                event = final_event(state)
+                event = JobEvent.ending(state)
             yield event
             if event.final:
                 return
@@ -272,7 +280,7 @@ class JobQueue:
             return data
         try:
             return await self._images.get(image)
-        except UnknownJob as error:
+        except ImageExpired as error:
             raise ImageExpired(
                 f"the image {image.name} is no longer kept: images are kept for {span(self.retention.images_s)}, "
                 f"and the oldest go when all take more than {self.retention.images_bytes / 1e9:.3g} GB; "
@@ -327,14 +335,14 @@ class JobQueue:
                 )
             except KeyWrongLastSequenceError:
                 return None
-        logs.job_changed(stored.state)
+        log_transition(stored.state)
         return StoredState(stored.state, revision)
 
     async def announce(self, state: JobState, *, began: bool = False) -> None:
         """Tell listeners that a job ended (and `began`, where that was not told), and publish its result event."""
         if began:
             await self.publish(JobEvent(type="started", job_id=state.job_id))
-        await self.publish(final_event(state))
+        await self.publish(JobEvent.ending(state))
         await self.nc.publish(self.names.result, JobResultEvent.of(state).model_dump_json().encode())
 
     async def publish(self, event: JobEvent) -> None:
@@ -353,7 +361,22 @@ class JobQueue:
         return await self._images.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
 
 
-def final_event(state: JobState) -> JobEvent:
-    """The last event of a job that ended."""
-    kinds = {JobStatus.DONE: "done", JobStatus.FAILED: "failed", JobStatus.CANCELLED: "cancelled"}
-    return JobEvent.model_validate({"type": kinds[state.status], "job_id": state.job_id, "state": state})
+def log_transition(state: JobState) -> None:
+    """The one line that each transition of a job gets, from the process that brought it about."""
+    failed = state.status is JobStatus.FAILED
+    facts = logs.fields(
+        job_id=state.job_id,
+        status=state.status.value,
+        kind=state.kind.value,
+        mode=state.mode,
+        model=state.model,
+        **({"cancel_requested": True} if state.cancel_requested and not state.status.final else {}),
+        **({"queue_ms": round(state.queue_time_ms, 1)} if state.started_at else {}),
+        **({"run_ms": round(state.generation_time_ms, 1)} if state.finished_at else {}),
+        **({"code": state.error.code} if state.error else {}),
+    )
+    log.log(logging.WARNING if failed else logging.INFO, "job %s", state.status.value, extra=facts)
+    if failed and state.error:
+        with logs.about(job_id=state.job_id):
+            logs.keep_private(state.parameters)
+            log.warning("the cause: %s", state.error.message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 
-from bridge.contract.messages import JobEvent
+from bridge.contract import JobEvent
 
 MAX_PHASES = 64
 """Phases of one job whose last progress is kept; a graph of more nodes loses the oldest."""

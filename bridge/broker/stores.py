@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, BadRequestError
 
-from bridge.broker.connection import Names
+from bridge.names import Names
+from bridge.settings import Retention
 
 log = logging.getLogger(__name__)
 
 DEDUPLICATION_S = 3600.0
 STREAM_CONFIG_ERROR = 10058
-NO_ROOM_ERRORS = (10023, 10047)
+NO_SPACE_ERRORS = (10023, 10047, 10077)
+"""Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
 LEAST_BYTES = 16 * 1024**2
-
-
-@dataclass(frozen=True)
-class Retention:
-    """How long, and how much, the broker keeps; what is oldest goes first.
-
-    States outlive the images, so that whoever asks for an image that is gone learns why. The images also lie in
-    ComfyUI's output folder, for good.
-    """
-
-    jobs_s: float = 7 * 24 * 3600.0
-    jobs_bytes: int = 1024**3
-    images_s: float = 24 * 3600.0
-    images_bytes: int = 8 * 1024**3
 
 
 def queue_config(names: Names, max_pending: int) -> StreamConfig:
@@ -77,8 +64,8 @@ def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamCon
     )
 
 
-async def make_stream(js: JetStreamContext, config: StreamConfig) -> None:
-    """Make a stream, or give one that exists this configuration.
+async def make_stream(js: JetStreamContext, config: StreamConfig) -> int:
+    """Make a stream, or give an existing one this configuration. Returns the bytes that it may grow to; -1: any.
 
     The server sets aside what a stream may grow to. Where the disk has no room for that, the stream gets half of it, or
     half of that: a service that keeps less is better than none.
@@ -94,11 +81,12 @@ async def make_stream(js: JetStreamContext, config: StreamConfig) -> None:
                 await js.update_stream(config)
             break
         except APIError as error:
-            if error.err_code not in NO_ROOM_ERRORS or not config.max_bytes or config.max_bytes < 2 * LEAST_BYTES:
+            if error.err_code not in NO_SPACE_ERRORS or not config.max_bytes or config.max_bytes < 2 * LEAST_BYTES:
                 raise
             config = config.evolve(max_bytes=config.max_bytes // 2)
     if config.max_bytes != wanted:
         log.warning("%s holds %d bytes, not %d: the NATS server's disk is small", config.name, config.max_bytes, wanted)
+    return config.max_bytes or -1
 
 
 def span(seconds: float) -> str:

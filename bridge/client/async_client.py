@@ -17,7 +17,7 @@ from bridge.client.errors import ClientError, UnexpectedAnswer
 from bridge.client.events import RECONNECT_PATIENCE_S, follow, listening
 from bridge.client.saving import write_files
 from bridge.client.transport import Transport
-from bridge.contract.messages import (
+from bridge.contract import (
     CancelAnswer,
     ImageGenResponse,
     JobEvent,
@@ -26,9 +26,9 @@ from bridge.contract.messages import (
     LoadModelResponse,
     ModelInfoResponse,
     ModeList,
+    ModelPlan,
+    WorkerList,
 )
-from bridge.contract.plans import ModelPlan
-from bridge.contract.workers import WorkerList
 
 DEFAULT_URL = "http://127.0.0.1:8005"
 GENERATE_TIMEOUT_S = 900.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.contract.messages import ErrorBody
+from bridge.contract import ErrorBody
 
 UNREACHABLE_STATUS = 0
 NOT_READY_STATUS = 503

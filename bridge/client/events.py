@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from bridge.client.errors import ClientError, ServiceUnreachable
 from bridge.client.transport import Transport
-from bridge.contract.messages import JobEvent, JobState
-from bridge.contract.reading import read_answer
+from bridge.contract import JobEvent, JobState, read_answer
 
 RECONNECT_S = 0.5
 RECONNECT_PATIENCE_S = 60.0

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge.contract.formats import EXTENSIONS, MEDIA_TYPES, extension_of, format_of
-from bridge.contract.messages import ImageGenResponse, ResultFile
+from bridge.contract import EXTENSIONS, MEDIA_TYPES, ImageGenResponse, ResultFile, extension_of, format_of
 
 SLUG_CHARS = 48
 

@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 from bridge.client.async_client import DEFAULT_URL, GENERATE_TIMEOUT_S, READY_TIMEOUT_S, AsyncImageGenClient
 from bridge.client.events import RECONNECT_PATIENCE_S
 from bridge.client.loop_thread import LoopThread
-from bridge.contract.messages import (
+from bridge.contract import (
     CancelAnswer,
     ImageGenResponse,
     JobEvent,
@@ -33,9 +33,9 @@ from bridge.contract.messages import (
     LoadModelResponse,
     ModelInfoResponse,
     ModeList,
+    ModelPlan,
+    WorkerList,
 )
-from bridge.contract.plans import ModelPlan
-from bridge.contract.workers import WorkerList
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")

@@ -10,8 +10,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from bridge.client.errors import AnswerTimeout, ClientError, ServiceUnreachable, UnexpectedAnswer
-from bridge.contract.messages import ErrorEnvelope
-from bridge.contract.reading import Answer, read_answer
+from bridge.contract import Answer, ErrorEnvelope, read_answer
 
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 30.0

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable
-from bridge.contract.errors import Unavailable
-from bridge.contract.messages import ModelInfoResponse
-from bridge.modes.library import Graph
+from bridge.contract import ModelInfoResponse, Unavailable
 
 PACK_ROUTE = "/neurolux/models"
 RESULT_NODE = "NeuroLuxResult"
@@ -40,12 +38,3 @@ async def require_nodes(comfy: ComfyUI) -> None:
             f"ComfyUI at {comfy.url} runs without NeuroLux's nodes ({RESULT_NODE} is missing): its log says why after "
             "'Cannot import' or 'comfy_entrypoint' (imagegen up writes it to logs/comfyui.log in the state directory)"
         )
-
-
-def load_graph(model: str) -> Graph:
-    """The graph that loads a model and does nothing else."""
-    loader = {"model": model, "precision": "auto", "offload": "auto", "steps": 0}
-    return {
-        "1": {"class_type": "NeuroLuxLoadModel", "inputs": loader, "_meta": {"title": "Load Model"}},
-        "2": {"class_type": "NeuroLuxWarmUp", "inputs": {"pipeline": ["1", 0]}, "_meta": {"title": "Load Only"}},
-    }

@@ -13,7 +13,7 @@ from typing import Any
 from bridge.client import DEFAULT_URL, ClientError, ImageGenClient, paths_for
 from bridge.commands.progress_bar import ProgressBar
 from bridge.commands.tables import print_table
-from bridge.contract.messages import (
+from bridge.contract import (
     DEFAULT_MODE,
     IMAGE_FORMATS,
     AdapterInfo,
@@ -21,8 +21,8 @@ from bridge.contract.messages import (
     ImageGenResponse,
     JobStatus,
     ModelInfo,
+    size_text,
 )
-from bridge.contract.quantities import size_text
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bridge import __version__
 from bridge.client import ClientError
 from bridge.commands import generate, jobs, overlay, plan, processes, service, workers
-from bridge.contract.errors import BridgeError
+from bridge.contract import BridgeError
 from bridge.service.errors import ServiceError
 from bridge.settings import SettingsError
 
@@ -49,7 +49,3 @@ def _client_message(error: ClientError) -> str:
     if len(details) <= 1:
         return error.error.message
     return "\n  ".join(["these values are wrong:", *(detail.message for detail in details)])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

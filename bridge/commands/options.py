@@ -1,10 +1,11 @@
-"""The settings as command-line options: one for each, with the words of `bridge/settings.py`."""
+"""The settings as command-line options: one for each, with the words of `bridge.settings`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import fields
+from pathlib import Path
+from typing import get_args, get_origin
 
 from bridge.settings import Settings, flag, read_setting, shown_default, variable
 
@@ -12,7 +13,7 @@ WHERE = ("host", "port", "state_dir")
 DOORS = ("token", "token_file", "allowed_hosts")
 COMFYUI = ("comfyui_url", "comfyui_dir", "comfyui_output_dir")
 LOGS = ("log_format", "log_level", "log_prompts")
-NATS = tuple(item.name for item in fields(Settings) if item.name.startswith("nats_"))
+NATS = tuple(name for name in Settings.model_fields if name.startswith("nats_"))
 GROUPS = {
     "where": WHERE,
     "who may use it": DOORS,
@@ -22,7 +23,7 @@ GROUPS = {
     "worker": ("worker_id",),
 }
 """Titles in `--help`. What is in none of them is a limit."""
-LIMITS = tuple(item.name for item in fields(Settings) if not any(item.name in names for names in GROUPS.values()))
+LIMITS = tuple(name for name in Settings.model_fields if not any(name in names for names in GROUPS.values()))
 SERVICE = (*WHERE, *DOORS, *COMFYUI, *NATS, *LIMITS, *LOGS)
 GATEWAY = (*WHERE, *DOORS, *NATS, *LIMITS, *LOGS)
 STORES = ("max_pending", "job_retention_s", "job_store_bytes", "image_retention_s", "image_store_bytes")
@@ -34,24 +35,25 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Add an option for each of the settings `names`."""
     wanted = set(names)
     for title, members in {**GROUPS, "limits": LIMITS}.items():
-        chosen = [item for item in fields(Settings) if item.name in members and item.name in wanted]
+        chosen = {name: item for name, item in Settings.model_fields.items() if name in members and name in wanted}
         group = parser.add_argument_group(title) if chosen else parser
-        for item in chosen:
-            help_text = f"{item.metadata['meaning']} ({shown_default(item)}; {variable(item.name)})".replace("%", "%%")
-            if item.type == "bool":
-                group.add_argument(flag(item.name), action="store_const", const="1", help=help_text)
+        for name, item in chosen.items():
+            help_text = f"{item.description} ({shown_default(item)}; {variable(name)})".replace("%", "%%")
+            if item.annotation is bool:
+                group.add_argument(flag(name), action="store_const", const="1", help=help_text)
             else:
-                group.add_argument(flag(item.name), metavar=_metavar(item.type), help=help_text)
+                group.add_argument(flag(name), metavar=_metavar(item.annotation), help=help_text)
 
 
 def _metavar(kind: object) -> str:
-    words = {"int": "N", "float": "SECONDS", "Path": "PATH", "tuple": "A,B"}
-    return next((word for name, word in words.items() if str(kind).startswith(name)), "TEXT")
+    words = {int: "N", float: "SECONDS", Path: "PATH", tuple: "A,B"}
+    kinds = (kind, get_origin(kind), *get_args(kind))
+    return next((words[each] for each in kinds if each in words), "TEXT")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings of the environment, with what the command line says instead. Raises SettingsError."""
-    given = {item.name: getattr(args, item.name, None) for item in fields(Settings)}
+    given = {name: getattr(args, name, None) for name in Settings.model_fields}
     return Settings.from_environment(
         **{name: read_setting(name, text, flag(name)) for name, text in given.items() if text is not None}
     )

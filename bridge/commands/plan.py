@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 
-from bridge.contract.errors import BridgeError
+from bridge.contract import BridgeError
 from bridge.service.installer import PACK, model_folders
 from bridge.settings import Settings
 

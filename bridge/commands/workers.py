@@ -6,7 +6,7 @@ import argparse
 
 from bridge.commands.generate import add_connection, connect
 from bridge.commands.tables import print_table
-from bridge.contract.workers import WorkerEntry
+from bridge.contract import WorkerEntry
 
 GIB = 1024**3
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.contract.messages import ErrorBody, ErrorDetail, ErrorEnvelope
+from bridge.contract.envelope import ErrorBody, ErrorDetail, ErrorEnvelope
 
 RETRY_SOON_S = 5
 
@@ -181,8 +181,8 @@ class JobCancelled(BridgeError):
     status, code = 409, "cancelled"
 
 
-class GenerationFailed(BridgeError):
-    """ComfyUI ran the graph and it failed; the body is the cause as the worker found it."""
+class WorkerError(BridgeError):
+    """An error that a worker reports, such as the cause of a failed job. Its body is passed on as it came."""
 
     def __init__(self, error: ErrorBody) -> None:
         super().__init__(error.message, field=error.field, details=error.details)
@@ -195,6 +195,7 @@ class GenerationFailed(BridgeError):
 FAILURE_STATUS = {
     "invalid_request": 422,
     "unknown_model": 404,
+    "image_expired": 410,
     "weights_missing": 503,
     "download_failed": 503,
     "access_denied": 503,

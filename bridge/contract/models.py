@@ -1,19 +1,12 @@
-"""The part of the wire format that the node pack writes: its models, their limits and files, and the machine.
-
-`bridge.contract.messages` gives these names too; programs import them from there.
-"""
+"""What the node pack reports: its models, their limits and files, and the machine."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class PackModel(BaseModel):
-    """Base of what the node pack tells us: a newer pack may say more than we know."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+from bridge.contract.wire import PackModel
 
 
 class IntegerLimit(PackModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.contract.messages import PackModel
+from bridge.contract.wire import PackModel
 
 
 class PlannedMachine(PackModel):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
-from bridge.contract.messages import WireModel
+from bridge.contract.wire import WireModel
 
 
 class WorkerStatus(WireModel):
@@ -32,3 +32,7 @@ class WorkerList(WireModel):
     """The workers that were heard of lately."""
 
     workers: list[WorkerEntry]
+
+
+class WidgetOptions(RootModel[list[list[str] | None]]):
+    """The options of the widgets that a gateway asked about, in its order; null where there are none or none known."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from bridge.contract.errors import InvalidRequest
+from bridge.contract import InvalidRequest
 
 RESOLVE_TIMEOUT_S = 5.0
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

@@ -8,7 +8,7 @@ import time
 
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue, StoredState
-from bridge.contract.messages import CancelAnswer, CancelOutcome, ErrorBody, JobState, JobStatus
+from bridge.contract import CancelAnswer, CancelOutcome, ErrorBody, JobState, JobStatus
 
 CANCEL_WAIT_S = 20.0
 """How long a cancellation waits for the worker: over ACK_WAIT_S, so that a dead worker's job is in other hands then."""

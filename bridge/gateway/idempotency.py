@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from bridge.broker.connection import broker_errors
 from bridge.broker.stores import bucket_config, make_stream
-from bridge.contract.errors import IdempotencyMismatch, InvalidRequest
+from bridge.contract import IdempotencyMismatch, InvalidRequest
 
 KEEP_S = 24 * 3600.0
 MAX_KEY_CHARS = 255

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.contract.messages import ErrorDetail
+from bridge.contract import ErrorDetail
 from bridge.settings import Settings
 
 

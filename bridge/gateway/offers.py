@@ -7,18 +7,15 @@ nothing is known and nothing is refused: ComfyUI itself checks the value when th
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
 
-from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
-from bridge.comfyui.client import ComfyUI
-from bridge.comfyui.errors import ComfyUIError
+from bridge.broker.questions import ask_worker
+from bridge.contract import BridgeError, WidgetOptions
 from bridge.modes.library import Mode
 
 log = logging.getLogger(__name__)
@@ -58,15 +55,17 @@ class Offers:
         return {widget: self._known[widget][1] for widget in widgets}
 
     async def _ask(self, widgets: list[Widget]) -> dict[Widget, Options | None]:
+        question = json.dumps(widgets).encode()
         try:
-            question = json.dumps(widgets).encode()
-            msg = await self._queue.nc.request(self._queue.names.options, question, timeout=TIMEOUT_S)
-            lists = json.loads(msg.data)
-        except BROKER_ERRORS as error:
-            log.debug("no worker says what can be chosen: %s", error or type(error).__name__)
+            reply = await ask_worker(
+                self._queue.nc, self._queue.names.options, question, WidgetOptions, timeout_s=TIMEOUT_S
+            )
+        except BridgeError as error:
+            log.debug("the options of widgets are not known: %s", error)
             return {}
         return {
-            widget: None if options is None else tuple(options) for widget, options in zip(widgets, lists, strict=False)
+            widget: None if options is None else tuple(options)
+            for widget, options in zip(widgets, reply.root, strict=False)
         }
 
 
@@ -82,33 +81,3 @@ def _offered(links: Mapping[str, list[Widget]], known: Mapping[Widget, Options |
 
 def _lacks(options: Options | None, value: Any) -> bool:
     return options is not None and isinstance(value, str) and value not in options
-
-
-async def answer_options(comfy: ComfyUI, question: bytes) -> bytes:
-    """A worker's reply: for each widget its options, or null where it has none or ComfyUI does not answer."""
-    widgets: list[list[str]] = json.loads(question)
-    classes = sorted({class_type for class_type, _ in widgets})
-    told = await asyncio.gather(*(_node(comfy, class_type) for class_type in classes))
-    nodes = dict(zip(classes, told, strict=True))
-    return json.dumps([options_of(nodes[class_type], name) for class_type, name in widgets]).encode()
-
-
-async def _node(comfy: ComfyUI, class_type: str) -> Mapping[str, Any]:
-    try:
-        return (await comfy.get_json(f"/object_info/{quote(class_type, safe='')}")).get(class_type) or {}
-    except ComfyUIError as error:
-        log.debug("ComfyUI does not describe %s: %s", class_type, error)
-        return {}
-
-
-def options_of(node: Mapping[str, Any], name: str) -> list[str] | None:
-    """The options of a combo widget, from what `/object_info` says of its node; None for any other input."""
-    groups = node.get("input") or {}
-    spec = next((groups[group][name] for group in ("required", "optional") if name in groups.get(group, {})), None)
-    if not spec:
-        return None
-    # A V1 node has the list in the type's place, a V3 node (and some V1 ones) under "options".
-    options = spec[0] if isinstance(spec[0], list) else None
-    if spec[0] == "COMBO" and len(spec) > 1:
-        options = spec[1].get("options")
-    return options if isinstance(options, list) and all(isinstance(option, str) for option in options) else None

@@ -9,16 +9,17 @@ from uuid import uuid4
 
 from pydantic import JsonValue, ValidationError
 
-from bridge.contract.errors import InvalidRequest, UnknownModel
-from bridge.contract.messages import (
+from bridge.contract import (
     DEFAULT_MODE,
     ErrorDetail,
     ImageGenRequest,
     IntegerLimit,
+    InvalidRequest,
     Job,
     JobKind,
     ModelInfo,
     ModelInfoResponse,
+    UnknownModel,
 )
 from bridge.gateway.limits import RequestLimits
 from bridge.modes.library import Mode, ModeLibrary

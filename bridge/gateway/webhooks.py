@@ -22,8 +22,7 @@ from yarl import URL
 
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
-from bridge.contract.errors import BridgeError, UnknownJob
-from bridge.contract.messages import JobState, WebhookBody
+from bridge.contract import BridgeError, JobState, UnknownJob, WebhookBody
 from bridge.gateway.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
 from bridge.stopping import stop
 

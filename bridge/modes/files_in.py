@@ -1,7 +1,7 @@
 """Files that a request brings for the File parameters of a mode: which kind each is, by its content.
 
 A caller's file name is not looked at: base64 has none, and nothing of a request ever names a file on our side. They
-come by the same ways as images (`bridge.modes.library.images_in`) and are kept beside them.
+come by the same ways as images (`bridge.modes.images_in`) and are kept beside them.
 """
 
 from __future__ import annotations

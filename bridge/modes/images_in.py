@@ -17,7 +17,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bridge.contract.messages import JOB_ID_PATTERN, ImageObject
+from bridge.contract import JOB_ID_PATTERN, ImageObject
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
 """Extensions by Pillow's names. MPO is what telephones call a JPEG with a second image behind the first."""
@@ -65,10 +65,10 @@ class InputImage:
         return f"input:{job_id}/{parameter}.{self.extension}#{len(self.data)}.{sha256}"
 
 
-def read_text(text: object, wanted: str = "image") -> bytes | JobImage:
+def read_text(text: object, wanted: str = "an image") -> bytes | JobImage:
     """The bytes in base64 or a data URL, or the image of a job that the text names. Raises BadImage.
 
-    `wanted` says what should have come: an image, or a file.
+    `wanted` is what the parameter takes: "an image" or "a file".
     """
     if not isinstance(text, str):
         raise BadImage(f"must be a string, not {type(text).__name__}: {WAYS}")
@@ -80,7 +80,7 @@ def read_text(text: object, wanted: str = "image") -> bytes | JobImage:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         shown = text if len(text) <= 40 else text[:40] + "…"
-        raise BadImage(f"{shown!r} is not a {wanted}: {WAYS}") from error
+        raise BadImage(f"{shown!r} is not {wanted}: {WAYS}") from error
     if not data:
         raise BadImage(f"is empty: {WAYS}")
     return data

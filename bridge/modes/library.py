@@ -18,7 +18,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from bridge.contract.errors import BridgeError, UnknownMode
+from bridge.contract import BridgeError, UnknownMode
+from bridge.modes.graphs import Graph
 from bridge.modes.parameters import PARAMETER_CLASSES, Parameter, ParameterKind, read_parameter
 
 SHIPPED_WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
@@ -34,8 +35,6 @@ saved with another keeps that."""
 NOTE_CLASSES = ("MarkdownNote", "Note")
 UI_VALUE_INDEX = 1
 """Every parameter node has its name as first widget and its value as second."""
-
-Graph = dict[str, dict[str, Any]]
 
 
 class BrokenMode(BridgeError):

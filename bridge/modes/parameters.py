@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from bridge.contract.messages import MAX_SEED
+from bridge.contract import MAX_SEED
 from bridge.modes.files_in import FILE_KINDS
 from bridge.modes.images_in import is_reference
 
@@ -62,7 +62,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     max_length: int | None = None
     accept: tuple[str, ...] = ()
-    """Kinds of file, by extension; none: any that `bridge.modes.library.files_in` knows."""
+    """Kinds of file, by extension; none: any that `bridge.modes.files_in` knows."""
     offered: tuple[str, ...] | None = None
     """What ComfyUI offers where the node links to; None where that is not known, or the node has choices."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.contract.formats import media_type_of
-from bridge.contract.messages import ImageGenRequest
+from bridge.contract import ImageGenRequest, media_type_of
 from bridge.modes.library import Mode
 from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
 

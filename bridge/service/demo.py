@@ -24,13 +24,13 @@ POLL_S = 0.3
 Say = Callable[[str], None]
 
 
-async def run_demo(settings: Settings, prompt: str, *, model: str, out: Path | None, say: Say = print) -> int:
+async def run_demo(settings: Settings, prompt: str, *, model: str, out: Path | None, say: Say) -> int:
     """Generate one image with `imagegen generate`, which prints its path. Returns its exit code."""
     async with _service(settings, say) as url:
         arguments = [prompt, "--model", model, *(["--out", str(out)] if out else [])]
         env = {**os.environ, ENV_PREFIX + "STATE_DIR": str(settings.state_dir), ENV_PREFIX + "URL": url}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "bridge.commands.main", "generate", *arguments, env=env
+            sys.executable, "-P", "-m", "bridge", "generate", *arguments, env=env
         )
         return await process.wait()
 
@@ -46,7 +46,7 @@ async def _service(settings: Settings, say: Say):
     port = free_port()  # the default one may be taken by another instance
     child = ChildProcess(
         "service",
-        [sys.executable, "-P", "-m", "bridge.commands.main", "up", "--port", str(port), *_options(settings)],
+        [sys.executable, "-P", "-m", "bridge", "up", "--port", str(port), *_options(settings)],
         log_file=settings.logs / "service.log",
         env={**os.environ, **({ENV_PREFIX + "TOKEN": settings.token} if settings.token else {})},
     )

@@ -177,7 +177,7 @@ class Supervisor:
 
     def _start_bridge(self, name: str, *arguments: str) -> None:
         """Start a worker or gateway. `-P`: a folder named bridge in the current directory is not ours."""
-        argv = [sys.executable, "-P", "-m", "bridge.commands.main", name, *arguments]
+        argv = [sys.executable, "-P", "-m", "bridge", name, *arguments]
         env = bridge_environment(self._settings, with_token=name == "gateway")
         self._keep(ChildProcess(name, argv, log_file=self._settings.logs / f"{name}.log", env=env))
 

@@ -17,10 +17,20 @@ from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable, Interrupted, JobLost, WornOut
 from bridge.comfyui.history import RunResult
 from bridge.comfyui.messages import Event, NodeDone, Started
-from bridge.contract.errors import BridgeError, Unavailable
-from bridge.contract.formats import EXTENSIONS, IMAGE_FORMATS, format_of
-from bridge.contract.messages import FileFormat, ImageObject, Job, JobEvent, JobStatus
-from bridge.modes.library import Graph, Mode
+from bridge.contract import (
+    EXTENSIONS,
+    IMAGE_FORMATS,
+    BridgeError,
+    FileFormat,
+    ImageObject,
+    Job,
+    JobEvent,
+    JobStatus,
+    Unavailable,
+    format_of,
+)
+from bridge.modes.graphs import Graph
+from bridge.modes.library import Mode
 from bridge.worker.relay import Relay
 
 log = logging.getLogger(__name__)

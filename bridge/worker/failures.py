@@ -11,9 +11,8 @@ from bridge.comfyui.errors import (
     PromptRejected,
     WornOut,
 )
-from bridge.contract.errors import BridgeError
-from bridge.contract.messages import ErrorBody, ErrorDetail
-from bridge.modes.library import Graph
+from bridge.contract import BridgeError, ErrorBody, ErrorDetail
+from bridge.modes.graphs import Graph
 
 PACK_ERRORS = {
     "ModelNotFound": "unknown_model",

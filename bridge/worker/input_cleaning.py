@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Iterable
 
 from bridge import logs
-from bridge.broker.stores import Retention
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
+from bridge.settings import Retention
 
 log = logging.getLogger(__name__)
 

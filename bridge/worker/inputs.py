@@ -16,7 +16,7 @@ from bridge.worker.execution import comfyui_back
 
 SUBFOLDER = "imagegen"
 """Of ComfyUI's input folder. They stay for as long as jobs are kept, so that an image dropped on the editor finds what
-it was made from; then `bridge.worker.worker.input_cleaning` has them removed."""
+it was made from; then `bridge.worker.input_cleaning` has them removed."""
 
 
 def upload_names(parameters: Mapping[str, JsonValue], bucket: str) -> list[str]:

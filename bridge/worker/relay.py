@@ -17,9 +17,8 @@ from typing import Self
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.messages import Download, Event, Loading, NodeStarted, Preview, Progress, Started
-from bridge.contract.errors import Unavailable
-from bridge.contract.messages import JobEvent
-from bridge.modes.library import Graph
+from bridge.contract import JobEvent, Unavailable
+from bridge.modes.graphs import Graph
 
 PREVIEW_INTERVAL_S = 0.25
 PROGRESS_INTERVAL_S = 0.1
@@ -72,6 +71,8 @@ class Relay:
         self.brief = False
         """The run began, and was over before that was told."""
         self._counts: dict[tuple[str, str, float | None], Count] = {}
+        self._bytes: dict[str, float] = {}
+        """By node: the size of what it loads. Its own bar, which counts the same bytes, is no phase of its own."""
         self._node = ""
         self._preview_at: float | None = None
 
@@ -97,6 +98,8 @@ class Relay:
                 self._node = node
             case Progress(node, value, maximum):
                 node = node or self._node
+                if maximum == self._bytes.get(node):
+                    return
                 phase = "sample" if self._class_of(node).startswith(SAMPLERS) else self._title(node)
                 self._count(phase, node, value, maximum, key=phase)
             case Loading(node, _, value, maximum):
@@ -119,6 +122,8 @@ class Relay:
     ) -> None:
         now = self._clock()
         last = maximum is not None and value >= maximum
+        if in_bytes and maximum is not None:
+            self._bytes[node] = maximum
         count = self._counts.get((node, key, maximum))
         if count is None or value < count.first_value:
             count = self._counts[(node, key, maximum)] = Count(value, now)

@@ -11,14 +11,12 @@ from collections.abc import Iterable
 from nats.aio.msg import Msg
 
 from bridge.broker.connection import BROKER_ERRORS
-from bridge.broker.fleet import answer_of
 from bridge.broker.jobs import JobQueue
+from bridge.broker.questions import answer_of
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.pack import model_info, require_nodes
-from bridge.contract.errors import BridgeError, Unavailable
-from bridge.contract.messages import ModelInfoResponse
-from bridge.contract.workers import WorkerStatus
+from bridge.contract import BridgeError, ModelInfoResponse, Unavailable, WorkerStatus
 from bridge.worker.execution import comfyui_ready
 
 log = logging.getLogger(__name__)

@@ -23,17 +23,8 @@ from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_o
 from bridge.broker.jobs import HEARTBEAT_S, WATCH_S, JobQueue, StoredState
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError, Interrupted
-from bridge.comfyui.pack import load_graph
-from bridge.contract.errors import BridgeError, Unavailable
-from bridge.contract.messages import (
-    ErrorBody,
-    Job,
-    JobKind,
-    JobState,
-    JobStatus,
-)
-from bridge.gateway.offers import answer_options
-from bridge.gateway.planning import answer_plan
+from bridge.contract import BridgeError, ErrorBody, Job, JobKind, JobState, JobStatus, Unavailable
+from bridge.modes.graphs import load_graph
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
 from bridge.stopping import stop
@@ -41,6 +32,8 @@ from bridge.worker import inputs
 from bridge.worker.execution import Execution, Held, Released, insist
 from bridge.worker.failures import describe
 from bridge.worker.input_cleaning import InputCleaner
+from bridge.worker.offers import answer_options
+from bridge.worker.plans import answer_plan
 from bridge.worker.report import WorkerReport
 
 log = logging.getLogger(__name__)

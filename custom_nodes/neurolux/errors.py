@@ -49,5 +49,5 @@ class OutOfMemory(NeuroLuxError):
     """The device's memory did not suffice, even after everything else was unloaded."""
 
 
-class NothingDrawn(NeuroLuxError):
+class NothingGenerated(NeuroLuxError):
     """Many images were asked for, and each of them failed in a way of its own."""

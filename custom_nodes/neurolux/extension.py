@@ -6,7 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .nodes import NODES
-from .routes.models import add_routes
+from .routes.registration import add_routes
 
 
 class NeuroLuxExtension(ComfyExtension):

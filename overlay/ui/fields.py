@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from gi.repository import Adw, Gtk
 
-from bridge.contract.messages import MAX_SEED, ModelInfo
-from bridge.contract.quantities import size_text
+from bridge.contract import MAX_SEED, ModelInfo, size_text
 from overlay.translate import _
 from overlay.ui.file_field import FileField
 from overlay.ui.image_field import ImageField

@@ -10,7 +10,7 @@ from typing import Any
 
 from gi.repository import Adw, Gdk, Gtk
 
-from bridge.contract.quantities import size_text
+from bridge.contract import size_text
 from overlay.translate import _
 from overlay.ui.file_dialog import FileDialog
 

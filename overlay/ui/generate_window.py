@@ -7,7 +7,7 @@ from typing import Any
 
 from gi.repository import Adw, Gdk, Gtk
 
-from bridge.contract.messages import DEFAULT_MODE
+from bridge.contract import DEFAULT_MODE
 from overlay.translate import _
 from overlay.ui.banner import Banner
 from overlay.ui.fields import FormView, name_list_of

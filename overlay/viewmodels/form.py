@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from bridge.contract.messages import ModelInfo
+from bridge.contract import ModelInfo
 from overlay.translate import _
 from overlay.viewmodels.signal import Signal
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bridge.contract.formats import IMAGE_FORMATS
-from bridge.contract.messages import JobKind, JobState, JobStatus
+from bridge.contract import IMAGE_FORMATS, JobKind, JobState, JobStatus
 from overlay.viewmodels.signal import Signal
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from bridge.contract.messages import JobEvent, JobProgress, JobState, JobStatus
-from bridge.contract.quantities import duration_text, size_text
+from bridge.contract import JobEvent, JobProgress, JobState, JobStatus, duration_text, size_text
 from overlay.translate import _, plural
 from overlay.viewmodels.signal import Signal
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from bridge.client import AsyncImageGenClient, ClientError, ServiceUnreachable
-from bridge.contract.messages import JobEvent, JobState, JobStatus, ModelInfoResponse
+from bridge.contract import JobEvent, JobState, JobStatus, ModelInfoResponse
 from overlay.link import Link
 from overlay.translate import _
 from overlay.viewmodels.connection import Connection

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.contract.formats import IMAGE_FORMATS, MEDIA_TYPES, format_of
-from bridge.contract.messages import EXTENSIONS, FileFormat, JobState
+from bridge.contract import EXTENSIONS, IMAGE_FORMATS, MEDIA_TYPES, FileFormat, JobState, format_of
 from overlay.translate import _
 from overlay.viewmodels.file_names import suggested_name
 from overlay.viewmodels.history import PastImage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bridge.contract.messages import IntegerLimit, ModelInfo
+from bridge.contract import IntegerLimit, ModelInfo
 
 RATIOS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16))
 

@@ -19,7 +19,8 @@ import requests
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bridge.broker.connection import Names, connect, subscribed
+from bridge.broker.connection import connect, subscribed
+from bridge.names import Names
 from bridge.service.comfyui import free_port
 from tests.bridge.test_resolve import MODELS
 
@@ -40,7 +41,7 @@ class GatewayProcess:
         command = [
             sys.executable,
             "-m",
-            "bridge.commands.main",
+            "bridge",
             "gateway",
             "--port",
             str(self.port),

@@ -16,9 +16,10 @@ from nats.aio.msg import Msg
 from nats.js.client import JetStreamContext
 
 from bridge.api.app import make_app
-from bridge.broker.connection import Names, subscribed
+from bridge.broker.connection import subscribed
 from bridge.broker.jobs import JobQueue, StoredState
-from bridge.contract.messages import ErrorBody, Job, JobEvent, JobState, JobStatus, ModelInfoResponse
+from bridge.contract import ErrorBody, Job, JobEvent, JobState, JobStatus, ModelInfoResponse
+from bridge.names import Names
 from bridge.settings import Settings
 from tests.bridge.graphs import graph, workflow
 from tests.bridge.test_resolve import MODELS

@@ -25,7 +25,7 @@ from bridge.client import (
     ServiceUnreachable,
     UnexpectedAnswer,
 )
-from bridge.contract.messages import CancelOutcome, ImageGenResponse, JobEvent, JobState, ModeList
+from bridge.contract import CancelOutcome, ImageGenResponse, JobEvent, JobState, ModeList
 from bridge.service.comfyui import free_port
 
 STATE: dict[str, Any] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,15 @@ from bridge.settings import Settings, SettingsError, flag, read_setting, shown_d
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "CONFIGURATION.md").read_text(encoding="utf-8")
-NAMES = [item.name for item in fields(Settings)]
+NAMES = list(Settings.model_fields)
 
 
 def row(name: str) -> str:
     """The line of the page about one setting."""
-    item = next(item for item in fields(Settings) if item.name == name)
+    item = Settings.model_fields[name]
     default = shown_default(item)
-    default = f"`{default}`" if item.metadata["shown"] is None and default != "none" else default
-    return f"| `{variable(name)}` | `{flag(name)}` | {item.metadata['meaning']} | {default} |"
+    default = f"`{default}`" if item.json_schema_extra == {"shown": None} and default != "none" else default
+    return f"| `{variable(name)}` | `{flag(name)}` | {item.description} | {default} |"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +36,7 @@ def test_no_line_is_about_a_setting_that_is_gone() -> None:
 
 
 def test_every_variable_that_the_code_reads_is_on_the_page() -> None:
-    files = [path for path in (ROOT / "bridge").rglob("*.py") if path.name != "broker.py"]  # Streams have such names.
+    files = [path for path in (ROOT / "bridge").rglob("*.py") if path.name != "names.py"]  # Streams have such names.
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     read = set(re.findall(r"IMAGEGEN_[A-Z_]+[A-Z]", source))
     assert {name for name in read if name not in PAGE} == set()
@@ -45,15 +44,15 @@ def test_every_variable_that_the_code_reads_is_on_the_page() -> None:
 
 @pytest.mark.parametrize(("command", "names"), [("up", SERVICE), ("gateway", GATEWAY), ("worker", WORKER)])
 def test_help_says_the_same(command: str, names: tuple[str, ...]) -> None:
-    argv = [sys.executable, "-m", "bridge.commands.main", command, "--help"]
+    argv = [sys.executable, "-m", "bridge", command, "--help"]
     run = subprocess.run(argv, capture_output=True, text=True, env={"COLUMNS": "10000"}, cwd=ROOT, check=True)
-    for item in fields(Settings):
-        if item.name in names:
-            line = f"{item.metadata['meaning']} ({shown_default(item)}; {variable(item.name)})"
+    for name, item in Settings.model_fields.items():
+        if name in names:
+            line = f"{item.description} ({shown_default(item)}; {variable(name)})"
             assert line in run.stdout
-            assert flag(item.name) + " " in run.stdout or f"{flag(item.name)}]" in run.stdout
+            assert flag(name) + " " in run.stdout or f"{flag(name)}]" in run.stdout
         else:
-            assert variable(item.name) + ")" not in run.stdout
+            assert variable(name) + ")" not in run.stdout
 
 
 def test_up_and_gateway_have_an_option_for_every_setting() -> None:
@@ -90,7 +89,7 @@ def test_a_value_that_cannot_be_used_is_said_with_its_name(environment: dict[str
 
 
 def test_a_wrong_option_is_said_as_it_was_typed() -> None:
-    argv = [sys.executable, "-m", "bridge.commands.main", "gateway", "--max-steps", "many"]
+    argv = [sys.executable, "-m", "bridge", "gateway", "--max-steps", "many"]
     run = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 1
     assert "--max-steps='many' is not a whole number" in run.stderr

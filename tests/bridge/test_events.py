@@ -13,9 +13,9 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
 from bridge.broker.mailbox import MAX_PHASES, Mailbox
-from bridge.contract.messages import JobEvent, JobStatus
-from bridge.gateway.job_events import tell
-from bridge.gateway.job_index import JobIndex
+from bridge.contract import JobEvent, JobStatus
+from bridge.gateway.events import tell
+from bridge.gateway.index import JobIndex
 from tests.bridge.house import BODY, House, submit
 
 JOB = "0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f"

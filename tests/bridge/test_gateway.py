@@ -13,8 +13,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bridge.api.app import make_app
-from bridge.broker.connection import Names, subscribed
+from bridge.broker.connection import subscribed
 from bridge.broker.jobs import JobQueue
+from bridge.names import Names
 from bridge.settings import Settings
 from tests.bridge.conftest import MAX_PENDING
 from tests.bridge.test_resolve import MODELS

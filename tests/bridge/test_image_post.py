@@ -11,10 +11,10 @@ from aiohttp.test_utils import TestClient
 
 from bridge.broker.image_post import MAX_WAITING, SMALL_BYTES
 from bridge.broker.images import ImageStore
-from bridge.contract.messages import Job
+from bridge.contract import Job
 from tests.bridge.house import BODY, HandWorker, House
 
-SMALL, LARGE = b"small image", b"large image" * (SMALL_BYTES // 13 + 1)
+SMALL, LARGE = b"small image", b"large image" * (SMALL_BYTES // 11 + 1)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ async def test_a_small_image_is_sent_along_and_a_large_one_is_read(
     assert [name.partition("/")[2] for name in read] == ["1.png"]
 
 
-async def test_a_image_that_is_not_what_the_store_has_is_read_from_there(
+async def test_an_image_that_is_not_what_the_store_has_is_read_from_there(
     doors: tuple[TestClient, HandWorker], read: list[str]
 ) -> None:
     answer = await drawn(doors, "/v1/generate-image", [SMALL], lie=b"another thing")

@@ -110,7 +110,7 @@ async def test_a_form_may_carry_the_request_as_json_in_one_part(doors: tuple[Tes
     assert (await worker.take()).parameters["strength"] == 0.75
 
 
-async def test_a_image_of_an_earlier_job_is_copied_so_that_it_outlives_it(
+async def test_an_image_of_an_earlier_job_is_copied_so_that_it_outlives_it(
     doors: tuple[TestClient, HandWorker],
 ) -> None:
     gateway, worker = doors
@@ -168,7 +168,7 @@ async def test_all_that_is_wrong_is_said_at_once_and_nothing_is_stored(doors: tu
     assert stream.state.messages == 0
 
 
-async def test_a_image_over_the_bound_is_refused_whichever_way_it_comes(house: House, tmp_path: Path) -> None:
+async def test_an_image_over_the_bound_is_refused_whichever_way_it_comes(house: House, tmp_path: Path) -> None:
     write_mode(tmp_path / "workflows", "repaint", IMAGE_NODES)
     gateway = await house.gateway(max_image_bytes=2000)
     large = make_image(size=(40, 40)) + b"\0" * 2000
@@ -216,7 +216,7 @@ async def test_a_form_that_cannot_be_read_is_answered_in_the_envelope(
     assert (await answer.json())["error"]["message"]
 
 
-async def test_a_image_that_the_mode_does_not_take_is_named(house: House) -> None:
+async def test_an_image_that_the_mode_does_not_take_is_named(house: House) -> None:
     form = FormData()
     form.add_field("prompt", "a cat")
     form.add_field("photo", make_image(), filename="a.png", content_type="image/png")
@@ -236,4 +236,4 @@ async def test_the_parameters_of_an_earlier_job_can_be_sent_again_as_they_are(
     await submit(gateway, **given, mode="repaint")
     assert await arrived(worker) == data
     forged = given["image"].replace(first, JOB)
-    assert "is not an image that is kept any more: send it again" in (await refusal(gateway, image=forged))["message"]
+    assert "is not an image that is still kept: send it again" in (await refusal(gateway, image=forged))["message"]

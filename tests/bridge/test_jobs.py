@@ -10,8 +10,19 @@ import pytest
 
 from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue, StoredState
-from bridge.contract.errors import QueueFull, Unavailable, UnknownJob
-from bridge.contract.messages import ErrorBody, ErrorDetail, Job, JobEvent, JobKind, JobResultEvent, JobState, JobStatus
+from bridge.contract import (
+    ErrorBody,
+    ErrorDetail,
+    Job,
+    JobEvent,
+    JobKind,
+    JobResultEvent,
+    JobState,
+    JobStatus,
+    QueueFull,
+    Unavailable,
+    UnknownJob,
+)
 from bridge.gateway.cancellation import cancel
 from tests.bridge.conftest import MAX_PENDING
 
@@ -146,7 +157,7 @@ async def test_every_end_is_published_as_a_result_event(queue: JobQueue) -> None
     assert event.generation_time_ms == 1000
 
 
-async def test_a_image_comes_back_as_it_was_stored(queue: JobQueue) -> None:
+async def test_an_image_comes_back_as_it_was_stored(queue: JobQueue) -> None:
     data = bytes(range(256)) * 3000  # More than one chunk of the object store.
     image = await queue.store_image(job().job_id, 0, "jpeg", data)
     assert image.size == len(data)

@@ -156,8 +156,8 @@ async def make_image(house: House) -> tuple[TestClient, str]:
     return gateway, f"/v1/jobs/{job_id}/images/0"
 
 
-async def test_a_image_is_fetched_once_and_then_known_by_its_tag(image: tuple[TestClient, str]) -> None:
-    gateway, path = image
+async def test_an_image_is_fetched_once_and_then_known_by_its_tag(make_image: tuple[TestClient, str]) -> None:
+    gateway, path = make_image
     answer = await gateway.get(path)
     assert (answer.status, answer.content_type) == (200, "image/png")
     assert await answer.read() == IMAGE
@@ -179,8 +179,10 @@ async def test_a_image_is_fetched_once_and_then_known_by_its_tag(image: tuple[Te
         ("bytes=1020-9999", IMAGE[1020:]),
     ],
 )
-async def test_a_part_of_a_image_is_the_part_asked(image: tuple[TestClient, str], header: str, part: bytes) -> None:
-    gateway, path = image
+async def test_a_part_of_an_image_is_the_part_asked(
+    make_image: tuple[TestClient, str], header: str, part: bytes
+) -> None:
+    gateway, path = make_image
     answer = await gateway.get(path, headers={"Range": header})
     assert (answer.status, await answer.read()) == (206, part)
     start = IMAGE.index(part)
@@ -188,9 +190,9 @@ async def test_a_part_of_a_image_is_the_part_asked(image: tuple[TestClient, str]
 
 
 async def test_a_range_outside_is_refused_and_one_that_cannot_be_read_or_is_of_another_image_ignored(
-    image: tuple[TestClient, str],
+    make_image: tuple[TestClient, str],
 ) -> None:
-    gateway, path = image
+    gateway, path = make_image
     assert (await gateway.get(path, headers={"Range": "bytes=1024-"})).status == 416
     for headers in (
         {"Range": "lines=1-2"},
@@ -201,7 +203,7 @@ async def test_a_range_outside_is_refused_and_one_that_cannot_be_read_or_is_of_a
         assert (answer.status, await answer.read()) == (200, IMAGE)
 
 
-async def test_a_image_that_the_retention_has_removed_is_gone_and_its_job_is_not(house: House) -> None:
+async def test_an_image_that_the_retention_has_removed_is_gone_and_its_job_is_not(house: House) -> None:
     limits = {"image_retention_s": 1.0}
     gateway, worker = await house.gateway(**limits), await house.worker(**limits)
     job_id = await submit(gateway)
@@ -222,7 +224,7 @@ async def test_a_image_that_the_retention_has_removed_is_gone_and_its_job_is_not
 async def test_the_oldest_states_make_room_when_the_store_is_full(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.api.app.job_index.PRUNE_S", 0.1)
+    monkeypatch.setattr("bridge.gateway.index.PRUNE_S", 0.1)
     limits = {"job_store_bytes": 20_000}
     gateway = await house.gateway(**limits)
     ids = []
@@ -371,13 +373,12 @@ async def test_a_waiting_request_repeated_with_its_key_waits_for_the_same_job(ho
 
 
 async def test_a_key_whose_gateway_died_before_it_queued_the_job_is_carried_on(house: House) -> None:
-    from bridge.api.rest.bodies import fingerprint
-    from bridge.gateway.generation import Body
     from bridge.gateway.idempotency import Claim, IdempotencyKeys
+    from bridge.gateway.requests import Body
 
     gateway, worker = await house.gateway(), await house.worker()
     keys = await IdempotencyKeys.open(house.nc.jetstream(), worker.queue.names.idempotency)
-    claim = Claim(job_id=str(uuid4()), fingerprint=fingerprint(Body(BODY), "/v1/jobs"))
+    claim = Claim(job_id=str(uuid4()), fingerprint=Body(BODY).fingerprint("/v1/jobs"))
     await keys.claim("torn", claim)
     answer = await gateway.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "torn"})
     assert (await answer.json())["job_id"] == claim.job_id

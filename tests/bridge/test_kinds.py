@@ -16,12 +16,13 @@ import pytest
 from aiohttp import FormData
 from aiohttp.test_utils import TestClient
 
-from bridge.broker.connection import Names, subscribed
+from bridge.broker.connection import subscribed
 from bridge.client import paths_for
-from bridge.contract.messages import ImageGenResponse, JobState, JobStatus
-from bridge.gateway.offers import options_of
+from bridge.contract import ImageGenResponse, JobState, JobStatus
 from bridge.modes.files_in import kind_of
 from bridge.modes.images_in import BadImage, stored
+from bridge.names import Names
+from bridge.worker.offers import options_of
 from tests.bridge.house import HandWorker, House, submit, write_mode
 
 NODES: dict[str, dict[str, Any]] = {
@@ -176,7 +177,7 @@ async def test_every_result_has_its_media_type_extension_and_name(
     told = [(file["result"], file["media_type"], file["extension"], file["size"]) for file in body["files"]]
     assert told == [
         ("lora", "application/octet-stream", "safetensors", 7),
-        ("samples", "image/jpeg", "jpg", 7),
+        ("samples", "image/jpeg", "jpg", 5),
         ("film", "video/mp4", "mp4", 4),
     ]
     assert [base64.b64decode(data) for data in body["images"]] == [b"weights", b"image", b"film"]
@@ -198,7 +199,7 @@ async def test_every_result_has_its_media_type_extension_and_name(
     ]
 
 
-def test_a_image_stored_before_media_types_has_one_too() -> None:
+def test_an_image_stored_before_media_types_has_one_too() -> None:
     place = {"bucket": "b", "name": "0/0.webp", "size": 1, "digest": "d"}
     assert ImageGenResponse.model_fields["image_objects"].annotation is not None
     state = JobState.model_validate(

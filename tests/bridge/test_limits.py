@@ -16,7 +16,7 @@ import requests
 import websocket
 from nats.aio.client import Client
 
-from bridge.api.rest.limits import MAX_CLIENTS, RateLimiter
+from bridge.api.limits import MAX_CLIENTS, RateLimiter
 from bridge.gateway.limits import RequestLimits
 from bridge.settings import OPEN_RATE_PER_MINUTE, Settings
 from tests.bridge.gateway_process import BODY, GatewayProcess, models_of, running_gateway

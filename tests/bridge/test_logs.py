@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from bridge import logs
 from bridge.api.app import make_app
-from bridge.contract.messages import ErrorBody, Job, JobKind, JobState, JobStatus
+from bridge.broker.jobs import log_transition
+from bridge.contract import ErrorBody, Job, JobKind, JobState, JobStatus
 from bridge.settings import Settings
 from tests.bridge.gateway_process import BODY, GatewayProcess, models_of, running_gateway
 
@@ -231,7 +232,7 @@ def test_a_failed_job_says_its_code_and_its_cause_without_its_prompt(output: io.
     state = JobState.queued(job).moved(JobStatus.FAILED, started_at=2.0, finished_at=5.5)
     for message in ("node 3 (Sample) failed: out of luck", f"node 3 cannot read {PROMPT}"):
         error = ErrorBody(code="node_failed", message=message)
-        logs.job_changed(state.model_copy(update={"error": error}))
+        log_transition(state.model_copy(update={"error": error}))
     lines = [json.loads(line) for line in output.getvalue().splitlines()]
     assert lines[0]["message"] == "job failed"
     assert (lines[0]["code"], lines[0]["queue_ms"], lines[0]["run_ms"]) == ("node_failed", 1000.0, 3500.0)

@@ -14,10 +14,9 @@ from nats.aio.client import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge import __version__
-from bridge.api.rest.metrics import MAX_NAMES, Names
+from bridge.api.metrics import MAX_NAMES, Labels
 from bridge.broker.jobs import JobQueue, StoredState
-from bridge.contract.messages import JobState, JobStatus
-from bridge.contract.workers import WorkerStatus
+from bridge.contract import JobState, JobStatus, WorkerStatus
 from tests.bridge.gateway_process import BODY, GatewayProcess, models_of, running_gateway
 
 PREFIX = "test.metrics"
@@ -194,7 +193,7 @@ async def test_names_that_do_not_exist_never_become_labels(gateway: GatewayProce
 
 
 def test_labels_are_bounded_in_number() -> None:
-    names = Names()
+    names = Labels()
     labels = {names.label(f"mode-{number}") for number in range(MAX_NAMES + 50)}
     assert len(labels) == MAX_NAMES + 1
     assert names.label("mode-0") == "mode-0"

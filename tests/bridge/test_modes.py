@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.contract.errors import UnknownMode
+from bridge.contract import UnknownMode
 from bridge.modes.library import SHIPPED_WORKFLOWS, BrokenMode, ModeLibrary, read_mode
 from tests.bridge.graphs import graph, workflow
 

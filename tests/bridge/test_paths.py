@@ -103,11 +103,11 @@ def test_a_job_id_is_a_uuid_and_nothing_more(gateway: GatewayProcess, models: Mo
 
 
 @pytest.mark.parametrize("index", ["-1", "..", "0%2f..%2f..", "1e3", "%00", "٣"])
-def test_a_image_is_counted_and_not_named(gateway: GatewayProcess, index: str) -> None:
+def test_an_image_is_counted_and_not_named(gateway: GatewayProcess, index: str) -> None:
     told_nothing(gateway, gateway.get(f"/v1/jobs/{uuid4()}/images/{index}"))
 
 
-def test_a_image_of_a_request_is_its_bytes_and_no_name(
+def test_an_image_of_a_request_is_its_bytes_and_no_name(
     gateway: GatewayProcess, models: ModelsThread, folder: Path
 ) -> None:
     request = {"prompt": "a cat", "mode": "paint"}

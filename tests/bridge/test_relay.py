@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from bridge.comfyui.messages import NodeStarted, Progress, Started
-from bridge.contract.messages import JobEvent
+import pytest
+
+from bridge.comfyui.messages import Download, Loading, NodeStarted, Progress, Started
+from bridge.contract import JobEvent
 from bridge.worker.relay import Relay
 
 JOB = "8b6a2f0e-8c2e-4a57-9c4e-5c8f4e2a1d11"
@@ -69,3 +71,19 @@ async def test_a_run_that_never_began_is_not_said_to_have_begun() -> None:
         relay.take(NodeStarted("1"))
     assert not relay.brief
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "report", [Loading("1", "starter", 10, 24_000_000), Download("1", "repo", "file", 10, 24_000_000, None)]
+)
+async def test_bytes_are_told_once_though_the_node_has_a_bar_of_them_too(report: Loading | Download) -> None:
+    told: list[tuple[str | None, float | None]] = []
+
+    async def publish(event: JobEvent) -> None:
+        told.append((event.phase, event.maximum))
+
+    async with Relay(JOB, GRAPH, publish, watched=lambda: False) as relay:
+        relay.take(report)
+        relay.take(Progress("1", 10, 24_000_000))
+        relay.take(Progress("1", 1, 4))  # a node may load, and draw afterwards
+    assert told == [("download" if isinstance(report, Download) else "load", 24_000_000), ("sample", 4)]

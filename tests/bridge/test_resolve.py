@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.contract.errors import InvalidRequest, UnknownMode, UnknownModel
-from bridge.contract.messages import MAX_SEED, Job, ModelInfoResponse
+from bridge.contract import MAX_SEED, InvalidRequest, Job, ModelInfoResponse, UnknownMode, UnknownModel
 from bridge.gateway.resolve import make_job, make_load_job
 from bridge.modes.library import ModeLibrary
 from tests.bridge.graphs import graph, workflow

@@ -10,11 +10,12 @@ from pathlib import Path
 from nats.aio.client import Client
 from nats.js.api import KeyValueConfig, ObjectStoreConfig, StorageType
 
-from bridge.broker.connection import Names, connect
+from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue
-from bridge.broker.stores import Retention
+from bridge.names import Names
 from bridge.service.comfyui import free_port
 from bridge.service.nats import nats_server_program
+from bridge.settings import Retention
 
 
 async def test_stores_of_an_earlier_version_and_other_settings_are_taken_over(nc: Client) -> None:

@@ -16,8 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from bridge.broker.jobs import JobQueue
-from bridge.contract.errors import InvalidRequest
-from bridge.contract.messages import Job, JobKind
+from bridge.contract import InvalidRequest, Job, JobKind
 from bridge.gateway.callback_address import CallbackPolicy, is_public
 from bridge.gateway.webhooks import Backoff, Webhooks, sign, verify
 from bridge.stopping import stop

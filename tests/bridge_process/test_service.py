@@ -38,7 +38,7 @@ class Instance:
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "bridge.commands.main", *arguments, "--state-dir", str(self.state_dir)]
+        return [sys.executable, "-m", "bridge", *arguments, "--state-dir", str(self.state_dir)]
 
     def up(self, *arguments: str, comfyui: bool = True, **env: str) -> subprocess.Popen[bytes]:
         command = self.command("up", "--port", str(self.port), *arguments)

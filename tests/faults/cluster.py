@@ -21,7 +21,7 @@ import requests
 import yaml
 
 from bridge.client import ClientError, ImageGenClient
-from bridge.contract.messages import JobState
+from bridge.contract import JobState
 from bridge.service.comfyui import free_port
 from bridge.service.installer import Installation
 from bridge.service.nats import nats_server_program
@@ -173,7 +173,7 @@ class Cluster:
         return self.urls[name]
 
     def _imagegen(self, *arguments: str) -> list[str]:
-        command = [sys.executable, "-m", "bridge.commands.main", *arguments]
+        command = [sys.executable, "-m", "bridge", *arguments]
         return [*command, "--nats-url", self.nats_url, "--state-dir", str(self.folder), *self.options]
 
     def client(self, name: str = "gateway") -> ImageGenClient:

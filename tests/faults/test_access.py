@@ -15,9 +15,10 @@ import nkeys
 import pytest
 from nacl.signing import SigningKey
 
-from bridge.broker.connection import Access, Refused, connect
-from bridge.contract.errors import Unavailable
+from bridge.broker.connection import Refused, connect
+from bridge.contract import Unavailable
 from bridge.service.installer import Installation
+from bridge.settings import Access
 from tests.faults.cluster import Cluster, ended, submit
 
 PATIENCE_S = 3600.0
@@ -77,7 +78,7 @@ def test_with_certificates_and_a_password_jobs_run(
 
 
 def test_without_them_the_refusal_is_one_clear_line(secured: Cluster, certificates: Path) -> None:
-    command = [sys.executable, "-m", "bridge.commands.main", "worker", "--comfyui-url", "http://127.0.0.1:1"]
+    command = [sys.executable, "-m", "bridge", "worker", "--comfyui-url", "http://127.0.0.1:1"]
     command += ["--nats-url", secured.nats_url]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 1

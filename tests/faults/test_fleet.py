@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from bridge.client import ImageGenClient
-from bridge.contract.workers import WorkerEntry
+from bridge.contract import WorkerEntry
 from bridge.service.installer import Installation
 from tests.faults.cluster import Cluster, ended, make_image, running, submit, until
 
@@ -101,7 +101,7 @@ def test_a_worker_that_dies_is_replaced_by_the_others(cluster: Cluster, client: 
 
 
 def test_the_command_lists_the_workers(cluster: Cluster, client: ImageGenClient) -> None:
-    command = [sys.executable, "-m", "bridge.commands.main", "workers", "--url", client.url]
+    command = [sys.executable, "-m", "bridge", "workers", "--url", client.url]
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines = {line.split()[0]: line.split() for line in table.splitlines()}
     assert lines["WORKER"][:3] == ["WORKER", "COMFYUI", "DEVICE"]

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.broker.connection import Names, connect
+from bridge.broker.connection import connect
 from bridge.broker.images import ImageStore
 from bridge.broker.jobs import JobQueue
-from bridge.contract.errors import StorageFull, Unavailable, UnknownJob
-from bridge.contract.messages import Job, JobKind
+from bridge.contract import ImageExpired, Job, JobKind, StorageFull, Unavailable
+from bridge.names import Names
 from bridge.service.installer import Installation
 from tests.faults.cluster import Cluster
 
@@ -50,7 +50,7 @@ async def test_a_store_over_its_size_drops_the_oldest_images_and_takes_the_new(
         await store.open(max_age_s=3600)
         images = [await store.put(str(number), os.urandom(700_000)) for number in range(8)]
         assert len(await store.get(images[-1])) == 700_000
-        with pytest.raises(UnknownJob, match="no longer kept"):
+        with pytest.raises(ImageExpired, match="no longer kept"):
             await store.get(images[0])
         with pytest.raises(StorageFull, match="too large for a store"):
             await store.put("huge", bytes(2 * 1024 * 1024))
@@ -67,6 +67,8 @@ async def test_a_server_with_little_room_gets_a_smaller_store(installation: Inst
         store = ImageStore(nc.jetstream(), "images", max_bytes=1024**3)
         await store.open(max_age_s=3600)
         assert (await nc.jetstream().stream_info("OBJ_images")).config.max_bytes == 256 * 1024**2
+        with pytest.raises(StorageFull, match="too large for a store of 268435456"):
+            await store.put("huge", bytes(130 * 1024**2))
         await nc.close()
     finally:
         cluster.close()

@@ -17,14 +17,15 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from PIL import Image
 
-from bridge.broker.connection import Names, connect, subscribed
+from bridge.broker.connection import connect, subscribed
 from bridge.broker.jobs import JobQueue
-from bridge.broker.stores import Retention
 from bridge.client import ImageGenClient
 from bridge.comfyui.client import ComfyUI
-from bridge.contract.messages import Job, JobEvent, JobKind, JobStatus
+from bridge.contract import Job, JobEvent, JobKind, JobStatus
 from bridge.gateway.cancellation import cancel
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
+from bridge.names import Names
+from bridge.settings import Retention
 from bridge.worker.worker import Worker
 from tests.faults.cluster import MODE, Cluster, ended, make_image, submit
 

@@ -82,7 +82,7 @@ class OwnService:
     def start(self) -> None:
         """Start it and wait until it would run a request."""
         self.settings.make_directories()
-        command = [sys.executable, "-m", "bridge.commands.main", "up", "--state-dir", str(self.settings.state_dir)]
+        command = [sys.executable, "-m", "bridge", "up", "--state-dir", str(self.settings.state_dir)]
         command += ["--port", str(self.settings.port), "--comfyui-url", str(self.settings.comfyui_url)]
         with (self.settings.logs / "up.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -61,7 +61,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 def test_gnome_gets_files_and_a_custom_shortcut_and_all_of_it_back(home: Home) -> None:
     others = "['/org/gnome/settings-daemon/plugins/media-keys/custom-keybindings/custom0/']"
     home.run("gsettings", "set", *GNOME_LIST, others)
-    told = home.run(sys.executable, "-m", "bridge.commands.main", "overlay", "--install", desktop="ubuntu:GNOME")
+    told = home.run(sys.executable, "-m", "bridge", "overlay", "--install", desktop="ubuntu:GNOME")
     assert "Alt+Space shows and hides the overlay: a custom shortcut of the desktop (Settings > Keyboard" in told
     assert "took the key from activate-window-menu (was ['<Alt>space'])" in told
     assert "imagegen overlay --uninstall" in told

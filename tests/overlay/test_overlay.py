@@ -10,7 +10,7 @@ from typing import Any
 import nats
 from PIL import Image
 
-from bridge.broker.connection import Names
+from bridge.names import Names
 from bridge.service.runtime import running_service
 from tests.overlay.conftest import OwnService, RunningOverlay
 from tests.overlay.desktop import eventually

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.client import AsyncImageGenClient
-from bridge.contract.messages import JobEvent, JobKind, JobState, JobStatus, ModelInfo
-from bridge.contract.reading import read_answer
+from bridge.contract import JobEvent, JobKind, JobState, JobStatus, ModelInfo, read_answer
 from overlay.link import Link
 from overlay.viewmodels.connection import BridgeState, Connection
 from overlay.viewmodels.file_names import save_new, suggested_name

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from tests.pack import pipelines
-from tests.pack.pipelines import LATENT, PROMPT
+from tests.pack.pipelines import LATENT, PROMPT, borrow
 
 if TYPE_CHECKING:
-    from neurolux.loading.registry import PipelineHandle
+    from neurolux.loading.handle import PipelineHandle
 
 STEPS = 4
 SAMPLED: dict[str, dict[str, Any]] = {
@@ -26,18 +26,20 @@ def make_image(handle: PipelineHandle, count: int = 1) -> torch.Tensor:
     """Images (count, H, W, 3), made as the nodes make them."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
-    from neurolux.stages.sample import sample
+    from neurolux.stages.sample import plan_sample, sample
 
     with torch.inference_mode():  # as ComfyUI runs nodes
-        loaded = handle.loaded()
+        loaded = borrow(handle)
         latent = {"samples": LATENT["samples"].repeat(count, 1, 1, 1)}
-        return decode(loaded, sample(loaded, handle.spec, encode(loaded, PROMPT), None, latent, seed=7, steps=STEPS))
+        request = plan_sample(handle.model, handle.spec.variant, latent, seed=7, steps=STEPS)
+        return decode(loaded, sample(loaded, request, encode(loaded, PROMPT), None))
 
 
 def with_loras(handle: PipelineHandle, *loras: tuple[Path, float, float]) -> PipelineHandle:
     """``handle`` with LoRAs (file, strength, strength in the text encoders)."""
-    from neurolux.adapters.files import stamp_file
-    from neurolux.adapters.loras import AppliedLora, with_lora
+    from neurolux.adapters.loras import with_lora
+    from neurolux.loading.handle import AppliedLora
+    from neurolux.weights.stamps import stamp_file
 
     for path, strength, text_strength in loras:
         added = AppliedLora(stamp_file(path.name, path), strength, text_strength)

@@ -46,16 +46,11 @@ def comfy_modules() -> None:
 def unloaded(comfy_modules: None) -> Iterator[None]:
     """What a test loads into this process is dropped afterwards."""
     yield
-    from neurolux.adapters.controlnets import controlnets
-    from neurolux.adapters.motion import motion_adapters
-    from neurolux.loading.registry import registry
-    from neurolux.preprocess.networks import preprocess_models
+    from neurolux.loading.store import pipelines
+    from neurolux.memory.module_store import modules
 
-    for spec in list(registry._loaded):
-        registry._drop(spec)
-    for store in (controlnets, motion_adapters, preprocess_models):
-        for key in list(store._loaded):
-            store.drop(key)
+    pipelines.clear()
+    modules.clear()
 
 
 @pytest.fixture(scope="session")

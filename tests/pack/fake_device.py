@@ -38,7 +38,7 @@ class FakeDevice:
         import comfy.model_patcher
 
         costs = import_module(f"{pack}.planning.costs")
-        registry = import_module(f"{pack}.loading.registry")
+        planners = [import_module(f"{pack}.loading.{name}") for name in ("store", "replanning")]
         started = comfy.model_patcher.ModelPatcher.__init__
 
         def note(patcher: Any, *arguments: Any, **keywords: Any) -> None:
@@ -59,12 +59,13 @@ class FakeDevice:
             monkeypatch.setattr(costs, room, lambda *_, **__: RESERVED)
         monkeypatch.setattr(costs, "largest_layer", lambda _: 0)
         monkeypatch.setattr(costs, "RESERVE_BYTES", RESERVED)
-        machine = registry.this_machine
+        machine = planners[0].this_machine
 
         def this_machine(device: torch.device, droppable_ram: int = 0) -> Any:
             return replace(machine(torch.device("cpu"), droppable_ram), device="cuda", free_vram=self.memory, bf16=True)
 
-        monkeypatch.setattr(registry, "this_machine", this_machine)
+        for planner in planners:
+            monkeypatch.setattr(planner, "this_machine", this_machine)
 
 
 class StockModel(torch.nn.Module):

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 if TYPE_CHECKING:
-    from neurolux.loading.registry import LoadedPipeline, PipelineHandle
+    from neurolux.loading.handle import PipelineHandle
+    from neurolux.loading.loaded import LoadedPipeline
     from neurolux.memory.streaming import Residency
-    from neurolux.planning.planner import ComponentPlan
+    from neurolux.planning.records import ComponentPlan
 
 LATENT = {"samples": torch.zeros(1, 4, 16, 16)}
 PROMPT = "a cat"
@@ -23,17 +24,24 @@ PROMPT = "a cat"
 def handle_for(folder: Path, **choices: Any) -> PipelineHandle:
     """A loaded tiny model."""
     from neurolux.library.folder_models import folder_model
-    from neurolux.loading.registry import load_handle
+    from neurolux.loading.store import load_handle
 
     model = folder_model(folder)
     assert model is not None
     return load_handle(model, (), **choices)
 
 
+def borrow(handle: PipelineHandle) -> LoadedPipeline:
+    """The pipeline of ``handle``, as a stage gets it."""
+    from neurolux.adapters.borrow import borrow
+
+    return borrow(handle)
+
+
 def with_controls(handle: PipelineHandle, *controls: dict[str, Any]) -> PipelineHandle:
     """``handle`` with ControlNets: the ``path`` of each, and what Apply ControlNet is told."""
     from neurolux.adapters.controlnets import make_control
-    from neurolux.adapters.files import stamp_file
+    from neurolux.weights.stamps import stamp_file
 
     for control in controls:
         values = {"strength": 0.7, "start": 0.0, "end": 1.0, "mode": "auto", **control}
@@ -56,13 +64,13 @@ def sample_with(
     """One image of 128x128, decoded: (1, H, W, 3) in [0, 1]."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
-    from neurolux.stages.sample import sample
+    from neurolux.stages.sample import plan_sample, sample
 
     with torch.inference_mode():  # as ComfyUI runs nodes
         positive = encode(loaded, prompt)
         against = encode(loaded, negative) if negative is not None else None
-        latents = sample(loaded, handle.spec, positive, against, LATENT, seed=seed, steps=steps, guidance=guidance)
-        return decode(loaded, latents)
+        request = plan_sample(handle.model, handle.spec.variant, LATENT, seed, steps, guidance)
+        return decode(loaded, sample(loaded, request, positive, against))
 
 
 def make_image(images: torch.Tensor) -> Image.Image:
@@ -78,6 +86,10 @@ def budget_for(resident: float) -> Callable[[Residency, ComponentPlan], float]:
             return float("inf")
         streamable = sum(unit.nbytes for unit in residency.units)
         share = 0.0 if planned.placement == "sequential" else resident
-        return residency.rest.nbytes + share * streamable + 2 * max((unit.room for unit in residency.units), default=0)
+        return (
+            residency.rest.nbytes
+            + share * streamable
+            + 2 * max((unit.buffer_bytes for unit in residency.units), default=0)
+        )
 
     return budget

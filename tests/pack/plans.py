@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from neurolux.catalog.models import Model, read_catalog
+from neurolux.catalog.models import Model
+from neurolux.catalog.reading import read_catalog
+from neurolux.families.registry import family_of
 from neurolux.planning.costs import CONTEXT_BYTES
-from neurolux.planning.planner import ComponentPlan, Machine, Plan, Workload, make_plan
+from neurolux.planning.planner import make_plan
+from neurolux.planning.records import (
+    ComponentPlan,
+    FamilyCosts,
+    Machine,
+    Plan,
+    Workload,
+)
 
 GB = 10**9
 MODELS = read_catalog().models
@@ -36,7 +45,7 @@ def plan(
     model = MODELS[name]
     more = {"force_upcast_vae": model.force_upcast_vae, **more}
     return make_plan(
-        model.family, model.components, machine, workload(model, side, count), precision, offload, **more
+        costs(model.family), model.components, machine, workload(model, side, count), precision, offload, **more
     )  # fmt: skip
 
 
@@ -44,6 +53,11 @@ def workload(model: Model, side: int | None = None, count: int = 1) -> Workload:
     """A square of the model's own size unless told."""
     side = side or model.defaults.width
     return Workload(side, side, count, model.defaults.num_inference_steps)
+
+
+def costs(family: str) -> FamilyCosts:
+    """What a plan must know of a family."""
+    return family_of(family).costs
 
 
 def denoiser(plan: Plan) -> ComponentPlan:

@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from neurolux.catalog.models import FolderSource, Limits, RepoSource, parse_limits, parse_source, read_catalog
+from neurolux.catalog.limits import Limits
+from neurolux.catalog.models import FolderSource, RepoSource
+from neurolux.catalog.reading import parse_limits, parse_source, read_catalog
 from neurolux.errors import InvalidParameter, ModelNotFound
 from neurolux.library.folder_models import find_folder_models, folder_model
 

@@ -10,14 +10,16 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from tests.pack.pipelines import budget_for, handle_for, sample_with
+from tests.pack.pipelines import borrow, budget_for, handle_for, sample_with
 from tests.tiny_models import write_flux
+
+if TYPE_CHECKING:
+    from neurolux.loading.store import PipelineStore
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 STEPS = 2
@@ -47,19 +49,18 @@ class CountingCompiler:
 
 
 @pytest.fixture
-def pipelines(comfy_modules: None) -> Iterator[ModuleType]:
-    """The pack's registry module, emptied afterwards; nothing is compiled yet."""
-    from neurolux.loading import registry
+def pipelines(comfy_modules: None) -> Iterator[PipelineStore]:
+    """The pack's store of pipelines, emptied afterwards; nothing is compiled yet."""
+    from neurolux.loading.store import pipelines
 
     torch._dynamo.reset()
-    yield registry
-    for spec in list(registry.registry._loaded):
-        registry.registry._drop(spec)
+    yield pipelines
+    pipelines.clear()
     torch._dynamo.reset()
 
 
 @pytest.fixture
-def compiler(pipelines: ModuleType, monkeypatch: pytest.MonkeyPatch) -> CountingCompiler:
+def compiler(pipelines: PipelineStore, monkeypatch: pytest.MonkeyPatch) -> CountingCompiler:
     """What compiles instead of inductor."""
     from neurolux.loading import compiled
 
@@ -80,23 +81,23 @@ def test_compiled_blocks_make_the_same_image_of_the_same_weights(
 ) -> None:
     plain = handle_for(tiny_models[name], precision=precision)
     compiled = handle_for(tiny_models[name], precision=precision, compile=True)
-    assert plain.loaded() is compiled.loaded()
-    expected = sample_with(plain.loaded(), plain, STEPS)
+    assert borrow(plain) is borrow(compiled)
+    expected = sample_with(borrow(plain), plain, STEPS)
     assert compiler.calls == 0
-    assert torch.equal(expected, sample_with(compiled.loaded(), compiled, STEPS))
-    blocks = repeated_blocks(compiled.loaded().denoiser)
+    assert torch.equal(expected, sample_with(borrow(compiled), compiled, STEPS))
+    blocks = repeated_blocks(borrow(compiled).denoiser)
     assert compiler.calls == STEPS * len(blocks)
     assert compiler.blocks == len({type(block) for block in blocks})
-    assert compiled.loaded().take_warnings() == []
-    sample_with(compiled.loaded(), compiled, STEPS, seed=8)
+    assert borrow(compiled).take_warnings() == []
+    sample_with(borrow(compiled), compiled, STEPS, seed=8)
     assert compiler.blocks == len({type(block) for block in blocks})  # not again for another image
     calls = compiler.calls
-    assert torch.equal(expected, sample_with(plain.loaded(), plain, STEPS))
+    assert torch.equal(expected, sample_with(borrow(plain), plain, STEPS))
     assert compiler.calls == calls
 
 
 def test_the_real_compiler_rounds_differently_and_no_more(
-    tiny_models: dict[str, Path], pipelines: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tiny_models: dict[str, Path], pipelines: PipelineStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._inductor import compile_fx
 
@@ -111,12 +112,12 @@ def test_the_real_compiler_rounds_differently_and_no_more(
     for option, value in QUICK.items():
         monkeypatch.setattr(f"torch._inductor.config.{option}", value)
     plain = handle_for(tiny_models["tiny-sdxl"])
-    expected = sample_with(plain.loaded(), plain, STEPS)
+    expected = sample_with(borrow(plain), plain, STEPS)
     compiled = handle_for(tiny_models["tiny-sdxl"], compile=True)
-    found = sample_with(compiled.loaded(), compiled, STEPS)
+    found = sample_with(borrow(compiled), compiled, STEPS)
     assert torch.allclose(expected, found, atol=1e-4)
     assert len(graphs) == 1
-    assert compiled.loaded().take_warnings() == []
+    assert borrow(compiled).take_warnings() == []
 
 
 @pytest.mark.parametrize("offload", ["stream", "sequential", "disk"])
@@ -128,9 +129,9 @@ def test_streamed_weights_are_not_compiled_and_that_is_said(
     monkeypatch.setattr(placement, "device_budget", budget_for(1 / 3))
     folder = write_flux(tmp_path / "deep-flux", guidance_embeds=True, seed=5, blocks=3)
     handle = handle_for(folder, offload=offload)
-    expected = sample_with(handle.loaded(), handle, STEPS)
+    expected = sample_with(borrow(handle), handle, STEPS)
     compiled = handle_for(folder, offload=offload, compile=True)
-    loaded = compiled.loaded()
+    loaded = borrow(compiled)
     assert torch.equal(expected, sample_with(loaded, compiled, STEPS))
     assert compiler.calls == 0
     (warning,) = loaded.take_warnings()
@@ -142,7 +143,7 @@ def test_a_block_that_the_manager_takes_ends_compiling_until_it_is_back(
     tiny_models: dict[str, Path], compiler: CountingCompiler
 ) -> None:
     handle = handle_for(tiny_models["tiny-flux-dev"], compile=True)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     expected = sample_with(loaded, handle, STEPS)
     calls = compiler.calls
     patcher = loaded.placement._patchers["transformer"]
@@ -162,9 +163,9 @@ def test_without_a_compiler_the_image_is_made_and_the_remedy_said(
 ) -> None:
     handle = handle_for(tiny_models["tiny-sdxl"], compile=True)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert sample_with(handle.loaded(), handle, STEPS).isfinite().all()
+    assert sample_with(borrow(handle), handle, STEPS).isfinite().all()
     assert compiler.calls == 0
-    (warning,) = handle.loaded().take_warnings()
+    (warning,) = borrow(handle).take_warnings()
     assert "needs a C++ compiler and finds none. Install one (g++)" in warning
 
 
@@ -183,7 +184,7 @@ def test_a_compiler_that_fails_is_said_and_tried_once(
     tiny_models: dict[str, Path], compiler: CountingCompiler, caplog: Any
 ) -> None:
     handle = handle_for(tiny_models["tiny-sdxl"], compile=True)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     compiler.failure = RuntimeError("Python.h: No such file or directory")
     assert sample_with(loaded, handle, STEPS).isfinite().all()
     (warning,) = loaded.take_warnings()
@@ -197,13 +198,13 @@ def test_a_compiler_that_fails_is_said_and_tried_once(
 
 
 def test_compiled_blocks_do_not_keep_a_dropped_model(
-    tiny_models: dict[str, Path], pipelines: ModuleType, compiler: CountingCompiler
+    tiny_models: dict[str, Path], pipelines: PipelineStore, compiler: CountingCompiler
 ) -> None:
     handle = handle_for(tiny_models["tiny-flux-dev"], compile=True)
-    sample_with(handle.loaded(), handle, STEPS)
-    weight = weakref.ref(handle.loaded().denoiser.x_embedder.weight)
-    block = weakref.ref(handle.loaded().denoiser.transformer_blocks[0])
-    pipelines.registry._drop(handle.spec)
+    sample_with(borrow(handle), handle, STEPS)
+    weight = weakref.ref(borrow(handle).denoiser.x_embedder.weight)
+    block = weakref.ref(borrow(handle).denoiser.transformer_blocks[0])
+    pipelines.drop(handle.spec)
     gc.collect()
     assert weight() is None
     assert block() is None
@@ -215,7 +216,7 @@ def test_an_interrupt_leaves_plain_blocks(
     import comfy.model_management as mm
 
     handle = handle_for(tiny_models["tiny-sdxl"], compile=True)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     sample_with(loaded, handle, STEPS)
     mm.interrupt_current_processing()
     with pytest.raises(mm.InterruptProcessingException):

@@ -19,6 +19,7 @@ CUSTOM_NODES = Path(__file__).parents[2] / "custom_nodes"
 FETCH = """
 import json, sys
 from neurolux.catalog.auxiliary import read_helper_catalog
+    from neurolux.families.registry import families
 from neurolux.errors import NeuroLuxError
 from neurolux.weights.auxiliary import fetch, helper_status
 from neurolux.weights.progress import LoadReporter
@@ -44,19 +45,21 @@ print(json.dumps({**result, "seen": seen}))
 
 
 def stamps(controlnets: dict[str, Path], *names: str) -> list[Any]:
-    from neurolux.adapters.files import stamp_file
+    from neurolux.weights.stamps import stamp_file
 
     return [stamp_file(name, controlnets[name]) for name in names]
 
 
 def test_the_catalog_says_what_each_helper_is() -> None:
-    from neurolux.adapters.controlnets import MODES
     from neurolux.catalog.auxiliary import read_helper_catalog
+    from neurolux.families.registry import families
 
     catalog = read_helper_catalog()
     for family in ("flux", "sdxl"):
         kinds = {kind for one in catalog.controlnets.values() if one.family == family for kind in one.kinds}
-        assert {"canny", "depth", "pose"} <= kinds <= set(MODES[family])
+        controls = families()[family].controls
+        assert controls is not None
+        assert {"canny", "depth", "pose"} <= kinds <= set(controls.modes)
     for helper in (*catalog.controlnets.values(), *catalog.preprocessors.values()):
         assert helper.license
         assert helper.download_bytes > 10_000_000
@@ -79,7 +82,7 @@ def test_the_kind_comes_before_the_union_and_another_family_never(controlnets: d
 
 def test_one_file_tells_its_width_as_its_folder_does(controlnets: dict[str, Path], tmp_path: Path) -> None:
     from neurolux.adapters.control_choice import file_width
-    from neurolux.adapters.files import stamp_file
+    from neurolux.weights.stamps import stamp_file
 
     for name, family, width in (("tiny-flux-canny", "flux", 32), ("tiny-sdxl-union", "sdxl", 64)):
         single = tmp_path / f"{name}.safetensors"

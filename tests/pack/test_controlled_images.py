@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.pack.pipelines import handle_for, make_image, with_controls
+from tests.pack.pipelines import borrow, handle_for, make_image, with_controls
 from tests.pack.test_images import FLUX, SDXL, SIDE, by_diffusers, encoded, redraw, some_image, some_mask
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
@@ -122,7 +122,7 @@ def test_flux_begins_with_latents_as_diffusers_would_with_those_of_a_image(
         folder, bare, steps=STEPS, strength=STRENGTH,
         controls=[{"path": controlnets["tiny-flux-canny"], "image": drawing}],
     )  # fmt: skip
-    samples = bare(handle_for(folder).loaded())["samples"]
+    samples = bare(borrow(handle_for(folder)))["samples"]
 
     def given(pipe: Any, **_: Any) -> torch.Tensor:
         return (samples - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
@@ -142,17 +142,18 @@ def test_latents_under_a_mask_keep_what_is_not_masked(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], name: str
 ) -> None:
     from neurolux.stages.encode import encode
-    from neurolux.stages.sample import sample
+    from neurolux.stages.sample import plan_sample, sample
 
     base = handle_for(tiny_models[model_of(name)])
     control = {"path": controlnets[name], "mode": "canny"}
     handles = [with_controls(base, {**control, "image": some_image(seed=seed)}) for seed in (9, 10)]
     made = []
     with torch.inference_mode():
-        latent = bare(base.loaded(), some_mask())
+        latent = bare(borrow(base), some_mask())
         for handle in handles:
-            loaded = handle.loaded()
-            made.append(sample(loaded, handle.spec, encode(loaded, "a cat"), None, latent, seed=7, steps=2))
+            loaded = borrow(handle)
+            request = plan_sample(handle.model, handle.spec.variant, latent, seed=7, steps=2)
+            made.append(sample(loaded, request, encode(loaded, "a cat"), None))
     kept = torch.nn.functional.max_pool2d(some_mask()[:, None], 8).expand_as(made[0]) == 0
     for samples in made:
         assert torch.allclose(samples[kept], latent["samples"][kept], atol=1e-5)
@@ -176,7 +177,7 @@ def test_a_control_image_stays_over_what_it_was_drawn_from(
 ) -> None:
     """The photo of 150x100 is padded to 160x112 or stretched to 144x96 for the model; so must be what guides it."""
     photo = some_image(150, 100)
-    fitted = make_image(encoded(photo, None, fit)(handle_for(tiny_models["tiny-flux-dev"]).loaded())["image"])
+    fitted = make_image(encoded(photo, None, fit)(borrow(handle_for(tiny_models["tiny-flux-dev"])))["image"])
     expected = by_diffusers(
         tiny_models["tiny-flux-dev"],
         "FluxControlNetImg2ImgPipeline",
@@ -197,17 +198,17 @@ def test_a_control_image_stays_over_what_it_was_drawn_from(
 
 
 def test_edges_are_looked_for_where_the_image_is_redrawn(tiny_models: dict[str, Path]) -> None:
-    from neurolux.images.control_images import prepared
+    from neurolux.stages.latent import fitted_to_latent
 
     photo = some_image(150, 100)
-    latent = encoded(photo, None, "pad")(handle_for(tiny_models["tiny-sdxl"]).loaded())
-    assert torch.allclose(prepared(photo, latent), latent["image"], atol=0.5 / 255)
+    latent = encoded(photo, None, "pad")(borrow(handle_for(tiny_models["tiny-sdxl"])))
+    assert torch.allclose(fitted_to_latent(photo, latent), latent["image"], atol=0.5 / 255)
     smaller = torch.nn.functional.interpolate(photo.movedim(-1, 1), (50, 75), mode="area").movedim(1, -1)
-    assert (prepared(smaller, latent) - latent["image"]).abs().mean() < 0.01
+    assert (fitted_to_latent(smaller, latent) - latent["image"]).abs().mean() < 0.01
     other = some_image(100, 100)  # of other proportions: cut around its middle
-    assert torch.equal(prepared(other, latent)[0, :, 0], prepared(other[:, 15:85], latent)[0, :, 0])
+    assert torch.equal(fitted_to_latent(other, latent)[0, :, 0], fitted_to_latent(other[:, 15:85], latent)[0, :, 0])
     flipped = {**latent, "samples": latent["samples"].flip(-1)}
-    assert not torch.allclose(prepared(photo, flipped), latent["image"], atol=0.01)
+    assert not torch.allclose(fitted_to_latent(photo, flipped), latent["image"], atol=0.01)
 
 
 @pytest.mark.parametrize(

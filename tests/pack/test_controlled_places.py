@@ -16,10 +16,10 @@ from diffusers import FluxControlNetModel, FluxPipeline
 from PIL import Image, ImageDraw
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.pack.pipelines import with_controls
+from tests.pack.pipelines import borrow, with_controls
 
 if TYPE_CHECKING:
-    from neurolux.loading.registry import PipelineHandle
+    from neurolux.loading.handle import PipelineHandle
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 STARTER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
@@ -107,27 +107,26 @@ def packed(pipe: Any, images: list[Image.Image]) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def starter(comfy_modules: None) -> Iterator[PipelineHandle]:
     """The starter, loaded."""
-    from neurolux.adapters.controlnets import controlnets
-    from neurolux.catalog.models import read_catalog
-    from neurolux.loading.registry import load_handle, registry
+    from neurolux.catalog.reading import read_catalog
+    from neurolux.loading.store import load_handle, pipelines
+    from neurolux.memory.module_store import modules
 
     handle = load_handle(read_catalog().models["starter"], ())
     yield handle
-    registry._drop(handle.spec)
-    for key in list(controlnets._loaded):
-        controlnets.drop(key)
+    pipelines.clear()
+    modules.clear()
 
 
 def drawn_by(handle: PipelineHandle, prompt: str, latent: dict[str, Any], strength: float = 1.0) -> torch.Tensor:
     """One image (H, W, 3) as the nodes make it."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
-    from neurolux.stages.sample import sample
+    from neurolux.stages.sample import plan_sample, sample
 
     with torch.inference_mode():
-        loaded = handle.loaded()
-        samples = sample(loaded, handle.spec, encode(loaded, prompt), None, latent, seed=3, strength=strength)
-        return decode(loaded, samples)[0]
+        loaded = borrow(handle)
+        request = plan_sample(handle.model, handle.spec.variant, latent, seed=3, strength=strength)
+        return decode(loaded, sample(loaded, request, encode(loaded, prompt), None))[0]
 
 
 EMPTY = {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
@@ -172,12 +171,13 @@ def photo_of(*middles: tuple[int, int], colour: str = "blue", size: tuple[int, i
 
 
 def test_a_image_is_redrawn_where_the_control_image_says(starter: PipelineHandle, places: Path) -> None:
-    from neurolux.images.frames import encode_images, plan_frame
+    from neurolux.images.frames import plan_frame
+    from neurolux.stages.image_encoding import encode_images
 
     guided = with_controls(starter, {"path": places, "image": control_of((92, 92)), "strength": 1.0})
     with torch.inference_mode():
         latent = encode_images(
-            starter.loaded(), photo_of((34, 34)), None, plan_frame(starter.model, (SIDE, SIDE), "crop")
+            borrow(starter), photo_of((34, 34)), None, plan_frame(starter.model, (SIDE, SIDE), "crop")
         )
     assert_drawn(drawn_by(guided, "red circle", latent, strength=0.8), (92, 92), "red")
 
@@ -186,13 +186,15 @@ def test_a_image_is_redrawn_where_the_control_image_says(starter: PipelineHandle
 def test_what_is_masked_is_drawn_where_the_control_image_says_and_the_rest_stays(
     starter: PipelineHandle, places: Path, spot: tuple[int, int]
 ) -> None:
-    from neurolux.images.frames import encode_images, plan_frame, put_back
+    from neurolux.images.frames import plan_frame
+    from neurolux.stages.image_encoding import encode_images
+    from neurolux.stages.latent import put_back
 
     photo, mask = photo_of((32, 64), colour="green"), torch.zeros(1, SIDE, SIDE)
     mask[:, :, 60:] = 1
     guided = with_controls(starter, {"path": places, "image": control_of(spot), "strength": 1.0})
     with torch.inference_mode():
-        latent = encode_images(starter.loaded(), photo, mask, plan_frame(starter.model, (SIDE, SIDE), "pad"))
+        latent = encode_images(borrow(starter), photo, mask, plan_frame(starter.model, (SIDE, SIDE), "pad"))
     (made,) = put_back(drawn_by(guided, "red circle", latent)[None], latent["image_origin"])
     assert torch.equal(made[:, :60], photo[0, :, :60])
     assert_drawn(torch.cat([torch.ones(SIDE, 60, 3), made[:, 60:]], dim=1), spot, "red")
@@ -206,9 +208,9 @@ def test_each_tile_is_drawn_where_the_control_image_of_the_whole_says(starter: P
     control = {"path": places, "image": control_of(*spots, size=size), "strength": 1.0}
     handle = with_controls(starter, control)
     with torch.inference_mode():
-        loaded = handle.loaded()
+        loaded = borrow(handle)
         request = RefineRequest(strength=0.9, seed=3, tile=SIDE, overlap=32)
-        (made,) = refine(loaded, handle.spec, photo_of(size=size), encode(loaded, "blue circle"), None, request)
+        (made,) = refine(loaded, photo_of(size=size), encode(loaded, "blue circle"), None, request)
     left, right = made[:, :112], made[:, 112:]
     assert_drawn(left, spots[0], "blue")
     assert_drawn(right, (spots[1][0] - 112, spots[1][1]), "blue")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.pack.adapters import as_pil, drawing, make_image, plain, with_controls
-from tests.pack.pipelines import handle_for
+from tests.pack.pipelines import borrow, handle_for
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 CONTROLS: dict[str, tuple[str, list[dict[str, Any]]]] = {
@@ -140,23 +140,23 @@ def test_the_manager_knows_controlnets_and_an_interrupt_leaves_it_clean(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import comfy.model_management as manager
-    from neurolux.adapters.controlnets import controlnets
+    from neurolux.memory.module_store import modules
 
     base = handle_for(tiny_models["tiny-flux-dev"])
     controlled = with_controls(base, {"path": adapter_files["tiny-flux-canny"]})
     expected = make_image(controlled)
     held = {type(entry.model.model).__name__ for entry in manager.current_loaded_models}
     assert "FluxControlNetModel" in held
-    (memory,) = controlnets.memory()["tiny-flux-canny"]
-    assert memory["bytes"] == memory["device_bytes"] > 0
+    (memory,) = modules.memory("controlnet")["tiny-flux-canny"]
+    assert memory.bytes == memory.device_bytes > 0
     manager.interrupt_current_processing()
     with pytest.raises(manager.InterruptProcessingException):
         make_image(controlled)
-    assert base.loaded().pipe.on_first_latents is None
-    assert not base.loaded().placement.busy
+    assert borrow(base).pipe.on_first_latents is None
+    assert not borrow(base).placement.busy
     assert torch.equal(expected, make_image(controlled))
     manager.unload_all_models()
     assert manager.current_loaded_models == []
-    base.loaded()
-    assert controlnets.memory() == {}
+    borrow(base)
+    assert modules.memory("controlnet") == {}
     assert torch.equal(expected, make_image(controlled))

@@ -10,12 +10,13 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from neurolux.catalog.models import Model, read_catalog
+from neurolux.catalog.models import Model
+from neurolux.catalog.reading import read_catalog
 from neurolux.library.single_files import complete, files_model
 from safetensors.torch import save_file
 
 from tests.pack.comfy_server import comfyui_dir
-from tests.pack.pipelines import budget_for, sample_with
+from tests.pack.pipelines import borrow, budget_for, sample_with
 from tests.pack.test_single_files import FLUX_LAYOUTS, put, ready, shelf_of
 from tests.tiny_adapters import ATTENTION, lora_state
 from tests.tiny_files import llama_t5, tiny_flux, write_gguf
@@ -60,14 +61,14 @@ def lora(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def handle_of(models: dict[str, Model], kind: str, offload: str = "none", **choices: Any) -> Any:
     """One of the models, loaded."""
-    from neurolux.loading.registry import load_handle
+    from neurolux.loading.store import load_handle
 
     return load_handle(models[kind], (), precision=KINDS[kind], offload=offload, **choices)
 
 
 def make_image(handle: Any) -> torch.Tensor:
     """What it makes of a prompt."""
-    return sample_with(handle.loaded(), handle)
+    return sample_with(borrow(handle), handle)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,11 +80,11 @@ def test_streamed_weights_make_the_image_of_resident_ones(
 
     resident = handle_of(models, kind)
     expected = make_image(resident)
-    assert resident.loaded().placement.in_place("transformer")
+    assert borrow(resident).placement.in_place("transformer")
     monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
     streamed = handle_of(models, kind, offload)
     assert torch.equal(expected, make_image(streamed))
-    assert streamed.loaded().placement._patchers["transformer"].residency.streamed_bytes > 0
+    assert borrow(streamed).placement._patchers["transformer"].residency.streamed_bytes > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,9 +92,10 @@ def test_streamed_weights_make_the_image_of_resident_ones(
 def test_a_lora_acts_on_them_and_leaves_no_trace(
     models: dict[str, Model], lora: Path, monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
 ) -> None:
-    from neurolux.adapters.files import stamp_file
-    from neurolux.adapters.loras import AppliedLora, with_lora
+    from neurolux.adapters.loras import with_lora
+    from neurolux.loading.handle import AppliedLora
     from neurolux.memory import placement
+    from neurolux.weights.stamps import stamp_file
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
     base = handle_of(models, kind, offload)
@@ -117,7 +119,7 @@ def test_compile_makes_the_same_image_of_them(
     expected = make_image(handle_of(models, kind))
     handle = handle_of(models, kind, compile=True)
     assert torch.allclose(expected, make_image(handle), atol=1e-5)
-    assert handle.loaded().take_warnings() == []
+    assert borrow(handle).take_warnings() == []
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16"])
@@ -129,7 +131,7 @@ def test_a_t5_out_of_a_gguf_encodes_as_its_numbers_do(
 
     In half precision: that is what diffusers decodes to.
     """
-    from neurolux.loading.registry import load_handle
+    from neurolux.loading.store import load_handle
     from neurolux.memory import placement
     from neurolux.stages.encode import encode
 
@@ -143,7 +145,7 @@ def test_a_t5_out_of_a_gguf_encodes_as_its_numbers_do(
     assert source.components["text_encoder_2"] == path
     model = files_model("flux", source, read_catalog())
     handle = load_handle(model, (), precision="fp32", offload=offload)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     embeds = encode(loaded, "a red fox")[0][0]
     if kind != "F16":
         assert loaded.placement.planned("text_encoder_2").storage == "gguf"

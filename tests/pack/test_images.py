@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.pack.comfy_server import ComfyServer
 from tests.pack.graphs import node, text_to_image
-from tests.pack.pipelines import handle_for, make_image, with_controls
+from tests.pack.pipelines import borrow, handle_for, make_image, with_controls
 
 if TYPE_CHECKING:
     from neurolux.catalog.models import Model
@@ -92,14 +92,15 @@ def redraw(
     """The pack's images, decoded; ``latent_of`` makes the latent with the loaded pipeline."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
-    from neurolux.stages.sample import sample
+    from neurolux.stages.sample import plan_sample, sample
 
     handle = handle_for(folder, **choices)
-    loaded = with_controls(handle, *controls).loaded()
+    loaded = borrow(with_controls(handle, *controls))
     with torch.inference_mode():  # as ComfyUI runs nodes
         positive = encode(loaded, PROMPT)
         against = encode(loaded, negative) if negative is not None else None
-        samples = sample(loaded, handle.spec, positive, against, latent_of(loaded), seed, steps, guidance, strength)
+        request = plan_sample(handle.model, handle.spec.variant, latent_of(loaded), seed, steps, guidance, strength)
+        samples = sample(loaded, request, positive, against)
         return decode(loaded, samples)
 
 
@@ -107,7 +108,8 @@ def encoded(images: torch.Tensor, mask: torch.Tensor | None = None, fit: str = "
     """What Encode Image does, once there is a loaded pipeline."""
 
     def make(loaded: Any) -> dict[str, Any]:
-        from neurolux.images.frames import encode_images, plan_frame
+        from neurolux.images.frames import plan_frame
+        from neurolux.stages.image_encoding import encode_images
 
         frame = plan_frame(loaded.model, (images.shape[2], images.shape[1]), fit)
         return encode_images(loaded, images, mask, frame, count)
@@ -207,7 +209,7 @@ def test_a_stock_latent_with_a_stock_mask_is_inpainted(tiny_models: dict[str, Pa
         ("tiny-flux-dev", {"strength": 1.5}, "strength", "1.5 is outside 0 to 1"),
         ("tiny-flux-dev", {"strength": 0.5, "empty": True}, "strength", "the latent is empty; link Encode Image"),
         ("tiny-flux-fill", {}, "mask", "tiny-flux-fill fills in a masked part.* link Encode Image with a mask"),
-        ("tiny-flux-fill", {"empty": True}, "model", "draws none from a prompt alone"),
+        ("tiny-flux-fill", {"empty": True}, "model", "generates none from a prompt alone"),
         ("tiny-flux-kontext", {"masked": True}, "mask", "takes no mask; link Encode Image without one"),
         ("tiny-flux-kontext", {"strength": 0.5}, "strength", "has no strength; leave strength at 1"),
     ],
@@ -247,9 +249,9 @@ def test_images_are_fitted_to_the_model(model: Model, case: str) -> None:
     given, asked, size, inside = FRAMES[case]
     frame = plan_frame(model, given, *asked)
     assert (frame.size, extent(frame.place)) == (size, inside)
-    assert (frame.told() is None) == (case == "as it is")
+    assert (frame.summary() is None) == (case == "as it is")
     if case == "too large":
-        assert frame.told() == "the image of 4000x3000 was scaled to 209x157, padded to 224x160 to suit the model"
+        assert frame.summary() == "the image of 4000x3000 was scaled to 209x157, padded to 224x160 to suit the model"
         return
     fitted = fitted_image(some_image(*given), frame)
     assert fitted.shape == (1, size[1], size[0], 3)
@@ -282,12 +284,12 @@ def test_a_feather_goes_inwards_and_spares_the_border() -> None:
 
 
 def test_the_mask_covers_whole_cells_and_what_is_put_back_does_not(tiny_models: dict[str, Path]) -> None:
-    from neurolux.images.frames import put_back
+    from neurolux.stages.latent import put_back
 
     photo = some_image(150, 100)
     mask = torch.zeros(1, 100, 150)
     mask[:, 41:60, 33:71] = 1
-    latent = encoded(photo, mask, "pad")(handle_for(tiny_models["tiny-sdxl"]).loaded())
+    latent = encoded(photo, mask, "pad")(borrow(handle_for(tiny_models["tiny-sdxl"])))
     cells = latent["noise_mask"]
     assert cells.shape == (1, 1, 112, 160)
     assert torch.equal(cells[0, 0, ::8, ::8].repeat_interleave(8, 0).repeat_interleave(8, 1), cells[0, 0])

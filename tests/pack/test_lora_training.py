@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.pack.pipelines import handle_for
+from tests.pack.pipelines import borrow, handle_for
 
 if TYPE_CHECKING:
-    from neurolux.loading.registry import PipelineHandle
+    from neurolux.loading.handle import PipelineHandle
     from neurolux.training.lora import TrainedLora
 
 pytestmark = pytest.mark.usefixtures("unloaded")
@@ -94,7 +94,7 @@ def latents_of(handle: PipelineHandle, archive: Path) -> torch.Tensor:
 
     with torch.no_grad():
         found, warnings = make_examples(
-            handle.loaded(), read_training_set("set.zip", archive), "zorb", SIDE, lambda _: None
+            borrow(handle), read_training_set("set.zip", archive), "zorb", SIDE, lambda _: None
         )
     assert warnings == []
     return torch.cat([example.latent for example in found])
@@ -185,15 +185,17 @@ class PlainLoop:
 def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
 ) -> None:
+    from neurolux.families.registry import families
     from neurolux.training.lora import with_trained
-    from neurolux.training.loss import FLUX_TARGETS, SDXL_TARGETS
 
     handle = handle_for(tiny_models[model])
     before = make_image(handle)
     trained = train(handle, archive, tmp_path, 3)
     assert torch.equal(make_image(handle), before)
     found = load_file(trained.path)
-    targets = FLUX_TARGETS if "flux" in model else SDXL_TARGETS
+    formula = families()["flux" if "flux" in model else "sdxl"].training
+    assert formula is not None
+    targets = formula.targets
     plain = PlainLoop(tiny_models[model], archive)
     latents = latents_of(handle, archive)
     torch.testing.assert_close(latents, plain.latents, rtol=1e-5, atol=2e-6)  # convolutions round by the memory's order
@@ -257,7 +259,7 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(
     with pytest.raises(InvalidParameter, match="offload stream.*Choose offload none or model"):
         train(handle, archive, tmp_path, 1)
     handle = handle_for(tiny_models["tiny-flux-dev"])
-    with pytest.raises(InvalidParameter, match="came apart at learning_rate .* use a smaller one"):
+    with pytest.raises(InvalidParameter, match="diverged at learning_rate .* use a smaller one"):
         train(handle, archive, tmp_path, 9, learning_rate=1e30)
     assert torch.isfinite(make_image(handle)).all()
 

@@ -11,8 +11,9 @@ import torch
 
 from tests import tiny_adapters
 from tests.pack.adapters import make_image, plain, with_controls, with_loras
-from tests.pack.pipelines import handle_for
+from tests.pack.pipelines import borrow, handle_for
 
+STARTER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 
 
@@ -61,7 +62,7 @@ def test_strengths_switch_without_loading_again(
     monkeypatch.setattr(adapters, "load_lora", counted)
     base = handle_for(tiny_models["tiny-sdxl"])
     first, second = adapter_files["sdxl-a"], adapter_files["sdxl-b"]
-    denoiser = base.loaded().denoiser
+    denoiser = borrow(base).denoiser
     weak = make_image(with_loras(base, (first, 0.3, 0.3)))
     strong = make_image(with_loras(base, (first, 1.0, 1.0)))
     both = make_image(with_loras(base, (first, 0.3, 0.3), (second, 0.6, 0.0)))
@@ -71,7 +72,7 @@ def test_strengths_switch_without_loading_again(
     assert not torch.equal(weak, strong)
     assert not torch.equal(weak, both)
     assert read == ["sdxl-a.safetensors", "sdxl-b.safetensors"]
-    assert base.loaded().denoiser is denoiser
+    assert borrow(base).denoiser is denoiser
 
 
 def test_loras_that_nobody_uses_leave_memory(
@@ -83,12 +84,12 @@ def test_loras_that_nobody_uses_leave_memory(
     monkeypatch.setattr(adapters, "MOST_UNUSED", 1)
     base = handle_for(tiny_models["tiny-flux-dev"])
     before = make_image(base)
-    size = sum(part.bytes for part in base.loaded().placement.memory())
+    size = sum(part.bytes for part in borrow(base).placement.memory())
     for name in ("flux-a", "flux-b"):
         make_image(with_loras(base, (adapter_files[name], 1.0, 1.0)))
-    loaded = base.loaded()
-    assert [file.name for file in loaded.adapters.loaded] == ["flux-b.safetensors"]
-    lora_bytes = sum(lora.bytes for lora in loaded.adapters.loaded.values())
+    loaded = borrow(base)
+    assert [file.name for file in loaded.loras.loaded] == ["flux-b.safetensors"]
+    lora_bytes = sum(lora.bytes for lora in loaded.loras.loaded.values())
     assert sum(part.bytes for part in loaded.placement.memory()) == size + lora_bytes
     assert torch.equal(make_image(base), before)
     monkeypatch.setattr(adapters, "MOST_UNUSED", 0)
@@ -117,9 +118,9 @@ def test_loras_work_on_stored_and_streamed_weights(
 def test_a_lora_that_does_not_fit_is_named_with_its_remedy(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    from neurolux.adapters.files import stamp_file
     from neurolux.adapters.loras import check_lora
     from neurolux.errors import InvalidParameter, WeightsMissing
+    from neurolux.weights.stamps import stamp_file
     from safetensors.torch import save_file
 
     base = handle_for(tiny_models["tiny-flux-dev"])
@@ -156,10 +157,10 @@ def test_lora_and_controlnet_act_together(tiny_models: dict[str, Path], adapter_
 
 
 def test_a_lora_changes_the_starter_and_leaves_no_trace(tmp_path: Path) -> None:
-    from neurolux.catalog.models import PACK_FOLDER, read_catalog
-    from neurolux.loading.registry import load_handle
+    from neurolux.catalog.reading import read_catalog
+    from neurolux.loading.store import load_handle
 
-    path = tiny_adapters.write_peft(tmp_path / "starter.safetensors", PACK_FOLDER / "models" / "starter", seed=5)
+    path = tiny_adapters.write_peft(tmp_path / "starter.safetensors", STARTER, seed=5)
     base = load_handle(read_catalog().models["starter"], ())
     before = make_image(base)
     changed = make_image(with_loras(base, (path, 1.0, 1.0)))

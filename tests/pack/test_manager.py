@@ -14,7 +14,7 @@ import torch
 
 from tests.pack.adapters import with_controls, with_loras
 from tests.pack.fake_device import DEVICE, RESERVED, FakeDevice, stock_patcher
-from tests.pack.pipelines import handle_for, sample_with
+from tests.pack.pipelines import borrow, handle_for, sample_with
 from tests.tiny_adapters import flux_controlnet, write_controlnets, write_peft
 from tests.tiny_models import write_flux
 
@@ -41,7 +41,7 @@ def manager(comfy_modules: None) -> ModuleType:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, manager: ModuleType) -> Iterator[FakeDevice]:
     """A device with room for everything, until a test makes it smaller."""
-    from neurolux.loading.registry import registry
+    from neurolux.loading.store import pipelines
     from neurolux.stages.embedding_cache import embedding_cache
 
     embedding_cache.clear()
@@ -49,8 +49,7 @@ def device(monkeypatch: pytest.MonkeyPatch, manager: ModuleType) -> Iterator[Fak
     fake.install(monkeypatch)
     yield fake
     manager.free_memory(1e30, DEVICE)
-    for spec in list(registry._loaded):
-        registry._drop(spec)
+    pipelines.clear()
     assert manager.current_loaded_models == []
 
 
@@ -68,7 +67,7 @@ def test_a_stock_model_takes_some_of_our_blocks_and_gets_them_back(
     device: FakeDevice, manager: ModuleType, deep_flux: Path
 ) -> None:
     handle = handle_for(deep_flux, precision="fp32", offload="none")
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     expected = sample_with(loaded, handle)
     transformer = residency(loaded)
     assert transformer.whole
@@ -94,7 +93,7 @@ def test_ours_takes_the_room_of_a_stock_model(device: FakeDevice, manager: Modul
     manager.load_models_gpu([stock])
     device.memory = stock.model_size() + MODEL_BYTES // 2
     handle = handle_for(deep_flux, precision="fp32", offload="none")
-    sample_with(handle.loaded(), handle)
+    sample_with(borrow(handle), handle)
     assert stock.loaded_size() < stock.model_size()
     manager.load_models_gpu([stock])
     assert torch.equal(expected, stock.model(hidden))
@@ -102,7 +101,7 @@ def test_ours_takes_the_room_of_a_stock_model(device: FakeDevice, manager: Modul
 
 def test_both_work_in_turn_and_images_stay_the_same(device: FakeDevice, manager: ModuleType, deep_flux: Path) -> None:
     handle = handle_for(deep_flux, precision="fp32")
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     expected = sample_with(loaded, handle)
     stock, hidden = stock_patcher(layers=40), torch.rand(2, 64)
     stock_expected = stock.model(hidden)
@@ -121,7 +120,7 @@ def test_everything_leaves_when_it_is_asked_to(
     device: FakeDevice, manager: ModuleType, deep_flux: Path, offload: str
 ) -> None:
     handle = handle_for(deep_flux, precision="fp32", offload=offload)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     expected = sample_with(loaded, handle)
     held = [weakref.ref(tensor) for tensor in storages(loaded)]
     manager.unload_all_models()
@@ -130,7 +129,7 @@ def test_everything_leaves_when_it_is_asked_to(
     assert device.free == device.memory
     assert manager.current_loaded_models == []
     assert all(storage() is None for storage in held)
-    assert torch.equal(expected, sample_with(handle.loaded(), handle))
+    assert torch.equal(expected, sample_with(borrow(handle), handle))
 
 
 def storages(loaded: Any) -> list[Any]:
@@ -153,7 +152,7 @@ def test_a_device_too_small_for_the_chosen_mode_is_streamed_to(
     device: FakeDevice, manager: ModuleType, deep_flux: Path
 ) -> None:
     handle = handle_for(deep_flux, precision="fp32", offload="none")
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     expected = sample_with(loaded, handle)
     manager.unload_all_models()
     device.memory = 700_000
@@ -168,13 +167,13 @@ def test_two_models_that_both_fit_are_not_loaded_again(
     from neurolux.memory.streaming import Residency
 
     handles = [handle_for(folder, precision="fp32", offload="none") for folder in (deep_flux, tiny_models["tiny-sdxl"])]
-    expected = [sample_with(handle.loaded(), handle) for handle in handles]
-    loaded = [handle.loaded() for handle in handles]
+    expected = [sample_with(borrow(handle), handle) for handle in handles]
+    loaded = [borrow(handle) for handle in handles]
     brought: list[Any] = []
     monkeypatch.setattr(Residency, "_bring", lambda self, unit: brought.append(unit))
     for _ in range(2):
         for handle, before, image in zip(handles, loaded, expected, strict=True):
-            assert handle.loaded() is before
+            assert borrow(handle) is before
             assert torch.equal(image, sample_with(before, handle))
     assert brought == []
 
@@ -183,7 +182,7 @@ def test_a_plan_for_a_small_device_keeps_to_it(device: FakeDevice, deep_flux: Pa
     device.memory = 700_000
     most: list[int] = []
     handle = handle_for(deep_flux, precision="fp32", offload="stream")
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     for block in loaded.pipe.transformer.transformer_blocks:
         block.register_forward_hook(lambda *_: most.append(on_device(loaded)))
     sample_with(loaded, handle)
@@ -196,15 +195,16 @@ def test_a_plan_for_a_small_device_keeps_to_it(device: FakeDevice, deep_flux: Pa
 def test_a_larger_image_leaves_fewer_blocks_on_the_device(
     device: FakeDevice, deep_flux: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from neurolux.loading.replanning import fit
     from neurolux.planning import costs
 
     monkeypatch.setattr(costs, "sample_bytes", lambda family, width, height, *_: RESERVED + width * height // 4)
     device.memory = 1_000_000
     handle = handle_for(deep_flux, precision="fp32", offload="stream")
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     kept = {}
     for side in (128, 512, 1024, 128):
-        loaded.fit(side, side)
+        fit(loaded, side, side)
         loaded.placement.unload()
         loaded.placement.load()
         kept.setdefault(side, []).append(residency(loaded).resident_bytes)
@@ -212,13 +212,15 @@ def test_a_larger_image_leaves_fewer_blocks_on_the_device(
 
 
 def test_a_controlnet_is_planned_for_before_the_run(device: FakeDevice, deep_flux: Path, tmp_path: Path) -> None:
+    from neurolux.loading.replanning import fit
+
     device.memory = 1_200_000
     handle = handle_for(deep_flux, precision="fp32", offload="stream")
     guided = with_controls(handle, {"path": write_controlnets(tmp_path)["tiny-flux-canny"]})
     peaks = []
     for borrowed in (handle, guided, handle):
-        loaded = borrowed.loaded()
-        loaded.fit(128, 128)
+        loaded = borrow(borrowed)
+        fit(loaded, 128, 128)
         peaks.append(loaded.placement.plan.peak_ram)
         assert loaded.placement.plan.peak_vram <= device.memory
     assert peaks[0] == peaks[2] < peaks[1]
@@ -227,20 +229,22 @@ def test_a_controlnet_is_planned_for_before_the_run(device: FakeDevice, deep_flu
 def test_a_controlnet_larger_than_the_device_is_streamed_as_planned(
     device: FakeDevice, manager: ModuleType, deep_flux: Path, tmp_path: Path
 ) -> None:
-    from neurolux.adapters.controlnets import controlnets
+    from neurolux.loading.replanning import fit
+    from neurolux.memory.module_store import modules
     from neurolux.memory.placement import device_budget
 
     flux_controlnet(seed=21, blocks=6).save_pretrained(tmp_path / "deep")
     handle = handle_for(deep_flux, precision="fp32", offload="stream")
     guided = with_controls(handle, {"path": tmp_path / "deep"})
-    expected = sample_with(guided.loaded(), guided)
+    expected = sample_with(borrow(guided), guided)
     manager.unload_all_models()
-    controlnets.clear()
+    modules.clear()
     device.memory = 1_300_000
-    loaded = guided.loaded()
-    loaded.fit(128, 112)  # another image, so that it is planned anew
+    loaded = borrow(guided)
+    fit(loaded, 128, 112)  # another image, so that it is planned anew
     assert torch.equal(expected, sample_with(loaded, guided))
-    (net,) = controlnets._loaded.values()
+    (net,) = (modules.get(key) for key in modules.keys("controlnet"))
+    assert net is not None
     control, planned = net.patcher.residency, loaded.placement.planned("controlnet")
     assert device.memory < control.total_bytes
     assert (planned.placement, loaded.placement.plan.fits) == ("stream", True)
@@ -253,13 +257,15 @@ def test_auto_leaves_a_mode_that_a_controlnet_has_no_room_in(
     device: FakeDevice, deep_flux: Path, tmp_path: Path
 ) -> None:
     """And comes back to it when the ControlNet is gone; the weights are not loaded again."""
+    from neurolux.loading.replanning import fit
+
     device.memory = 1_700_000
     handle = handle_for(deep_flux, precision="fp32")
     guided = with_controls(handle, {"path": write_controlnets(tmp_path)["tiny-flux-canny"]})
     modes, loads = [], []
     for borrowed in (handle, guided, handle):
-        loaded = borrowed.loaded()
-        loaded.fit(128, 128)
+        loaded = borrow(borrowed)
+        fit(loaded, 128, 128)
         modes.append(loaded.placement.mode)
         loads.append(id(loaded))
         assert loaded.placement.plan.fits
@@ -269,21 +275,23 @@ def test_auto_leaves_a_mode_that_a_controlnet_has_no_room_in(
 
 
 def test_loras_in_a_pipeline_are_planned_for(device: FakeDevice, deep_flux: Path, tmp_path: Path) -> None:
+    from neurolux.loading.replanning import fit
+
     handle = handle_for(deep_flux, precision="fp32", offload="none")
     style = write_peft(tmp_path / "style.safetensors", deep_flux, seed=1)
     peaks = []
     for borrowed in (handle, with_loras(handle, (style, 1.0, 1.0))):
-        loaded = borrowed.loaded()
-        loaded.fit(128, 128)
+        loaded = borrow(borrowed)
+        fit(loaded, 128, 128)
         peaks.append(loaded.placement.plan.peak_vram)
-    (lora,) = loaded.adapters.loaded.values()
+    (lora,) = loaded.loras.loaded.values()
     assert lora.bytes > 0
     assert peaks[1] - peaks[0] == pytest.approx(lora.bytes * 1.03, rel=0.02)
 
 
 def test_what_the_manager_is_told_was_freed_has_been_freed(device: FakeDevice, deep_flux: Path) -> None:
     """Told too much, it would load a stock model into memory that is not there."""
-    loaded = handle_for(deep_flux, precision="fp32", offload="none").loaded()
+    loaded = borrow(handle_for(deep_flux, precision="fp32", offload="none"))
     patcher = loaded.placement._patchers["transformer"]
     for asked in (1, patcher.loaded_size() // 3, 10 * patcher.loaded_size()):
         loaded.placement.load()
@@ -301,7 +309,7 @@ def test_an_interrupt_at_any_step_leaves_no_buffer(
 ) -> None:
     device.memory = 700_000
     handle = handle_for(deep_flux, precision="fp32", offload=offload)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     expected = sample_with(loaded, handle, steps=4)
     resident = on_device(loaded)
     calls: list[int] = []

@@ -1,4 +1,4 @@
-"""Draw Batch and Draw Grid in a real ComfyUI: each image is the single one, and one that fails costs itself only."""
+"""Generate Batch and Generate Grid in a real ComfyUI: each image equals the single one; one that fails is left out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def batch(prompts: str, seeds: str, model: str = MODEL, output_format: str = "pn
     values = {"prompts": prompts, "seeds": seeds, "combine": "every", **DRAWING, **changes}
     saved = result("draw", 0, output_format)
     saved["inputs"]["caption"] = ["draw", 1]
-    return {"load": load(model), "draw": node("NeuroLuxDrawBatch", pipeline=["load", 0], **values), "result": saved}
+    return {"load": load(model), "draw": node("NeuroLuxGenerateBatch", pipeline=["load", 0], **values), "result": saved}
 
 
 def grid(x: tuple[str, str], y: tuple[str, str] = ("none", ""), model: str = MODEL, **changes: Any) -> Graph:
@@ -44,7 +44,7 @@ def grid(x: tuple[str, str], y: tuple[str, str] = ("none", ""), model: str = MOD
     values = {"prompt": PROMPT, "seed": 7, **sides, **DRAWING, **changes}
     return {
         "load": load(model),
-        "draw": node("NeuroLuxDrawGrid", pipeline=["load", 0], **values),
+        "draw": node("NeuroLuxGenerateGrid", pipeline=["load", 0], **values),
         "sheet": result("draw", 0),
         "result": result("draw", 1),
     }
@@ -114,15 +114,17 @@ def test_what_fails_is_named_and_the_rest_comes(comfyui: ComfyServer) -> None:
     assert [image.info["parameters"].splitlines()[0] for image in comfyui.images(run)] == ["a cat", "a dog"]
     told = warnings(run)
     assert len(told) == 4
-    assert told[0] == f"not drawn: prompt 1 'a cat', seed {2**64}: seed {2**64} is outside 0 to {2**64 - 1}"
-    assert told[1].startswith("not drawn: prompt 2 'word word word")
+    assert told[0] == f"not generated: prompt 1 'a cat', seed {2**64}: seed {2**64} is outside 0 to {2**64 - 1}"
+    assert told[1].startswith("not generated: prompt 2 'word word word")
     assert told[1].endswith("…', seed 5: the prompt has 10004 characters; at most 10000 are allowed")
 
 
 def test_only_when_all_fail_the_run_fails(comfyui: ComfyServer) -> None:
     run = comfyui.run(batch("a cat", f"{2**64}-{2**64 + 1}"))
     assert run.error_class == "InvalidParameter"
-    assert "none of the 2 images could be drawn: prompt 1 'a cat', seed 18446744073709551616: seed" in run.error_text
+    assert (
+        "none of the 2 images could be generated: prompt 1 'a cat', seed 18446744073709551616: seed" in run.error_text
+    )
     same = comfyui.run(batch("a cat\na dog", "1", width=1000))
     assert same.error_class == "InvalidParameter"
     assert same.error_text.strip() == "width 1000 is not a multiple of 16; nearest are 992 and 1008"
@@ -183,7 +185,9 @@ def test_a_grid_over_sizes_and_what_the_model_does_not_take(comfyui: ComfyServer
     assert [image.size for image in images] == [(128, 128), (160, 96)]
     told = warnings(run)
     assert len(told) == 4
-    assert told[0].startswith("not drawn: size 2064 x 2064, steps 1: width 2064 is outside 64 to 2048 of this model")
+    assert told[0].startswith(
+        "not generated: size 2064 x 2064, steps 1: width 2064 is outside 64 to 2048 of this model"
+    )
     assert told[1].endswith("steps 51: num_inference_steps 51 is outside 1 to 50 of this model")
     (sheet,) = comfyui.images(run, "sheet")
     assert len(found_on(sheet, images)) == 2
@@ -198,7 +202,7 @@ def test_a_grid_over_models_takes_the_defaults_of_each(comfyui: ComfyServer) -> 
     singles = [comfyui.images(comfyui.run(text_to_image(m)))[0] for m in ("tiny-flux-dev", "tiny-sdxl-lightning")]
     assert [pixels(image) for image in images] == [pixels(single) for single in singles]
     (told,) = warnings(run)
-    assert told.startswith("not drawn: no-such: unknown model 'no-such'; known are starter")
+    assert told.startswith("not generated: no-such: unknown model 'no-such'; known are starter")
 
 
 def test_a_grid_over_steps_loads_the_checkpoint_for_each(comfyui: ComfyServer) -> None:
@@ -222,7 +226,7 @@ def test_a_grid_over_the_strength_of_a_lora(
     graph["draw"]["inputs"]["pipeline"] = ["lora", 0]
     run = comfyui.run(graph)
     without, half = comfyui.images(run)
-    assert warnings(run) == ["not drawn: LoRA strength 5: lora_strength 5 is outside -4 to 4"]
+    assert warnings(run) == ["not generated: LoRA strength 5: lora_strength 5 is outside -4 to 4"]
     single = text_to_image(MODEL)
     assert pixels(without) == pixels(comfyui.images(comfyui.run(single))[0])
     single["lora"] = node("NeuroLuxApplyLora", pipeline=["load", 0], lora="many.safetensors", strength=0.5)
@@ -235,7 +239,7 @@ def test_a_grid_over_the_strength_of_a_lora(
     ("graph", "message"),
     [
         (batch("\n \n", "1"), "prompts is empty; write one prompt a line"),
-        (batch("a cat", "red"), "seeds: 'red' is neither a number nor a range; write such as 1-4, 9"),
+        (batch("a cat", "red"), "seeds: 'red' is neither a number nor a range; write for example 1-4, 9"),
         (batch("a cat\na dog", "1-33"), "prompts: 66 images are more than the 64 of one job"),
         (grid(("none", "")), "the grid has no side; set x_setting to one of prompt, seed"),
         (grid(("seed", "1"), ("seed", "2")), "both sides vary seed; choose another y_setting"),

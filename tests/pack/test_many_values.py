@@ -104,7 +104,7 @@ def pairs_of(prompts: int, seeds: int, combine: str = "pairs") -> Callable[[], o
         (axis_of, ("prompt", " , "), "x_values", "x_values is empty; write the values of prompt"),
         (axis_of, ("guidance_scale", "1, high"), "x_values", "'high' is not a number"),
         (axis_of, ("guidance_scale", "inf"), "x_values", "'inf' is not a number"),
-        (axis_of, ("size", "big"), "x_values", "'big' is not a size; write such as 1024 or 1024x768"),
+        (axis_of, ("size", "big"), "x_values", "'big' is not a size; write for example 1024 or 1024x768"),
         (axis_of, ("num_inference_steps", "4.5"), "x_values", "'4.5' is neither a number nor a range"),
     ],
 )

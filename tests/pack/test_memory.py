@@ -10,24 +10,27 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from tests.pack.pipelines import handle_for, sample_with
+from tests.pack.pipelines import borrow, handle_for, sample_with
+
+if TYPE_CHECKING:
+    from neurolux.loading.store import PipelineStore
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 
 
 @pytest.fixture
-def pipelines(unloaded: None) -> ModuleType:
-    """The pack's registry module, emptied afterwards."""
-    from neurolux.loading import registry
+def pipelines(unloaded: None) -> PipelineStore:
+    """The pack's store of pipelines, emptied afterwards."""
+    from neurolux.loading.store import pipelines
     from neurolux.stages.embedding_cache import embedding_cache
 
     embedding_cache.clear()
-    return registry
+    return pipelines
 
 
 @pytest.fixture
@@ -39,56 +42,56 @@ def manager(comfy_modules: None) -> ModuleType:
 
 
 def test_manager_knows_every_component(
-    tiny_models: dict[str, Path], pipelines: ModuleType, manager: ModuleType
+    tiny_models: dict[str, Path], pipelines: PipelineStore, manager: ModuleType
 ) -> None:
     handle = handle_for(tiny_models["tiny-flux-dev"])
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     sample_with(loaded, handle)
     held = {type(entry.model.model).__name__ for entry in manager.current_loaded_models}
     assert held == {"AutoencoderKL", "CLIPTextModel", "T5EncoderModel", "FluxTransformer2DModel"}
     assert manager.current_loaded_models[0].model.loaded_size() > 0
 
 
-def test_weights_are_not_inference_tensors(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+def test_weights_are_not_inference_tensors(tiny_models: dict[str, Path], pipelines: PipelineStore) -> None:
     with torch.inference_mode():
-        loaded = handle_for(tiny_models["tiny-sdxl"]).loaded()
+        loaded = borrow(handle_for(tiny_models["tiny-sdxl"]))
     assert not any(weight.is_inference() for weight in loaded.denoiser.parameters())
 
 
 def test_unloading_everything_frees_the_weights(
-    tiny_models: dict[str, Path], pipelines: ModuleType, manager: ModuleType
+    tiny_models: dict[str, Path], pipelines: PipelineStore, manager: ModuleType
 ) -> None:
     handle = handle_for(tiny_models["tiny-flux-dev"])
-    sample_with(handle.loaded(), handle)
-    transformer = weakref.ref(handle.loaded().denoiser)
-    assert pipelines.registry.loaded_models() == ["tiny-flux-dev"]
+    sample_with(borrow(handle), handle)
+    transformer = weakref.ref(borrow(handle).denoiser)
+    assert pipelines.loaded_models() == ["tiny-flux-dev"]
     manager.unload_all_models()
-    assert pipelines.registry.loaded_models() == []
+    assert pipelines.loaded_models() == []
     gc.collect()
     assert transformer() is None
     assert manager.current_loaded_models == []
 
 
 def test_a_released_pipeline_is_loaded_again_when_it_is_needed(
-    tiny_models: dict[str, Path], pipelines: ModuleType, manager: ModuleType
+    tiny_models: dict[str, Path], pipelines: PipelineStore, manager: ModuleType
 ) -> None:
     handle = handle_for(tiny_models["tiny-sdxl-lightning"])
-    first = sample_with(handle.loaded(), handle, steps=4)
+    first = sample_with(borrow(handle), handle, steps=4)
     manager.unload_all_models()
-    assert torch.equal(first, sample_with(handle.loaded(), handle, steps=4))
+    assert torch.equal(first, sample_with(borrow(handle), handle, steps=4))
 
 
-def test_same_choices_share_one_load(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+def test_same_choices_share_one_load(tiny_models: dict[str, Path], pipelines: PipelineStore) -> None:
     first, second = handle_for(tiny_models["tiny-sdxl"]), handle_for(tiny_models["tiny-sdxl"], steps=9)
-    assert first.loaded() is second.loaded()
-    assert first.loaded() is not handle_for(tiny_models["tiny-sdxl"], precision="bf16").loaded()
+    assert borrow(first) is borrow(second)
+    assert borrow(first) is not borrow(handle_for(tiny_models["tiny-sdxl"], precision="bf16"))
 
 
 def test_the_least_recently_used_makes_room(
-    tiny_models: dict[str, Path], pipelines: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tiny_models: dict[str, Path], pipelines: PipelineStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handles = {name: handle_for(tiny_models[name]) for name in ("tiny-sdxl", "tiny-flux-dev")}
-    handles["tiny-sdxl"].loaded()
+    borrow(handles["tiny-sdxl"])
     full = [0, 0, 10**12]
 
     class Memory:
@@ -98,9 +101,9 @@ def test_the_least_recently_used_makes_room(
         def available(self) -> int:
             return full.pop(0) if len(full) > 1 else full[0]
 
-    monkeypatch.setattr(pipelines.psutil, "virtual_memory", Memory)
+    monkeypatch.setattr("psutil.virtual_memory", Memory)
     handle_for(tiny_models["tiny-flux-schnell"])
-    assert pipelines.registry.loaded_models() == ["tiny-sdxl", "tiny-flux-schnell"]
+    assert pipelines.loaded_models() == ["tiny-sdxl", "tiny-flux-schnell"]
 
 
 def kept_prompts() -> Any:
@@ -135,15 +138,15 @@ def part_at_work(loaded: Any, stage: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize("stage", ["encoding", "sampling", "decoding"])
 def test_a_stage_that_ran_out_of_memory_runs_again_with_a_leaner_plan(
-    tiny_models: dict[str, Path], pipelines: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: Any, stage: str
+    tiny_models: dict[str, Path], pipelines: PipelineStore, monkeypatch: pytest.MonkeyPatch, caplog: Any, stage: str
 ) -> None:
-    from neurolux.planning.planner import Machine
+    from neurolux.planning.records import Machine
 
-    monkeypatch.setattr(
-        pipelines, "this_machine", lambda *_, **__: Machine("cuda", 80 * 10**9, 80 * 10**9, bf16=True, fp16=True)
-    )
+    machine = Machine("cuda", 80 * 10**9, 80 * 10**9, bf16=True, fp16=True)
+    for planner in ("store", "replanning"):
+        monkeypatch.setattr(f"neurolux.loading.{planner}.this_machine", lambda *_, **__: machine)
     handle = handle_for(tiny_models["tiny-flux-dev"], precision="fp32")
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     expected = sample_with(loaded, handle)
     kept_prompts().clear()
     assert loaded.placement.plan.offload == "none"
@@ -161,12 +164,12 @@ def test_a_stage_that_ran_out_of_memory_runs_again_with_a_leaner_plan(
 
 @pytest.mark.parametrize("stage", ["encoding", "sampling", "decoding"])
 def test_running_out_of_memory_again_says_what_to_do_and_leaves_nothing(
-    tiny_models: dict[str, Path], pipelines: ModuleType, manager: ModuleType, stage: str
+    tiny_models: dict[str, Path], pipelines: PipelineStore, manager: ModuleType, stage: str
 ) -> None:
     from neurolux.errors import OutOfMemory
 
     handle = handle_for(tiny_models["tiny-flux-dev"])
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     run_out, leaked = fail_once(times=100)
     part_at_work(loaded, stage).register_forward_hook(run_out)
     with pytest.raises(OutOfMemory, match=f"out of memory.* while {stage}.*2.00 GiB.*offload") as error:
@@ -177,9 +180,9 @@ def test_running_out_of_memory_again_says_what_to_do_and_leaves_nothing(
     assert manager.current_loaded_models == []
 
 
-def test_a_text_is_encoded_once(tiny_models: dict[str, Path], pipelines: ModuleType, manager: ModuleType) -> None:
+def test_a_text_is_encoded_once(tiny_models: dict[str, Path], pipelines: PipelineStore, manager: ModuleType) -> None:
     handle = handle_for(tiny_models["tiny-flux-dev"])
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     runs: list[str] = []
 
     def count(loaded: Any) -> None:
@@ -193,7 +196,7 @@ def test_a_text_is_encoded_once(tiny_models: dict[str, Path], pipelines: ModuleT
     sample_with(loaded, handle, prompt="a dog")
     assert len(runs) == 4
     manager.unload_all_models()
-    again = handle.loaded()
+    again = borrow(handle)
     assert again is not loaded
     count(again)
     assert torch.equal(first, sample_with(again, handle, prompt="a cat"))
@@ -203,21 +206,23 @@ def test_a_text_is_encoded_once(tiny_models: dict[str, Path], pipelines: ModuleT
     assert len(runs) == 6
 
 
-def test_another_precision_encodes_for_itself(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+def test_another_precision_encodes_for_itself(tiny_models: dict[str, Path], pipelines: PipelineStore) -> None:
     folder = tiny_models["tiny-flux-dev"]
     for precision in ("fp32", "bf16"):
         handle = handle_for(folder, precision=precision)
-        sample_with(handle.loaded(), handle)
+        sample_with(borrow(handle), handle)
     assert len(kept_prompts()) == 2
 
 
-def test_replaced_files_encode_for_themselves(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+def test_replaced_files_encode_for_themselves(tiny_models: dict[str, Path], pipelines: PipelineStore) -> None:
     from neurolux.library.folder_models import folder_model
+    from neurolux.loading.store import load_handle
 
     model = folder_model(tiny_models["tiny-flux-dev"])
+    assert model is not None
     for stamp in ((1,), (2,)):
-        handle = pipelines.load_handle(model, stamp)
-        sample_with(handle.loaded(), handle)
+        handle = load_handle(model, stamp)
+        sample_with(borrow(handle), handle)
     assert len(kept_prompts()) == 2
 
 
@@ -248,14 +253,15 @@ def test_what_a_graph_changes_in_a_conditioning_is_not_kept() -> None:
     assert [list(extra) for _, extra in cache.get("key") or []] == [["pooled_output"]]
 
 
-def test_tiles_really_tile_and_are_those_of_diffusers(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+def test_tiles_really_tile_and_are_those_of_diffusers(tiny_models: dict[str, Path], pipelines: PipelineStore) -> None:
+    from neurolux.loading.replanning import fit
     from neurolux.stages.decode import decode
 
-    loaded = handle_for(tiny_models["tiny-flux-dev"], precision="fp32").loaded()
+    loaded = borrow(handle_for(tiny_models["tiny-flux-dev"], precision="fp32"))
     seen: list[tuple[int, ...]] = []
     loaded.pipe.vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[-2:])))
     latents = torch.nn.functional.interpolate(torch.randn(1, 4, 8, 8), size=(128, 128), mode="bicubic")
-    loaded.fit(1024, 1024)
+    fit(loaded, 1024, 1024)
     assert loaded.placement.plan.vae_tile is None  # it fits into RAM, so it is not cut up
     whole = decode(loaded, latents)
     assert seen == [(128, 128)]
@@ -277,11 +283,11 @@ def test_tiles_really_tile_and_are_those_of_diffusers(tiny_models: dict[str, Pat
     assert torch.equal(whole, decode(loaded, latents))
 
 
-def test_what_is_loaded_is_measured(tiny_models: dict[str, Path], pipelines: ModuleType) -> None:
+def test_what_is_loaded_is_measured(tiny_models: dict[str, Path], pipelines: PipelineStore) -> None:
     handle = handle_for(tiny_models["tiny-flux-dev"], precision="bf16", offload="model")
-    sample_with(handle.loaded(), handle)
-    parts = {part.component: part for part in pipelines.registry.memory()["tiny-flux-dev"]}
-    loaded = handle.loaded()
+    sample_with(borrow(handle), handle)
+    parts = {part.component: part for part in pipelines.memory()["tiny-flux-dev"]}
+    loaded = borrow(handle)
     for name, part in parts.items():
         weights = [*getattr(loaded.pipe, name).parameters(), *getattr(loaded.pipe, name).buffers()]
         assert part.bytes == sum({id(weight): weight.nbytes for weight in weights}.values())
@@ -289,8 +295,8 @@ def test_what_is_loaded_is_measured(tiny_models: dict[str, Path], pipelines: Mod
         assert part.device_bytes == (part.bytes if name == "vae" else 0)
 
 
-def test_other_errors_pass_through(pipelines: ModuleType) -> None:
-    from neurolux.loading.working_memory import with_memory_errors
+def test_other_errors_pass_through(pipelines: PipelineStore) -> None:
+    from neurolux.memory.out_of_memory import with_memory_errors
 
     def fail() -> None:
         raise RuntimeError("shape mismatch")
@@ -299,19 +305,19 @@ def test_other_errors_pass_through(pipelines: ModuleType) -> None:
         with_memory_errors("testing", "none", fail)
 
 
-def test_cpu_allocator_errors_count_as_out_of_memory(pipelines: ModuleType) -> None:
+def test_cpu_allocator_errors_count_as_out_of_memory(pipelines: PipelineStore) -> None:
     from neurolux.errors import OutOfMemory
-    from neurolux.loading.working_memory import with_memory_errors
+    from neurolux.memory.out_of_memory import with_memory_errors
 
     with pytest.raises(OutOfMemory, match="out of memory while testing"):
         with_memory_errors("testing", "Use less.", lambda: torch.empty(10**15))
 
 
 def test_interrupt_leaves_no_hooks_and_no_lock(
-    tiny_models: dict[str, Path], pipelines: ModuleType, manager: ModuleType
+    tiny_models: dict[str, Path], pipelines: PipelineStore, manager: ModuleType
 ) -> None:
     handle = handle_for(tiny_models["tiny-sdxl"])
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     expected = sample_with(loaded, handle)
     manager.interrupt_current_processing()
     with pytest.raises(manager.InterruptProcessingException):

@@ -58,7 +58,7 @@ INPUTS = {
     "NeuroLuxPrepareMask": ["feather", "invert", "mask_image", "transparency"],
     "NeuroLuxExtendImage": ["image", "left", "top", "right", "bottom", "feather"],
     "NeuroLuxPutBack": ["images", "latent"],
-    "NeuroLuxDrawBatch": [
+    "NeuroLuxGenerateBatch": [
         "pipeline",
         "prompts",
         "seeds",
@@ -72,7 +72,7 @@ INPUTS = {
     "NeuroLuxApplyMotion": ["pipeline", "motion"],
     "NeuroLuxSampleVideo": ["pipeline", "positive", "latent", "frames", "seed", "steps", "guidance", "negative"],
     "NeuroLuxVideoResult": ["images", "name", "fps", "video_format", "quality", "filename_prefix"],
-    "NeuroLuxDrawGrid": [
+    "NeuroLuxGenerateGrid": [
         "pipeline",
         "prompt",
         "x_setting",

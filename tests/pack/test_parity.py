@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.pack.comfy_server import ComfyServer
 from tests.pack.graphs import PROMPT, text_to_image
-from tests.pack.pipelines import budget_for, handle_for, make_image, sample_with
+from tests.pack.pipelines import borrow, budget_for, handle_for, make_image, sample_with
 from tests.tiny_models import write_flux
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -85,12 +85,15 @@ def plain_diffusers(folder: Path, dtype: torch.dtype = torch.float32, **argument
 
     Its weights are copied into RAM: in a mapped safetensors file they begin at any address, and at some addresses MKL
     takes another way through a matrix product, which rounds otherwise. torch's own memory begins at multiples of 64.
+    Nor do they require gradients, as the pack's do not: for weights that do, torch folds batches into one product
+    (aten/src/ATen/native/LinearAlgebra.cpp, should_fold), which a CPU without bfloat16 instructions rounds otherwise.
     """
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             for weight in part.parameters():
                 weight.data = weight.data.clone()
+                weight.requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator("cpu").manual_seed(7)
     return pipe(prompt=PROMPT, generator=generator, **{"width": 128, "height": 128, **arguments}).images[0]
@@ -137,7 +140,7 @@ def test_where_weights_live_does_not_change_the_image(
     monkeypatch.setattr(placements, "device_budget", budget_for(1 / 3))
     model, ours, _ = PLACED[case]
     handle = handle_for(models[model], precision=precision, offload=offload)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     image = sample_with(
         loaded,
         handle,

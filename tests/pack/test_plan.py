@@ -8,23 +8,21 @@ from itertools import pairwise
 
 import pytest
 from neurolux.errors import InvalidParameter
-from neurolux.planning.adapters import published_control_shape, with_adapters
+from neurolux.families.control_shapes import published_control_shape
+from neurolux.planning.adapters import with_adapters
 from neurolux.planning.costs import CONTEXT_BYTES, spread
 from neurolux.planning.layout import blocks_on_device, ways_to_stay
-from neurolux.planning.planner import (
+from neurolux.planning.planner import leaner, make_plan
+from neurolux.planning.records import (
     OFFLOAD_CHOICES,
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
-    Plan,
     Workload,
-    as_json,
-    leaner,
-    make_plan,
-    table,
 )
+from neurolux.planning.report import as_json, table
 
-from tests.pack.plans import GB, MODELS, card, cpu, denoiser, plan, workload
+from tests.pack.plans import GB, MODELS, card, costs, cpu, denoiser, plan, workload
 
 
 @pytest.mark.parametrize("offload", OFFLOAD_CHOICES[1:])
@@ -107,7 +105,7 @@ def test_nf4_is_chosen_where_nothing_else_fits() -> None:
         "transformer": ComponentShape(10**10, (5 * 10**9,) * 2, stored="bf16"),
         "vae": ComponentShape(10**8, stored="bf16"),
     }
-    found = make_plan("flux", shapes, card(7), Workload(512, 512))
+    found = make_plan(costs("flux"), shapes, card(7), Workload(512, 512))
     assert (found.precision, found.fits) == ("nf4", True)
     assert any(reason.startswith("precision nf4: bf16 does not fit (it needs ") for reason in found.reasons)
 
@@ -143,14 +141,14 @@ def test_offload_frees_nothing_on_a_cpu_and_says_so() -> None:
 @pytest.mark.parametrize("machine", [card(80), card(24), card(8), card(8, 12), cpu(64), cpu(16)], ids=str)
 def test_leaner_plans_get_leaner_and_end(name: str, machine: Machine) -> None:
     model = MODELS[name]
-    found: Plan | None = plan(name, machine)
+    previous = found = plan(name, machine)
     taken = []
     while found is not None:
         taken.append(found.peak_vram if machine.own_memory else found.peak_ram)
         assert {part.storage for part in found.components.values()} == {
             part.storage for part in plan(name, machine).components.values()
         }
-        previous, found = found, leaner(found, model.family, model.components, machine, workload(model))
+        previous, found = found, leaner(found, costs(model.family), model.components, machine, workload(model))
         if found is not None:
             assert "ran out of memory" in found.reasons[0]
     assert all(later < earlier for earlier, later in pairwise(taken))
@@ -164,7 +162,7 @@ def test_leaner_gives_room_at_once() -> None:
     """It is tried once, so it must differ: at most 70 % of the memory, and tiles."""
     model = MODELS["flux-dev"]
     first = plan("flux-dev", card(24))
-    second = leaner(first, "flux", model.components, card(24), workload(model))
+    second = leaner(first, costs("flux"), model.components, card(24), workload(model))
     assert second is not None
     assert second.peak_vram <= 0.7 * first.peak_vram
     assert second.vae_tile == 512
@@ -198,7 +196,7 @@ def test_a_gguf_file_stays_as_it_is() -> None:
     shapes = dict(MODELS["flux-dev"].components)
     shapes["transformer"] = replace(shapes["transformer"], stored="gguf", stored_bytes=6_800_000_000)
     for precision in ("auto", "bf16", "as-is"):
-        found = make_plan("flux", shapes, card(12), Workload(1024, 1024), precision)
+        found = make_plan(costs("flux"), shapes, card(12), Workload(1024, 1024), precision)
         assert (denoiser(found).storage, denoiser(found).bytes) == ("gguf", 6_800_000_000)
         assert any(reason.startswith("transformer is a GGUF file") for reason in found.reasons)
 
@@ -217,7 +215,7 @@ def test_kept_blocks_are_spread_evenly() -> None:
 def test_a_pipeline_without_blocks_can_be_planned() -> None:
     shapes = {"text_encoder": ComponentShape(10**8), "unet": ComponentShape(10**9), "vae": ComponentShape(10**8)}
     for offload in OFFLOAD_CHOICES:
-        found = make_plan("sdxl", shapes, card(8), Workload(512, 512), "auto", offload)
+        found = make_plan(costs("sdxl"), shapes, card(8), Workload(512, 512), "auto", offload)
         assert found.fits
         assert denoiser(found).placement in ("resident", "stage", "sequential")
 
@@ -243,7 +241,8 @@ def test_a_controlnet_larger_than_the_card_is_streamed(name: str, size: int, off
     main = "transformer" if model.family == "flux" else "unet"
     guided = with_adapters(model.components, main, [published_control_shape(2 * size * GB, model.family)])
     small, large = (
-        make_plan(model.family, guided, card(vram), workload(model), "bf16", offload) for vram in (size, 4 * size)
+        make_plan(costs(model.family), guided, card(vram), workload(model), "bf16", offload)
+        for vram in (size, 4 * size)
     )
     assert small.fits
     assert small.peak_vram <= size * GB - CONTEXT_BYTES
@@ -257,7 +256,7 @@ def test_a_controlnet_larger_than_the_card_is_streamed(name: str, size: int, off
     if offload == "stream":
         assert control.resident_blocks > 0
     for mode in ("none", "model"):
-        assert not make_plan(model.family, guided, card(size), workload(model), "bf16", mode).fits
+        assert not make_plan(costs(model.family), guided, card(size), workload(model), "bf16", mode).fits
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "sdxl-lightning"])
@@ -269,7 +268,7 @@ def test_adapters_take_their_room_before_the_run(name: str) -> None:
     size = 16 if model.family == "flux" else 8
     for offload in ("none", "model", "sequential", "stream"):
         plain, more = (
-            make_plan(model.family, shapes, card(size, ram=64), workload(model), "bf16", offload)
+            make_plan(costs(model.family), shapes, card(size, ram=64), workload(model), "bf16", offload)
             for shapes in (model.components, guided)
         )
         assert more.components["controlnet"].bytes == 2 * GB
@@ -280,7 +279,7 @@ def test_adapters_take_their_room_before_the_run(name: str) -> None:
             assert more.peak_vram <= size * GB
         elif offload != "sequential" or model.family == "flux":  # SDXL's peak is its decoding then
             assert more.peak_vram > plain.peak_vram + 0.9 * GB
-    next_leaner = leaner(more, model.family, guided, card(size, ram=64), workload(model))
+    next_leaner = leaner(more, costs(model.family), guided, card(size, ram=64), workload(model))
     assert next_leaner is None or next_leaner.peak_vram < more.peak_vram
-    first = make_plan(model.family, model.components, card(48), workload(model))
-    assert leaner(first, model.family, guided, card(48), workload(model)) is not None
+    first = make_plan(costs(model.family), model.components, card(48), workload(model))
+    assert leaner(first, costs(model.family), guided, card(48), workload(model)) is not None

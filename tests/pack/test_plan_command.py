@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from neurolux.catalog.models import read_catalog
+from neurolux.catalog.reading import read_catalog
 from neurolux.library import plan_command
 from neurolux.library.plan_query import PlanQuery, machine_for, parse_bytes, parse_query
 

@@ -116,19 +116,20 @@ def test_wrong_and_damaged_networks_are_named(networks: dict[str, Path], tmp_pat
 
 def test_the_manager_knows_the_networks_and_can_take_them(networks: dict[str, Path]) -> None:
     import comfy.model_management as manager
+    from neurolux.memory.module_store import modules
     from neurolux.preprocess.depth import depth_maps
-    from neurolux.preprocess.networks import preprocess_models
 
     folder = networks["depth-anything-v2-small"]
     first = depth_maps(make_images(), folder)
-    assert preprocess_models.memory()[folder] > 100_000
+    (memory,) = modules.memory("preprocessor")[folder.name]
+    assert memory.device_bytes > 100_000
     assert "DepthAnythingForDepthEstimation" in {
         type(one.model.model).__name__ for one in manager.current_loaded_models
     }
     manager.unload_all_models()
     assert manager.current_loaded_models == []
-    preprocess_models.sweep()
-    assert preprocess_models.memory() == {}
+    modules.sweep()
+    assert modules.memory("preprocessor") == {}
     assert torch.equal(depth_maps(make_images(), folder), first)
 
 

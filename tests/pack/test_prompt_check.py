@@ -26,6 +26,6 @@ def test_a_long_prompt_is_said_to_be_cut(comfyui: ComfyServer) -> None:
 def test_words_outside_a_closed_vocabulary_are_named(comfyui: ComfyServer) -> None:
     assert warnings_of(comfyui, "starter", "a red apple on a blue background") == []
     rough = json.loads((STARTER / "vocabulary.json").read_text(encoding="utf-8"))["rough_words"][0].title()
-    assert warnings_of(comfyui, "starter", f"{rough} and a cat") == [f"starter draws '{rough}' only roughly"]
+    assert warnings_of(comfyui, "starter", f"{rough} and a cat") == [f"starter shows '{rough}' only roughly"]
     [warning] = warnings_of(comfyui, "starter", "A red apple, a Zeppelin and a red yak!")
     assert warning == "starter does not know 'Zeppelin', 'yak': the image may not show it"

@@ -42,7 +42,7 @@ def test_what_is_published_is_a_mode_and_leaves_no_other_file(tmp_path: Path) ->
     publish("mine", WORKFLOW, GRAPH, overwrite=False, folder=folder)
     mode = modes.ModeLibrary([folder]).get("mine")
     assert mode.parameters["prompt"].default == "ä"
-    with pytest.raises(CannotPublish, match="there is a mode 'mine' already") as refused:
+    with pytest.raises(CannotPublish, match="mode 'mine' already exists") as refused:
         publish("mine", WORKFLOW, changed(value="b"), overwrite=False, folder=folder)
     assert (refused.value.code, refused.value.status) == ("exists", 409)
     publish("mine", WORKFLOW, changed(value="b"), overwrite=True, folder=folder)
@@ -74,7 +74,7 @@ def test_what_could_be_no_endpoint_is_refused_with_what_to_do(
 
 
 def test_a_name_of_ours_is_taken_only_when_that_is_meant(tmp_path: Path) -> None:
-    with pytest.raises(CannotPublish, match="comes with NeuroLux: yours would take its place"):
+    with pytest.raises(CannotPublish, match="comes with NeuroLux; yours would replace it"):
         publish("text-to-image", WORKFLOW, GRAPH, overwrite=False, folder=tmp_path)
     publish("text-to-image", WORKFLOW, GRAPH, overwrite=True, folder=tmp_path)
 

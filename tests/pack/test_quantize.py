@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.hooks import apply_layerwise_casting
-from neurolux.catalog.models import read_catalog
+from neurolux.catalog.reading import read_catalog
 from neurolux.errors import WeightsMissing
 from neurolux.library.single_files import complete, files_model
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from neurolux.catalog.models import read_catalog
+from neurolux.catalog.reading import read_catalog
+from neurolux.families.registry import family_of
 from neurolux.library.folder_models import folder_model
 from neurolux.planning import costs
 from neurolux.planning.records import ComputeType, StorageType
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.pack.architectures import MODELS, Make, on_meta, shallow_flux
+from tests.pack.blocks import lists_of
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
@@ -30,7 +32,7 @@ def test_catalog_counts_are_those_of_the_architectures(name: str, component: str
     module = on_meta(MODELS[name][component])
     shape = CATALOG[name].components[component]
     assert shape.parameters == sum(weight.numel() for weight in module.parameters())
-    _, units = split_into_blocks(module)
+    _, units = split_into_blocks(module, lists_of(module))
     assert shape.blocks == tuple(sum(slot.home.numel() for slot in unit.slots) for unit in units)
 
 
@@ -53,7 +55,8 @@ def test_starter_counts_are_those_of_its_files() -> None:
 def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[str, Path], name: str) -> None:
     from neurolux.loading.build import build_pipeline, shapes_of
     from neurolux.memory.units import split_into_blocks
-    from neurolux.planning.planner import Machine, Workload, make_plan
+    from neurolux.planning.planner import make_plan
+    from neurolux.planning.records import Machine, Workload
     from neurolux.weights.sources import resolve
 
     model = folder_model(tiny_models[name])
@@ -61,9 +64,11 @@ def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[s
     files = resolve(model, None)
     shapes = shapes_of(model, None, files)
     machine = Machine("cpu", 0, 10**12, bf16=True, fp16=True)
-    pipe = build_pipeline(model, None, files, make_plan(model.family, shapes, machine, Workload(64, 64)))
+    pipe = build_pipeline(
+        model, None, files, make_plan(family_of(model.family).costs, shapes, machine, Workload(64, 64))
+    )
     for component, shape in shapes.items():
-        _, units = split_into_blocks(pipe.components[component])
+        _, units = split_into_blocks(pipe.components[component], lists_of(pipe.components[component]))
         assert shape.blocks == tuple(sum(slot.home.numel() for slot in unit.slots) for unit in units)
 
 
@@ -76,7 +81,8 @@ def test_bytes_are_those_of_the_weights_as_they_are_stored(name: str, component:
     from neurolux.weights.quantize import storable_layers
 
     module = on_meta(MODELS[name][component])
-    stored = {layer for _, layer in storable_layers(module)} if storage != "bf16" else set()
+    part = family_of(CATALOG[name].family).components[component].part
+    stored = {layer for _, layer in storable_layers(module, part.blocks.prefixes)} if storage != "bf16" else set()
     total, seen = 0.0, set()
     for layer in module.modules():
         for key, weight in layer.named_parameters(recurse=False):
@@ -185,8 +191,14 @@ def cases() -> Iterator[Any]:
     sizes: tuple[tuple[int, ComputeType], ...] = ((512, "bf16"), (1024, "bf16"), (1024, "fp32"))
     for side, compute in sizes:
         size = (side, side, compute)
-        yield shallow_flux, flux_step, side, compute, costs.sample_bytes("flux", *size)
-        yield MODELS["sdxl-lightning"]["unet"], sdxl_step, side, compute, costs.sample_bytes("sdxl", *size)
+        yield shallow_flux, flux_step, side, compute, costs.sample_bytes(family_of("flux").costs, *size)
+        yield (
+            MODELS["sdxl-lightning"]["unet"],
+            sdxl_step,
+            side,
+            compute,
+            costs.sample_bytes(family_of("sdxl").costs, *size),
+        )
         workspace = costs.CONVOLUTION_BYTES * side**2 / 1024**2
         yield MODELS["flux-dev"]["vae"], decode, side, compute, costs.decode_bytes(*size) - workspace
     tiled = costs.decode_bytes(1024, 1024, "bf16", tile=costs.TILE) - costs.CONVOLUTION_BYTES / 4

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from neurolux.catalog.models import Model, SingleFilesSource, read_catalog
+from neurolux.catalog.models import Model, SingleFilesSource
+from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
+from neurolux.families.registry import family_of
 from neurolux.library.single_files import Shelf, catalog_files, complete, files_model
-from neurolux.planning.planner import Machine, Workload, make_plan
+from neurolux.planning.planner import make_plan
+from neurolux.planning.records import Machine, Workload
 from neurolux.weights.sources import is_here, model_status, resolve
 
 from tests.pack.comfy_server import comfyui_dir
@@ -80,7 +83,7 @@ def build(model: Model, precision: str = "fp32", steps: int = 0) -> Any:
     files = resolve(model, variant)
     shapes = shapes_of(model, variant, files)
     machine = Machine("cpu", 0, 20 * GB, bf16=True, fp16=True)
-    plan = make_plan(model.family, shapes, machine, Workload(128, 128), precision)
+    plan = make_plan(family_of(model.family).costs, shapes, machine, Workload(128, 128), precision)
     return build_pipeline(model, variant, files, plan)
 
 
@@ -158,7 +161,9 @@ def put(root: Path, files: dict[str, Tensors]) -> Path:
 @pytest.mark.parametrize("layout", FLUX_LAYOUTS)
 def test_flux_files_make_the_image_of_the_folder(flux: Any, tmp_path: Path, layout: str) -> None:
     main = put(tmp_path, FLUX_LAYOUTS[layout](flux))
-    model = files_model("flux", complete("flux", {"transformer": main}, shelf_of(tmp_path)), read_catalog())
+    model = files_model(
+        family_of("flux"), complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path)), read_catalog()
+    )
     assert (model.defaults.num_inference_steps, model.max_sequence_length) == (28, 512)
     assert torch.equal(make_image(build(model)), make_image(flux))
 
@@ -166,7 +171,9 @@ def test_flux_files_make_the_image_of_the_folder(flux: Any, tmp_path: Path, layo
 @pytest.mark.parametrize("layout", SDXL_LAYOUTS)
 def test_sdxl_files_make_the_image_of_the_folder(sdxl: Any, tmp_path: Path, layout: str) -> None:
     main = put(tmp_path, SDXL_LAYOUTS[layout](sdxl))
-    model = files_model("sdxl", complete("sdxl", {"unet": main}, shelf_of(tmp_path)), read_catalog())
+    model = files_model(
+        family_of("sdxl"), complete(family_of("sdxl"), {"unet": main}, shelf_of(tmp_path)), read_catalog()
+    )
     assert model.uses_negative_prompt
     pipe = build(model)
     assert torch.equal(make_image(pipe, guidance_scale=5.0), make_image(sdxl, guidance_scale=5.0))
@@ -182,16 +189,17 @@ def test_a_folder_makes_the_same_image(flux: Any, tmp_path: Path) -> None:
 
 
 def test_tokens_are_those_of_the_files_that_comfyui_ships(flux: Any) -> None:
-    from neurolux.families.tokenizers import comfy_tokenizers
+    from neurolux.families import flux as flux_family
+    from neurolux.families import sdxl
     from tokenizers import Tokenizer
 
     text = "A naïve 日本 fox 😀,  two  spaces\nand a line"
-    made = comfy_tokenizers("flux")
+    made = flux_family.tokenizers(512)
     t5 = Tokenizer.from_file(str(comfyui_dir() / "comfy/text_encoders/t5_tokenizer/tokenizer.json"))
     assert made["tokenizer_2"](text).input_ids == t5.encode(text).ids
     ids = made["tokenizer"](text, padding="max_length", truncation=True).input_ids
     assert (len(ids), ids[0], ids[-1]) == (77, 49406, 49407)
-    padded = comfy_tokenizers("sdxl")["tokenizer_2"]("a", padding="max_length").input_ids
+    padded = sdxl.tokenizers(77)["tokenizer_2"]("a", padding="max_length").input_ids
     assert padded[:4] == [49406, 320, 49407, 0]
 
 
@@ -261,7 +269,9 @@ def test_a_lightning_lora_makes_the_model_of_the_base(sdxl: Any, tmp_path: Path)
 
 def test_a_name_with_steps_is_a_distilled_model(sdxl: Any, tmp_path: Path) -> None:
     main = put(tmp_path, {"checkpoints/mineXL_Lightning_4-steps.safetensors": sdxl_checkpoint(sdxl)})
-    model = files_model("sdxl", complete("sdxl", {"unet": main}, shelf_of(tmp_path)), read_catalog())
+    model = files_model(
+        family_of("sdxl"), complete(family_of("sdxl"), {"unet": main}, shelf_of(tmp_path)), read_catalog()
+    )
     assert model.limits.num_inference_steps.choices == (4,)
     assert model.defaults.guidance_scale == 0.0
     with pytest.raises(InvalidParameter, match="this model has 4"):
@@ -275,7 +285,7 @@ def test_of_several_files_the_one_that_fits_is_taken(flux: Any, sdxl: Any, tmp_p
     t5 = {name: other(value, (0, 8)) if value.shape[-1] == 64 else value for name, value in encoders(wide)[
         "text_encoders/t5xxl_fp16.safetensors"].items()}  # fmt: skip
     main = put(tmp_path, {**files, "text_encoders/a_t5xxl.safetensors": t5, "vae/0.safetensors": state_of(sdxl.vae)})
-    source = complete("flux", {"transformer": main}, shelf_of(tmp_path))
+    source = complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
     assert source.components["text_encoder_2"].name == "t5xxl_fp16.safetensors"
     assert source.components["vae"].name == "ae.safetensors"
 
@@ -288,7 +298,7 @@ def test_a_missing_encoder_says_where_to_put_it(flux: Any, tmp_path: Path) -> No
     (tmp_path / "text_encoders" / "t5xxl_fp16.safetensors").unlink()
     (tmp_path / "vae" / "ae.safetensors").unlink()
     with pytest.raises(WeightsMissing) as error:
-        complete("flux", {"transformer": main}, shelf_of(tmp_path))
+        complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
     assert str(error.value) == (
         "no T5 encoder found: put one, such as t5xxl_fp16.safetensors, into ComfyUI's models/text_encoders; "
         "no VAE found: put one, such as ae.safetensors, into ComfyUI's models/vae"
@@ -299,12 +309,12 @@ def test_files_of_another_model_say_so(flux: Any, sdxl: Any, tmp_path: Path) -> 
     main = put(tmp_path, FLUX_LAYOUTS["original names"](flux))
     vae = write(tmp_path / "vae" / "sdxl_vae.safetensors", ldm_vae(state_of(sdxl.vae)))
     with pytest.raises(WeightsMissing, match=r"sdxl_vae.safetensors does not belong to flux.safetensors: it has 4 la"):
-        complete("flux", {"transformer": main, "vae": vae}, shelf_of(tmp_path))
+        complete(family_of("flux"), {"transformer": main, "vae": vae}, shelf_of(tmp_path))
     checkpoint = write(tmp_path / "checkpoints" / "xl.safetensors", sdxl_checkpoint(sdxl))
     with pytest.raises(
         WeightsMissing, match=r"xl.safetensors is a SDXL checkpoint; transformer needs a FLUX transform"
     ):
-        complete("flux", {"transformer": checkpoint}, shelf_of(tmp_path))
+        complete(family_of("flux"), {"transformer": checkpoint}, shelf_of(tmp_path))
 
 
 @pytest.mark.parametrize("named", [lambda state: state, llama_t5], ids=["transformers", "llama.cpp"])
@@ -316,8 +326,8 @@ def test_umt5_is_not_taken_for_t5(flux: Any, tmp_path: Path, named: Callable[[An
     own = named({**state, bias.format(1): state[bias.format(0)].clone()})
     umt5 = write(tmp_path / "text_encoders" / "umt5_xxl_fp16.safetensors", own)
     with pytest.raises(WeightsMissing, match=r"umt5_xxl_fp16.safetensors is a UMT5 encoder, which other models"):
-        complete("flux", {"transformer": main, "text_encoder_2": umt5}, shelf_of(tmp_path))
-    assert complete("flux", {"transformer": main}, shelf_of(tmp_path)).components["text_encoder_2"] != umt5
+        complete(family_of("flux"), {"transformer": main, "text_encoder_2": umt5}, shelf_of(tmp_path))
+    assert complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path)).components["text_encoder_2"] != umt5
 
 
 def test_a_model_that_fills_is_not_taken_for_text_to_image(flux: Any, tmp_path: Path) -> None:
@@ -325,7 +335,7 @@ def test_a_model_that_fills_is_not_taken_for_text_to_image(flux: Any, tmp_path: 
     state["img_in.weight"] = torch.zeros(256, 384)
     main = put(tmp_path, {"diffusion_models/flux1-fill-dev.safetensors": state, **encoders(flux)})
     with pytest.raises(WeightsMissing, match=r"flux1-fill-dev.safetensors takes 384 channels and gives 64"):
-        complete("flux", {"transformer": main}, shelf_of(tmp_path))
+        complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -343,7 +353,7 @@ def test_a_damaged_file_says_so(flux: Any, tmp_path: Path, damage: Callable[[byt
     main = put(tmp_path, FLUX_LAYOUTS["original names"](flux))
     main.write_bytes(damage(main.read_bytes()))
     with pytest.raises(WeightsMissing, match=message):
-        complete("flux", {"transformer": main}, shelf_of(tmp_path))
+        complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
     model = files_model_of(tmp_path)
     with pytest.raises(WeightsMissing, match="flux.safetensors"):
         build(model)
@@ -376,7 +386,7 @@ def test_a_pickled_file_is_not_opened(flux: Any, tmp_path: Path) -> None:
     shutil.move(tmp_path / "vae" / "ae.safetensors", pickled)
     with pytest.raises(WeightsMissing, match=r"ae.ckpt is a pickled file.*use its safetensors or GGUF version"):
         complete(
-            "flux",
+            family_of("flux"),
             {"transformer": tmp_path / "diffusion_models/flux.safetensors", "vae": pickled},
             shelf_of(tmp_path),
         )

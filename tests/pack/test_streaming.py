@@ -18,6 +18,8 @@ import torch
 if TYPE_CHECKING:
     from neurolux.memory.streaming import Residency
 
+from tests.pack.blocks import lists_of
+
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 DEVICE = torch.device("cpu:0")
 BLOCKS, WIDTH = 6, 64
@@ -81,7 +83,7 @@ def residency_of(module: torch.nn.Module, **options: Any) -> Residency:
     from neurolux.memory.units import split_into_blocks, split_into_layers
 
     by_layer = options.pop("by_layer", False)
-    rest, units = split_into_layers(module) if by_layer else split_into_blocks(module)
+    rest, units = split_into_layers(module) if by_layer else split_into_blocks(module, lists_of(module))
     if options.get("mapped"):
         map_to_files([rest, *units])
     return Residency(rest, units, DEVICE, ordered=not by_layer, **options)
@@ -89,7 +91,7 @@ def residency_of(module: torch.nn.Module, **options: Any) -> Residency:
 
 def budget(residency: Residency, resident: int) -> int:
     """Bytes for so many blocks, and two on their way."""
-    return residency.rest.nbytes + resident * residency.units[0].nbytes + 2 * residency.units[0].room
+    return residency.rest.nbytes + resident * residency.units[0].nbytes + 2 * residency.units[0].buffer_bytes
 
 
 def watch_addresses(module: torch.nn.Module) -> Iterator[set[int]]:
@@ -134,7 +136,7 @@ def test_layer_by_layer(denoiser: Denoiser) -> None:
     assert all(torch.equal(expected, denoiser(inputs)) for _ in range(3))
     assert used
     assert residency.device_bytes < residency.total_bytes
-    assert residency.device_bytes - residency.rest.nbytes == 2 * max(unit.room for unit in residency.units)
+    assert residency.device_bytes - residency.rest.nbytes == 2 * max(unit.buffer_bytes for unit in residency.units)
 
 
 def test_the_order_is_learned_in_one_pass(denoiser: Denoiser) -> None:
@@ -321,7 +323,7 @@ def test_safetensors_files_are_used_where_they_are(tiny_models: dict[str, Path],
     from neurolux.memory.units import split_into_blocks
 
     unet = UNet2DConditionModel.from_pretrained(tiny_models["tiny-sdxl"] / "unet")
-    rest, units = split_into_blocks(unet)
+    rest, units = split_into_blocks(unet, lists_of(unet))
     mapped = FileMappings()
     assert all(slot in mapped for unit in [rest, *units] for slot in unit.slots)
 
@@ -331,7 +333,7 @@ def test_a_unet_is_streamed_in_small_parts_in_their_order(tiny_models: dict[str,
     from neurolux.memory.units import split_into_blocks
 
     unet = UNet2DConditionModel.from_pretrained(tiny_models["tiny-sdxl"] / "unet")
-    rest, units = split_into_blocks(unet)
+    rest, units = split_into_blocks(unet, lists_of(unet))
     ran: list[str] = []
     for unit in units:
         assert unit.module is not None
@@ -347,13 +349,13 @@ def test_blocks_are_the_ones_that_plans_count(tiny_models: dict[str, Path]) -> N
     from neurolux.loading.components import shapes_of
     from neurolux.weights.sources import resolve
 
-    from tests.pack.pipelines import handle_for
+    from tests.pack.pipelines import borrow, handle_for
 
     for name in ("tiny-flux-dev", "tiny-sdxl"):
         model = folder_model(tiny_models[name])
         assert model is not None
         shapes = shapes_of(model, None, resolve(model, None))
-        placement = handle_for(tiny_models[name], precision="fp32").loaded().placement
+        placement = borrow(handle_for(tiny_models[name], precision="fp32")).placement
         for component, shape in shapes.items():
             units = placement._patchers[component].residency.units
             assert sorted(unit.nbytes // 4 for unit in units) == sorted(shape.blocks)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.pack.pipelines import PROMPT, handle_for, with_controls
+from tests.pack.pipelines import PROMPT, borrow, handle_for, with_controls
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 PLAIN: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -25,7 +25,7 @@ STEPS, STRENGTH = 4, 0.5
 
 
 def side_limits(minimum: int = 64) -> Any:
-    from neurolux.catalog.models import SizeLimit
+    from neurolux.catalog.limits import SizeLimit
 
     return (SizeLimit(minimum=minimum), SizeLimit(minimum=minimum))
 
@@ -53,9 +53,9 @@ def refined(
 
     handle = with_controls(handle_for(folder), *controls)
     with torch.inference_mode():  # as ComfyUI runs nodes
-        loaded = handle.loaded()
+        loaded = borrow(handle)
         request = RefineRequest(**{"strength": STRENGTH, "seed": 7, "steps": STEPS, "tile": 128, **changes})
-        return refine(loaded, handle.spec, images, encode(loaded, PROMPT), None, request)
+        return refine(loaded, images, encode(loaded, PROMPT), None, request)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +215,9 @@ def test_a_image_of_a_batch_follows_its_own_control_image(
 
 
 def test_a_control_image_is_resized_with_the_image_and_padded_like_it(controlnets: dict[str, Path]) -> None:
-    from neurolux.adapters.controlnets import AppliedControl
-    from neurolux.adapters.files import stamp_file
+    from neurolux.loading.handle import AppliedControl
     from neurolux.stages.refine import whole_controls
+    from neurolux.weights.stamps import stamp_file
 
     def whole(image: torch.Tensor) -> torch.Tensor:
         file = stamp_file("tiny-flux-canny", controlnets["tiny-flux-canny"])

@@ -64,7 +64,7 @@ def test_captions_come_from_text_files_then_metadata(tmp_path: Path) -> None:
     zipfile.ZipFile(path).extractall(folder)
     assert captions(folder) == expected
     found = read_training_set("set.zip", path)
-    assert found.told() == "3 images (1 with text files, 1 with metadata.jsonl, 1 with no caption)"
+    assert found.summary() == "3 images (1 with text files, 1 with metadata.jsonl, 1 with no caption)"
     assert found.warnings() == [
         "left out, because only PNG, JPEG and WebP images and their .txt are read: set/notes.pdf"
     ]
@@ -96,8 +96,8 @@ def test_every_caption_has_the_trigger(name: str, caption: str | None, trigger: 
         ({"/etc/a.png": plain()}, "leads out"),
         ({"c:a.png": plain()}, "leads out"),
         ({"a.txt": "no image"}, "has no image"),
-        ({"a.png": b"text"}, r"a\.png is no PNG, JPEG or WebP"),
-        ({"a.png": encoded(Image.new("RGB", (32, 32)), "GIF")}, r"a\.png is no PNG, JPEG or WebP"),
+        ({"a.png": b"text"}, r"a\.png is not a PNG, JPEG or WebP"),
+        ({"a.png": encoded(Image.new("RGB", (32, 32)), "GIF")}, r"a\.png is not a PNG, JPEG or WebP"),
         ({"a.png": plain(size=(40, 8))}, r"a\.png has 40x8 pixels; a side needs 16"),
         ({"a.png": plain(), "a.txt": b"\xff\xfe\xfa"}, r"a\.txt is not UTF-8"),
         ({"a.png": plain(), "a.txt": "x" * 5001}, r"caption of a\.png has 5001 characters"),

@@ -21,7 +21,7 @@ from diffusers import (
 )
 from PIL import Image
 
-from tests.pack.pipelines import LATENT, PROMPT, budget_for, handle_for
+from tests.pack.pipelines import LATENT, PROMPT, borrow, budget_for, handle_for
 from tests.tiny_models import SD15_CHANNELS, TEXT_WIDTH, tiny_motion_adapter
 
 pytestmark = pytest.mark.usefixtures("unloaded")
@@ -38,8 +38,8 @@ def adapter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def motion_of(folder: Path, *, distilled: bool) -> Any:
-    from neurolux.adapters.files import stamp_file
-    from neurolux.adapters.motion import AppliedMotion
+    from neurolux.loading.handle import AppliedMotion
+    from neurolux.weights.stamps import stamp_file
 
     file = stamp_file("tiny-motion", folder)
     if distilled:
@@ -60,17 +60,15 @@ def ours(
     """The decoded frames (F, H, W, 3)."""
     from neurolux.stages.decode import decode
     from neurolux.stages.encode import encode
-    from neurolux.stages.video import sample_video
+    from neurolux.stages.video import plan_video, sample_video
 
     handle = replace(handle_for(folder, **choices), motion=motion, adapters=loras)
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     with torch.inference_mode():  # as ComfyUI runs nodes
         positive = encode(loaded, PROMPT)
         against = encode(loaded, negative) if negative is not None else None
-        latents = sample_video(
-            loaded, handle.spec, handle.motion, positive, against, LATENT, frames, seed=7, steps=steps
-        )
-        return decode(loaded, latents)
+        request = plan_video(handle, LATENT, frames, seed=7, steps=steps)
+        return decode(loaded, sample_video(loaded, request, positive, against))
 
 
 def plain(folder: Path, adapter: Path, motion: Any, dtype: torch.dtype, negative: str | None) -> np.ndarray:
@@ -158,9 +156,9 @@ def test_a_image_of_the_same_model_is_what_it_was_before_the_video(
     from tests.pack.pipelines import sample_with
 
     handle = handle_for(tiny_models["tiny-sd15"])
-    before = sample_with(handle.loaded(), handle)
+    before = sample_with(borrow(handle), handle)
     ours(tiny_models["tiny-sd15"], motion_of(adapter_folder, distilled=True))
-    assert torch.equal(sample_with(handle.loaded(), handle), before)
+    assert torch.equal(sample_with(borrow(handle), handle), before)
 
 
 @pytest.mark.parametrize("original", [False, True])
@@ -212,11 +210,12 @@ def test_wrong_requests_say_what_would_be_right(tiny_models: dict[str, Path], ad
 def test_a_lora_acts_on_the_video_as_long_as_it_is_applied(
     tiny_models: dict[str, Path], adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.adapters import files as adapter_files
-    from neurolux.adapters.loras import AppliedLora
+    from neurolux.adapters import detect
+    from neurolux.loading.handle import AppliedLora
+    from neurolux.weights.stamps import stamp_file
     from safetensors.torch import save_file
 
-    monkeypatch.setattr(adapter_files, "CROSS_ATTENTION_WIDTHS", {TEXT_WIDTH: "sd15"})  # by it 1.5 is told from SDXL
+    monkeypatch.setattr(detect, "CROSS_ATTENTION_WIDTHS", {TEXT_WIDTH: "sd15"})  # by it 1.5 is told from SDXL
     layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     spread = torch.Generator().manual_seed(1)
     state = {
@@ -224,11 +223,25 @@ def test_a_lora_acts_on_the_video_as_long_as_it_is_applied(
         f"{layer}.lora_B.weight": torch.randn(SD15_CHANNELS[0], 4, generator=spread),
     }
     save_file(state, tmp_path / "tiny.safetensors")
-    lora = AppliedLora(adapter_files.stamp_file("tiny", tmp_path / "tiny.safetensors"), 1.0, 1.0)
+    lora = AppliedLora(stamp_file("tiny", tmp_path / "tiny.safetensors"), 1.0, 1.0)
     motion = motion_of(adapter_folder, distilled=True)
     without = ours(tiny_models["tiny-sd15"], motion)
     assert not torch.equal(ours(tiny_models["tiny-sd15"], motion, loras=(lora,)), without)
     assert torch.equal(ours(tiny_models["tiny-sd15"], motion), without)
+
+
+def test_unloading_everything_frees_the_motion_adapter(tiny_models: dict[str, Path], adapter_folder: Path) -> None:
+    import comfy.model_management as manager
+    from neurolux.loading.store import pipelines
+    from neurolux.memory.module_store import modules
+
+    motion = motion_of(adapter_folder, distilled=True)
+    expected = ours(tiny_models["tiny-sd15"], motion)
+    assert modules.keys("motion")
+    manager.unload_all_models()
+    pipelines.sweep()
+    assert not modules.keys("motion")
+    assert torch.equal(ours(tiny_models["tiny-sd15"], motion), expected)
 
 
 def test_an_interrupt_stops_in_the_middle(

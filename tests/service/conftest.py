@@ -41,7 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = Settings(state_dir=tmp_path_factory.mktemp("state"), port=free_port())
     settings.make_directories()
     write_tiny_models(settings.models / "diffusers")
-    command = [sys.executable, "-m", "bridge.commands.main", "up", "--state-dir", str(settings.state_dir)]
+    command = [sys.executable, "-m", "bridge", "up", "--state-dir", str(settings.state_dir)]
     command += ["--port", str(settings.port), "--comfyui-dir", str(installation.root)]
     environment = {**os.environ, "NEUROLUX_DEFAULT_MODEL": DEFAULT_MODEL, "HF_HUB_OFFLINE": "1"}
     environment["HF_HOME"] = str(settings.state_dir / "huggingface")  # What this machine has downloaded is no concern.
@@ -73,7 +73,7 @@ def imagegen(service: Service, tmp_path: Path):
         command = [
             sys.executable,
             "-m",
-            "bridge.commands.main",
+            "bridge",
             *arguments,
             "--state-dir",
             str(service.settings.state_dir),

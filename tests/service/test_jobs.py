@@ -18,7 +18,7 @@ import requests
 from PIL import Image
 
 from bridge.client import ClientError, ImageGenClient
-from bridge.contract.messages import JobEvent, JobStatus
+from bridge.contract import JobEvent, JobStatus
 from tests.service.conftest import Service
 from tests.signals import take_sigint
 
@@ -204,7 +204,7 @@ def test_ctrl_c_cancels_the_watched_job(service: Service, client: ImageGenClient
     command = [
         sys.executable,
         "-m",
-        "bridge.commands.main",
+        "bridge",
         "generate",
         "a cat",
         "--watch",

@@ -14,7 +14,7 @@ import requests
 from nats.aio.client import Client
 
 from bridge.broker.connection import subscribed
-from bridge.contract.messages import ImageGenResponse, ModelInfoResponse
+from bridge.contract import ImageGenResponse, ModelInfoResponse
 from tests.service.conftest import DEFAULT_MODEL, Service
 
 REQUEST = "ai.vision.imagegen.request"

@@ -121,7 +121,7 @@ async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
     await page.evaluate("() => { app.graph.nodes.find(n => n.type === 'EmptyImage').widgets[1].value = 40; }")
     await publish_as(page, "my-negative")
     dialog = page.get_by_role("dialog")
-    await expect(dialog).to_contain_text("there is a mode 'my-negative' already")
+    await expect(dialog).to_contain_text("mode 'my-negative' already exists")
     await page.keyboard.press("Escape")
     await expect(dialog).to_have_count(0)
     assert (modes / "api" / "my-negative.json").read_bytes() == first

@@ -15,7 +15,7 @@ import requests
 from PIL import Image
 
 from bridge.client import ClientError, ImageGenClient
-from bridge.contract.messages import JobEvent, JobStatus
+from bridge.contract import JobEvent, JobStatus
 from tests.service.conftest import DEFAULT_MODEL, Service
 
 SMALL: dict[str, Any] = {"width": 128, "height": 96, "num_inference_steps": 2}

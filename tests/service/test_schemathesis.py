@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bridge.client import ImageGenClient
-from bridge.contract.messages import DEFAULT_MODE
+from bridge.contract import DEFAULT_MODE
 from bridge.service.comfyui import free_port
 from bridge.settings import Settings
 from tests.service.conftest import Service
@@ -54,7 +54,7 @@ def url(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     command = [
         sys.executable,
         "-m",
-        "bridge.commands.main",
+        "bridge",
         "up",
         "--state-dir",
         str(own.state_dir),

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from aiohttp import web
 
 from bridge.api.rest.operations import Handler, Middleware, declared
-from bridge.contract.errors import ForeignOrigin, Unauthorized
+from bridge.contract import ForeignOrigin, Unauthorized
 from bridge.settings import Settings, is_loopback
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bridge.api.nats import parse_body
-from bridge.api.rest.limits import BODY, BODY_ROOM, BodyLease
-from bridge.contract.errors import BadForm, BodyTooLarge, InvalidRequest, UnsupportedMediaType
-from bridge.gateway.generation import Body, Limits
+from bridge.api.limits import BodyLease
+from bridge.api.parsing import parse_body
+from bridge.api.rest.limits import BODY, BODY_MEMORY
+from bridge.contract import BadForm, BodyTooLarge, UnsupportedMediaType
+from bridge.gateway.requests import Body, Limits
 
 JSON = "application/json"
 FORM = "multipart/form-data"
@@ -34,7 +33,7 @@ async def read_body(request: web.Request, limits: Limits) -> Body:
     most = limits.body_bytes + (IMAGES_AT_ONCE * limits.image.max_bytes + limits.file_bytes) * 4 // 3
     if request.content_length is not None and request.content_length > most:
         raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {most} are allowed")
-    lease = request[BODY] = request.app[BODY_ROOM].lease(request.content_length)
+    lease = request[BODY] = request.app[BODY_MEMORY].lease(request.content_length)
     if request.content_type == JSON:
         data = await _read(request, most, lease)
         return Body(parse_body(data), text_bytes=len(data))
@@ -106,15 +105,3 @@ async def _read_part(part: BodyPartReader, most: int, lease: BodyLease) -> bytes
         if len(data) > most:
             raise BodyTooLarge(f"the part {part.name!r} has more than {most} bytes", field=part.name)
     return bytes(data)
-
-
-def fingerprint(body: Body, *about: str) -> str:
-    """The SHA-256 of what a request says; white space and the order of fields say nothing."""
-    digest = hashlib.sha256("\n".join(about).encode())
-    try:
-        digest.update(json.dumps(body.values, sort_keys=True, separators=(",", ":")).encode())
-    except UnicodeEncodeError as error:
-        raise InvalidRequest("a text of the request holds half of a surrogate pair") from error
-    for name, data in sorted(body.files.items()):
-        digest.update(b"\n" + name.encode() + b"\n" + hashlib.sha256(data).digest())
-    return digest.hexdigest()

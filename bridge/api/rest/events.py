@@ -10,9 +10,8 @@ from aiohttp import WSMsgType, web
 
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, INDEX, job_id_of
-from bridge.contract.errors import InvalidRequest
-from bridge.contract.messages import JobEvent
-from bridge.gateway.job_events import UNKNOWN_JOB_WAIT_S, tell
+from bridge.contract import InvalidRequest, JobEvent
+from bridge.gateway.events import UNKNOWN_JOB_WAIT_S, tell
 
 HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 120.0

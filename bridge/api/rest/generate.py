@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import NamedTuple
 from urllib.parse import quote
-from uuid import uuid4
 
 from aiohttp import web
 
-from bridge.api.rest.bodies import FORM, fingerprint, read_body
+from bridge.api.rest.bodies import FORM, read_body
 from bridge.api.rest.limits import release_body
 from bridge.api.rest.operations import Answer, Query, operation
-from bridge.api.rest.replies import GENERATION, IDEMPOTENCY, INDEX, reply
-from bridge.contract.errors import BridgeError, UnknownJob
-from bridge.contract.messages import ImageGenRequest, ImageGenResponse, Job, JobState
-from bridge.gateway.cancellation import cancel
-from bridge.gateway.generation import Body, Generation, refuse_cancel_on_disconnect, wants_cancel_on_disconnect
-from bridge.gateway.idempotency import MAX_KEY_CHARS, Claim
+from bridge.api.rest.replies import GENERATION, INDEX, reply
+from bridge.contract import ImageGenRequest, ImageGenResponse, JobState
+from bridge.gateway.generation import Accepted, Generation
+from bridge.gateway.idempotency import MAX_KEY_CHARS
+from bridge.gateway.requests import Body
 
 HANG_UP_POLL_S = 0.25
 REPLAYED_HEADER = "Idempotency-Replayed"
@@ -41,73 +37,33 @@ LOCATION = {"Location": "Where the job is."}
 routes = web.RouteTableDef()
 
 
-class Accepted(NamedTuple):
-    """What a request led to. `job` is None where the job had been queued before."""
-
-    job: Job | None
-    state: JobState | None
-    replayed: bool
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {REPLAYED_HEADER: "true"} if self.replayed else {}
-
-
-async def prepare(request: web.Request, body: Body) -> Accepted:
-    """The job of a request, not queued yet; or the state of the one that its Idempotency-Key stands for."""
-    generation = request.app[GENERATION]
-    key = request.headers.get(KEY.name)
-    if key is None:
-        return Accepted(await generation.job(body), None, replayed=False)
-    given = body.values.get("job_id")
-    job_id = given if isinstance(given, str) else str(uuid4())
-    claim = Claim(job_id=job_id, fingerprint=fingerprint(body, request.path))
-    keys = request.app[IDEMPOTENCY]
-    first = await keys.claim(key, claim)
-    replayed = first != claim
-    if replayed or given is not None:
-        try:
-            return Accepted(None, await generation.queue.state(first.job_id), replayed)
-        except UnknownJob:
-            pass  # Whoever claimed the key has not come to queue the job.
-    try:
-        job = await generation.job(replace(body, values={**body.values, "job_id": first.job_id}))
-    except BridgeError:
-        await keys.release(key)
-        raise
-    return Accepted(job, None, replayed)
-
-
 async def accept(request: web.Request, body: Body) -> web.Response:
     """Queue a request and answer with its job."""
     generation = request.app[GENERATION]
-    refuse_cancel_on_disconnect(body)
-    accepted = await prepare(request, body)
-    state = accepted.state
-    if accepted.job is not None:
-        state = await generation.queue.submit(accepted.job)
-    assert state is not None
-    headers = {"Location": f"/v1/jobs/{quote(state.job_id)}", **accepted.headers}
+    body.refuse_cancel_on_disconnect()
+    accepted = await generation.accept(body, request.headers.get(KEY.name), endpoint=request.path)
+    state = await generation.submit(accepted)
+    headers = {"Location": f"/v1/jobs/{quote(state.job_id)}", **_headers(accepted)}
     return reply(request.app[INDEX].view(state), 202, headers)
 
 
 async def wait(request: web.Request, body: Body) -> web.Response:
     """Queue a request, wait for its end, and answer with the images."""
     generation = request.app[GENERATION]
-    leaves = wants_cancel_on_disconnect(body)
-    accepted = await prepare(request, body)
-    del body  # Its images are in the store: the wait may be long, and others need the memory.
+    cancels = body.cancel_on_disconnect
+    accepted = await generation.accept(body, request.headers.get(KEY.name), endpoint=request.path)
+    del body  # Its images are in the store. The wait may be long, and other requests need the memory.
     release_body(request)
-    if accepted.job is not None:
-        job_id, work = accepted.job.job_id, generation.run(accepted.job)
+    run = generation.run(accepted)
+    if cancels:
+        state = await _while_connected(request, generation, accepted.job_id, asyncio.ensure_future(run))
     else:
-        assert accepted.state is not None
-        job_id, work = accepted.state.job_id, generation.await_end(accepted.state)
-    if leaves:
-        state = await _while_connected(request, generation, job_id, asyncio.ensure_future(work))
-    else:
-        state = await work
-    return reply(await generation.response(state), headers=accepted.headers)
+        state = await run
+    return reply(await generation.response(state), headers=_headers(accepted))
+
+
+def _headers(accepted: Accepted) -> dict[str, str]:
+    return {REPLAYED_HEADER: "true"} if accepted.replayed else {}
 
 
 async def _while_connected(
@@ -118,12 +74,12 @@ async def _while_connected(
         while not work.done():
             await asyncio.wait({work}, timeout=HANG_UP_POLL_S)
             if request.transport is None or request.transport.is_closing():
-                await cancel(generation.queue, job_id)
+                await generation.cancel(job_id)
                 break
         return await work
     except asyncio.CancelledError:
-        # The server may tell of a caller who hung up by cancelling this handler.
-        await asyncio.shield(cancel(generation.queue, job_id))
+        # The server may cancel this handler when the caller hangs up.
+        await asyncio.shield(generation.cancel(job_id))
         raise
     finally:
         work.cancel()

@@ -12,10 +12,17 @@ from aiohttp import web
 
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, INDEX, job_id_of, reply
-from bridge.contract.errors import InvalidRequest, RangeNotSatisfiable, Unavailable, UnknownJob
-from bridge.contract.messages import CancelAnswer, JobPage, JobState, JobStatus
-from bridge.gateway.cancellation import cancel
-from bridge.gateway.job_index import Entry, JobIndex
+from bridge.contract import (
+    CancelAnswer,
+    InvalidRequest,
+    JobPage,
+    JobState,
+    JobStatus,
+    RangeNotSatisfiable,
+    Unavailable,
+    UnknownJob,
+)
+from bridge.gateway.index import Entry, JobIndex
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
@@ -161,7 +168,7 @@ async def job_state(request: web.Request) -> web.Response:
 )
 async def cancel_job(request: web.Request) -> web.Response:
     """Cancel exactly this job. One that has ended stays as it is."""
-    return reply(await cancel(request.app[GENERATION].queue, job_id_of(request)))
+    return reply(await request.app[GENERATION].cancel(job_id_of(request)))
 
 
 @routes.get("/v1/jobs/{job_id}/images/{index}")

@@ -10,12 +10,12 @@ from uuid import uuid4
 from aiohttp import web
 
 from bridge import logs
+from bridge.api.limits import RateLimiter
+from bridge.api.metrics import Metrics
 from bridge.api.rest.auth import CLIENT, challenge
-from bridge.api.rest.limits import RATE, RateLimiter, rate_headers
-from bridge.api.rest.metrics import Metrics
+from bridge.api.rest.limits import RATE, rate_headers
 from bridge.api.rest.operations import Handler, Middleware, declared
-from bridge.contract.errors import BodyTooLarge, BridgeError, SlowBody, Unauthorized
-from bridge.contract.messages import JOB_ID_PATTERN, ErrorBody, ErrorEnvelope
+from bridge.contract import JOB_ID_PATTERN, BodyTooLarge, BridgeError, ErrorBody, ErrorEnvelope, SlowBody, Unauthorized
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,8 @@ from bridge.api.rest.bodies import FORM, JSON, read_body
 from bridge.api.rest.generate import FORM_SCHEMA, KEY, LOCATION, REPLAYED, accept, wait
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, reply
-from bridge.contract.errors import BridgeError, InvalidRequest
-from bridge.contract.messages import ErrorDetail, ImageGenResponse, JobState, ModeList, ModeSummary
-from bridge.gateway.generation import Body
+from bridge.contract import BridgeError, ErrorDetail, ImageGenResponse, InvalidRequest, JobState, ModeList, ModeSummary
+from bridge.gateway.requests import Body
 from bridge.modes.library import ModeLibrary
 from bridge.modes.parameters import ParameterKind
 from bridge.modes.schema import form_schema, request_schema

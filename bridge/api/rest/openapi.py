@@ -21,7 +21,7 @@ from bridge import __version__
 from bridge.api.rest.modes import mode_paths
 from bridge.api.rest.operations import ERRORS, PATH_PARAMETERS, Answer, Operation, Query, operation, routes_of
 from bridge.api.rest.replies import GENERATION
-from bridge.contract.messages import ErrorEnvelope, JobEvent
+from bridge.contract import ErrorEnvelope, JobEvent
 
 JSON = "application/json"
 References = Mapping[tuple[Any, JsonSchemaMode], Mapping[str, Any]]
@@ -78,7 +78,7 @@ def _parameter(query: Query) -> dict[str, Any]:
     return told | ({"description": query.description} if query.description else {})
 
 
-def describe(declared: Operation, path: str, refs: References) -> dict[str, Any]:
+def operation_object(declared: Operation, path: str, refs: References) -> dict[str, Any]:
     """One operation, as OpenAPI has it."""
     responses = {str(status): _answer(answer, refs) for status, answer in declared.answers.items()}
     responses |= {str(status): _error(status, refs) for status in declared.statuses() if str(status) not in responses}
@@ -111,7 +111,7 @@ def document(app: web.Application) -> dict[str, Any]:
     refs, schemas = models_json_schema(in_order, ref_template="#/components/schemas/{model}")
     paths: dict[str, dict[str, Any]] = {}
     for method, path, declared in routes:
-        paths.setdefault(path, {})[method.lower()] = describe(declared, path, refs)
+        paths.setdefault(path, {})[method.lower()] = operation_object(declared, path, refs)
     if GENERATION in app:
         paths |= mode_paths(app[GENERATION].modes, paths["/v1/modes/{name}"])
     return {

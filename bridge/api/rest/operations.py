@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from aiohttp import web
 from pydantic import BaseModel
 
-from bridge.contract.messages import JOB_ID_PATTERN
+from bridge.contract import JOB_ID_PATTERN
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, reply
-from bridge.contract.plans import ModelPlan
+from bridge.contract import ModelPlan
 from bridge.gateway.planning import ask_for_plan
 
 SIZE = {"type": "string", "examples": ["8GB", "7.5GB", "8GiB"]}

@@ -9,16 +9,13 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from bridge.broker.fleet import Roster
-from bridge.contract.errors import UnknownJob
-from bridge.contract.messages import JOB_ID_PATTERN
+from bridge.contract import JOB_ID_PATTERN, UnknownJob
 from bridge.gateway.generation import Generation
-from bridge.gateway.idempotency import IdempotencyKeys
-from bridge.gateway.job_index import JobIndex
+from bridge.gateway.index import JobIndex
 
 GENERATION = web.AppKey("generation", Generation)
 INDEX = web.AppKey("index", JobIndex)
 ROSTER = web.AppKey("roster", Roster)
-IDEMPOTENCY = web.AppKey("idempotency", IdempotencyKeys)
 
 
 def reply(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

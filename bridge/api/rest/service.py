@@ -15,8 +15,7 @@ from bridge.api.rest import plan as plan_rest
 from bridge.api.rest import workers as workers_rest
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, reply
-from bridge.contract.errors import InvalidRequest, Unavailable
-from bridge.contract.messages import LoadModelResponse, ModelInfoResponse
+from bridge.contract import InvalidRequest, LoadModelResponse, ModelInfoResponse, Unavailable
 
 routes = web.RouteTableDef()
 
@@ -25,7 +24,7 @@ routes = web.RouteTableDef()
 @operation("The models, and the machine", answers={200: Answer("The models.", ModelInfoResponse)}, errors=(503,))
 async def model_info(request: web.Request) -> web.Response:
     """The models and the machine, asked of ComfyUI now."""
-    return reply(await request.app[GENERATION].model_info())
+    return reply(await request.app[GENERATION].models.ask())
 
 
 @routes.post("/v1/load-model")
@@ -62,7 +61,7 @@ async def readyz(request: web.Request) -> web.Response:
     """Whether a request would be run: NATS, a worker, its ComfyUI and the node pack all answer."""
     if not request.app[GENERATION].queue.nc.is_connected:
         raise Unavailable("the connection to the NATS server is down; it is being restored")
-    info = await request.app[GENERATION].model_info()
+    info = await request.app[GENERATION].models.ask()
     return web.json_response({"status": "ready", "device": info.device, "default_model": info.default_model})
 
 

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from bridge.api.rest.operations import Answer, operation
 from bridge.api.rest.replies import ROSTER, reply
-from bridge.contract.workers import WorkerList
+from bridge.contract import WorkerList
 
 routes = web.RouteTableDef()
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter, WeightsMissing
-from ..loading.working_memory import out_of_memory
-from .files import FileStamp, detect, stamp_file
-from .lora_list import STRENGTH_LIMIT as STRENGTH_LIMIT
-
-if TYPE_CHECKING:
-    from ..loading.registry import LoadedPipeline
+from ..families.registry import family_of
+from ..loading.handle import AppliedLora
+from ..loading.loaded import LoadedLora, LoadedPipeline
+from ..memory.out_of_memory import is_out_of_memory
+from ..weights.stamps import FileStamp, stamp_file
+from .detect import detect
 
 MOST_UNUSED = 4
 MOST_UNUSED_BYTES = 1_000_000_000
@@ -31,17 +30,6 @@ MOST_UNUSED_BYTES = 1_000_000_000
 LOAD_ERRORS = (ValueError, KeyError, RuntimeError, AttributeError, NotImplementedError, TypeError, OSError)
 """What diffusers and peft raise for a file whose layers do not fit; they have no error of their own for it."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AppliedLora:
-    """One LoRA on a handle."""
-
-    file: FileStamp
-    strength: float
-    """Of its layers in the denoiser."""
-    text_strength: float
-    """Of its layers in the text encoders, where it has any."""
 
 
 def with_lora(applied: Iterable[AppliedLora], added: AppliedLora) -> tuple[AppliedLora, ...]:
@@ -72,78 +60,60 @@ def check_lora(model: Model, file: FileStamp) -> None:
         )
 
 
-@dataclass
-class LoadedLora:
-    """A LoRA whose layers are in a pipeline's components, in use or not."""
+def switch_loras(pipeline: LoadedPipeline, wanted: tuple[AppliedLora, ...]) -> None:
+    """Have exactly ``wanted`` in effect; loads what is new, drops what has been unused for long.
 
-    parts: tuple[str, ...]
-    bytes: int
+    Raises InvalidParameter or WeightsMissing; then none is in effect.
+    """
+    loras = pipeline.loras
+    if wanted == loras.active:
+        return
+    # peft marks the weights in use as trainable, which an inference mode tensor refuses
+    with torch.inference_mode(False), torch.no_grad():
+        activate(pipeline, ())
+        drop_unused(pipeline, wanted)
+        for lora in wanted:
+            if lora.file not in loras.loaded:
+                check_lora(pipeline.model, lora.file)
+                loras.loaded[lora.file] = load_lora(pipeline, lora.file)
+            loras.loaded.move_to_end(lora.file)
+        activate(pipeline, wanted)
 
 
-@dataclass
-class Adapters:
-    """The LoRAs of one loaded pipeline, least recently used first."""
+def clear_loras(pipeline: LoadedPipeline) -> None:
+    """Take every LoRA out, those that are not in use too."""
+    with torch.inference_mode(False), torch.no_grad():
+        activate(pipeline, ())
+        for file in list(pipeline.loras.loaded):
+            remove_lora(pipeline, file)
 
-    loaded: OrderedDict[FileStamp, LoadedLora] = field(default_factory=OrderedDict)
-    active: tuple[AppliedLora, ...] = ()
 
-    @property
-    def text_key(self) -> tuple[tuple[str, float], ...]:
-        """What the text encoders' output depends on beside the text: equal keys encode alike."""
-        return tuple(
-            (lora.file.key, lora.text_strength)
-            for lora in self.active
-            if lora.text_strength and any(part.startswith("text_encoder") for part in self.loaded[lora.file].parts)
-        )
+def activate(pipeline: LoadedPipeline, wanted: tuple[AppliedLora, ...]) -> None:
+    """Have ``wanted``, all of them loaded, in effect, and no other."""
+    from diffusers.utils import set_adapter_layers, set_weights_and_activate_adapters
 
-    def switch(self, pipeline: LoadedPipeline, wanted: tuple[AppliedLora, ...]) -> None:
-        """Have exactly ``wanted`` in effect; loads what is new, drops what has been unused for long.
+    loaded = pipeline.loras.loaded
+    for name in {part for lora in loaded.values() for part in lora.parts}:
+        component = getattr(pipeline.pipe, name)
+        here = [lora for lora in wanted if name in loaded[lora.file].parts]
+        set_adapter_layers(component, enabled=bool(here))
+        if here:
+            strengths = [lora.text_strength if name.startswith("text_encoder") else lora.strength for lora in here]
+            set_weights_and_activate_adapters(component, [lora.file.key for lora in here], strengths)
+    pipeline.loras.active = wanted
 
-        Raises InvalidParameter or WeightsMissing; then none is in effect.
-        """
-        if wanted == self.active:
-            return
-        # peft marks the weights in use as trainable, which an inference mode tensor refuses
-        with torch.inference_mode(False), torch.no_grad():
-            self._activate(pipeline, ())
-            self._drop(pipeline, wanted)
-            for lora in wanted:
-                if lora.file not in self.loaded:
-                    check_lora(pipeline.model, lora.file)
-                    self.loaded[lora.file] = load_lora(pipeline, lora.file)
-                self.loaded.move_to_end(lora.file)
-            self._activate(pipeline, wanted)
 
-    def clear(self, pipeline: LoadedPipeline) -> None:
-        """Take every LoRA out, those that are not in use too."""
-        with torch.inference_mode(False), torch.no_grad():
-            self._activate(pipeline, ())
-            for file in list(self.loaded):
-                remove_lora(pipeline, file, self.loaded.pop(file).parts)
-
-    def _activate(self, pipeline: LoadedPipeline, wanted: tuple[AppliedLora, ...]) -> None:
-        from diffusers.utils import set_adapter_layers, set_weights_and_activate_adapters
-
-        for name in {part for lora in self.loaded.values() for part in lora.parts}:
-            component = getattr(pipeline.pipe, name)
-            here = [lora for lora in wanted if name in self.loaded[lora.file].parts]
-            set_adapter_layers(component, enabled=bool(here))
-            if here:
-                strengths = [lora.text_strength if name.startswith("text_encoder") else lora.strength for lora in here]
-                set_weights_and_activate_adapters(component, [lora.file.key for lora in here], strengths)
-        self.active = wanted
-
-    def _drop(self, pipeline: LoadedPipeline, wanted: tuple[AppliedLora, ...]) -> None:
-        """Take out what is over the bounds, and every file that has been replaced since."""
-        kept = {lora.file for lora in wanted}
-        unused = [file for file in self.loaded if file not in kept]
-        leaving = [file for file in unused if outdated(file)]
-        staying = [file for file in unused if file not in leaving]
-        while len(staying) > MOST_UNUSED or sum(self.loaded[file].bytes for file in staying) > MOST_UNUSED_BYTES:
-            leaving.append(staying.pop(0))
-        for file in leaving:
-            _log.info("NeuroLux: taking LoRA %s out of %s", file.name, pipeline.model.name)
-            remove_lora(pipeline, file, self.loaded.pop(file).parts)
+def drop_unused(pipeline: LoadedPipeline, wanted: tuple[AppliedLora, ...]) -> None:
+    """Take out what is over the bounds, and every file that has been replaced since."""
+    loaded, kept = pipeline.loras.loaded, {lora.file for lora in wanted}
+    unused = [file for file in loaded if file not in kept]
+    leaving = [file for file in unused if outdated(file)]
+    staying = [file for file in unused if file not in leaving]
+    while len(staying) > MOST_UNUSED or sum(loaded[file].bytes for file in staying) > MOST_UNUSED_BYTES:
+        leaving.append(staying.pop(0))
+    for file in leaving:
+        _log.info("NeuroLux: taking LoRA %s out of %s", file.name, pipeline.model.name)
+        remove_lora(pipeline, file)
 
 
 def outdated(file: FileStamp) -> bool:
@@ -173,7 +143,8 @@ def quiet() -> Iterator[None]:
 def converted(pipeline: LoadedPipeline, file: FileStamp) -> Mapping[str, torch.Tensor]:
     """The file's tensors under diffusers' names, whoever trained it (kohya, XLabs, peft)."""
     pipe: Any = pipeline.pipe
-    more = {"unet_config": pipe.unet.config} if pipeline.model.family == "sdxl" else {}
+    loras = family_of(pipeline.model.family).loras
+    more = loras.state_arguments(pipe) if loras is not None else {}
     found = pipe.lora_state_dict(str(file.path.parent), **source(file), **more)
     return found[0] if isinstance(found, tuple) else found
 
@@ -190,8 +161,9 @@ def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
         with quiet():
             state = converted(pipeline, file)
         parts = tuple(name for name in pipe._lora_loadable_modules if any(key.startswith(f"{name}.") for key in state))
-        if pipeline.model.family == "flux":
-            refuse_widening(pipe.transformer, state)
+        loras = family_of(pipeline.model.family).loras
+        if loras is not None:
+            loras.check(pipeline.denoiser, state)
         with pipeline.placement.changing(parts), quiet():
             try:
                 pipe.load_lora_weights(str(file.path.parent), adapter_name=file.key, **source(file))
@@ -201,7 +173,7 @@ def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
             sizes = {name: adapter_bytes(getattr(pipe, name), file.key) for name in parts}
             parts = tuple(name for name, size in sizes.items() if size)
     except LOAD_ERRORS as error:
-        if out_of_memory(error) or isinstance(error, InvalidParameter):
+        if is_out_of_memory(error) or isinstance(error, InvalidParameter):
             raise
         raise InvalidParameter(
             "lora",
@@ -218,8 +190,9 @@ def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
     return LoadedLora(parts, sum(sizes.values()))
 
 
-def remove_lora(pipeline: LoadedPipeline, file: FileStamp, parts: tuple[str, ...]) -> None:
+def remove_lora(pipeline: LoadedPipeline, file: FileStamp) -> None:
     """Take ``file``'s layers out of the components again."""
+    parts = pipeline.loras.loaded.pop(file).parts
     with pipeline.placement.changing(parts):
         take_out(pipeline.pipe, file.key, parts)
 
@@ -243,13 +216,3 @@ def take_out(pipe: Any, name: str, parts: Iterable[str]) -> None:
 def adapter_bytes(component: torch.nn.Module, name: str) -> int:
     """Bytes of one adapter's weights in ``component``."""
     return sum(weight.nbytes for key, weight in component.named_parameters() if f".{name}." in f"{key}.")
-
-
-def refuse_widening(transformer: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError for a LoRA with a wider input than the model's: diffusers would rebuild the shared layer."""
-    modules = dict(transformer.named_modules())
-    for key, weight in state.items():
-        name = key.removeprefix("transformer.").removesuffix(".lora_A.weight")
-        module: Any = modules.get(name)
-        if key.endswith(".lora_A.weight") and module is not None and weight.shape[1] > module.in_features:
-            raise ValueError(f"layer {name} takes {module.in_features} values and the file gives it {weight.shape[1]}")

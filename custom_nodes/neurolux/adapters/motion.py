@@ -1,58 +1,36 @@
-"""Motion adapters (AnimateDiff): what makes an image model draw the frames of a video.
+"""Motion adapters (AnimateDiff): what makes an image model generate the frames of a video.
 
-An adapter's weights live here, once for every pipeline of the same number format, and are known to ComfyUI's memory
-manager. The UNet with motion is diffusers' own class around the modules of the plain UNet: nothing is copied, so an
-image and a video are made by the same weights, wherever the plan has put them.
+An adapter's weights are in the store of modules (memory/module_store.py). The UNet with motion is diffusers' own class
+around the modules of the plain UNet: nothing is copied, so an image and a video are made by the same weights, wherever
+the plan has put them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from ..errors import InvalidParameter
-from ..memory.patcher import ComponentPatcher, evicted, unload
-from .files import FileStamp
+from ..families.blocks import BlockLists
+from ..loading.handle import AppliedMotion
+from ..loading.loaded import LoadedPipeline
+from ..memory.module_store import LoadedModule, ModuleKey, modules
+from ..memory.patcher import ComponentPatcher
+from ..memory.streaming import CPU
+from ..weights.stamps import FileStamp
 from .motion_weights import build_motion_adapter
 
-if TYPE_CHECKING:
-    from ..loading.registry import LoadedPipeline
-
+BLOCKS = BlockLists(("down_blocks", "mid_block", "up_blocks"))
+"""Of a motion adapter: its motion modules, level by level."""
 SHARED = ("conv_in", "time_proj", "time_embedding", "add_time_proj", "add_embedding", "conv_norm_out", "conv_act")
-MOST_UNUSED = 1
-"""Adapters that the present video does not use stay in memory up to this number."""
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class AppliedMotion:
-    """The motion adapter on a handle, and how videos are made with it."""
-
-    file: FileStamp
-    scheduler: str
-    """Class name in diffusers."""
-    schedule: Mapping[str, Any] = field(hash=False)
-    """What the scheduler's configuration has beyond the model's own."""
-    steps: int
-    """What a request gets that does not say."""
-    guidance: float
-    only_steps: int | None = None
-    """The number of steps that a distilled adapter was made for."""
-
-
 @dataclass(eq=False)
-class LoadedMotion:
-    """An adapter's weights, and what the memory manager knows of them."""
-
-    file: FileStamp
-    module: Any
-    patcher: ComponentPatcher
+class LoadedMotion(LoadedModule):
+    """An adapter's weights."""
 
     @property
     def most_frames(self) -> int:
@@ -60,36 +38,17 @@ class LoadedMotion:
         return self.module.config.motion_max_seq_length
 
 
-class MotionAdapters:
-    """The loaded motion adapters of this process, least recently used first."""
+def acquire_motion(motion: AppliedMotion, pipeline: LoadedPipeline) -> LoadedMotion:
+    """The adapter, loaded. Raises WeightsMissing, and InvalidParameter for one of another model."""
 
-    def __init__(self) -> None:
-        self._loaded: OrderedDict[tuple[FileStamp, torch.dtype, torch.device], LoadedMotion] = OrderedDict()
+    def build(key: ModuleKey) -> LoadedMotion:
+        module = build_motion_adapter(key.file, key.dtype)
+        check_fit(pipeline, key.file, module)
+        _log.info("NeuroLux: motion adapter %s: %.0f MB", key.file.name, key.file.size / 1e6)
+        return LoadedMotion(key, module, ComponentPatcher(module, key.device, CPU, blocks=BLOCKS))
 
-    def acquire(self, motion: AppliedMotion, pipeline: LoadedPipeline) -> LoadedMotion:
-        """The adapter, loaded. Raises WeightsMissing, and InvalidParameter for one of another model."""
-        self.sweep()
-        key = (motion.file, pipeline.precision.main, pipeline.device)
-        if key not in self._loaded:
-            module = build_motion_adapter(motion.file, pipeline.precision.main)
-            check_fit(pipeline, motion.file, module)
-            patcher = ComponentPatcher(module, pipeline.device, torch.device("cpu"))
-            self._loaded[key] = LoadedMotion(motion.file, module, patcher)
-            _log.info("NeuroLux: motion adapter %s: %.0f MB", motion.file.name, motion.file.size / 1e6)
-        self._loaded.move_to_end(key)
-        for unused in list(self._loaded)[: -1 - MOST_UNUSED]:
-            self.drop(unused)
-        return self._loaded[key]
-
-    def sweep(self) -> None:
-        """Drop what the manager took off its device, where that device is RAM."""
-        for key, entry in list(self._loaded.items()):
-            if key[2].type == "cpu" and evicted(entry.patcher):
-                self.drop(key)
-
-    def drop(self, key: tuple[FileStamp, torch.dtype, torch.device]) -> None:
-        """Take one out of memory."""
-        unload(self._loaded.pop(key).patcher)
+    (found,) = modules.acquire([ModuleKey("motion", motion.file, pipeline.precision.main, pipeline.device)], build)
+    return found
 
 
 def check_fit(pipeline: LoadedPipeline, file: FileStamp, module: Any) -> None:
@@ -132,7 +91,3 @@ def motion_unet(unet: Any, adapter: Any) -> Any:
         if motion is not None:
             level.motion_modules = motion.motion_modules
     return joined.eval()
-
-
-motion_adapters = MotionAdapters()
-"""This process's motion adapters. ComfyUI runs one prompt at a time, so one store serves all."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..errors import WeightsMissing
+from ..families.parts.shapes import children
 from ..loading.modules import load_module
-from .control_weights import depth
-from .files import CONFIG_FILE, FileStamp, Header, read_config, read_header
+from ..weights.stamps import CONFIG_FILE, FileStamp, Shapes, read_config, read_shapes
 
 ORIGINAL_MARK = ".temporal_transformer."
 """In the tensor names of AnimateDiff's own files (guoyww/AnimateDiff)."""
@@ -36,14 +36,14 @@ def read_module(file: FileStamp, dtype: torch.dtype) -> Any:
     from safetensors.torch import load_file
 
     path = weights_path(file)
-    header = read_header(file.name, path)
+    header = read_shapes(path)
     state = load_file(path)
     if any(ORIGINAL_MARK in key for key in header):
         state = convert_animatediff_checkpoint_to_diffusers(state)
     config = read_config(file.name, file.path) if file.path.is_dir() else config_of(renamed(header))
     with init_empty_weights():
         module: Any = MotionAdapter.from_config(config)
-    # a file's weights lie at any address; for some, products round otherwise
+    # a file's weights are at any address, and for some addresses matrix products round otherwise
     state = {key: value.to(dtype, copy=True) for key, value in state.items()}
     missing, unknown = module.load_state_dict(state, strict=False, assign=True)
     wrong = [key for key in missing if not key.endswith(POSITIONS)] + list(unknown)
@@ -66,20 +66,20 @@ def weights_path(file: FileStamp) -> Any:
     return found
 
 
-def renamed(header: Header) -> Header:
+def renamed(header: Shapes) -> Shapes:
     """``header`` under diffusers' names."""
     return {key.replace(ORIGINAL_MARK, "."): shape for key, shape in header.items()}
 
 
-def config_of(header: Header) -> Mapping[str, Any]:
-    """MotionAdapter's configuration, told from the shapes in a single file. Raises KeyError for another file."""
-    levels = depth(header, "down_blocks.")
+def config_of(header: Shapes) -> Mapping[str, Any]:
+    """MotionAdapter's configuration, from the shapes in a single file. Raises KeyError for another file."""
+    levels = children(header, "down_blocks.")
     positions = next((shape for key, shape in header.items() if key.endswith(POSITIONS)), None)
     return {
         "block_out_channels": [
             header[f"down_blocks.{level}.motion_modules.0.norm.weight"][0] for level in range(levels)
         ],
-        "motion_layers_per_block": depth(header, "down_blocks.0.motion_modules."),
+        "motion_layers_per_block": children(header, "down_blocks.0.motion_modules."),
         "motion_num_attention_heads": HEADS,
         "motion_norm_num_groups": GROUPS,
         "motion_max_seq_length": positions[1] if positions else MAX_FRAMES,

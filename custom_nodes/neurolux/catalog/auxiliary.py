@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .models import CATALOG_FILE, Family, RepoFiles
+from .models import RepoFiles
+from .reading import CATALOG_FILE
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class HelperModel(RepoFiles):
 class CatalogControlNet(HelperModel):
     """A ControlNet: for which models, and for which kinds of control images."""
 
-    family: Family
+    family: str
     kinds: tuple[str, ...]
     width: int
     """Of the layers that it meets in the model; see ``adapters/control_choice.py``."""
@@ -42,7 +43,7 @@ class CatalogControlNet(HelperModel):
 class CatalogMotion(HelperModel):
     """A motion adapter: for which models, and how it is sampled."""
 
-    family: Family
+    family: str
     steps: int
     guidance: float
     scheduler: str

@@ -1,33 +1,10 @@
-"""The tokenizers of CLIP and T5 from ComfyUI's own folders: single files bring none, and no network is needed."""
+"""Where ComfyUI keeps the tokenizers of CLIP and T5: single files bring none, and no network is needed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ..catalog.models import Family
 from ..errors import WeightsMissing
-
-CLIP_TOKENIZER = Path("sd1_tokenizer")
-T5_TOKENIZER = Path("text_encoders/t5_tokenizer")
-CLIP_TOKENS = 77
-T5_TOKENS = 512
-
-
-def comfy_tokenizers(family: Family, t5_tokens: int = T5_TOKENS) -> dict[str, Any]:
-    """``tokenizer`` and ``tokenizer_2`` of a pipeline, as the models' own repositories configure them."""
-    from transformers import CLIPTokenizer, T5Tokenizer
-
-    clip, t5 = tokenizer_folder(CLIP_TOKENIZER), tokenizer_folder(T5_TOKENIZER)
-    first = CLIPTokenizer.from_pretrained(clip, model_max_length=CLIP_TOKENS)
-    if family == "flux":
-        return {
-            "tokenizer": first,
-            "tokenizer_2": T5Tokenizer.from_pretrained(t5, model_max_length=max(t5_tokens, T5_TOKENS)),
-        }
-    # OpenCLIP, which made SDXL's second encoder, fills up with token 0.
-    second = CLIPTokenizer.from_pretrained(clip, model_max_length=CLIP_TOKENS, pad_token="!")
-    return {"tokenizer": first, "tokenizer_2": second}
 
 
 def tokenizer_folder(name: Path) -> Path:

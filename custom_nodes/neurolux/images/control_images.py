@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import torch
 from PIL import Image
 
-from ..stages.latent import LATENT_SCALE
+from .frames import Frame, fitted_image, resized
 from .pixels import as_image
-
-if TYPE_CHECKING:
-    from .frames import Frame
 
 
 def fitted(images: torch.Tensor, index: int, width: int, height: int, frame: Frame | None = None) -> Image.Image:
@@ -42,17 +36,6 @@ def fitted_batch(images: torch.Tensor, width: int, height: int, frame: Frame | N
     return torch.stack([torch.from_numpy(np.asarray(image, dtype=np.float32) / 255) for image in prepared_images])
 
 
-def prepared(images: torch.Tensor, latent: Mapping[str, Any] | None) -> torch.Tensor:
-    """``images`` (B, H, W, C) as ``fitted`` brings them to the size of ``latent``; as they are where there is none."""
-    from .frames import current_origin
-
-    if latent is None:
-        return images[..., :3]
-    height, width = latent["samples"].shape[-2:]
-    origin = current_origin(latent)
-    return fitted_batch(images, width * LATENT_SCALE, height * LATENT_SCALE, origin.frame if origin else None)
-
-
 def same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether an image of ``size`` is one of ``other`` scaled, its sides rounded."""
     across, down = size[0] * other[1] / other[0], size[1] * other[0] / other[1]
@@ -61,6 +44,4 @@ def same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 def in_frame(pixels: torch.Tensor, frame: Frame) -> Image.Image:
     """``pixels`` (H, W, 3), which show what the image shows that ``frame`` was made for, in that frame."""
-    from .frames import fitted_image, resized
-
     return as_image(fitted_image(resized(pixels[None], frame.given), frame)[0])

@@ -1,30 +1,19 @@
-"""An image that a model begins with: fitted to what the model takes, and as ComfyUI's LATENT.
-
-Beside ``samples`` and ``noise_mask``, which stock nodes know, the LATENT carries the pixels it was made of: diffusers'
-pipelines draw the encoded image from a distribution, with the seed, so they have to encode it themselves.
-"""
+"""An image fitted to what a model takes: cut, padded, stretched or scaled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..catalog.models import Model, SizeLimit
+from ..catalog.limits import SizeLimit
+from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import decode_room, run_stage
-from ..stages.decode import tiling
-from ..stages.image_encoding import encode_image
-from ..stages.latent import LATENT_SCALE
 
 FIT_CHOICES = ("crop", "pad", "stretch", "error")
-REMEDY = "Use a smaller image, or a leaner offload (stream or sequential) on the loader."
 MOST_PIXELS = 2
 """A larger image is scaled to so many times the pixels of the model's default size, unless a size is asked for."""
 Box = tuple[int, int, int, int]
@@ -49,7 +38,7 @@ class Frame:
         """Whether nothing was done."""
         return self.given == self.size and self.part == self.place == (0, 0, *self.size)
 
-    def told(self) -> str | None:
+    def summary(self) -> str | None:
         """What was done, for whoever sent the image; None where nothing was."""
         if self.unchanged:
             return None
@@ -173,55 +162,6 @@ def resized(
     return torch.from_numpy(np.stack(frames)).clamp(0, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class ImageOrigin:
-    """What a LATENT was made of, so that the finished image can be put back where it came from."""
-
-    samples: torch.Tensor
-    """The latent as it was made. A LATENT whose ``samples`` are others was changed since: its image is outdated."""
-    original: torch.Tensor
-    """The images as they were given, (B, H, W, 3)."""
-    mask: torch.Tensor | None
-    """The mask as it was given, (B, H, W); None: everything is redrawn."""
-    frame: Frame
-
-
-def encode_images(
-    loaded: LoadedPipeline, images: torch.Tensor, mask: torch.Tensor | None, frame: Frame, count: int = 1
-) -> dict[str, Any]:
-    """Images (B, H, W, 3) in [0, 1], each ``count`` times in turn, as ComfyUI's LATENT.
-
-    ``samples``: (B, C, h, w) in raw VAE space, the middle of what the encoder gives; ``image``: the pixels themselves
-    (B, H, W, 3); ``noise_mask``: (B, 1, H, W), 1 where the mask (B, H, W) or (1, H, W) is above 0, in whole latent
-    pixels, which are all that a model can keep or redraw.
-    """
-    original = images[..., :3].detach().float().cpu().clamp(0, 1)
-    model_images = fitted_image(original, frame)
-    width, height = frame.size
-    loaded.fit(width, height)
-    vae: Any = loaded.pipe.vae
-    scale = loaded.pipe.vae_scale_factor
-
-    def work() -> torch.Tensor:
-        placed = loaded.placement.stage(["vae"], decode_room(loaded, width, height))
-        with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
-            return torch.cat([encode_image(loaded, image[None]) for image in model_images])
-
-    samples = run_stage(loaded, f"encoding {images.shape[0]} x {width}x{height}", REMEDY, work)
-    samples = samples.repeat(count, 1, 1, 1)
-    given = None if mask is None else same_size(mask, frame.given)
-    latent: dict[str, Any] = {
-        "samples": samples,
-        "image": model_images.repeat(count, 1, 1, 1),
-        "image_origin": ImageOrigin(
-            samples, original.repeat(count, 1, 1, 1), None if given is None else cycled(given, len(samples)), frame
-        ),
-    }
-    if given is not None:
-        latent["noise_mask"] = cycled(whole_cells(fitted_mask(given, frame)), len(samples))[:, None]
-    return latent
-
-
 def same_size(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """A mask (B, H, W) in [0, 1], resized to (width, height)."""
     mask = mask.reshape(-1, *mask.shape[-2:]).detach().float().cpu().clamp(0, 1)
@@ -231,35 +171,3 @@ def same_size(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def cycled(values: torch.Tensor, count: int) -> torch.Tensor:
     """``count`` of ``values``, from the first again where there are fewer."""
     return torch.cat([values[index % len(values)][None] for index in range(count)])
-
-
-def whole_cells(mask: torch.Tensor) -> torch.Tensor:
-    """1 in every latent pixel of a mask (B, H, W) that has anything masked in it, 0 elsewhere."""
-    cells = torch.nn.functional.max_pool2d((mask > 0).float()[:, None], LATENT_SCALE)
-    return torch.nn.functional.interpolate(cells, scale_factor=LATENT_SCALE)[:, 0]
-
-
-def current_origin(latent: Mapping[str, Any]) -> ImageOrigin | None:
-    """What ``latent`` was made of; None where it was not made of an image, or was changed since."""
-    origin = latent.get("image_origin")
-    return origin if origin is not None and origin.samples is latent["samples"] else None
-
-
-def put_back(images: torch.Tensor, origin: ImageOrigin) -> torch.Tensor:
-    """Finished images (B, H, W, 3) in the place and the size of the ones they were made of.
-
-    A pixel whose mask is 0 is the original's own, to the bit; between 0 and 1 the two are mixed.
-    """
-    frame = origin.frame
-    left, top, right, bottom = frame.place
-    inside = resized(images[..., :3].float().cpu()[:, top:bottom, left:right], extent(frame.part))
-    original = cycled(origin.original, len(inside))
-    result = original.clone()
-    left, top, right, bottom = frame.part
-    if origin.mask is None:
-        result[:, top:bottom, left:right] = inside
-        return result
-    share = cycled(origin.mask, len(inside))[:, top:bottom, left:right, None]
-    old = original[:, top:bottom, left:right]
-    result[:, top:bottom, left:right] = torch.where(share > 0, old + (inside - old) * share, old)
-    return result

@@ -1,4 +1,4 @@
-"""Pixels as ComfyUI has them, as the images that diffusers and PIL have."""
+"""Pixels as ComfyUI has them (tensors in [0, 1]), as the images that diffusers and PIL have."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ def as_image(pixels: torch.Tensor) -> Image.Image:
     otherwise.
     """
     return Image.fromarray(pixels.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy())
+
+
+def as_images(images: torch.Tensor) -> list[Image.Image]:
+    """Images (B, H, W, C) in [0, 1] as PIL images, rounded as diffusers does (SaveImage truncates)."""
+    pixels = (images.cpu().float().clamp(0, 1).numpy() * 255).round().astype("uint8")
+    return [Image.fromarray(frame).convert("RGB") for frame in pixels]

@@ -8,7 +8,7 @@ from math import ceil
 
 import torch
 
-from ..catalog.models import SizeLimit
+from ..catalog.limits import SizeLimit
 from ..errors import InvalidParameter
 
 

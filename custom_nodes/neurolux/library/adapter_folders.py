@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 
-from ..adapters.controlnets import controlnets
-from ..adapters.files import AdapterKind, FileStamp, collapsed, list_files, stamp_file
+from ..adapters.detect import AdapterFile, AdapterKind, collapsed, list_files
 from ..errors import InvalidParameter
+from ..memory.module_store import modules
+from ..memory.placement import ComponentMemory
+from ..weights.stamps import FileStamp, stamp_file
 
 FOLDERS: dict[AdapterKind, str] = {"lora": "loras", "controlnet": "controlnet"}
 TITLES: dict[AdapterKind, str] = {"lora": "LoRA", "controlnet": "ControlNet"}
@@ -52,12 +55,16 @@ def stamp_key(kind: AdapterKind, name: str) -> str:
 
 def describe_adapters() -> list[dict[str, Any]]:
     """Every LoRA and ControlNet for the wire: name, kind, family, bytes, why one cannot be used, what is in memory."""
-    memory = controlnets.memory()
+    memory = modules.memory("controlnet")
     found = []
     for kind in FOLDERS:
         paths = [(name, locate(kind, name)) for name in adapter_names(kind)]
         found += list_files(kind, [(name, path) for name, path in paths if path is not None])
-    return [
-        {**asdict(adapter), "memory": memory.get(adapter.name) if adapter.kind == "controlnet" else None}
-        for adapter in found
-    ]
+    return [{**asdict(adapter), "memory": memory_of(adapter, memory)} for adapter in found]
+
+
+def memory_of(adapter: AdapterFile, memory: Mapping[str, list[ComponentMemory]]) -> list[dict[str, Any]] | None:
+    """Where a ControlNet's weights are, if it is in memory."""
+    if adapter.kind != "controlnet" or adapter.name not in memory:
+        return None
+    return [asdict(part) for part in memory[adapter.name]]

@@ -8,14 +8,15 @@ from typing import Any
 
 import folder_paths
 
+from ..adapters.borrow import borrow
 from ..adapters.control_choice import choose_catalog, choose_file, model_width
 from ..adapters.controlnets import AUTO_MODE
-from ..adapters.files import FileStamp, stamp_file
 from ..catalog.auxiliary import CatalogControlNet, HelperModel, helper_catalog
 from ..errors import InvalidParameter
-from ..loading.registry import PipelineHandle
+from ..loading.handle import PipelineHandle
 from ..weights.auxiliary import fetch, helper_status
 from ..weights.progress import LoadReporter
+from ..weights.stamps import FileStamp, stamp_file
 from .adapter_folders import adapter_names, find_adapter, locate, stamp_key
 
 AUTO = "auto"
@@ -50,7 +51,7 @@ def automatic(pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None
             "controlnet", "controlnet auto needs to know what the image shows: set mode, or choose a ControlNet"
         )
     model = pipeline.model
-    width = model_width(model.family, pipeline.loaded().denoiser)
+    width = model_width(model.family, borrow(pipeline).denoiser)
     paths = [(name, locate("controlnet", name)) for name in adapter_names("controlnet")]
     files = [stamp_file(name, path) for name, path in paths if path is not None]
     chosen = choose_file(files, model.family, width, mode)

@@ -14,24 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..catalog.models import (
-    Catalog,
-    Defaults,
-    Family,
-    FolderSource,
-    GuidanceLimit,
-    Limits,
-    Model,
-    Purpose,
-    SizeLimit,
-    StepLimit,
-    parse_limits,
-)
+from ..catalog.limits import Limits, SizeLimit
+from ..catalog.models import Catalog, FolderSource, Model, SingleFilesSource
+from ..catalog.reading import parse_limits
+from ..families.parts.shapes import SMALLEST_SIDE
+from ..families.registry import families
+from ..families.spec import FamilySpec, ModelFacts
 
 OVERRIDES_FILE = "neurolux.toml"
-SMALLEST_SIDE = 64
-LIGHTNING_STEPS = (1, 2, 4, 8)
-FLUX_CLASSES: dict[str, Purpose] = {"FluxPipeline": "any", "FluxFillPipeline": "fill", "FluxKontextPipeline": "edit"}
 _log = logging.getLogger(__name__)
 _parsed: dict[Path, tuple[tuple[int, ...], Model | None]] = {}
 
@@ -83,89 +73,34 @@ def folder_stamp(folder: Path) -> tuple[int, ...]:
 
 def read_folder(folder: Path) -> Model | None:
     """The model in ``folder``; None where its pipeline class is not one that this pack runs."""
-    class_name = read_json(folder / "model_index.json").get("_class_name")
-    if class_name in FLUX_CLASSES:
-        model = for_purpose(flux_folder(folder), FLUX_CLASSES[class_name])
-    elif class_name == "StableDiffusionXLPipeline":
-        model = sdxl_folder(folder)
-    elif class_name == "StableDiffusionPipeline":
-        model = sd15_folder(folder)
-        if model is None:
+    class_name = read_json(folder / "model_index.json").get("_class_name", "")
+    for family in families().values():
+        if class_name not in family.folders:
+            continue
+        facts = family.folders[class_name](lambda name: read_json(folder / name))
+        if facts is None:
             return None
-    else:
-        return None
-    overrides_file = folder / OVERRIDES_FILE
-    if overrides_file.is_file():
-        model = overridden(model, tomllib.loads(overrides_file.read_text(encoding="utf-8")))
-    return model
+        model = own_model(folder.name, family, FolderSource(folder), facts)
+        overrides_file = folder / OVERRIDES_FILE
+        if overrides_file.is_file():
+            model = overridden(model, tomllib.loads(overrides_file.read_text(encoding="utf-8")))
+        return model
+    return None
 
 
-def flux_folder(folder: Path) -> Model:
-    """FLUX: with guidance embeddings it behaves as dev does, without them as schnell."""
-    transformer = read_json(folder / "transformer" / "config.json")
-    dev = bool(transformer.get("guidance_embeds"))
-    side = default_side(read_json(folder / "vae" / "config.json").get("sample_size"))
-    defaults = Defaults(side, side, 28 if dev else 4, 3.5 if dev else 0.0)
-    limits = Limits(num_inference_steps=StepLimit(1, 100 if dev else 50))
-    return own_model(folder, "flux", defaults, limits, max_sequence_length=512 if dev else 256)
-
-
-def for_purpose(model: Model, purpose: Purpose) -> Model:
-    """FLUX.1 Fill and Kontext: dev, with the steps and the guidance that their authors recommend."""
-    if purpose == "fill":
-        defaults = replace(model.defaults, num_inference_steps=50, guidance_scale=30.0)
-        limits = replace(model.limits, guidance_scale=GuidanceLimit(0.0, 100.0))
-        return replace(model, purpose=purpose, defaults=defaults, limits=limits)
-    if purpose == "edit":
-        return replace(model, purpose=purpose, defaults=replace(model.defaults, guidance_scale=2.5))
-    return model
-
-
-def sdxl_folder(folder: Path) -> Model:
-    """SDXL: a scheduler with trailing timesteps marks a Lightning model (no guidance, its own numbers of steps)."""
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    lightning = scheduler.get("timestep_spacing") == "trailing"
-    side = unet_side(folder)
-    if lightning:
-        defaults = Defaults(side, side, 4, 0.0)
-        limits = Limits(
-            num_inference_steps=StepLimit(min(LIGHTNING_STEPS), max(LIGHTNING_STEPS), LIGHTNING_STEPS),
-            guidance_scale=GuidanceLimit(0.0, 1.0),
-        )
-    else:
-        defaults = Defaults(side, side, 30, 5.0)
-        limits = Limits(negative_prompt=True)
-    return own_model(folder, "sdxl", defaults, limits, max_sequence_length=77)
-
-
-def sd15_folder(folder: Path) -> Model | None:
-    """Stable Diffusion 1.5; None for version 2, whose encoder is another."""
-    if read_json(folder / "unet" / "config.json").get("use_linear_projection"):
-        return None
-    side = unet_side(folder)
-    limits = Limits(negative_prompt=True)
-    return own_model(folder, "sd15", Defaults(side, side, 30, 7.5), limits, max_sequence_length=77)
-
-
-def unet_side(folder: Path) -> int:
-    """The side, in pixels, of the images that the UNet was trained on."""
-    sample_size = read_json(folder / "unet" / "config.json").get("sample_size")
-    scale = 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
-    return default_side(sample_size * scale if isinstance(sample_size, int) else None)
-
-
-def own_model(folder: Path, family: Family, defaults: Defaults, limits: Limits, *, max_sequence_length: int) -> Model:
-    """The model in ``folder``, under the folder's name; nothing there tells its licence."""
+def own_model(name: str, family: FamilySpec, source: FolderSource | SingleFilesSource, facts: ModelFacts) -> Model:
+    """A model that is no catalog model, under its own name; nothing in its files tells its licence."""
     return Model(
-        name=folder.name,
-        title=folder.name,
-        family=family,
+        name=name,
+        title=name,
+        family=family.name,
         license="unknown",
         commercial_use=False,
-        source=FolderSource(folder),
-        defaults=defaults,
-        limits=size_limits(limits),
-        max_sequence_length=max_sequence_length,
+        source=source,
+        defaults=facts.defaults,
+        limits=size_limits(facts.limits),
+        max_sequence_length=facts.max_sequence_length,
+        purpose=facts.purpose,
     )
 
 
@@ -184,13 +119,6 @@ def size_limits(limits: Limits) -> Limits:
     """Folders may hold small models: sizes start lower than in the catalog."""
     side = SizeLimit(minimum=SMALLEST_SIDE)
     return replace(limits, width=side, height=side)
-
-
-def default_side(pixels: object) -> int:
-    """The size a model says it was made for, where that makes sense; else 1024."""
-    if isinstance(pixels, int) and SMALLEST_SIDE <= pixels <= 2048 and pixels % 16 == 0:
-        return pixels
-    return 1024
 
 
 def read_json(path: Path) -> dict[str, Any]:

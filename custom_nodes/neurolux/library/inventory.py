@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..catalog.models import FolderSource, Model, RepoSource, SingleFilesSource
 from ..errors import WeightsMissing
-from ..loading.components import DENOISERS, PARTS, ComponentFiles, component_files, shape_of
+from ..families.registry import family_of
+from ..loading.components import ComponentFiles, component_files, shape_of, single_components
 from ..planning.records import gigabytes
-from ..weights.file_kinds import NAMES
 from ..weights.sources import ModelStatus, local_files
-from .single_files import EXAMPLES, FOLDERS, Shelf, add_component, beginnings
+from .single_files import FOLDERS, Shelf, add_component, beginnings, single_files_of
 
 DEFAULT_BYTES_PER_PARAMETER = 2
 
@@ -67,10 +67,11 @@ def inventory(model: Model, status: ModelStatus, shelf: Shelf) -> ModelFiles:
     source = model.source
     if not isinstance(source, RepoSource):
         return ModelFiles((), (), None, status.reason or "its files cannot be read")
-    single = bool(EXAMPLES[model.family])  # Stable Diffusion 1.5 is read from diffusers folders only
+    family = family_of(model.family)
+    single = family.single_files is not None
     have = partly_here(model, shelf) if single else []
     components = {part.component for part in have}
-    parts = PARTS[model.family] if single else ()
+    parts = tuple(family.components) if single else ()
     missing = tuple(missing_part(model, name) for name in parts if name not in components)
     download = Download(source.repo, source.download_bytes, source.gated, model.license)
     return ModelFiles(tuple(have), missing, download, hint(status, download, have, missing))
@@ -104,9 +105,10 @@ def partly_here(model: Model, shelf: Shelf) -> list[FoundPart]:
         if first is not None:
             chosen = dict(first[0])
             break
-    for name in PARTS[model.family]:
-        if name not in chosen and name != DENOISERS[model.family]:
-            add_component(model.family, name, chosen, shelf)
+    family = family_of(model.family)
+    for name in family.components:
+        if name not in chosen and name != family.denoiser:
+            add_component(family, name, chosen, shelf)
     found: list[FoundPart] = []
     for name, path in chosen.items():
         try:
@@ -119,19 +121,16 @@ def partly_here(model: Model, shelf: Shelf) -> list[FoundPart]:
 
 def component_files_of(model: Model, name: str, path: Path) -> ComponentFiles:
     """One component in a single file."""
-    from ..loading.components import single_components
-
     return single_components(model.family, SingleFilesSource({name: path}))[name]
 
 
 def missing_part(model: Model, name: str) -> MissingPart:
     """What to get for a component."""
-    shape = model.components.get(name)
-    example = EXAMPLES[model.family][name]
-    if model.name.startswith("flux") and name == "transformer":
-        example = f"{model.name.replace('flux', 'flux1', 1)}.safetensors"
+    family = family_of(model.family)
+    shape, files = model.components.get(name), single_files_of(family)
+    example = files.example_for(model.name, name) or files.examples[name]
     size = shape.parameters * DEFAULT_BYTES_PER_PARAMETER if shape is not None else None
-    return MissingPart(name, NAMES[PARTS[model.family][name]], f"models/{FOLDERS[name]}", example, size)
+    return MissingPart(name, family.components[name].part.title, f"models/{FOLDERS[name]}", example, size)
 
 
 def hint(status: ModelStatus, download: Download, have: list[FoundPart], missing: tuple[MissingPart, ...]) -> str:

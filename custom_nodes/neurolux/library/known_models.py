@@ -10,8 +10,14 @@ from pathlib import Path
 import comfy.model_management as mm
 import folder_paths
 
-from ..catalog.models import Catalog, FolderSource, Model, SingleFilesSource, read_catalog
-from ..planning.planner import ACCELERATORS
+from ..catalog.models import (
+    Catalog,
+    FolderSource,
+    Model,
+    SingleFilesSource,
+)
+from ..catalog.reading import read_catalog
+from ..planning.records import ACCELERATORS
 from ..weights.sources import is_here
 from .folder_models import as_shipped, find_folder_models, folder_stamp
 from .single_files import FOLDERS, Shelf, catalog_files, files_stamp
@@ -52,7 +58,8 @@ def default_model(catalog: Catalog) -> str:
     if mm.get_torch_device().type in ACCELERATORS or catalog.fallback == catalog.default:
         return catalog.default
     fallback = catalog.fallback
-    large = sorted(set(shipped_catalog().names("flux")) - {fallback}, key=lambda name: name != catalog.default)
+    family = catalog.models[catalog.default].family
+    large = sorted(set(shipped_catalog().names(family)) - {fallback}, key=lambda name: name != catalog.default)
     return next((name for name in large if is_here(catalog.models[name])), fallback)
 
 

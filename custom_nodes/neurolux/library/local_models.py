@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..catalog.models import Catalog, Family, FolderSource, Model, SingleFilesSource
+from ..catalog.models import Catalog, FolderSource, Model, SingleFilesSource
 from ..errors import ModelNotFound, WeightsMissing
+from ..families.identify import family_of_file, identify, main_files
+from ..families.spec import FamilySpec
 from ..planning.records import ComponentShape
+from ..weights.headers import read_header
 from .folder_models import as_shipped, folder_model, model_folders
 
 if TYPE_CHECKING:
@@ -54,9 +57,7 @@ def measured_model(name: str, catalog: Catalog, models: Iterable[Path], steps: i
     if folder is not None:
         model = folder_model(folder)
         if model is None:
-            raise WeightsMissing(
-                f"{folder} is no diffusers folder of FLUX or Stable Diffusion; see its model_index.json"
-            )
+            raise WeightsMissing(f"{folder} is no diffusers folder of a known family; see its model_index.json")
         return measured_folder(as_shipped(model, catalog))
     if name in catalog.models:
         return measured_catalog_model(catalog.get(name), catalog, models, steps)
@@ -140,22 +141,23 @@ def measured(model: Model, variant: int | None, files: ResolvedFiles) -> Measure
 
 def measured_file(path: Path, shelf: Shelf, catalog: Catalog) -> MeasuredModel:
     """The model of a main file; what is not found for it counts as its relative in the catalog has it."""
-    from ..loading.components import PARTS, check_single_files, shape_of, single_components
+    from ..loading.components import check_single_files, shape_of, single_components
     from .single_files import add_component, files_model
 
     family, chosen = main_component(path)
-    check_single_files(family, SingleFilesSource(chosen))
-    missing = [name for name in PARTS[family] if name not in chosen and not add_component(family, name, chosen, shelf)]
-    source = SingleFilesSource({name: chosen[name] for name in PARTS[family] if name in chosen})
+    parts = family.components
+    check_single_files(family.name, SingleFilesSource(chosen))
+    missing = [name for name in parts if name not in chosen and not add_component(family, name, chosen, shelf)]
+    source = SingleFilesSource({name: chosen[name] for name in parts if name in chosen})
     model = files_model(family, source, catalog)
-    shapes = {name: shape_of(component) for name, component in single_components(family, source).items()}
+    shapes = {name: shape_of(component) for name, component in single_components(family.name, source).items()}
     if not missing:
         return MeasuredModel(model, shapes, True)
     relative = next(
         (
             known
             for known in catalog.models.values()
-            if known.family == family and known.name != catalog.fallback and set(missing) <= set(known.components)
+            if known.family == family.name and known.name != catalog.fallback and set(missing) <= set(known.components)
         ),
         None,
     )
@@ -166,16 +168,10 @@ def measured_file(path: Path, shelf: Shelf, catalog: Catalog) -> MeasuredModel:
     return MeasuredModel(replace(model, name=path.stem, title=path.stem), shapes, True, note)
 
 
-def main_component(path: Path) -> tuple[Family, dict[str, Path]]:
+def main_component(path: Path) -> tuple[FamilySpec, dict[str, Path]]:
     """The family of a main file, and the component that it is. Raises WeightsMissing for another kind of file."""
-    from ..loading.components import DENOISERS, PARTS
-    from ..weights.file_kinds import identify
-    from ..weights.headers import read_header
-
     kind = identify(read_header(path))
-    for family, denoiser in DENOISERS.items():
-        if PARTS[family][denoiser] in kind.parts:
-            return family, {denoiser: path}
-    raise WeightsMissing(
-        f"{path.name} is a {kind.kind}; choose a FLUX transformer, an SDXL UNet, or a checkpoint with one"
-    )
+    family = family_of_file(kind)
+    if family is None:
+        raise WeightsMissing(f"{path.name} is a {kind.kind}; choose one of: {main_files()}, or a checkpoint with one")
+    return family, {family.denoiser: path}

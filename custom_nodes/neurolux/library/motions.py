@@ -8,13 +8,12 @@ from pathlib import Path
 
 import folder_paths
 
-from ..adapters.files import CONFIG_FILE, FileStamp, stamp_file
-from ..adapters.motion import AppliedMotion
 from ..catalog.auxiliary import CatalogMotion, helper_catalog
 from ..errors import InvalidParameter
-from ..loading.registry import PipelineHandle
+from ..loading.handle import AppliedMotion, PipelineHandle
 from ..weights.auxiliary import fetch
 from ..weights.progress import LoadReporter
+from ..weights.stamps import CONFIG_FILE, FileStamp, stamp_file
 
 AUTO = "auto"
 FOLDER = "animatediff_models"

@@ -17,10 +17,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..adapters.files import AdapterKind
-from ..catalog.models import Model, read_catalog
+from ..adapters.detect import AdapterKind
+from ..catalog.models import Model
+from ..catalog.reading import read_catalog
 from ..errors import InvalidParameter, NeuroLuxError
-from ..planning.planner import Machine, Plan, Workload, gigabytes
+from ..families.registry import family_of
+from ..planning.records import (
+    Machine,
+    Plan,
+    Workload,
+    gigabytes,
+)
 from ..planning.report import aligned_columns, seconds
 from .local_models import MeasuredModel, measured_model
 from .plan_query import FIELDS, PlanQuery, asked_shapes, describe, parse_query, plan_for
@@ -124,14 +131,14 @@ def cards_text(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]
         machine = rows[0][1]["machine"]
         title = f"{model.name}: {workload['width']}x{workload['height']}, {workload['steps']} steps; "
         title += f"beside a card, {gigabytes(machine['free_ram'])} of RAM free"
-        lines = aligned_columns([HEADER, *(card_row(label, plan) for label, _, plan in rows)], right=(5, 6, 7))
+        lines = aligned_columns([HEADER, *(card_row(label, model, plan) for label, _, plan in rows)], right=(5, 6, 7))
         parts.append("\n".join([title, "", *lines]))
     return "\n\n".join(parts)
 
 
-def card_row(label: str, plan: Plan) -> tuple[str, ...]:
+def card_row(label: str, model: Model, plan: Plan) -> tuple[str, ...]:
     """One line of the table of cards."""
-    denoiser = plan.components.get("transformer") or plan.components["unet"]
+    denoiser = plan.components[family_of(model.family).denoiser]
     stay = "all" if denoiser.placement == "resident" else "none"
     if denoiser.placement in ("stream", "disk"):
         stay = f"{denoiser.resident_blocks} of {denoiser.blocks}"

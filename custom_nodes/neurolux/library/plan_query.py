@@ -11,25 +11,26 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..adapters.files import AdapterKind, detect, stamp_file
+from ..adapters.detect import AdapterKind, detect
 from ..catalog.auxiliary import helper_catalog
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..planning.adapters import control_shape, published_control_shape, with_adapters
+from ..families.control_shapes import control_shape, published_control_shape
+from ..families.registry import family_of
+from ..planning.adapters import with_adapters
 from ..planning.costs import CONTEXT_BYTES, SYSTEM_RAM_BYTES
-from ..planning.planner import (
+from ..planning.planner import check_choice, make_plan
+from ..planning.records import (
     OFFLOAD_CHOICES,
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
     Plan,
     Workload,
-    as_json,
-    check_choice,
     gigabytes,
-    make_plan,
-    table,
 )
+from ..planning.report import as_json, table
+from ..weights.stamps import all_shapes, stamp_file
 
 Locate = Callable[[AdapterKind, str], Path | None]
 """Where the LoRA or the ControlNet of a name is, if it is here."""
@@ -109,7 +110,7 @@ def asked_shapes(
     """``shapes`` and what ``query`` adds to them. Raises InvalidParameter, or WeightsMissing for a damaged file."""
     controls = [asked_control(name, model, locate) for name in query.controlnet]
     loras = sum(asked_lora(name, locate) for name in query.lora)
-    denoiser = "transformer" if "transformer" in shapes else "unet"
+    denoiser = family_of(model.family).denoiser
     return with_adapters(shapes, denoiser, controls, loras) if controls or loras else dict(shapes)
 
 
@@ -134,7 +135,7 @@ def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
     family = detect("controlnet", file).family
     if family != model.family:
         raise InvalidParameter("controlnet", f"ControlNet {name} was made for {family}, {model.name} is {model.family}")
-    return control_shape(file, model.family)
+    return control_shape(all_shapes(file), model.family)
 
 
 def asked_lora(name: str, locate: Locate) -> int:
@@ -190,7 +191,8 @@ def plan_for(
     machine, workload = machine_for(query, here), workload_for(model, query)
     upcast = model.force_upcast_vae if force_upcast_vae is None else force_upcast_vae
     plan = make_plan(
-        model.family, shapes, machine, workload, query.precision, query.offload, force_upcast_vae=upcast
+        family_of(model.family).costs, shapes, machine, workload, query.precision, query.offload,
+        force_upcast_vae=upcast,
     )  # fmt: skip
     return machine, workload, plan
 

@@ -1,13 +1,12 @@
 """Models in single files: which of the files in ComfyUI's own folders make a model together.
 
-A file is what its tensors say (weights/file_kinds.py). Its name only decides between several that fit:
+A file is what its tensors say (families/identify.py). Its name only decides between several that fit:
 ``models.toml`` has the names under which a model's files are published. Weights are not read here.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -15,22 +14,15 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from ..catalog.models import (
-    Catalog,
-    Defaults,
-    Family,
-    GuidanceLimit,
-    Limits,
-    Model,
-    SchedulerChoice,
-    SingleFilesSource,
-    StepLimit,
-)
+from ..catalog.models import Catalog, Model, SingleFilesSource
 from ..errors import WeightsMissing
-from ..loading.components import DENOISERS, PARTS, check_single_files, single_components
-from ..weights.file_kinds import NAMES, FileKind, identify
+from ..families.identify import identify
+from ..families.registry import family_of
+from ..families.spec import FamilySpec, SingleFiles
+from ..loading.components import check_single_files, single_components
+from ..weights.file_kinds import FileKind
 from ..weights.headers import READABLE, read_header
-from .folder_models import size_limits
+from .folder_models import own_model
 
 AUTO = "auto"
 FOLDERS: dict[str, str] = {
@@ -43,33 +35,6 @@ FOLDERS: dict[str, str] = {
     "lora": "loras",
 }
 """ComfyUI's folder for each component's files."""
-PREFERRED: dict[Family, dict[str, tuple[str, ...]]] = {
-    "flux": {
-        "text_encoder": ("clip_l*",),
-        "text_encoder_2": ("t5xxl_fp16*", "t5xxl*", "t5-v1_1-xxl*", "t5*"),
-        "vae": ("ae.*", "flux*vae*"),
-    },
-    "sdxl": {"checkpoint": ("sd_xl_base*", "sdxl*base*"), "vae": ("sdxl*vae*",)},
-    "sd15": {},
-}
-"""Names to take first where several files fit."""
-EXAMPLES: dict[Family, dict[str, str]] = {
-    "flux": {
-        "transformer": "flux1-schnell.safetensors",
-        "text_encoder": "clip_l.safetensors",
-        "text_encoder_2": "t5xxl_fp16.safetensors",
-        "vae": "ae.safetensors",
-    },
-    "sdxl": {
-        "unet": "sdxl_lightning_4step_unet.safetensors",
-        "text_encoder": "sd_xl_base_1.0.safetensors",
-        "text_encoder_2": "sd_xl_base_1.0.safetensors",
-        "vae": "sd_xl_base_1.0.safetensors",
-    },
-    "sd15": {},
-}
-"""Files that are known to fit, for who looks for one."""
-STEPS = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 _reported: set[Path] = set()
 _found_for: dict[str, Any] = {}
@@ -126,33 +91,37 @@ def kind_of(path: Path) -> FileKind | None:
         return None
 
 
-def complete(family: Family, chosen: Mapping[str, Path], shelf: Shelf, lora: Path | None = None) -> SingleFilesSource:
+def complete(
+    family: FamilySpec, chosen: Mapping[str, Path], shelf: Shelf, lora: Path | None = None
+) -> SingleFilesSource:
     """A model of the ``chosen`` files; for a component that is not chosen, the first file that fits.
 
     Raises WeightsMissing, which says what is missing and where to put it, or which files do not belong together.
     """
     found = dict(chosen)
-    check_single_files(family, SingleFilesSource(found))
-    missing = [name for name in PARTS[family] if name not in found and not add_component(family, name, found, shelf)]
+    check_single_files(family.name, SingleFilesSource(found))
+    parts = family.components
+    missing = [name for name in parts if name not in found and not add_component(family, name, found, shelf)]
     if missing:
         raise WeightsMissing("; ".join(wanted(family, name) for name in missing))
-    source = SingleFilesSource({name: found[name] for name in PARTS[family]}, lora)
-    check_single_files(family, source)
+    source = SingleFilesSource({name: found[name] for name in parts}, lora)
+    check_single_files(family.name, source)
     return source
 
 
-def add_component(family: Family, name: str, found: dict[str, Path], shelf: Shelf) -> bool:
+def add_component(family: FamilySpec, name: str, found: dict[str, Path], shelf: Shelf) -> bool:
     """Find a file for the component ``name`` and note it in ``found``; False where there is none."""
-    part = PARTS[family][name]
+    files = single_files_of(family)
+    part = family.components[name].part.name
     own = [path for path in found.values() if (kind := kind_of(path)) is not None and part in kind.parts]
-    preferred = PREFERRED[family].get(name, ())
-    checkpoints = PREFERRED[family].get("checkpoint", ())
-    if not (family == "sdxl" and name == "vae"):  # its shapes are those of Stable Diffusion 1's: only the name tells
+    preferred = files.preferred.get(name, ())
+    checkpoints = files.preferred.get("checkpoint", ())
+    if name not in files.only_by_name:
         preferred = (*preferred, "*")
     candidates = [
         *own,  # a checkpoint that is chosen already
         *shelf.matching(FOLDERS[name], preferred),
-        *shelf.matching("checkpoints", (*checkpoints, *(() if name == DENOISERS[family] else ("*",)))),
+        *shelf.matching("checkpoints", (*checkpoints, *(() if name == family.denoiser else ("*",)))),
     ]
     for path in dict.fromkeys(candidates):
         kind = kind_of(path)
@@ -165,20 +134,28 @@ def add_component(family: Family, name: str, found: dict[str, Path], shelf: Shel
     return False
 
 
-def fits(family: Family, files: Mapping[str, Path]) -> bool:
+def fits(family: FamilySpec, files: Mapping[str, Path]) -> bool:
     """Whether the components chosen so far have been made for each other."""
     try:
-        check_single_files(family, SingleFilesSource(files))
+        check_single_files(family.name, SingleFilesSource(files))
     except WeightsMissing:
         return False
     return True
 
 
-def wanted(family: Family, name: str) -> str:
+def wanted(family: FamilySpec, name: str) -> str:
     """What to get for a component, and where to put it."""
-    example = EXAMPLES[family][name]
-    folder = "checkpoints" if family == "sdxl" and name != "unet" else FOLDERS[name]
-    return f"no {NAMES[PARTS[family][name]]} found: put one, such as {example}, into ComfyUI's models/{folder}"
+    files = single_files_of(family)
+    folder = files.folders.get(name, FOLDERS[name])
+    part = family.components[name].part.title
+    return f"no {part} found: put one, such as {files.examples[name]}, into ComfyUI's models/{folder}"
+
+
+def single_files_of(family: FamilySpec) -> SingleFiles:
+    """How the family's single files are told apart. Raises WeightsMissing for a family that has none."""
+    if family.single_files is None:
+        raise WeightsMissing(f"{family.title} is read from diffusers folders only; put one into models/diffusers")
+    return family.single_files
 
 
 def catalog_files(catalog: Catalog, shelf: Shelf) -> Catalog:
@@ -203,7 +180,7 @@ def local_variants(model: Model, shelf: Shelf) -> dict[int | None, SingleFilesSo
     for steps in sorted(model.checkpoints) or [None]:
         for chosen, lora in beginnings(model, steps, shelf):
             try:
-                found[steps] = complete(model.family, chosen, shelf, lora)
+                found[steps] = complete(family_of(model.family), chosen, shelf, lora)
                 break
             except WeightsMissing:
                 continue
@@ -212,8 +189,9 @@ def local_variants(model: Model, shelf: Shelf) -> dict[int | None, SingleFilesSo
 
 def beginnings(model: Model, steps: int | None, shelf: Shelf) -> Iterator[tuple[dict[str, Path], Path | None]]:
     """Files that tell the model: its denoiser, a checkpoint with it, or a LoRA that makes it of another."""
-    denoiser = DENOISERS[model.family]
-    part = PARTS[model.family][denoiser]
+    family = family_of(model.family)
+    denoiser = family.denoiser
+    part = family.components[denoiser].part.name
     patterns = {name: [pattern.format(steps=steps) for pattern in given] for name, given in model.patterns.items()}
     places = ((denoiser, FOLDERS[denoiser]), ("checkpoint", "checkpoints"), ("checkpoint", FOLDERS[denoiser]))
     for name, folder in places:
@@ -230,7 +208,7 @@ def catalog_name(catalog: Catalog, path: Path) -> Model | None:
     """The catalog model that a denoiser's file name belongs to."""
     name = path.name.lower()
     for model in catalog.models.values():
-        denoiser = DENOISERS[model.family]
+        denoiser = family_of(model.family).denoiser
         given = [*model.patterns.get(denoiser, ()), *model.patterns.get("checkpoint", ())]
         for steps in sorted(model.checkpoints) or [None]:
             if any(fnmatch(name, pattern.format(steps=steps)) for pattern in given):
@@ -238,57 +216,21 @@ def catalog_name(catalog: Catalog, path: Path) -> Model | None:
     return None
 
 
-def distilled_steps(path: Path) -> int | None:
-    """The number of steps that a Lightning file's name says it was distilled for."""
-    match = STEPS.search(path.name)
-    return int(match[1]) if match else None
-
-
-def files_model(family: Family, source: SingleFilesSource, catalog: Catalog) -> Model:
+def files_model(family: FamilySpec, source: SingleFilesSource, catalog: Catalog) -> Model:
     """The model that ``source`` is. Files named as a catalog model's are that model: its licence and limits hold."""
-    denoiser = source.components[DENOISERS[family]]
+    files = single_files_of(family)
+    denoiser = source.components[family.denoiser]
     name = " + ".join(dict.fromkeys(path.stem for path in (source.lora or denoiser, denoiser, *source.files)))
-    steps = distilled_steps(source.lora or denoiser) if family == "sdxl" else None
+    steps = files.steps_of((source.lora or denoiser).name)
     known = catalog_name(catalog, source.lora or denoiser)
-    if known is not None and known.family == family:
+    if known is not None and known.family == family.name:
         model = replace(known, name=name, title=name, source=source, vae=None, local={}, patterns={})
         if steps is None or steps not in known.checkpoints:
             return replace(model, checkpoints={})
-        return distilled(replace(model, checkpoints={steps: known.checkpoints[steps]}), steps)
-    guided = family == "flux" and bool(single_components(family, source)["transformer"].config["guidance_embeds"])
-    if family == "flux":
-        defaults = Defaults(1024, 1024, 28 if guided else 4, 3.5 if guided else 0.0)
-        limits = Limits(num_inference_steps=StepLimit(1, 100 if guided else 50))
-    else:
-        defaults, limits = Defaults(1024, 1024, 30, 5.0), Limits(negative_prompt=True)
-    model = Model(
-        name=name,
-        title=name,
-        family=family,
-        license="unknown",
-        commercial_use=False,
-        source=source,
-        defaults=defaults,
-        limits=size_limits(limits),
-        max_sequence_length={"flux": 512 if guided else 256, "sdxl": 77}[family],
-    )
-    return model if steps is None else distilled(model, steps)
-
-
-def distilled(model: Model, steps: int) -> Model:
-    """``model`` as a Lightning model for ``steps``: trailing timesteps, no guidance, no other number of steps."""
-    limits = replace(
-        model.limits,
-        num_inference_steps=StepLimit(steps, steps, (steps,)),
-        guidance_scale=GuidanceLimit(0.0, 1.0),
-        negative_prompt=False,
-    )
-    return replace(
-        model,
-        defaults=replace(model.defaults, num_inference_steps=steps, guidance_scale=0.0),
-        limits=limits,
-        scheduler=SchedulerChoice("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
-    )
+        return files.distilled(replace(model, checkpoints={steps: known.checkpoints[steps]}), steps)
+    configs = {part: found.config for part, found in single_components(family.name, source).items()}
+    model = own_model(name, family, source, files.facts(configs))
+    return model if steps is None else files.distilled(model, steps)
 
 
 def files_stamp(source: SingleFilesSource) -> tuple[int, ...]:

@@ -13,15 +13,15 @@ import transformers
 
 from ..catalog.models import Model
 from ..errors import WeightsMissing
-from ..families.architectures import FLUX_SCHEDULES, SDXL_SCHEDULE
-from ..families.placed import Pipeline, PlacedFluxPipeline, PlacedSD15Pipeline, PlacedSDXLPipeline
-from ..families.tokenizers import comfy_tokenizers
+from ..families.placed import Pipeline, placed_class
+from ..families.registry import family_of
 from ..planning.records import ComputeType, Plan, StorageType
+from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter, LoadProgress, open_file
 from ..weights.quantize import storable_layers, store_weight, stored_type
 from ..weights.sources import ResolvedFiles
-from .components import DENOISERS, ComponentFiles, component_files, shapes_of, vae_must_upcast
-from .fill import DTYPES, load_component
+from .components import ComponentFiles, component_files, shapes_of, vae_must_upcast
+from .fill import load_component
 
 __all__ = ["build_pipeline", "shapes_of", "vae_must_upcast"]
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def build_pipeline(
         components = component_files(model, variant, files)
         meter = LoadMeter(sum(component.bytes for component in components.values()), progress)
         plans = dict(plan.components)
-        denoiser = DENOISERS[model.family]
+        denoiser = family_of(model.family).denoiser
         lora = files.single.lora if files.single is not None else None
         if lora is not None:  # a LoRA is added to numbers, and what comes out is stored in fewer bits
             plans[denoiser] = replace(plans[denoiser], storage=plans[denoiser].compute)
@@ -60,24 +60,24 @@ def build_pipeline(
         pipeline.set_progress_bar_config(disable=True)
         if lora is not None:
             fuse(pipeline, lora)
-            quantize(getattr(pipeline, denoiser), plan.components[denoiser].storage, plan.components[denoiser].compute)
+            blocks = components[denoiser].part.blocks.prefixes
+            kept = plan.components[denoiser]
+            quantize(getattr(pipeline, denoiser), blocks, kept.storage, kept.compute)
     return pipeline
 
 
 def assembled(model: Model, files: ResolvedFiles, parts: dict[str, Any]) -> Pipeline:
     """The pipeline with ``parts``."""
-    if model.family == "flux":
-        return PlacedFluxPipeline(**parts)
-    if model.family == "sd15":
-        unused: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        return PlacedSD15Pipeline(**parts, **unused)
-    zeros = True
-    if files.pipeline is not None:
-        index = json.loads((files.pipeline / "model_index.json").read_text(encoding="utf-8"))
-        zeros = bool(index.get("force_zeros_for_empty_prompt", True))
-    # The invisible watermark would be drawn by plain diffusers only where its package happens to be installed.
-    options: dict[str, Any] = {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
-    return PlacedSDXLPipeline(**parts, **options)
+    family = family_of(model.family)
+    options = family.pipeline_options(read_index(files))
+    return placed_class(family.pipelines["text-to-image", None])(**parts, **options)
+
+
+def read_index(files: ResolvedFiles) -> dict[str, Any]:
+    """The pipeline's ``model_index.json``; empty for single files."""
+    if files.pipeline is None:
+        return {}
+    return json.loads((files.pipeline / "model_index.json").read_text(encoding="utf-8"))
 
 
 def other_parts(
@@ -85,14 +85,13 @@ def other_parts(
 ) -> dict[str, Any]:
     """Tokenizers and scheduler."""
     if files.pipeline is None:
-        tokenizers = comfy_tokenizers(model.family, model.max_sequence_length)
-        scheduler = single_file_scheduler(model, components)
+        tokenizers, scheduler = single_file_parts(model, components)
     else:
-        index = json.loads((files.pipeline / "model_index.json").read_text(encoding="utf-8"))
+        index = read_index(files)
         tokenizers = {
-            name: getattr(transformers, index[name][1]).from_pretrained(files.pipeline / name, local_files_only=True)
-            for name in ("tokenizer", "tokenizer_2")
-            if name in index
+            name: getattr(transformers, entry[1]).from_pretrained(files.pipeline / name, local_files_only=True)
+            for name, entry in index.items()
+            if name.startswith("tokenizer")
         }
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(files.pipeline / "scheduler")
     if model.scheduler is not None:
@@ -103,12 +102,14 @@ def other_parts(
     return {**tokenizers, "scheduler": scheduler}
 
 
-def single_file_scheduler(model: Model, components: dict[str, ComponentFiles]) -> Any:
-    """The scheduler that the model was made for; single files do not name one."""
-    if model.family == "flux":
-        guided = bool(components["transformer"].config["guidance_embeds"])
-        return diffusers.FlowMatchEulerDiscreteScheduler(**FLUX_SCHEDULES[guided])
-    return diffusers.EulerDiscreteScheduler(**SDXL_SCHEDULE)
+def single_file_parts(model: Model, components: dict[str, ComponentFiles]) -> tuple[dict[str, Any], Any]:
+    """Tokenizers and scheduler that the family's models were made with; single files bring neither."""
+    family = family_of(model.family)
+    if family.tokenizers is None or family.scheduler is None:
+        raise WeightsMissing(f"{family.title} is not loaded from single files; use a diffusers folder of the model")
+    scheduler = family.scheduler({name: component.config for name, component in components.items()})
+    made = getattr(diffusers, scheduler.class_name)(**scheduler.config)
+    return family.tokenizers(model.max_sequence_length), made
 
 
 def fuse(pipeline: Any, lora: Path) -> None:
@@ -118,10 +119,10 @@ def fuse(pipeline: Any, lora: Path) -> None:
     pipeline.unload_lora_weights()
 
 
-def quantize(component: torch.nn.Module, storage: StorageType, compute: ComputeType) -> None:
+def quantize(component: torch.nn.Module, blocks: tuple[str, ...], storage: StorageType, compute: ComputeType) -> None:
     """Store the weights of a component that is loaded already in fewer bits."""
     kept = stored_type(storage, compute)
     if kept is None:
         return
-    for _, layer in list(storable_layers(component)):
+    for _, layer in list(storable_layers(component, blocks)):
         store_weight(layer, layer.weight.data, kept, DTYPES[compute])

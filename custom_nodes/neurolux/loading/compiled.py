@@ -15,67 +15,56 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from ..memory.streaming import CPU
-
-if TYPE_CHECKING:
-    from .registry import LoadedPipeline
+from .loaded import CompiledBlocks, LoadedPipeline
 
 T = TypeVar("T")
 BACKEND: str | Callable[..., Any] = "inductor"
 _log = logging.getLogger(__name__)
 
 
-class CompiledBlocks:
-    """The compiled calls of one pipeline's denoiser."""
+def run_compiled(loaded: LoadedPipeline, work: Callable[[], T]) -> T:
+    """``work``, by compiled blocks if they are wanted and can be had. Its components are on the device already."""
+    blocks = loaded.compiled
+    if not blocks.wanted:
+        return work()
+    import torch._dynamo.exc
 
-    def __init__(self) -> None:
-        self.wanted = False
-        """Whether the handle that borrows the pipeline asks for it."""
-        self._calls: list[tuple[torch.nn.Module, Any]] = []
-        self._failure: str | None = None
-
-    def run(self, loaded: LoadedPipeline, draw: Callable[[], T]) -> T:
-        """``draw``, by compiled blocks if they are wanted and can be had. Its components are on the device already."""
-        if not self.wanted:
-            return draw()
-        import torch._dynamo.exc
-
-        obstacle = self._failure or missing_compiler(loaded.device) or streamed(loaded)
-        if obstacle is None:
-            try:
-                with self._at_work(loaded.denoiser):
-                    return draw()
-            except torch._dynamo.exc.TorchDynamoException as error:
-                _log.exception("NeuroLux: compiling %s failed", loaded.model.name)
-                self._calls.clear()
-                obstacle = self._failure = f"it failed ({first_lines(error)}); the log says where. Switch it off"
-        loaded.unreported_warnings.append(f"compile has no effect on {loaded.model.name}: {obstacle}")
-        return draw()
-
-    @contextmanager
-    def _at_work(self, denoiser: Any) -> Iterator[None]:
-        """Meanwhile the repeated blocks' calls are the compiled ones.
-
-        Not kept on the modules: their calls hold the modules, and such a cycle would keep a dropped model's weights in
-        memory until the garbage collector comes by. Nor may hooks be added under a compiled call (torch does not
-        notice them), which streaming does as soon as the manager takes a block away.
-        """
-        if not self._calls:
-            denoiser.compile_repeated_blocks(backend=BACKEND)
-            self._calls = [
-                (block, block._compiled_call_impl) for block in denoiser.modules() if block._compiled_call_impl
-            ]
+    obstacle = blocks.failure or missing_compiler(loaded.device) or streamed(loaded)
+    if obstacle is None:
         try:
-            for block, call in self._calls:
-                block._compiled_call_impl = call
-            yield
-        finally:
-            for block, _ in self._calls:
-                block._compiled_call_impl = None
+            with at_work(blocks, loaded.denoiser):
+                return work()
+        except torch._dynamo.exc.TorchDynamoException as error:
+            _log.exception("NeuroLux: compiling %s failed", loaded.model.name)
+            blocks.calls.clear()
+            obstacle = blocks.failure = f"it failed ({first_lines(error)}); the log says where. Switch it off"
+    loaded.unreported_warnings.append(f"compile has no effect on {loaded.model.name}: {obstacle}")
+    return work()
+
+
+@contextmanager
+def at_work(blocks: CompiledBlocks, denoiser: Any) -> Iterator[None]:
+    """Meanwhile the repeated blocks' calls are the compiled ones.
+
+    Not kept on the modules: their calls hold the modules, and such a cycle would keep a dropped model's weights in
+    memory until the garbage collector comes by. Nor may hooks be added under a compiled call (torch does not
+    notice them), which streaming does as soon as the manager takes a block away.
+    """
+    if not blocks.calls:
+        denoiser.compile_repeated_blocks(backend=BACKEND)
+        blocks.calls = [(block, block._compiled_call_impl) for block in denoiser.modules() if block._compiled_call_impl]
+    try:
+        for block, call in blocks.calls:
+            block._compiled_call_impl = call
+        yield
+    finally:
+        for block, _ in blocks.calls:
+            block._compiled_call_impl = None
 
 
 def streamed(loaded: LoadedPipeline) -> str | None:

@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..catalog.models import Family, Model, SingleFilesSource
+from ..catalog.models import Model, SingleFilesSource
 from ..errors import WeightsMissing
-from ..families.architectures import config_of
-from ..planning.records import ComponentShape
+from ..families.identify import identify
+from ..families.registry import family_of
+from ..families.spec import Component, Config, FamilySpec, Part
+from ..planning.records import ComponentShape, StorageType
 from ..weights.diffusers_folder import WEIGHTS
-from ..weights.file_kinds import NAMES, Part, Place, identify
+from ..weights.dtypes import TYPE_NAMES
+from ..weights.file_kinds import Place
 from ..weights.files import open_files, outlines
-from ..weights.headers import STORED, read_header
-from ..weights.key_maps import SCALES, renamed
+from ..weights.headers import read_header
+from ..weights.key_maps import SCALES, own_tensors
 from ..weights.sources import ResolvedFiles
-
-DENOISERS: dict[Family, str] = {"flux": "transformer", "sdxl": "unet", "sd15": "unet"}
-PARTS: dict[Family, dict[str, Part]] = {
-    "flux": {"text_encoder": "clip-l", "text_encoder_2": "t5", "transformer": "flux-transformer", "vae": "vae"},
-    "sdxl": {"text_encoder": "clip-l", "text_encoder_2": "clip-g", "unet": "sdxl-unet", "vae": "vae"},
-    "sd15": {"text_encoder": "clip-l", "unet": "sd15-unet", "vae": "vae"},
-}
-"""What each component of a pipeline is."""
-BLOCK = re.compile(
-    r"(?:single_)?transformer_blocks\.\d+|encoder\.block\.\d+"
-    r"|(?:(?:down|up)_blocks\.\d+|mid_block)"
-    r"\.(?:(?:resnets|downsamplers|upsamplers)\.\d+|attentions\.\d+\.transformer_blocks\.\d+)"
-)
-"""What can be streamed: the start of its weights' names. A UNet's levels are too large for it."""
-STREAMED_PARTS: tuple[Part, ...] = ("flux-transformer", "sdxl-unet", "sd15-unet", "t5")
 
 
 @dataclass(frozen=True)
@@ -44,13 +30,17 @@ class ComponentFiles:
     """One component on the disk."""
 
     name: str
-    part: Part
-    family: Family
+    component: Component
     files: tuple[Path, ...]
     place: Place | None = None
     """Where in a single file it is; None for a diffusers folder, whose names need no change."""
     config_folder: Path | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Config = field(default_factory=dict)
+
+    @property
+    def part(self) -> Part:
+        """What kind of component it is."""
+        return self.component.part
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The weights under their names in diffusers or transformers, mapped from the disk."""
@@ -65,7 +55,11 @@ class ComponentFiles:
 
     def named(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``tensors`` under the names that the component's class has for them."""
-        return tensors if self.place is None else renamed(self.part, self.place, tensors)
+        if self.place is None:
+            return tensors
+        own = own_tensors(self.place, tensors)
+        rename = self.part.renames.get(self.place.layout)
+        return own if rename is None else rename(own)
 
     @property
     def bytes(self) -> int:
@@ -91,9 +85,10 @@ def component_files(model: Model, variant: int | None, files: ResolvedFiles) -> 
 def folder_components(model: Model, files: ResolvedFiles, folder: Path) -> dict[str, ComponentFiles]:
     """The components of a diffusers folder, and of what replaces some of them."""
     found: dict[str, ComponentFiles] = {}
-    for name, part in PARTS[model.family].items():
+    family = family_of(model.family)
+    for name, component in family.components.items():
         own = folder / name
-        if name == "unet" and files.checkpoint is not None:
+        if name == family.denoiser and files.checkpoint is not None:
             weights: tuple[Path, ...] = (files.checkpoint,)
         elif name == "vae" and files.vae is not None:
             own = files.vae
@@ -102,7 +97,7 @@ def folder_components(model: Model, files: ResolvedFiles, folder: Path) -> dict[
             weights = folder_weights(own, getattr(model.source, "variant", None))
         if not (own / "config.json").is_file() or not weights:
             raise WeightsMissing(f"model {model.name!r}: {own} has no weights or no config.json; fetch its files again")
-        found[name] = ComponentFiles(name, part, model.family, weights, config_folder=own)
+        found[name] = ComponentFiles(name, component, weights, config_folder=own)
     return found
 
 
@@ -122,27 +117,28 @@ def folder_weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.glob("*") if path.suffix in WEIGHTS and path.is_file()))
 
 
-def single_components(family: Family, source: SingleFilesSource) -> dict[str, ComponentFiles]:
+def single_components(family: str, source: SingleFilesSource) -> dict[str, ComponentFiles]:
     """The components that single files hold, and their configurations, told from their shapes."""
     found: dict[str, ComponentFiles] = {}
-    for name, part in PARTS[family].items():
+    for name, component in family_of(family).components.items():
         if name not in source.components:
             continue
         path = source.components[name]
-        component = ComponentFiles(name, part, family, (path,), place=place_of(part, name, path))
-        shapes = {key: tuple(value.shape) for key, value in component.outline().items()}
+        part = component.part
+        files = ComponentFiles(name, component, (path,), place=place_of(part, name, path))
+        shapes = {key: tuple(value.shape) for key, value in files.outline().items()}
         try:
-            config = config_of(part, shapes, family, projected=name == "text_encoder_2")
+            config = component.config_of(shapes)
         except (KeyError, IndexError, StopIteration, ValueError) as error:
             raise WeightsMissing(
-                f"{path} is no complete {NAMES[part]}: it lacks {error}; fetch the file again, or choose another"
+                f"{path} is no complete {part.title}: it lacks {error}; fetch the file again, or choose another"
             ) from error
-        found[name] = replace(component, config=config)
-    check_fit(family, found)
+        found[name] = replace(files, config=config)
+    check_fit(family_of(family), found)
     return found
 
 
-def check_single_files(family: Family, source: SingleFilesSource) -> None:
+def check_single_files(family: str, source: SingleFilesSource) -> None:
     """Raise WeightsMissing unless the files (all, or those chosen so far) are what they shall be and fit together."""
     single_components(family, source)
 
@@ -150,50 +146,30 @@ def check_single_files(family: Family, source: SingleFilesSource) -> None:
 def place_of(part: Part, name: str, path: Path) -> Place:
     """Where in ``path`` the component is. Raises WeightsMissing, which says what the file is instead."""
     found = identify(read_header(path))
-    place = found.parts.get(part)
+    place = found.parts.get(part.name)
     if place is None:
-        raise WeightsMissing(f"{path.name} is a {found.kind}; {name} needs a {NAMES[part]}")
+        raise WeightsMissing(f"{path.name} is a {found.kind}; {name} needs a {part.title}")
     return place
 
 
-def check_fit(family: Family, components: Mapping[str, ComponentFiles]) -> None:
+def check_fit(family: FamilySpec, components: Mapping[str, ComponentFiles]) -> None:
     """Raise WeightsMissing unless the components, as far as they are there, have been made for each other."""
-    configs = {name: part.config for name, part in components.items()}
-    denoiser = DENOISERS[family]
-    if denoiser not in configs:
+    configs = {name: files.config for name, files in components.items()}
+    if family.denoiser not in configs:
         return
-    main = configs[denoiser]
-    own = components[denoiser].files[0].name
+    main = configs[family.denoiser]
+    own = components[family.denoiser].files[0].name
     if main["in_channels"] != main["out_channels"]:
         raise WeightsMissing(
             f"{own} takes {main['in_channels']} channels and gives {main['out_channels']}: it is for filling, "
             "redrawing or control, and draws from an image; text to image needs a plain model"
         )
-    for name, has, needs, what in measures(family, configs, main):
+    for name, has, needs, what in family.misfits(configs):
         if has != needs:
             raise WeightsMissing(
                 f"{components[name].files[0].name} does not belong to {own}: it has {has} {what}, and {needs} are "
-                f"needed; choose the {NAMES[components[name].part]} of a {family.upper()} model"
+                f"needed; choose the {components[name].part.title} of a {family.title} model"
             )
-
-
-def measures(
-    family: Family, configs: Mapping[str, Mapping[str, Any]], main: Mapping[str, Any]
-) -> Iterator[tuple[str, int, int, str]]:
-    """What must agree: component, what it has, what the denoiser needs, and of what."""
-    if family == "flux":
-        if "text_encoder" in configs:
-            yield "text_encoder", configs["text_encoder"]["hidden_size"], main["pooled_projection_dim"], "features"
-        if "text_encoder_2" in configs:
-            yield "text_encoder_2", configs["text_encoder_2"]["d_model"], main["joint_attention_dim"], "features"
-        if "vae" in configs:
-            yield "vae", configs["vae"]["latent_channels"], main["out_channels"] // 4, "latent channels"
-        return
-    if "text_encoder" in configs and "text_encoder_2" in configs:
-        width = configs["text_encoder"]["hidden_size"] + configs["text_encoder_2"]["hidden_size"]
-        yield "text_encoder_2", width, main["cross_attention_dim"], "features together with the first encoder"
-    if "vae" in configs:
-        yield "vae", configs["vae"]["latent_channels"], main["out_channels"], "latent channels"
 
 
 def shapes_of(model: Model, variant: int | None, files: ResolvedFiles) -> dict[str, ComponentShape]:
@@ -205,14 +181,14 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
     """Parameters, those of each block in order of use, and the type in the files."""
     outline = {name: value for name, value in component.outline().items() if not name.endswith(SCALES)}
     blocks: dict[str, int] = {}
-    if component.part in STREAMED_PARTS:
-        for name, value in outline.items():
-            if block := BLOCK.match(name):
-                blocks[block[0]] = blocks.get(block[0], 0) + value.numel()
+    lists = component.part.blocks
+    for name, value in outline.items():
+        if (block := lists.block_of(name)) is not None:
+            blocks[block] = blocks.get(block, 0) + value.numel()
     gguf = any(read_header(path).gguf for path in component.files if path.suffix == ".gguf")
     return ComponentShape(
         parameters=sum(value.numel() for value in outline.values()),
-        blocks=tuple(blocks[name] for name in sorted(blocks, key=order_of_use)),
+        blocks=tuple(blocks[name] for name in sorted(blocks, key=lists.order)),
         stored="gguf" if gguf else stored_type(outline),
         stored_bytes=component.bytes if gguf else None,
     )
@@ -226,21 +202,10 @@ def vae_must_upcast(files: ResolvedFiles) -> bool:
     return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("force_upcast", True))
 
 
-def stored_type(outline: Mapping[str, torch.Tensor]) -> Any:
+def stored_type(outline: Mapping[str, torch.Tensor]) -> StorageType | None:
     """The type that most of the bytes are in, as a plan calls it; None for one that it does not know."""
-    totals: dict[str, int] = {}
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3"}
+    totals: dict[StorageType | None, int] = {}
     for value in outline.values():
-        name = names.get(value.dtype, "")
+        name = TYPE_NAMES.get(value.dtype)
         totals[name] = totals.get(name, 0) + math.prod(value.shape) * value.element_size()
-    return STORED.get(max(totals, key=lambda name: totals[name], default=""))
-
-
-def order_of_use(block: str) -> tuple[Any, ...]:
-    """Sorts the names of blocks as they run: in a UNet each resnet before its attention, samplers last."""
-    lists = ("encoder", "transformer_blocks", "single_transformer_blocks", "down_blocks", "mid_block", "up_blocks")
-    parts = block.split(".")
-    numbers = [int(part) for part in parts if part.isdigit()]
-    level, inside = (0, numbers) if parts[0] == "mid_block" else (numbers[0], numbers[1:])
-    sampler = "downsamplers" in parts or "upsamplers" in parts
-    return lists.index(parts[0]), level, sampler, inside[:1], "attentions" in parts, inside[1:]
+    return max(totals, key=lambda name: totals[name], default=None)

@@ -7,25 +7,22 @@ own ``from_pretrained`` would hold it in the type of the files first.
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 
 from ..errors import WeightsMissing
+from ..families.spec import Part
 from ..planning.records import ComponentPlan
-from ..weights.file_kinds import NAMES
+from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter
 from ..weights.key_maps import SCALES
 from ..weights.quantize import storable_layers, store_gguf, store_weight, stored_type, unscaled
 from .components import ComponentFiles
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHOWN = 4
 _log = logging.getLogger(__name__)
 
@@ -36,39 +33,16 @@ def load_component(files: ComponentFiles, plan: ComponentPlan, meter: LoadMeter,
     ``device`` is where quantizing is computed. Raises WeightsMissing for files that are damaged or do not fit.
     """
     tensors = files.tensors()
-    if plan.storage == "gguf" and files.part == "flux-transformer":
-        return load_gguf(files, tensors, DTYPES[plan.compute], meter)
+    if plan.storage == "gguf" and files.part.load_gguf is not None:
+        copied: dict[str, torch.Tensor] = {}
+        for name, value in tensors.items():
+            copied[name] = value.clone()
+            meter.add(value.nbytes)
+        return files.part.load_gguf(copied, files.config, DTYPES[plan.compute]).requires_grad_(False)
     with init_empty_weights():
-        module = empty_module(files)
+        module = files.part.empty(files.config, files.config_folder)
     fill(module, files, tensors, plan, meter, device)
     return module.eval().requires_grad_(False)
-
-
-def empty_module(files: ComponentFiles) -> torch.nn.Module:
-    """The component's class with its configuration; call it where weights get no memory."""
-    import diffusers
-    import transformers
-
-    if files.part in ("t5", "clip-l", "clip-g"):
-        projected = files.part == "clip-g"
-        if files.part == "t5":
-            config_class, model_class = transformers.T5Config, transformers.T5EncoderModel
-        else:
-            config_class = transformers.CLIPTextConfig
-            model_class = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
-        folder = files.config_folder
-        config = config_class.from_pretrained(folder) if folder else config_class(**files.config)
-        return cast(Any, model_class)(config)
-    classes: dict[str, Any] = {
-        "flux-transformer": diffusers.FluxTransformer2DModel,
-        "sdxl-unet": diffusers.UNet2DConditionModel,
-        "sd15-unet": diffusers.UNet2DConditionModel,
-        "vae": diffusers.AutoencoderKL,
-    }
-    model_class = classes[files.part]
-    return model_class.from_config(
-        model_class.load_config(files.config_folder) if files.config_folder else files.config
-    )
 
 
 def fill(
@@ -80,16 +54,17 @@ def fill(
     device: torch.device,
 ) -> None:
     """Give ``module`` its weights out of ``tensors``, which are taken from it."""
-    compute = DTYPES[plan.compute]
+    part, compute = files.part, DTYPES[plan.compute]
     storage = stored_type(plan.storage, plan.compute)
     coded = plan.storage == "gguf"
-    layers = {f"{name}.weight": layer for name, layer in storable_layers(module)} if storage or coded else {}
+    storable = storable_layers(module, part.blocks.prefixes) if storage or coded else ()
+    layers = {f"{name}.weight": layer for name, layer in storable}
     wanted = module.state_dict()
-    tensors = matching_names(wanted, tensors)
-    missing = [name for name in wanted if name not in tensors and not tied(module, name, tensors)]
+    tensors = matching_names(part.optional_prefix, wanted, tensors)
+    missing = [name for name in wanted if name not in tensors and not tied(part, module, name, tensors)]
     if missing:
         raise WeightsMissing(
-            f"{described(files)} lacks {listed(missing)}; fetch the file again, or choose another {NAMES[files.part]}"
+            f"{described(files)} lacks {listed(missing)}; fetch the file again, or choose another {part.title}"
         )
     for name, target in wanted.items():
         if name not in tensors:
@@ -99,7 +74,7 @@ def fill(
         if decoded_shape(source) != target.shape:
             raise WeightsMissing(
                 f"{described(files)} does not fit: {name} is {tuple(decoded_shape(source))} and should be "
-                f"{tuple(target.shape)}; choose another {NAMES[files.part]}"
+                f"{tuple(target.shape)}; choose another {part.title}"
             )
         count = source.nbytes
         owner, _, attribute = name.rpartition(".")
@@ -122,7 +97,7 @@ def fill(
             else:
                 holder._parameters[attribute] = torch.nn.Parameter(value, requires_grad=False)
         meter.add(count)
-    retie(module)
+    retie(part, module)
     if tensors:
         _log.info("NeuroLux: %s: not used: %s", described(files), listed(list(tensors)))
 
@@ -147,9 +122,10 @@ def is_part(value: torch.Tensor, source: torch.Tensor) -> bool:
     return value.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
 
 
-def matching_names(wanted: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``tensors`` with or without the ``text_model.`` that CLIP's names begin with (transformers drops it from 5.6)."""
-    prefix = "text_model."
+def matching_names(prefix: str, wanted: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``tensors`` with or without ``prefix``, as the names that are ``wanted`` have it (transformers drops CLIP's)."""
+    if not prefix:
+        return tensors
     if any(name in wanted for name in tensors):
         has = {name.startswith(prefix) for name in wanted}
         if has != {False} or not any(name.startswith(prefix) for name in tensors):
@@ -161,21 +137,21 @@ def matching_names(wanted: Mapping[str, Any], tensors: dict[str, torch.Tensor]) 
     return found
 
 
-def tied(module: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor]) -> bool:
+def tied(part: Part, module: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor]) -> bool:
     """Whether the weight ``name`` is one that another in ``tensors`` is shared with."""
-    return name in tied_weights(module) and tied_weights(module)[name] in tensors
+    shared = tied_weights(part, module)
+    return name in shared and shared[name] in tensors
 
 
-def tied_weights(module: torch.nn.Module) -> dict[str, str]:
+def tied_weights(part: Part, module: torch.nn.Module) -> dict[str, str]:
     """Weights that are shared, by the name of the other: T5's embedding, which its encoder has too."""
-    names = {"encoder.embed_tokens.weight": "shared.weight"}
     own = dict(module.named_parameters(remove_duplicate=False))
-    return {name: other for name, other in names.items() if name in own and other in own}
+    return {name: other for name, other in part.tied.items() if name in own and other in own}
 
 
-def retie(module: torch.nn.Module) -> None:
+def retie(part: Part, module: torch.nn.Module) -> None:
     """Share again what is shared: weights that were given one by one are two."""
-    for name, other in tied_weights(module).items():
+    for name, other in tied_weights(part, module).items():
         module.get_submodule(name.rpartition(".")[0]).weight = module.get_submodule(other.rpartition(".")[0]).weight
 
 
@@ -196,23 +172,6 @@ def dequantized(value: torch.Tensor) -> torch.Tensor:
     from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 
     return dequantize_gguf_tensor(value)
-
-
-def load_gguf(
-    files: ComponentFiles, tensors: dict[str, torch.Tensor], compute: torch.dtype, meter: LoadMeter
-) -> torch.nn.Module:
-    """A FLUX transformer with its weights as the GGUF has them, by diffusers: a layer decodes its own when called."""
-    from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
-
-    copied: dict[str, torch.Tensor] = {}
-    for name, value in tensors.items():
-        copied[name] = value.clone()
-        meter.add(value.nbytes)
-    with tempfile.TemporaryDirectory() as folder:  # from_single_file takes a configuration by its folder only
-        (Path(folder) / "config.json").write_text(json.dumps(files.config), encoding="utf-8")
-        return FluxTransformer2DModel.from_single_file(
-            copied, config=folder, quantization_config=GGUFQuantizationConfig(compute_dtype=compute), dtype=compute
-        ).requires_grad_(False)
 
 
 def described(files: ComponentFiles) -> str:

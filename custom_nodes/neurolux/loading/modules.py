@@ -1,4 +1,4 @@
-"""Loads a module that stands beside a pipeline's own; a file that is damaged or of another kind is told in words."""
+"""Loads a module that works beside a pipeline's own; names a file that is damaged or of another kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import WeightsMissing
-from .working_memory import with_memory_errors
+from ..memory.out_of_memory import with_memory_errors
 
 T = TypeVar("T")
 REMEDY = "Close what else uses memory, or choose a smaller number format (precision bf16)."
@@ -17,7 +17,7 @@ MISFITS = (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeErro
 
 
 def load_module(what: str, advice: str, work: Callable[[], T], *, remedy: str = REMEDY, title: str | None = None) -> T:
-    """What ``work`` makes of the files of ``what``. Outside of inference mode, as pipelines are loaded (load.py).
+    """What ``work`` makes of the files of ``what``. Outside of inference mode, as pipelines are loaded (build.py).
 
     Raises WeightsMissing with ``advice``, or OutOfMemory with ``remedy`` (there ``title`` names it, if given).
     """

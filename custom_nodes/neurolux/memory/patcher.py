@@ -12,15 +12,16 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import torch
 
+from ..families.blocks import NO_BLOCKS, BlockLists
 from .streaming import Residency
 from .units import split_into_blocks
 
 
 class ComponentPatcher(comfy.model_patcher.ModelPatcher):
-    """Places a ``torch.nn.Module`` on the load device, as far as ``budget`` bytes and the manager's room go.
+    """Places a ``torch.nn.Module`` on the load device, as far as ``budget`` bytes and the manager allow.
 
-    ``residency`` says what can be streamed; unless given, the blocks can. Weights never change, so leaving the device
-    costs no transfer (diffusers' own model offload copies every byte back, its PR 11682).
+    ``residency`` says what can be streamed; unless given, the ``blocks`` can. Weights never change, so leaving the
+    device costs no transfer (diffusers' own model offload copies every byte back, its PR 11682).
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class ComponentPatcher(comfy.model_patcher.ModelPatcher):
         offload_device: torch.device,
         *,
         residency: Residency | None = None,
+        blocks: BlockLists = NO_BLOCKS,
         budget: float = float("inf"),
     ) -> None:
-        self.residency = residency or Residency(*split_into_blocks(model), load_device)
+        self.residency = residency or Residency(*split_into_blocks(model, blocks), load_device)
         super().__init__(model, load_device, offload_device, size=1)
         self.budget = budget
         """Bytes that the component may take on the device at work, by the plan."""
@@ -45,7 +47,7 @@ class ComponentPatcher(comfy.model_patcher.ModelPatcher):
         return self.residency.placed
 
     def model_size(self) -> int:
-        """What it takes on the device at work; the manager makes room for that, not for what is streamed."""
+        """What it takes on the device at work; the manager frees that much, not what is streamed."""
         return max(1, int(min(self.residency.total_bytes, self.budget)))
 
     def get_ram_usage(self) -> int:
@@ -77,7 +79,7 @@ class ComponentPatcher(comfy.model_patcher.ModelPatcher):
     def partially_load(self, device_to: torch.device, extra_memory: float = 0, *_: object, **__: object) -> int:
         """Take up to ``extra_memory`` bytes more, within the plan; a negative number gives some back.
 
-        The manager's room is for the weights alone: it has already set aside what the stage works with. Returns the
+        The manager means bytes of weights alone: it has already set aside what the stage works with. Returns the
         bytes that were added.
         """
         before = self.loaded_size()

@@ -17,8 +17,16 @@ from dataclasses import dataclass, replace
 import comfy.model_management as mm
 import torch
 
+from ..families.blocks import NO_BLOCKS, BlockLists
+from ..families.spec import FamilySpec
 from ..planning.layout import blocks_on_device
-from ..planning.planner import ComponentPlan, OffloadMode, PlacementKind, Plan, StorageType
+from ..planning.records import (
+    ComponentPlan,
+    OffloadMode,
+    PlacementKind,
+    Plan,
+    StorageType,
+)
 from .mapped_weights import map_to_files
 from .patcher import ComponentPatcher, managed, unload
 from .streaming import Residency
@@ -43,9 +51,12 @@ class ComponentMemory:
 class Placement:
     """The components of one loaded pipeline and the plan that they are placed by."""
 
-    def __init__(self, components: Mapping[str, torch.nn.Module], device: torch.device, plan: Plan) -> None:
+    def __init__(
+        self, components: Mapping[str, torch.nn.Module], device: torch.device, plan: Plan, family: FamilySpec
+    ) -> None:
         self.device = device
         self.plan = plan
+        self._family = family
         self._components = dict(components)
         self._patchers = {name: self._patcher(name) for name in components}
         self._borrowers = 0
@@ -63,7 +74,7 @@ class Placement:
         component, planned = self._components[name], self.planned(name)
         denoises = not name.startswith("text_encoder")
         by_layer = planned.placement == "sequential"
-        rest, units = split_into_layers(component) if by_layer else split_into_blocks(component)
+        rest, units = split_into_layers(component) if by_layer else split_into_blocks(component, self._blocks(name))
         mapped = planned.placement == "disk" or (planned.placement != "stage" and not self.plan.copies_in_ram)
         if mapped:
             map_to_files([rest, *units])
@@ -71,11 +82,15 @@ class Placement:
         budget = device_budget(residency, planned)
         return ComponentPatcher(component, self.device, torch.device("cpu"), residency=residency, budget=budget)
 
+    def _blocks(self, name: str) -> BlockLists:
+        part = self._family.components.get(name)
+        return part.part.blocks if part is not None else NO_BLOCKS
+
     @contextmanager
     def stage(
         self, names: Sequence[str], working_bytes: int, beside: Sequence[ComponentPatcher] = ()
     ) -> Iterator[None]:
-        """Have the components ``names`` on the device, with ``working_bytes`` of room for activations.
+        """Have the components ``names`` on the device, with ``working_bytes`` of working memory.
 
         ``beside``: what works together with them and belongs to no pipeline, ControlNets. The manager is asked once for
         all, or it would evict one for the other.
@@ -118,7 +133,7 @@ class Placement:
     def load(self) -> None:
         """Place what the plan keeps on the device between stages, or else the component that does the work."""
         names = [name for name in self._components if self._stays(name)]
-        with self.stage(names or [name for name in self._components if name in ("transformer", "unet")], 0):
+        with self.stage(names or [self._family.denoiser], 0):
             pass
 
     def unload(self, names: Sequence[str] | None = None) -> None:
@@ -213,7 +228,9 @@ class Placement:
 def device_budget(residency: Residency, planned: ComponentPlan) -> float:
     """Bytes that the plan grants a component on the device at work."""
     if planned.placement == "sequential":  # the layers in flight, and nothing else
-        return residency.rest.nbytes + 2 * max((unit.room for unit in residency.units), default=0)
+        return residency.rest.nbytes + 2 * max((unit.buffer_bytes for unit in residency.units), default=0)
     if planned.placement not in ("stream", "disk") or planned.resident_blocks >= len(residency.units):
         return float("inf")
-    return residency.rest.nbytes + blocks_on_device([unit.room for unit in residency.units], planned.resident_blocks)
+    return residency.rest.nbytes + blocks_on_device(
+        [unit.buffer_bytes for unit in residency.units], planned.resident_blocks
+    )

@@ -33,7 +33,7 @@ class CopyStream:
         self._stream = torch.cuda.Stream(device) if self.asynchronous else None
 
     def mark(self) -> torch.cuda.Event | None:
-        """What the computing stream has been told to do by now."""
+        """The end of what the computing stream has to do by now."""
         if self._stream is None:
             return None
         event = torch.cuda.Event()
@@ -93,7 +93,7 @@ class Buffer:
 class Residency:
     """Which of a component's units are on ``device``: the rest and some of them resident, the others streamed.
 
-    ``mapped``: the masters lie in files; a thread reads them ahead. ``ordered``: the units run in the order that they
+    ``mapped``: the masters are in files; a thread reads them ahead. ``ordered``: the units run in the order that they
     are given in; otherwise it is learned from the first pass.
     """
 
@@ -180,11 +180,13 @@ class Residency:
         if budget >= self.total_bytes:
             return set(range(len(self.units)))
         chosen = set(self._resident)
-        room = max((unit.room for unit in self.units), default=0)
+        largest = max((unit.buffer_bytes for unit in self.units), default=0)
         for _ in range(2):  # once more, because the largest may have become resident: the buffers are smaller then
-            kept = max(0.0, budget - self.rest.nbytes - 2 * room)
+            kept = max(0.0, budget - self.rest.nbytes - 2 * largest)
             chosen = self._fill(chosen, kept)
-            room = max((unit.room for index, unit in enumerate(self.units) if index not in chosen), default=0)
+            largest = max(
+                (unit.buffer_bytes for index, unit in enumerate(self.units) if index not in chosen), default=0
+            )
         return chosen
 
     def _fill(self, chosen: set[int], kept: float) -> set[int]:
@@ -200,7 +202,7 @@ class Residency:
         if self.device == CPU and not self.mapped:
             unit.go_home()  # the masters are where they are needed
             return
-        # Mapped weights are copied on a CPU too: in a file they lie at any address, and for some addresses the
+        # Mapped weights are copied on a CPU too: in a file they are at any address, and for some addresses the
         # matrix products round otherwise.
         unit.point_at([slot.home.to(self.device, copy=True) for slot in unit.slots])
 
@@ -211,7 +213,7 @@ class Residency:
     def release(self, size: int) -> int:
         """Free at least ``size`` bytes by sending resident units home, evenly; returns what was freed.
 
-        From then on they are streamed, in buffers that take room again when the component next works.
+        From then on they are streamed, in buffers that take memory again when the component next works.
         """
         before = self.device_bytes
         with torch.inference_mode(False), torch.no_grad():
@@ -337,12 +339,12 @@ class Residency:
         return None if following is unit else following
 
     def _make_buffers(self) -> None:
-        room = max(unit.room for index, unit in enumerate(self.units) if index not in self._resident)
-        if self.mapped and self.device != CPU and not (self._staging and self._staging[0].memory.nbytes >= room):
+        largest = max(unit.buffer_bytes for index, unit in enumerate(self.units) if index not in self._resident)
+        if self.mapped and self.device != CPU and not (self._staging and self._staging[0].memory.nbytes >= largest):
             self._drop_staging()
-            self._staging = [Staging(host_memory(room, pin=True)) for _ in range(2)]
+            self._staging = [Staging(host_memory(largest, pin=True)) for _ in range(2)]
         for place in range(2):
-            memory = torch.empty(room, dtype=torch.uint8, device=self.device)
+            memory = torch.empty(largest, dtype=torch.uint8, device=self.device)
             self._buffers.append(Buffer(memory, self._staging[place] if self._staging else None))
         free = self._copies.mark()  # their memory may have been something else's until now
         for buffer in self._buffers:
@@ -371,7 +373,7 @@ class Residency:
     def _read(self, unit: Unit, buffer: Buffer) -> torch.cuda.Event | None:
         """On the reader's thread: from the files into RAM that is pinned, and on to the device."""
         with torch.inference_mode(False), torch.no_grad():
-            staging, size = buffer.staging, unit.room
+            staging, size = buffer.staging, unit.buffer_bytes
             if staging is None:
                 unit.copy_home(buffer.memory)
                 return None

@@ -1,6 +1,6 @@
 """The tensors of a module in groups that move together: a component's blocks, and everything between them.
 
-Weights never change, so what lies in RAM (or in a file) is the master: a group goes to the device by a copy and comes
+Weights never change, so what is in RAM (or in a file) is the master: a group goes to the device by a copy and comes
 back by pointing at the master again. Tensors are swapped through ``.data``, so Parameters keep their identity: tied
 weights, hooks (diffusers' layerwise casting) and the parameter classes of quantization libraries live on.
 """
@@ -17,13 +17,12 @@ from typing import Any, cast
 import comfy.model_management as mm
 import torch
 
+from ..families.blocks import LEVEL_PARTS, BlockLists
+
 ALIGNMENT = 512
 """Of each tensor inside a buffer, in bytes: what CUDA's own allocator keeps to."""
 SMALLEST_PINNED = 1 << 20
 """Registering a page costs more than copying a few of them without."""
-BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks", "down_blocks", "mid_block", "up_blocks")
-"""Where diffusers' transformers and UNets keep their blocks, in the order in which they run."""
-UNET_PARTS = ("resnets", "attentions", "downsamplers", "upsamplers")
 
 
 @dataclass(eq=False)
@@ -62,7 +61,7 @@ class Unit:
         return sum(slot.nbytes for slot in self.slots)
 
     @property
-    def room(self) -> int:
+    def buffer_bytes(self) -> int:
         """Bytes of a buffer that holds them all."""
         return sum(aligned(slot.nbytes) for slot in self.slots)
 
@@ -83,7 +82,7 @@ class Unit:
     def flatten(self, *, pin: bool) -> torch.Tensor:
         """The masters in one piece of RAM, made once; the modules then use them there, and the first copy is let go."""
         if self.flat is None:
-            buffer = host_memory(self.room, pin=pin)
+            buffer = host_memory(self.buffer_bytes, pin=pin)
             weakref.finalize(self, release_host_memory, buffer)
             self.copy_home(buffer)
             for slot, view in zip(self.slots, self.views(buffer), strict=True):
@@ -147,28 +146,23 @@ def make_unit(name: str, module: torch.nn.Module | None, places: Iterable[tuple[
     return Unit(name, module, list(slots.values()))
 
 
-def blocks_of(component: torch.nn.Module) -> list[torch.nn.Module]:
-    """The blocks of a denoiser or of a T5 encoder, in the order in which they run; empty where there are none."""
-    stack: Any = getattr(getattr(component, "encoder", None), "block", None)
-    if isinstance(stack, torch.nn.ModuleList):
-        return list(stack)
+def blocks_of(component: torch.nn.Module, lists: BlockLists) -> list[torch.nn.Module]:
+    """The blocks of ``component`` in the order in which they run; empty where there are none."""
     blocks: list[torch.nn.Module] = []
-    for name in BLOCK_LISTS:
-        part: Any = getattr(component, name, None)
+    for path in lists.lists:
+        part: Any = component
+        for name in path.split("."):
+            part = getattr(part, name, None)
         if part is not None:
             blocks += part if isinstance(part, torch.nn.ModuleList) else [part]
     return blocks
 
 
-def parts_of(block: torch.nn.Module) -> list[torch.nn.Module]:
-    """What of a block is streamed at a time.
-
-    A UNet's blocks are too large for that (2.4 GB of SDXL's 5.1), so theirs are the resnets, the transformer blocks
-    and the samplers inside.
-    """
-    if not any(isinstance(getattr(block, name, None), torch.nn.ModuleList) for name in UNET_PARTS):
-        return [block]
-    lists: list[Any] = [getattr(block, name, None) or () for name in UNET_PARTS]
+def level_parts(level: torch.nn.Module) -> list[torch.nn.Module]:
+    """What of a UNet's level is streamed at a time: its resnets, transformer blocks and samplers, in order of use."""
+    if not any(isinstance(getattr(level, name, None), torch.nn.ModuleList) for name in LEVEL_PARTS):
+        return [level]
+    lists: list[Any] = [getattr(level, name, None) or () for name in LEVEL_PARTS]
     resnets, attentions, *samplers = [list(parts) for parts in lists]
     inner = [getattr(part, "transformer_blocks", [part]) for part in attentions]
     pairs = zip_longest(resnets, inner)
@@ -176,13 +170,14 @@ def parts_of(block: torch.nn.Module) -> list[torch.nn.Module]:
     return [part for part in (*parts, *chain(*samplers)) if part is not None]
 
 
-def split_into_blocks(component: torch.nn.Module) -> tuple[Unit, list[Unit]]:
+def split_into_blocks(component: torch.nn.Module, lists: BlockLists) -> tuple[Unit, list[Unit]]:
     """What must stay on the device while ``component`` works, and what can be streamed, about in order of use.
 
     A tensor that several parts share stays.
     """
     names = {id(module): name for name, module in component.named_modules()}
-    parts = [part for block in blocks_of(component) for part in parts_of(block)]
+    blocks = blocks_of(component, lists)
+    parts = [part for block in blocks for part in level_parts(block)] if lists.levels else blocks
     places = {id(part): list(tensors_of(part)) for part in parts}
     users: dict[int, set[int]] = {}
     for part, kept in places.items():

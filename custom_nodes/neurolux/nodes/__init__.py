@@ -1,37 +1,33 @@
-"""The nodes, thin: each is a schema and one call into ``pipelines``."""
+"""The nodes. Thin: each is a schema and one call into the other rooms."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from .adapters import ApplyControlNet, ApplyLora, ApplyLoras
-from .file_parameter import FileParameter
-from .file_result import FileResult
+from .file_parameters import FileParameter, ImageParameter
 from .images import EncodeImage, ExtendImage, ImageToEdit, PrepareMask, PutBack
-from .latent import EmptyLatent
-from .load import LoadFlux, LoadModel, LoadSDXLLightning, WarmUp
+from .load import LoadModel, WarmUp, family_loaders
 from .load_files import LoadModelFiles
-from .many import DrawBatch, DrawGrid
+from .many import GenerateBatch, GenerateGrid
 from .parameters import (
     BooleanParameter,
     ChoiceParameter,
-    ImageParameter,
     IntegerParameter,
     NumberParameter,
     SeedParameter,
     TextParameter,
 )
 from .preprocess import CannyEdges, DepthMap, PoseSkeleton
-from .result import Result
-from .stages import Decode, EncodePrompt, Sample
+from .results import FileResult, Result, VideoResult
+from .stages import Decode, EmptyLatent, EncodePrompt, Sample
 from .train import TrainingImages, TrainLora
 from .upscale import RefineInTiles, UpscaleImage
-from .video import ApplyMotion, SampleVideo, VideoResult
+from .video import ApplyMotion, SampleVideo
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
-    LoadFlux,
-    LoadSDXLLightning,
+    *family_loaders(),
     LoadModelFiles,
     ApplyLora,
     ApplyLoras,
@@ -50,8 +46,8 @@ NODES: list[type[io.ComfyNode]] = [
     UpscaleImage,
     RefineInTiles,
     PutBack,
-    DrawBatch,
-    DrawGrid,
+    GenerateBatch,
+    GenerateGrid,
     ApplyMotion,
     SampleVideo,
     VideoResult,

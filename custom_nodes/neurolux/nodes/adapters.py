@@ -1,4 +1,4 @@
-"""Nodes that put a LoRA or a ControlNet on a loaded pipeline. They give a new handle and leave the old one as it is."""
+"""Nodes that apply a LoRA or a ControlNet. They return a new pipeline handle and leave the one they got unchanged."""
 
 from __future__ import annotations
 
@@ -9,34 +9,29 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..adapters.controlnets import AUTO_MODE, MODE_CHOICES, check_model, make_control
-from ..adapters.lora_list import NO_LORA, read_list
-from ..adapters.loras import STRENGTH_LIMIT, AppliedLora, check_lora, with_lora
+from ..adapters.borrow import borrow
+from ..adapters.controlnets import AUTO_MODE, check_model, make_control, mode_choices
+from ..adapters.lora_list import NO_LORA, STRENGTH_LIMIT, read_list
+from ..adapters.loras import check_lora, with_lora
 from ..errors import InvalidParameter
 from ..library.adapter_folders import adapter_names, find_adapter, stamp_key
 from ..library.controlnets import AUTO, controlnet_key, controlnet_names, find_controlnet
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
+from ..loading.handle import AppliedLora, PipelineHandle
+from ..loading.node_progress import NodeReporter
 from .inputs import pipeline_input
-from .sockets import CATEGORY, PipelineType
+from .outputs import pipeline_output
+from .sockets import CATEGORY
 
 ADAPTERS = f"{CATEGORY}/adapters"
-PIPELINE_TOOLTIP = "The loaded model, or one that something was applied to already."
-
-
-def pipeline_output(tooltip: str) -> io.Custom.Output:
-    """The pipeline socket."""
-    return PipelineType.Output("applied", display_name="pipeline", tooltip=tooltip)
+PIPELINE_TOOLTIP = "The loaded model, or the output of another Apply node."
 
 
 def share_input(name: str, default: float, tooltip: str, *, most: float = 1.0, step: float = 0.01) -> io.Float.Input:
-    """A slider from 0 up."""
+    """A slider that starts at 0."""
     return io.Float.Input(name, default=default, min=0.0, max=most, step=step, round=0.001, tooltip=tooltip)
 
 
 class ApplyLora(io.ComfyNode):
-    """Apply LoRA."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -44,8 +39,8 @@ class ApplyLora(io.ComfyNode):
             display_name="Apply LoRA",
             category=ADAPTERS,
             description=(
-                "Adds a LoRA to a pipeline. Chain it for several. The model's own weights stay as they are, so a "
-                "change of strength loads nothing again."
+                "Applies a LoRA to a pipeline. Chain the node to apply several. The model's own weights are not "
+                "modified, so changing the strength reloads nothing."
             ),
             inputs=[
                 pipeline_input(PIPELINE_TOOLTIP),
@@ -54,8 +49,8 @@ class ApplyLora(io.ComfyNode):
                     options=[NO_LORA, *adapter_names("lora")],
                     default=NO_LORA,
                     tooltip=(
-                        "A .safetensors file in models/loras/ that was trained on this family of models. none: leave "
-                        "the pipeline as it is."
+                        "A .safetensors file in models/loras/, trained for this model family. none: leave the "
+                        "pipeline unchanged."
                     ),
                 ),
                 io.Float.Input(
@@ -65,7 +60,7 @@ class ApplyLora(io.ComfyNode):
                     max=STRENGTH_LIMIT,
                     step=0.05,
                     round=0.001,
-                    tooltip="How strongly it acts. 0: not at all. Negative: the opposite way.",
+                    tooltip="Strength of the LoRA. 0: no effect. Negative values reverse the effect.",
                 ),
                 io.Float.Input(
                     "text_encoder_strength",
@@ -74,17 +69,17 @@ class ApplyLora(io.ComfyNode):
                     min=-STRENGTH_LIMIT,
                     max=STRENGTH_LIMIT,
                     tooltip=(
-                        "Strength in the text encoders, for a LoRA that trained them too. Not linked: the same as "
-                        "strength. Takes effect where Encode Prompt gets this pipeline."
+                        "Strength in the text encoders, for a LoRA that was trained on them too. Not linked: same as "
+                        "strength. Takes effect if Encode Prompt gets this pipeline."
                     ),
                 ),
             ],
-            outputs=[pipeline_output("The pipeline with the LoRA.")],
+            outputs=[pipeline_output("The pipeline with the LoRA applied.")],
         )
 
     @classmethod
     def validate_inputs(cls, lora: str) -> bool:
-        """Leave the name to ``execute``: its error says which files there are."""
+        """Leave the name to ``execute``: its error lists the files that exist."""
         return True
 
     @classmethod
@@ -105,15 +100,13 @@ class ApplyLora(io.ComfyNode):
 
 
 class ApplyLoras(io.ComfyNode):
-    """Apply LoRAs."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxApplyLoras",
             display_name="Apply LoRAs",
             category=ADAPTERS,
-            description="Adds any number of LoRAs to a pipeline, from a list of files and strengths.",
+            description="Applies any number of LoRAs to a pipeline, from a list of file names and strengths.",
             inputs=[
                 pipeline_input(PIPELINE_TOOLTIP),
                 io.String.Input(
@@ -121,19 +114,20 @@ class ApplyLoras(io.ComfyNode):
                     multiline=True,
                     default="",
                     tooltip=(
-                        "One a line: the file's name in models/loras/, then a colon and the strength (1 without): "
-                        "watercolour.safetensors: 0.8. A line that begins with # is left out. Empty: no LoRA."
+                        "One LoRA per line: the file name in models/loras/, a colon and the strength, such as "
+                        "watercolour.safetensors: 0.8. Without a strength it is 1. Lines that start with # are "
+                        "ignored. Empty: no LoRA."
                     ),
                 ),
             ],
-            outputs=[pipeline_output("The pipeline with the LoRAs.")],
+            outputs=[pipeline_output("The pipeline with the LoRAs applied.")],
         )
 
     @classmethod
     def fingerprint_inputs(cls, loras: str | None = None, **_: object) -> str:
         try:
             return "".join(stamp_key("lora", name) for name, _strength in read_list(loras or ""))
-        except InvalidParameter:  # ``execute`` says what is wrong with the list
+        except InvalidParameter:  # ``execute`` reports what is wrong with the list
             return ""
 
     @classmethod
@@ -149,13 +143,11 @@ def with_loras(pipeline: PipelineHandle, wanted: Sequence[tuple[str, float, floa
         check_lora(pipeline.model, file)
         applied = with_lora(applied, AppliedLora(file, strength, text_strength))
     handle = replace(pipeline, adapters=applied)
-    handle.loaded()  # here, so that a file that does not fit is this node's error
+    borrow(handle)  # here, so that a file that does not fit is this node's error
     return handle
 
 
 class ApplyControlNet(io.ComfyNode):
-    """Apply ControlNet."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -163,7 +155,8 @@ class ApplyControlNet(io.ComfyNode):
             display_name="Apply ControlNet",
             category=ADAPTERS,
             description=(
-                "Lets an image (edges, depth, a pose) guide what Sample and Refine in Tiles make. Chain it for several."
+                "Guides Sample and Refine in Tiles with a control image, such as edges, a depth map or a pose. Chain "
+                "the node to combine several."
             ),
             inputs=[
                 pipeline_input(PIPELINE_TOOLTIP),
@@ -171,34 +164,36 @@ class ApplyControlNet(io.ComfyNode):
                     "controlnet",
                     options=controlnet_names(),
                     tooltip=(
-                        "A file or a diffusers folder in models/controlnet/, or one of the catalog (downloaded on "
-                        "first use). auto: the one that fits the model and what the image shows (mode)."
+                        "A file or a diffusers folder in models/controlnet/, or a ControlNet from the catalog "
+                        "(downloaded on first use). auto: the one that fits the model and the mode."
                     ),
                 ),
                 io.Image.Input(
                     "image",
                     tooltip=(
-                        "The image to follow, as the ControlNet wants it. It is cut to the result's shape around the "
-                        "middle, then resized; one with the proportions of an image that is redrawn stays over the "
-                        "same things in it. Image i of a batch follows image i."
+                        "The control image, in the form that the ControlNet expects. It is cropped around its centre "
+                        "to the shape of the result, then resized. If it has the proportions of the image that is "
+                        "redrawn, the two stay aligned. Image i of a batch follows control image i."
                     ),
                 ),
-                share_input("strength", 1.0, "How strongly it guides. 0: not at all.", most=2.0, step=0.05),
-                share_input("start", 0.0, "Share of the steps after which it begins to guide."),
-                share_input("end", 1.0, "Share of the steps after which it no longer guides."),
+                share_input(
+                    "strength", 1.0, "How strongly the control image guides. 0: not at all.", most=2.0, step=0.05
+                ),
+                share_input("start", 0.0, "Fraction of the steps after which guiding starts."),
+                share_input("end", 1.0, "Fraction of the steps after which guiding ends."),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODE_CHOICES),
+                    options=list(mode_choices()),
                     default=AUTO_MODE,
-                    tooltip="What the image shows. Needed for controlnet auto and for a union ControlNet.",
+                    tooltip="What the control image shows. Needed for controlnet auto and for union ControlNets.",
                 ),
             ],
-            outputs=[pipeline_output("The pipeline with the ControlNet, for Sample.")],
+            outputs=[pipeline_output("The pipeline with the ControlNet applied, for Sample.")],
         )
 
     @classmethod
     def validate_inputs(cls, controlnet: str) -> bool:
-        """Leave the name to ``execute``: its error says which files there are."""
+        """Leave the name to ``execute``: its error lists the files that exist."""
         return True
 
     @classmethod
@@ -221,5 +216,5 @@ class ApplyControlNet(io.ComfyNode):
         check_model(pipeline.model)  # before anything is downloaded for it
         file = find_controlnet(controlnet, pipeline, mode, NodeReporter())
         control = make_control(pipeline.model, file, image, strength, start, end, mode)
-        told: dict[str, Any] | None = {"text": [f"ControlNet {file.name}"]} if controlnet == AUTO else None
-        return io.NodeOutput(replace(pipeline, controls=(*pipeline.controls, control)), ui=told)
+        shown: dict[str, Any] | None = {"text": [f"ControlNet {file.name}"]} if controlnet == AUTO else None
+        return io.NodeOutput(replace(pipeline, controls=(*pipeline.controls, control)), ui=shown)

@@ -1,4 +1,4 @@
-"""Nodes for making an image of another one: encode it, say what to redraw, and put the result back."""
+"""Nodes that start from an existing image: encode it, select what to redraw, and put the result back."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..images.frames import (
-    FIT_CHOICES,
-    Frame,
-    current_origin,
-    encode_images,
-    plan_frame,
-    put_back,
-    size_in_pixels,
-)
+from ..images.frames import FIT_CHOICES, Frame, plan_frame, size_in_pixels
 from ..images.masks import check_mask, extended, mask_from
 from ..library.known_models import known_models
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
+from ..stages.image_encoding import encode_images
+from ..stages.latent import current_origin, put_back
 from .inputs import batch_input, pipeline_input, size_inputs
+from .outputs import stage_warnings_ui
 from .sockets import CATEGORY
-from .stages import warnings_ui
 
 IMAGES = f"{CATEGORY}/images"
 MOST_FEATHER = 1024
@@ -38,44 +33,42 @@ def feather_input() -> io.Int.Input:
         min=0,
         max=MOST_FEATHER,
         tooltip=(
-            "Pixels over which the new is blended into the old, inside the part that is redrawn: what is outside of it "
-            "stays untouched. 0: a hard edge."
+            "Width in pixels of the blend between new and old content. It is inside the redrawn area; everything "
+            "outside stays untouched. 0: a hard edge."
         ),
     )
 
 
 def fit_inputs(auto: str) -> list[io.Input]:
-    """How an image is fitted to the model; ``auto``: what a side of 0 means."""
+    """How an image is fitted to the model. ``auto``: what a side of 0 means."""
     return [
         io.Combo.Input(
             "fit",
             options=list(FIT_CHOICES),
             default="crop",
             tooltip=(
-                "When the image's size does not suit the model. crop: cut off at the edges. pad: repeat the edges, "
-                "which Put Back cuts off again. stretch: change its proportions. error: refuse it. Images beyond the "
-                "model's limits are scaled first."
+                "What to do if the image's size does not suit the model. crop: cut off the edges. pad: repeat the "
+                "edges; Put Back removes them again. stretch: change the proportions. error: reject the image. Images "
+                "beyond the model's limits are scaled first."
             ),
         ),
-        *size_inputs(f"Pixels to work in, a multiple of 16. 0: {auto}."),
-        batch_input("How many to make of each image."),
+        *size_inputs(f"Working size in pixels, a multiple of 16. 0: {auto}."),
+        batch_input("Number of results per image."),
     ]
 
 
 def encoded(
     pipeline: PipelineHandle, image: torch.Tensor, mask: torch.Tensor | None, frame: Frame, batch_size: int
 ) -> io.NodeOutput:
-    """The LATENT, and what was done to the image."""
+    """The LATENT, with a warning about what was done to the image."""
     pipeline.model.limits.num_images.check(image.shape[0] * batch_size)
-    loaded = pipeline.loaded(NodeReporter())
+    loaded = borrow(pipeline, NodeReporter())
     latent = encode_images(loaded, image, mask, frame, batch_size)
-    told = frame.told()
-    return io.NodeOutput(latent, ui=warnings_ui(loaded, [told] if told else []))
+    change = frame.summary()
+    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [change] if change else []))
 
 
 class EncodeImage(io.ComfyNode):
-    """Encode Image."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -83,17 +76,19 @@ class EncodeImage(io.ComfyNode):
             display_name="Encode Image",
             category=IMAGES,
             description=(
-                "An image for Sample to begin with, fitted to what the model takes. With a mask, only the masked part "
-                "is redrawn."
+                "Encodes an image as the starting point for Sample, fitted to the sizes that the model accepts. With a "
+                "mask, only the masked area is redrawn."
             ),
             inputs=[
                 pipeline_input(),
-                io.Image.Input("image", tooltip="The image, or a batch of images of one size."),
-                *fit_inputs("the image's own"),
-                io.Mask.Input("mask", optional=True, tooltip="White (above 0) is redrawn. It is resized to the image."),
+                io.Image.Input("image", tooltip="The image, or a batch of images of the same size."),
+                *fit_inputs("the image's own size"),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="White areas (above 0) are redrawn. Resized to the image."
+                ),
             ],
             outputs=[
-                io.Latent.Output("latent", display_name="latent", tooltip="The image for Sample, and for Put Back.")
+                io.Latent.Output("latent", display_name="latent", tooltip="The encoded image, for Sample and Put Back.")
             ],
         )
 
@@ -115,8 +110,6 @@ class EncodeImage(io.ComfyNode):
 
 
 class ImageToEdit(io.ComfyNode):
-    """Image to Edit."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -124,14 +117,14 @@ class ImageToEdit(io.ComfyNode):
             display_name="Image to Edit",
             category=IMAGES,
             description=(
-                "An image for a model that follows an instruction, such as FLUX.1 Kontext. Refuses every other model."
+                "Encodes an image for a model that edits by instruction, such as FLUX.1 Kontext. Rejects other models."
             ),
             inputs=[
-                pipeline_input("A model that edits: flux-kontext-dev, or a folder of one."),
-                io.Image.Input("image", tooltip="The image, or a batch of images of one size."),
-                *fit_inputs("as many pixels in all as the model likes, in the image's proportions"),
+                pipeline_input("An edit model: flux-kontext-dev, or a diffusers folder of that kind."),
+                io.Image.Input("image", tooltip="The image, or a batch of images of the same size."),
+                *fit_inputs("the model's preferred number of pixels, in the image's proportions"),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The image for Sample.")],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The encoded image, for Sample.")],
         )
 
     @classmethod
@@ -143,7 +136,7 @@ class ImageToEdit(io.ComfyNode):
             names = [name for name, known in known_models().models.items() if known.purpose == "edit"]
             raise InvalidParameter(
                 "model",
-                f"{model.name} does not edit by an instruction; choose {' or '.join(names)}, "
+                f"{model.name} does not edit by instruction; choose {' or '.join(names)}, "
                 "or redraw the image with the mode image-to-image",
             )
         given = image.shape[2], image.shape[1]
@@ -153,24 +146,24 @@ class ImageToEdit(io.ComfyNode):
 
 
 class PrepareMask(io.ComfyNode):
-    """Prepare Mask."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxPrepareMask",
             display_name="Prepare Mask",
             category=IMAGES,
-            description="Which part to redraw: the white part of a mask image, or else what is transparent.",
+            description="Selects the area to redraw: the white area of a mask image, or else a transparent area.",
             inputs=[
                 feather_input(),
-                io.Boolean.Input("invert", default=False, tooltip="Redraw everything but that part."),
+                io.Boolean.Input("invert", default=False, tooltip="Redraw everything outside that area instead."),
                 io.Image.Input(
-                    "mask_image", optional=True, tooltip="White is redrawn, black is kept. Goes before transparency."
+                    "mask_image",
+                    optional=True,
+                    tooltip="White is redrawn, black is kept. Takes precedence over transparency.",
                 ),
-                io.Mask.Input("transparency", optional=True, tooltip="A mask, such as an Image Parameter's."),
+                io.Mask.Input("transparency", optional=True, tooltip="A mask, such as that of an Image Parameter."),
             ],
-            outputs=[io.Mask.Output("mask", display_name="mask", tooltip="1: redrawn; 0: kept; between: blended.")],
+            outputs=[io.Mask.Output("mask", display_name="mask", tooltip="1: redrawn. 0: kept. In between: blended.")],
         )
 
     @classmethod
@@ -185,22 +178,18 @@ class PrepareMask(io.ComfyNode):
 
 
 class ExtendImage(io.ComfyNode):
-    """Extend Image."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         def side(name: str) -> io.Int.Input:
-            return io.Int.Input(
-                name, default=0, min=0, max=MOST_ADDED, tooltip="Pixels to add on this side of the image."
-            )
+            return io.Int.Input(name, default=0, min=0, max=MOST_ADDED, tooltip="Pixels to add on this side.")
 
         return io.Schema(
             node_id="NeuroLuxExtendImage",
             display_name="Extend Image",
             category=IMAGES,
-            description="Makes room around an image, and the mask of what is new, for Encode Image to fill.",
+            description="Adds space around an image, and makes a mask of the new area, for Encode Image.",
             inputs=[
-                io.Image.Input("image", tooltip="The image."),
+                io.Image.Input("image", tooltip="The image to extend."),
                 side("left"),
                 side("top"),
                 side("right"),
@@ -208,8 +197,10 @@ class ExtendImage(io.ComfyNode):
                 feather_input(),
             ],
             outputs=[
-                io.Image.Output("extended", display_name="image", tooltip="The larger image, its edges repeated."),
-                io.Mask.Output("mask", display_name="mask", tooltip="1 where it is new; 0 where it is the image."),
+                io.Image.Output(
+                    "extended", display_name="image", tooltip="The extended image. The new area repeats the edges."
+                ),
+                io.Mask.Output("mask", display_name="mask", tooltip="1 in the new area, 0 in the original image."),
             ],
         )
 
@@ -219,8 +210,6 @@ class ExtendImage(io.ComfyNode):
 
 
 class PutBack(io.ComfyNode):
-    """Put Back."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -228,14 +217,16 @@ class PutBack(io.ComfyNode):
             display_name="Put Back",
             category=IMAGES,
             description=(
-                "Puts finished images back into the ones that they were made of, at their own size. What was not "
-                "masked is the original's, pixel for pixel."
+                "Pastes finished images back into their originals, at the originals' size. Unmasked pixels are "
+                "identical to the original."
             ),
             inputs=[
                 io.Image.Input("images", tooltip="The finished images, from Decode."),
-                io.Latent.Input("latent", tooltip="What Encode Image made of the originals."),
+                io.Latent.Input("latent", tooltip="The latent output of Encode Image, which holds the originals."),
             ],
-            outputs=[io.Image.Output("image", display_name="image", tooltip="The images in the originals' size.")],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The images, at the size of the originals.")
+            ],
         )
 
     @classmethod
@@ -244,6 +235,6 @@ class PutBack(io.ComfyNode):
         if origin is None:
             raise InvalidParameter(
                 "latent",
-                "the latent does not know the image that it was made of; link Encode Image's latent itself",
+                "the latent does not hold its source image; link the latent output of Encode Image directly",
             )
         return io.NodeOutput(put_back(images, origin))

@@ -1,4 +1,4 @@
-"""Inputs that several nodes have, with the same limits and defaults on each of them."""
+"""Inputs that several nodes share, with the same limits and defaults on each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
+from ..loading.handle import PipelineHandle
 from ..stages.sample import needs_negative
 from .sockets import LARGEST_SEED, PipelineType
 
@@ -23,7 +23,7 @@ def pipeline_input(tooltip: str = "The loaded model.") -> io.Custom.Input:
 
 
 def seed_input(tooltip: str, name: str = "seed") -> io.Int.Input:
-    """The seed; the editor may draw another one after each run."""
+    """The seed; the editor can change it after each run."""
     return io.Int.Input(name, default=0, min=0, max=LARGEST_SEED, control_after_generate=True, tooltip=tooltip)
 
 
@@ -56,23 +56,23 @@ def size_inputs(tooltip: str = "Pixels, a multiple of 16. 0: the model's default
 
 
 def batch_input(tooltip: str) -> io.Int.Input:
-    """How many images are made at once."""
+    """How many images are made in one run."""
     return io.Int.Input("batch_size", default=1, min=1, max=MOST_AT_ONCE, tooltip=tooltip)
 
 
 def negative_input(
-    tooltip: str = "What the image should not show. Only read by models that use it (SDXL with guidance).",
+    tooltip: str = "What the image should not show. Only models with classifier-free guidance use it, such as SDXL.",
 ) -> io.Conditioning.Input:
     """The negative prompt, evaluated only where it has an effect: for nodes that are ``ReadsNegative``."""
     return io.Conditioning.Input("negative", optional=True, lazy=True, tooltip=tooltip)
 
 
 class ReadsNegative(io.ComfyNode):
-    """What the nodes with a negative prompt have in common."""
+    """What nodes with a negative prompt have in common."""
 
     @classmethod
     def check_lazy_status(
         cls, pipeline: PipelineHandle, guidance: float, negative: Any = NOT_LINKED, **_: object
     ) -> list[str]:
-        """Ask for the negative prompt only if it has an effect; ComfyUI fails when an unlinked input is asked for."""
+        """Ask for the negative prompt only if it has an effect. ComfyUI fails if an unlinked input is asked for."""
         return ["negative"] if negative is None and needs_negative(pipeline.model, guidance) else []

@@ -1,27 +1,32 @@
-"""Nodes that load a model: one for all, one for each family, and one that only loads."""
+"""Nodes that load a model by name, and one that warms it up."""
 
 from __future__ import annotations
 
 import time
 import uuid
+from typing import ClassVar
 
 from comfy_api.latest import io
 
-from ..catalog.models import Family
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
+from ..families.registry import families
+from ..families.spec import FamilySpec
 from ..library.known_models import known_models, model_stamp
-from ..loading.registry import PipelineHandle, load_handle
-from ..loading.working_memory import with_memory_errors
-from ..planning.planner import OFFLOAD_CHOICES, PRECISION_CHOICES
-from ..stages.node_progress import NodeReporter
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
+from ..loading.store import load_handle
+from ..memory.out_of_memory import with_memory_errors
+from ..planning.records import OFFLOAD_CHOICES, PRECISION_CHOICES
 from .inputs import pipeline_input
-from .sockets import CATEGORY, PipelineType
+from .outputs import pipeline_output
+from .sockets import CATEGORY
 
 LOADERS = f"{CATEGORY}/loaders"
-REMEDY = "Choose a leaner offload (model or sequential) on the loader."
+REMEDY = "Choose an offload that needs less memory (model or sequential) on the loader."
 
 
-def model_input(family: Family | None = None) -> io.Combo.Input:
+def model_input(family: str | None = None) -> io.Combo.Input:
     """The model widget: every known model, or those of one family."""
     catalog = known_models()
     names = catalog.names(family)
@@ -31,7 +36,7 @@ def model_input(family: Family | None = None) -> io.Combo.Input:
         options=names,
         default=default,
         tooltip=(
-            "A catalog model (its single files are found in ComfyUI's folders; else it is downloaded on first use), "
+            "A model from the catalog (found as single files in ComfyUI's folders, or else downloaded on first use), "
             "or a diffusers folder in models/diffusers/."
         ),
     )
@@ -44,8 +49,9 @@ def precision_input() -> io.Combo.Input:
         options=list(PRECISION_CHOICES),
         default="auto",
         tooltip=(
-            "How the weights lie in memory. auto: bf16 on GPUs that compute it, fp32 on a CPU, fewer bits where memory "
-            "demands it. fp8, int8, nf4: half and a quarter of bf16, for the denoiser and T5. as-is: as in the files."
+            "Number format of the weights in memory. auto: bf16 on GPUs that support it, fp32 on a CPU, fewer bits if "
+            "memory is short. fp8, int8: half the size of bf16, nf4: a quarter, for the denoiser and T5. as-is: as "
+            "stored in the files."
         ),
     )
 
@@ -57,36 +63,36 @@ def offload_input() -> io.Combo.Input:
         options=list(OFFLOAD_CHOICES),
         default="auto",
         tooltip=(
-            "What stays on the GPU. none: everything. model: the part at work. stream: as many blocks as fit, the "
-            "others come ahead of use. sequential: one layer at a time, slow. disk: as stream, from files. "
-            "auto: the fastest that fits."
+            "What stays on the GPU. none: everything. model: the component in use. stream: as many blocks as fit; "
+            "the others are loaded just ahead of use. sequential: one layer at a time, slow. disk: like stream, but "
+            "from files. auto: the fastest that fits."
         ),
     )
 
 
 def compile_input() -> io.Boolean.Input:
-    """The compile switch. Optional: graphs that were saved before it was there have no value for it."""
+    """The compile switch. Optional: graphs saved before it existed have no value for it."""
     switch = io.Boolean.Input(
         "compile",
         default=False,
         optional=True,
         tooltip=(
-            "torch.compile for the denoiser's blocks. The first image of each size waits for the compiler, seconds "
-            "to minutes; a GPU then takes up to a third less time. Not where weights are streamed (offload stream, "
-            "sequential, disk). Pixels may be rounded otherwise."
+            "Runs the denoiser's blocks with torch.compile. The first image of each size waits for the compiler, "
+            "seconds to minutes; after that a GPU needs up to a third less time. No effect if weights are streamed "
+            "(offload stream, sequential or disk). Pixels may differ slightly by rounding."
         ),
     )
     switch.extra_dict["advanced"] = True  # the argument of that name is newer than the oldest ComfyUI that we run on
     return switch
 
 
-def pipeline_output() -> io.Custom.Output:
-    """The pipeline socket."""
-    return PipelineType.Output("pipeline", display_name="pipeline", tooltip="The loaded model, for every later stage.")
+def loaded_output() -> io.Custom.Output:
+    """The loader's only output."""
+    return pipeline_output("The loaded model, for all later nodes.", "pipeline")
 
 
 def load(
-    model: str, steps: int, precision: str, offload: str, compile: bool, family: Family | None = None
+    model: str, steps: int, precision: str, offload: str, compile: bool, family: str | None = None
 ) -> io.NodeOutput:
     """Load by name, reporting on the node; raises ModelNotFound or InvalidParameter."""
     found = known_models().get(model)
@@ -104,7 +110,7 @@ class ModelLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model: str) -> bool:
-        """Leave the model's name to ``execute``: its error says which models there are."""
+        """Leave the model's name to ``execute``: its error lists the known models."""
         return True
 
     @classmethod
@@ -115,8 +121,6 @@ class ModelLoader(io.ComfyNode):
 
 
 class LoadModel(ModelLoader):
-    """Load Model."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -134,13 +138,13 @@ class LoadModel(ModelLoader):
                     min=0,
                     max=100,
                     tooltip=(
-                        "Chooses the checkpoint of a step-distilled model such as sdxl-lightning. 0: the model's "
+                        "Selects the checkpoint of a step-distilled model such as sdxl-lightning. 0: the model's "
                         "default. Other models ignore it."
                     ),
                 ),
                 compile_input(),
             ],
-            outputs=[pipeline_output()],
+            outputs=[loaded_output()],
         )
 
     @classmethod
@@ -148,68 +152,64 @@ class LoadModel(ModelLoader):
         return load(model, steps, precision, offload, compile)
 
 
-class LoadFlux(ModelLoader):
-    """Load Flux."""
+class FamilyLoader(ModelLoader):
+    """Loads the models of one family. The family's record says what the node is called."""
+
+    family: ClassVar[FamilySpec]
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        node = cls.family.loader
+        assert node is not None
+        steps = [
+            io.Combo.Input(
+                "steps",
+                options=list(node.steps),
+                default=node.default_steps,
+                tooltip="Selects the checkpoint. Sample must use the same number of steps. 1 is experimental.",
+            )
+        ]
         return io.Schema(
-            node_id="NeuroLuxLoadFlux",
-            display_name="Load Flux",
+            node_id=node.node_id,
+            display_name=node.title,
             category=LOADERS,
-            description="Loads a FLUX model: flux-schnell (four steps), flux-dev (guidance), or your own folder.",
-            inputs=[model_input("flux"), precision_input(), offload_input(), compile_input()],
-            outputs=[pipeline_output()],
-        )
-
-    @classmethod
-    def execute(cls, model: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
-        return load(model, 0, precision, offload, compile, "flux")
-
-
-class LoadSDXLLightning(ModelLoader):
-    """Load SDXL-Lightning."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="NeuroLuxLoadSDXLLightning",
-            display_name="Load SDXL-Lightning",
-            category=LOADERS,
-            description="Loads SDXL-Lightning with the checkpoint that was distilled for a number of steps.",
+            description=node.description,
             inputs=[
-                model_input("sdxl"),
-                io.Combo.Input(
-                    "steps",
-                    options=["1", "2", "4", "8"],
-                    default="4",
-                    tooltip="The checkpoint. Sample in just as many steps. 1 is experimental; 4 is a good middle.",
-                ),
+                model_input(cls.family.name),
+                *(steps if node.steps else []),
                 precision_input(),
                 offload_input(),
                 compile_input(),
             ],
-            outputs=[pipeline_output()],
+            outputs=[loaded_output()],
         )
 
     @classmethod
-    def execute(cls, model: str, steps: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, model: str, precision: str, offload: str, steps: str = "0", compile: bool = False
+    ) -> io.NodeOutput:
         if not str(steps).isdecimal():
-            raise InvalidParameter("num_inference_steps", f"steps {steps!r} is not a number; use 1, 2, 4 or 8")
-        return load(model, int(steps), precision, offload, compile, "sdxl")
+            node = cls.family.loader
+            known = ", ".join(node.steps) if node is not None else ""
+            raise InvalidParameter("num_inference_steps", f"steps {steps!r} is not a number; use one of {known}")
+        return load(model, int(steps), precision, offload, compile, cls.family.name)
+
+
+def family_loaders() -> list[type[io.ComfyNode]]:
+    """The loader of each family that has one of its own."""
+    found = [family for family in families().values() if family.loader is not None]
+    return [type(f"{family.title}Loader", (FamilyLoader,), {"family": family}) for family in found]
 
 
 class WarmUp(io.ComfyNode):
-    """Load Only."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxWarmUp",
-            display_name="Load Only",
+            display_name="Warm Up",
             category=LOADERS,
-            description="Puts a model's weights onto their device now, so that the first image does not wait.",
-            inputs=[pipeline_input("The model to have ready.")],
+            description="Moves a model's weights to their device now, so that the first image does not have to wait.",
+            inputs=[pipeline_input("The model to warm up.")],
             is_output_node=True,
         )
 
@@ -221,7 +221,7 @@ class WarmUp(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle) -> io.NodeOutput:
         started = time.perf_counter()
-        loaded = pipeline.loaded(NodeReporter())
+        loaded = borrow(pipeline, NodeReporter())
         with_memory_errors(f"placing {loaded.model.name} on {loaded.device}", REMEDY, loaded.placement.load)
         elapsed = (time.perf_counter() - started) * 1000 + loaded.take_load_ms()
         report = {

@@ -1,12 +1,12 @@
-"""Many images in one run: Draw Batch (prompts and seeds) and Draw Grid (one prompt, two settings varied)."""
+"""Many images in one run: Generate Batch (prompts and seeds) and Generate Grid (one prompt, two settings varied)."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
+from ..loading.handle import PipelineHandle
 from ..stages.grid import make_grid, sheet_of, shots_of, title_of, to_images
-from ..stages.many import Shot, draw_all
+from ..stages.many import Shot, generate_all
 from ..stages.many_values import (
     COMBINE_CHOICES,
     NOT_USED,
@@ -18,14 +18,14 @@ from ..stages.many_values import (
     whole_numbers,
 )
 from .inputs import guidance_input, pipeline_input, seed_input, size_inputs, steps_input
+from .outputs import warnings_ui
 from .sockets import CATEGORY
-from .stages import told_ui
 
-CAPTIONS_TOOLTIP = "Prompt and settings of each image, for the files: link it to Result's caption."
+CAPTIONS_TOOLTIP = "Prompt and settings of each image. Link it to the caption of Result to write them into the files."
 
 
-def drawing_inputs() -> list[io.Input]:
-    """What a node that draws from texts takes beside them, as on Sample and Empty Latent."""
+def sampling_inputs() -> list[io.Input]:
+    """What a node that samples from text takes besides the prompt, as on Sample and Empty Latent."""
     return [
         steps_input(),
         guidance_input(),
@@ -34,39 +34,37 @@ def drawing_inputs() -> list[io.Input]:
             "negative_prompt",
             multiline=True,
             default="",
-            tooltip="What no image should show. Only models with real guidance use it (SDXL).",
+            tooltip="What the images should not show. Only models with classifier-free guidance use it, such as SDXL.",
         ),
     ]
 
 
-class DrawBatch(io.ComfyNode):
-    """Draw Batch."""
-
+class GenerateBatch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="NeuroLuxDrawBatch",
-            display_name="Draw Batch",
+            node_id="NeuroLuxGenerateBatch",
+            display_name="Generate Batch",
             category=CATEGORY,
             description=(
-                "Draws many prompts, many seeds, or both. An image that fails is left out with a warning; the others "
-                "come. Each equals the single image with that prompt and seed."
+                "Generates images for many prompts, many seeds, or both. An image that fails is skipped with a "
+                "warning. Each image equals the one that a single run with that prompt and seed generates."
             ),
             inputs=[
                 pipeline_input(),
                 io.String.Input(
-                    "prompts", multiline=True, default="", tooltip="One prompt a line. Empty lines do not count."
+                    "prompts", multiline=True, default="", tooltip="One prompt per line. Empty lines are ignored."
                 ),
                 io.String.Input(
-                    "seeds", default="0", tooltip="Numbers and ranges between commas, such as 1-4, 9. At least one."
+                    "seeds", default="0", tooltip="Numbers and ranges, separated by commas: 1-4, 9. At least one."
                 ),
                 io.Combo.Input(
                     "combine",
                     options=list(COMBINE_CHOICES),
                     default=COMBINE_CHOICES[0],
-                    tooltip="every: each prompt with each seed. pairs: the first with the first, and so on.",
+                    tooltip="every: each prompt with each seed. pairs: first prompt with first seed, and so on.",
                 ),
-                *drawing_inputs(),
+                *sampling_inputs(),
             ],
             outputs=[
                 io.Image.Output(
@@ -78,7 +76,7 @@ class DrawBatch(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, combine: str) -> bool:
-        """Leave the choice to ``execute``: its error says which there are."""
+        """Leave the choice to ``execute``: its error lists the choices."""
         return True
 
     @classmethod
@@ -102,50 +100,48 @@ class DrawBatch(io.ComfyNode):
             )
             for line, seed in pairs
         ]  # fmt: skip
-        gallery = draw_all(pipeline, shots)
-        images, captions = [drawn.image for drawn in gallery.drawn], [drawn.caption for drawn in gallery.drawn]
-        return io.NodeOutput(images, captions, ui=told_ui(gallery.warnings))
+        gallery = generate_all(pipeline, shots)
+        images, captions = [made.image for made in gallery.generated], [made.caption for made in gallery.generated]
+        return io.NodeOutput(images, captions, ui=warnings_ui(gallery.warnings))
 
 
-class DrawGrid(io.ComfyNode):
-    """Draw Grid."""
-
+class GenerateGrid(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         settings = [*SETTINGS, NOT_USED]
         values = (
-            "Its values, one a line or between commas. prompt: a part of the prompt, then what takes its place. seed, "
-            "num_inference_steps: also ranges such as 1-4. size: such as 768 or 1024x768."
+            "The values, one per line or separated by commas. prompt: a part of the prompt, then its replacements. "
+            "seed and num_inference_steps also take ranges such as 1-4. size: such as 768 or 1024x768."
         )
         return io.Schema(
-            node_id="NeuroLuxDrawGrid",
-            display_name="Draw Grid",
+            node_id="NeuroLuxGenerateGrid",
+            display_name="Generate Grid",
             category=CATEGORY,
             description=(
-                "Draws one prompt over a matrix of two settings, and a labelled contact sheet. An image that fails "
-                "is left out with a warning, and the sheet says why."
+                "Generates one prompt with every combination of two settings, and a labelled contact sheet. An image "
+                "that fails is skipped with a warning, and the sheet shows the reason."
             ),
             inputs=[
                 pipeline_input(),
                 io.String.Input("prompt", multiline=True, default="", tooltip="What the images show."),
                 io.Combo.Input(
-                    "x_setting", options=settings, default="seed", tooltip="What differs from column to column."
+                    "x_setting", options=settings, default="seed", tooltip="What varies from column to column."
                 ),
                 io.String.Input("x_values", multiline=True, default="1-4", tooltip=values),
                 io.Combo.Input(
                     "y_setting",
                     options=settings,
                     default=NOT_USED,
-                    tooltip="What differs from row to row. none: one row.",
+                    tooltip="What varies from row to row. none: a single row.",
                 ),
                 io.String.Input("y_values", multiline=True, default="", tooltip=values),
-                seed_input("Of every image, unless a side of the grid varies it."),
-                *drawing_inputs(),
+                seed_input("Seed of every image, unless the grid varies it."),
+                *sampling_inputs(),
             ],
             outputs=[
                 io.Image.Output("sheet", display_name="sheet", tooltip="The contact sheet."),
                 io.Image.Output(
-                    "images", display_name="images", is_output_list=True, tooltip="The images alone, row by row."
+                    "images", display_name="images", is_output_list=True, tooltip="The individual images, row by row."
                 ),
                 io.String.Output("captions", display_name="captions", is_output_list=True, tooltip=CAPTIONS_TOOLTIP),
             ],
@@ -153,7 +149,7 @@ class DrawGrid(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, x_setting: str, y_setting: str) -> bool:
-        """Leave the choices to ``execute``: its error says which there are."""
+        """Leave the choices to ``execute``: its error lists them."""
         return True
 
     @classmethod
@@ -174,7 +170,7 @@ class DrawGrid(io.ComfyNode):
     ) -> io.NodeOutput:
         base = Shot("", prompt, seed, negative_prompt, steps, guidance, width, height)
         grid = make_grid(read_axis("x", x_setting, x_values, prompt), read_axis("y", y_setting, y_values, prompt))
-        gallery = draw_all(pipeline, shots_of(grid, base, pipeline.model))
+        gallery = generate_all(pipeline, shots_of(grid, base, pipeline.model))
         sheet = to_images(sheet_of(grid, gallery, title_of(grid, base, pipeline.model.name)))
-        images, captions = [drawn.image for drawn in gallery.drawn], [drawn.caption for drawn in gallery.drawn]
-        return io.NodeOutput(sheet, images, captions, ui=told_ui(gallery.warnings))
+        images, captions = [made.image for made in gallery.generated], [made.caption for made in gallery.generated]
+        return io.NodeOutput(sheet, images, captions, ui=warnings_ui(gallery.warnings))

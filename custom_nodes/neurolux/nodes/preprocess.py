@@ -1,4 +1,4 @@
-"""Nodes that make a control image of any image: edges, depth, poses. A ready control image passes through."""
+"""Nodes that make a control image from any image: edges, depth, poses. A finished control image passes through."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..images.control_images import prepared
 from ..library.controlnets import preprocessor
+from ..loading.node_progress import NodeReporter
 from ..preprocess.canny import canny_images
 from ..preprocess.canny_filter import MOST
 from ..preprocess.depth import depth_maps
 from ..preprocess.pose import pose_images
-from ..stages.node_progress import NodeReporter
+from ..stages.latent import fitted_to_latent
 from .sockets import CATEGORY
 
 PREPROCESS = f"{CATEGORY}/control images"
@@ -21,16 +21,16 @@ DEPTH_MODEL, POSE_MODEL, PERSON_MODEL = "depth-anything-v2-small", "vitpose-base
 
 
 def image_input() -> io.Image.Input:
-    """The image."""
-    return io.Image.Input("image", tooltip="Any image, or a ready control image (preprocess off).")
+    """The source image."""
+    return io.Image.Input("image", tooltip="Any image, or a finished control image with preprocess off.")
 
 
 def preprocess_input() -> io.Boolean.Input:
-    """Whether there is anything to do."""
+    """Whether the image is a source image or a finished control image."""
     return io.Boolean.Input(
         "preprocess",
         default=True,
-        tooltip="On: make the control image of any image. Off: the image is a control image already.",
+        tooltip="On: make a control image from the image. Off: the image already is a control image.",
     )
 
 
@@ -40,8 +40,8 @@ def latent_input() -> io.Latent.Input:
         "latent",
         optional=True,
         tooltip=(
-            "The result's size: the image is cut to its shape around the middle and resized to it first. One with "
-            "the proportions of an image that is redrawn stays over the same things in it."
+            "Sets the size of the result: the image is first cropped around its centre to the latent's shape, then "
+            "resized. If it has the proportions of the image that is redrawn, the two stay aligned."
         ),
     )
 
@@ -52,7 +52,7 @@ def control_output(tooltip: str) -> io.Image.Output:
 
 
 def score_input(name: str, default: float, tooltip: str) -> io.Float.Input:
-    """A share."""
+    """A confidence between 0 and 1."""
     return io.Float.Input(name, default=default, min=0.01, max=0.99, step=0.01, round=0.001, tooltip=tooltip)
 
 
@@ -62,21 +62,19 @@ def threshold_input(name: str, default: int, tooltip: str) -> io.Int.Input:
 
 
 class CannyEdges(io.ComfyNode):
-    """Canny Edges."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxCannyEdges",
             display_name="Canny Edges",
             category=PREPROCESS,
-            description="White edges on black, for a canny ControlNet: OpenCV's, which see colours too.",
+            description="Finds edges as OpenCV's Canny does, in colour: white on black, for a canny ControlNet.",
             inputs=[
                 image_input(),
                 preprocess_input(),
-                threshold_input("low_threshold", 100, "Edges weaker than this are left out."),
+                threshold_input("low_threshold", 100, "Edges weaker than this are dropped."),
                 threshold_input(
-                    "high_threshold", 200, "Edges stronger than this are kept, and weaker ones that touch them."
+                    "high_threshold", 200, "Edges stronger than this are kept, along with weaker edges that touch them."
                 ),
                 latent_input(),
             ],
@@ -92,49 +90,45 @@ class CannyEdges(io.ComfyNode):
         high_threshold: int,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        control_image = prepared(image, latent)
+        control_image = fitted_to_latent(image, latent)
         if not preprocess:
             return io.NodeOutput(control_image)
         return io.NodeOutput(canny_images(control_image, low_threshold, high_threshold))
 
 
 class DepthMap(io.ComfyNode):
-    """Depth Map."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxDepthMap",
             display_name="Depth Map",
             category=PREPROCESS,
-            description="How near everything is, for a depth ControlNet: white is near. By Depth Anything V2 Small.",
+            description="Estimates depth with Depth Anything V2 Small, for a depth ControlNet. White is near.",
             inputs=[image_input(), preprocess_input(), latent_input()],
             outputs=[control_output("The depth map.")],
         )
 
     @classmethod
     def execute(cls, image: torch.Tensor, preprocess: bool, latent: dict[str, Any] | None = None) -> io.NodeOutput:
-        control_image = prepared(image, latent)
+        control_image = fitted_to_latent(image, latent)
         if not preprocess:
             return io.NodeOutput(control_image)
         return io.NodeOutput(depth_maps(control_image, preprocessor(DEPTH_MODEL, NodeReporter())))
 
 
 class PoseSkeleton(io.ComfyNode):
-    """Pose Skeleton."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxPoseSkeleton",
             display_name="Pose Skeleton",
             category=PREPROCESS,
-            description="The persons in an image as OpenPose skeletons, for a pose ControlNet. By ViTPose.",
+            description="Finds people and draws their OpenPose skeletons, for a pose ControlNet. Uses ViTPose.",
             inputs=[
                 image_input(),
                 preprocess_input(),
-                score_input("person_score", 0.5, "How sure it must be that somebody is a person."),
-                score_input("joint_score", 0.3, "How sure it must be of a joint to draw it."),
+                score_input("person_score", 0.5, "Minimum confidence that a detection is a person."),
+                score_input("joint_score", 0.3, "Minimum confidence for a joint to be drawn."),
                 latent_input(),
             ],
             outputs=[control_output("The skeletons.")],
@@ -149,7 +143,7 @@ class PoseSkeleton(io.ComfyNode):
         joint_score: float,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        control_image = prepared(image, latent)
+        control_image = fitted_to_latent(image, latent)
         if not preprocess:
             return io.NodeOutput(control_image)
         reporter = NodeReporter()

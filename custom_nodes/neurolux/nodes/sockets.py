@@ -1,4 +1,4 @@
-"""The types that our links carry."""
+"""The types that links between our nodes carry."""
 
 from __future__ import annotations
 

@@ -1,45 +1,44 @@
-"""The stages of making an image: Encode Prompt, Sample, Decode."""
+"""The stages of making an image: Encode Prompt, Empty Latent, Sample, Decode."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..loading.registry import LoadedPipeline, PipelineHandle
+from ..adapters.borrow import borrow
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
 from ..stages.decode import decode
 from ..stages.encode import encode
-from ..stages.node_progress import NodeReporter
+from ..stages.latent import empty_latent
 from ..stages.prompt_check import prompt_warnings
-from ..stages.sample import sample
-from .inputs import ReadsNegative, guidance_input, negative_input, pipeline_input, seed_input, steps_input
+from ..stages.sample import plan_sample, sample
+from .inputs import (
+    ReadsNegative,
+    batch_input,
+    guidance_input,
+    negative_input,
+    pipeline_input,
+    seed_input,
+    size_inputs,
+    steps_input,
+)
+from .outputs import stage_warnings_ui
 from .sockets import CATEGORY
 
 _log = logging.getLogger(__name__)
 
 
-def warnings_ui(loaded: LoadedPipeline, warnings: Sequence[str] = ()) -> dict[str, list[str]] | None:
-    """``warnings``, and those of the stage that just ran, for the job's answer and as text on the node."""
-    return told_ui([*warnings, *loaded.take_warnings()])
-
-
-def told_ui(warnings: list[str]) -> dict[str, list[str]] | None:
-    """``warnings`` for the job's answer and as text on the node, where there are any."""
-    return {"warnings": warnings, "text": warnings} if warnings else None
-
-
 class EncodePrompt(io.ComfyNode):
-    """Encode Prompt."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxEncodePrompt",
             display_name="Encode Prompt",
             category=CATEGORY,
-            description="Turns a text into conditioning, with the model's own text encoders.",
+            description="Encodes a prompt with the model's own text encoders.",
             inputs=[
                 pipeline_input(),
                 io.String.Input(
@@ -50,33 +49,56 @@ class EncodePrompt(io.ComfyNode):
                     tooltip="What the image shows. For a negative prompt: what it should not show.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded text.")],
+            outputs=[
+                io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded prompt.")
+            ],
         )
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, text: str) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
+        loaded = borrow(pipeline, NodeReporter())
         warnings = prompt_warnings(loaded, text)
         for warning in warnings:
             _log.warning("NeuroLux: %s", warning)
-        return io.NodeOutput(encode(loaded, text), ui=warnings_ui(loaded, warnings))
+        return io.NodeOutput(encode(loaded, text), ui=stage_warnings_ui(loaded, warnings))
+
+
+class EmptyLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NeuroLuxEmptyLatent",
+            display_name="Empty Latent",
+            category=CATEGORY,
+            description="An empty latent to start from. Unlike the stock node, it defaults to the model's own size.",
+            inputs=[
+                pipeline_input(),
+                *size_inputs(),
+                batch_input("Number of images."),
+            ],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The empty latent.")],
+        )
+
+    @classmethod
+    def execute(cls, pipeline: PipelineHandle, width: int, height: int, batch_size: int) -> io.NodeOutput:
+        return io.NodeOutput({"samples": empty_latent(pipeline.model, width, height, batch_size)})
 
 
 class Sample(ReadsNegative):
-    """Sample."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxSample",
             display_name="Sample",
             category=CATEGORY,
-            description="Makes the image, as a latent. Shows progress and previews, and stops when interrupted.",
+            description="Generates the image as a latent. Shows progress and previews, and stops when interrupted.",
             inputs=[
                 pipeline_input(),
-                io.Conditioning.Input("positive", tooltip="What the image shows."),
-                io.Latent.Input("latent", tooltip="What to begin with: an Empty Latent, or what Encode Image made."),
-                seed_input("The same seed makes the same image. Image i of a batch uses seed + i."),
+                io.Conditioning.Input("positive", tooltip="The encoded prompt."),
+                io.Latent.Input(
+                    "latent", tooltip="What to start from: an Empty Latent, or the output of Encode Image."
+                ),
+                seed_input("The same seed gives the same image. Image i of a batch uses seed + i."),
                 steps_input(),
                 guidance_input(),
                 negative_input(),
@@ -90,11 +112,11 @@ class Sample(ReadsNegative):
                     optional=True,
                     tooltip=(
                         "How much of an encoded image is redrawn: near 0 it stays as it is, 1 redraws everything. "
-                        "That share of the steps is run. An Empty Latent needs 1."
+                        "Only that fraction of the steps runs. An Empty Latent needs 1."
                     ),
                 ),
             ],
-            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The image before decoding.")],
+            outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The image as a latent, for Decode.")],
         )
 
     @classmethod
@@ -109,26 +131,25 @@ class Sample(ReadsNegative):
         negative: Any = None,
         strength: float = 1.0,
     ) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
-        samples = sample(loaded, pipeline.spec, positive, negative, latent, seed, steps, guidance, strength)
-        return io.NodeOutput({"samples": samples}, ui=warnings_ui(loaded))
+        request = plan_sample(pipeline.model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
+        loaded = borrow(pipeline, NodeReporter())
+        samples = sample(loaded, request, positive, negative)
+        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded))
 
 
 class Decode(io.ComfyNode):
-    """Decode."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxDecode",
             display_name="Decode",
             category=CATEGORY,
-            description="Turns a latent into images, with the model's own VAE.",
-            inputs=[pipeline_input(), io.Latent.Input("latent", tooltip="What Sample made.")],
+            description="Decodes a latent into images with the model's own VAE.",
+            inputs=[pipeline_input(), io.Latent.Input("latent", tooltip="The output of Sample.")],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The images.")],
         )
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, latent: dict[str, Any]) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
-        return io.NodeOutput(decode(loaded, latent["samples"]), ui=warnings_ui(loaded))
+        loaded = borrow(pipeline, NodeReporter())
+        return io.NodeOutput(decode(loaded, latent["samples"]), ui=stage_warnings_ui(loaded))

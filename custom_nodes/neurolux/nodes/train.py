@@ -1,4 +1,4 @@
-"""Nodes that train a LoRA: the images to learn from, and the training itself."""
+"""Nodes that train a LoRA: the images to train on, and the training itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
 from ..training.image_files import FIELD
 from ..training.image_set import TrainingSet, read_training_set
 from ..training.lora import (
@@ -38,8 +39,8 @@ from ..training.settings import (
     check_settings,
 )
 from .inputs import pipeline_input, seed_input, side_input
-from .sockets import CATEGORY, AnyComboOutput, FileType, PipelineType
-from .stages import warnings_ui
+from .outputs import pipeline_output, stage_warnings_ui
+from .sockets import CATEGORY, AnyComboOutput, FileType
 
 TRAINING = f"{CATEGORY}/training"
 CHECKPOINTS = ("neurolux", "training")
@@ -49,9 +50,9 @@ TrainingSetType = io.Custom("NEUROLUX_TRAINING_IMAGES")
 
 
 def find_source(source: str) -> Path:
-    """The zip or folder that ``source`` names: in ComfyUI's input folder, or a whole path into one of its folders.
+    """The zip or folder that ``source`` names: in ComfyUI's input folder, or an absolute path into one of its folders.
 
-    Raises InvalidParameter for what is elsewhere or nowhere.
+    Raises InvalidParameter if it is elsewhere or does not exist.
     """
     inputs = Path(folder_paths.get_input_directory()).resolve()
     own = [inputs, *(Path(folder).resolve() for folder in (folder_paths.get_output_directory(), temp_folder()))]
@@ -64,13 +65,11 @@ def find_source(source: str) -> Path:
 
 
 def temp_folder() -> str:
-    """Where ComfyUI keeps what need not last."""
+    """ComfyUI's folder for temporary files."""
     return folder_paths.get_temp_directory()
 
 
 class TrainingImages(io.ComfyNode):
-    """Training Images."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -78,20 +77,24 @@ class TrainingImages(io.ComfyNode):
             display_name="Training Images",
             category=TRAINING,
             description=(
-                "The images to learn from: PNG, JPEG or WebP files in a zip or a folder. What each shows is read "
-                "from a text file beside it (cat.txt for cat.png) or from a metadata.jsonl."
+                "The images to train on: PNG, JPEG or WebP files in a zip or a folder. Captions come from a text file "
+                "beside each image (cat.txt for cat.png) or from a metadata.jsonl."
             ),
             inputs=[
                 io.String.Input(
-                    "source", default="", tooltip="A zip or a folder in ComfyUI's input folder, or a File Parameter."
+                    "source",
+                    default="",
+                    tooltip="A zip or a folder in ComfyUI's input folder, or a linked File Parameter.",
                 )
             ],
-            outputs=[TrainingSetType.Output("images", display_name="images", tooltip="Images with their captions.")],
+            outputs=[
+                TrainingSetType.Output("images", display_name="images", tooltip="The images with their captions.")
+            ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, source: str | None = None, **_: object) -> str:
-        """Look again when a file in the folder, or the zip, has changed."""
+        """Read the images again if the zip, or a file in the folder, has changed."""
         try:
             path = find_source(source or "")
         except InvalidParameter:
@@ -105,12 +108,10 @@ class TrainingImages(io.ComfyNode):
         path = find_source(source)
         images = read_training_set(path.name, path)
         warnings = images.warnings()
-        return io.NodeOutput(images, ui={"warnings": warnings, "text": [images.told(), *warnings]})
+        return io.NodeOutput(images, ui={"warnings": warnings, "text": [images.summary(), *warnings]})
 
 
 class TrainLora(io.ComfyNode):
-    """Train LoRA."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -118,25 +119,27 @@ class TrainLora(io.ComfyNode):
             display_name="Train LoRA",
             category=TRAINING,
             description=(
-                "Teaches a model a new thing or style from images, and writes what it learned as a LoRA into "
-                "models/loras. The model itself stays as it is. What was interrupted can go on."
+                "Trains a LoRA on images of a subject or a style and saves it in models/loras. The model itself is "
+                "not modified. An interrupted training can be resumed."
             ),
             inputs=[
-                pipeline_input("The loaded model, FLUX or SDXL, with nothing applied to it."),
-                TrainingSetType.Input(FIELD, tooltip="What to learn from."),
-                io.String.Input("name", default="my-lora", tooltip="The file's name; a number follows if it is taken."),
+                pipeline_input("The loaded model (FLUX or SDXL), with nothing applied to it."),
+                TrainingSetType.Input("images", tooltip="The images to train on."),
+                io.String.Input(
+                    "name", default="my-lora", tooltip="File name of the LoRA. A number is appended if it is taken."
+                ),
                 io.String.Input(
                     "trigger",
                     default="",
-                    tooltip="The word that calls up what was learned. Put before every caption that lacks it.",
+                    tooltip="The word that invokes what was learned. Prepended to every caption that lacks it.",
                 ),
-                io.Int.Input("steps", default=500, min=1, max=MOST_STEPS, tooltip="How often the weights are changed."),
+                io.Int.Input("steps", default=500, min=1, max=MOST_STEPS, tooltip="Number of training steps."),
                 io.Int.Input(
                     "rank",
                     default=16,
                     min=1,
                     max=MOST_RANK,
-                    tooltip="How much the LoRA can hold. 4 to 16 for a thing, more for a style.",
+                    tooltip="Capacity of the LoRA. 4 to 16 for a subject, more for a style.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -145,47 +148,47 @@ class TrainLora(io.ComfyNode):
                     max=HIGHEST_RATE,
                     step=0.00001,
                     round=0.0000001,
-                    tooltip="How far each step goes. 0: what suits the model, 0.0001 for large ones.",
+                    tooltip="Size of each step. 0: a value that suits the model (0.0001 for large models).",
                 ),
                 io.Int.Input(
                     "batch",
                     default=1,
                     min=1,
                     max=MOST_BATCH,
-                    tooltip="Images in each step. More is steadier, slower.",
+                    tooltip="Images per step. More images make training steadier and slower.",
                 ),
                 side_input(
                     "resolution",
-                    "Side of the square that images are cut to, in pixels. 0: the model's default.",
+                    "Side of the square that images are cropped to, in pixels. 0: the model's default.",
                     most=4096,
                 ),
-                seed_input("The same seed with the same images and values gives the same file."),
+                seed_input("The same seed, images and settings give the same file."),
                 io.Boolean.Input(
                     "resume",
                     default=False,
-                    tooltip="Go on where a training of this name stopped, if there is one. Off: from the beginning.",
+                    tooltip="Continue an interrupted training of this name, if there is one. Off: start over.",
                 ),
                 io.String.Input(
                     "sample_prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the sample images show. Empty: the trigger word, or the first caption.",
+                    tooltip="Prompt of the sample images. Empty: the trigger word, or the first caption.",
                 ),
                 io.Int.Input(
                     "samples",
                     default=1,
                     min=0,
                     max=MOST_SAMPLES,
-                    tooltip="How many sample images, each with the LoRA and without it.",
+                    tooltip="Number of sample images, each with and without the LoRA.",
                 ),
             ],
             outputs=[
-                PipelineType.Output("trained", display_name="pipeline", tooltip="The pipeline with the new LoRA."),
-                AnyComboOutput("lora", display_name="lora", tooltip="The LoRA's name in models/loras."),
-                FileType.Output("file", display_name="file", tooltip="The LoRA's file, for File Result."),
-                io.Image.Output("loss_curve", display_name="loss curve", tooltip="The loss of every step."),
-                io.Image.Output("sample_images", display_name="samples", tooltip="Images with the LoRA."),
-                io.Image.Output("before", display_name="before", tooltip="The same images without it."),
+                pipeline_output("The pipeline with the new LoRA applied.", "trained"),
+                AnyComboOutput("lora", display_name="lora", tooltip="Name of the LoRA in models/loras."),
+                FileType.Output("file", display_name="file", tooltip="The LoRA file, for File Result."),
+                io.Image.Output("loss_curve", display_name="loss curve", tooltip="Chart of the loss at every step."),
+                io.Image.Output("sample_images", display_name="samples", tooltip="Sample images with the LoRA."),
+                io.Image.Output("before", display_name="before", tooltip="The same images without the LoRA."),
             ],
             is_output_node=True,
         )
@@ -213,7 +216,7 @@ class TrainLora(io.ComfyNode):
             pipeline.model,
             LoraSettings(name.strip(), steps, rank, learning_rate, batch, resolution, seed, " ".join(trigger.split())),
         )
-        pipeline.loaded(NodeReporter())
+        borrow(pipeline, NodeReporter())
         title = f"{settings.name} on {pipeline.model.name}"
         progress = TrainingProgress(title, settings.steps, 2 * samples * drawing_steps(pipeline))
         trained = train_lora(
@@ -225,10 +228,10 @@ class TrainLora(io.ComfyNode):
             checkpoints=Path(folder_paths.get_user_directory(), *CHECKPOINTS),
             progress=progress,
         )
-        after, before = draw_both(pipeline, images, settings, trained.path, sample_prompt, samples, progress)
+        after, before = sample_both(pipeline, images, settings, trained.path, sample_prompt, samples, progress)
         curve = as_image(np.asarray(draw_loss_curve(trained.losses, title)))
         handle = with_trained(pipeline, trained.path)
-        ui = warnings_ui(pipeline.loaded(), trained.warnings) or {}
+        ui = stage_warnings_ui(borrow(pipeline), trained.warnings) or {}
         said = [f"{trained.path.name}: {settings.steps} steps, loss {trained.losses[-1]:.4f}"]
         return io.NodeOutput(
             handle,
@@ -241,7 +244,7 @@ class TrainLora(io.ComfyNode):
         )
 
 
-def draw_both(
+def sample_both(
     pipeline: PipelineHandle,
     images: TrainingSet,
     settings: LoraSettings,
@@ -250,13 +253,13 @@ def draw_both(
     count: int,
     progress: TrainingProgress,
 ) -> tuple[torch.Tensor | ExecutionBlocker, torch.Tensor | ExecutionBlocker]:
-    """Images with the LoRA and without it; where none are asked for, what depends on them does not run."""
+    """Images with the LoRA and without it. If ``count`` is 0, nothing that depends on them runs."""
     if not count:
         return ExecutionBlocker(None), ExecutionBlocker(None)
     text = text_for_samples(prompt, images, settings.trigger)
     made = []
     for handle, how in ((with_trained(pipeline, lora), "with"), (replace(pipeline), "without")):
-        progress.phase(f"Drawing {count} images {how} the LoRA", long=True)
+        progress.phase(f"Sampling {count} images {how} the LoRA", long=True)
         made.append(draw_samples(handle, text, settings.seed, count, settings.side, progress))
     return made[0], made[1]
 

@@ -1,4 +1,4 @@
-"""Nodes that make an image larger, and then sharper: Upscale Image, Refine in Tiles."""
+"""Nodes that make an image larger and then add detail: Upscale Image, Refine in Tiles."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..loading.registry import PipelineHandle
-from ..stages.node_progress import NodeReporter
+from ..adapters.borrow import borrow
+from ..loading.handle import PipelineHandle
+from ..loading.node_progress import NodeReporter
 from ..stages.refine import RefineRequest, refine
 from ..stages.upscale import AUTO, upscale, upscaler_names
 from .inputs import (
@@ -20,25 +21,23 @@ from .inputs import (
     side_input,
     steps_input,
 )
+from .outputs import stage_warnings_ui
 from .sockets import CATEGORY
-from .stages import warnings_ui
 
 UPSCALE = f"{CATEGORY}/upscale"
 MOST = 8.0
 
 
 class UpscaleImage(io.ComfyNode):
-    """Upscale Image."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="NeuroLuxUpscaleImage",
             display_name="Upscale Image",
             category=UPSCALE,
-            description="Makes an image larger, with an upscale model of models/upscale_models/ or plainly (Lanczos).",
+            description="Enlarges an image with an upscale model from models/upscale_models/, or with Lanczos.",
             inputs=[
-                io.Image.Input("image", tooltip="The image."),
+                io.Image.Input("image", tooltip="The image to enlarge."),
                 io.Float.Input(
                     "upscale_by",
                     default=2.0,
@@ -46,24 +45,24 @@ class UpscaleImage(io.ComfyNode):
                     max=MOST,
                     step=0.1,
                     round=0.001,
-                    tooltip="How many times as wide and as high.",
+                    tooltip="Factor for width and height.",
                 ),
                 io.Combo.Input(
                     "upscaler",
                     options=upscaler_names(),
                     default=AUTO,
                     tooltip=(
-                        "A file in models/upscale_models/, or lanczos. auto: the first file there is, else lanczos. "
-                        "What a model makes is resized to the size asked for."
+                        "A file in models/upscale_models/, or lanczos. auto: the first file, or lanczos if there is "
+                        "none. The model's output is resized to the requested size."
                     ),
                 ),
             ],
-            outputs=[io.Image.Output("upscaled", display_name="image", tooltip="The larger image.")],
+            outputs=[io.Image.Output("upscaled", display_name="image", tooltip="The enlarged image.")],
         )
 
     @classmethod
     def validate_inputs(cls, upscaler: str) -> bool:
-        """Leave the name to ``execute``: its error says which files there are."""
+        """Leave the name to ``execute``: its error lists the files that exist."""
         return True
 
     @classmethod
@@ -72,8 +71,6 @@ class UpscaleImage(io.ComfyNode):
 
 
 class RefineInTiles(ReadsNegative):
-    """Refine in Tiles."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -81,14 +78,14 @@ class RefineInTiles(ReadsNegative):
             display_name="Refine in Tiles",
             category=UPSCALE,
             description=(
-                "Redraws an image a little, tile by tile, so that a large one gets detail with the memory of a small "
-                "one. The tiles overlap and fade into each other. Under a ControlNet each follows its part of the "
+                "Redraws an image slightly, tile by tile: a large image gains detail with the memory use of a small "
+                "one. Tiles overlap and blend into each other. With a ControlNet, each tile follows its part of the "
                 "control image."
             ),
             inputs=[
                 pipeline_input(),
-                io.Image.Input("image", tooltip="The image, already at its size."),
-                io.Conditioning.Input("positive", tooltip="What the image shows; every tile gets the same text."),
+                io.Image.Input("image", tooltip="The image, already at its final size."),
+                io.Conditioning.Input("positive", tooltip="The encoded prompt, used for every tile."),
                 io.Float.Input(
                     "strength",
                     default=0.3,
@@ -96,11 +93,13 @@ class RefineInTiles(ReadsNegative):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="How much is redrawn. Above 0.5 a tile may invent things of its own.",
+                    tooltip="How much is redrawn. Above 0.5 a tile may add objects of its own.",
                 ),
-                side_input("tile", "A tile's side in pixels. 0: the model's default.", most=4096),
-                io.Int.Input("overlap", default=64, min=0, max=2048, tooltip="Pixels in which two tiles fade over."),
-                seed_input("The same seed makes the same image. Tile t of image i uses seed + i + t."),
+                side_input("tile", "Side of a tile in pixels. 0: the model's default.", most=4096),
+                io.Int.Input(
+                    "overlap", default=64, min=0, max=2048, tooltip="Pixels over which neighbouring tiles blend."
+                ),
+                seed_input("The same seed gives the same image. Tile t of image i uses seed + i + t."),
                 steps_input(),
                 guidance_input(),
                 negative_input(),
@@ -122,7 +121,7 @@ class RefineInTiles(ReadsNegative):
         guidance: float,
         negative: Any = None,
     ) -> io.NodeOutput:
-        loaded = pipeline.loaded(NodeReporter())
+        loaded = borrow(pipeline, NodeReporter())
         request = RefineRequest(strength, seed, steps, guidance, tile, overlap)
-        made = refine(loaded, pipeline.spec, image, positive, negative, request)
-        return io.NodeOutput(made, ui=warnings_ui(loaded))
+        made = refine(loaded, image, positive, negative, request)
+        return io.NodeOutput(made, ui=stage_warnings_ui(loaded))

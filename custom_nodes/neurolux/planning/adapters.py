@@ -1,70 +1,11 @@
-"""What LoRAs and ControlNets add to a plan: told from the headers of their files, or from their sizes. No torch."""
+"""What LoRAs and ControlNets add to a plan. No torch."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
-from ..adapters.files import FileStamp, Header, read_header, weight_files
 from .records import CONTROLNET, ComponentShape
-
-SDXL_VALUES_PER_TOKEN = 64 * 256
-"""An SDXL ControlNet hands 64 values for each pixel to the UNet, with guidance; a token is 16x16 pixels."""
-FLUX_LAYERS, FLUX_WIDTH = 15, 3072
-"""Of the FLUX ControlNets that are around (InstantX and Shakker-Labs: 5 double and 10 single blocks)."""
-PUBLISHED_BLOCKS = {"flux": FLUX_LAYERS, "sdxl": 40}
-"""Blocks of a ControlNet whose file is not at hand, taken as equal: SDXL's is half a UNet, most of it in 40 parts."""
-BLOCK = re.compile(
-    r"(?:transformer_blocks|single_transformer_blocks)\.\d+\.|"
-    r"(?:down_blocks\.\d+|mid_block)\.(?:resnets|attentions|downsamplers)\.\d+\.(?:transformer_blocks\.\d+\.)?|"
-    r"control_model\.(?:input_blocks\.\d+|middle_block)\.\d+\.(?:transformer_blocks\.\d+\.)?"
-)
-"""What a block's tensors begin with in a ControlNet's file: diffusers' names, or those of its authors."""
-PUBLISHED_BYTES = 2
-"""A weight, in the files of ControlNets: bf16 or fp16."""
-
-
-@lru_cache(maxsize=64)
-def control_shape(file: FileStamp, family: str) -> ComponentShape:
-    """A ControlNet by its file or its diffusers folder. Raises WeightsMissing for a damaged one."""
-    paths = weight_files(file.path) if file.path.is_dir() else [file.path]
-    header: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        header.update(read_header(path.name, path))
-    parameters, blocks = sum(math.prod(shape) for shape in header.values()), block_sizes(header)
-    if family != "flux":
-        return ComponentShape(parameters, blocks, values_per_token=SDXL_VALUES_PER_TOKEN)
-    layers = numbers(header, "controlnet_blocks.") + numbers(header, "controlnet_single_blocks.")
-    width = header.get("x_embedder.weight", (FLUX_WIDTH,))[0]
-    hint = any(name.startswith("input_hint_block.") for name in header)  # such a one reads the image, not its latent
-    return ComponentShape(parameters, blocks, values_per_token=(layers or FLUX_LAYERS) * width, needs_vae=not hint)
-
-
-def block_sizes(header: Header) -> tuple[int, ...]:
-    """Parameters of each block that can be streamed, in the file's order, which is about the order of use."""
-    sizes: dict[str, int] = {}
-    for name, shape in header.items():
-        block = BLOCK.match(name)
-        if block is not None:
-            sizes[block[0]] = sizes.get(block[0], 0) + math.prod(shape)
-    return tuple(sizes.values())
-
-
-def published_control_shape(size: int, family: str) -> ComponentShape:
-    """A ControlNet of which only the bytes are known."""
-    parameters, count = size // PUBLISHED_BYTES, PUBLISHED_BLOCKS.get(family, 1)
-    blocks = (parameters // count,) * count
-    if family != "flux":
-        return ComponentShape(parameters, blocks, values_per_token=SDXL_VALUES_PER_TOKEN)
-    return ComponentShape(parameters, blocks, values_per_token=FLUX_LAYERS * FLUX_WIDTH, needs_vae=True)
-
-
-def numbers(header: Header, prefix: str) -> int:
-    """How many numbered children ``prefix`` has."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in header if name.startswith(prefix)})
 
 
 def with_adapters(

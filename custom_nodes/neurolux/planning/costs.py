@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .records import ComponentShape, ComputeType, Machine, StorageType, Workload
+from .records import ComponentShape, ComputeType, FamilyCosts, Machine, StorageType, Workload
 
 WEIGHT_BYTES: dict[StorageType, float] = {
     "fp32": 4,
@@ -30,11 +30,6 @@ MARGIN = 1.2
 """Over what was counted: the allocator's rounding, and what a library's kernels take."""
 ENCODE_BYTES = 55_000_000
 """Activations of 512 tokens through T5-XXL, per byte of the number format. CLIP needs less."""
-FLUX_BYTES_PER_TOKEN = 54_000
-"""Activations of a FLUX step per token and byte of the number format; a token is 16x16 pixels or one of the text's."""
-FLUX_TEXT_TOKENS = 512
-SDXL_BYTES_PER_PIXEL = 79
-"""Activations of an SDXL step per pixel and byte of the number format."""
 DECODE_BYTES_PER_PIXEL = 768
 """Activations of the VAE's decoder per pixel and byte of the number format."""
 CONVOLUTION_BYTES = 500_000_000
@@ -106,13 +101,9 @@ def encode_bytes(compute: ComputeType = "bf16") -> int:
     return round(ENCODE_BYTES * COMPUTE_BYTES[compute] * MARGIN)
 
 
-def sample_bytes(family: str, width: int, height: int, compute: ComputeType = "bf16") -> int:
-    """Working room of one denoising step of one image."""
-    if family == "flux":
-        one = (width * height / 256 + FLUX_TEXT_TOKENS) * FLUX_BYTES_PER_TOKEN
-    else:
-        one = width * height * SDXL_BYTES_PER_PIXEL
-    return round(one * COMPUTE_BYTES[compute] * MARGIN)
+def sample_bytes(family: FamilyCosts, width: int, height: int, compute: ComputeType = "bf16") -> int:
+    """Working memory of one denoising step of one image."""
+    return round(family.sample_values(width, height) * COMPUTE_BYTES[compute] * MARGIN)
 
 
 def control_bytes(shape: ComponentShape, width: int, height: int, compute: ComputeType = "bf16") -> int:
@@ -128,15 +119,9 @@ def decode_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile
     return round((pixels * DECODE_BYTES_PER_PIXEL + finished) * COMPUTE_BYTES[compute] * MARGIN + workspace)
 
 
-def step_flops(family: str, shape: ComponentShape, workload: Workload) -> float:
-    """Operations of one denoising step of one image: FlopCounterMode's 74.4 TFLOP for FLUX and 6.76 for SDXL at 1024.
-
-    Other sizes are in proportion; FLUX's attention grows with the square of the tokens.
-    """
-    if family == "flux":
-        tokens = workload.width * workload.height / 256 + FLUX_TEXT_TOKENS
-        return shape.parameters * (1.085 * tokens + 5.9e-5 * tokens**2)
-    return shape.parameters * 0.0025 * workload.width * workload.height
+def step_flops(family: FamilyCosts, shape: ComponentShape, workload: Workload) -> float:
+    """Operations of one denoising step of one image."""
+    return family.step_operations(shape.parameters, workload.width, workload.height)
 
 
 def compute_rate(machine: Machine) -> float:

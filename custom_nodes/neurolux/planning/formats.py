@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .records import ComponentShape, ComputeType, Machine, StorageType
+from .records import ComponentShape, ComputeType, FamilyCosts, Machine, StorageType
 
 Formats = Mapping[str, tuple[StorageType, ComputeType]]
 FULL_TYPES: tuple[ComputeType, ...] = ("fp32", "bf16", "fp16")
@@ -21,23 +21,18 @@ def is_text_encoder(name: str) -> bool:
     return name.startswith("text_encoder")
 
 
-def is_compressible(family: str, name: str) -> bool:
-    """Whether fp8, int8 and nf4 apply: to the denoiser and to T5; CLIP and VAE are small and suffer most."""
-    return name in ("transformer", "unet") or (family == "flux" and name == "text_encoder_2")
-
-
-def compute_type(family: str, machine: Machine) -> ComputeType:
+def compute_type(family: FamilyCosts, machine: Machine) -> ComputeType:
     """What the device computes well: bf16; fp16 on MPS and for Stable Diffusion; else fp32. A CPU likes fp32 best."""
     if machine.device == "cpu":
         return "fp32"
     if machine.bf16:
         return "bf16"
-    if machine.device == "mps" or (family != "flux" and machine.fp16):
+    if machine.device == "mps" or (family.fp16_without_bf16 and machine.fp16):
         return "fp16"
     return "fp32"
 
 
-def automatic_precisions(family: str, machine: Machine) -> tuple[str, ...]:
+def automatic_precisions(family: FamilyCosts, machine: Machine) -> tuple[str, ...]:
     """The precisions that lose nothing, best first. The last converts nothing, so weights can stay in their files."""
     main = compute_type(family, machine)
     if machine.device == "cpu":
@@ -49,7 +44,7 @@ def automatic_precisions(family: str, machine: Machine) -> tuple[str, ...]:
 
 
 def choose_formats(
-    family: str,
+    family: FamilyCosts,
     shapes: Mapping[str, ComponentShape],
     machine: Machine,
     precision: str,
@@ -72,15 +67,15 @@ def choose_formats(
 
 
 def component_format(
-    family: str, name: str, shape: ComponentShape, precision: str, main: ComputeType, force_upcast_vae: bool
+    family: FamilyCosts, name: str, shape: ComponentShape, precision: str, main: ComputeType, force_upcast_vae: bool
 ) -> tuple[StorageType, ComputeType]:
     """Storage and compute type of one component where the pipeline computes in ``main``."""
     compute = main
-    if main == "fp16" and ((family == "flux" and is_text_encoder(name)) or (name == "vae" and force_upcast_vae)):
+    if main == "fp16" and (name in family.overflows_fp16 or (name == "vae" and force_upcast_vae)):
         compute = "fp32"
     if shape.stored == "gguf":
         return "gguf", compute  # a GGUF file stays as it is, whatever is computed in
-    if not is_compressible(family, name):
+    if name not in family.compressible:
         return compute, compute
     if shape.stored in ("int8", "nf4"):
         return shape.stored, compute  # quantised on disk: unpacking it wins nothing back

@@ -11,7 +11,17 @@ from functools import cached_property, lru_cache
 
 from . import costs
 from .formats import Formats, is_text_encoder
-from .records import CONTROLNET, ComponentPlan, ComponentShape, Machine, OffloadMode, PlacementKind, Plan, Workload
+from .records import (
+    CONTROLNET,
+    ComponentPlan,
+    ComponentShape,
+    FamilyCosts,
+    Machine,
+    OffloadMode,
+    PlacementKind,
+    Plan,
+    Workload,
+)
 
 PLACEMENTS: dict[OffloadMode, PlacementKind] = {
     "none": "resident",
@@ -37,7 +47,7 @@ class Costed:
 class Pipeline:
     """A pipeline whose types are settled, the machine, and what is asked for: the sums that every layout needs."""
 
-    family: str
+    family: FamilyCosts
     shapes: Mapping[str, ComponentShape]
     formats: Formats
     machine: Machine

@@ -23,41 +23,19 @@ from .costs import TILE
 from .formats import Formats, automatic_precisions, choose_formats
 from .layout import Pipeline, lay_out
 from .records import (
-    ACCELERATORS,
     OFFLOAD_CHOICES,
     PRECISION_CHOICES,
-    ComponentPlan,
     ComponentShape,
     ComputeType,
+    FamilyCosts,
     Machine,
     OffloadMode,
-    PlacementKind,
     Plan,
     StorageType,
     Workload,
     gigabytes,
 )
-from .report import as_json, reasons, table
-
-__all__ = [
-    "ACCELERATORS",
-    "OFFLOAD_CHOICES",
-    "PRECISION_CHOICES",
-    "ComponentPlan",
-    "ComponentShape",
-    "ComputeType",
-    "Machine",
-    "OffloadMode",
-    "Workload",
-    "PlacementKind",
-    "Plan",
-    "StorageType",
-    "as_json",
-    "gigabytes",
-    "leaner",
-    "make_plan",
-    "table",
-]
+from .report import reasons
 
 TOLERABLE_SECONDS = 1.0
 TOLERABLE_SHARE = 0.5
@@ -68,7 +46,7 @@ LEANER_ROOM = 0.7
 
 
 def make_plan(
-    family: str,
+    family: FamilyCosts,
     shapes: Mapping[str, ComponentShape],
     machine: Machine,
     workload: Workload,
@@ -89,14 +67,14 @@ def make_plan(
 
 
 def leaner(
-    plan: Plan, family: str, shapes: Mapping[str, ComponentShape], machine: Machine, workload: Workload
+    plan: Plan, family: FamilyCosts, shapes: Mapping[str, ComponentShape], machine: Machine, workload: Workload
 ) -> Plan | None:
     """The next leaner plan after ``plan`` ran out of memory; None where there is none.
 
     It keeps the types of the weights (they need not be loaded again) and takes at most 70 % of the memory while there
     is such a plan: a tiled decode, fewer resident blocks, in the end layer after layer.
     """
-    pipe = Pipeline(family, shapes, formats_of(plan, shapes), machine, workload)
+    pipe = Pipeline(family, shapes, formats_of(family, plan, shapes), machine, workload)
     before = taken(plan, machine)
     modes: Sequence[OffloadMode] = ("model", "stream", "sequential") if machine.own_memory else ("disk",)
     if plan.offload == "disk":
@@ -119,12 +97,12 @@ def leaner(
     return replace(found, fits=fits, reasons=(f"{reason}; this takes {gigabytes(taken(found, machine))}",))
 
 
-def formats_of(plan: Plan, shapes: Mapping[str, ComponentShape]) -> Formats:
+def formats_of(family: FamilyCosts, plan: Plan, shapes: Mapping[str, ComponentShape]) -> Formats:
     """The types of ``plan``; a ControlNet that came after it has the one that the denoiser computes in."""
     known: dict[str, tuple[StorageType, ComputeType]] = {
         name: (part.storage, part.compute) for name, part in plan.components.items()
     }
-    main: ComputeType = known["transformer" if "transformer" in known else "unet"][1]
+    main: ComputeType = known[family.denoiser][1]
     return {name: known.get(name, (main, main)) for name in shapes}
 
 
@@ -149,7 +127,7 @@ def check_choice(field: str, value: str, choices: Sequence[str]) -> None:
 class Planner:
     """Goes through the ways to lay one request out and takes the best."""
 
-    family: str
+    family: FamilyCosts
     shapes: Mapping[str, ComponentShape]
     machine: Machine
     workload: Workload

@@ -5,7 +5,7 @@ Pure: neither torch nor ComfyUI, so that a plan for any card can be made anywher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +44,25 @@ class ComponentShape:
     def outside_blocks(self) -> int:
         """Parameters that belong to no block: embeddings, the last norm."""
         return self.parameters - sum(self.blocks)
+
+
+@dataclass(frozen=True)
+class FamilyCosts:
+    """What a plan must know of a family of models."""
+
+    denoiser: str
+    """The component that denoises."""
+    sample_values: Callable[[int, int], float]
+    """(width, height) -> bytes of activations of one step of one image, for each byte of the number format."""
+    step_operations: Callable[[int, int, int], float]
+    """(the denoiser's parameters, width, height) -> floating-point operations of one step of one image."""
+    compressible: frozenset[str]
+    """Components that may be stored in fewer bits: the denoiser and large text encoders. CLIP and a VAE are small and
+    suffer most."""
+    overflows_fp16: frozenset[str] = frozenset()
+    """Components that compute in fp32 where the others compute in fp16."""
+    fp16_without_bf16: bool = False
+    """Whether a card that does not compute in bf16 computes in fp16, which the family's denoiser bears."""
 
 
 @dataclass(frozen=True)

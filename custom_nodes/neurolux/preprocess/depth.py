@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..loading.working_memory import with_memory_errors
-from .networks import REMEDY, ImageProgress, preprocess_models
+from ..memory.out_of_memory import with_memory_errors
+from .networks import REMEDY, ImageProgress, acquire_network, at_work
 
 FLAT = 1e-5
 """A map whose values differ by no more than this share of themselves shows no depth."""
@@ -22,11 +22,11 @@ def depth_maps(images: torch.Tensor, folder: Path) -> torch.Tensor:
     """
     from transformers import AutoModelForDepthEstimation
 
-    network = preprocess_models.acquire(folder, AutoModelForDepthEstimation)
+    network = acquire_network(folder, AutoModelForDepthEstimation)
     progress = ImageProgress(images.shape[0])
 
     def work() -> torch.Tensor:
-        with preprocess_models.stage([network]), torch.no_grad():
+        with at_work([network]), torch.no_grad():
             return torch.stack([one(frame) for frame in images])
 
     def one(frame: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The persons in an image as skeletons: a detector finds them, a second network their joints, and they are drawn."""
+"""The persons in an image as skeletons: a detector finds the persons, a second network finds their joints."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..errors import InvalidParameter, WeightsMissing
-from ..loading.working_memory import with_memory_errors
-from .networks import REMEDY, ImageProgress, LoadedNetwork, preprocess_models
+from ..memory.out_of_memory import with_memory_errors
+from .networks import REMEDY, ImageProgress, LoadedNetwork, acquire_network, at_work
 from .pose_drawing import Joint, draw_poses, openpose_joints
 
 PERSON = "person"
@@ -27,12 +27,12 @@ def pose_images(
     """
     from transformers import AutoModelForObjectDetection, VitPoseForPoseEstimation
 
-    detector = preprocess_models.acquire(detector_folder, AutoModelForObjectDetection)
-    poser = preprocess_models.acquire(pose_folder, VitPoseForPoseEstimation)
+    detector = acquire_network(detector_folder, AutoModelForObjectDetection)
+    poser = acquire_network(pose_folder, VitPoseForPoseEstimation)
     progress = ImageProgress(images.shape[0])
 
     def work() -> torch.Tensor:
-        with preprocess_models.stage([detector, poser]), torch.no_grad():
+        with at_work([detector, poser]), torch.no_grad():
             return torch.stack([one(index, frame) for index, frame in enumerate(images)])
 
     def one(index: int, frame: torch.Tensor) -> torch.Tensor:
@@ -44,8 +44,8 @@ def pose_images(
             which = f"image {index + 1}" if images.shape[0] > 1 else "the image"
             raise InvalidParameter(
                 "control_image",
-                f"no person was found in {which}; send one with a person, lower the person's score, or send a ready "
-                "pose image and set preprocess to false",
+                f"no person was found in {which}; send one with a person, lower the score that a person needs, or send "
+                "a ready pose image and set preprocess to false",
             )
         persons = [openpose_joints(joints) for joints in find_joints(poser, image, boxes, joint_score)]
         progress.step()
@@ -58,7 +58,7 @@ def find_persons(detector: LoadedNetwork, image: torch.Tensor, score: float) -> 
     """Boxes (N, 4) of the persons in ``image`` (3, H, W): left, top, width, height in pixels."""
     labels = [number for number, name in detector.module.config.id2label.items() if name == PERSON]
     if not labels:
-        raise WeightsMissing(f"{detector.folder} is no detector of persons; delete it, and the right one is fetched")
+        raise WeightsMissing(f"{detector.folder} does not detect persons; delete it, and the right one is downloaded")
     inputs = detector.processor(images=image, return_tensors="pt").to(detector.patcher.load_device)
     outputs = detector.module(**inputs)
     sizes = torch.tensor([image.shape[1:]])
@@ -82,7 +82,7 @@ def find_joints(poser: LoadedNetwork, image: torch.Tensor, boxes: np.ndarray, sc
         if len(person["scores"]) != COCO_KEYPOINTS:
             raise WeightsMissing(
                 f"{poser.folder} finds {len(person['scores'])} joints and not COCO's {COCO_KEYPOINTS}; "
-                "delete it, and the right one is fetched"
+                "delete it, and the right one is downloaded"
             )
         pairs = zip(person["keypoints"].tolist(), person["scores"].tolist(), strict=True)
         found.append([(x, y) if value >= score else None for (x, y), value in pairs])

@@ -1,7 +1,6 @@
-"""Removes uploaded images and files that no job needs any more from a folder of ComfyUI's input folder.
+"""The route that removes uploads that no job needs any more from ComfyUI's input folder, which ComfyUI never does.
 
-ComfyUI itself never does. Only names that the bridge gives are touched (see `UPLOADED`): an image that a person put
-into the folder stays.
+It touches only names that the bridge gives (see `UPLOADED`): an image that a person put into the folder stays.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from server import PromptServer
 
 CLEAN_PATH = "/neurolux/inputs/clean"
 FOLDER = "imagegen"
-"""Where the bridge uploads to."""
+"""The subfolder that the bridge uploads to."""
 UPLOADED = re.compile(r"[0-9a-f]{32}\.\w{1,8}", re.ASCII)
-"""What the bridge calls an upload: the beginning of its SHA-256, and an extension."""
+"""How the bridge names an upload: the start of its SHA-256, and an extension."""
 
 
 def add_cleaning_route(routes: web.RouteTableDef) -> None:
@@ -35,7 +34,9 @@ def add_cleaning_route(routes: web.RouteTableDef) -> None:
             older_than_s, most_bytes = float(wanted["older_than_s"]), int(wanted["most_bytes"])
             keep = {str(name) for name in wanted["keep"]}
         except (ValueError, KeyError, TypeError) as error:
-            return web.json_response({"error": f"not a question to clean by: {error!r}"}, status=400)
+            return web.json_response(
+                {"error": f"invalid request: {error!r}; send older_than_s, most_bytes and keep"}, status=400
+            )
         keep |= names_in(PromptServer.instance.prompt_queue.get_current_queue())
         folder = Path(folder_paths.get_input_directory()) / FOLDER
         removed = await asyncio.to_thread(
@@ -45,12 +46,12 @@ def add_cleaning_route(routes: web.RouteTableDef) -> None:
 
 
 def names_in(prompts: Any) -> set[str]:
-    """The uploads that prompts which run or wait speak of, whoever sent them."""
+    """The uploads that running and waiting prompts refer to, whoever sent them."""
     return set(UPLOADED.findall(json.dumps(prompts, default=str)))
 
 
 def clean(folder: Path, *, older_than_s: float, most_bytes: int, keep: Container[str], now: float) -> list[str]:
-    """Remove uploads that are older, and the oldest while all take more than ``most_bytes``. Returns their names."""
+    """Remove uploads that are too old, then the oldest until the rest fit in ``most_bytes``. Returns their names."""
     if not folder.is_dir():
         return []
     found = [(path.stat(), path) for path in folder.iterdir() if UPLOADED.fullmatch(path.name) and path.is_file()]

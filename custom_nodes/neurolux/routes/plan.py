@@ -1,4 +1,4 @@
-"""The route that answers how a model would lie in memory: on this machine, or on one that is described."""
+"""The route that returns a memory plan: where each part of a model would live, on this machine or on another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..library.known_models import comfy_shelf, known_models
 from ..library.local_models import main_file, measured_file
 from ..library.plan_query import asked_shapes, describe, parse_query, plan_for, workload_for
 from ..loading.components import shapes_of, vae_must_upcast
-from ..loading.registry import registry
+from ..loading.store import pipelines
 from ..memory.machine import this_machine
 from ..weights.sources import local_files
 
@@ -24,17 +24,17 @@ CODES = {ModelNotFound: "unknown_model", InvalidParameter: "invalid_request"}
 
 
 def add_plan_route(routes: web.RouteTableDef) -> None:
-    """Register ``GET /neurolux/plan?model=…``; plan_query.FIELDS are its other parameters."""
+    """Register ``GET /neurolux/plan?model=…``; its other parameters are ``plan_query.FIELDS``."""
 
     @routes.get(PLAN_PATH)
     async def plan(request: web.Request) -> web.Response:
         try:
-            return web.json_response(await asyncio.to_thread(answer, dict(request.query)))
+            return web.json_response(await asyncio.to_thread(plan_answer, dict(request.query)))
         except NeuroLuxError as error:
-            return web.json_response({"error": described(error)}, status=STATUS.get(type(error), 503))
+            return web.json_response({"error": error_document(error)}, status=STATUS.get(type(error), 503))
 
 
-def answer(values: dict[str, str]) -> dict[str, Any]:
+def plan_answer(values: dict[str, str]) -> dict[str, Any]:
     """The plan as JSON. Raises ModelNotFound, InvalidParameter, or WeightsMissing for files that cannot be read."""
     catalog = known_models()
     name = values.pop("model", "") or catalog.default
@@ -51,11 +51,11 @@ def answer(values: dict[str, str]) -> dict[str, Any]:
         if files is not None:
             shapes, upcast = shapes_of(model, model.variant(steps), files), vae_must_upcast(files)
     shapes = asked_shapes(model, shapes, query, locate)
-    here = this_machine(mm.get_torch_device(), registry.droppable_ram())
+    here = this_machine(mm.get_torch_device(), pipelines.droppable_ram())
     return describe(model, *plan_for(model, shapes, query, here, force_upcast_vae=upcast))
 
 
-def described(error: NeuroLuxError) -> dict[str, Any]:
+def error_document(error: NeuroLuxError) -> dict[str, Any]:
     """An error for the wire."""
     document: dict[str, Any] = {"code": CODES.get(type(error), "weights_missing"), "message": str(error)}
     if isinstance(error, InvalidParameter):

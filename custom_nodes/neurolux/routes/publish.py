@@ -14,11 +14,11 @@ JSON = "application/json"
 
 
 def add_publish_route(routes: web.RouteTableDef) -> None:
-    """Register it (ComfyUI serves it under /api as well)."""
+    """Register ``POST /neurolux/modes/{name}`` with ``{"workflow", "api", "overwrite"}``."""
 
     @routes.post(MODES_PATH)
     async def publish_mode(request: web.Request) -> web.Response:
-        # A page of another site can post a form here without being asked, but not JSON.
+        # A web page of another site can post a form here without a preflight request, but not JSON.
         if request.content_type != JSON:
             return refusal(415, "not_json", f"send {JSON}")
         try:
@@ -43,5 +43,5 @@ def add_publish_route(routes: web.RouteTableDef) -> None:
 
 
 def refusal(status: int, code: str, message: str) -> web.Response:
-    """An error, in the shape that the pack's other routes have."""
+    """An error, in the shape that the pack's other routes use."""
     return web.json_response({"error": {"code": code, "message": message}}, status=status)

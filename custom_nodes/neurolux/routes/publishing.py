@@ -1,7 +1,7 @@
-"""Saves a graph of the editor as a mode: two files in the user's modes folder, which the bridge watches.
+"""Saves a graph from the editor as a mode: two files in the user's modes folder, which the bridge watches.
 
-What is checked here is what only the person at the editor can put right; the bridge checks the rest when it reads the
-files. Nothing but that folder is written to.
+It checks what only the person at the editor can fix; the bridge checks the rest when it reads the files. It writes to
+no other folder.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 MODES_VARIABLE = "NEUROLUX_MODES_DIR"
 SERVICE_VARIABLE = "NEUROLUX_SERVICE_URL"
-"""Both are set by the service for a ComfyUI that it starts."""
+"""The service sets both for a ComfyUI that it starts."""
 STATE_VARIABLE = "IMAGEGEN_STATE_DIR"
 APP_NAME = "neurolux-imagegen"
 MODE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""A file's name on every system, and a part of a URL that needs no quoting."""
+"""Valid as a file name on every system, and in a URL without quoting."""
 RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
 PARAMETER_CLASS = re.compile(r"NeuroLux(Text|Integer|Number|Seed|Choice|Boolean|Image|File)Parameter")
 VALUE_INPUTS = ("value", "image", "file")
@@ -41,7 +41,7 @@ class CannotPublish(ValueError):
 
 @dataclass(frozen=True)
 class Published:
-    """A mode that was saved: where, and its endpoint on the service."""
+    """A saved mode: its file, and its endpoint on the service."""
 
     name: str
     path: Path
@@ -49,9 +49,9 @@ class Published:
 
 
 def modes_folder(env: Mapping[str, str] = os.environ) -> Path:
-    """The user's modes folder, which `imagegen paths` names as well.
+    """The user's modes folder, which `imagegen paths` shows too.
 
-    Where no service has said which it is, it is the default one: `workflows` in the service's state folder.
+    If no service has set it, this is the default: `workflows` in the service's state folder.
     """
     if env.get(MODES_VARIABLE):
         return Path(env[MODES_VARIABLE])
@@ -71,20 +71,18 @@ def publish(name: str, workflow: Any, graph: Any, *, overwrite: bool, folder: Pa
     """Save both formats of a graph under ``name``. Raises CannotPublish, and OSError where the folder is read-only."""
     if not MODE_NAME.fullmatch(name):
         raise CannotPublish(
-            "bad_name", f"{name!r} cannot be a mode's name: use small letters, digits, - and _, such as my-mode"
+            "bad_name", f"{name!r} cannot be a mode's name: use lowercase letters, digits, - and _, such as my-mode"
         )
     check_graph(workflow, graph)
     folder = folder or modes_folder()
     path = folder / f"{name}.json"
     if not overwrite:
         if path.exists():
-            raise CannotPublish("exists", f"there is a mode {name!r} already: publishing replaces it", status=409)
+            raise CannotPublish("exists", f"mode {name!r} already exists; publishing replaces it", status=409)
         if (SHIPPED_MODES / path.name).exists():
-            raise CannotPublish(
-                "exists", f"{name!r} is a mode that comes with NeuroLux: yours would take its place", status=409
-            )
+            raise CannotPublish("exists", f"mode {name!r} comes with NeuroLux; yours would replace it", status=409)
     (folder / "api").mkdir(parents=True, exist_ok=True)
-    # The graph that runs goes first: the other one is what makes the mode appear.
+    # The API graph goes first: the UI graph is what makes the mode appear.
     _write(folder / "api" / path.name, graph)
     _write(path, workflow)
     service = os.environ.get(SERVICE_VARIABLE, "").rstrip("/")
@@ -96,11 +94,11 @@ def check_graph(workflow: Any, graph: Any) -> None:
     if not isinstance(workflow, dict) or not isinstance(workflow.get("nodes"), list):
         raise CannotPublish("bad_graph", "the editor sent no graph")
     if not isinstance(graph, dict) or not graph or not all(_is_node(node) for node in graph.values()):
-        raise CannotPublish("bad_graph", "the graph is empty, or all of it is muted: there is nothing to run")
+        raise CannotPublish("bad_graph", "the graph is empty or entirely muted; there is nothing to run")
     if not any(node["class_type"] in RESULT_CLASSES for node in graph.values()):
         raise CannotPublish(
             "no_result",
-            "the graph has no Result node, so a request would get nothing back. Add one (NeuroLux > Result), link "
+            "the graph has no Result node, so a request would return nothing. Add one (NeuroLux > Result), link "
             "your images to it, and publish again",
         )
     seen: dict[str, str] = {}
@@ -126,17 +124,17 @@ def _check_parameter(node_id: str, inputs: Mapping[str, Any]) -> str:
         )
     if name in RESERVED:
         raise CannotPublish(
-            "bad_parameter", f"node {node_id}: {name!r} is a field of every request; name the parameter else"
+            "bad_parameter", f"node {node_id}: {name!r} is a field of every request; choose another name"
         )
     if any(isinstance(inputs.get(key), list) for key in VALUE_INPUTS):
         raise CannotPublish(
-            "bad_parameter", f"parameter {name!r}: its value comes from another node, so no request could set it"
+            "bad_parameter", f"parameter {name!r}: its value comes from another node, so no request can set it"
         )
     return name
 
 
 def _write(path: Path, content: Any) -> None:
-    """Replace a file in one step: whoever reads meanwhile sees the old one or the new one."""
+    """Replace a file in one step: a concurrent reader sees either the old one or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import decode_room, run_stage
+from ..families.registry import family_of
+from ..loading.loaded import LoadedPipeline
+from ..loading.replanning import fit
+from ..loading.working_memory import decoding_memory, run_stage
+from ..memory.vae_tiling import tiling
 
 REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
 
@@ -23,35 +24,15 @@ def decode(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
     scale = loaded.pipe.vae_scale_factor
     height, width = samples.shape[2] * scale, samples.shape[3] * scale
 
-    loaded.fit(width, height)
+    fit(loaded, width, height)
 
     def work() -> torch.Tensor:
-        placed = loaded.placement.stage(["vae"], decode_room(loaded, width, height))
+        placed = loaded.placement.stage(["vae"], decoding_memory(loaded, width, height))
         with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
             # split, unlike indexing, leaves the strides as diffusers has them, by which convolutions choose their way.
             return torch.cat([decode_one(loaded, latent) for latent in samples.split(1)])
 
     return run_stage(loaded, f"decoding {samples.shape[0]} x {width}x{height}", REMEDY, work)
-
-
-@contextmanager
-def tiling(vae: Any, tile: int | None, scale: int) -> Iterator[None]:
-    """Decode in tiles of ``tile`` pixels a side meanwhile; None: whole.
-
-    diffusers' own ``enable_tiling`` tiles only what is larger than the size that the VAE was trained at, 1024 here.
-    """
-    if tile is None:
-        vae.disable_tiling()
-        yield
-        return
-    trained = vae.tile_sample_min_size, vae.tile_latent_min_size
-    vae.tile_sample_min_size, vae.tile_latent_min_size = tile, tile // scale
-    vae.enable_tiling()
-    try:
-        yield
-    finally:
-        vae.disable_tiling()
-        vae.tile_sample_min_size, vae.tile_latent_min_size = trained
 
 
 def decode_one(loaded: LoadedPipeline, latent: torch.Tensor) -> torch.Tensor:
@@ -65,16 +46,8 @@ def decode_one(loaded: LoadedPipeline, latent: torch.Tensor) -> torch.Tensor:
 def to_raw(loaded: LoadedPipeline, latents: torch.Tensor) -> torch.Tensor:
     """The denoiser's latents (1, C, h, w) in the VAE's own space, which is what ComfyUI's LATENT holds.
 
-    The arithmetic and its number format are those of the pipelines' own last lines (pipeline_flux.py,
-    pipeline_stable_diffusion_xl.py), so that the decoded image is theirs to the bit.
+    The arithmetic and its number format are those of the pipelines' own last lines, so that the decoded image is theirs
+    to the bit.
     """
-    config: Any = loaded.pipe.vae.config
-    latents = latents.to(loaded.pipe.vae.dtype)
-    if loaded.model.family == "flux":
-        return (latents / config.scaling_factor) + config.shift_factor
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        shape = (1, len(mean), 1, 1)
-        mean, std = (torch.tensor(values).view(shape).to(latents.device, latents.dtype) for values in (mean, std))
-        return latents * std / config.scaling_factor + mean
-    return latents / config.scaling_factor
+    vae: Any = loaded.pipe.vae
+    return family_of(loaded.model.family).latent.to_raw(vae.config, latents.to(vae.dtype))

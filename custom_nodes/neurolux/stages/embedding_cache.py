@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
+import torch
+
 LARGEST_BYTES = 256_000_000
 """About 30 of FLUX.1-dev's prompts in 32 bit, hundreds of SDXL's."""
 Conditioning = list[list[Any]]
@@ -61,8 +63,11 @@ class EmbeddingCache:
 
 def conditioning_bytes(conditioning: Conditioning) -> int:
     """Bytes of its tensors."""
-    tensors = (tensor for embeds, extra in conditioning for tensor in (embeds, extra.get("pooled_output")))
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    found = 0
+    for embeds, extra in conditioning:
+        others = [value for held in extra.values() for value in (held.values() if isinstance(held, dict) else [held])]
+        found += sum(value.nbytes for value in (embeds, *others) if isinstance(value, torch.Tensor))
+    return found
 
 
 embedding_cache = EmbeddingCache()

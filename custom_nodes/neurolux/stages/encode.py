@@ -9,43 +9,37 @@ from typing import Any
 import torch
 
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import encode_room, run_stage
+from ..families.registry import family_of
+from ..families.spec import Encoding
+from ..loading.loaded import LoadedPipeline
+from ..loading.working_memory import encoding_memory, run_stage
 from .embedding_cache import Conditioning, embedding_cache
 
 EMPTY_PROMPT = "neurolux_empty_prompt"
-"""Marks the conditioning of an empty text. As a negative it means "none", for which SDXL has its own rule (zeros)."""
+"""Marks the conditioning of an empty text. As a negative it means "none", for which a pipeline may have its own rule
+(SDXL's zeros)."""
+OTHER_TENSORS = "neurolux_tensors"
+"""Where a conditioning carries what the encoder returned beside the embeddings and the pooled ones, by name."""
 REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close what else uses the device."
 _log = logging.getLogger(__name__)
 
 
 def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
-    """Encode ``text``: embeddings of shape (1, tokens, width) and pooled ones of shape (1, width), on the CPU.
+    """Encode ``text`` into ComfyUI's CONDITIONING, on the CPU: every tensor that the family's encoder returns.
 
     A text that these encoders have encoded before is not encoded again.
     """
-    pipe = loaded.pipe
-    encoders = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
+    family = family_of(loaded.model.family)
+    encoders = [name for name in family.text_encoders if getattr(loaded.pipe, name, None) is not None]
     key = cache_key(loaded, encoders, text)
     known = embedding_cache.get(key)
     if known is not None:
         return known
 
     def work() -> Conditioning:
-        with loaded.placement.stage(encoders, encode_room(loaded, encoders)), torch.no_grad():
-            if loaded.model.family == "flux":
-                embeds, pooled, _ = pipe.encode_prompt(
-                    text, device=loaded.device, max_sequence_length=loaded.model.max_sequence_length
-                )
-            elif loaded.model.family == "sdxl":
-                embeds, _, pooled, _ = pipe.encode_prompt(text, device=loaded.device, do_classifier_free_guidance=False)
-            else:
-                embeds, _ = pipe.encode_prompt(text, loaded.device, 1, False)
-                pooled = None  # Stable Diffusion 1.5 reads the tokens only
-        extra: dict[str, Any] = {} if pooled is None else {"pooled_output": pooled.cpu()}
-        if not text.strip():
-            extra[EMPTY_PROMPT] = True
-        return [[embeds.cpu(), extra]]
+        with loaded.placement.stage(encoders, encoding_memory(loaded, encoders)), torch.no_grad():
+            tensors = family.encoding.encode(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
+        return as_conditioning(family.encoding, {name: value.cpu() for name, value in tensors.items()}, text)
 
     started = time.perf_counter()
     made = run_stage(loaded, "encoding the prompt", REMEDY, work)
@@ -54,45 +48,61 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
     return made
 
 
+def as_conditioning(encoding: Encoding, tensors: dict[str, torch.Tensor], text: str) -> Conditioning:
+    """``tensors`` in the places that ComfyUI's stock nodes know, and what has none under ``OTHER_TENSORS``."""
+    extra: dict[str, Any] = {}
+    if encoding.pooled is not None:
+        extra["pooled_output"] = tensors[encoding.pooled]
+    others = {name: value for name, value in tensors.items() if name not in (encoding.main, encoding.pooled)}
+    if others:
+        extra[OTHER_TENSORS] = others
+    if not text.strip():
+        extra[EMPTY_PROMPT] = True
+    return [[tensors[encoding.main], extra]]
+
+
 def cache_key(loaded: LoadedPipeline, encoders: list[str], text: str) -> tuple[object, ...]:
     """What an encoded prompt depends on: the files, the types, the LoRAs of the encoders, and the text."""
     spec, plan = loaded.spec, loaded.placement.plan
     formats = tuple((name, plan.components[name].storage, plan.components[name].compute) for name in encoders)
     limit = loaded.model.max_sequence_length
-    return spec.model, spec.stamp, loaded.device.type, formats, loaded.adapters.text_key, limit, text
+    return spec.model, spec.stamp, loaded.device.type, formats, loaded.loras.text_key, limit, text
 
 
-def embeddings(
-    loaded: LoadedPipeline, conditioning: Conditioning, field: str
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The tensors of ``conditioning``, as ``loaded`` needs them: those of the tokens, and the pooled one if it has any.
+def encoded_tensors(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -> dict[str, torch.Tensor]:
+    """The tensors of ``conditioning`` under the pipeline's names for them, on its device and in its type.
 
     Raises InvalidParameter for another model's.
     """
+    return {name: placed(value, loaded) for name, value in named_tensors(loaded, conditioning, field).items()}
+
+
+def named_tensors(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -> dict[str, torch.Tensor]:
+    """The tensors of ``conditioning`` by name, the embeddings first. Raises InvalidParameter for another model's."""
     if len(conditioning) != 1:
         raise InvalidParameter(
             field,
             f"the {field} conditioning has {len(conditioning)} parts; use one Encode Prompt, "
             "not Conditioning (Combine) or (Set Area)",
         )
+    encoding = family_of(loaded.model.family).encoding
     embeds, extra = conditioning[0]
-    needs_pooled = loaded.model.family != "sd15"
-    pooled = extra.get("pooled_output") if needs_pooled else None
-    expected = denoiser_width(loaded)
-    if (needs_pooled and pooled is None) or embeds.shape[-1] != expected:
+    pooled = None if encoding.pooled is None else extra.get("pooled_output")
+    config: Any = loaded.denoiser.config
+    expected = config[encoding.width]
+    if (encoding.pooled is not None and pooled is None) or embeds.shape[-1] != expected:
         raise InvalidParameter(
             field,
             f"the {field} conditioning is {embeds.shape[-1]} wide and {loaded.model.name} takes {expected}; "
             "encode the prompt with the same pipeline that samples",
         )
-    dtype = loaded.precision.main
-    return embeds.to(loaded.device, dtype), None if pooled is None else pooled.to(loaded.device, dtype)
+    found: dict[str, torch.Tensor] = {encoding.main: embeds, **extra.get(OTHER_TENSORS, {})}
+    return found if encoding.pooled is None or pooled is None else found | {encoding.pooled: pooled}
 
 
-def denoiser_width(loaded: LoadedPipeline) -> int:
-    """The width of the embeddings that the denoiser attends to."""
-    config: Any = loaded.denoiser.config
-    return config.joint_attention_dim if loaded.model.family == "flux" else config.cross_attention_dim
+def placed(value: torch.Tensor, loaded: LoadedPipeline) -> torch.Tensor:
+    """On the device, and in the type that is computed in; masks and indices keep theirs."""
+    return value.to(loaded.device, loaded.precision.main if value.is_floating_point() else value.dtype)
 
 
 def is_empty(conditioning: Conditioning | None) -> bool:

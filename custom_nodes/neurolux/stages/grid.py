@@ -12,7 +12,7 @@ from PIL import Image
 from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..images.contact_sheet import Cell, Sheet, draw_sheet
-from .many import Drawn, Failed, Gallery, Shot
+from .many import Failed, Gallery, Generated, Shot
 from .many_values import SETTINGS, Axis, Value, check_count, replaced
 
 
@@ -100,7 +100,7 @@ def with_setting(shot: Shot, setting: str, value: Value) -> Shot:
     match setting, value.used:
         case "size", (int() as width, int() as height):
             if not width or not height:
-                raise InvalidParameter("size", f"size {value.shown} has no pixels; write such as 1024 or 1024x768")
+                raise InvalidParameter("size", f"size {value.shown} has no pixels; write for example 1024 or 1024x768")
             return replace(shot, width=width, height=height)
         case "num_inference_steps", 0:
             raise InvalidParameter("num_inference_steps", "num_inference_steps 0 is too few; 1 is the least")
@@ -128,7 +128,7 @@ def sheet_of(grid: Grid, gallery: Gallery, title: str) -> Image.Image:
     return draw_sheet(Sheet(title, grid.column_labels, grid.row_labels, rows))
 
 
-def cell_of(outcome: Drawn | Failed) -> Cell:
+def cell_of(outcome: Generated | Failed) -> Cell:
     return outcome.reason if isinstance(outcome, Failed) else to_image(outcome.image)
 
 

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
-from ..loading.registry import LoadedPipeline
+from ..families.registry import family_of
+from ..images.frames import Frame, cycled, fitted_image, fitted_mask, same_size
+from ..loading.loaded import LoadedPipeline
+from ..loading.replanning import fit
+from ..loading.working_memory import decoding_memory, run_stage
+from ..memory.vae_tiling import tiling
+from .latent import ImageOrigin
+
+REMEDY = "Use a smaller image, or a leaner offload (stream or sequential) on the loader."
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def images_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
     vae: Any = loaded.pipe.vae
     upcast = bool(vae.config.force_upcast)
     original = vae.encode
-    in_fp32 = upcast and loaded.model.family == "sdxl" and loaded.placement.in_place("vae")
+    in_fp32 = upcast and family_of(loaded.model.family).latent.upcasts_encoder and loaded.placement.in_place("vae")
 
     def encode(image: torch.Tensor, return_dict: bool = True) -> Any:
         if in_fp32 and vae.dtype != torch.float32:
@@ -92,11 +100,48 @@ def from_raw(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
     """Raw VAE latents (B, C, h, w) as the denoiser takes them: the other way round of ``decode.to_raw``."""
     config: Any = loaded.pipe.vae.config
     samples = samples.to(loaded.device, loaded.precision.main)
-    if loaded.model.family == "flux":
-        return (samples - config.shift_factor) * config.scaling_factor
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        shape = (1, len(mean), 1, 1)
-        mean, std = (torch.tensor(values).view(shape).to(samples.device, samples.dtype) for values in (mean, std))
-        return (samples - mean) * config.scaling_factor / std
-    return samples * config.scaling_factor
+    return family_of(loaded.model.family).latent.from_raw(config, samples)
+
+
+def encode_images(
+    loaded: LoadedPipeline, images: torch.Tensor, mask: torch.Tensor | None, frame: Frame, count: int = 1
+) -> dict[str, Any]:
+    """Images (B, H, W, 3) in [0, 1], each ``count`` times in turn, as ComfyUI's LATENT.
+
+    ``samples``: (B, C, h, w) in raw VAE space, the middle of what the encoder gives; ``image``: the pixels themselves
+    (B, H, W, 3); ``noise_mask``: (B, 1, H, W), 1 where the mask (B, H, W) or (1, H, W) is above 0, in whole latent
+    pixels, which are all that a model can keep or redraw.
+    """
+    original = images[..., :3].detach().float().cpu().clamp(0, 1)
+    model_images = fitted_image(original, frame)
+    width, height = frame.size
+    fit(loaded, width, height)
+    vae: Any = loaded.pipe.vae
+    scale = loaded.pipe.vae_scale_factor
+
+    def work() -> torch.Tensor:
+        placed = loaded.placement.stage(["vae"], decoding_memory(loaded, width, height))
+        with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
+            return torch.cat([encode_image(loaded, image[None]) for image in model_images])
+
+    samples = run_stage(loaded, f"encoding {images.shape[0]} x {width}x{height}", REMEDY, work)
+    samples = samples.repeat(count, 1, 1, 1)
+    given = None if mask is None else same_size(mask, frame.given)
+    latent: dict[str, Any] = {
+        "samples": samples,
+        "image": model_images.repeat(count, 1, 1, 1),
+        "image_origin": ImageOrigin(
+            samples, original.repeat(count, 1, 1, 1), None if given is None else cycled(given, len(samples)), frame
+        ),
+    }
+    if given is not None:
+        latent["noise_mask"] = cycled(
+            whole_cells(fitted_mask(given, frame), family_of(loaded.model.family).latent.scale), len(samples)
+        )[:, None]
+    return latent
+
+
+def whole_cells(mask: torch.Tensor, scale: int) -> torch.Tensor:
+    """1 in every latent pixel, ``scale`` pixels a side, in which a mask (B, H, W) has anything masked; 0 elsewhere."""
+    cells = torch.nn.functional.max_pool2d((mask > 0).float()[:, None], scale)
+    return torch.nn.functional.interpolate(cells, scale_factor=scale)[:, 0]

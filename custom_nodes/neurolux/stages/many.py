@@ -1,4 +1,4 @@
-"""Many images in one run: each as if drawn alone, and one that fails does not take the others with it.
+"""Many images in one run: each as if generated alone, and one that fails does not take the others with it.
 
 Stage by stage, not image by image: all prompts are encoded, then all images sampled, then all decoded, so that a
 model that does not fit on the device whole is moved there once.
@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import comfy.model_management as mm
 import torch
 
-from ..adapters.loras import STRENGTH_LIMIT
-from ..errors import InvalidParameter, NeuroLuxError, NothingDrawn
+from ..adapters.borrow import borrow
+from ..adapters.lora_list import STRENGTH_LIMIT
+from ..errors import InvalidParameter, NeuroLuxError, NothingGenerated
 from ..library.known_models import known_models, model_stamp
-from ..loading.registry import LoadedPipeline, LoadSpec, PipelineHandle
+from ..loading.handle import LoadSpec, PipelineHandle
+from ..loading.loaded import LoadedPipeline
+from ..loading.node_progress import NodeReporter
 from .decode import decode
 from .encode import encode
 from .latent import empty_latent
 from .many_values import MOST_PROMPT_CHARACTERS, shortened
-from .node_progress import NodeReporter
 from .prompt_check import prompt_warnings
 from .sample import SEEDS, ProgressSpan, SampleRequest, needs_negative, plan_sample, sample
 
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
     from .embedding_cache import Conditioning
 
 T = TypeVar("T")
-TOLD_IN_FULL = 4
+NAMED_IN_ERROR = 4
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One image to draw. Sizes and steps of 0 and a guidance of -1 mean the model's own default."""
+    """One image to generate. Sizes and steps of 0 and a guidance of -1 mean the model's own default."""
 
     label: str
     """What tells it from the others, for a sentence."""
@@ -54,7 +56,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generated:
     """A shot that became an image."""
 
     shot: Shot
@@ -82,13 +84,13 @@ class Failed:
 class Gallery:
     """What became of all shots, in their order, and what else their reader should know."""
 
-    outcomes: tuple[Drawn | Failed, ...]
+    outcomes: tuple[Generated | Failed, ...]
     notes: tuple[str, ...]
 
     @property
-    def drawn(self) -> list[Drawn]:
+    def generated(self) -> list[Generated]:
         """The images that there are."""
-        return [outcome for outcome in self.outcomes if isinstance(outcome, Drawn)]
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Generated)]
 
     @property
     def failed(self) -> list[Failed]:
@@ -98,7 +100,7 @@ class Gallery:
     @property
     def warnings(self) -> list[str]:
         """One for each image that is missing, then the notes."""
-        return [*(f"not drawn: {failed.shot.label}: {failed.reason}" for failed in self.failed), *self.notes]
+        return [*(f"not generated: {failed.shot.label}: {failed.reason}" for failed in self.failed), *self.notes]
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,9 @@ class Notes:
         self.said.update(dict.fromkeys(sentences))
 
 
-def draw_all(pipeline: PipelineHandle, shots: Sequence[Shot]) -> Gallery:
-    """Draw every shot. Raises only when none could be drawn, and when the user interrupts."""
-    outcomes: dict[int, Drawn | Failed] = {}
+def generate_all(pipeline: PipelineHandle, shots: Sequence[Shot]) -> Gallery:
+    """Generate an image of every shot. Raises only when none could be generated, and when the user interrupts."""
+    outcomes: dict[int, Generated | Failed] = {}
     planned: list[Planned] = []
     for index, shot in enumerate(shots):
         plan = attempt(lambda index=index, shot=shot: plan_shot(pipeline, index, shot))
@@ -141,12 +143,12 @@ def draw_all(pipeline: PipelineHandle, shots: Sequence[Shot]) -> Gallery:
             outcomes[index] = Failed(shot, plan)
     progress, notes = Progress(sum(plan.request.steps for plan in planned)), Notes()
     for group in by_pipeline(planned):
-        outcomes.update(draw_group(group, progress, notes))
+        outcomes.update(generate_group(group, progress, notes))
     gallery = Gallery(tuple(outcomes[index] for index in range(len(shots))), tuple(notes.said))
-    if not gallery.drawn:
+    if not gallery.generated:
         raise error_of_all(gallery.failed)
     for failed in gallery.failed:
-        _log.warning("NeuroLux: not drawn: %s: %s", failed.shot.label, failed.reason)
+        _log.warning("NeuroLux: not generated: %s: %s", failed.shot.label, failed.reason)
     return gallery
 
 
@@ -208,14 +210,14 @@ def by_pipeline(planned: Sequence[Planned]) -> list[list[Planned]]:
     return list(groups.values())
 
 
-def draw_group(group: Sequence[Planned], progress: Progress, notes: Notes) -> dict[int, Drawn | Failed]:
-    """Draw what needs the same weights; outcomes by index."""
-    loaded = attempt(lambda: group[0].handle.loaded(NodeReporter()))
+def generate_group(group: Sequence[Planned], progress: Progress, notes: Notes) -> dict[int, Generated | Failed]:
+    """Generate what needs the same weights; outcomes by index."""
+    loaded = attempt(lambda: borrow(group[0].handle, NodeReporter()))
     if isinstance(loaded, Exception):
         progress.before += sum(plan.request.steps for plan in group)
         return {plan.index: Failed(plan.shot, loaded) for plan in group}
     known = encode_all(loaded, group, notes)
-    outcomes: dict[int, Drawn | Failed] = {}
+    outcomes: dict[int, Generated | Failed] = {}
     latents: dict[int, torch.Tensor] = {}
     for plan in group:
         samples = attempt(lambda plan=plan: sample_shot(loaded, plan, known, progress))
@@ -230,7 +232,7 @@ def draw_group(group: Sequence[Planned], progress: Progress, notes: Notes) -> di
         samples = latents.pop(plan.index)
         image = attempt(lambda samples=samples: decode_shot(loaded, samples))
         failed = isinstance(image, Exception)
-        outcomes[plan.index] = Failed(plan.shot, image) if failed else Drawn(plan.shot, image, caption(plan))
+        outcomes[plan.index] = Failed(plan.shot, image) if failed else Generated(plan.shot, image, caption(plan))
     notes.add(*loaded.take_warnings())
     return outcomes
 
@@ -262,18 +264,9 @@ def sample_shot(
 ) -> torch.Tensor:
     mm.throw_exception_if_processing_interrupted()
     negative = negative_of(plan)
-    request = plan.request
-    return sample(
-        loaded,
-        plan.handle.spec,
-        encoded(known[plan.shot.prompt]),
-        encoded(known[negative]) if negative else None,
-        {"samples": empty_latent(plan.handle.model, request.width, request.height, 1)},
-        request.seed,
-        request.steps,
-        request.guidance,
-        span=ProgressSpan(progress.before, progress.total),
-    )
+    against = encoded(known[negative]) if negative else None
+    span = ProgressSpan(progress.before, progress.total)
+    return sample(loaded, plan.request, encoded(known[plan.shot.prompt]), against, span=span)
 
 
 def encoded(found: Conditioning | Exception) -> Conditioning:
@@ -306,13 +299,13 @@ def caption(plan: Planned) -> str:
 
 
 def error_of_all(failed: Sequence[Failed]) -> Exception:
-    """The error of a run that drew nothing: the only one there was, or one that names the first few."""
+    """The error of a run that generated nothing: the only one there was, or one that names the first few."""
     if len({failure.reason for failure in failed}) == 1:
         return failed[0].error
-    told = "; ".join(f"{failure.shot.label}: {failure.reason}" for failure in failed[:TOLD_IN_FULL])
-    more = f"; and {len(failed) - TOLD_IN_FULL} more" if len(failed) > TOLD_IN_FULL else ""
-    message = f"none of the {len(failed)} images could be drawn: {told}{more}"
+    named = "; ".join(f"{failure.shot.label}: {failure.reason}" for failure in failed[:NAMED_IN_ERROR])
+    more = f"; and {len(failed) - NAMED_IN_ERROR} more" if len(failed) > NAMED_IN_ERROR else ""
+    message = f"none of the {len(failed)} images could be generated: {named}{more}"
     first = failed[0].error
     if all(isinstance(failure.error, InvalidParameter) for failure in failed) and isinstance(first, InvalidParameter):
         return InvalidParameter(first.field, message)
-    return NothingDrawn(message)
+    return NothingGenerated(message)

@@ -1,6 +1,6 @@
 """Lists that a person types: prompts, seeds, and the values along one side of a grid. Pure text work.
 
-Here it is only read: whether a model can take a value is decided where the image is drawn, so that one bad value
+Here it is only read: whether a model can take a value is decided where the image is generated, so that one bad value
 costs one image.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..errors import InvalidParameter
 
 MOST_IMAGES = 64
-"""Of one run of Draw Batch or Draw Grid; all of them are in memory at its end."""
+"""Of one run of Generate Batch or Generate Grid; all of them are in memory at its end."""
 MOST_PROMPT_CHARACTERS = 10_000
 COMBINE_CHOICES = ("every", "pairs")
 SETTINGS = {
@@ -62,7 +62,9 @@ def whole_numbers(field: str, text: str) -> list[int]:
     for part in (part.strip() for part in re.split(r"[,\n]", text) if part.strip()):
         bounds = RANGE.fullmatch(part)
         if bounds is None and not (part.isascii() and part.isdigit()):
-            raise InvalidParameter(field, f"{field}: {part!r} is neither a number nor a range; write such as 1-4, 9")
+            raise InvalidParameter(
+                field, f"{field}: {part!r} is neither a number nor a range; write for example 1-4, 9"
+            )
         first, last = (int(bounds[1]), int(bounds[2])) if bounds else (int(part), int(part))
         if last < first:
             raise InvalidParameter(field, f"{field}: the range {part} runs backwards; write {last}-{first}")
@@ -159,13 +161,13 @@ def read_value(field: str, setting: str, text: str) -> Value:
             except ValueError:
                 number = float("nan")
             if not abs(number) < float("inf"):
-                raise InvalidParameter(field, f"{field}: {shortened(text)!r} is not a number; write such as 0.5, 1")
+                raise InvalidParameter(field, f"{field}: {shortened(text)!r} is not a number; write for example 0.5, 1")
             return Value(f"{number:g}", number)
         case "size":
             size = SIZE.fullmatch(text)
             if size is None:
                 raise InvalidParameter(
-                    field, f"{field}: {shortened(text)!r} is not a size; write such as 1024 or 1024x768"
+                    field, f"{field}: {shortened(text)!r} is not a size; write for example 1024 or 1024x768"
                 )
             width, height = int(size[1]), int(size[2] or size[1])
             return Value(f"{width} x {height}", (width, height))

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from ..catalog.models import FolderSource
+from ..families.registry import family_of
 from ..images.pixels import as_image
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 from .decode import to_raw
 
 SMALL_VAE_PARAMETERS = 5_000_000
@@ -60,8 +61,7 @@ def comfy_previewer(loaded: LoadedPipeline) -> Previewer | None:
     import comfy.latent_formats
     import latent_preview
 
-    formats = comfy.latent_formats
-    latent_format = {"flux": formats.Flux, "sdxl": formats.SDXL, "sd15": formats.SD15}[loaded.model.family]()
+    latent_format = getattr(comfy.latent_formats, family_of(loaded.model.family).latent.comfy_format)()
     if loaded.pipe.vae.config.latent_channels != latent_format.latent_channels:
         return None
     previewer = latent_preview.get_previewer(loaded.device, latent_format)

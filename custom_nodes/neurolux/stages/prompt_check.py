@@ -1,4 +1,4 @@
-"""What of a prompt a model cannot make use of, said before it is drawn without it."""
+"""The parts of a prompt that a model cannot use, reported before the image is made without them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..catalog.models import FolderSource
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 
 VOCABULARY_FILE = "vocabulary.json"
 """In a model's folder: its text encoders were shown a few hundred words, and nothing else. ``rough_words`` in it
-names those that are drawn badly."""
+names those that it shows badly."""
 WORD = re.compile(r"[^\W_]+")
 SHOWN = 8
 
@@ -42,7 +42,7 @@ def vocabulary_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
     name = loaded.model.name
     return [
         *([f"{name} does not know {listed(unknown)}: the image may not show it"] if unknown else []),
-        *([f"{name} draws {listed(roughly)} only roughly"] if roughly else []),
+        *([f"{name} shows {listed(roughly)} only roughly"] if roughly else []),
     ]
 
 

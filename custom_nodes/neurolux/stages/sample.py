@@ -6,24 +6,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..adapters.controlnets import ControlRun
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline, LoadSpec
-from ..loading.working_memory import decode_room, run_stage, sample_room
-from .decode import tiling, to_raw
-from .encode import Conditioning, embeddings, encode, is_empty
+from ..families.placed import derived
+from ..families.registry import family_of
+from ..families.spec import Task
+from ..loading.compiled import run_compiled
+from ..loading.loaded import LoadedPipeline
+from ..loading.replanning import fit
+from ..loading.working_memory import decoding_memory, run_stage, sampling_memory
+from ..memory.vae_tiling import tiling
+from .decode import to_raw
+from .encode import Conditioning, encode, encoded_tensors, is_empty
 from .image_encoding import images_encoded_in_place
-from .latent import LATENT_SCALE
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
-from .tasks import KONTEXT_PIXELS, ImageSource, accepted, begin_with, choose_task, steps_to_run
-
-if TYPE_CHECKING:
-    from ..families.placed import Task
+from .tasks import ImageSource, accepted, begin_with, choose_task, steps_to_run
 
 SEEDS = 2**64
 REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
@@ -52,15 +54,16 @@ def plan_sample(
     variant: int | None,
     latent: Mapping[str, Any],
     seed: int,
-    steps: int,
-    guidance: float,
+    steps: int = 0,
+    guidance: float = -1.0,
     strength: float = 1.0,
 ) -> SampleRequest:
     """Fill in defaults (``steps`` 0, ``guidance`` below 0) and check all; raises InvalidParameter."""
-    source = ImageSource.of(latent)
+    scale = family_of(model.family).latent.scale
+    source = ImageSource.of(latent, scale)
     samples = source.samples
     task = choose_task(model, source, strength)
-    height, width = samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE
+    height, width = samples.shape[-2] * scale, samples.shape[-1] * scale
     steps = steps or variant or model.defaults.num_inference_steps
     request = SampleRequest(
         width=width,
@@ -96,41 +99,36 @@ def needs_negative(model: Model, guidance: float) -> bool:
 
 def sample(
     loaded: LoadedPipeline,
-    spec: LoadSpec,
+    request: SampleRequest,
     positive: Conditioning,
     negative: Conditioning | None,
-    latent: Mapping[str, Any],
-    seed: int,
-    steps: int = 0,
-    guidance: float = -1.0,
-    strength: float = 1.0,
     *,
     span: ProgressSpan | None = None,
 ) -> torch.Tensor:
     """Sample every image of the batch; returns raw VAE latents (B, C, h, w), float32 on the CPU.
 
-    Image ``i`` uses ``seed + i`` and is sampled alone, so it equals the single image with that seed. The noise is
-    drawn on the CPU: a seed means the same on every device. ``span``: where its steps are in a longer count.
+    ``request`` is what ``plan_sample`` made for the pipeline's model and checkpoint. Image ``i`` uses ``seed + i`` and
+    is sampled alone, so it equals the single image with that seed. The noise is drawn on the CPU: a seed means the same
+    on every device. ``span``: where its steps are in a longer count.
     """
-    request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance, strength)
     prompt = prompt_arguments(loaded, request, positive, negative)
     control = ControlRun(loaded, request.task) if loaded.controls else None
     pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
     progress = SampleProgress(loaded, request, span)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
-    loaded.fit(request.width, request.height)
+    fit(loaded, request.width, request.height)
 
     def work() -> torch.Tensor:
         with placed(), torch.no_grad():
-            return loaded.compiled.run(loaded, lambda: torch.cat([one(index) for index in range(request.count)]))
+            return run_compiled(loaded, lambda: torch.cat([one(index) for index in range(request.count)]))
 
     @contextmanager
     def placed() -> Iterator[None]:
-        room = task_room(loaded, request)
+        needed = task_memory(loaded, request)
         if control is None:
-            where = loaded.placement.stage(stage, room)
+            where = loaded.placement.stage(stage, needed)
         else:
-            where = control.stage(stage, room, request.width, request.height)
+            where = control.stage(stage, needed, request.width, request.height)
         if request.task == "text-to-image":
             with where:
                 yield
@@ -155,23 +153,23 @@ def sample(
 
 def task_pipeline(loaded: LoadedPipeline, task: Task) -> Any:
     """The pipeline for ``task`` over the loaded one's components. Raises InvalidParameter where there is none."""
-    from ..families.placed import PIPELINE_CLASSES, derived
-
     if task == "text-to-image":
         return loaded.pipe
-    wanted = PIPELINE_CLASSES.get((loaded.model.family, None, task))
+    family = family_of(loaded.model.family)
+    wanted = family.pipelines.get((task, None))
     if wanted is None:
         raise InvalidParameter("model", f"{loaded.model.name}, a {loaded.model.family} model, has no {task}")
-    return derived(loaded.pipe, wanted)
+    return derived(loaded.pipe, wanted, family.pipeline_options(loaded.pipe.config))
 
 
-def task_room(loaded: LoadedPipeline, request: SampleRequest) -> int:
+def task_memory(loaded: LoadedPipeline, request: SampleRequest) -> int:
     """Working memory of a step, or of encoding the image where that takes more."""
     width, height = request.width, request.height
     if request.task == "text-to-image":
-        return sample_room(loaded, width, height)
-    seen = height + (KONTEXT_PIXELS // width if request.task == "edit" else 0)  # it attends to the image as well
-    return max(sample_room(loaded, width, seen), decode_room(loaded, width, height))
+        return sampling_memory(loaded, width, height)
+    pixels = family_of(loaded.model.family).edit_pixels
+    seen = height + (pixels // width if request.task == "edit" else 0)  # it attends to the image as well
+    return max(sampling_memory(loaded, width, seen), decoding_memory(loaded, width, height))
 
 
 def sample_one(
@@ -201,18 +199,15 @@ def sample_one(
 
 
 def unpacked(loaded: LoadedPipeline, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:
-    """FLUX packs 2x2 latent pixels into one token; back to (1, C, h, w)."""
-    if loaded.model.family != "flux":
-        return latents
-    pipe: Any = loaded.pipe
-    return pipe._unpack_latents(latents, request.height, request.width, pipe.vae_scale_factor)
+    """The denoiser's latents as (1, C, h, w)."""
+    return family_of(loaded.model.family).latent.unpack(loaded.pipe, latents, request.height, request.width)
 
 
 def prompt_arguments(
     loaded: LoadedPipeline, request: SampleRequest, positive: Conditioning, negative: Conditioning | None
 ) -> dict[str, torch.Tensor]:
     """The embeddings, under the pipeline's own argument names."""
-    arguments = named_embeddings(loaded, positive, "positive", "")
+    arguments = encoded_tensors(loaded, positive, "positive")
     if not needs_negative(loaded.model, request.guidance):
         return arguments
     pipe: Any = loaded.pipe
@@ -220,16 +215,8 @@ def prompt_arguments(
         if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
             return arguments  # the pipeline itself takes zeros then
         negative = encode(loaded, "")
-    return arguments | named_embeddings(loaded, negative, "negative", "negative_")
-
-
-def named_embeddings(
-    loaded: LoadedPipeline, conditioning: Conditioning, field: str, prefix: str
-) -> dict[str, torch.Tensor]:
-    """One prompt's embeddings under the pipeline's names for them."""
-    embeds, pooled = embeddings(loaded, conditioning, field)
-    named = {f"{prefix}prompt_embeds": embeds}
-    return named if pooled is None else named | {f"{prefix}pooled_prompt_embeds": pooled}
+    unwanted = encoded_tensors(loaded, negative, "negative")
+    return arguments | {f"negative_{name}": value for name, value in unwanted.items()}
 
 
 @dataclass(frozen=True)

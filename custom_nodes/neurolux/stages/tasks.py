@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..images.frames import Frame, current_origin
+from ..families.registry import family_of
+from ..families.spec import Task
+from ..images.frames import Frame
 from ..images.pixels import as_image
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 from .image_encoding import from_raw
-from .latent import LATENT_SCALE
-
-if TYPE_CHECKING:
-    from ..families.placed import Task
-
-KONTEXT_PIXELS = 1024 * 1024
-"""FluxKontextPipeline scales the image that it edits to about this many."""
+from .latent import current_origin
 
 
 @dataclass(frozen=True)
@@ -39,12 +35,15 @@ class ImageSource:
     """How ``image`` was fitted."""
 
     @classmethod
-    def of(cls, latent: Mapping[str, Any]) -> ImageSource:
-        """What ``latent`` holds; its image only if the samples are still those that were made of it."""
+    def of(cls, latent: Mapping[str, Any], scale: int) -> ImageSource:
+        """What ``latent`` holds, with ``scale`` pixels to a latent pixel.
+
+        Its image counts only if the samples are still those that were made of it.
+        """
         samples: torch.Tensor = latent["samples"]
         image = latent.get("image")
         origin = current_origin(latent)
-        size = (samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE)
+        size = (samples.shape[-2] * scale, samples.shape[-1] * scale)
         if "image_origin" in latent and origin is None:
             image = None
         if image is not None and (tuple(image.shape[1:3]) != size or len(image) != len(samples)):
@@ -131,7 +130,7 @@ def without_image(model: Model, source: ImageSource, strength: float) -> Task:
     if model.purpose == "fill":
         raise InvalidParameter(
             "model",
-            f"{model.name} fills in a masked part of an image and draws none from a prompt alone; "
+            f"{model.name} fills in a masked part of an image and generates none from a prompt alone; "
             "link Encode Image with a mask, or choose another model",
         )
     return "text-to-image"
@@ -140,28 +139,26 @@ def without_image(model: Model, source: ImageSource, strength: float) -> Task:
 def steps_to_run(model: Model, task: Task, steps: int, strength: float) -> int:
     """How many of ``steps`` are run at ``strength``: the last ones. Raises InvalidParameter where none would be.
 
-    The arithmetic is that of the pipelines' own ``get_timesteps``: FLUX rounds up, SDXL down.
+    The arithmetic is that of the pipelines' own ``get_timesteps``.
     """
     if task in ("text-to-image", "edit"):
         return steps
-    if model.family == "flux":
-        running = steps - int(max(steps - min(steps * strength, steps), 0))
-    else:
-        running = min(int(steps * strength), steps)
+    count = family_of(model.family).running_steps
+    running = count(steps, strength)
     if running < 1:
         if strength == 0:
             raise InvalidParameter("strength", "strength 0 redraws nothing; use more than 0, 1 redraws everything")
         raise InvalidParameter(
             "strength",
             f"strength {strength:g} of {steps} steps leaves no step to run; use a strength of at least "
-            f"{least_strength(steps):g}, or more steps",
+            f"{least_strength(count, steps):g}, or more steps",
         )
     return running
 
 
-def least_strength(steps: int) -> float:
-    """The smallest strength, in hundredths, at which SDXL runs one of ``steps``."""
-    return next(share / 100 for share in range(1, 101) if int(steps * (share / 100)) >= 1)
+def least_strength(count: Callable[[int, float], int], steps: int) -> float:
+    """The smallest strength, in hundredths, at which one of ``steps`` is run."""
+    return next(share / 100 for share in range(1, 101) if count(steps, share / 100) >= 1)
 
 
 def accepted(pipe: Any, **arguments: Any) -> dict[str, Any]:

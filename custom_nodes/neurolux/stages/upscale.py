@@ -9,7 +9,7 @@ import torch
 from ..errors import InvalidParameter
 from ..images.frames import resized
 from ..loading.modules import with_misfits
-from ..loading.working_memory import with_memory_errors
+from ..memory.out_of_memory import with_memory_errors
 
 AUTO, LANCZOS = "auto", "lanczos"
 FOLDER = "upscale_models"

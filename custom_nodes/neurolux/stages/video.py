@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from ..adapters.motion import AppliedMotion, LoadedMotion, motion_adapters, motion_unet
+from ..adapters.motion import LoadedMotion, acquire_motion, motion_unet
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline, LoadSpec
-from ..loading.working_memory import run_stage, sample_room
+from ..families.placed import derived
+from ..families.registry import family_of
+from ..loading.compiled import run_compiled
+from ..loading.handle import AppliedMotion, PipelineHandle
+from ..loading.loaded import LoadedPipeline
+from ..loading.replanning import fit
+from ..loading.working_memory import run_stage, sampling_memory
 from .encode import Conditioning
 from .sample import REMEDY, SEEDS, SampleProgress, SampleRequest, plan_sample, prompt_arguments
 
 
-def sample_video(
-    loaded: LoadedPipeline,
-    spec: LoadSpec,
-    motion: AppliedMotion | None,
-    positive: Conditioning,
-    negative: Conditioning | None,
-    latent: Mapping[str, Any],
-    frames: int,
-    seed: int,
-    steps: int = 0,
-    guidance: float = -1.0,
-) -> torch.Tensor:
-    """The frames of one video as raw VAE latents (frames, C, h, w), float32 on the CPU.
+@dataclass(frozen=True)
+class VideoRequest:
+    """A video as the model will run it: every default filled in, every value checked."""
 
-    The noise is drawn on the CPU: a seed means the same on every device. ``steps`` 0 and ``guidance`` below 0 are the
-    adapter's defaults. Raises InvalidParameter.
-    """
-    motion = check_motion(loaded, motion)
+    motion: AppliedMotion
+    frames: int
+    frame: SampleRequest
+    """Size, seed, steps and guidance; the same for all frames."""
+
+
+def plan_video(
+    handle: PipelineHandle, latent: Mapping[str, Any], frames: int, seed: int, steps: int = 0, guidance: float = -1.0
+) -> VideoRequest:
+    """Fill in the adapter's defaults (``steps`` 0, ``guidance`` below 0) and check all; raises InvalidParameter."""
+    motion = check_motion(handle)
     steps, guidance = steps or motion.steps, motion.guidance if guidance < 0 else guidance
     if motion.only_steps is not None and steps != motion.only_steps:
         raise InvalidParameter(
@@ -41,10 +44,22 @@ def sample_video(
             f"num_inference_steps {steps} does not match {motion.file.name}, which was made for {motion.only_steps}; "
             f"set steps to {motion.only_steps} (or 0), or choose another motion adapter",
         )
-    request = plan_sample(loaded.model, spec.variant, latent, seed, steps, guidance)
-    if request.count != 1 or request.task != "text-to-image":
+    frame = plan_sample(handle.model, handle.spec.variant, latent, seed, steps, guidance)
+    if frame.count != 1 or frame.task != "text-to-image":
         raise InvalidParameter("latent", "a video begins with one Empty Latent; frames says how many images it has")
-    adapter = motion_adapters.acquire(motion, loaded)
+    return VideoRequest(motion, frames, frame)
+
+
+def sample_video(
+    loaded: LoadedPipeline, video: VideoRequest, positive: Conditioning, negative: Conditioning | None
+) -> torch.Tensor:
+    """The frames of one video as raw VAE latents (frames, C, h, w), float32 on the CPU.
+
+    The noise is drawn on the CPU: a seed means the same on every device. Raises InvalidParameter for more frames than
+    the adapter was made for.
+    """
+    motion, frames, request = video.motion, video.frames, video.frame
+    adapter = acquire_motion(motion, loaded)
     if frames > adapter.most_frames:
         raise InvalidParameter(
             "num_frames",
@@ -55,12 +70,12 @@ def sample_video(
     pipe = video_pipeline(loaded, motion, adapter)
     progress = VideoProgress(loaded, request, frames)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae else [])]
-    loaded.fit(request.width, request.height)
+    fit(loaded, request.width, request.height)
 
     def work() -> torch.Tensor:
-        room = frames * sample_room(loaded, request.width, request.height)
-        with loaded.placement.stage(stage, room, beside=[adapter.patcher]), torch.no_grad():
-            return loaded.compiled.run(loaded, lambda: draw(pipe, request, prompt, frames, progress))
+        needed = frames * sampling_memory(loaded, request.width, request.height)
+        with loaded.placement.stage(stage, needed, beside=[adapter.patcher]), torch.no_grad():
+            return run_compiled(loaded, lambda: denoise(pipe, request, prompt, frames, progress))
 
     try:
         latents = run_stage(loaded, f"sampling {frames} frames of {request.width}x{request.height}", REMEDY, work)
@@ -71,29 +86,37 @@ def sample_video(
     return (1 / vae.config.scaling_factor * latents).float().cpu()  # as the pipelines' decode_latents
 
 
-def check_motion(loaded: LoadedPipeline, motion: AppliedMotion | None) -> AppliedMotion:
+def check_motion(handle: PipelineHandle) -> AppliedMotion:
     """The handle's motion adapter. Raises InvalidParameter where there is none, or what it cannot be used with."""
-    if motion is None:
+    if handle.motion is None:
         raise InvalidParameter("pipeline", "a video needs a motion adapter; put Apply Motion before Sample Video")
-    if loaded.controls:
+    if handle.controls:
         raise InvalidParameter("pipeline", "ControlNets do not act on videos yet; take Apply ControlNet out")
-    return motion
+    return handle.motion
 
 
 def video_pipeline(loaded: LoadedPipeline, motion: AppliedMotion, adapter: LoadedMotion) -> Any:
     """The AnimateDiff pipeline over the loaded components, with the scheduler that the adapter wants."""
     import diffusers
 
-    from ..families.placed import PlacedAnimateDiffPipeline, PlacedAnimateDiffSDXLPipeline, derived
-
-    wanted = PlacedAnimateDiffSDXLPipeline if loaded.model.family == "sdxl" else PlacedAnimateDiffPipeline
+    family = family_of(loaded.model.family)
+    wanted = family.pipelines.get(("video", None))
+    if wanted is None:
+        raise InvalidParameter("model", f"{loaded.model.name}, a {family.name} model, makes no videos")
     own: Any = loaded.pipe.scheduler
     scheduler = getattr(diffusers, motion.scheduler).from_config(dict(own.config), **motion.schedule)
     unet = motion_unet(loaded.denoiser, adapter.module)
-    return derived(loaded.pipe, wanted, unet=unet, motion_adapter=adapter.module, scheduler=scheduler)
+    return derived(
+        loaded.pipe,
+        wanted,
+        family.pipeline_options(loaded.pipe.config),
+        unet=unet,
+        motion_adapter=adapter.module,
+        scheduler=scheduler,
+    )
 
 
-def draw(
+def denoise(
     pipe: Any, request: SampleRequest, prompt: Mapping[str, Any], frames: int, progress: VideoProgress
 ) -> torch.Tensor:
     """Denoise; latents (1, C, frames, h, w) as the pipeline gives them."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import decode_room, run_stage
-from ..stages.decode import tiling
-from ..stages.encode import encode
+from ..loading.loaded import LoadedPipeline
+from ..loading.replanning import fit
+from ..loading.working_memory import decoding_memory, run_stage
+from ..memory.vae_tiling import tiling
+from ..stages.encode import encode, named_tensors
 from ..stages.image_encoding import encode_image, from_raw
 from ..stages.prompt_check import truncation_warnings
 from .image_files import open_files
@@ -32,23 +33,21 @@ def make_examples(
     texts = encode_captions(loaded, captions, phase)
     encoded = encode_images(loaded, images, side, phase)
     examples = [
-        Example(image.latent, *texts[caption], original=image.original, crop=image.crop)
+        Example(image.latent, texts[caption], original=image.original, crop=image.crop)
         for caption, image in zip(captions, encoded, strict=True)
     ]
     return examples, example_warnings(loaded, images, captions, side)
 
 
-def encode_captions(
-    loaded: LoadedPipeline, captions: list[str], phase: Phase
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Embeddings and pooled ones by caption; on the CPU."""
+def encode_captions(loaded: LoadedPipeline, captions: list[str], phase: Phase) -> dict[str, dict[str, torch.Tensor]]:
+    """The encoder's tensors by caption; on the CPU."""
     found = {}
     distinct = list(dict.fromkeys(captions))
     for number, caption in enumerate(distinct, start=1):
         phase(f"Encoding caption {number} of {len(distinct)}")
-        [[embeds, extra]] = encode(loaded, caption)
+        tensors = named_tensors(loaded, encode(loaded, caption), "caption")
         # Copies: what ComfyUI's nodes encoded before is of inference mode, which a backward pass cannot keep.
-        found[caption] = (embeds.clone(), extra["pooled_output"].clone())
+        found[caption] = {name: value.clone() for name, value in tensors.items()}
     return found
 
 
@@ -63,11 +62,11 @@ class EncodedImage:
 
 def encode_images(loaded: LoadedPipeline, images: TrainingSet, side: int, phase: Phase) -> list[EncodedImage]:
     """Every image, in order."""
-    loaded.fit(side, side)
+    fit(loaded, side, side)
 
     def work() -> list[EncodedImage]:
         found = []
-        placed = loaded.placement.stage(["vae"], decode_room(loaded, side, side))
+        placed = loaded.placement.stage(["vae"], decoding_memory(loaded, side, side))
         tiles = tiling(loaded.pipe.vae, loaded.placement.plan.vae_tile, loaded.pipe.vae_scale_factor)
         with open_files(images.label, images.path) as files, placed, tiles, torch.no_grad():
             for number, image in enumerate(images.images, start=1):

@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 def save_sorted(tensors: dict[str, torch.Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    """safetensors' ``save_file``, the same bytes every time: it writes the metadata in an order drawn by chance."""
+    """safetensors' ``save_file``, the same bytes every time: it writes the metadata in a random order."""
     save_file(tensors, path, metadata=metadata)
     with Path(path).open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -81,7 +81,7 @@ def load_checkpoint(path: Path, begun_with: Mapping[str, Any]) -> Checkpoint | N
     """
     if not path.is_file():
         return None
-    off = "turn resume off to begin anew, or choose another name"
+    off = "turn resume off to start over, or choose another name"
     try:
         with safe_open(path, "pt") as file:
             record = json.loads((file.metadata() or {})[RECORD])
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path, begun_with: Mapping[str, Any]) -> Checkpoint | N
     if found:
         raise InvalidParameter(
             "resume",
-            f"the training {path.stem} was begun with something else: {'; '.join(found)}. Set it back, or {off}",
+            f"the training {path.stem} started with other values: {'; '.join(found)}. Set them back, or {off}",
         )
     groups: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "optimizer": {}}
     for key, tensor in tensors.items():
@@ -113,10 +113,9 @@ def check_writable(folder: Path) -> None:
 
 
 def save_lora(
-    pipe: Any, family: str, folder: Path, name: str, layers: dict[str, torch.Tensor], metadata: dict[str, str]
+    pipe: Any, denoiser: str, folder: Path, name: str, layers: dict[str, torch.Tensor], metadata: dict[str, str]
 ) -> Path:
     """Write ``layers`` in diffusers' format as NAME.safetensors, or NAME-2 and so on where that is taken."""
-    part = "transformer" if family == "flux" else "unet"
     partial = f".{name}.safetensors.partial"
 
     def write(state: dict[str, torch.Tensor], path: str) -> None:
@@ -124,7 +123,11 @@ def save_lora(
 
     try:
         pipe.save_lora_weights(
-            folder, **{f"{part}_lora_layers": layers}, weight_name=partial, save_function=write, safe_serialization=True
+            folder,
+            **{f"{denoiser}_lora_layers": layers},
+            weight_name=partial,
+            save_function=write,
+            safe_serialization=True,
         )
         for number in range(1, 100_000):
             path = folder / (f"{name}.safetensors" if number == 1 else f"{name}-{number}.safetensors")

@@ -134,7 +134,7 @@ def open_files(label: str, path: Path) -> Iterator[TrainingFiles]:
         yield FolderFiles(label, path)
         return
     if not path.is_file():
-        raise InvalidParameter(FIELD, f"{label} is not there any more; send the images again")
+        raise InvalidParameter(FIELD, f"{label} no longer exists; send the images again")
     try:
         archive = zipfile.ZipFile(path)
     except READ_ERRORS as error:

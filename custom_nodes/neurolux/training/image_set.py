@@ -67,7 +67,7 @@ class TrainingSet:
         parts = [(image.name, image.digest, image.caption) for image in self.images]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """What was found, in a sentence."""
         sources = Counter(image.caption_from for image in self.images)
         captions = ", ".join(f"{count} with {source}" for source, count in sources.items())
@@ -81,7 +81,7 @@ class TrainingSet:
 
     def __str__(self) -> str:
         """ComfyUI writes a failed node's inputs into its error report."""
-        return f"{self.label}: {self.told()}"
+        return f"{self.label}: {self.summary()}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, 
     try:
         image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {name} is no PNG, JPEG or WebP image ({error})") from error
+        raise InvalidParameter(FIELD, f"{label}: {name} is not a PNG, JPEG or WebP image ({error})") from error
     width, height = image.size
     if width * height > LARGEST_IMAGE:
         raise InvalidParameter(

@@ -10,23 +10,23 @@ from typing import Any
 
 import torch
 
-from ..adapters.files import stamp_file
-from ..adapters.loras import AppliedLora
+from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline, PipelineHandle
+from ..families.registry import family_of
+from ..loading.handle import AppliedLora, PipelineHandle
+from ..loading.loaded import LoadedPipeline
 from ..stages.decode import decode
 from ..stages.encode import encode
 from ..stages.latent import empty_latent
-from ..stages.sample import ProgressSpan, sample
+from ..stages.sample import ProgressSpan, plan_sample, sample
+from ..weights.stamps import stamp_file
 from .files import Checkpoint, check_writable, load_checkpoint, save_lora
 from .image_set import TrainingSet, spoken
 from .memory import check_placement
 from .settings import MOST_SAMPLES, LoraSettings, check_model
 
 DISTILLED_STEPS = 4
-"""A model that draws in so few steps was distilled from another one."""
-ARCHITECTURES = {"flux": "flux-1-dev/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
-"""As Stability's ModelSpec names them, which model browsers read."""
+"""A model that samples in so few steps was distilled from another one."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TrainedLora:
 
 
 class TrainingReporter:
-    """Told how far a training is; does nothing with it. A report may raise: so an interrupt stops the training."""
+    """Receives the progress of a training and does nothing with it. A report may raise: so an interrupt stops it."""
 
     def phase(self, text: str, *, long: bool = False) -> None:
         """What is done now, before and after the steps."""
@@ -78,10 +78,10 @@ def train_lora(
     and ``resume`` goes on from there as if nothing had happened.
     """
     from .examples import make_examples
-    from .loss import objective_for, prediction_type
+    from .loss import Objective, prediction_type
     from .steps import Training
 
-    loaded = handle.loaded()
+    loaded = borrow(handle)
     check_model(handle.model, handle.spec.variant, prediction_type(loaded))
     check_placement(loaded)
     for folder in (loras, checkpoints):
@@ -95,7 +95,7 @@ def train_lora(
         training = Training(
             loaded,
             settings,
-            objective_for(loaded, settings.side),
+            Objective(loaded, settings.side),
             examples,
             path,
             begun_with,
@@ -105,7 +105,7 @@ def train_lora(
         done = training.run()
         layers = {key: weight.to(loaded.precision.main) for key, weight in lora_layers(done).items()}
         metadata = describe(handle, images, settings)
-        written = save_lora(loaded.pipe, handle.model.family, loras, settings.name, layers, metadata)
+        written = save_lora(loaded.pipe, loaded.denoiser_name, loras, settings.name, layers, metadata)
     return TrainedLora(written, tuple(done.losses), (*model_warnings(handle), *warnings))
 
 
@@ -116,7 +116,7 @@ def checkpoint_to_resume(path: Path, begun_with: Mapping[str, Any], settings: Lo
         raise InvalidParameter(
             "steps",
             f"the training {settings.name} has {found.step} steps already, and {settings.steps} are asked for; "
-            "ask for at least as many, or turn resume off to begin anew",
+            "ask for at least as many, or turn resume off to start over",
         )
     return found
 
@@ -150,6 +150,7 @@ def lora_layers(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 def describe(handle: PipelineHandle, images: TrainingSet, settings: LoraSettings) -> dict[str, str]:
     """What the file says of itself, in its header. No date: the same training writes the same bytes."""
     model = handle.model
+    formula = family_of(model.family).training
     record = {
         "base_model": model.name,
         "base_model_license": model.license,
@@ -163,7 +164,7 @@ def describe(handle: PipelineHandle, images: TrainingSet, settings: LoraSettings
         "trigger": settings.trigger,
         "images": len(images.images),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": ARCHITECTURES[model.family],
+        "modelspec.architecture": formula.architecture if formula is not None else model.family,
         "modelspec.implementation": "diffusers",
         "modelspec.title": settings.name,
         "modelspec.trigger_phrase": settings.trigger,
@@ -178,7 +179,7 @@ def model_warnings(handle: PipelineHandle) -> list[str]:
     if model.defaults.num_inference_steps > DISTILLED_STEPS:
         return []
     return [
-        f"{model.name} was distilled to draw in {model.defaults.num_inference_steps} steps, and training undoes some "
+        f"{model.name} was distilled to sample in {model.defaults.num_inference_steps} steps, and training undoes some "
         "of that: images may blur. Train on the model that it was made from; the LoRA fits both"
     ]
 
@@ -186,11 +187,12 @@ def model_warnings(handle: PipelineHandle) -> list[str]:
 def draw_samples(
     handle: PipelineHandle, prompt: str, seed: int, count: int, side: int, progress: TrainingReporter
 ) -> torch.Tensor:
-    """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes draw them."""
-    loaded = handle.loaded()
+    """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes make them."""
+    loaded = borrow(handle)
     latent = {"samples": empty_latent(handle.model, side, side, count)}
     span = progress.drawing(count * drawing_steps(handle))
-    return decode(loaded, sample(loaded, handle.spec, encode(loaded, prompt), None, latent, seed, span=span))
+    request = plan_sample(handle.model, handle.spec.variant, latent, seed)
+    return decode(loaded, sample(loaded, request, encode(loaded, prompt), None, span=span))
 
 
 def drawing_steps(handle: PipelineHandle) -> int:
@@ -204,7 +206,7 @@ def with_trained(handle: PipelineHandle, lora: Path) -> PipelineHandle:
 
 
 def text_for_samples(prompt: str, images: TrainingSet, trigger: str) -> str:
-    """What the sample images show: the trigger word, or the first image's caption, unless told."""
+    """What the sample images show: the trigger word, or the first image's caption, unless a prompt is given."""
     return prompt.strip() or trigger or spoken(images.images[0], trigger)
 
 

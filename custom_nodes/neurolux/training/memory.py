@@ -9,16 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline
+from ..loading.loaded import LoadedPipeline
 from ..memory.machine import this_machine
 from ..planning.costs import COMPUTE_BYTES, MARGIN
+from .loss import formula_of
 
-DOUBLE_BLOCK_VALUES = 22.1
-SINGLE_BLOCK_VALUES = 19.1
-"""Values that a FLUX block keeps per token and unit of its width."""
-UNET_VALUES = 3_800
-UNET_WIDTH = 320 + 640 + 1280
-"""Values that SDXL's UNet keeps per pixel, at its widths; others' in proportion."""
 CHECKPOINTED_SHARE = 0.07
 """Of these: what is kept if each block's inside is computed again in the backward pass, and one block's inside."""
 ADAPTER_BYTES = 16
@@ -29,12 +24,7 @@ FEWER = "Train with a smaller resolution or batch, or load with precision nf4 or
 def activation_bytes(loaded: LoadedPipeline, side: int, batch: int, tokens: int, *, checkpointed: bool) -> int:
     """Memory of the activations of one step."""
     config: Any = loaded.denoiser.config
-    if loaded.model.family == "flux":
-        width = config.attention_head_dim * config.num_attention_heads
-        per_token = config.num_layers * DOUBLE_BLOCK_VALUES + config.num_single_layers * SINGLE_BLOCK_VALUES
-        values = (side * side / 256 + tokens) * width * per_token
-    else:
-        values = side * side * UNET_VALUES * sum(config.block_out_channels) / UNET_WIDTH
+    values = formula_of(loaded).kept_values(config, side, tokens)
     share = CHECKPOINTED_SHARE if checkpointed else 1.0
     return round(
         values * batch * share * COMPUTE_BYTES[loaded.placement.planned(loaded.denoiser_name).compute] * MARGIN

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter
+from ..families.registry import families
 
 MOST_STEPS = 100_000
 MOST_BATCH = 64
@@ -18,7 +19,6 @@ MOST_RANK = 256
 HIGHEST_RATE = 0.1
 MOST_SAMPLES = 8
 LONGEST_TRIGGER = 100
-FAMILIES = ("flux", "sdxl")
 NAME = re.compile(r"\w[\w .+-]{0,99}")
 WARM_UP_STEPS = 10
 """Over which the learning rate rises. Adam's first steps are as long as its rate whatever the gradient is."""
@@ -57,15 +57,16 @@ class LoraSettings:
 
 def check_model(model: Model, variant: int | None, prediction: str | None) -> None:
     """Raise InvalidParameter for a model that no LoRA can be trained on here."""
-    if model.family not in FAMILIES:
+    trained = [family.name for family in families().values() if family.training is not None]
+    if model.family not in trained:
         raise InvalidParameter(
-            "model", f"{model.name} is a {model.family} model; LoRAs are trained on {' and '.join(FAMILIES)} models"
+            "model", f"{model.name} is a {model.family} model; LoRAs are trained on {' and '.join(trained)} models"
         )
     if model.purpose != "any":
         raise InvalidParameter(
             "model",
-            f"{model.name} was trained to {model.purpose} images, not to draw from a prompt alone; train on the "
-            "model that it was made from",
+            f"{model.name} was trained to {model.purpose} images, not to generate them from a prompt alone; train on "
+            "the model that it was made from",
         )
     if prediction not in (None, "epsilon", "v_prediction"):
         raise InvalidParameter(
@@ -79,7 +80,7 @@ def check_settings(model: Model, settings: LoraSettings) -> LoraSettings:
     """``settings`` with the model's own values for zeros. Raises InvalidParameter."""
     if not NAME.fullmatch(settings.name):
         raise InvalidParameter(
-            "name", f"name {settings.name!r} is no file name; use letters, digits, spaces and . _ + -, 100 at most"
+            "name", f"name {settings.name!r} is not a file name; use letters, digits, spaces and . _ + -, 100 at most"
         )
     if len(settings.trigger) > LONGEST_TRIGGER:
         raise InvalidParameter("trigger", f"trigger has {len(settings.trigger)} characters; use {LONGEST_TRIGGER}")

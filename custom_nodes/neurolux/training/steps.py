@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..adapters.loras import quiet, take_out
+from ..adapters.loras import clear_loras, quiet, take_out
 from ..errors import InvalidParameter
-from ..loading.registry import LoadedPipeline
-from ..loading.working_memory import with_memory_errors
+from ..loading.loaded import LoadedPipeline
+from ..memory.out_of_memory import with_memory_errors
 from ..memory.streaming import CPU
 from .files import Checkpoint, save_checkpoint
 from .loss import Example, Objective
@@ -49,20 +49,20 @@ class Training:
     checkpoint_path: Path
     begun_with: Mapping[str, Any]
     after_step: Callable[[Sequence[float]], None]
-    """Told the losses after each step; may raise, and then the steps that are done are kept."""
+    """Called with the losses after each step; may raise, and then the steps that are done are kept."""
     checkpoint: Checkpoint | None = None
     """Where to go on from."""
     checkpointing: bool = field(init=False)
     """Whether activations are computed a second time instead of kept."""
 
     def __post_init__(self) -> None:
-        tokens = self.examples[0].embeds.shape[1]
+        tokens = self.examples[0].tokens
         self.checkpointing = should_checkpoint(self.loaded, self.settings.side, self.settings.batch, tokens)
 
     def run(self) -> Checkpoint:
         """Train to the last step; what was learned. Raises OutOfMemory, or what ``after_step`` raises."""
         what = f"training on {self.settings.batch} x {self.settings.side}x{self.settings.side}"
-        self.loaded.adapters.clear(self.loaded)
+        clear_loras(self.loaded)
         with torch.inference_mode(False), self.loaded.placement.borrowed():
             return with_memory_errors(what, f"{FEWER}.", self._attempt, self._keep_less)
 
@@ -77,11 +77,11 @@ class Training:
         placement, name = loaded.placement, loaded.denoiser_name
         others = [part for part, value in loaded.pipe.components.items() if isinstance(value, torch.nn.Module)]
         placement.unload([part for part in others if part != name])
-        tokens = self.examples[0].embeds.shape[1]
+        tokens = self.examples[0].tokens
         with self._adapter() as weights:
-            room = activation_bytes(loaded, side, self.settings.batch, tokens, checkpointed=self.checkpointing)
-            room += ADAPTER_BYTES * sum(weight.numel() for weight in weights.values())
-            with placement.stage([name], room), self._checkpointed(), torch.enable_grad(), attention(loaded.device):
+            needed = activation_bytes(loaded, side, self.settings.batch, tokens, checkpointed=self.checkpointing)
+            needed += ADAPTER_BYTES * sum(weight.numel() for weight in weights.values())
+            with placement.stage([name], needed), self._checkpointed(), torch.enable_grad(), attention(loaded.device):
                 if not placement.in_place(name):
                     refuse_streamed(loaded)
                 return self._steps(weights)
@@ -187,7 +187,7 @@ def checked_loss(loss: float, step: int, settings: LoraSettings) -> float:
         return loss
     raise InvalidParameter(
         "learning_rate",
-        f"the loss of step {step + 1} is {loss}: the training came apart at learning_rate {settings.learning_rate:g}; "
+        f"the loss of step {step + 1} is {loss}: the training diverged at learning_rate {settings.learning_rate:g}; "
         f"use a smaller one, such as {settings.learning_rate / 5:g}",
     )
 

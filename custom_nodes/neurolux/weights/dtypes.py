@@ -1,4 +1,4 @@
-"""The number formats that a pipeline computes in, as torch has them."""
+"""Number formats by name: as plans, nodes and reports write them, and as torch has them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import torch
 
-from ..planning.planner import Plan
+from ..planning.records import Plan, StorageType
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
+TYPE_NAMES: dict[torch.dtype, StorageType] = {
+    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3fn: "fp8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The formats of the denoiser and of the VAE."""
+    """The formats that the denoiser and the VAE compute in."""
 
     main: torch.dtype
     vae: torch.dtype

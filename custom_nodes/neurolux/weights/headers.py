@@ -21,8 +21,6 @@ GGUF = ".gguf"
 READABLE = (*SAFETENSORS, GGUF)
 LARGEST_HEADER = 100_000_000
 """safetensors' own limit."""
-STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8"}
-"""Types of safetensors as a plan calls them."""
 _headers: dict[Path, tuple[tuple[int, int], WeightHeader]] = {}
 
 

@@ -17,14 +17,9 @@ import torch
 from torch.nn import functional
 
 from ..planning.records import ComputeType, StorageType
+from .dtypes import DTYPES
 
 StoredType = Literal["fp8", "int8", "nf4", "fp32", "bf16", "fp16"]
-PLAIN_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
-BLOCKS = (
-    "transformer_blocks.", "single_transformer_blocks.", "down_blocks.", "mid_block.", "up_blocks.", "encoder.block.",
-)  # fmt: skip
-"""Only layers in blocks are stored so. The few outside (embeddings, the first and the last layer) are 1 % of the
-weights and matter most; T5 also takes the type of its first parameter, its embedding, as its own."""
 NF4_BLOCK = 64
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -62,7 +57,7 @@ class StoredWeight:
         return self.storage != "nf4" and self.scale is not None and self.compute_dtype is not torch.float16
 
 
-class StoredLinear(StoredWeight, torch.nn.Linear):
+class StoredLinear(StoredWeight, torch.nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``torch.nn.Linear`` with a stored weight."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -74,7 +69,7 @@ class StoredLinear(StoredWeight, torch.nn.Linear):
         return output if self.bias is None else output + self.bias
 
 
-class StoredConv2d(StoredWeight, torch.nn.Conv2d):
+class StoredConv2d(StoredWeight, torch.nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``torch.nn.Conv2d`` with a stored weight."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -99,7 +94,7 @@ class GGUFWeight:
         return dequantize_gguf_tensor(self.stored).to(self.compute_dtype)
 
 
-class CodedLinear(GGUFWeight, torch.nn.Linear):
+class CodedLinear(GGUFWeight, torch.nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``torch.nn.Linear`` with a weight out of a GGUF file."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -120,10 +115,17 @@ def stored_type(storage: StorageType, compute: ComputeType) -> StoredType | None
     return None if storage in (compute, "gguf") else cast(StoredType, storage)
 
 
-def storable_layers(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Linear | torch.nn.Conv2d]]:
-    """The layers of ``component`` whose weights may be stored in fewer bits, with their names."""
+def storable_layers(
+    component: torch.nn.Module, blocks: tuple[str, ...]
+) -> Iterator[tuple[str, torch.nn.Linear | torch.nn.Conv2d]]:
+    """The layers of ``component`` whose weights may be stored in fewer bits, with their names.
+
+    Only those in blocks, whose names begin with one of ``blocks``. The few outside (embeddings, the first and the last
+    layer) are 1 % of the weights and matter most; T5 also takes the type of its first parameter, its embedding, as its
+    own.
+    """
     for name, module in component.named_modules():
-        if type(module) in (torch.nn.Linear, torch.nn.Conv2d) and name.startswith(BLOCKS):
+        if type(module) in (torch.nn.Linear, torch.nn.Conv2d) and name.startswith(blocks):
             yield name, cast("torch.nn.Linear | torch.nn.Conv2d", module)
 
 
@@ -141,8 +143,8 @@ def store_weight(
     shape = layer.weight.shape
     if storage == "fp8":
         stored = weight.to(torch.float8_e4m3fn)
-    elif storage in PLAIN_TYPES:
-        stored, scale = (weight if scale is None else unscaled(weight, scale)).to(PLAIN_TYPES[storage]), None
+    elif storage in DTYPES:
+        stored, scale = (weight if scale is None else unscaled(weight, scale)).to(DTYPES[storage]), None
     elif storage == "int8":
         stored, scale = to_int8(unscaled(weight, scale))
     else:

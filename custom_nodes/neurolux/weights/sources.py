@@ -146,7 +146,7 @@ def cached_files(model: Model, variant: int | None) -> ResolvedFiles | None:
     checkpoint = vae = None
     replaced: set[str] = set()
     if variant is not None and variant in model.checkpoints:
-        replaced.add("unet")
+        replaced.add(model.checkpoints[variant].component)
         checkpoint = cached(model.checkpoints[variant].repo, model.checkpoints[variant].file)
         if checkpoint is None:
             return None

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from bridge.client import ImageGenClient
-from bridge.contract.messages import JobStatus
+from bridge.contract import JobStatus
 
 COLOURS = ("red", "green", "blue")
 PROMPTS = "\n\n".join(f"{colour} circle" for colour in COLOURS)
@@ -45,7 +45,7 @@ def test_a_line_that_fails_is_named_and_the_others_come(client: ImageGenClient) 
     answer = client.run_mode("batch", prompts=prompts, seeds="5", model="starter")
     assert [colour_of(data) for data in client.images(answer)] == ["red", "blue"]
     failed, unknown = answer.warnings
-    assert failed.startswith("not drawn: prompt 2 'circle circle")
+    assert failed.startswith("not generated: prompt 2 'circle circle")
     assert failed.endswith("seed 5: the prompt has 13999 characters; at most 10000 are allowed")
     assert unknown == "'blue circle with a zeppelin': starter does not know 'zeppelin': the image may not show it"
 

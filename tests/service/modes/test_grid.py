@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bridge.client import ClientError, ImageGenClient
-from bridge.contract.messages import JobStatus
+from bridge.contract import JobStatus
 
 COLOURS = ("red", "green", "blue")
 
@@ -59,9 +59,9 @@ def test_a_cell_that_fails_is_on_the_sheet_and_in_the_warnings(client: ImageGenC
     answer = client.run_mode("grid", prompt="red circle", model="starter", seed=1, **values)
     sheet, image = (opened(data) for data in client.images(answer))
     assert colour_of(image) == "red"
-    assert answer.warnings == ["not drawn: steps 51: num_inference_steps 51 is outside 1 to 50 of this model"]
+    assert answer.warnings == ["not generated: steps 51: num_inference_steps 51 is outside 1 to 50 of this model"]
     assert (sheet == (0xFB, 0xE9, 0xE7)).all(axis=-1).sum() > 5000
-    with pytest.raises(ClientError, match="none of the 2 images could be drawn: steps 51: num_inference_steps 51"):
+    with pytest.raises(ClientError, match="none of the 2 images could be generated: steps 51: num_inference_steps 51"):
         client.run_mode("grid", prompt="red circle", model="starter", **{**values, "x_values": "51, 52"})
 
 

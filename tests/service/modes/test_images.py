@@ -128,7 +128,7 @@ def test_outpaint_keeps_the_image_to_the_byte(client: ImageGenClient, apple: np.
 
 
 def test_edit_takes_models_that_edit_and_no_other(client: ImageGenClient, apple: np.ndarray) -> None:
-    with pytest.raises(ClientError, match="starter does not edit by an instruction; choose .*flux-kontext-dev"):
+    with pytest.raises(ClientError, match="starter does not edit by instruction; choose .*flux-kontext-dev"):
         run(client, "edit", prompt="make it green", image=png(apple))
     drawn = run(
         client,

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bridge.client import ClientError, ImageGenClient
-from bridge.contract.messages import ImageGenResponse, JobEvent
+from bridge.contract import ImageGenResponse, JobEvent
 
 MAGENTA, ORANGE, SIDE = (230, 0, 200), (255, 140, 0), 128
 STEPS = 50
@@ -134,7 +134,7 @@ def test_a_training_that_was_cancelled_goes_on_to_the_same_file(client: ImageGen
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "../zorb"}, "is no file name"),
+        ({"name": "../zorb"}, "is not a file name"),
         ({"learning_rate": 0.1, "resolution": 100}, "resolution 100"),
     ],
 )
@@ -154,5 +154,5 @@ def test_a_zip_with_something_else_in_it_is_refused_by_name(client: ImageGenClie
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("cat.png", b"not an image")
-    with pytest.raises(ClientError, match=r"cat\.png is no PNG, JPEG or WebP image"):
+    with pytest.raises(ClientError, match=r"cat\.png is not a PNG, JPEG or WebP image"):
         client.run_mode("train-lora", images=data.getvalue(), name="no", steps=2, **FAST)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bridge.client import ClientError, ImageGenClient
-from bridge.contract.messages import JobStatus
+from bridge.contract import JobStatus
 from tests.service.conftest import Service
 from tests.tiny_models import tiny_motion_adapter
 

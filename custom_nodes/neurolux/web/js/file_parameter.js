@@ -8,9 +8,9 @@ const ACCEPT = ".zip,.safetensors,.json,.txt,.png,.jpg,.jpeg,.webp";
 
 async function upload(file) {
   const form = new FormData();
-  form.append("image", file); // the route's name for it, whatever it is
+  form.append("image", file); // the route calls every upload an image
   const response = await api.fetchApi("/upload/image", { method: "POST", body: form });
-  if (!response.ok) throw new Error(`ComfyUI did not take ${file.name}: HTTP ${response.status}`);
+  if (!response.ok) throw new Error(`ComfyUI rejected ${file.name}: HTTP ${response.status}`);
   const stored = await response.json();
   return stored.subfolder ? `${stored.subfolder}/${stored.name}` : stored.name;
 }
@@ -39,6 +39,6 @@ app.registerExtension({
     const combo = node.widgets?.find((widget) => widget.name === "file");
     if (!combo) return;
     const button = node.addWidget("button", "choose file to upload", null, () => choose(node, combo));
-    button.serialize = false; // it is no input of the node
+    button.serialize = false; // it is not an input of the node
   },
 });

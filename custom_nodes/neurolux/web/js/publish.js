@@ -1,14 +1,14 @@
-// "Publish as mode": saves the open graph in both formats, so that the service answers requests to it at once.
-// The front end itself converts the graph; the pack's route checks it and writes the files.
+// "Publish as mode": saves the open graph in both formats, so that the service serves it as an endpoint at once.
+// The front end converts the graph; the pack's route checks it and writes the files.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
 const COMMAND = "NeuroLux.PublishAsMode";
 const TITLE = "Publish as mode";
-const TOLD_MS = 15000;
+const TOAST_MS = 15000;
 
-/** A name that can be a mode's: small letters, digits, - and _. */
+/** A valid mode name made from text: lowercase letters, digits, - and _. */
 function modeName(text) {
   return text
     .normalize("NFKD")
@@ -19,8 +19,8 @@ function modeName(text) {
     .slice(0, 64);
 }
 
-function tell(severity, detail) {
-  app.extensionManager.toast.add({ severity, summary: TITLE, detail, life: TOLD_MS });
+function notify(severity, detail) {
+  app.extensionManager.toast.add({ severity, summary: TITLE, detail, life: TOAST_MS });
 }
 
 async function send(name, graph, overwrite) {
@@ -29,8 +29,8 @@ async function send(name, graph, overwrite) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ workflow: graph.workflow, api: graph.output, overwrite }),
   });
-  const told = await response.json().catch(() => ({}));
-  return { status: response.status, ...told };
+  const answer = await response.json().catch(() => ({}));
+  return { status: response.status, ...answer };
 }
 
 async function publish() {
@@ -38,24 +38,24 @@ async function publish() {
   const open = modeName(workflow?.activeWorkflow?.filename ?? "");
   const given = await dialog.prompt({
     title: TITLE,
-    message: "Name of the mode, as it stands in its endpoint:",
+    message: "Name of the mode, which is part of its URL:",
     defaultValue: open.startsWith("unsaved-workflow") ? "" : open,
   });
   if (given === null || given === undefined) return; // closed
   const name = modeName(given);
   if (!name) {
-    tell("error", `"${given}" holds no letter or digit that a name could be made of.`);
+    notify("error", `"${given}" has no letter or digit to make a name from.`);
     return;
   }
   const graph = await app.graphToPrompt();
   let answer = await send(name, graph, false);
   if (answer.status === 409) {
-    const replace = await dialog.confirm({ title: TITLE, message: `${answer.error.message}. Go on?`, type: "overwrite" });
+    const replace = await dialog.confirm({ title: TITLE, message: `${answer.error.message}. Continue?`, type: "overwrite" });
     if (!replace) return;
     answer = await send(name, graph, true);
   }
-  if (answer.status === 201) tell("success", `POST ${answer.endpoint} runs this graph now. Saved as ${answer.path}.`);
-  else tell("error", answer.error?.message ?? `ComfyUI answered ${answer.status}; its log says why.`);
+  if (answer.status === 201) notify("success", `POST ${answer.endpoint} runs this graph now. Saved as ${answer.path}.`);
+  else notify("error", answer.error?.message ?? `ComfyUI returned HTTP ${answer.status}; see its log.`);
 }
 
 app.registerExtension({
@@ -65,7 +65,7 @@ app.registerExtension({
       id: COMMAND,
       label: TITLE,
       icon: "pi pi-cloud-upload",
-      function: () => publish().catch((error) => tell("error", String(error?.message ?? error))),
+      function: () => publish().catch((error) => notify("error", String(error?.message ?? error))),
     },
   ],
   menuCommands: [{ path: ["File"], commands: [COMMAND] }],

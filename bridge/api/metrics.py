@@ -1,0 +1,235 @@
+"""`/metrics`, in Prometheus' text format: the doors of this gateway, the jobs of the cluster, the workers it hears.
+
+Labels are bounded: a mode, model or path that nobody has named here becomes `other` or `(none)`. What all gateways
+know alike (gauges of jobs and workers) each of them shows; what happened once (counters, histograms) is counted by
+one of them, so that sums over gateways are true. docs/MONITORING.md explains every name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+
+from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from pydantic import ValidationError
+
+from bridge import __version__
+from bridge.api.limits import Waits
+from bridge.broker.connection import BROKER_ERRORS
+from bridge.broker.fleet import Roster
+from bridge.broker.jobs import JobQueue
+from bridge.contract import JobResultEvent, JobState, JobStatus, WorkerEntry
+from bridge.gateway.index import JobIndex
+
+log = logging.getLogger(__name__)
+
+OTHER = "other"
+MAX_NAMES = 100
+"""Different modes, and different models, that become labels; the rest are `other`."""
+MAX_WORKERS = 200
+NOT_STALE_S = 20.0
+"""A worker that was not heard for so long counts as down."""
+LOOK_TIMEOUT_S = 2.0
+COUNTERS_GROUP = "metrics"
+"""Gateways share the result events: each is counted once."""
+JOB_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600)
+
+
+class Labels:
+    """The values that a label may have: the first MAX_NAMES that are `known`."""
+
+    def __init__(self, known: Callable[[str], bool] = lambda _: True) -> None:
+        self._known = known
+        self._seen: set[str] = set()
+
+    def label(self, name: str | None) -> str:
+        """The label of a name; empty for none."""
+        if not name or name in self._seen:
+            return name or ""
+        if len(self._seen) >= MAX_NAMES or not self._known(name):
+            return OTHER
+        self._seen.add(name)
+        return name
+
+
+class Metrics:
+    """The figures of one gateway, and its view of the cluster. `modes` and `models` say which names there are."""
+
+    def __init__(self, waits: Waits) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.modes, self.models = Labels(), Labels()
+        self._waits = waits
+        self._queue: JobQueue | None = None
+        self._index: JobIndex | None = None
+        self._roster: Roster | None = None
+        self._depth: int | None = None
+        self._workers: list[WorkerEntry] = []
+        build = Gauge("imagegen_build_info", "1; what runs is in the labels.", ["version", "python"], registry=registry)
+        build.labels(__version__, platform.python_version()).set(1)
+        self._requests = Counter(
+            "imagegen_http_requests", "Answered requests.", ["method", "route", "status"], registry=registry
+        )
+        self._request_seconds = Histogram(
+            "imagegen_http_request_seconds",
+            "Until the last byte.",
+            ["route"],
+            registry=registry,
+            buckets=REQUEST_SECONDS,
+        )
+        self._nats_requests = Counter(
+            "imagegen_nats_requests",
+            "Requests over NATS; code is ok or that of the error.",
+            ["code"],
+            registry=registry,
+        )
+        self._codes = Labels()
+        self._accepted = Counter(
+            "imagegen_jobs_accepted", "Jobs that this gateway put into the queue.", ["mode", "model"], registry=registry
+        )
+        self._finished = Counter(
+            "imagegen_jobs_finished", "Jobs that ended.", ["state", "mode", "model"], registry=registry
+        )
+        self._wait_seconds = Histogram(
+            "imagegen_job_wait_seconds", "From acceptance to start.", ["mode"], registry=registry, buckets=JOB_SECONDS
+        )
+        self._run_seconds = Histogram(
+            "imagegen_job_run_seconds",
+            "From start to end, of jobs that were done.",
+            ["mode", "model"],
+            registry=registry,
+            buckets=JOB_SECONDS,
+        )
+        registry.register(_View(self._gauges))
+        ProcessCollector(registry=registry)
+
+    async def follow(self, queue: JobQueue, index: JobIndex, roster: Roster) -> None:
+        """Count the ends of jobs from now on, and look at these for the gauges."""
+        self._queue, self._index, self._roster = queue, index, roster
+        queue.accepted = self.job_accepted
+        await queue.nc.subscribe(queue.names.result, queue=COUNTERS_GROUP, cb=self._on_result)
+
+    # -- what happened -----------------------------------------------------------------------------------------------
+
+    def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A REST request was answered."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def nats_request_ended(self, code: str) -> None:
+        """A NATS request was replied to; `code` is that of the error, or ok."""
+        self._nats_requests.labels(self._codes.label(code)).inc()
+
+    def job_accepted(self, state: JobState) -> None:
+        """This gateway put a job into the queue."""
+        self._accepted.labels(self.modes.label(state.mode), self.models.label(state.model)).inc()
+
+    async def _on_result(self, msg: Msg) -> None:
+        try:
+            ended = JobResultEvent.model_validate_json(msg.data)
+        except ValidationError:
+            log.warning("what came on %s is no result of a job", msg.subject)
+            return
+        mode, model = self.modes.label(ended.mode), self.models.label(ended.model)
+        self._finished.labels(ended.status.value, mode, model).inc()
+        if ended.status is JobStatus.DONE:
+            self._wait_seconds.labels(mode).observe(ended.queue_time_ms / 1000)
+            self._run_seconds.labels(mode, model).observe(ended.generation_time_ms / 1000)
+
+    # -- what there is now -------------------------------------------------------------------------------------------
+
+    async def look(self) -> None:
+        """Ask the broker and the roster what the gauges shall show; without an answer those are left out."""
+        if self._queue is None or self._roster is None:
+            return
+        self._depth = None
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                info = await self._queue.nc.jetstream().stream_info(self._queue.names.stream)
+                self._depth = info.state.messages
+        except (*BROKER_ERRORS, NotFoundError) as error:
+            log.info("the broker does not say how deep the queue is: %s", error or type(error).__name__)
+        self._workers = (await self._roster.list()).workers[:MAX_WORKERS]
+
+    def _gauges(self) -> Iterator[Metric]:
+        yield _gauge("imagegen_nats_up", "Whether this gateway has its NATS server.", [((), self._connected)])
+        if self._depth is not None:
+            yield _gauge("imagegen_queue_depth", "Jobs accepted and not ended.", [((), self._depth)])
+        yield self._jobs()
+        waits = [((route,), count) for route, count in self._waits.open.items()]
+        yield _gauge("imagegen_waits", "Waiting requests and event readers, by route.", waits, ["route"])
+        yield from self._worker_gauges()
+
+    @property
+    def _connected(self) -> bool:
+        return self._queue is not None and self._queue.nc.is_connected
+
+    def _jobs(self) -> Metric:
+        entries = self._index.newest_first() if self._index else ()
+        tally = Tally(
+            (entry.status.value, self.modes.label(entry.key.mode), self.models.label(entry.key.model))
+            for entry in entries
+        )
+        text = "Jobs that are kept, by state; ended ones until the retention removes them."
+        return _gauge("imagegen_jobs", text, tally.items(), ["state", "mode", "model"])
+
+    def _worker_gauges(self) -> Iterator[Metric]:
+        label = ["worker"]
+        by_worker = [((worker.worker_id,), worker) for worker in self._workers]
+        for name, text, figure in (
+            ("imagegen_worker_up", "Whether it was heard lately.", lambda w: w.age_seconds < NOT_STALE_S),
+            (
+                "imagegen_comfyui_up",
+                "Whether its ComfyUI answers.",
+                lambda w: w.comfyui_up and w.age_seconds < NOT_STALE_S,
+            ),
+            ("imagegen_vram_total_bytes", "Memory of its device.", lambda w: w.vram_total_bytes),
+            ("imagegen_vram_free_bytes", "Free memory of its device.", lambda w: w.vram_free_bytes),
+            ("imagegen_worker_jobs", "Jobs that it holds.", lambda w: len(w.running)),
+            ("imagegen_worker_models_loaded", "Models in its memory.", lambda w: len(w.loaded_models)),
+            ("imagegen_worker_start_time_seconds", "When it was started, Unix time.", lambda w: w.started_at),
+        ):
+            found = [(labels, figure(worker)) for labels, worker in by_worker]
+            yield _gauge(name, text, [(labels, value) for labels, value in found if value is not None], label)
+        reconnects = CounterMetricFamily(
+            "imagegen_worker_reconnects", "Its connections to NATS and ComfyUI that were made again.", labels=label
+        )
+        redeliveries = CounterMetricFamily(
+            "imagegen_worker_redeliveries",
+            "Jobs that came to it after another worker, or an earlier life.",
+            labels=label,
+        )
+        for labels, worker in by_worker:
+            reconnects.add_metric(labels, worker.reconnects)
+            redeliveries.add_metric(labels, worker.redeliveries)
+        yield reconnects
+        yield redeliveries
+
+
+class _View(Collector):
+    """Figures that are looked up when they are asked for."""
+
+    def __init__(self, view: Callable[[], Iterator[Metric]]) -> None:
+        self._view = view
+
+    def collect(self) -> Iterator[Metric]:
+        return self._view()
+
+    def describe(self) -> list[Metric]:
+        return []
+
+
+def _gauge(
+    name: str, text: str, values: Iterable[tuple[tuple[str, ...], float]], labels: Iterable[str] = ()
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=list(labels))
+    for found, value in values:
+        family.add_metric(found, float(value))
+    return family

@@ -1,0 +1,135 @@
+"""Jobs: what the queue holds, the states a job goes through, and answers about jobs.
+
+Times are seconds since the epoch unless a name ends in `_ms`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, JsonValue
+
+from bridge.contract.envelope import ErrorBody
+from bridge.contract.files import FileFormat, ImageObject
+from bridge.contract.wire import WireModel
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    GENERATE = "generate"
+    LOAD = "load"
+
+
+class JobStatus(StrEnum):
+    """The life of a job. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen to the job."""
+        return self in (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class Job(WireModel):
+    """A request with nothing left open: what the queue holds. `parameters` are the values of the mode's graph."""
+
+    job_id: str
+    kind: JobKind
+    mode: str
+    model: str | None = None
+    parameters: dict[str, JsonValue]
+    submitted_at: float
+    warnings: list[str] = Field(default_factory=list)
+    callback_url: str | None = None
+
+
+class JobProgress(WireModel):
+    """How far a running job is: `value` of `maximum` in `phase` (see `JobEvent`)."""
+
+    phase: str | None = None
+    value: float | None = None
+    maximum: float | None = None
+    seconds_left: float | None = None
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+    bytes_per_second: float | None = None
+
+
+class JobState(WireModel):
+    """What is known of a job.
+
+    `position`, `wait_seconds` and `progress` are of the moment: answers have them, the stored state does not.
+    """
+
+    job_id: str
+    kind: JobKind
+    mode: str
+    model: str | None = None
+    status: JobStatus
+    parameters: dict[str, JsonValue]
+    submitted_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    image_format: FileFormat | None = None
+    images: list[ImageObject] = Field(default_factory=list)
+    loaded: dict[str, JsonValue] | None = Field(default=None, description="What a load job reports.")
+    warnings: list[str] = Field(default_factory=list)
+    error: ErrorBody | None = None
+    callback_url: str | None = None
+    cancel_requested: bool = Field(default=False, description="It was to be cancelled while it ran.")
+    attempts: int = Field(default=0, description="How often a run of it was begun; more than once after a crash.")
+    worker: str | None = Field(default=None, description="The worker that ran it last.")
+    position: int | None = Field(default=None, description="Waiting jobs ahead of a queued one; 0: it is the next.")
+    wait_seconds: float | None = Field(
+        default=None, description="Until a queued job starts, from how long its kind took before. Null: not known."
+    )
+    progress: JobProgress | None = Field(default=None, description="Of a running job.")
+
+    @classmethod
+    def queued(cls, job: Job) -> JobState:
+        """The state of a job that was just accepted."""
+        return cls(status=JobStatus.QUEUED, **job.model_dump())
+
+    def moved(self, status: JobStatus, **changes: Any) -> JobState:
+        """The same job in another state."""
+        return self.model_copy(update={"status": status, **changes})
+
+    @property
+    def queue_time_ms(self) -> float:
+        """Milliseconds between acceptance and start; 0 while it waits."""
+        return max(0.0, (self.started_at or self.submitted_at) - self.submitted_at) * 1000
+
+    @property
+    def generation_time_ms(self) -> float:
+        """Milliseconds between start and end; 0 until then."""
+        return max(0.0, (self.finished_at or 0.0) - (self.started_at or self.finished_at or 0.0)) * 1000
+
+
+class CancelOutcome(StrEnum):
+    """What a cancellation did."""
+
+    DEQUEUED = "dequeued"  # it waited, and will not run
+    INTERRUPTED = "interrupted"  # it ran, and was stopped
+    ALREADY_ENDED = "already_ended"  # nothing: it was done, failed or cancelled before
+    RECORDED = "recorded"  # it runs and its worker is silent: it ends as soon as a worker has it in hand
+
+
+class CancelAnswer(JobState):
+    """The job after a cancellation, and what the cancellation did."""
+
+    outcome: CancelOutcome
+    message: str
+
+
+class JobPage(WireModel):
+    """Jobs, newest first. `next_cursor` continues the list; null: there are no more."""
+
+    jobs: list[JobState]
+    next_cursor: str | None = None

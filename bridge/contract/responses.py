@@ -1,0 +1,77 @@
+"""What requests that wait are answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from bridge.contract.files import IMAGE_FORMATS, FileFormat, ImageObject, ResultFile, format_of
+from bridge.contract.jobs import JobState
+from bridge.contract.wire import WireModel
+
+
+class ImageGenResponse(WireModel):
+    """The images and what they were made with. `seed` is that of the first image; image i has seed + i."""
+
+    job_id: str
+    mode: str
+    model: str | None
+    prompt: str
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    seed: int | None
+    image_format: FileFormat = Field(description="Of the first image; of the first file where none is an image.")
+    image_bytes_b64: str | None = Field(
+        description="The first image, or the first file where none is an image; base64. Null where `image_object` "
+        "is given."
+    )
+    images: list[str] = Field(
+        description="All images (or other files: see `files`), base64. Empty where `image_objects` is given."
+    )
+    files: list[ResultFile] = Field(default_factory=list, description="What each of the images is, in their order.")
+    image_object: ImageObject | None = Field(
+        default=None, description="NATS only: the first image, when the reply would exceed the server's max_payload."
+    )
+    image_objects: list[ImageObject] = Field(default_factory=list)
+    queue_time_ms: float
+    generation_time_ms: float
+    warnings: list[str] = Field(default_factory=list, description="What was asked for and had no effect, and why.")
+
+    @classmethod
+    def of(cls, state: JobState, images: Sequence[str] = (), *, by_reference: bool = False) -> ImageGenResponse:
+        """The answer about a job that is done; `images` are its images in base64, unless they go by reference."""
+        given = state.parameters
+        first = next((index for index, image in enumerate(state.images) if format_of(image.name) in IMAGE_FORMATS), 0)
+        return cls.model_validate(
+            {
+                **state.model_dump(include=set(cls.model_fields) & set(JobState.model_fields) - {"images"}),
+                **{name: given.get(name) for name in ECHOED},
+                "prompt": given.get("prompt", ""),
+                "image_bytes_b64": next(iter(images[first:]), None),
+                "images": list(images),
+                "image_object": next(iter(state.images[first:]), None) if by_reference else None,
+                "image_objects": state.images if by_reference else [],
+                "files": [ResultFile.of(image) for image in state.images],
+                "queue_time_ms": state.queue_time_ms,
+                "generation_time_ms": state.generation_time_ms,
+            }
+        )
+
+
+ECHOED = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed")
+"""Parameters that the response repeats with the values that were used."""
+
+
+class LoadModelResponse(WireModel):
+    """A model that now lies where it runs. `load_time_ms` is 0 to a few ms for one that was loaded already."""
+
+    job_id: str
+    model: str
+    load_time_ms: float
+    device: str
+    dtype: str
+    offload: str

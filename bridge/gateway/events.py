@@ -1,0 +1,87 @@
+"""The story of one job for one reader: where it stands, then everything that happens, to the end.
+
+A reader that comes late, or comes back, is told the present state first. The end is told even if the broker lost the
+event, for the bucket is asked beside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from bridge.broker.jobs import STATE_POLL_S, JobQueue
+from bridge.broker.mailbox import Mailbox
+from bridge.contract import JobEvent, JobState, JobStatus, Unavailable, UnknownJob
+from bridge.gateway.index import JobIndex, Place
+
+UNKNOWN_JOB_WAIT_S = 60.0
+"""A client may ask for the events of a job that it is about to submit; one that never comes is given up after this."""
+PLACE_INTERVAL_S = 1.0
+"""A waiting reader is told at most so often where its job stands."""
+WAIT_NEWS_S = 2.0
+"""By how much an estimate must differ from what was expected to be news."""
+
+
+async def tell(
+    queue: JobQueue, index: JobIndex, job_id: str, *, previews: bool, unknown_wait_s: float = UNKNOWN_JOB_WAIT_S
+) -> AsyncIterator[JobEvent]:
+    """Every event of a job. Ends with the job, or when there is none of that id after `unknown_wait_s`."""
+    with queue.listen(job_id, previews=previews) as mailbox:
+        state = await _known(queue, job_id)
+        if state is not None:
+            if state.status.final:
+                yield JobEvent.ending(state)
+                return
+            seen = index.view(state)
+            yield JobEvent(
+                type="state", job_id=job_id, state=seen, position=seen.position, wait_seconds=seen.wait_seconds
+            )
+            if state.status is JobStatus.RUNNING and (last := queue.last_progress_event(job_id)):
+                yield last
+        give_up_at = None if state is not None else time.monotonic() + unknown_wait_s
+        place, told_at = index.place(job_id), time.monotonic()
+        waits = state is None or state.status is JobStatus.QUEUED
+        while True:
+            event = await _next(queue, mailbox, job_id, PLACE_INTERVAL_S if waits else STATE_POLL_S)
+            if event is not None:
+                waits = waits and event.type in ("queued", "state")
+                give_up_at = None
+                yield event
+                if event.final:
+                    return
+                continue
+            now = time.monotonic()
+            if give_up_at is not None and index.get(job_id) is not None:
+                give_up_at = None
+            if give_up_at is not None and now > give_up_at:
+                return
+            new = index.place(job_id) if waits else None
+            if new is not None and _is_news(place, new, now - told_at):
+                place, told_at = new, now
+                yield JobEvent(type="queued", job_id=job_id, position=new.position, wait_seconds=new.wait_seconds)
+
+
+async def _known(queue: JobQueue, job_id: str) -> JobState | None:
+    try:
+        return await queue.state(job_id)
+    except (UnknownJob, Unavailable):
+        return None
+
+
+async def _next(queue: JobQueue, mailbox: Mailbox, job_id: str, patience_s: float) -> JobEvent | None:
+    """The next event; None when there is none for a while and the job has not ended either."""
+    try:
+        return await asyncio.wait_for(mailbox.get(), patience_s)
+    except TimeoutError:
+        state = await _known(queue, job_id)
+        return JobEvent.ending(state) if state is not None and state.status.final else None
+
+
+def _is_news(old: Place | None, new: Place, elapsed_s: float) -> bool:
+    """Whether a place differs from what the reader expects: one that counts the seconds down itself."""
+    if old is None or old.position != new.position or (old.wait_seconds is None) != (new.wait_seconds is None):
+        return True
+    if old.wait_seconds is None or new.wait_seconds is None:
+        return False
+    return abs(max(0.0, old.wait_seconds - elapsed_s) - new.wait_seconds) > WAIT_NEWS_S

@@ -1,0 +1,363 @@
+"""How one instance of the service is set up: where it listens, what it uses, and where it keeps its files.
+
+Every field has an environment variable of the same name with the prefix IMAGEGEN_; an option of the command line wins
+over it. The description of a field is what `--help` and docs/CONFIGURATION.md show.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import platformdirs
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bridge.names import DEFAULT_PREFIX, Names
+from bridge.settings.records import Access, Retention
+from bridge.settings.texts import ENV_PREFIX, SettingsError, check_token, explain, is_loopback, variable, write_setting
+
+APP_NAME = "neurolux-imagegen"
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8005
+DEFAULT_JOB_TIMEOUT_S = 600.0
+DEFAULT_MAX_PENDING = 64
+OPEN_RATE_PER_MINUTE = 600
+"""Requests a minute from one client where other machines can reach the service."""
+WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+CommaList = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if isinstance(value, str) else value),
+    AfterValidator(lambda parts: tuple(part for part in parts if part)),
+]
+
+
+def default_state_dir() -> Path:
+    """`$XDG_STATE_HOME/neurolux-imagegen`, on Linux usually `~/.local/state/neurolux-imagegen`."""
+    return Path(platformdirs.user_state_dir(APP_NAME, appauthor=False))
+
+
+def setting(default: Any = ..., description: str = "", *, shown: str | None = None, **options: Any) -> Any:
+    """A field of Settings. `shown` is what people read in place of the default."""
+    if "default_factory" not in options:
+        options["default"] = default
+    return Field(description=description, json_schema_extra={"shown": shown}, **options)
+
+
+class Settings(BaseSettings):
+    """All settings of one instance. Instances with different `state_dir` and `port` run side by side.
+
+    The constructor takes values and reads nothing; `from_environment` reads the variables.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    host: str = setting(DEFAULT_HOST, "address to listen on; one beyond this machine needs a token")
+    port: int = setting(DEFAULT_PORT, "port to listen on")
+    state_dir: LocalPath = setting(
+        description="folder of this instance's files (see 'imagegen paths')",
+        default_factory=default_state_dir,
+        shown="the XDG state folder",
+    )
+    comfyui_url: str | None = setting(
+        None, "use a ComfyUI that runs already, such as http://127.0.0.1:8188", shown="start one"
+    )
+    comfyui_dir: LocalPath | None = setting(
+        None, "start this ComfyUI (the folder with main.py)", shown="a comfy-cli workspace, else the pinned copy"
+    )
+    comfyui_output_dir: LocalPath | None = setting(
+        None,
+        "ComfyUI's output folder as this machine sees it: results are read there, not over HTTP",
+        shown="that of the ComfyUI that 'imagegen up' starts; none for another",
+    )
+    nats_url: str | None = setting(
+        None, "use a NATS server that runs already, such as nats://127.0.0.1:4222", shown="start one"
+    )
+    nats_prefix: str = setting(
+        DEFAULT_PREFIX, "how our NATS subjects begin; services on one cluster with different prefixes do not meet"
+    )
+    nats_user: str | None = setting(None, "user name for the NATS server")
+    nats_password: str | None = setting(None, "password for the NATS server", repr=False)
+    nats_token: str | None = setting(None, "token for the NATS server", repr=False)
+    nats_credentials: LocalPath | None = setting(None, "credentials file (.creds) for the NATS server")
+    nats_tls_ca: LocalPath | None = setting(
+        None, "certificate authority of the NATS server (PEM)", shown="those of the system"
+    )
+    nats_tls_cert: LocalPath | None = setting(None, "our certificate for the NATS server (PEM), with nats_tls_key")
+    nats_tls_key: LocalPath | None = setting(None, "the key of nats_tls_cert (PEM)")
+    worker_id: str | None = setting(None, "name of this worker, unique among all", shown="made of host and port")
+    token: str | None = setting(
+        None, "what every request must carry; on the command line other users of this machine can read it", repr=False
+    )
+    token_file: LocalPath | None = setting(
+        None, "file with one token a line, each of them valid; lines that begin with # are comments"
+    )
+    allowed_hosts: CommaList = setting(
+        (),
+        "names by which clients may call the service, with commas between (a reverse proxy's name, for example)",
+        shown="localhost and the address listened on; with a token on a wider address any name",
+    )
+    job_timeout_s: PositiveFloat = setting(
+        DEFAULT_JOB_TIMEOUT_S, "seconds that a synchronous request waits for its job"
+    )
+    max_pending: PositiveInt = setting(
+        DEFAULT_MAX_PENDING, "jobs that may wait or run, over all gateways; more get a 429"
+    )
+    max_body_bytes: PositiveInt = setting(
+        1024 * 1024, "largest body of a request without its images, over REST and over NATS"
+    )
+    max_image_bytes: PositiveInt = setting(32 * 1024 * 1024, "largest image that a request may bring")
+    max_file_bytes: PositiveInt = setting(
+        96 * 1024 * 1024, "largest file, other than an image, that a request may bring"
+    )
+    max_bodies_bytes: PositiveInt = setting(
+        512 * 1024 * 1024, "bytes of all bodies that one gateway reads and checks at once; more get a 429"
+    )
+    max_image_pixels: PositiveInt = setting(64 * 1024 * 1024, "most pixels of an image that a request brings")
+    max_pixels: PositiveInt = setting(4096 * 4096, "most pixels (width x height) of one image that is drawn")
+    max_steps: PositiveInt = setting(1000, "most denoising steps of one request")
+    max_images: PositiveInt = setting(64, "most images of one request")
+    max_waits: PositiveInt = setting(1024, "synchronous requests and event streams open at once in one gateway")
+    rate_per_minute: NonNegativeInt | None = setting(
+        None,
+        "requests a minute of one client (a token, else an address); 0 is no limit",
+        shown=f"no limit on loopback, else {OPEN_RATE_PER_MINUTE}",
+    )
+    rate_burst: PositiveInt = setting(60, "requests that one client may send at once before the rate holds")
+    body_timeout_s: PositiveFloat = setting(60.0, "seconds that the body of a request may take to arrive")
+    idle_timeout_s: PositiveFloat = setting(
+        75.0, "seconds that a connection may wait for the end of a request's headers"
+    )
+    log_format: Literal["human", "json"] = setting("human", "how processes log: human, or json (one object a line)")
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "debug, info, warning or error")
+    log_prompts: bool = setting(False, "let prompts stand in logs; without it they are left out")
+    job_retention_s: PositiveFloat = setting(Retention.jobs_s, "seconds that the state of a job is kept")
+    job_store_bytes: PositiveInt = setting(Retention.jobs_bytes, "room for the states of jobs; the oldest go first")
+    image_retention_s: PositiveFloat = setting(Retention.images_s, "seconds that images can be fetched by their job")
+    image_store_bytes: PositiveInt = setting(Retention.images_bytes, "room for those images; the oldest go first")
+    webhook_secret: str | None = setting(
+        None, "signs the calls to a job's callback_url; without it callback_url is refused", repr=False
+    )
+    webhook_allow_private: bool = setting(False, "let callback_url lead to loopback, private and link-local addresses")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(explain(error.errors()[0], variable)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing but the arguments of the constructor."""
+        return (init_settings,)
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read IMAGEGEN_HOST, IMAGEGEN_PORT, … from `env` (this process's environment); an override wins unless None.
+
+        Raises SettingsError.
+        """
+        source = EnvSettingsSource(cls)
+        env = os.environ if env is None else env
+        source.env_vars = {name.lower(): text.strip() for name, text in env.items() if text.strip()}
+        given = {name: value for name, value in overrides.items() if value is not None}
+        values = source()
+        if "token" in given or "token_file" in given:
+            # A token on the command line replaces the environment's file of tokens, and the other way round.
+            values = {name: value for name, value in values.items() if name not in ("token", "token_file")}
+        return cls(**{**values, **given})
+
+    @field_validator("port")
+    @classmethod
+    def _check_port(cls, port: int) -> int:
+        if not 0 < port < 65536:
+            raise ValueError(f"port {port} is not between 1 and 65535")
+        return port
+
+    @field_validator("comfyui_url", "nats_url")
+    @classmethod
+    def _check_url(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is not None and "://" not in url:
+            scheme = "http" if info.field_name == "comfyui_url" else "nats"
+            raise ValueError(f"{info.field_name} {url!r} has no scheme; write {scheme}://{url}")
+        return url
+
+    @field_validator("nats_prefix")
+    @classmethod
+    def _check_prefix(cls, prefix: str) -> str:
+        try:
+            return Names(prefix).prefix
+        except ValueError as error:
+            raise ValueError(f"nats_prefix: {error}") from None
+
+    @field_validator("worker_id")
+    @classmethod
+    def _check_worker_id(cls, worker_id: str | None) -> str | None:
+        if worker_id is not None and not WORKER_ID.fullmatch(worker_id):
+            raise ValueError(f"worker_id {worker_id!r} may hold only letters, digits, - and _, at most 64 of them")
+        return worker_id
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: str | None) -> str | None:
+        if token is not None:
+            check_token(token, "token")
+        return token
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        if (self.nats_tls_cert is None) != (self.nats_tls_key is None):
+            raise ValueError("nats_tls_cert and nats_tls_key go together: set both, or neither")
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file are both set; set one of them")
+        return self
+
+    def environment(self, *, with_token: bool) -> dict[str, str]:
+        """These settings as the environment of a child process. `with_token`: it answers requests."""
+        values = dict(self)
+        if not with_token:
+            del values["token"], values["token_file"], values["webhook_secret"]
+        return {variable(name): write_setting(value) for name, value in values.items() if value not in (None, ())}
+
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens that requests may carry; none: requests need no token. Raises SettingsError."""
+        if self.token_file is None:
+            return () if self.token is None else (self.token,)
+        try:
+            lines = [line.strip() for line in self.token_file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"token_file {self.token_file} cannot be read: {error}") from error
+        tokens = tuple(line for line in lines if line and not line.startswith("#"))
+        if not tokens:
+            raise SettingsError(f"token_file {self.token_file} holds no token; write one a line")
+        for token in tokens:
+            check_token(token, f"a token in {self.token_file}")
+        return tokens
+
+    @property
+    def own_token(self) -> str | None:
+        """The token that this machine's own clients send."""
+        return next(iter(self.tokens()), None)
+
+    def refuse_open_host(self) -> None:
+        """Raise SettingsError for a host beyond this machine without a token: whoever reaches it could use the GPU."""
+        if not is_loopback(self.host) and not self.tokens():
+            raise SettingsError(
+                f"host {self.host} can be reached from other machines: protect it with --token (or IMAGEGEN_TOKEN, "
+                "IMAGEGEN_TOKEN_FILE), "
+                "or listen on 127.0.0.1"
+            )
+
+    @property
+    def url(self) -> str:
+        """Where the gateway is reached from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def names(self) -> Names:
+        """What our things are called on the NATS server."""
+        return Names(self.nats_prefix)
+
+    @property
+    def retention(self) -> Retention:
+        """How long, and how much, the NATS server keeps."""
+        return Retention(self.job_retention_s, self.job_store_bytes, self.image_retention_s, self.image_store_bytes)
+
+    @property
+    def nats_access(self) -> Access:
+        """What the NATS server asks for."""
+        return Access(
+            user=self.nats_user,
+            password=self.nats_password,
+            token=self.nats_token,
+            credentials=self.nats_credentials,
+            tls_ca=self.nats_tls_ca,
+            tls_cert=self.nats_tls_cert,
+            tls_key=self.nats_tls_key,
+        )
+
+    @property
+    def comfyui_base(self) -> Path:
+        """ComfyUI's --base-directory: models, input, output, user and custom_nodes."""
+        return self.state_dir / "comfyui"
+
+    @property
+    def models(self) -> Path:
+        return self.comfyui_base / "models"
+
+    @property
+    def output(self) -> Path:
+        return self.comfyui_base / "output"
+
+    @property
+    def workflows(self) -> Path:
+        """The user's own workflow graphs."""
+        return self.state_dir / "workflows"
+
+    @property
+    def nats_store(self) -> Path:
+        return self.state_dir / "nats"
+
+    @property
+    def logs(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def runtime_file(self) -> Path:
+        """What runs now; present while the service does."""
+        return self.state_dir / "runtime.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the one service that may run on this state directory."""
+        return self.state_dir / "service.lock"
+
+    def make_directories(self) -> None:
+        """Create every folder of the state directory, ComfyUI's included. The user alone may read it."""
+        comfyui = self.comfyui_base
+        for path in (
+            self.state_dir,
+            self.models / "diffusers",
+            self.output,
+            comfyui / "input",
+            comfyui / "user",
+            comfyui / "custom_nodes",  # ComfyUI does not start without it
+            self.workflows,
+            self.nats_store,
+            self.logs,
+        ):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700 if path == self.state_dir else 0o777)
+
+
+def read_setting(name: str, text: str, source: str | None = None) -> Any:
+    """The value of the setting `name` that `text` stands for. Raises SettingsError, which names the `source`."""
+    item = Settings.model_fields[name]
+    try:
+        return TypeAdapter(Annotated[item.annotation, item]).validate_python(text)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise SettingsError(explain({**found, "loc": (name,)}, lambda _: source or variable(name))) from None

@@ -1,0 +1,36 @@
+"""Memory plans from the node pack of this worker's ComfyUI, for a gateway that asks."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import ValidationError
+
+from bridge.broker.questions import answer_of
+from bridge.comfyui.client import ComfyUI
+from bridge.comfyui.errors import ComfyUIError
+from bridge.contract import ErrorBody, ModelPlan, Unavailable, WorkerError
+
+PLAN_ROUTE = "/neurolux/plan"
+REFUSALS = (404, 422, 503)
+"""Statuses with which the pack refuses a plan; the error has the bridge's own shape."""
+
+
+async def answer_plan(comfy: ComfyUI, question: bytes) -> bytes:
+    """A worker's reply to `ask_for_plan`: the plan, or an error envelope."""
+    return await answer_of(plan_of(comfy, question), "planning")
+
+
+async def plan_of(comfy: ComfyUI, question: bytes) -> ModelPlan:
+    """What the node pack in this ComfyUI plans. Raises Unavailable, or the pack's own refusal."""
+    try:
+        status, answer = await comfy.ask_json(PLAN_ROUTE, json.loads(question), accept=REFUSALS)
+        if status == 200:
+            return ModelPlan.model_validate(answer)
+        # The pack may send more fields than the wire has.
+        refusal = ErrorBody.model_validate(answer["error"], extra="ignore")
+    except ComfyUIError as error:
+        raise Unavailable("ComfyUI does not plan: it is down, or its NeuroLux node pack is older than this") from error
+    except (ValidationError, LookupError, TypeError) as error:
+        raise Unavailable("the NeuroLux node pack of this ComfyUI is another version; update it") from error
+    raise WorkerError(refusal)

@@ -1,0 +1,91 @@
+"""What a single weight file is: told from the names of its tensors, never from the file's name.
+
+A file may hold one component (a FLUX transformer, a T5 encoder) or all of them (a checkpoint). Each component is found
+by one tensor that no other has, whatever prefix the file puts before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..weights.file_kinds import FileKind, Place
+from ..weights.headers import TensorInfo, WeightHeader
+from ..weights.stamps import Shapes
+from .recognized import recognized_lora
+from .registry import all_parts, families
+from .spec import Detected, FamilySpec
+
+UMT5_MARKS = ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", "enc.blk.1.attn_rel_b.weight")
+"""T5 has the bias in its first block only, and a vocabulary of its own; UMT5 (of Wan and others) has one in each."""
+LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
+CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
+
+
+def identify(header: WeightHeader) -> FileKind:
+    """What the file with ``header`` is."""
+    tensors = header.tensors
+    if any(name.endswith(LORA_MARKS) for name in tensors):
+        return FileKind("LoRA", {})
+    if any(name.startswith(CONTROLNET_MARKS) for name in tensors):
+        return FileKind("ControlNet", {})
+    if any(name.endswith(UMT5_MARKS) for name in tensors):
+        return FileKind("UMT5 encoder, which other models use", {})
+    parts = find_parts(tensors)
+    if len(parts) > 1:
+        for family in families().values():
+            if family.components[family.denoiser].part.name in parts:
+                return FileKind(f"{family.title} checkpoint", parts)
+    if len(parts) == 1:
+        return FileKind(part_title(next(iter(parts))), parts)
+    return FileKind("file of another kind of model", {})
+
+
+def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:
+    """The components among ``tensors``, by the names of their parts."""
+    parts: dict[str, Place] = {}
+    for part in all_parts():
+        for signature in part.signatures:
+            for name in tensors:
+                if not name.endswith(signature.tensor):
+                    continue
+                prefix = name[: -len(signature.tensor)]
+                if (prefix and not prefix.endswith(".")) or not signature.accepts(tensors[name], prefix):
+                    continue
+                if signature.beside is not None and prefix + signature.beside not in tensors:
+                    continue
+                parts.setdefault(part.name, Place(prefix, signature.layout))
+    return parts
+
+
+def family_of_file(kind: FileKind) -> FamilySpec | None:
+    """The family whose denoiser is in a file, and which is loaded from single files."""
+    found = single_file_families().values()
+    return next((family for family in found if family.components[family.denoiser].part.name in kind.parts), None)
+
+
+def single_file_families() -> dict[str, FamilySpec]:
+    """The families that are loaded from single files, by name."""
+    return {name: family for name, family in families().items() if family.single_files is not None}
+
+
+def main_files() -> str:
+    """What a model's main file may be, for a reader: "FLUX transformer, SDXL UNet"."""
+    return ", ".join(family.components[family.denoiser].part.title for family in single_file_families().values())
+
+
+def part_title(name: str) -> str:
+    """The part called ``name``, for a reader."""
+    return next(part.title for part in all_parts() if part.name == name)
+
+
+def detect_lora(header: Shapes) -> Detected:
+    """What a LoRA's file was made for."""
+    known = (family.loras.detect(header) for family in families().values() if family.loras is not None)
+    return recognized_lora(header) or next((found for found in known if found is not None), Detected(None))
+
+
+def detect_control(header: Shapes) -> Detected:
+    """What a ControlNet's single file was made for."""
+    known = (family.detect_control(header) for family in families().values())
+    none = Detected(None, "it holds no ControlNet that diffusers can read")
+    return next((found for found in known if found is not None), none)

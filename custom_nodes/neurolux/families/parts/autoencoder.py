@@ -1,0 +1,91 @@
+"""AutoencoderKL: the VAE of FLUX and of Stable Diffusion, and the ways of its latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...weights.stamps import Shapes
+from ..spec import Config, Part, Signature, Tensors
+from .shapes import numbered
+
+if TYPE_CHECKING:
+    import torch
+
+
+def config(shapes: Shapes) -> dict[str, Any]:
+    """AutoencoderKL; the family adds how its latents are scaled."""
+    levels = numbered(shapes, r"encoder\.down_blocks\.(\d+)\.")
+    return {
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "block_out_channels": [
+            shapes[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)
+        ],
+        "layers_per_block": numbered(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "sample_size": 1024,
+        "use_quant_conv": "quant_conv.weight" in shapes,
+        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
+        "force_upcast": True,
+    }
+
+
+def empty(config: Config, folder: Path | None) -> Any:
+    """The VAE without weights."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_config(AutoencoderKL.load_config(folder) if folder else config)
+
+
+def renamed_original(tensors: Tensors) -> Tensors:
+    """The layout of LDM and BFL, by diffusers."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    levels = {name.split(".")[2] for name in tensors if name.startswith("encoder.down.")}
+    return convert_ldm_vae_checkpoint(tensors, {"down_block_types": levels, "up_block_types": levels})
+
+
+def scaled_to_raw(config: Config, latents: torch.Tensor) -> torch.Tensor:
+    """The denoiser's latents in the VAE's space, by a factor and where there is one by a mean for each channel.
+
+    The arithmetic is that of the last lines of pipeline_stable_diffusion_xl.py.
+    """
+    spread = statistics(config, latents)
+    if spread is not None:
+        mean, std = spread
+        return latents * std / config["scaling_factor"] + mean
+    return latents / config["scaling_factor"]
+
+
+def scaled_from_raw(config: Config, samples: torch.Tensor) -> torch.Tensor:
+    """The other way round of :func:`scaled_to_raw`."""
+    spread = statistics(config, samples)
+    if spread is not None:
+        mean, std = spread
+        return (samples - mean) * config["scaling_factor"] / std
+    return samples * config["scaling_factor"]
+
+
+def statistics(config: Config, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean and standard deviation of each channel, (1, C, 1, 1), where the configuration has them."""
+    import torch
+
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return None
+    shape = (1, len(mean), 1, 1)
+    return tuple(torch.tensor(values).view(shape).to(like.device, like.dtype) for values in (mean, std))  # pyright: ignore[reportReturnType]
+
+
+VAE = Part(
+    name="vae",
+    title="VAE",
+    empty=empty,
+    config=config,
+    signatures=(
+        Signature("original", "decoder.mid.block_1.conv1.weight"),
+        Signature("diffusers", "decoder.mid_block.resnets.0.conv1.weight"),
+    ),
+    renames={"original": renamed_original},
+)

@@ -1,0 +1,94 @@
+"""T5's encoder, version 1.1 (gated GELU)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ...weights.stamps import Shapes
+from ..blocks import BlockLists
+from ..spec import Config, Part, Signature, Tensors
+from .shapes import numbered
+
+TOKENS = 512
+TOKENIZER = Path("text_encoders/t5_tokenizer")
+"""ComfyUI's, beside its sd1_clip.py."""
+OUTSIDE = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
+LAYERS = {
+    "attn_norm": "layer.0.layer_norm",
+    "attn_q": "layer.0.SelfAttention.q",
+    "attn_k": "layer.0.SelfAttention.k",
+    "attn_v": "layer.0.SelfAttention.v",
+    "attn_o": "layer.0.SelfAttention.o",
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "ffn_norm": "layer.1.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+}
+"""llama.cpp's names (gguf's tensor_mapping.py, architecture t5encoder)."""
+BLOCK = re.compile(r"enc\.blk\.(\d+)\.(\w+)")
+
+
+def config(shapes: Shapes) -> dict[str, Any]:
+    """T5EncoderModel."""
+    first = "encoder.block.0.layer.0.SelfAttention"
+    buckets, heads = shapes[f"{first}.relative_attention_bias.weight"]
+    vocabulary, width = shapes["shared.weight"]
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": shapes[f"{first}.q.weight"][0] // heads,
+        "d_ff": shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+        "num_layers": numbered(shapes, r"encoder\.block\.(\d+)\."),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    }
+
+
+def empty(config: Config, folder: Path | None) -> Any:
+    """The encoder without weights."""
+    import transformers
+
+    return transformers.T5EncoderModel(
+        transformers.T5Config.from_pretrained(folder) if folder else transformers.T5Config(**config)
+    )
+
+
+def renamed_llama_cpp(tensors: Tensors) -> Tensors:
+    """The encoder out of a GGUF; names of a decoder, or of llama.cpp's own, are left out."""
+    found: Tensors = {}
+    for name, value in tensors.items():
+        stem, _, kind = name.rpartition(".")
+        block = BLOCK.fullmatch(stem)
+        target = OUTSIDE.get(stem) if block is None else LAYERS.get(block[2])
+        if target is not None:
+            found[f"{target if block is None else f'encoder.block.{block[1]}.{target}'}.{kind}"] = value
+    return found
+
+
+def tokenizer(tokens: int) -> Any:
+    """T5's tokenizer from ComfyUI's own files."""
+    from transformers import T5Tokenizer
+
+    from ..tokenizers import tokenizer_folder
+
+    return T5Tokenizer.from_pretrained(tokenizer_folder(TOKENIZER), model_max_length=max(tokens, TOKENS))
+
+
+T5 = Part(
+    name="t5",
+    title="T5 encoder",
+    empty=empty,
+    config=config,
+    signatures=(
+        Signature("diffusers", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+        Signature("llama.cpp", "enc.blk.0.attn_rel_b.weight"),
+    ),
+    renames={"llama.cpp": renamed_llama_cpp},
+    blocks=BlockLists(("encoder.block",)),
+    tied={"encoder.embed_tokens.weight": "shared.weight"},
+)

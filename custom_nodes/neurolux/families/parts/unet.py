@@ -1,0 +1,103 @@
+"""The UNets of Stable Diffusion 1.5 and SDXL, and what their pipelines have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...weights.stamps import Shapes
+from ..blocks import BlockLists
+from ..spec import Config, Tensors
+from .shapes import numbered, sensible_side
+
+HEAD = 64
+TIME_IDS_WIDTH = 256
+"""SDXL embeds each of its six size and crop numbers in so many values."""
+UNET_BLOCKS = BlockLists(("down_blocks", "mid_block", "up_blocks"), levels=True)
+BYTES_PER_PIXEL = 79
+"""Activations of an SDXL step per pixel and byte of the number format; of a 1.5 step at most as many."""
+LORA_WORDS = ("unet.", "lora_unet_", "text_encoder", "lora_te")
+"""What the names in a UNet's LoRA begin with."""
+
+
+def config(shapes: Shapes) -> dict[str, Any]:
+    """UNet2DConditionModel of SDXL."""
+    levels = numbered(shapes, r"down_blocks\.(\d+)\.")
+    channels = [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)]
+    depths = [
+        numbered(shapes, rf"down_blocks\.{level}\.attentions\.0\.transformer_blocks\.(\d+)\.")
+        for level in range(levels)
+    ]
+    crossed = next(name for name in shapes if name.endswith("attn2.to_k.weight"))
+    linear = next(name for name in shapes if name.endswith("attentions.0.proj_in.weight"))
+    return {
+        "sample_size": 128,
+        "in_channels": shapes["conv_in.weight"][1],
+        "out_channels": shapes["conv_out.weight"][0],
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
+        "block_out_channels": channels,
+        "layers_per_block": numbered(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "transformer_layers_per_block": [max(depth, 1) for depth in depths],
+        "attention_head_dim": [width // HEAD for width in channels],
+        "cross_attention_dim": shapes[crossed][1],
+        "use_linear_projection": len(shapes[linear]) == 2,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": TIME_IDS_WIDTH,
+        "projection_class_embeddings_input_dim": shapes["add_embedding.linear_1.weight"][1],
+    }
+
+
+def empty(config: Config, folder: Path | None) -> Any:
+    """The UNet without weights."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder) if folder else config)
+
+
+def renamed_original(tensors: Tensors) -> Tensors:
+    """SDXL's UNet in the layout of LDM, by diffusers."""
+    from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
+
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("input_blocks.")}
+    levels = 1 + sum(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) is not None for name in tensors)
+    config = {"layers_per_block": len(blocks) // levels - 1, "addition_embed_type": "text_time"}
+    return convert_ldm_unet_checkpoint({LDM_UNET_KEY + name: value for name, value in tensors.items()}, config)
+
+
+def sample_values(width: int, height: int) -> float:
+    """Bytes of activations of a step for each byte of the number format."""
+    return width * height * BYTES_PER_PIXEL
+
+
+def step_operations(parameters: int, width: int, height: int) -> float:
+    """Operations of a step: FlopCounterMode's 6.76 TFLOP for SDXL at 1024, other sizes in proportion."""
+    return parameters * 0.0025 * width * height
+
+
+def running_steps(steps: int, strength: float) -> int:
+    """How many of ``steps`` are run: Stable Diffusion's pipelines round down."""
+    return min(int(steps * strength), steps)
+
+
+def lora_widths(header: Shapes) -> set[int] | None:
+    """The widths of the text that a UNet's LoRA attends to; None for another kind of file."""
+    if not any(name.startswith(LORA_WORDS) for name in header):
+        return None
+    return {
+        shape[1]
+        for name, shape in header.items()
+        if "attn2" in name
+        and "to_k" in name
+        and len(shape) > 1
+        and any(word in name for word in ("lora_A", "down.weight"))
+    }
+
+
+def side_of(read: Callable[[str], dict[str, Any]]) -> int:
+    """The side, in pixels, of the images that the UNet in a diffusers folder was trained on."""
+    sample_size = read("unet/config.json").get("sample_size")
+    scale = 2 ** (len(read("vae/config.json")["block_out_channels"]) - 1)
+    return sensible_side(sample_size * scale if isinstance(sample_size, int) else None)

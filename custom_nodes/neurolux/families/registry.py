@@ -1,0 +1,37 @@
+"""The families that the pack runs: every module of this room that exports a ``FAMILY``."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from .spec import FamilySpec, Part
+
+
+@cache
+def families() -> dict[str, FamilySpec]:
+    """All families by name."""
+    names = (found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]) if not found.ispkg)
+    found = (getattr(import_module(f"{__package__}.{name}"), "FAMILY", None) for name in names)
+    return {family.name: family for family in found if isinstance(family, FamilySpec)}
+
+
+def family_of(name: str) -> FamilySpec:
+    """The family called ``name``. Raises ValueError for one that is not known."""
+    try:
+        return families()[name]
+    except KeyError:
+        raise ValueError(f"unknown family {name!r}; known are {', '.join(families())}") from None
+
+
+def all_parts() -> Iterator[Part]:
+    """Every part that some family has, each once."""
+    seen: set[str] = set()
+    for family in families().values():
+        for component in family.components.values():
+            if component.part.name not in seen:
+                seen.add(component.part.name)
+                yield component.part

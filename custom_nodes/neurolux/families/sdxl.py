@@ -1,0 +1,407 @@
+"""SDXL, and the models that were distilled from it (SDXL-Lightning)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..catalog.limits import Defaults, GuidanceLimit, Limits, StepLimit
+from ..catalog.models import Model, SchedulerChoice
+from ..planning.records import FamilyCosts
+from ..weights.stamps import Shapes
+from .blocks import BlockLists
+from .parts import unet
+from .parts.autoencoder import VAE, scaled_from_raw, scaled_to_raw
+from .parts.clip import CLIP_G, CLIP_L
+from .parts.clip import tokenizer as clip_tokenizer
+from .parts.shapes import USUAL_SIDE, children
+from .placed import given_latents
+from .spec import (
+    Component,
+    Config,
+    ControlKind,
+    Controls,
+    Detected,
+    Encoding,
+    FamilySpec,
+    LatentSpace,
+    LoaderNode,
+    Loras,
+    ModelFacts,
+    Part,
+    PipelineClass,
+    Scheduler,
+    Signature,
+    SingleFiles,
+    Task,
+    TrainingBatch,
+    TrainingFormula,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEDULE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+"""EulerDiscreteScheduler."""
+SCALING = 0.13025
+TOKENS = 77
+LIGHTNING_STEPS = (1, 2, 4, 8)
+LIGHTNING_NAME = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
+
+UNET = Part(
+    name="sdxl-unet",
+    title="SDXL UNet",
+    empty=unet.empty,
+    config=unet.config,
+    signatures=(  # what is beside tells it from Stable Diffusion 1 and 2
+        Signature("original", "input_blocks.0.0.weight", beside="label_emb.0.0.weight"),
+        Signature("diffusers", "down_blocks.0.resnets.0.conv1.weight", beside="add_embedding.linear_1.weight"),
+    ),
+    renames={"original": unet.renamed_original},
+    blocks=unet.UNET_BLOCKS,
+)
+
+
+def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Tensor]:
+    """The embeddings of both encoders side by side, and the second one's pooled one."""
+    embeds, _, pooled, _ = pipe.encode_prompt(text, device=device, do_classifier_free_guidance=False)
+    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+
+def pipeline_options(index: Config) -> dict[str, Any]:
+    """The rule for empty negative prompts. The invisible watermark would be drawn by plain diffusers only where its
+    package happens to be installed."""
+    return {
+        "force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True)),
+        "add_watermarker": False,
+    }
+
+
+def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]]:
+    """The text encoders together, and the VAE, against the UNet."""
+    main = configs["unet"]
+    if "text_encoder" in configs and "text_encoder_2" in configs:
+        width = configs["text_encoder"]["hidden_size"] + configs["text_encoder_2"]["hidden_size"]
+        yield "text_encoder_2", width, main["cross_attention_dim"], "features together with the first encoder"
+    if "vae" in configs:
+        yield "vae", configs["vae"]["latent_channels"], main["out_channels"], "latent channels"
+
+
+def tokenizers(tokens: int) -> dict[str, Any]:
+    """CLIP's, twice: OpenCLIP, which made the second encoder, fills up with token 0."""
+    return {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer(pad_token="!")}
+
+
+# What a model is, by its files
+
+
+def plain_facts(side: int) -> ModelFacts:
+    """SDXL itself, with guidance."""
+    return ModelFacts(Defaults(side, side, 30, 5.0), Limits(negative_prompt=True), TOKENS)
+
+
+def folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
+    """A scheduler with trailing timesteps marks a Lightning model: no guidance, and its own numbers of steps."""
+    side = unet.side_of(read)
+    if read("scheduler/scheduler_config.json").get("timestep_spacing") != "trailing":
+        return plain_facts(side)
+    limits = Limits(
+        num_inference_steps=StepLimit(min(LIGHTNING_STEPS), max(LIGHTNING_STEPS), LIGHTNING_STEPS),
+        guidance_scale=GuidanceLimit(0.0, 1.0),
+    )
+    return ModelFacts(Defaults(side, side, 4, 0.0), limits, TOKENS)
+
+
+def lightning_steps(name: str) -> int | None:
+    """The number of steps that a Lightning file's name says it was distilled for."""
+    match = LIGHTNING_NAME.search(name)
+    return int(match[1]) if match else None
+
+
+def lightning(model: Model, steps: int) -> Model:
+    """``model`` as a Lightning model for ``steps``: trailing timesteps, no guidance, no other number of steps."""
+    limits = replace(
+        model.limits,
+        num_inference_steps=StepLimit(steps, steps, (steps,)),
+        guidance_scale=GuidanceLimit(0.0, 1.0),
+        negative_prompt=False,
+    )
+    return replace(
+        model,
+        defaults=replace(model.defaults, num_inference_steps=steps, guidance_scale=0.0),
+        limits=limits,
+        scheduler=SchedulerChoice("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    )
+
+
+def detect_lora(header: Shapes) -> Detected | None:
+    """A UNet's LoRA whose text has neither the width of Stable Diffusion 1 nor that of 2."""
+    widths = unet.lora_widths(header)
+    return Detected("sdxl") if widths is not None and not widths & {768, 1024} else None
+
+
+# ControlNets
+
+CONTROL_CLASS, UNION_CLASS = "ControlNetModel", "ControlNetUnionModel"
+CONTROL_MODES = {
+    "pose": 0, "depth": 1, "scribble": 2, "canny": 3, "normal": 4, "segments": 5, "tile": 6, "inpaint": 7,
+}  # fmt: skip
+"""Of xinsir/controlnet-union-sdxl-1.0, the last two in its promax version (its model card)."""
+CONTROL_VALUES_PER_TOKEN = 64 * 256
+"""A ControlNet hands 64 values for each pixel to the UNet, with guidance; a token is 16x16 pixels."""
+CONTROL_VALUES_PER_PIXEL = 64
+PUBLISHED_BLOCKS = 40
+"""A ControlNet is half a UNet, most of it in 40 parts."""
+WIDTH_NAMES = (
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+    "control_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+)
+"""In one file, under diffusers' names and under the original ones."""
+UNET_KEYS = (
+    "in_channels", "flip_sin_to_cos", "freq_shift", "down_block_types", "only_cross_attention", "block_out_channels",
+    "layers_per_block", "downsample_padding", "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps",
+    "cross_attention_dim", "transformer_layers_per_block", "encoder_hid_dim", "encoder_hid_dim_type",
+    "attention_head_dim", "num_attention_heads", "use_linear_projection", "class_embed_type", "addition_embed_type",
+    "addition_time_embed_dim", "num_class_embeds", "upcast_attention", "resnet_time_scale_shift",
+    "projection_class_embeddings_input_dim", "mid_block_type",
+)  # fmt: skip
+"""What a ControlNet takes over from the UNet (``ControlNetModel.from_unet``)."""
+
+
+def detect_control(header: Shapes) -> Detected | None:
+    """A ControlNet under either names; a Control-LoRA cannot be used."""
+    if "lora_controlnet" in header:
+        return Detected("sdxl", "it is a Control-LoRA, which diffusers cannot read; use a whole ControlNet")
+    original = {"control_model.time_embed.0.weight", "control_model.label_emb.0.0.weight"}
+    diffusers = {"controlnet_cond_embedding.conv_in.weight", "add_embedding.linear_1.weight"}
+    return Detected("sdxl") if original <= set(header) or diffusers <= set(header) else None
+
+
+def control_folder(config: Config) -> bool:
+    """Whether a ControlNet's configuration is one for SDXL."""
+    if config.get("_class_name") == UNION_CLASS:
+        return True
+    return config.get("_class_name") == CONTROL_CLASS and config.get("addition_embed_type") == "text_time"
+
+
+def control_architecture(unet: Any, header: Shapes) -> tuple[str, dict[str, Any]]:
+    """The UNet's configuration, with the depth of each block as the file has it."""
+    config = plain_control(unet.config, header)
+    if "control_add_embedding.linear_1.weight" not in header:
+        return CONTROL_CLASS, config
+    for key in ("mid_block_type", "mid_block_scale_factor", "only_cross_attention", "downsample_padding"):
+        config.pop(key, None)
+    kinds, width = header["task_embedding"]
+    return UNION_CLASS, {
+        **config,
+        "num_control_type": kinds,
+        "num_trans_channel": width,
+        "num_trans_head": 8,
+        "num_trans_layer": children(header, "transformer_layes."),
+        "num_proj_channel": header["spatial_ch_projs.weight"][0],
+    }
+
+
+def plain_control(unet: Config, header: Shapes) -> dict[str, Any]:
+    """ControlNetModel's configuration."""
+    config = {key: unet[key] for key in UNET_KEYS if key in unet}
+    embedding = "controlnet_cond_embedding."
+    if f"{embedding}conv_in.weight" not in header:
+        return config
+    pairs = children(header, f"{embedding}blocks.") // 2
+    channels = [header[f"{embedding}conv_in.weight"][0]]
+    channels += [header[f"{embedding}blocks.{2 * index + 1}.weight"][0] for index in range(pairs)]
+    config["conditioning_embedding_out_channels"] = channels
+    config["conditioning_channels"] = header[f"{embedding}conv_in.weight"][1]
+    blocks = range(children(header, "down_blocks."))
+    attentions = [children(header, f"down_blocks.{index}.attentions.") for index in blocks]
+    config["down_block_types"] = ["CrossAttnDownBlock2D" if count else "DownBlock2D" for count in attentions]
+    config["transformer_layers_per_block"] = [
+        children(header, f"down_blocks.{index}.attentions.0.transformer_blocks.") or 1 for index in blocks
+    ]
+    if not children(header, "mid_block.attentions."):
+        config["mid_block_type"] = "UNetMidBlock2D"
+    return config
+
+
+def control_widths(module: Any) -> tuple[Any, ...]:
+    """Of a UNet or a ControlNet."""
+    values = (module.config[name] for name in ("block_out_channels", "in_channels", "cross_attention_dim"))
+    return tuple(tuple(value) if isinstance(value, (list, tuple)) else value for value in values)
+
+
+def combined(kind: ControlKind, modules: list[Any]) -> Any:
+    """One module of several."""
+    from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
+    from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
+
+    return MultiControlNetUnionModel(modules) if kind == "union" else MultiControlNetModel(modules)
+
+
+def conflict(first: Any, other: Any) -> str | None:
+    """Why two ControlNets cannot act together."""
+    differ = ("num_control_type" in first.config) != ("num_control_type" in other.config)
+    return "one is a union ControlNet and the other is not" if differ else None
+
+
+def image_argument(kind: ControlKind, task: Task) -> str:
+    """What the pipeline calls the control images."""
+    return "image" if kind == "plain" and task == "text-to-image" else "control_image"
+
+
+CONTROLS = Controls(
+    modes=CONTROL_MODES,
+    blocks=BlockLists(("down_blocks", "mid_block"), levels=True),
+    published=(PUBLISHED_BLOCKS, CONTROL_VALUES_PER_TOKEN, False),
+    planned=lambda header: (CONTROL_VALUES_PER_TOKEN, False),
+    activations=lambda module, width, height: width * height * CONTROL_VALUES_PER_PIXEL,
+    architecture=control_architecture,
+    single_file=lambda header: not {
+        "controlnet_cond_embedding.conv_in.weight", "control_add_embedding.linear_1.weight"
+    } & set(header),
+    widths=control_widths,
+    model_width=lambda denoiser: denoiser.config.cross_attention_dim,
+    file_width=lambda header: next((header[name][1] for name in WIDTH_NAMES if name in header), None),
+    folder_width=lambda config: config.get("cross_attention_dim"),
+    combined=combined,
+    conflict=conflict,
+    image_argument=image_argument,
+    passes_mode=lambda kind: kind == "union",
+    mode_count=lambda config: config["num_control_type"],
+)  # fmt: skip
+
+# Training
+
+UNET_VALUES = 3_800
+UNET_WIDTH = 320 + 640 + 1280
+"""Values that the UNet keeps for the backward pass per pixel, at its widths; others' in proportion."""
+
+
+def training_scheduler(config: Config) -> Any:
+    """The noise of the training, from the configuration of the pipeline's own scheduler."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_config(config)
+
+
+def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise, or velocity where the model predicts that, at times drawn evenly.
+
+    The arithmetic is that of diffusers' examples/text_to_image/train_text_to_image_lora_sdxl.py.
+    """
+    import torch
+
+    latents, noise = batch.latents, batch.noise
+    steps = scheduler.config.num_train_timesteps
+    times = torch.randint(0, steps, (len(latents),), generator=batch.generator).to(latents.device)
+    noisy = scheduler.add_noise(latents, noise, times)
+    sizes = [
+        [*reversed(original), *reversed(crop), batch.side, batch.side]
+        for original, crop in zip(batch.originals, batch.crops, strict=True)
+    ]  # heights before widths, tops before lefts (SDXL paper, 2.2)
+    predicted = denoiser(
+        noisy,
+        times,
+        encoder_hidden_states=batch.prompt["prompt_embeds"],
+        added_cond_kwargs={
+            "text_embeds": batch.prompt["pooled_prompt_embeds"],
+            "time_ids": torch.tensor(sizes, device=latents.device, dtype=latents.dtype),
+        },
+        return_dict=False,
+    )[0]
+    if scheduler.config.prediction_type == "v_prediction":
+        return predicted, scheduler.get_velocity(latents, noise, times)
+    return predicted, noise
+
+
+def kept_values(config: Config, side: int, tokens: int) -> float:
+    """Counted on the real architecture at full width, on torch's meta device."""
+    return side * side * UNET_VALUES * sum(config["block_out_channels"]) / UNET_WIDTH
+
+
+FAMILY = FamilySpec(
+    name="sdxl",
+    title="SDXL",
+    components={
+        "text_encoder": Component(CLIP_L),
+        "text_encoder_2": Component(CLIP_G),
+        "unet": Component(UNET),
+        "vae": Component(VAE, {"scaling_factor": SCALING, "shift_factor": None}),
+    },
+    denoiser="unet",
+    costs=FamilyCosts(
+        denoiser="unet",
+        sample_values=unet.sample_values,
+        step_operations=unet.step_operations,
+        compressible=frozenset({"unet"}),
+        fp16_without_bf16=True,
+    ),
+    pipelines={
+        ("text-to-image", None): PipelineClass("StableDiffusionXLPipeline"),
+        ("image-to-image", None): PipelineClass("StableDiffusionXLImg2ImgPipeline"),
+        ("inpaint", None): PipelineClass("StableDiffusionXLInpaintPipeline"),
+        ("text-to-image", "plain"): PipelineClass("StableDiffusionXLControlNetPipeline"),
+        ("text-to-image", "union"): PipelineClass("StableDiffusionXLControlNetUnionPipeline"),
+        ("image-to-image", "plain"): PipelineClass("StableDiffusionXLControlNetImg2ImgPipeline"),
+        ("inpaint", "plain"): PipelineClass("StableDiffusionXLControlNetInpaintPipeline", (given_latents,)),
+        ("image-to-image", "union"): PipelineClass("StableDiffusionXLControlNetUnionImg2ImgPipeline"),
+        ("inpaint", "union"): PipelineClass("StableDiffusionXLControlNetUnionInpaintPipeline", (given_latents,)),
+        ("video", None): PipelineClass("AnimateDiffSDXLPipeline"),
+    },
+    encoding=Encoding(encode, width="cross_attention_dim", pooled="pooled_prompt_embeds"),
+    latent=LatentSpace(
+        to_raw=scaled_to_raw,
+        from_raw=scaled_from_raw,
+        comfy_format="SDXL",
+        channels=4,
+        upcasts_encoder=True,
+    ),
+    folders={"StableDiffusionXLPipeline": folder},
+    running_steps=unet.running_steps,
+    pipeline_options=pipeline_options,
+    misfits=misfits,
+    tokenizers=tokenizers,
+    scheduler=lambda configs: Scheduler("EulerDiscreteScheduler", SCHEDULE),
+    single_files=SingleFiles(
+        preferred={"checkpoint": ("sd_xl_base*", "sdxl*base*"), "vae": ("sdxl*vae*",)},
+        examples={
+            "unet": "sdxl_lightning_4step_unet.safetensors",
+            "text_encoder": "sd_xl_base_1.0.safetensors",
+            "text_encoder_2": "sd_xl_base_1.0.safetensors",
+            "vae": "sd_xl_base_1.0.safetensors",
+        },
+        facts=lambda configs: plain_facts(USUAL_SIDE),
+        folders={name: "checkpoints" for name in ("text_encoder", "text_encoder_2", "vae")},
+        only_by_name=frozenset({"vae"}),  # its shapes are those of Stable Diffusion 1's
+        steps_of=lightning_steps,
+        distilled=lightning,
+    ),
+    loras=Loras(detect_lora, state_arguments=lambda pipe: {"unet_config": pipe.unet.config}),
+    controls=CONTROLS,
+    detect_control=detect_control,
+    control_folder=control_folder,
+    control_classes=(CONTROL_CLASS, UNION_CLASS),
+    training=TrainingFormula(
+        architecture="stable-diffusion-xl-v1-base/lora",
+        targets=("to_q", "to_k", "to_v", "to_out.0"),
+        scheduler=training_scheduler,
+        compare=compare,
+        kept_values=kept_values,
+        prediction_type=lambda config: str(config.get("prediction_type", "epsilon")),
+    ),
+    loader=LoaderNode(
+        "NeuroLuxLoadSDXLLightning",
+        "Load SDXL-Lightning",
+        "Loads SDXL-Lightning with the checkpoint that was distilled for the given number of steps.",
+        steps=tuple(map(str, LIGHTNING_STEPS)),
+        default_steps="4",
+    ),
+)

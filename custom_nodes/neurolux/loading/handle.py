@@ -1,0 +1,90 @@
+"""What a pipeline link carries: which pipeline, and what is applied to it. Records only; no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..catalog.models import Model
+from ..weights.stamps import FileStamp
+
+
+@dataclass(frozen=True)
+class LoadSpec:
+    """What makes two loads the same: the model's files, the checkpoint, and the user's choices."""
+
+    model: str
+    stamp: tuple[int, ...]
+    variant: int | None
+    precision: str
+    offload: str
+
+
+@dataclass(frozen=True)
+class AppliedLora:
+    """One LoRA on a handle."""
+
+    file: FileStamp
+    strength: float
+    """Of its layers in the denoiser."""
+    text_strength: float
+    """Of its layers in the text encoders, where it has any."""
+
+
+@dataclass(frozen=True)
+class AppliedControl:
+    """One ControlNet on a handle, with the image that it follows."""
+
+    file: FileStamp
+    mode: str
+    strength: float
+    start: float
+    """Share of the steps after which it begins to act."""
+    end: float
+    """Share of the steps after which it no longer acts."""
+    digest: str
+    """Of the image."""
+    image: torch.Tensor = field(compare=False, repr=False)
+    """(B, H, W, 3) in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class AppliedMotion:
+    """The motion adapter on a handle, and how videos are made with it."""
+
+    file: FileStamp
+    scheduler: str
+    """Class name in diffusers."""
+    schedule: Mapping[str, Any] = field(hash=False)
+    """What the scheduler's configuration has beyond the model's own."""
+    steps: int
+    """What a request gets that does not say."""
+    guidance: float
+    only_steps: int | None = None
+    """The number of steps that a distilled adapter was made for."""
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineHandle:
+    """What a NEUROLUX_PIPELINE link carries. A stage borrows the pipeline that it describes (adapters/borrow.py)."""
+
+    spec: LoadSpec
+    model: Model
+    adapters: tuple[AppliedLora, ...] = ()
+    controls: tuple[AppliedControl, ...] = ()
+    motion: AppliedMotion | None = None
+    """What makes it generate videos."""
+    compile: bool = False
+    """Whether the denoiser's blocks run compiled. Not part of the spec: the weights are the same."""
+
+    def __str__(self) -> str:
+        """ComfyUI writes a failed node's inputs into its error report."""
+        return f"pipeline {self.spec.model}"
+
+    @property
+    def files(self) -> set[FileStamp]:
+        """The files of the modules that work beside the pipeline's own: ControlNets and the motion adapter."""
+        return {control.file for control in self.controls} | ({self.motion.file} if self.motion else set())

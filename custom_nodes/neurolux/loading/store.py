@@ -1,0 +1,199 @@
+"""The loaded pipelines of this process: each loaded once, kept while RAM allows, shared by every graph.
+
+A graph carries a PipelineHandle, which is a description; the weights live here. So switching between graphs does not
+load again, whatever node cache ComfyUI runs with, and a pipeline that had to give way to another is loaded again when a
+handle is next used.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from dataclasses import replace
+from functools import partial
+
+import comfy.model_management as mm
+import psutil
+import torch
+
+from ..catalog.models import Model
+from ..families.registry import family_of
+from ..memory.machine import this_machine
+from ..memory.module_store import modules
+from ..memory.out_of_memory import with_memory_errors
+from ..memory.placement import ComponentMemory, Placement
+from ..memory.streaming import CPU
+from ..planning.planner import make_plan
+from ..planning.records import Plan, Workload
+from ..weights.progress import LoadReporter
+from ..weights.sources import resolve
+from .handle import LoadSpec, PipelineHandle
+from .loaded import LoadedPipeline
+from .replanning import log_plan
+
+_log = logging.getLogger(__name__)
+
+
+class PipelineStore:
+    """Loaded pipelines, least recently used first."""
+
+    def __init__(self) -> None:
+        self._loaded: OrderedDict[LoadSpec, LoadedPipeline] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def acquire(self, handle: PipelineHandle, reporter: LoadReporter | None = None) -> LoadedPipeline:
+        """The pipeline that ``handle`` describes, without what is applied to it; loads it if need be.
+
+        Loading drops other pipelines first where RAM is short. A stage calls ``adapters.borrow.borrow`` instead.
+        """
+        self.sweep()
+        with self._lock:
+            entry = self._loaded.get(handle.spec)
+        if entry is None:
+            self._drop_outdated(handle.spec)
+            entry = self._load(handle, reporter)  # not under the lock: who asks what is loaded need not wait for it
+        with self._lock:
+            self._loaded[handle.spec] = entry
+            self._loaded.move_to_end(handle.spec)
+            if handle not in entry.handles:
+                entry.handles.add(handle)
+                weakref.finalize(handle, self.sweep).atexit = False
+        return entry
+
+    def sweep(self) -> None:
+        """Drop pipelines, and modules beside them, that were asked to leave memory.
+
+        ComfyUI's manager can take a pipeline off its device (``/free``, the Unload button). On a CPU that device is
+        RAM, so the weights go. On a GPU they stay in RAM until no cached node refers to them either
+        (``/free`` with ``free_memory``).
+        """
+        with self._lock:
+            handles = [handle for entry in self._loaded.values() for handle in list(entry.handles)]
+            modules.sweep({file for handle in handles for file in handle.files})
+            for spec, entry in list(self._loaded.items()):
+                # A handle that is just dying still counts in the set's length, but not when iterated over.
+                unwanted = entry.device == CPU or not list(entry.handles)
+                placement = entry.placement
+                if placement.released and unwanted and not placement.managed and not placement.busy:
+                    self.drop(spec)
+
+    def drop(self, spec: LoadSpec) -> None:
+        """Take one pipeline out of memory, if it is there."""
+        with self._lock:
+            entry = self._loaded.pop(spec, None)  # None: a dying handle swept while this sweep was running
+        if entry is not None:
+            _log.info("NeuroLux: freeing %s", spec.model)
+            entry.placement.close()
+            del entry
+            mm.soft_empty_cache()
+
+    def clear(self) -> None:
+        """Take every pipeline out of memory."""
+        for spec in list(self._loaded):
+            self.drop(spec)
+
+    def loaded_models(self) -> list[str]:
+        """Names of the models in memory, least recently used first."""
+        with self._lock:
+            self.sweep()
+            return [spec.model for spec, entry in self._loaded.items() if not entry.placement.released]
+
+    @property
+    def last(self) -> LoadedPipeline | None:
+        """The one that was used last, of those in memory."""
+        with self._lock:
+            return next(reversed(self._loaded.values()), None)
+
+    def droppable_ram(self) -> int:
+        """Bytes of RAM that the loaded pipelines could give back."""
+        with self._lock:
+            return sum(entry.ram_bytes for entry in self._loaded.values())
+
+    def memory(self) -> dict[str, list[ComponentMemory]]:
+        """What is in memory by the model's name, component by component, measured."""
+        with self._lock:
+            entries = list(self._loaded.values())
+        found: dict[str, list[ComponentMemory]] = {}
+        for entry in entries:
+            found.setdefault(entry.model.name, []).extend(entry.placement.memory())
+        return found
+
+    def _drop_outdated(self, spec: LoadSpec) -> None:
+        """Free what was loaded from files that have been replaced since."""
+        for other in list(self._loaded):
+            if other.model == spec.model and other.stamp != spec.stamp:
+                self.drop(other)
+
+    def _load(self, handle: PipelineHandle, reporter: LoadReporter | None) -> LoadedPipeline:
+        from .build import build_pipeline, shapes_of, vae_must_upcast
+
+        model, spec = handle.model, handle.spec
+        family = family_of(model.family)
+        reporter = reporter or LoadReporter()
+        files = resolve(model, spec.variant, reporter)
+        started = time.perf_counter()
+        device: torch.device = mm.get_torch_device()
+        shapes = shapes_of(model, spec.variant, files)
+        machine = this_machine(device, droppable_ram=self.droppable_ram())
+        workload = default_workload(model)
+        plan = make_plan(
+            family.costs, shapes, machine, workload, spec.precision, spec.offload,
+            force_upcast_vae=vae_must_upcast(files),
+        )  # fmt: skip
+        log_plan(model.name, plan)
+        self._free_ram(plan.peak_ram)
+        pipe = with_memory_errors(
+            f"loading {model.name}",
+            "Close what else uses memory, or choose a smaller number format (precision bf16).",
+            lambda: build_pipeline(
+                model, spec.variant, files, for_loading(plan), partial(reporter.reading, model.name), device
+            ),
+        )
+        pipe.placement_device = device
+        components = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+        placement = Placement(components, device, plan, family)
+        load_ms = (time.perf_counter() - started) * 1000
+        _log.info("NeuroLux: loaded %s in %.1f s", model.name, load_ms / 1000)
+        return LoadedPipeline(spec, model, pipe, shapes, placement, workload, plan.offload, load_ms)
+
+    def _free_ram(self, needed: int) -> None:
+        """Drop least recently used pipelines until ``needed`` bytes fit into free RAM, or none is left."""
+        while self._loaded and needed > psutil.virtual_memory().available:
+            self.drop(next(iter(self._loaded)))
+
+
+def default_workload(model: Model) -> Workload:
+    """What a model is planned for when it is loaded: one image as it makes them unless asked for another."""
+    defaults = model.defaults
+    return Workload(defaults.width, defaults.height, 1, defaults.num_inference_steps)
+
+
+def for_loading(plan: Plan) -> Plan:
+    """``plan`` for the loader: weights that RAM keeps no copy of stay in their files, mapped."""
+    if plan.copies_in_ram:
+        return plan
+    parts = {name: replace(part, placement="disk") for name, part in plan.components.items()}
+    return replace(plan, components=parts)
+
+
+def load_handle(
+    model: Model,
+    stamp: tuple[int, ...],
+    steps: int = 0,
+    precision: str = "auto",
+    offload: str = "auto",
+    reporter: LoadReporter | None = None,
+    compile: bool = False,
+) -> PipelineHandle:
+    """Load ``model`` (or find it loaded) and return the handle that a graph passes on."""
+    spec = LoadSpec(model.name, stamp, model.variant(steps), precision, offload)
+    handle = PipelineHandle(spec, model, compile=compile)
+    pipelines.acquire(handle, reporter)
+    return handle
+
+
+pipelines = PipelineStore()
+"""This process's pipelines. ComfyUI runs one prompt at a time, so one store serves all."""
