@@ -15,7 +15,7 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from bridge.contract import JOB_ID_PATTERN, ImageObject
 
@@ -37,7 +37,8 @@ class BadImage(ValueError):
     """What came cannot be used; the message says why, without the parameter's name."""
 
 
-class JobImage(NamedTuple):
+@dataclass(frozen=True)
+class JobImage:
     """An image of an earlier job."""
 
     job_id: str

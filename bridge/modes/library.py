@@ -166,7 +166,7 @@ class ModeLibrary:
                 if (path := folder / f"{name}.json").is_file():
                     return self._load(path)
         names = self.names()
-        raise UnknownMode(f"no mode is called {name!r}; there is {', '.join(names) or 'none'}", field="mode")
+        raise UnknownMode(f"no mode is called {name!r}; available: {', '.join(names) or 'none'}", field="mode")
 
     def _load(self, path: Path) -> Mode:
         api_path = path.parent / "api" / path.name

@@ -83,7 +83,7 @@ def test_a_graph_without_result_is_refused() -> None:
 
 def test_an_unknown_mode_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     write(tmp_path)
-    with pytest.raises(UnknownMode, match="no mode is called 'pant'; there is paint"):
+    with pytest.raises(UnknownMode, match="no mode is called 'pant'; available: paint"):
         ModeLibrary([tmp_path]).get("pant")
 
 

@@ -173,9 +173,9 @@ def test_a_negative_prompt_without_effect_is_said(modes: ModeLibrary) -> None:
 
 
 def test_unknown_names_are_answered_with_those_that_exist(modes: ModeLibrary) -> None:
-    with pytest.raises(UnknownModel, match="no model is called 'sdxl'; there is schnell, lightning"):
+    with pytest.raises(UnknownModel, match="no model is called 'sdxl'; available: schnell, lightning"):
         resolve(modes, prompt="a", model="sdxl")
-    with pytest.raises(UnknownMode, match="no mode is called 'video'; there is text-to-image"):
+    with pytest.raises(UnknownMode, match="no mode is called 'video'; available: text-to-image"):
         resolve(modes, prompt="a", mode="video")
     with pytest.raises(UnknownModel):
         make_load_job("sdxl", MODELS, now=1.0)
