@@ -122,8 +122,8 @@ class NatsApi:
                         msg.reply, reply.model.model_dump_json().encode(), headers=headers
                     )
             self._metrics.nats_request_ended(code)
-            told = logs.fields(code=code, ms=round((time.monotonic() - began) * 1000, 1))
-            log.log(logging.WARNING if code == "internal_error" else logging.INFO, "NATS request", extra=told)
+            facts = logs.fields(code=code, ms=round((time.monotonic() - began) * 1000, 1))
+            log.log(logging.WARNING if code == "internal_error" else logging.INFO, "NATS request", extra=facts)
 
     async def _reply(self, msg: Msg, serve: Serve, waits: bool) -> Reply:
         """The answer to one request. Raises BridgeError."""

@@ -120,14 +120,14 @@ def _write_down(request: web.Request, status: int, seconds: float, metrics: Metr
     operation = declared(request.match_info.handler)
     probe = operation is not None and operation.open and status < 500
     level = logging.WARNING if status >= 500 else logging.DEBUG if probe else logging.INFO
-    told = logs.fields(
+    facts = logs.fields(
         method=method,
         route=route,
         status=status,
         ms=round(seconds * 1000, 1),
         client=request.get(CLIENT, request.remote),
     )
-    log.log(level, "%s %s", method, route, extra=told)
+    log.log(level, "%s %s", method, route, extra=facts)
 
 
 def common_headers(limiter: RateLimiter):

@@ -122,9 +122,9 @@ def mode_paths(library: ModeLibrary, described: dict[str, Any]) -> dict[str, Any
         except BridgeError:
             continue  # GET /v1/modes says why.
         methods: dict[str, Any] = {}
-        for method, told in described.items():
-            parameters = [each for each in told.get("parameters", []) if each["in"] != "path"]
-            methods[method] = {**told, "parameters": parameters}
+        for method, entry in described.items():
+            parameters = [each for each in entry.get("parameters", []) if each["in"] != "path"]
+            methods[method] = {**entry, "parameters": parameters}
         content = {JSON: {"schema": request_schema(mode)}, FORM: {"schema": form_schema(mode)}}
         summary_text = f"{mode.title}: {mode.description}" if mode.description else mode.title
         methods["post"] = {

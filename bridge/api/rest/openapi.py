@@ -57,45 +57,45 @@ def _header(description: str) -> dict[str, Any]:
 
 
 def _answer(answer: Answer, refs: References) -> dict[str, Any]:
-    told: dict[str, Any] = {"description": answer.description}
+    entry: dict[str, Any] = {"description": answer.description}
     if answer.media:
         schema = refs[answer.model, "serialization"] if answer.model else answer.schema
-        told["content"] = {answer.media: {"schema": schema} if schema is not None else {}}
+        entry["content"] = {answer.media: {"schema": schema} if schema is not None else {}}
     if answer.headers:
-        told["headers"] = {name: _header(text) for name, text in answer.headers.items()}
-    return told
+        entry["headers"] = {name: _header(text) for name, text in answer.headers.items()}
+    return entry
 
 
 def _error(status: int, refs: References) -> dict[str, Any]:
-    told = {"description": ERRORS[status], "content": {JSON: {"schema": refs[ErrorEnvelope, "serialization"]}}}
+    entry = {"description": ERRORS[status], "content": {JSON: {"schema": refs[ErrorEnvelope, "serialization"]}}}
     if status in RETRY_STATUSES:
-        told["headers"] = {"Retry-After": _header("Seconds to wait before the next attempt.")}
-    return told
+        entry["headers"] = {"Retry-After": _header("Seconds to wait before the next attempt.")}
+    return entry
 
 
 def _parameter(query: Query) -> dict[str, Any]:
-    told = {"in": query.where, "name": query.name, "required": query.required, "schema": dict(query.schema)}
-    return told | ({"description": query.description} if query.description else {})
+    entry = {"in": query.where, "name": query.name, "required": query.required, "schema": dict(query.schema)}
+    return entry | ({"description": query.description} if query.description else {})
 
 
 def operation_object(declared: Operation, path: str, refs: References) -> dict[str, Any]:
     """One operation as an OpenAPI Operation Object."""
     responses = {str(status): _answer(answer, refs) for status, answer in declared.answers.items()}
     responses |= {str(status): _error(status, refs) for status in declared.statuses() if str(status) not in responses}
-    told: dict[str, Any] = {"summary": declared.summary, "responses": responses}
+    entry: dict[str, Any] = {"summary": declared.summary, "responses": responses}
     names = re.findall(r"{(\w+)}", path)
     parameters = [_parameter(Query(name, PATH_PARAMETERS[name], required=True, where="path")) for name in names]
     parameters += [_parameter(query) for query in declared.parameters]
     if parameters:
-        told["parameters"] = parameters
+        entry["parameters"] = parameters
     if declared.takes_body:
         content: dict[str, Any] = {media: {"schema": dict(schema)} for media, schema in declared.body_schemas.items()}
         if declared.body:
             content = {JSON: {"schema": refs[declared.body, "validation"]}, **content}
-        told["requestBody"] = {"required": True, "content": content}
+        entry["requestBody"] = {"required": True, "content": content}
     if not declared.open:
-        told["security"] = [{}, {"token": []}]  # {}: without a token in the settings, requests need none
-    return told
+        entry["security"] = [{}, {"token": []}]  # {}: without a token in the settings, requests need none
+    return entry
 
 
 def document(app: web.Application) -> dict[str, Any]:
