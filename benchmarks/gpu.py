@@ -225,7 +225,8 @@ class Bench:
         from neurolux.loading.loaded import LoadedPipeline
         from neurolux.memory.machine import this_machine
         from neurolux.memory.placement import Placement
-        from neurolux.planning.planner import Workload, make_plan
+        from neurolux.planning.planner import make_plan
+        from neurolux.planning.records import Workload
 
         from benchmarks.random_models import pipeline
 
@@ -327,7 +328,7 @@ class Bench:
 def shape_of(module: Any, lists: BlockLists, tiny: bool) -> Any:
     """A module as a plan counts it."""
     from neurolux.memory.units import split_into_blocks
-    from neurolux.planning.planner import ComponentShape
+    from neurolux.planning.records import ComponentShape
 
     size = 4 if tiny else 2
     rest, units = split_into_blocks(module, lists)
@@ -344,7 +345,10 @@ def total_memory(device: Any) -> int:
 
 @contextmanager
 def capped(device: Any, cap: float | None) -> Iterator[None]:
-    """Let this process have ``cap`` gigabytes of the GPU; ComfyUI's manager must be told, it asks the driver."""
+    """Let this process have ``cap`` gigabytes of the GPU.
+
+    ComfyUI's memory manager asks the driver, so its answer is replaced too.
+    """
     import comfy.model_management as mm
     import torch
 

@@ -23,7 +23,6 @@ from nats.js.kv import KeyValue
 
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
-from bridge.broker.image_post import ImagePost
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
 from bridge.broker.stores import bucket_config, callbacks_config, make_stream, queue_config, span
@@ -96,7 +95,6 @@ class JobQueue:
         """Called once for every job that this process queues."""
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
-        self.post = ImagePost(nc)
 
     @classmethod
     async def open(
@@ -132,8 +130,8 @@ class JobQueue:
 
     # -- for gateways ------------------------------------------------------------------------------------
 
-    async def submit(self, job: Job, *, waits: bool = False) -> JobState:
-        """Queue a job. When this returns, the broker has it on disk. `waits`: the caller will ask for its images.
+    async def submit(self, job: Job) -> JobState:
+        """Queue a job. When this returns, the broker has it on disk.
 
         If the job id was submitted before, returns the state of that job. Raises QueueFull and Unavailable.
         """
@@ -141,7 +139,7 @@ class JobQueue:
             raise Unavailable("the connection to the NATS server is down; reconnecting")
         state = JobState.queued(job)
         data = state.model_dump_json().encode()
-        headers = {Header.MSG_ID: job.job_id, **(self.post.headers if waits else {})}
+        headers: dict[str, str] = {Header.MSG_ID: job.job_id}
         # Both go out in one write, so the state exists before a worker can look for it.
         ack, revision = await asyncio.gather(
             self._js.publish(f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers=headers),
@@ -223,7 +221,6 @@ class JobQueue:
     async def start_listening(self) -> None:
         """Subscribe to the events of all jobs. One subscription serves every listener of this process."""
         await self.nc.subscribe(f"{self.names.events}.*", cb=self._on_event)
-        await self.post.open()
 
     async def _on_event(self, msg: Msg) -> None:
         job_id = msg.subject.rpartition(".")[2]
@@ -276,8 +273,6 @@ class JobQueue:
 
     async def image(self, image: ImageObject) -> bytes:
         """The bytes of an image. Raises ImageExpired if the retention has removed it, and Unavailable."""
-        if (data := self.post.take(image)) is not None:
-            return data
         try:
             return await self._images.get(image)
         except ImageExpired as error:
@@ -338,10 +333,8 @@ class JobQueue:
         log_transition(stored.state)
         return StoredState(stored.state, revision)
 
-    async def announce(self, state: JobState, *, began: bool = False) -> None:
-        """Publish the end of a job: its last event (after `started`, with `began`) and its result event."""
-        if began:
-            await self.publish(JobEvent(type="started", job_id=state.job_id))
+    async def announce(self, state: JobState) -> None:
+        """Publish the end of a job: its last event and its result event."""
         await self.publish(JobEvent.ending(state))
         await self.nc.publish(self.names.result, JobResultEvent.of(state).model_dump_json().encode())
 
@@ -349,15 +342,8 @@ class JobQueue:
         """Publish an event to everyone who listens now. It is not repeated."""
         await self.nc.publish(f"{self.names.events}.{event.job_id}", event.model_dump_json(exclude_none=True).encode())
 
-    async def store_image(
-        self, job_id: str, index: int, image_format: FileFormat, data: bytes, *, delivery: Msg | None = None
-    ) -> ImageObject:
-        """Store an image. With the `delivery` of its job, also send it to the gateway that waits for it.
-
-        Raises StorageFull and Unavailable.
-        """
-        with contextlib.suppress(*BROKER_ERRORS):
-            await self.post.send(delivery.headers if delivery else None, job_id, index, data)
+    async def store_image(self, job_id: str, index: int, image_format: FileFormat, data: bytes) -> ImageObject:
+        """Store an image. Raises StorageFull and Unavailable."""
         return await self._images.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
 
 

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bridge.client.client import DEFAULT_URL, ClientError, ImageGenClient
-from bridge.client.saving import paths_for
+from bridge.client import DEFAULT_URL, ClientError, ImageGenClient, paths_for
 from bridge.commands.progress_bar import ProgressBar
 from bridge.commands.tables import print_table
 from bridge.contract import (

@@ -8,6 +8,7 @@ import json
 from datetime import datetime
 
 from bridge.commands.generate import add_connection, connect
+from bridge.commands.progress_bar import count_text, phase_name
 from bridge.commands.tables import print_table
 from bridge.contract import JobState, JobStatus, duration_text
 
@@ -65,7 +66,7 @@ def _about(state: JobState) -> str:
         wait = "" if state.wait_seconds is None else f", starts in about {duration_text(state.wait_seconds)}"
         return f"{state.position} ahead{wait}"
     if state.progress is not None and state.progress.maximum:
-        return f"{state.progress.phase} {state.progress.value:g}/{state.progress.maximum:g}"
+        return f"{phase_name(state.progress)} {count_text(state.progress)}"
     if state.status is JobStatus.DONE:
         return f"{len(state.images)} images, {state.generation_time_ms / 1000:.1f} s"
     return state.error.message if state.error else ""

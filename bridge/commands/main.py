@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bridge import __version__
-from bridge.client.client import ClientError
+from bridge.client import ClientError
 from bridge.commands import generate, jobs, overlay, plan, processes, service, workers
 from bridge.contract import BridgeError
 from bridge.service.errors import ServiceError

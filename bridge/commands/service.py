@@ -23,7 +23,7 @@ from bridge.service.installer import (
     write_extra_model_paths,
 )
 from bridge.service.status import get_status
-from bridge.service.supervisor import run_service
+from bridge.service.supervisor import run_service, say
 from bridge.settings import Settings
 
 DEMO_PROMPT = "red apple, blue background"
@@ -117,17 +117,16 @@ def setup_command(args: argparse.Namespace) -> int:
 
 def _install(settings: Settings, source: str) -> Installation:
     if source == "pinned":
-        return pinned_installation(settings)
+        return pinned_installation(settings, say)
     if source == "comfy-cli":
-        return install_with_comfy_cli(settings, gpu=find_device(Path(sys.executable)).kind)
-    return find_installation(settings)
+        return install_with_comfy_cli(settings, gpu=find_device(Path(sys.executable)).kind, say=say)
+    return find_installation(settings, say)
 
 
 def demo_command(args: argparse.Namespace) -> int:
     """`imagegen demo`"""
-    return asyncio.run(
-        run_demo(settings_of(args), args.prompt or DEMO_PROMPT, model=args.model or DEMO_MODEL, out=args.out)
-    )
+    prompt, model = args.prompt or DEMO_PROMPT, args.model or DEMO_MODEL
+    return asyncio.run(run_demo(settings_of(args), prompt, model=model, out=args.out, say=say))
 
 
 def status_command(args: argparse.Namespace) -> int:

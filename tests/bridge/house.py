@@ -54,10 +54,6 @@ class HandWorker:
         await self.queue.begin(job)
         return job
 
-    def delivery(self, job_id: str) -> Msg:
-        """The message that brought a job."""
-        return self._messages[job_id]
-
     async def move(self, job_id: str, status: JobStatus, **changes: Any) -> JobState:
         """Write the next state of a job."""
         stored = await self.queue.stored_state(job_id)

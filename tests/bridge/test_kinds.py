@@ -17,7 +17,7 @@ from aiohttp import FormData
 from aiohttp.test_utils import TestClient
 
 from bridge.broker.connection import subscribed
-from bridge.client.saving import paths_for
+from bridge.client import paths_for
 from bridge.contract import ImageGenResponse, JobState, JobStatus
 from bridge.modes.files_in import kind_of
 from bridge.modes.images_in import BadImage, stored

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from bridge.comfyui.messages import NodeStarted, Progress, Started
+import pytest
+
+from bridge.comfyui.messages import Download, Loading, NodeStarted, Progress, Started
 from bridge.contract import JobEvent
 from bridge.worker.relay import Relay
 
@@ -21,13 +23,12 @@ def relay_to(told: list[str], and_then: Callable[[], None] = lambda: None) -> Re
     return Relay(JOB, GRAPH, publish, watched=lambda: False)
 
 
-async def test_a_run_that_is_over_at_once_is_left_to_be_told_with_its_end() -> None:
+async def test_that_a_run_began_is_published_though_it_is_over_at_once() -> None:
     told: list[str] = []
     async with relay_to(told) as relay:
         relay.take(Started())
         relay.take(NodeStarted("1"))
-    assert relay.brief
-    assert told == []
+    assert told == ["started"]
 
 
 async def test_that_a_run_began_is_told_before_its_first_step() -> None:
@@ -35,7 +36,6 @@ async def test_that_a_run_began_is_told_before_its_first_step() -> None:
     async with relay_to(told) as relay:
         relay.take(Started())
         relay.take(Progress("1", 1, 4))
-    assert not relay.brief
     assert told == ["started", "progress"]
 
 
@@ -59,7 +59,6 @@ async def test_that_a_run_began_is_told_though_nothing_follows() -> None:
         relay.take(Started())
         await asyncio.wait_for(heard.wait(), 10)
         assert told == ["started"]
-    assert not relay.brief
     assert told == ["started"]
 
 
@@ -67,5 +66,20 @@ async def test_a_run_that_never_began_is_not_said_to_have_begun() -> None:
     told: list[str] = []
     async with relay_to(told) as relay:
         relay.take(NodeStarted("1"))
-    assert not relay.brief
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "report", [Loading("1", "starter", 10, 24_000_000), Download("1", "repo", "file", 10, 24_000_000, None)]
+)
+async def test_bytes_are_told_once_though_the_node_has_a_bar_of_them_too(report: Loading | Download) -> None:
+    told: list[tuple[str | None, float | None]] = []
+
+    async def publish(event: JobEvent) -> None:
+        told.append((event.phase, event.maximum))
+
+    async with Relay(JOB, GRAPH, publish, watched=lambda: False) as relay:
+        relay.take(report)
+        relay.take(Progress("1", 10, 24_000_000))
+        relay.take(Progress("1", 1, 4))  # a node may load, and draw afterwards
+    assert told == [("download" if isinstance(report, Download) else "load", 24_000_000), ("sample", 4)]

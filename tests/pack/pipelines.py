@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from neurolux.loading.handle import PipelineHandle
     from neurolux.loading.loaded import LoadedPipeline
     from neurolux.memory.streaming import Residency
-    from neurolux.planning.planner import ComponentPlan
+    from neurolux.planning.records import ComponentPlan
 
 LATENT = {"samples": torch.zeros(1, 4, 16, 16)}
 PROMPT = "a cat"

@@ -8,8 +8,14 @@ from neurolux.catalog.models import Model
 from neurolux.catalog.reading import read_catalog
 from neurolux.families.registry import family_of
 from neurolux.planning.costs import CONTEXT_BYTES
-from neurolux.planning.planner import ComponentPlan, Machine, Plan, Workload, make_plan
-from neurolux.planning.records import FamilyCosts
+from neurolux.planning.planner import make_plan
+from neurolux.planning.records import (
+    ComponentPlan,
+    FamilyCosts,
+    Machine,
+    Plan,
+    Workload,
+)
 
 GB = 10**9
 MODELS = read_catalog().models

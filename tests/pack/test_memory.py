@@ -140,7 +140,7 @@ def part_at_work(loaded: Any, stage: str) -> torch.nn.Module:
 def test_a_stage_that_ran_out_of_memory_runs_again_with_a_leaner_plan(
     tiny_models: dict[str, Path], pipelines: PipelineStore, monkeypatch: pytest.MonkeyPatch, caplog: Any, stage: str
 ) -> None:
-    from neurolux.planning.planner import Machine
+    from neurolux.planning.records import Machine
 
     machine = Machine("cuda", 80 * 10**9, 80 * 10**9, bf16=True, fp16=True)
     for planner in ("store", "replanning"):

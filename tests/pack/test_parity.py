@@ -85,12 +85,15 @@ def plain_diffusers(folder: Path, dtype: torch.dtype = torch.float32, **argument
 
     Its weights are copied into RAM: in a mapped safetensors file they begin at any address, and at some addresses MKL
     takes another way through a matrix product, which rounds otherwise. torch's own memory begins at multiples of 64.
+    Nor do they require gradients, as the pack's do not: for weights that do, torch folds batches into one product
+    (aten/src/ATen/native/LinearAlgebra.cpp, should_fold), which a CPU without bfloat16 instructions rounds otherwise.
     """
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             for weight in part.parameters():
                 weight.data = weight.data.clone()
+                weight.requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator("cpu").manual_seed(7)
     return pipe(prompt=PROMPT, generator=generator, **{"width": 128, "height": 128, **arguments}).images[0]

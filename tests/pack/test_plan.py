@@ -11,18 +11,16 @@ from neurolux.errors import InvalidParameter
 from neurolux.families.control_shapes import published_control_shape
 from neurolux.planning.adapters import with_adapters
 from neurolux.planning.costs import CONTEXT_BYTES, spread
-from neurolux.planning.layout import blocks_on_device, ways_to_stay
-from neurolux.planning.planner import (
+from neurolux.planning.layout import blocks_on_device, residency_options
+from neurolux.planning.planner import leaner, make_plan
+from neurolux.planning.records import (
     OFFLOAD_CHOICES,
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
     Workload,
-    as_json,
-    leaner,
-    make_plan,
-    table,
 )
+from neurolux.planning.report import as_json, table
 
 from tests.pack.plans import GB, MODELS, card, costs, cpu, denoiser, plan, workload
 
@@ -206,8 +204,8 @@ def test_a_gguf_file_stays_as_it_is() -> None:
 def test_kept_blocks_are_spread_evenly() -> None:
     assert spread([1] * 9, 3) == {2, 5, 8}
     assert spread([1, 1], 5) == {0, 1}
-    ways = ways_to_stay((3, 3, 3, 1, 1, 1))
-    assert ways[0].bytes == ways[-1].coming == 0
+    ways = residency_options((3, 3, 3, 1, 1, 1))
+    assert ways[0].bytes == ways[-1].streamed == 0
     assert [way.bytes for way in ways] == sorted(way.bytes for way in ways)
     assert blocks_on_device((3, 3, 3), 0) == 6
     assert blocks_on_device((3, 3, 3), 2) == 12

@@ -55,7 +55,8 @@ def test_starter_counts_are_those_of_its_files() -> None:
 def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[str, Path], name: str) -> None:
     from neurolux.loading.build import build_pipeline, shapes_of
     from neurolux.memory.units import split_into_blocks
-    from neurolux.planning.planner import Machine, Workload, make_plan
+    from neurolux.planning.planner import make_plan
+    from neurolux.planning.records import Machine, Workload
     from neurolux.weights.sources import resolve
 
     model = folder_model(tiny_models[name])

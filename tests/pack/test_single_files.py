@@ -15,7 +15,8 @@ from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.registry import family_of
 from neurolux.library.single_files import Shelf, catalog_files, complete, files_model
-from neurolux.planning.planner import Machine, Workload, make_plan
+from neurolux.planning.planner import make_plan
+from neurolux.planning.records import Machine, Workload
 from neurolux.weights.sources import is_here, model_status, resolve
 
 from tests.pack.comfy_server import comfyui_dir

@@ -210,12 +210,13 @@ def test_wrong_requests_say_what_would_be_right(tiny_models: dict[str, Path], ad
 def test_a_lora_acts_on_the_video_as_long_as_it_is_applied(
     tiny_models: dict[str, Path], adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.adapters import detect
+    from neurolux.families import sd15, sdxl
     from neurolux.loading.handle import AppliedLora
     from neurolux.weights.stamps import stamp_file
     from safetensors.torch import save_file
 
-    monkeypatch.setattr(detect, "CROSS_ATTENTION_WIDTHS", {TEXT_WIDTH: "sd15"})  # by it 1.5 is told from SDXL
+    monkeypatch.setattr(sd15, "TEXT_WIDTH", TEXT_WIDTH)  # it distinguishes 1.5's LoRAs from SDXL's
+    monkeypatch.setattr(sdxl, "OTHER_TEXT_WIDTHS", {TEXT_WIDTH})
     layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     spread = torch.Generator().manual_seed(1)
     state = {

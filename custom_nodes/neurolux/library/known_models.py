@@ -17,7 +17,7 @@ from ..catalog.models import (
     SingleFilesSource,
 )
 from ..catalog.reading import read_catalog
-from ..planning.planner import ACCELERATORS
+from ..planning.records import ACCELERATORS
 from ..weights.sources import is_here
 from .folder_models import as_shipped, find_folder_models, folder_stamp
 from .single_files import FOLDERS, Shelf, catalog_files, files_stamp

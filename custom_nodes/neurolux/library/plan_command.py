@@ -22,7 +22,12 @@ from ..catalog.models import Model
 from ..catalog.reading import read_catalog
 from ..errors import InvalidParameter, NeuroLuxError
 from ..families.registry import family_of
-from ..planning.planner import Machine, Plan, Workload, gigabytes
+from ..planning.records import (
+    Machine,
+    Plan,
+    Workload,
+    gigabytes,
+)
 from ..planning.report import aligned_columns, seconds
 from .local_models import MeasuredModel, measured_model
 from .plan_query import FIELDS, PlanQuery, asked_shapes, describe, parse_query, plan_for

@@ -19,19 +19,17 @@ from ..families.control_shapes import control_shape, published_control_shape
 from ..families.registry import family_of
 from ..planning.adapters import with_adapters
 from ..planning.costs import CONTEXT_BYTES, SYSTEM_RAM_BYTES
-from ..planning.planner import (
+from ..planning.planner import check_choice, make_plan
+from ..planning.records import (
     OFFLOAD_CHOICES,
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
     Plan,
     Workload,
-    as_json,
-    check_choice,
     gigabytes,
-    make_plan,
-    table,
 )
+from ..planning.report import as_json, table
 from ..weights.stamps import all_shapes, stamp_file
 
 Locate = Callable[[AdapterKind, str], Path | None]

@@ -9,7 +9,7 @@ import comfy.model_management as mm
 import psutil
 import torch
 
-from ..planning.planner import ACCELERATORS, Machine
+from ..planning.records import ACCELERATORS, Machine
 from .units import host_memory, release_host_memory
 
 PROBE_BYTES = 64 << 20

@@ -20,7 +20,13 @@ import torch
 from ..families.blocks import NO_BLOCKS, BlockLists
 from ..families.spec import FamilySpec
 from ..planning.layout import blocks_on_device
-from ..planning.planner import ComponentPlan, OffloadMode, PlacementKind, Plan, StorageType
+from ..planning.records import (
+    ComponentPlan,
+    OffloadMode,
+    PlacementKind,
+    Plan,
+    StorageType,
+)
 from .mapped_weights import map_to_files
 from .patcher import ComponentPatcher, managed, unload
 from .streaming import Residency

@@ -17,7 +17,7 @@ from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
 from ..loading.store import load_handle
 from ..memory.out_of_memory import with_memory_errors
-from ..planning.planner import OFFLOAD_CHOICES, PRECISION_CHOICES
+from ..planning.records import OFFLOAD_CHOICES, PRECISION_CHOICES
 from .inputs import pipeline_input
 from .outputs import pipeline_output
 from .sockets import CATEGORY

@@ -19,7 +19,7 @@ from ..library.known_models import comfy_shelf, known_models
 from ..library.single_files import Shelf
 from ..loading.store import pipelines
 from ..memory.placement import ComponentMemory
-from ..planning.planner import ACCELERATORS
+from ..planning.records import ACCELERATORS
 from ..version import pack_version
 from ..weights.sources import model_status
 

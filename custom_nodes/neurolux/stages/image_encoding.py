@@ -20,7 +20,7 @@ from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import decoding_memory, run_stage
 from ..memory.vae_tiling import tiling
-from .latent import LATENT_SCALE, ImageOrigin
+from .latent import ImageOrigin
 
 REMEDY = "Use a smaller image, or a leaner offload (stream or sequential) on the loader."
 
@@ -135,11 +135,13 @@ def encode_images(
         ),
     }
     if given is not None:
-        latent["noise_mask"] = cycled(whole_cells(fitted_mask(given, frame)), len(samples))[:, None]
+        latent["noise_mask"] = cycled(
+            whole_cells(fitted_mask(given, frame), family_of(loaded.model.family).latent.scale), len(samples)
+        )[:, None]
     return latent
 
 
-def whole_cells(mask: torch.Tensor) -> torch.Tensor:
-    """1 in every latent pixel of a mask (B, H, W) that has anything masked in it, 0 elsewhere."""
-    cells = torch.nn.functional.max_pool2d((mask > 0).float()[:, None], LATENT_SCALE)
-    return torch.nn.functional.interpolate(cells, scale_factor=LATENT_SCALE)[:, 0]
+def whole_cells(mask: torch.Tensor, scale: int) -> torch.Tensor:
+    """1 in every latent pixel, ``scale`` pixels a side, in which a mask (B, H, W) has anything masked; 0 elsewhere."""
+    cells = torch.nn.functional.max_pool2d((mask > 0).float()[:, None], scale)
+    return torch.nn.functional.interpolate(cells, scale_factor=scale)[:, 0]

@@ -13,21 +13,21 @@ from typing import Any
 import torch
 
 from ..catalog.models import Model
+from ..families.registry import family_of
 from ..images.control_images import fitted_batch
 from ..images.frames import Frame, cycled, extent, resized
 
-LATENT_SCALE = 8
-"""Pixels to a latent pixel in ComfyUI's LATENT (Empty Latent Image divides by it)."""
-CHANNELS = 4
-"""As Empty Latent Image makes it. Of an empty latent only the size is read."""
+STOCK_SCALE = 8
+"""Pixels to a latent pixel where a LATENT does not say: Empty Latent Image divides by it."""
 
 
 def empty_latent(model: Model, width: int, height: int, count: int) -> torch.Tensor:
-    """Zeros (count, 4, height / 8, width / 8); a side of 0 is the model's default. Raises InvalidParameter."""
+    """Zeros in the geometry of the model's family; a side of 0 is the model's default. Raises InvalidParameter."""
     width, height = width or model.defaults.width, height or model.defaults.height
     model.limits.width.check("width", width)
     model.limits.height.check("height", height)
-    return torch.zeros(count, CHANNELS, height // LATENT_SCALE, width // LATENT_SCALE)
+    space = family_of(model.family).latent
+    return torch.zeros(count, space.channels, height // space.scale, width // space.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,8 @@ def fitted_to_latent(images: torch.Tensor, latent: Mapping[str, Any] | None) -> 
     """``images`` (B, H, W, C) as ``fitted`` brings them to the size of ``latent``; as they are where there is none."""
     if latent is None:
         return images[..., :3]
-    height, width = latent["samples"].shape[-2:]
     origin = current_origin(latent)
-    return fitted_batch(images, width * LATENT_SCALE, height * LATENT_SCALE, origin.frame if origin else None)
+    if origin is not None:
+        return fitted_batch(images, *origin.frame.size, origin.frame)
+    height, width = latent["samples"].shape[-2:]
+    return fitted_batch(images, width * STOCK_SCALE, height * STOCK_SCALE)

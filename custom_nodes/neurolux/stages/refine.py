@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..families.registry import family_of
+from ..families.spec import LatentSpace
 from ..images.control_images import fitted_batch
 from ..images.tiles import Tile, blend, grid_size, numbered, padded_to, plan_tiles
 from ..loading.handle import AppliedControl
 from ..loading.loaded import LoadedPipeline
 from .decode import decode
 from .encode import Conditioning
-from .latent import CHANNELS, LATENT_SCALE
 from .sample import ProgressSpan, plan_sample, sample
 from .tasks import ImageSource
 
@@ -53,14 +54,15 @@ def refine(
     covered = grid_size(tiles)
     source = padded_to(images, *covered)
     work = list(numbered(tiles, len(source)))
+    space = family_of(model.family).latent
     first = plan_sample(
-        model, loaded.spec.variant, tile_latent(tiles[0].cut(source[:1])), request.seed, request.steps,
+        model, loaded.spec.variant, tile_latent(space, tiles[0].cut(source[:1])), request.seed, request.steps,
         request.guidance, request.strength,
     )  # fmt: skip
     controls = whole_controls(loaded.controls, (width, height), covered)
     latents = []
     for number, (image, index, tile) in enumerate(work):
-        part = ImageSource.of(tile_latent(tile.cut(source[image][None])))
+        part = ImageSource.of(tile_latent(space, tile.cut(source[image][None])), space.scale)
         planned = replace(first, seed=request.seed + image + index, source=part)
         span = ProgressSpan(number * first.running, len(work) * first.running)
         with controls_of(loaded, [cut_control(control, image, tile) for control in controls]):
@@ -78,10 +80,10 @@ def default_tile(loaded: LoadedPipeline) -> int:
     return min(loaded.model.defaults.width, loaded.model.defaults.height)
 
 
-def tile_latent(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+def tile_latent(space: LatentSpace, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """A tile (1, h, w, 3) as a LATENT. The pipeline encodes the pixels itself; of ``samples`` only the size is read."""
     height, width = pixels.shape[1:3]
-    return {"samples": torch.ones(1, CHANNELS, height // LATENT_SCALE, width // LATENT_SCALE), "image": pixels}
+    return {"samples": torch.ones(1, space.channels, height // space.scale, width // space.scale), "image": pixels}
 
 
 def whole_controls(

@@ -59,10 +59,10 @@ def plan_sample(
     strength: float = 1.0,
 ) -> SampleRequest:
     """Fill in defaults (``steps`` 0, ``guidance`` below 0) and check all; raises InvalidParameter."""
-    source = ImageSource.of(latent)
+    scale = family_of(model.family).latent.scale
+    source = ImageSource.of(latent, scale)
     samples = source.samples
     task = choose_task(model, source, strength)
-    scale = family_of(model.family).latent.scale
     height, width = samples.shape[-2] * scale, samples.shape[-1] * scale
     steps = steps or variant or model.defaults.num_inference_steps
     request = SampleRequest(

@@ -18,7 +18,7 @@ from ..images.frames import Frame
 from ..images.pixels import as_image
 from ..loading.loaded import LoadedPipeline
 from .image_encoding import from_raw
-from .latent import LATENT_SCALE, current_origin
+from .latent import current_origin
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,15 @@ class ImageSource:
     """How ``image`` was fitted."""
 
     @classmethod
-    def of(cls, latent: Mapping[str, Any]) -> ImageSource:
-        """What ``latent`` holds; its image only if the samples are still those that were made of it."""
+    def of(cls, latent: Mapping[str, Any], scale: int) -> ImageSource:
+        """What ``latent`` holds, with ``scale`` pixels to a latent pixel.
+
+        Its image counts only if the samples are still those that were made of it.
+        """
         samples: torch.Tensor = latent["samples"]
         image = latent.get("image")
         origin = current_origin(latent)
-        size = (samples.shape[-2] * LATENT_SCALE, samples.shape[-1] * LATENT_SCALE)
+        size = (samples.shape[-2] * scale, samples.shape[-1] * scale)
         if "image_origin" in latent and origin is None:
             image = None
         if image is not None and (tuple(image.shape[1:3]) != size or len(image) != len(samples)):
