@@ -12,6 +12,7 @@ import pytest
 import torch
 from neurolux.catalog.models import Model
 from neurolux.catalog.reading import read_catalog
+from neurolux.families.registry import family_of
 from neurolux.library.single_files import complete, files_model
 from safetensors.torch import save_file
 
@@ -46,7 +47,9 @@ def models(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mod
             main.parent.mkdir()
             write_gguf(main, files.pop("diffusion_models/flux.safetensors"), kind)
             put(root, files)
-        model = files_model("flux", complete("flux", {"transformer": main}, shelf_of(root)), read_catalog())
+        model = files_model(
+            family_of("flux"), complete(family_of("flux"), {"transformer": main}, shelf_of(root)), read_catalog()
+        )
         found[kind] = replace(model, name=f"{model.name}-{kind}")
     return found
 
@@ -141,9 +144,9 @@ def test_a_t5_out_of_a_gguf_encodes_as_its_numbers_do(
     main = put(tmp_path, files)
     path = tmp_path / "text_encoders" / f"t5-v1_1-xxl-encoder-{kind}.gguf"
     write_gguf(path, own, kind, "t5encoder")
-    source = complete("flux", {"transformer": main}, shelf_of(tmp_path))
+    source = complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
     assert source.components["text_encoder_2"] == path
-    model = files_model("flux", source, read_catalog())
+    model = files_model(family_of("flux"), source, read_catalog())
     handle = load_handle(model, (), precision="fp32", offload=offload)
     loaded = borrow(handle)
     embeds = encode(loaded, "a red fox")[0][0]

@@ -12,6 +12,7 @@ import torch
 from diffusers.hooks import apply_layerwise_casting
 from neurolux.catalog.reading import read_catalog
 from neurolux.errors import WeightsMissing
+from neurolux.families.registry import family_of
 from neurolux.library.single_files import complete, files_model
 
 from tests.pack.comfy_server import comfyui_dir
@@ -48,7 +49,9 @@ def sdxl() -> Any:
 def flux_of(root: Path, files: dict[str, Tensors], precision: str) -> Any:
     """The pipeline of single files."""
     main = put(root, files)
-    model = files_model("flux", complete("flux", {"transformer": main}, shelf_of(root)), read_catalog())
+    model = files_model(
+        family_of("flux"), complete(family_of("flux"), {"transformer": main}, shelf_of(root)), read_catalog()
+    )
     return build(model, precision)
 
 
@@ -98,7 +101,9 @@ def test_flux_in_fewer_bits_is_near(flux: Any, tmp_path: Path, precision: str, k
 @pytest.mark.parametrize(("precision", "kind"), [("fp8", FP8), ("int8", INT8), ("nf4", NIBBLES)])
 def test_sdxl_in_fewer_bits_is_near(sdxl: Any, tmp_path: Path, precision: str, kind: torch.dtype) -> None:
     main = put(tmp_path, {"checkpoints/main.safetensors": sdxl_checkpoint(sdxl)})
-    model = files_model("sdxl", complete("sdxl", {"unet": main}, shelf_of(tmp_path)), read_catalog())
+    model = files_model(
+        family_of("sdxl"), complete(family_of("sdxl"), {"unet": main}, shelf_of(tmp_path)), read_catalog()
+    )
     pipe = build(model, precision)
     assert block_types(pipe.unet) == {kind}
     assert set(types(pipe.text_encoder_2)) == {torch.float32}
@@ -157,7 +162,9 @@ def test_a_gguf_is_decoded_layer_by_layer(flux: Any, tmp_path: Path, kind: str) 
     path.parent.mkdir()
     write_gguf(path, files.pop("diffusion_models/flux.safetensors"), kind)
     put(tmp_path, files)
-    model = files_model("flux", complete("flux", {"transformer": path}, shelf_of(tmp_path)), read_catalog())
+    model = files_model(
+        family_of("flux"), complete(family_of("flux"), {"transformer": path}, shelf_of(tmp_path)), read_catalog()
+    )
     pipe = build(model, "as-is")
     layer = pipe.transformer.transformer_blocks[0].ff.net[2]
     assert (type(layer).__name__, layer.weight.dtype) == ("GGUFLinear", torch.uint8)
@@ -197,7 +204,7 @@ def test_a_gguf_that_is_none_says_so(flux: Any, tmp_path: Path) -> None:
     with pytest.raises(
         WeightsMissing, match=r"flux1-dev-Q8_0.gguf is damaged or incomplete \(it cannot be read as GGUF"
     ):
-        complete("flux", {"transformer": path}, shelf_of(tmp_path))
+        complete(family_of("flux"), {"transformer": path}, shelf_of(tmp_path))
 
 
 def test_int8_and_nf4_round_to_the_nearest() -> None:
