@@ -24,7 +24,7 @@ export PROMPT MODEL
 
 .PHONY: help
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  PROMPT="a red fox" MODEL=name make demo'
 
 $(UV):
@@ -72,6 +72,13 @@ test: $(VENV)/.synced-dev ## run every test (set-up included)
 	  (cd $$folder && DO_NOT_TRACK=1 $(CURDIR)/$(BIN)/comfy --skip-prompt node validate); done
 	$(BIN)/imagegen setup
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+MIRROR ?= http://deb.debian.org/debian
+KEEP ?=
+
+.PHONY: fresh-machine
+fresh-machine: ## demo and test of HEAD in a bare Debian 12, as root with debootstrap: MIRROR=url KEEP=folder
+	scripts/fresh-machine.sh --mirror "$(MIRROR)" $(if $(KEEP),--keep "$(KEEP)") $${PROMPT:+--prompt "$$PROMPT"}
 
 .PHONY: bench
 bench: $(VENV)/.synced-dev ## measure: overhead over raw ComfyUI, the nodes, the overlay's key

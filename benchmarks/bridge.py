@@ -37,15 +37,15 @@ PEER = "comfy-api-proxy"
 
 
 async def alternate(rounds: int, jobs: dict[str, Job]) -> dict[str, list[float]]:
-    """Milliseconds of each kind of job, taken in turns of a few so that the machine's noise hits all alike.
+    """Milliseconds of each kind of job, taken in turns of a few so that the machine's noise affects all alike.
 
-    The first of each turn is not counted: nobody alternates between doors, and what was idle meanwhile is cold.
+    The first turn, and the first job of each turn, are not counted: what was idle in between is cold.
     """
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    color = 0
-    for turn in range(1 + math.ceil(rounds / TURN)):
+    color, length = 0, min(TURN, rounds)
+    for turn in range(1 + math.ceil(rounds / length)):
         for name, job in jobs.items():
-            for number in range(TURN + 1):
+            for number in range(length + 1):
                 start = time.perf_counter()
                 await job(color)
                 color += 1
@@ -218,7 +218,7 @@ async def wait_ready(settings: Settings) -> Runtime:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=100, help="jobs of each kind, one at a time")
+    parser.add_argument("--rounds", type=int, default=100, help="jobs of each kind, one at a time; at least 2")
     parser.add_argument("--jobs", type=int, default=300, help="jobs of each kind at once, for the throughput")
     parser.add_argument("--repeat", type=int, default=3, help="how often both are measured")
     parser.add_argument(

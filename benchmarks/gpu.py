@@ -345,7 +345,10 @@ def total_memory(device: Any) -> int:
 
 @contextmanager
 def capped(device: Any, cap: float | None) -> Iterator[None]:
-    """Let this process have ``cap`` gigabytes of the GPU; ComfyUI's manager must be told, it asks the driver."""
+    """Let this process have ``cap`` gigabytes of the GPU.
+
+    ComfyUI's memory manager asks the driver, so its answer is replaced too.
+    """
     import comfy.model_management as mm
     import torch
 

@@ -1,7 +1,7 @@
-"""How soon the overlay's bar is on the screen: from the key, and from the command that a desktop's shortcut runs.
+"""How soon the overlay's bar is on the screen, after the key press and after the command of a desktop's shortcut.
 
-The peer is the least that GTK 4 can do: an undecorated window with an entry, hidden and presented by the same means,
-in the same run and in turns. A window is on the screen when its pixels are: mapped, with the text of its entry in it.
+The peer is the least that GTK 4 can do: an undecorated window with an entry, hidden and presented in the same way, in
+the same run and in turns. A window counts as shown when its pixels are on the screen, with the text of its entry.
 Under Xvfb with openbox, on a session bus of its own; needs what scripts/install-test-packages.sh installs.
 """
 
@@ -72,7 +72,7 @@ def run_peer() -> None:
 
 
 class Screen:
-    """What of a window is to be seen."""
+    """Looks at the pixels of windows."""
 
     def __init__(self, display: str) -> None:
         self._display = Display(display)
@@ -80,7 +80,7 @@ class Screen:
         self._windows: dict[str, Any] = {}
 
     def learn(self, title: str) -> None:
-        """Remember the window called ``title``, which is shown now."""
+        """Remember the window called ``title``, which must be shown now."""
         shown = eventually(lambda: self._hands.windows().get(title), f"the window {title!r}")
         self._windows[title] = self._display.create_resource_object("window", shown.id)
 
@@ -95,13 +95,13 @@ class Screen:
         return len({row[at : at + 3] for at in range(0, len(row), 4)}) > TEXT_COLOURS
 
     def wait(self, title: str, *, drawn: bool) -> None:
-        """Until the window is drawn, or gone."""
+        """Wait until the window is drawn, or gone."""
         deadline = time.perf_counter() + LATEST_S
         while self.drawn(title) != drawn:
             if time.perf_counter() > deadline:
                 raise TimeoutError(f"{title!r} was not {'drawn' if drawn else 'hidden'} within {LATEST_S:g} s")
             time.sleep(POLL_S)
-        if not drawn:  # The window manager may still be at it, and takes a window that comes back meanwhile for gone.
+        if not drawn:  # The window manager may still be hiding it; if it came back now, it would be hidden again.
             eventually(lambda: title not in self._hands.windows(), f"{title!r} is hidden")
 
 
@@ -143,7 +143,7 @@ def command_of(application: str, environment: dict[str, str]) -> Callable[[], ob
 
 
 def bench(environment: dict[str, str], rounds: int) -> None:
-    """Both ways, ours and the peer's in turns."""
+    """Measure both ways, ours and the peer's in turns."""
     display = environment["DISPLAY"]
     screen, hands = Screen(display), Hands(display)
     print("| from | overlay p50 ms | p95 ms | bare GTK 4 window p50 ms | ratio |")

@@ -109,7 +109,7 @@ def components(subject: Subject, device: torch.device, dtype: torch.dtype, *, ti
 
 
 def filled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    """``module``, made without memory, with small random weights in RAM, drawn on ``device``, which is quick."""
+    """``module``, made without memory, with small random weights in RAM, generated on ``device``, which is quick."""
     generator = torch.Generator(device).manual_seed(0)
     made: dict[int, torch.nn.Parameter] = {}
     for part in module.modules():

@@ -1,7 +1,7 @@
-"""`make soak`: jobs from both doors while processes are killed at random, by a schedule that a seed repeats.
+"""`make soak`: jobs over REST and NATS while processes are killed at random, by a schedule that a seed repeats.
 
-At the end every accepted job is looked at. Lost: it has no final state. Doubled: its end was told twice. Untrue: it is
-done without its image or with another's, or it failed without a death to blame. All must be zero.
+At the end every accepted job is checked. Lost: it has no final state. Doubled: its end was reported twice. Untrue: it
+is done without its image or with another job's, or it failed although nothing was killed. All must be zero.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from bridge.service.installer import pinned_installation
 from bridge.settings import Settings
 from tests.faults.cluster import MODE, Cluster
 
-DOORS = ("REST", "NATS")
+APIS = ("REST", "NATS")
 KILLED = ("worker", "gateway", "nats", "comfyui")
 DEATHS = ("worker_died", "comfyui_unavailable")
-"""Causes that a killed process explains."""
+"""Error codes that a killed process explains."""
 IN_FLIGHT = 24
 REPLY_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 600.0
@@ -75,7 +75,7 @@ class Soak:
         self._session = session
         self._nc = nc
         self._dice = random.Random(seed)
-        self._told: Counter[str] = Counter()
+        self._ends: Counter[str] = Counter()
 
     async def run(self, jobs: int, kills: int, say: Callable[[str], None]) -> Outcome:
         outcome = Outcome(jobs)
@@ -91,7 +91,7 @@ class Soak:
 
         async def one(job_id: str, color: int) -> None:
             async with free:
-                await self._submit(job_id, color, DOORS[color % 2])
+                await self._submit(job_id, color, APIS[color % 2])
                 self._accepted += 1
 
         await asyncio.gather(*(one(job_id, color) for job_id, color in ids.items()))
@@ -100,13 +100,13 @@ class Soak:
         deadline = time.monotonic() + END_TIMEOUT_S
         await asyncio.gather(*(self._judge(job_id, color, free, deadline, outcome) for job_id, color in ids.items()))
         outcome.doubled = [
-            f"{job_id}: its end was told {count} times" for job_id, count in self._told.items() if count > 1
+            f"{job_id}: its end was reported {count} times" for job_id, count in self._ends.items() if count > 1
         ]
         outcome.seconds = time.monotonic() - began
         return outcome
 
     async def _on_result(self, msg: Msg) -> None:
-        self._told[json.loads(msg.data)["job_id"]] += 1
+        self._ends[json.loads(msg.data)["job_id"]] += 1
 
     async def _kill(self, schedule: list[tuple[int, str]], outcome: Outcome, say: Callable[[str], None]) -> None:
         for moment, victim in schedule:
@@ -117,11 +117,11 @@ class Soak:
             await asyncio.to_thread(process.restart)
             outcome.kills[victim] += 1
 
-    async def _submit(self, job_id: str, color: int, door: str) -> None:
+    async def _submit(self, job_id: str, color: int, api: str) -> None:
         """Send until it is accepted: 202 from REST; over NATS an answer, which comes after the job is done."""
         body = {"prompt": "x", "mode": MODE, "color": color, "job_id": job_id}
         while True:
-            if door == "REST":
+            if api == "REST":
                 status, _ = await self._rest("POST", "/v1/jobs", json=body)
                 if status == 202:
                     return
@@ -148,7 +148,7 @@ class Soak:
             return 0, b""
 
     async def _judge(self, job_id: str, color: int, free: asyncio.Semaphore, deadline: float, outcome: Outcome) -> None:
-        """Wait for the end of an accepted job, and hold what is told against what is there."""
+        """Wait for the end of an accepted job, and compare what is reported with what is there."""
         async with free:
             while True:
                 status, body = await self._rest("GET", f"/v1/jobs/{job_id}")
@@ -164,8 +164,8 @@ class Soak:
                 status, image = await self._rest("GET", f"/v1/jobs/{job_id}/images/0")
                 if status != 200:
                     outcome.untrue.append(f"{job_id}: done, but its image is answered with HTTP {status}")
-                elif (drawn := _color(image)) != color:
-                    outcome.untrue.append(f"{job_id}: done with the image of job {drawn}, not {color}")
+                elif (found := _color(image)) != color:
+                    outcome.untrue.append(f"{job_id}: done with the image of job {found}, not {color}")
             elif state["status"] == "cancelled" or state["error"]["code"] not in DEATHS or not outcome.kills:
                 outcome.untrue.append(f"{job_id}: {state['status']}: {state['error']}")
 
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--kills", type=int, help="processes killed (one for every 40 jobs)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--stand-in", action="store_true", help="a stand-in for ComfyUI, which starts in no time")
+    parser.add_argument("--stand-in", action="store_true", help="use a stand-in for ComfyUI, which starts at once")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="imagegen-soak-") as folder:
         cluster = Cluster(Path(folder) / "cluster", pinned_installation(Settings.from_environment()))

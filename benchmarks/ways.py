@@ -1,4 +1,4 @@
-"""The ways to have the trivial job done: ComfyUI's own API, and each door of the bridge."""
+"""The ways to run the trivial job: ComfyUI's own API, and each API of the bridge."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def post(session: aiohttp.ClientSession, url: str, client: str, prompt_id:
 
 
 def ended(message: aiohttp.WSMessage) -> str:
-    """The id of the prompt whose end a frame tells; empty for other frames."""
+    """The id of the prompt whose end a frame reports; empty for other frames."""
     if message.type is aiohttp.WSMsgType.TEXT:
         event = json.loads(message.data)
         if event["type"] == "executing" and event["data"]["node"] is None:

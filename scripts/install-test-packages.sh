@@ -2,8 +2,15 @@
 # Installs the Debian packages that tests need and that are missing. With nothing missing it does nothing, as anyone.
 set -euo pipefail
 
+python=$(command -v "$(dirname "$0")/../.venv/bin/python" python3 | head -n 1) # the Python that runs the tests
+read -r version headers < <("$python" -c 'import sys, sysconfig
+print("%d.%d" % sys.version_info[:2], sysconfig.get_path("include"))')
+
 # program or file that must exist, and the package that brings it
 programs=(
+  "curl:curl"                        # the examples of the docs
+  "openssl:openssl"                  # the certificates of the tests of TLS
+  "g++:g++"                          # what torch.compile compiles with
   "chromium:chromium"                # the editor tests and the workflow export
   "Xvfb:xvfb"                        # the overlay's screen
   "dbus-daemon:dbus"                 # its session bus
@@ -17,6 +24,8 @@ programs=(
   "xgettext:gettext"                 # the template of translations
 )
 files=(
+  "$headers/Python.h:python$version-dev" # what torch.compile writes includes it
+  "/usr/lib/*/libatomic.so.1:libatomic1" # Playwright's node
   "/usr/lib/python3/dist-packages/gi:python3-gi"
   "/usr/lib/*/girepository-1.0/Gtk-4.0.typelib:gir1.2-gtk-4.0"
   "/usr/lib/*/girepository-1.0/Adw-1.typelib:gir1.2-adw-1"

@@ -13,7 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 SHARED_PROCESSES = ("service", "overlay", "faults", "bridge_process")
 """Folders whose tests share processes that take long to start: each runs on one worker, the longest begins first."""
-ORDER = (*SHARED_PROCESSES, "starter", "pack", "bridge")
+ORDER = (*SHARED_PROCESSES, "benchmarks", "starter", "pack", "bridge")
 """The folders with the longest files first: no worker is left with a long one when the other has nothing more to do."""
 
 

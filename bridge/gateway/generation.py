@@ -109,7 +109,7 @@ class Generation:
         """
         job = accepted.job
         with self.queue.listen(job.job_id, ends_only=True) as events:
-            state = job if isinstance(job, JobState) else await self.queue.submit(job, waits=True)
+            state = job if isinstance(job, JobState) else await self.queue.submit(job)
             if not state.status.final:
                 state = await self._wait(job.job_id, events)
         if state.status is JobStatus.FAILED and state.error:

@@ -12,7 +12,7 @@ from bridge.modes.images_in import BadImage, InputImage, JobImage
 from bridge.modes.library import Mode
 from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
 
-KIND_NAMES = {ParameterKind.IMAGE: "image", ParameterKind.FILE: "file"}
+KIND_NAMES = {ParameterKind.IMAGE: "an image", ParameterKind.FILE: "a file"}
 """What error messages call the value of a parameter."""
 
 
@@ -66,7 +66,7 @@ class Uploads:
             try:
                 return await self._queue.inputs.get(given)
             except ImageExpired as error:
-                raise BadImage(f"{given.name} is a {wanted} that is no longer kept: send it again") from error
+                raise BadImage(f"{given.name} is not {wanted} that is still kept: send it again") from error
         data = images_in.read_text(value, wanted)
         return await self._image_of(data) if isinstance(data, JobImage) else data
 

@@ -24,7 +24,7 @@ POLL_S = 0.3
 Say = Callable[[str], None]
 
 
-async def run_demo(settings: Settings, prompt: str, *, model: str, out: Path | None, say: Say = print) -> int:
+async def run_demo(settings: Settings, prompt: str, *, model: str, out: Path | None, say: Say) -> int:
     """Generate one image with `imagegen generate`, which prints its path. Returns its exit code."""
     async with _service(settings, say) as url:
         arguments = [prompt, "--model", model, *(["--out", str(out)] if out else [])]

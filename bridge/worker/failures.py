@@ -1,4 +1,4 @@
-"""What ComfyUI says when a graph fails, turned into a cause and a remedy."""
+"""Turns the error with which a job failed into one that a caller can act on: a code, a cause and a remedy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PACK_ERRORS = {
     "OutOfMemory": "out_of_memory",
     "OutOfMemoryError": "out_of_memory",
 }
-"""Our code by the class of the exception; the pack's messages say the remedy themselves."""
+"""Our error code for each class of exception. The pack's own messages already name a remedy."""
 DISK_FULL_SIGNS = ("[Errno 28]", "No space left on device")
 OUT_OF_MEMORY_REMEDY = "choose a smaller size, fewer images or a leaner offload, or close what else uses the GPU"
 
 
-def describe(error: Exception, graph: Graph) -> ErrorBody:
-    """The body of the error with which a job ends."""
+def error_body(error: Exception, graph: Graph) -> ErrorBody:
+    """The error that a failed job reports. `graph` names the node that failed."""
     match error:
         case BridgeError():
             return error.body()
@@ -41,7 +41,7 @@ def describe(error: Exception, graph: Graph) -> ErrorBody:
             return ErrorBody(code="cancelled", message="the run was interrupted in ComfyUI")
         case JobLost():
             return ErrorBody(
-                code="comfyui_unavailable", message="ComfyUI was restarted again and again before it ran the job"
+                code="comfyui_unavailable", message="ComfyUI restarted again and again before it ran the job"
             )
         case WornOut():
             return ErrorBody(code="worker_died", message=str(error))

@@ -1,4 +1,4 @@
-"""Brings the images and files that a request came with into the worker's ComfyUI, before its graph is queued."""
+"""Uploads the images and files of a request to the worker's ComfyUI, before its graph is queued."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from bridge.comfyui.errors import ComfyUIUnavailable
 from bridge.modes.images_in import stored
 from bridge.modes.library import Mode
 from bridge.modes.parameters import UPLOADS
-from bridge.worker.execution import comfyui_back
+from bridge.worker.patience import comfyui_back
 
 SUBFOLDER = "imagegen"
-"""Of ComfyUI's input folder. They stay for as long as jobs are kept, so that an image dropped on the editor finds what
-it was made from; then `bridge.worker.input_cleaning` has them removed."""
+"""In ComfyUI's input folder. Uploads stay for as long as jobs are kept, so that the editor finds what a dropped image
+was made from; then `bridge.worker.input_cleaning` has them removed."""
 
 
 def upload_names(parameters: Mapping[str, JsonValue], bucket: str) -> list[str]:
-    """What the stored images among the parameters of a job are called in ComfyUI's folder."""
+    """The names that the stored images among a job's parameters have in ComfyUI's folder."""
     return [_upload_name(value, image.name) for value in parameters.values() if (image := stored(value, bucket))]
 
 
 def _upload_name(reference: JsonValue, stored_name: str) -> str:
-    """By content: the digest that the reference ends with."""
+    """A name made of the content: the digest at the end of the reference."""
     return f"{str(reference).rpartition('.')[2][:32]}.{stored_name.rpartition('.')[2]}"
 
 
 async def place(
     queue: JobQueue, comfy: ComfyUI, mode: Mode, parameters: Mapping[str, JsonValue]
 ) -> dict[str, JsonValue]:
-    """The parameters with every stored image replaced by the name that ComfyUI gave it.
+    """Upload every stored image, and return the parameters with the names that ComfyUI gave them.
 
-    It is named by its content, and ComfyUI keeps one file of two that are equal. Raises UnknownJob if the store has
-    lost one, Unavailable, and ComfyUIError.
+    Names come from the content, so ComfyUI keeps one file of two that are equal. Raises ImageExpired if the store has
+    lost an image, Unavailable, and ComfyUIError.
     """
     placed = dict(parameters)
     for name, value in parameters.items():

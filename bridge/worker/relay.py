@@ -1,6 +1,6 @@
-"""Tells what ComfyUI tells of one run, in the terms of the job: phases, bytes, steps, seconds left, previews.
+"""Publishes what ComfyUI reports of one run, in the terms of the job: phases, bytes, steps, seconds left, previews.
 
-What is told is a hint: an event that cannot be told, because the broker is away, must not fail a job that runs.
+These events are hints: one that cannot be published, because the broker is away, must not fail a job that runs.
 """
 
 from __future__ import annotations
@@ -22,23 +22,20 @@ from bridge.modes.graphs import Graph
 
 PREVIEW_INTERVAL_S = 0.25
 PROGRESS_INTERVAL_S = 0.1
-"""Events of one kind are told at most so often; the last of a count is always told."""
-BRIEF_S = 0.02
-"""That a run began is told after so long, or with what follows. A run that is over by then is told of at its end:
-nobody is woken in the middle of it."""
+"""Least time between two progress events of one phase. The last event of a count is always published."""
 SAMPLERS = ("NeuroLuxSample", "NeuroLuxDraw", "KSampler", "SamplerCustom")
-"""Beginnings of the class names of nodes that count denoising steps."""
+"""Prefixes of the class names of nodes that count denoising steps."""
 
 Publish = Callable[[JobEvent], Awaitable[None]]
 
 
 @dataclass
 class Count:
-    """How far something is, and from when on that has been known: what its speed is measured by. Clock: monotonic."""
+    """The first value of a count and its time (monotonic clock), from which its speed is measured."""
 
     first_value: float
     first_at: float
-    told_at: float = 0.0
+    published_at: float = 0.0
 
     def rate(self, value: float, now: float) -> float | None:
         """Units a second; None until two values are known."""
@@ -47,9 +44,9 @@ class Count:
 
 
 class Relay:
-    """Use as `async with Relay(…) as relay`, and give every event to `take`; on the way out all have been told.
+    """Use as `async with Relay(…) as relay`, and give every event to `take`. On leaving, all have been published.
 
-    `watched` says whether anybody looks at previews.
+    `watched` returns whether anybody looks at previews.
     """
 
     def __init__(
@@ -67,23 +64,19 @@ class Relay:
         self._watched = watched
         self._clock = clock
         self._pending: asyncio.Queue[JobEvent | None] = asyncio.Queue()
-        self._starting: asyncio.TimerHandle | None = None
-        self.brief = False
-        """The run began, and was over before that was told."""
         self._counts: dict[tuple[str, str, float | None], Count] = {}
+        self._bytes: dict[str, float] = {}
+        """By node: the size of what it loads. Its own bar, which counts the same bytes, is no phase of its own."""
         self._node = ""
         self._preview_at: float | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._tell_all())
+        self._task = asyncio.create_task(self._publish_all())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._starting is not None:
-            self._starting.cancel()
-            self.brief = True
         self._pending.put_nowait(None)
         await self._task
 
@@ -91,11 +84,13 @@ class Relay:
         """Take one event of the run; never waits."""
         match event:
             case Started():
-                self._starting = asyncio.get_running_loop().call_later(BRIEF_S, self._tell_started)
+                self._pending.put_nowait(JobEvent(type="started", job_id=self._job_id))
             case NodeStarted(node):
                 self._node = node
             case Progress(node, value, maximum):
                 node = node or self._node
+                if maximum == self._bytes.get(node):
+                    return
                 phase = "sample" if self._class_of(node).startswith(SAMPLERS) else self._title(node)
                 self._count(phase, node, value, maximum, key=phase)
             case Loading(node, _, value, maximum):
@@ -118,12 +113,14 @@ class Relay:
     ) -> None:
         now = self._clock()
         last = maximum is not None and value >= maximum
+        if in_bytes and maximum is not None:
+            self._bytes[node] = maximum
         count = self._counts.get((node, key, maximum))
         if count is None or value < count.first_value:
             count = self._counts[(node, key, maximum)] = Count(value, now)
-        elif now - count.told_at < PROGRESS_INTERVAL_S and not last:
+        elif now - count.published_at < PROGRESS_INTERVAL_S and not last:
             return
-        count.told_at = now
+        count.published_at = now
         rate = rate or count.rate(value, now)
         left = (maximum - value) / rate if maximum is not None and rate else None
         event = JobEvent(
@@ -138,7 +135,7 @@ class Relay:
             total_bytes=int(maximum) if in_bytes and maximum is not None else None,
             bytes_per_second=round(rate, 1) if in_bytes and rate else None,
         )
-        self._tell(event)
+        self._pending.put_nowait(event)
 
     def _preview(self, event: Preview) -> None:
         now = self._clock()
@@ -146,19 +143,10 @@ class Relay:
             return
         self._preview_at = now
         encoded = base64.b64encode(event.image).decode()
-        self._tell(JobEvent(type="preview", job_id=self._job_id, image_b64=encoded, mime=event.mime))
+        preview = JobEvent(type="preview", job_id=self._job_id, image_b64=encoded, mime=event.mime)
+        self._pending.put_nowait(preview)
 
-    def _tell(self, event: JobEvent) -> None:
-        self._tell_started()
-        self._pending.put_nowait(event)
-
-    def _tell_started(self) -> None:
-        if self._starting is not None:
-            self._starting.cancel()
-            self._starting = None
-            self._pending.put_nowait(JobEvent(type="started", job_id=self._job_id))
-
-    async def _tell_all(self) -> None:
+    async def _publish_all(self) -> None:
         while (event := await self._pending.get()) is not None:
             with contextlib.suppress(Unavailable, ComfyUIError, *BROKER_ERRORS):
                 await self._publish(event)

@@ -1,4 +1,4 @@
-"""What a worker says of itself and of its ComfyUI: whether jobs can run there, which models it holds, its heartbeat."""
+"""What a worker reports about itself and its ComfyUI: whether jobs can run there, its loaded models, its heartbeat."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.pack import model_info, require_nodes
 from bridge.contract import BridgeError, ModelInfoResponse, Unavailable, WorkerStatus
-from bridge.worker.execution import comfyui_ready
+from bridge.worker.patience import comfyui_ready
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN_S = 2.0
-"""How often a ComfyUI without the pack's nodes is asked whether it has been started again with them."""
+RECHECK_S = 2.0
+"""How often to check whether a ComfyUI without the pack's nodes has been restarted with them."""
 
 
 class WorkerReport:
-    """The present state of one worker's ComfyUI, as it was seen last."""
+    """The state of one worker's ComfyUI, as last seen."""
 
     def __init__(self, queue: JobQueue, comfy: ComfyUI, worker_id: str) -> None:
         self.loaded: set[str] = set()
-        """Models that lie in ComfyUI's memory."""
+        """Models that ComfyUI has in memory."""
         self.redeliveries = 0
         self._queue = queue
         self._comfy = comfy
@@ -38,7 +38,8 @@ class WorkerReport:
         self._info: ModelInfoResponse | None = None
         self._started_at = time.time()
         self._checked: int | None = None
-        """The websocket (counted) at which ComfyUI had the pack's nodes: they are loaded before it serves."""
+        """The number of the websocket connection on which ComfyUI had the pack's nodes. ComfyUI loads nodes only at its
+        start, so one check per connection is enough."""
 
     @property
     def usable(self) -> bool:
@@ -46,8 +47,8 @@ class WorkerReport:
         return self._comfy.connected and self._checked == self._comfy.reconnects
 
     async def wait_usable(self) -> None:
-        """Wait for a ComfyUI that answers and has the pack's nodes: in any other a job would fail without a need."""
-        told = False
+        """Wait for a ComfyUI that answers and has the pack's nodes: on any other, a job would fail needlessly."""
+        logged = False
         while True:
             await comfyui_ready(self._comfy)
             if self._checked == (connection := self._comfy.reconnects):
@@ -57,14 +58,14 @@ class WorkerReport:
                 self._checked = connection
                 return
             except Unavailable as error:
-                if not told:
+                if not logged:
                     log.error("no jobs are taken: %s", error.message)
-                    told = True
+                    logged = True
             except ComfyUIError as error:
-                log.debug("ComfyUI went away while its nodes were looked at: %s", error)
-            await asyncio.sleep(LOOK_AGAIN_S)
+                log.debug("ComfyUI went away while its nodes were checked: %s", error)
+            await asyncio.sleep(RECHECK_S)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Ask ComfyUI for its models."""
         connection = self._comfy.reconnects
         try:
@@ -74,8 +75,8 @@ class WorkerReport:
         except BridgeError:
             self.loaded = set()
 
-    async def tell(self, running: Iterable[str]) -> None:
-        """The heartbeat: how this worker is, and which jobs it holds."""
+    async def publish(self, running: Iterable[str]) -> None:
+        """Publish the heartbeat: the state of this worker and the jobs that it holds."""
         info = self._info
         status = WorkerStatus(
             worker_id=self._worker_id,
@@ -95,6 +96,6 @@ class WorkerReport:
             )
 
     async def answer_model_info(self, msg: Msg) -> None:
-        """Reply with what ComfyUI says of its models now."""
+        """Reply with the models that ComfyUI reports now."""
         if msg.reply:
             await msg.respond(await answer_of(model_info(self._comfy), "model_info"))

@@ -1,4 +1,7 @@
-"""The worker: takes jobs from the queue, runs each on its one ComfyUI, reports, and only then acknowledges."""
+"""The worker: takes jobs from the queue and gives each to an `Execution` on its one ComfyUI.
+
+A delivery is acknowledged only after the job's final state is at the broker. `bridge.worker.held_job` has the states.
+"""
 
 from __future__ import annotations
 
@@ -20,38 +23,36 @@ from pydantic import ValidationError
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject
-from bridge.broker.jobs import HEARTBEAT_S, WATCH_S, JobQueue, StoredState
+from bridge.broker.jobs import HEARTBEAT_S, WATCH_S, JobQueue
 from bridge.comfyui.client import ComfyUI
-from bridge.comfyui.errors import ComfyUIError, Interrupted
-from bridge.contract import BridgeError, ErrorBody, Job, JobKind, JobState, JobStatus, Unavailable
-from bridge.modes.graphs import load_graph
+from bridge.comfyui.errors import ComfyUIError
+from bridge.contract import BridgeError, ErrorBody, Job, JobStatus
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
 from bridge.stopping import stop
 from bridge.worker import inputs
-from bridge.worker.execution import Execution, Held, Released, insist
-from bridge.worker.failures import describe
+from bridge.worker.execution import Execution, Outcome, Workplace
+from bridge.worker.held_job import HeldJob, State
 from bridge.worker.input_cleaning import InputCleaner
 from bridge.worker.offers import answer_options
+from bridge.worker.patience import insist
 from bridge.worker.plans import answer_plan
+from bridge.worker.record import JobRecord
 from bridge.worker.report import WorkerReport
 
 log = logging.getLogger(__name__)
 
 MAX_SLOTS = 8
-"""Jobs in ComfyUI at once, at most: while one runs, the next ones lie ready, so that the device is never idle."""
+"""Most jobs in ComfyUI at once: while one runs, the next ones wait there, so that the device is never idle."""
 AHEAD_S = 0.3
-"""How much work shall lie ready. A job that runs for longer is alone: the turnover is nothing to it, and the next one
-is better off in the queue, where any worker can take it."""
+"""How many seconds of work may wait in ComfyUI. A job that runs for longer is alone there: its turnover cost is
+negligible, and the next job is better off in the queue, where any worker can take it."""
 RELEASE_AFTER_S = 2.0
-"""A job that waits here for so long goes back to the queue when another worker has nothing to do."""
+"""A job that has waited in ComfyUI this long goes back to the queue when another worker is idle."""
 MAX_HELD = MAX_SLOTS + 8
-"""With those that are drawn and whose images are on their way to the store."""
+"""Most jobs on this worker, with those whose images are on their way to the store."""
 MAX_DELIVERIES = 20
-"""A job that was handed out so often and never began is not worth another."""
-FRESH_S = 0.25
-"""A job that was submitted so short a time ago is begun while its state is still being read: hardly anybody can have
-cancelled it, and whoever has gets it stopped."""
+"""A job that was delivered this often without a start has failed."""
 FETCH_WAIT_S = 5.0
 RETRY_S = 1.0
 
@@ -63,14 +64,14 @@ class Worker:
         self.worker_id = worker_id
         self._queue = queue
         self._comfy = comfy
-        self._modes = modes
         self._roster = Roster(queue.nc, queue.names)
         self._report = WorkerReport(queue, comfy, worker_id)
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldJob] = {}
         self._cleaner = InputCleaner(comfy, queue.retention, self._uploads)
+        self._place = Workplace(queue, comfy, modes, self._cleaner, self._is_watched)
         self._watched: dict[str, float] = {}  # until when (monotonic) somebody looks at the previews of a job
         self._changed = asyncio.Event()
-        self._run_seconds = AHEAD_S  # of late, in ComfyUI
+        self._run_seconds = AHEAD_S  # a recent average, in ComfyUI
         self._shorter = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -96,7 +97,7 @@ class Worker:
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     async def _serve(self, number: int) -> None:
-        """One slot. Those beyond the first serve only while jobs are short."""
+        """Serve one slot. Slots beyond the first take jobs only while jobs are short."""
         subscription = None
         while True:
             try:
@@ -110,19 +111,19 @@ class Worker:
             except NatsTimeout:
                 continue
             except (BridgeError, *BROKER_ERRORS) as error:
-                log.warning("the queue is out of reach: %s", error or type(error).__name__)
+                log.warning("the queue cannot be reached: %s", error or type(error).__name__)
                 subscription = None
                 await asyncio.sleep(RETRY_S)
                 continue
             await self._take(msg)
 
     async def _take(self, msg: Msg) -> None:
-        """Begin with a job; come back when ComfyUI is through with it and there is room for another."""
-        drawn = asyncio.Event()
-        task = self._spawn(self._handle(msg, drawn))
-        through = asyncio.create_task(drawn.wait())
-        await asyncio.wait({task, through}, return_when=asyncio.FIRST_COMPLETED)
-        through.cancel()
+        """Start a job, and return when ComfyUI is done with it and this worker can hold another."""
+        free = asyncio.Event()
+        task = self._spawn(self._handle(msg, free))
+        freed = asyncio.create_task(free.wait())
+        await asyncio.wait({task, freed}, return_when=asyncio.FIRST_COMPLETED)
+        freed.cancel()
         if len(self._held) >= MAX_HELD:
             await asyncio.wait({task})
 
@@ -132,8 +133,8 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _handle(self, msg: Msg, drawn: asyncio.Event, *, handed: bool = False) -> None:
-        """One delivery, whatever becomes of it."""
+    async def _handle(self, msg: Msg, free: asyncio.Event, *, handed: bool = False) -> None:
+        """Handle one delivery. It is left alone on every error, so that the broker delivers the job again."""
         try:
             job = Job.model_validate_json(msg.data)
             logs.bind(job_id=job.job_id)  # This task is about nothing else.
@@ -141,18 +142,13 @@ class Worker:
             if msg.metadata.num_delivered > 1:
                 self._report.redeliveries += 1
                 log.info("job delivered again", extra=logs.fields(deliveries=msg.metadata.num_delivered))
-            alive = self._spawn(self._keep(msg, job.job_id))
+            alive = self._spawn(self._keep_alive(msg, job.job_id))
             try:
                 if not handed and await self._hand_over(msg, job):
                     return
-                delivery = await self._see_through(msg, job, drawn)
+                await self._see_through(msg, job, free)
             finally:
                 alive.cancel()
-            if delivery is not None:
-                await delivery.ack()
-        except Released:
-            with contextlib.suppress(*BROKER_ERRORS):
-                await msg.nak()
         except ValidationError as error:
             log.error("a job that this version cannot read is left to others: %s", logs.what_failed(error))
             await asyncio.sleep(RETRY_S)
@@ -161,137 +157,66 @@ class Worker:
             await asyncio.sleep(RETRY_S)
 
     async def _hand_over(self, msg: Msg, job: Job) -> bool:
-        """Give a job to a worker that holds its model, if we do not and there is one."""
+        """Give a job to a worker that has its model loaded, if this one has not and there is one."""
         if job.model is None or job.model in self._report.loaded or msg.metadata.num_delivered > 1:
             return False
         return await self._roster.hand_over(msg, job.model, own_id=self.worker_id)
 
-    async def _keep(self, msg: Msg, job_id: str) -> None:
-        """Tell the broker that the job is in good hands."""
+    async def _keep_alive(self, msg: Msg, job_id: str) -> None:
+        """Report to the broker, every few seconds, that this worker has the job."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             held = self._held.get(job_id)
             with contextlib.suppress(*BROKER_ERRORS):
-                await (held.msg if held else msg).in_progress()
+                await (held.delivery if held else msg).in_progress()
 
-    async def _see_through(self, msg: Msg, job: Job, drawn: asyncio.Event) -> Msg | None:
-        """Take a job to its end. Returns the delivery to acknowledge; None if the job is in our hands already."""
-        first = msg.metadata.num_delivered == 1
-        if first and job.job_id not in self._held and abs(time.time() - job.submitted_at) < FRESH_S:
-            held = Held(job, msg, StoredState(JobState.queued(job), 0), redelivered=False, drawn=drawn)
-            held.look = self._spawn(self._look(held))
-        else:
-            stored = await self._queue.begin(job)
-            if stored.state.status.final:
-                await insist(lambda: self._queue.end_callback(job))
-                return msg
-            if (known := self._held.get(job.job_id)) is not None:
-                known.msg = msg  # The broker was away, and took our silence for death.
-                return None
-            held = Held(
-                job, msg, stored, redelivered=not first or stored.state.status is JobStatus.RUNNING, drawn=drawn
-            )
-            held.cancelled = stored.state.cancel_requested
+    async def _see_through(self, msg: Msg, job: Job, free: asyncio.Event) -> None:
+        """Take a job to its end, then acknowledge it or give it back."""
+        record = await JobRecord.open(self._queue, job, self.worker_id)
+        if record.state.status.final:
+            await insist(lambda: self._queue.end_callback(job))
+            await msg.ack()
+            return
+        if (known := self._held.get(job.job_id)) is not None:
+            known.delivered_again(msg)
+            return
+        held = HeldJob(
+            job,
+            msg,
+            redelivered=msg.metadata.num_delivered > 1 or record.state.status is JobStatus.RUNNING,
+            cancelled=record.state.cancel_requested,
+            changed=lambda held: self._on_change(held, free),
+        )
         self._held[job.job_id] = held
         self._changed.set()
         try:
+            execution = Execution(self._place, held, record)
             if msg.metadata.num_delivered > MAX_DELIVERIES:
-                cause = f"the job was given to workers {MAX_DELIVERIES} times and none got to its end"
-                await self._end(held, JobStatus.FAILED, error=ErrorBody(code="worker_died", message=cause))
+                cause = f"the job was given to workers {MAX_DELIVERIES} times and none finished it"
+                await execution.end(Outcome.failed(ErrorBody(code="worker_died", message=cause)))
             else:
-                await self._run(held)
-            await insist(lambda: self._queue.end_callback(job))
-            return held.msg
+                await execution.run()
+            if held.state is State.ENDED:
+                await insist(lambda: self._queue.end_callback(job))
         finally:
-            if held.look is not None:
-                held.look.cancel()
             del self._held[job.job_id]
             self._changed.set()
+        if held.state is State.ENDED:
+            await held.delivery.ack()
+        elif held.state is State.RELEASED:
+            with contextlib.suppress(*BROKER_ERRORS):
+                await held.delivery.nak()
 
-    async def _look(self, held: Held) -> None:
-        """Read the state of a job that has been begun meanwhile."""
-        held.stored = await insist(lambda: self._queue.begin(held.job))
-        if held.stored.state.status.final or held.stored.state.cancel_requested:
-            held.cancelled = True
-            with contextlib.suppress(ComfyUIError):
-                await self._comfy.cancel(held.job.job_id)
-
-    async def _run(self, held: Held) -> None:
-        job = held.job
-        execution = Execution(
-            self._comfy, self._queue, held, self.worker_id, watched=lambda: self._is_watched(job.job_id)
-        )
-        try:
-            workflow = await self._bind(held)
-            result = await execution.run(workflow)
-            held.drawn.set()
-            self._run_seconds = 0.8 * self._run_seconds + 0.2 * held.run_seconds()
+    def _on_change(self, held: HeldJob, free: asyncio.Event) -> None:
+        """A job moved on. `free`: its slot may take the next one."""
+        if held.state is State.COLLECTING:
+            run_seconds = held.start.elapsed_s if held.start else 0.0
+            self._run_seconds = 0.8 * self._run_seconds + 0.2 * run_seconds
             self._shorter.set()
-            if job.model is not None:
-                self._report.loaded.add(job.model)
-            if job.kind is JobKind.LOAD:
-                await self._end(held, JobStatus.DONE, loaded=result.first("loaded"))
-            else:
-                image_format, images = await execution.collect(result)
-                warnings = [*job.warnings, *result.texts("warnings")]
-                await self._end(held, JobStatus.DONE, image_format=image_format, images=images, warnings=warnings)
-        except Interrupted as error:
-            if held.released and not held.cancelled:
-                raise Released from error
-            if held.cancelled and held.stored.state.attempts and held.redelivered:
-                await self._comfy.cancel(job.job_id)
-            cause = "the job was cancelled" if held.cancelled else "the job was stopped in ComfyUI"
-            body = ErrorBody(code="cancelled", message=cause)
-            await self._end(held, JobStatus.CANCELLED, error=body)
-        except Unavailable:
-            raise  # The broker is away for long: neither done nor failed, but to be delivered again.
-        except (ComfyUIError, BridgeError) as error:
-            await self._end(held, JobStatus.FAILED, error=describe(error, held.graph))
-        except Exception as error:
-            # The barrier of this slot: whatever goes wrong in one job is told to its caller and ends there.
-            log.exception("job %s failed", job.job_id)
-            await self._end(held, JobStatus.FAILED, error=describe(error, held.graph))
-        finally:
-            await execution.close()
-
-    async def _bind(self, held: Held) -> dict | None:
-        """Set the job's graph; returns its editor format."""
-        if held.job.kind is JobKind.LOAD:
-            held.graph = load_graph(held.job.model or "")
-            return None
-        held.mode = self._modes.get(held.job.mode)
-        await self._cleaner.resting()
-        values = await inputs.place(self._queue, self._comfy, held.mode, held.job.parameters)
-        held.graph, workflow = held.mode.bind(values)
-        return workflow or None  # A mode may be in API format only.
-
-    async def _end(self, held: Held, status: JobStatus, **changes: object) -> None:
-        """Write the final state, unless somebody has written one already, and tell it."""
-        held.drawn.set()
-        finished_at = held.ended_at()
-        await held.looked()
-        stored = held.stored
-        while not stored.state.status.final:
-            state = stored.state
-            started_at = held.started_at or state.started_at or finished_at
-            attempts = max(state.attempts, held.started_at is not None)  # one that was too short to be noted
-            ended = state.moved(
-                status,
-                attempts=attempts,
-                started_at=started_at,
-                finished_at=finished_at,
-                worker=self.worker_id,
-                **changes,
-            )
-            if await self._wrote(ended, stored.revision):
-                await self._queue.announce(ended, began=held.brief)
-                return
-            stored = await insist(lambda: self._queue.stored_state(held.job.job_id))
-            if stored.state == ended:  # It was written, only the answer was lost.
-                await self._queue.announce(ended, began=held.brief)
-
-    async def _wrote(self, state: JobState, revision: int) -> bool:
-        return await insist(lambda: self._queue.advance(StoredState(state, revision))) is not None
+            if held.job.model is not None:
+                self._report.loaded.add(held.job.model)
+        if not held.state.occupies_comfyui:
+            free.set()
 
     # -- what others ask ---------------------------------------------------------------------------------------------
 
@@ -299,8 +224,8 @@ class Worker:
         held = self._held.get(msg.subject.rpartition(".")[2])
         if held is None:
             return
-        held.cancelled = True
-        with contextlib.suppress(ComfyUIError):  # One that is away has lost the run; `Execution` sees the wish then.
+        held.ask_to_cancel()
+        with contextlib.suppress(ComfyUIError):  # A ComfyUI that is away has lost the run, and it is not sent again.
             await self._comfy.cancel(held.job.job_id)
         if msg.reply:
             await msg.respond(b"")
@@ -314,8 +239,8 @@ class Worker:
         return self._watched.get(job_id, 0.0) > time.monotonic()
 
     async def _on_offer(self, msg: Msg) -> None:
-        """Another worker offers a job whose model lies in our memory."""
-        ahead = sum(not held.drawn.is_set() for held in self._held.values())
+        """Another worker offers a job whose model is loaded here."""
+        ahead = sum(held.state.occupies_comfyui for held in self._held.values())
         free = self._report.usable and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
         if free:
             self._spawn(self._handle(handed_over(self._queue.nc, msg), asyncio.Event(), handed=True))
@@ -326,32 +251,30 @@ class Worker:
         return [name for held in self._held.values() for name in inputs.upload_names(held.job.parameters, bucket)]
 
     async def _on_roll_call(self, _: Msg) -> None:
-        """A gateway has just started: it is told of this worker, and how far its jobs are."""
-        await self._report.tell(self._held)
+        """A gateway has just started: report this worker to it, and the progress of its jobs."""
+        await self._report.publish(self._held)
         with contextlib.suppress(*BROKER_ERRORS):
             for event in [held.progress for held in self._held.values() if held.progress is not None]:
                 await self._queue.publish(event)
 
     async def _beat(self) -> None:
-        """The heartbeat, and one at every change."""
+        """Publish the heartbeat, now and then and at every change."""
         read_at = None
         while True:
             if read_at is None or time.monotonic() - read_at >= STATUS_INTERVAL_S:
-                await self._report.look()
+                await self._report.refresh()
                 read_at = time.monotonic()
-            await self._report.tell(self._held)
+            await self._report.publish(self._held)
             await self._release()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RELEASE_AFTER_S if self._held else STATUS_INTERVAL_S)
-                await asyncio.sleep(0.2)  # Changes come in crowds.
+                await asyncio.sleep(0.2)  # Changes come in bursts.
 
     async def _release(self) -> None:
-        """Give back what waits behind a long job while another worker is idle."""
-        now = time.monotonic()
+        """Give back the jobs that wait behind a long one while another worker is idle."""
         for held in list(self._held.values()):
-            if held.waits and now - held.held_since > RELEASE_AFTER_S and self._roster.idle(but=self.worker_id):
-                held.released = True
+            if held.held_s > RELEASE_AFTER_S and self._roster.idle(but=self.worker_id) and held.ask_to_release():
                 with contextlib.suppress(ComfyUIError):
                     await self._comfy.cancel(held.job.job_id)
 

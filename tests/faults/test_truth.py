@@ -19,7 +19,7 @@ from PIL import Image
 
 from bridge.broker.connection import connect, subscribed
 from bridge.broker.jobs import JobQueue
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.comfyui.client import ComfyUI
 from bridge.contract import Job, JobEvent, JobKind, JobStatus
 from bridge.gateway.cancellation import cancel
@@ -151,7 +151,7 @@ def work(submitted_at: float, **parameters: object) -> Job:
 
 
 async def test_a_job_that_was_cancelled_a_moment_ago_is_not_drawn(cluster: Cluster, nc: Client) -> None:
-    """The worker begins with a job that is so young before it has read its state."""
+    """The worker reads the state of a job before it starts, however young the job is."""
     small = Retention(jobs_bytes=2**24, images_bytes=2**25)  # beside those of the cluster on one server
     queue = await JobQueue.open(nc, max_pending=4, names=Names("young"), retention=small)
     job = work(time.time() + 0.2, steps=50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,9 @@ def test_generate_saves_the_image_and_never_overwrites(imagegen, tmp_path: Path)
     assert again.stdout.strip() == f"a-cute-cat-{DEFAULT_MODEL}-5 (2).png"
     assert again.stderr == ""
     assert "128x96, seed 5, 2 steps" in first.stderr
-    assert "2/2" in first.stderr
+    assert "drawing: 2/2\n" in first.stderr
+    assert "\r" not in first.stderr
+    assert not re.search(r"\d{6}|\de\+\d", first.stderr), "sizes are told in MB"
     with Image.open(tmp_path / first.stdout.strip()) as image:
         assert image.size == (128, 96)
 

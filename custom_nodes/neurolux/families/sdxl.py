@@ -53,6 +53,8 @@ SCHEDULE: dict[str, Any] = {
 """Settings of EulerDiscreteScheduler."""
 SCALING = 0.13025
 TOKENS = 77
+OTHER_TEXT_WIDTHS = {768, 1024}
+"""Of the text that Stable Diffusion 1 and 2 attend to."""
 LIGHTNING_STEPS = (1, 2, 4, 8)
 LIGHTNING_NAME = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 
@@ -145,7 +147,7 @@ def lightning(model: Model, steps: int) -> Model:
 def detect_lora(header: Shapes) -> Detected | None:
     """Recognize a LoRA for a UNet whose text width is neither that of Stable Diffusion 1 nor that of 2."""
     widths = unet.lora_widths(header)
-    return Detected("sdxl") if widths is not None and not widths & {768, 1024} else None
+    return Detected("sdxl") if widths is not None and not widths & OTHER_TEXT_WIDTHS else None
 
 
 # ControlNets

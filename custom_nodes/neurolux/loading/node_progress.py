@@ -16,7 +16,10 @@ LOADING_EVENT = "neurolux.loading"
 
 
 class NodeReporter(LoadReporter):
-    """Reports during one node's execution. ComfyUI's bar raises when the user interrupts, which stops the transfer."""
+    """Reports during one node's execution. ComfyUI's bar raises when the user interrupts, which stops the transfer.
+
+    The bar comes after the pack's own message: from that message the bridge knows that the bar counts bytes.
+    """
 
     def __init__(self) -> None:
         context = get_executing_context()
@@ -29,7 +32,6 @@ class NodeReporter(LoadReporter):
         finished = transfer.done >= transfer.total
         if not self._throttle.due(last=finished):
             return
-        self._bar.update_absolute(transfer.done, max(transfer.total, 1))
         self._text(transfer_text(transfer))
         self._send(
             DOWNLOAD_EVENT,
@@ -39,16 +41,17 @@ class NodeReporter(LoadReporter):
             total_bytes=transfer.total,
             bytes_per_second=round(transfer.bytes_per_second),
         )
+        self._bar.update_absolute(transfer.done, max(transfer.total, 1))
 
     def reading(self, model: str, done: int, total: int) -> None:
         finished = done >= total
         if not self._throttle.due(last=finished):
             return
-        self._bar.update_absolute(done, max(total, 1))
         # The editor keeps a node's last text, and an empty one does not clear it.
         of = gigabytes(total)
         self._text(f"Loaded {model}: {of}" if finished else f"Loading {model}: {gigabytes(done)} of {of}")
         self._send(LOADING_EVENT, model=model, value=done, maximum=total)
+        self._bar.update_absolute(done, max(total, 1))
 
     def _text(self, text: str) -> None:
         if PromptServer.instance is not None and self._node is not None:

@@ -2,7 +2,8 @@
 are defined here.
 
 The activation sizes come from running the real architectures at full width on torch's meta device and adding up the
-tensors that are alive at the same time (fused attention, as on a GPU). tests/pack/test_shapes.py counts them again.
+tensors that are alive at the same time (fused attention, as on a GPU). tests/pack/loading/test_shapes.py counts them
+again.
 """
 
 from __future__ import annotations

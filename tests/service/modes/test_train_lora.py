@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.contract import ImageGenResponse, JobEvent
 
 MAGENTA, ORANGE, SIDE = (230, 0, 200), (255, 140, 0), 128
