@@ -136,7 +136,7 @@ class JobQueue:
         If the job id was submitted before, returns the state of that job. Raises QueueFull and Unavailable.
         """
         if not self.nc.is_connected:
-            raise Unavailable("the connection to the NATS server is down; it is being restored")
+            raise Unavailable("the connection to the NATS server is down; reconnecting")
         state = JobState.queued(job)
         data = state.model_dump_json().encode()
         headers: dict[str, str] = {Header.MSG_ID: job.job_id}

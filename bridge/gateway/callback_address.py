@@ -50,7 +50,7 @@ class CallbackPolicy:
             raise InvalidRequest(f"callback_url {url!r} is not an http or https URL", field="callback_url")
         if parsed.user is not None or parsed.password is not None:
             raise InvalidRequest(
-                "callback_url contains a user name or password, which would be stored with the job; leave it out",
+                "callback_url contains a user name or a password, which would be stored with the job; leave it out",
                 field="callback_url",
             )
         try:

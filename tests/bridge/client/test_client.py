@@ -158,8 +158,9 @@ def test_a_redirect_is_followed(client: ImageGenClient) -> None:
     assert client.modes().details == []
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "localhost:8005", "http://[broken"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:PORT", "localhost:8005", "http://[broken"])
 def test_where_nothing_answers_the_url_is_named(url: str) -> None:
+    url = url.replace("PORT", str(free_port()))
     with ImageGenClient(url) as client, pytest.raises(ServiceUnreachable, match="imagegen up") as caught:
         client.modes()
     assert (caught.value.url, caught.value.status, caught.value.code) == (url, 0, "unreachable")

@@ -163,7 +163,7 @@ def test_a_value_of_the_wrong_kind_is_named(modes: ModeLibrary, field: str, valu
 
 def test_a_distilled_model_takes_only_the_steps_it_was_made_for(modes: ModeLibrary) -> None:
     found = problems(modes, prompt="a", model="lightning", num_inference_steps=5)
-    expected = "num_inference_steps 5 is not one that lightning was made for: choose one of 1, 2, 4, 8"
+    expected = "num_inference_steps 5 is not a value that lightning was made for: choose one of 1, 2, 4, 8"
     assert found == {"num_inference_steps": expected}
 
 

@@ -168,7 +168,7 @@ def test_a_choice_without_options_takes_what_comfyui_offers_where_it_leads() -> 
     assert offering.problem("c") == "lora 'c' is not one of a.safetensors, b.safetensors"
     nothing = mode.offering({"lora": ()}).parameters["lora"]
     assert "enum" not in nothing.json_schema()
-    assert nothing.problem("c") == ("lora 'c': ComfyUI has none to choose from; put a file into the folder it looks in")
+    assert nothing.problem("c") == ("lora 'c': ComfyUI offers no options; put a file into the folder that it reads")
 
 
 def test_only_a_model_of_the_pack_is_looked_for_among_its_models() -> None:

@@ -116,7 +116,7 @@ def test_auto_takes_the_user_s_file_and_says_when_there_is_none(
     assert {"tiny-flux-canny", "flux-union-pro-2"} < set(controlnet_names())
     assert find_controlnet("auto", handle, "canny").name == "tiny-flux-canny"
     assert find_controlnet("auto", handle, "pose").name == "tiny-flux-union"
-    with pytest.raises(InvalidParameter, match="auto needs to know what the image shows: set mode"):
+    with pytest.raises(InvalidParameter, match=r"auto requires a mode \(the kind of control image\): set mode"):
         find_controlnet("auto", handle, "auto")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "controlnet", ([str(tmp_path)], {".safetensors"}))
     folder_paths.filename_list_cache.pop("controlnet", None)

@@ -112,7 +112,7 @@ def test_a_label_that_is_cut_short_says_so() -> None:
 def test_rows_of_different_lengths_are_refused() -> None:
     from neurolux.images.contact_sheet import Sheet, draw_sheet
 
-    with pytest.raises(ValueError, match="rows of one length"):
+    with pytest.raises(ValueError, match="rows of equal length"):
         draw_sheet(Sheet("", [], [], [["a"], ["b", "c"]]))
     with pytest.raises(ValueError, match="a label for each column"):
         draw_sheet(Sheet("", ["one"], [], [["b", "c"]]))

@@ -96,7 +96,7 @@ def test_what_a_single_file_lacks_is_counted_as_published(planner: Planner) -> N
     finally:
         hidden.rename(vae)
     assert out.startswith("own: 1024x1024"), err
-    assert "- no file found for vae: counted as flux-schnell is published" in out
+    assert "- no file found for vae: the plan assumes the published size of flux-schnell" in out
 
 
 def test_an_unknown_name_lists_what_is_here(planner: Planner) -> None:

@@ -180,7 +180,7 @@ def test_an_unreachable_hub_says_so(fetch: Fetcher) -> None:
 def test_a_small_disk_is_noticed_before_the_download(fetch: Fetcher) -> None:
     result = fetch("small-disk")
     assert result["error"] == "DownloadFailed"
-    assert "GB free; make room, or set HF_HOME to a larger disk" in str(result["message"])
+    assert "GB free; free some space, or set HF_HOME to a larger disk" in str(result["message"])
     assert not any(name.startswith("transformer/diffusion") for name in fetch.hub.requested)
 
 
