@@ -17,8 +17,8 @@ from .reading import CATALOG_FILE
 
 
 @dataclass(frozen=True)
-class HelperModel(RepoFiles):
-    """A helper model in the catalog: its files on the Hub, its licence and its size."""
+class AuxiliaryModel(RepoFiles):
+    """An auxiliary model in the catalog: its files on the Hub, its licence and its size."""
 
     name: str
     title: str
@@ -28,7 +28,7 @@ class HelperModel(RepoFiles):
 
 
 @dataclass(frozen=True)
-class CatalogControlNet(HelperModel):
+class CatalogControlNet(AuxiliaryModel):
     """A ControlNet, with the family and the kinds of control images that it was trained for."""
 
     family: str
@@ -38,7 +38,7 @@ class CatalogControlNet(HelperModel):
 
 
 @dataclass(frozen=True)
-class CatalogMotion(HelperModel):
+class CatalogMotion(AuxiliaryModel):
     """A motion adapter, with its family and its sampling settings."""
 
     family: str
@@ -53,18 +53,18 @@ class CatalogMotion(HelperModel):
 
 
 @dataclass(frozen=True)
-class HelperCatalog:
-    """All helper models by name, in order of preference."""
+class AuxiliaryCatalog:
+    """All auxiliary models by name, in order of preference."""
 
     controlnets: Mapping[str, CatalogControlNet]
-    preprocessors: Mapping[str, HelperModel]
+    preprocessors: Mapping[str, AuxiliaryModel]
     motions: Mapping[str, CatalogMotion]
 
 
-def read_helper_catalog(path: Path = CATALOG_FILE) -> HelperCatalog:
-    """Read the helper models from a catalog file. Raises TypeError for an unknown key."""
+def read_auxiliary_catalog(path: Path = CATALOG_FILE) -> AuxiliaryCatalog:
+    """Read the auxiliary models from a catalog file. Raises TypeError for an unknown key."""
     document = tomllib.loads(path.read_text(encoding="utf-8"))
-    return HelperCatalog(
+    return AuxiliaryCatalog(
         controlnets={
             name: CatalogControlNet(
                 **{**entry, "name": name, "files": tuple(entry["files"]), "kinds": tuple(entry["kinds"])}
@@ -72,7 +72,7 @@ def read_helper_catalog(path: Path = CATALOG_FILE) -> HelperCatalog:
             for name, entry in document.get("controlnets", {}).items()
         },
         preprocessors={
-            name: HelperModel(**{**entry, "name": name, "files": tuple(entry["files"])})
+            name: AuxiliaryModel(**{**entry, "name": name, "files": tuple(entry["files"])})
             for name, entry in document.get("preprocessors", {}).items()
         },
         motions={
@@ -83,6 +83,6 @@ def read_helper_catalog(path: Path = CATALOG_FILE) -> HelperCatalog:
 
 
 @cache
-def helper_catalog() -> HelperCatalog:
+def auxiliary_catalog() -> AuxiliaryCatalog:
     """``models.toml``, read once."""
-    return read_helper_catalog()
+    return read_auxiliary_catalog()

@@ -53,7 +53,7 @@ def stamp_key(kind: AdapterKind, name: str) -> str:
     return stamp_file(name, path).key if path is not None and name else ""
 
 
-def describe_adapters() -> list[dict[str, Any]]:
+def adapter_documents() -> list[dict[str, Any]]:
     """Every LoRA and ControlNet as JSON: name, kind, family, bytes, why it cannot be used, where its weights are."""
     memory = modules.memory("controlnet")
     found = []

@@ -11,10 +11,10 @@ import folder_paths
 from ..adapters.borrow import borrow
 from ..adapters.control_choice import choose_catalog, choose_file, model_width
 from ..adapters.controlnets import AUTO_MODE
-from ..catalog.auxiliary import CatalogControlNet, HelperModel, helper_catalog
+from ..catalog.auxiliary import AuxiliaryModel, CatalogControlNet, auxiliary_catalog
 from ..errors import InvalidParameter
 from ..loading.handle import PipelineHandle
-from ..weights.auxiliary import fetch, helper_status
+from ..weights.auxiliary import auxiliary_status, fetch
 from ..weights.progress import LoadReporter
 from ..weights.stamps import FileStamp, stamp_file
 from .adapter_folders import adapter_names, find_adapter, locate, stamp_key
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 def controlnet_names() -> list[str]:
     """The available names: ``auto``, the user's files, and the catalog's entries that no file replaces."""
     files = adapter_names("controlnet")
-    return [AUTO, *files, *(name for name in helper_catalog().controlnets if name not in files)]
+    return [AUTO, *files, *(name for name in auxiliary_catalog().controlnets if name not in files)]
 
 
 def find_controlnet(name: str, pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None = None) -> FileStamp:
@@ -38,9 +38,9 @@ def find_controlnet(name: str, pipeline: PipelineHandle, mode: str, reporter: Lo
     """
     if name == AUTO:
         return automatic(pipeline, mode, reporter)
-    entry = helper_catalog().controlnets.get(name)
+    entry = auxiliary_catalog().controlnets.get(name)
     if entry is None or locate("controlnet", name) is not None:
-        return find_adapter("controlnet", name, more=tuple(helper_catalog().controlnets))
+        return find_adapter("controlnet", name, more=tuple(auxiliary_catalog().controlnets))
     return downloaded_controlnet(entry, reporter)
 
 
@@ -57,7 +57,7 @@ def automatic(pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None
     files = [stamp_file(name, path) for name, path in paths if path is not None]
     chosen = choose_file(files, model.family, width, mode)
     if chosen is None:
-        entry = choose_catalog(list(helper_catalog().controlnets.values()), model.family, width, mode)
+        entry = choose_catalog(list(auxiliary_catalog().controlnets.values()), model.family, width, mode)
         if entry is None:
             raise InvalidParameter(
                 "controlnet",
@@ -93,35 +93,38 @@ def preprocessor(name: str, reporter: LoadReporter | None = None) -> Path:
 
     Raises WeightsMissing, AccessDenied or DownloadFailed.
     """
-    entry = helper_catalog().preprocessors[name]
+    entry = auxiliary_catalog().preprocessors[name]
     return fetch(entry, preprocessor_folders(name), f"ComfyUI's models/{PREPROCESSORS}/{name}/", reporter)
 
 
-def describe_helpers() -> list[dict[str, Any]]:
-    """The catalog's ControlNets and preprocessors as JSON, in addition to the files of ``describe_adapters``."""
-    catalog = helper_catalog()
+def auxiliary_documents() -> list[dict[str, Any]]:
+    """The catalog's ControlNets and preprocessors as JSON, in addition to the files of ``adapter_documents``."""
+    catalog = auxiliary_catalog()
     found = [
-        describe(entry, "controlnet", entry.family, [], CONTROLNET_PLACE) for entry in catalog.controlnets.values()
+        auxiliary_document(entry, "controlnet", entry.family, [], CONTROLNET_PLACE)
+        for entry in catalog.controlnets.values()
     ]
     for entry in catalog.preprocessors.values():
         place = f"ComfyUI's models/{PREPROCESSORS}/{entry.name}/"
-        found.append(describe(entry, "preprocessor", None, preprocessor_folders(entry.name), place))
+        found.append(auxiliary_document(entry, "preprocessor", None, preprocessor_folders(entry.name), place))
     return found
 
 
-def describe(helper: HelperModel, kind: str, family: str | None, folders: list[Path], place: str) -> dict[str, Any]:
-    """One helper model as JSON."""
-    status = helper_status(helper, folders, place)
+def auxiliary_document(
+    model: AuxiliaryModel, kind: str, family: str | None, folders: list[Path], place: str
+) -> dict[str, Any]:
+    """One auxiliary model as JSON."""
+    status = auxiliary_status(model, folders, place)
     return {
-        "name": helper.name,
+        "name": model.name,
         "kind": kind,
         "family": family,
-        "bytes": helper.download_bytes,
+        "bytes": model.download_bytes,
         "problem": None,
         "memory": None,
-        "title": helper.title,
-        "license": helper.license,
+        "title": model.title,
+        "license": model.license,
         "status": status.state,
         "reason": status.reason,
-        "source": helper.repo,
+        "source": model.repo,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..catalog.auxiliary import CatalogMotion, helper_catalog
+from ..catalog.auxiliary import CatalogMotion, auxiliary_catalog
 from ..errors import InvalidParameter
 from ..loading.handle import AppliedMotion, PipelineHandle
 from ..weights.auxiliary import fetch
@@ -41,7 +41,7 @@ def local_motions() -> dict[str, Path]:
 def motion_names() -> list[str]:
     """The available names: ``auto``, the user's own adapters, and the catalog's entries that none of them replaces."""
     own = list(local_motions())
-    return [AUTO, *own, *(name for name in helper_catalog().motions if name not in own)]
+    return [AUTO, *own, *(name for name in auxiliary_catalog().motions if name not in own)]
 
 
 def motion_key(name: str) -> str:
@@ -56,9 +56,9 @@ def find_motion(name: str, pipeline: PipelineHandle, reporter: LoadReporter | No
     Raises InvalidParameter, WeightsMissing, AccessDenied or DownloadFailed.
     """
     family = pipeline.model.family
-    for_family = [entry for entry in helper_catalog().motions.values() if entry.family == family]
+    for_family = [entry for entry in auxiliary_catalog().motions.values() if entry.family == family]
     if not for_family:
-        names = ", ".join(dict.fromkeys(entry.family for entry in helper_catalog().motions.values()))
+        names = ", ".join(dict.fromkeys(entry.family for entry in auxiliary_catalog().motions.values()))
         raise InvalidParameter(
             "model",
             f"{pipeline.model.name} is a {family} model, and AnimateDiff makes videos with {names} models; load one",
@@ -68,7 +68,7 @@ def find_motion(name: str, pipeline: PipelineHandle, reporter: LoadReporter | No
     path = local_motions().get(name)
     if path is not None:
         return own_motion(stamp_file(name, path), for_family)
-    entry = helper_catalog().motions.get(name)
+    entry = auxiliary_catalog().motions.get(name)
     if entry is None:
         raise InvalidParameter(
             "motion",

@@ -30,7 +30,7 @@ from ..planning.records import (
 )
 from ..planning.report import aligned_columns, seconds
 from .local_models import MeasuredModel, measured_model
-from .plan_query import FIELDS, PlanQuery, asked_shapes, describe, parse_query, plan_for
+from .plan_query import FIELDS, PlanQuery, asked_shapes, parse_query, plan_document, plan_for
 
 CARDS = tuple(size * 10**9 for size in (4, 6, 8, 12, 16, 24, 32, 48, 80))
 CPU_RAMS = tuple(size * 10**9 for size in (8, 16, 32, 64))
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NeuroLuxError as error:
         print(str(error), file=sys.stderr)
         return INVALID
-    answer = describe(asked[0].model, machine, workload, plan)
+    answer = plan_document(asked[0].model, machine, workload, plan)
     print(json.dumps(answer, indent=2) if args.json else answer["table"])
     return FITS if plan.fits else DOES_NOT_FIT
 
@@ -115,7 +115,7 @@ def all_cards(asked: MeasuredModel, query: PlanQuery) -> Iterator[tuple[str, dic
     questions += [(f"CPU, {size / 1e9:.0f} GB RAM", replace(query, vram=0, ram=size)) for size in CPU_RAMS]
     for label, question in questions:
         machine, workload, plan = measured_plan(asked, question, nowhere)
-        yield label, describe(asked.model, machine, workload, plan), plan
+        yield label, plan_document(asked.model, machine, workload, plan), plan
 
 
 def cards_json(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]) -> list[dict]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.detect import AdapterKind, detect
-from ..catalog.auxiliary import helper_catalog
+from ..catalog.auxiliary import auxiliary_catalog
 from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.control_shapes import control_shape, published_control_shape
@@ -116,9 +116,9 @@ def asked_shapes(
 
 def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
     """The shape of a ControlNet, from its file, from the catalog, or from its size in bytes."""
-    path, known = locate("controlnet", name), helper_catalog().controlnets.get(name)
+    path, known = locate("controlnet", name), auxiliary_catalog().controlnets.get(name)
     if path is None and known is None and SIZE.fullmatch(name) is None:
-        names = ", ".join(name for name, own in helper_catalog().controlnets.items() if own.family == model.family)
+        names = ", ".join(name for name, own in auxiliary_catalog().controlnets.items() if own.family == model.family)
         raise InvalidParameter(
             "controlnet",
             f"there is no ControlNet {name!r} in models/controlnet; the catalog has {names or 'none'} for "
@@ -197,7 +197,7 @@ def plan_for(
     return machine, workload, plan
 
 
-def describe(model: Model, machine: Machine, workload: Workload, plan: Plan) -> dict[str, Any]:
+def plan_document(model: Model, machine: Machine, workload: Workload, plan: Plan) -> dict[str, Any]:
     """The answer as JSON. ``table`` in it is the text that ``imagegen plan`` prints."""
     return {
         "model": model.name,

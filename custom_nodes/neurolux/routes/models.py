@@ -12,8 +12,8 @@ from aiohttp import web
 
 from ..catalog.limits import GuidanceLimit, SizeLimit, StepLimit
 from ..catalog.models import Model, RepoSource
-from ..library.adapter_folders import describe_adapters
-from ..library.controlnets import describe_helpers
+from ..library.adapter_folders import adapter_documents
+from ..library.controlnets import auxiliary_documents
 from ..library.inventory import inventory, source_name
 from ..library.known_models import comfy_shelf, known_models
 from ..library.single_files import Shelf
@@ -58,7 +58,7 @@ def models_document() -> dict[str, Any]:
             model_document(model, model.name in loaded, memory.get(model.name), shelf)
             for model in catalog.models.values()
         ],
-        "adapters": [*describe_adapters(), *describe_helpers()],
+        "adapters": [*adapter_documents(), *auxiliary_documents()],
     }
 
 

@@ -12,7 +12,7 @@ from ..errors import InvalidParameter, ModelNotFound, NeuroLuxError
 from ..library.adapter_folders import locate
 from ..library.known_models import comfy_shelf, known_models
 from ..library.local_models import main_file, measured_file
-from ..library.plan_query import asked_shapes, describe, parse_query, plan_for, workload_for
+from ..library.plan_query import asked_shapes, parse_query, plan_document, plan_for, workload_for
 from ..loading.components import shapes_of, vae_must_upcast
 from ..loading.store import pipelines
 from ..memory.machine import this_machine
@@ -52,7 +52,7 @@ def plan_answer(values: dict[str, str]) -> dict[str, Any]:
             shapes, upcast = shapes_of(model, model.variant(steps), files), vae_must_upcast(files)
     shapes = asked_shapes(model, shapes, query, locate)
     here = this_machine(mm.get_torch_device(), pipelines.droppable_ram())
-    return describe(model, *plan_for(model, shapes, query, here, force_upcast_vae=upcast))
+    return plan_document(model, *plan_for(model, shapes, query, here, force_upcast_vae=upcast))
 
 
 def error_document(error: NeuroLuxError) -> dict[str, Any]:

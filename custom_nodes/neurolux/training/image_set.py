@@ -111,14 +111,14 @@ def read_training_set(label: str, path: Path) -> TrainingSet:
         if len(names) > MOST_IMAGES:
             raise InvalidParameter(FIELD, f"{label} has {len(names)} images; at most {MOST_IMAGES} are taken")
         listed = read_metadata(files)
-        images = tuple(describe(files, name, listed) for name in names)
+        images = tuple(training_image(files, name, listed) for name in names)
     known = (*IMAGE_SUFFIXES, CAPTION_SUFFIX)
     others = (name for name in files.sizes if PurePosixPath(name).name != METADATA_FILE)
     left_out = tuple(name for name in others if not name.lower().endswith(known))
     return TrainingSet(label, path, images, left_out)
 
 
-def describe(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> TrainingImage:
+def training_image(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> TrainingImage:
     """One image's record."""
     data = files.read(name)
     size = opened(files.label, name, data)[1]

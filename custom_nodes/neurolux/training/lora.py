@@ -104,7 +104,7 @@ def train_lora(
         )
         done = training.run()
         layers = {key: weight.to(loaded.precision.main) for key, weight in lora_layers(done).items()}
-        metadata = describe(handle, images, settings)
+        metadata = file_metadata(handle, images, settings)
         written = save_lora(loaded.pipe, loaded.denoiser_name, loras, settings.name, layers, metadata)
     return TrainedLora(written, tuple(done.losses), (*model_warnings(handle), *warnings))
 
@@ -147,7 +147,7 @@ def lora_layers(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     return {name.replace(f".{ADAPTER}.", "."): weight for name, weight in checkpoint.weights.items()}
 
 
-def describe(handle: PipelineHandle, images: TrainingSet, settings: LoraSettings) -> dict[str, str]:
+def file_metadata(handle: PipelineHandle, images: TrainingSet, settings: LoraSettings) -> dict[str, str]:
     """What the file says of itself, in its header. No date: the same training writes the same bytes."""
     model = handle.model
     formula = family_of(model.family).training

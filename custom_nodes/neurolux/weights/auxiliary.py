@@ -7,52 +7,52 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..catalog.auxiliary import HelperModel
+from ..catalog.auxiliary import AuxiliaryModel
 from ..errors import DownloadFailed, WeightsMissing
 from .progress import LoadReporter
 from .sources import ModelStatus, cached, download, hub_endpoint, hub_reachable, offline
 
 
-def local_folder(helper: HelperModel, folders: list[Path]) -> Path | None:
-    """The folder that holds every file of ``helper``: one of ``folders``, or the Hugging Face cache. No network."""
+def local_folder(model: AuxiliaryModel, folders: list[Path]) -> Path | None:
+    """The folder that holds every file of ``model``: one of ``folders``, or the Hugging Face cache. No network."""
     for folder in folders:
-        if all((folder / file).is_file() for file in helper.files):
+        if all((folder / file).is_file() for file in model.files):
             return folder
-    found = [cached(helper.repo, file) for file in helper.files]
+    found = [cached(model.repo, file) for file in model.files]
     return found[0].parent if found and found[0] is not None and None not in found else None
 
 
-def fetch(helper: HelperModel, folders: list[Path], place: str, reporter: LoadReporter | None = None) -> Path:
-    """The folder with every file of ``helper``, downloaded now if necessary.
+def fetch(model: AuxiliaryModel, folders: list[Path], place: str, reporter: LoadReporter | None = None) -> Path:
+    """The folder with every file of ``model``, downloaded now if necessary.
 
     ``place`` is the folder that errors name as the place for manual downloads. Raises WeightsMissing, AccessDenied or
     DownloadFailed.
     """
-    found = local_folder(helper, folders)
+    found = local_folder(model, folders)
     if found is not None:
         return found
     if offline():
         raise WeightsMissing(
-            f"{helper.name} is not downloaded, and HF_HUB_OFFLINE is set; unset it once to fetch {helper.repo}, or put "
-            f"its files ({', '.join(helper.files)}) into {place}"
+            f"{model.name} is not downloaded, and HF_HUB_OFFLINE is set; unset it once to fetch {model.repo}, or put "
+            f"its files ({', '.join(model.files)}) into {place}"
         )
-    download([helper], reporter or LoadReporter())
-    found = local_folder(helper, folders)
+    download([model], reporter or LoadReporter())
+    found = local_folder(model, folders)
     if found is None:
         raise DownloadFailed(
-            f"{helper.repo} was downloaded but lacks one of {', '.join(helper.files)}; the repository may have "
+            f"{model.repo} was downloaded but lacks one of {', '.join(model.files)}; the repository may have "
             "changed: delete its folder in HF_HOME and try again"
         )
     return found
 
 
-def helper_status(helper: HelperModel, folders: list[Path], place: str) -> ModelStatus:
-    """Whether ``helper`` is on this machine or can be downloaded. Probes the network for up to two seconds, at most
+def auxiliary_status(model: AuxiliaryModel, folders: list[Path], place: str) -> ModelStatus:
+    """Whether ``model`` is on this machine or can be downloaded. Probes the network for up to two seconds, at most
     once a minute."""
-    if local_folder(helper, folders) is not None:
+    if local_folder(model, folders) is not None:
         return ModelStatus("ready")
     if offline():
-        return ModelStatus("missing", f"not downloaded, and HF_HUB_OFFLINE is set; unset it to fetch {helper.repo}")
+        return ModelStatus("missing", f"not downloaded, and HF_HUB_OFFLINE is set; unset it to fetch {model.repo}")
     if not hub_reachable():
         return ModelStatus(
             "missing",

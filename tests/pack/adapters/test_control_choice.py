@@ -18,10 +18,10 @@ pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 CUSTOM_NODES = Path(__file__).parents[3] / "custom_nodes"
 FETCH = """
 import json, sys
-from neurolux.catalog.auxiliary import read_helper_catalog
+from neurolux.catalog.auxiliary import read_auxiliary_catalog
     from neurolux.families.registry import families
 from neurolux.errors import NeuroLuxError
-from neurolux.weights.auxiliary import fetch, helper_status
+from neurolux.weights.auxiliary import fetch, auxiliary_status
 from neurolux.weights.progress import LoadReporter
 
 seen, result = [], {}
@@ -32,14 +32,14 @@ class Reporter(LoadReporter):
         seen.append((transfer.done, transfer.total, transfer.repo))
 
 
-helper = read_helper_catalog().controlnets["sdxl-canny"]
-result["before"] = helper_status(helper, [], "models/controlnet/").state
+helper = read_auxiliary_catalog().controlnets["sdxl-canny"]
+result["before"] = auxiliary_status(helper, [], "models/controlnet/").state
 try:
     folder = fetch(helper, [], "models/controlnet/", Reporter())
     result["files"] = sorted(path.name for path in folder.iterdir())
 except NeuroLuxError as error:
     result |= {"error": type(error).__name__, "message": str(error)}
-result["after"] = helper_status(helper, [], "models/controlnet/").state
+result["after"] = auxiliary_status(helper, [], "models/controlnet/").state
 print(json.dumps({**result, "seen": seen}))
 """
 
@@ -50,11 +50,11 @@ def stamps(controlnets: dict[str, Path], *names: str) -> list[Any]:
     return [stamp_file(name, controlnets[name]) for name in names]
 
 
-def test_the_catalog_says_what_each_helper_is() -> None:
-    from neurolux.catalog.auxiliary import read_helper_catalog
+def test_the_catalog_says_what_each_auxiliary_model_is() -> None:
+    from neurolux.catalog.auxiliary import read_auxiliary_catalog
     from neurolux.families.registry import families
 
-    catalog = read_helper_catalog()
+    catalog = read_auxiliary_catalog()
     for family in ("flux", "sdxl"):
         kinds = {kind for one in catalog.controlnets.values() if one.family == family for kind in one.kinds}
         controls = families()[family].controls
@@ -93,9 +93,9 @@ def test_one_file_tells_its_width_as_its_folder_does(controlnets: dict[str, Path
 
 def test_the_catalog_offers_only_what_fits() -> None:
     from neurolux.adapters.control_choice import choose_catalog
-    from neurolux.catalog.auxiliary import read_helper_catalog
+    from neurolux.catalog.auxiliary import read_auxiliary_catalog
 
-    entries = list(read_helper_catalog().controlnets.values())
+    entries = list(read_auxiliary_catalog().controlnets.values())
     names = [choose_catalog(entries, "flux", 3072, "depth"), choose_catalog(entries, "sdxl", 2048, "pose")]
     assert [one.name if one else None for one in names] == ["flux-union-pro-2", "sdxl-union-promax"]
     assert choose_catalog(entries, "flux", 256, "canny") is None
