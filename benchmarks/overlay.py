@@ -84,7 +84,7 @@ class Screen:
         shown = eventually(lambda: self._hands.windows().get(title), f"the window {title!r}")
         self._windows[title] = self._display.create_resource_object("window", shown.id)
 
-    def drawn(self, title: str) -> bool:
+    def visible(self, title: str) -> bool:
         """Whether a row through the window's entry has the colours of its text."""
         window = self._windows[title]
         try:
@@ -94,14 +94,14 @@ class Screen:
             return False  # not mapped
         return len({row[at : at + 3] for at in range(0, len(row), 4)}) > TEXT_COLOURS
 
-    def wait(self, title: str, *, drawn: bool) -> None:
-        """Wait until the window is drawn, or gone."""
+    def wait(self, title: str, *, visible: bool) -> None:
+        """Wait until the window is visible, or gone."""
         deadline = time.perf_counter() + LATEST_S
-        while self.drawn(title) != drawn:
+        while self.visible(title) != visible:
             if time.perf_counter() > deadline:
-                raise TimeoutError(f"{title!r} was not {'drawn' if drawn else 'hidden'} within {LATEST_S:g} s")
+                raise TimeoutError(f"{title!r} was not {'visible' if visible else 'hidden'} within {LATEST_S:g} s")
             time.sleep(POLL_S)
-        if not drawn:  # The window manager may still be hiding it; if it came back now, it would be hidden again.
+        if not visible:  # The window manager may still be hiding it; if it came back now, it would be hidden again.
             eventually(lambda: title not in self._hands.windows(), f"{title!r} is hidden")
 
 
@@ -122,10 +122,10 @@ def measure(screen: Screen, title: str, press: Callable[[], object], rounds: int
     for _ in range(rounds):
         started = time.perf_counter()
         press()
-        screen.wait(title, drawn=True)
+        screen.wait(title, visible=True)
         times.append((time.perf_counter() - started) * 1000)
         press()
-        screen.wait(title, drawn=False)
+        screen.wait(title, visible=False)
     return times
 
 
@@ -158,9 +158,9 @@ def bench(environment: dict[str, str], rounds: int) -> None:
         for title, command in commands.items():
             eventually(lambda command=command: not _fails(command), f"{title} runs")
             screen.learn(title)
-            screen.wait(title, drawn=True)
+            screen.wait(title, visible=True)
             command()
-            screen.wait(title, drawn=False)
+            screen.wait(title, visible=False)
         for _ in range(rounds):
             for title, command in commands.items():
                 times[title] += measure(screen, title, command, 1)
@@ -174,9 +174,9 @@ def bench(environment: dict[str, str], rounds: int) -> None:
         with process(environment, *program):
             eventually(lambda title=title: not _fails(commands[title]), f"{title} runs")
             screen.learn(title)
-            screen.wait(title, drawn=True)
+            screen.wait(title, visible=True)
             commands[title]()
-            screen.wait(title, drawn=False)
+            screen.wait(title, visible=False)
             measure(screen, title, lambda: hands.press("Alt+space"), 3)
             held[title] = measure(screen, title, lambda: hands.press("Alt+space"), rounds)
     report("Alt+Space", held[OVERLAY_TITLE], held[PEER_TITLE])

@@ -3,7 +3,7 @@
 
 Every `workflows/*.json` is opened in the editor of a real ComfyUI, in headless Chromium. What the editor saves goes
 back to the same file, and what it would queue goes to `workflows/api/`. A graph without a thumbnail for the template
-browser gets an image of the canvas; one that shows what the graph makes is told from others more easily, and stays.
+browser gets an image of the canvas; one that shows what the graph makes is easier to recognize, and stays.
 `--check` writes nothing and fails if a file differs.
 """
 

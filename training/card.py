@@ -128,25 +128,25 @@ def attribution() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _by_kind(told: dict[str, Any]) -> str:
-    return ", ".join(f"{kind} {share}" for kind, share in told["by_kind"].items())
+def _by_kind(figures: dict[str, Any]) -> str:
+    return ", ".join(f"{kind} {share}" for kind, share in figures["by_kind"].items())
 
 
-def _larger_rows(told: dict[str, Any]) -> str:
+def _larger_rows(figures: dict[str, Any]) -> str:
     """A table row for each larger size."""
     return "\n".join(
         f"| of {len(distances)} sure subjects, drawn surely at {size} | {len(sure(distances))} |"
-        for size, distances in told["larger"].items()
+        for size, distances in figures["larger"].items()
     )
 
 
 def _write_rough_words(folder: Path, drawn_surely: list[str]) -> None:
     """Add to the word list the subjects, and the words that mean them, that are not drawn surely."""
     path = folder / VOCABULARY
-    told = json.loads(path.read_text(encoding="utf-8"))
+    figures = json.loads(path.read_text(encoding="utf-8"))
     rough = {subject.name for subject in SUBJECTS} - set(drawn_surely)
     aliases = {alias for alias, word in all_aliases().items() if word in rough}
-    path.write_text(json.dumps(told | {"rough_words": sorted(rough | aliases)}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(figures | {"rough_words": sorted(rough | aliases)}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -161,9 +161,9 @@ def main() -> None:
     if known:
         raise ValueError(f"these 'unseen' prompts are in the bank, choose others: {known}")
     pipeline, truths = load_pipeline(folder), load_truths(folder)
-    told, _ = measure(pipeline, truths)
-    (folder / RESULT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    drawn_surely = sure(told["subjects"])
+    figures, _ = measure(pipeline, truths)
+    (folder / RESULT).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    drawn_surely = sure(figures["subjects"])
     _write_rough_words(folder, drawn_surely)
 
     labelled(generate(pipeline, GRID_PROMPTS), list(GRID_PROMPTS), 5).quantize(128).save(
@@ -173,15 +173,15 @@ def main() -> None:
     labelled(images, [case.prompt for case in UNSEEN], 5).quantize(128).save(folder / "unseen.png", optimize=True)
 
     values = {
-        **told,
+        **figures,
         **_training_time(),
-        "by_kind": _by_kind(told),
-        "larger_rows": _larger_rows(told),
+        "by_kind": _by_kind(figures),
+        "larger_rows": _larger_rows(figures),
         "unseen_table": _unseen_rows(unseen),
         "unseen_right": f"{sum(v.right for v in unseen)} of {len(unseen)}",
         "unseen_items": unseen_told["items_nearest"],
-        "harder_score": told["harder"]["score"],
-        "harder_by_kind": _by_kind(told["harder"]),
+        "harder_score": figures["harder"]["score"],
+        "harder_by_kind": _by_kind(figures["harder"]),
         "words": _words(drawn_surely),
         "sure": len(drawn_surely),
         "sure_limit": SURE,
@@ -195,7 +195,7 @@ def main() -> None:
         card = card.replace("{{" + name + "}}", str(value))
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "ATTRIBUTION.md").write_text(attribution(), encoding="utf-8")
-    print(f"{folder / 'README.md'}: score {told['score']}, unseen prompts right {values['unseen_right']}")
+    print(f"{folder / 'README.md'}: score {figures['score']}, unseen prompts right {values['unseen_right']}")
 
 
 if __name__ == "__main__":

@@ -56,11 +56,11 @@ class Verdict:
 
 def load_truths(folder: Path) -> dict[str, np.ndarray]:
     """The small true sprites of an exported folder by name (``flat/cat``, ``shape/star``)."""
-    told = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))["truths"]
-    sheet = np.asarray(Image.open(folder / told["file"]).convert("RGBA"))
-    side, columns = told["side"], sheet.shape[1] // told["side"]
+    truths = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))["truths"]
+    sheet = np.asarray(Image.open(folder / truths["file"]).convert("RGBA"))
+    side, columns = truths["side"], sheet.shape[1] // truths["side"]
     cut = {}
-    for number, name in enumerate(told["names"]):
+    for number, name in enumerate(truths["names"]):
         row, column = divmod(number, columns)
         cut[name] = sheet[row * side : (row + 1) * side, column * side : (column + 1) * side]
     return cut
@@ -76,7 +76,7 @@ def generate(
 ) -> list[np.ndarray]:
     """Images uint8 (height, width, 3), 128x128 or of ``sizes``.
 
-    The noise of image i depends on ``seed``, its size and its number in ``noises``, which is i unless told otherwise.
+    The noise of image i depends on ``seed``, its size and its number in ``noises``, which is i by default.
     """
     noises = noises or range(len(prompts))
     by_size: dict[tuple[int, int], list[int]] = {}
@@ -112,7 +112,7 @@ def _features(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def _boxes(scene: Scene, size: tuple[int, int]) -> list[tuple[Item, tuple[int, int, int, int]]]:
-    """Each item with what of its box lies inside the image: left, top, right, bottom."""
+    """Each item with the part of its box that is inside the image: left, top, right, bottom."""
     width, height = size
     return [
         (item, (max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)))
@@ -295,14 +295,14 @@ def measure(
     subjects = recall(pipeline, truths, [subject.name for subject in SUBJECTS], seed, steps)
     drawn_surely = sure(subjects)
     some = drawn_surely[::ONE_IN]
-    told = {
+    figures = {
         **_told(first, verdicts),
         "harder": _told(harder, harder_verdicts),
         "sure_subjects": len(drawn_surely),
         "larger": {f"{size[0]}x{size[1]}": recall(pipeline, truths, some, seed, steps, size) for size in LARGER},
         "subjects": subjects,
     }
-    return told, [*images, *more]
+    return figures, [*images, *more]
 
 
 def main() -> None:
@@ -314,19 +314,19 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, help="also write the images here, as one PNG")
     options = parser.parse_args()
     begun = time.time()
-    told, images = measure(load_pipeline(options.model), load_truths(options.model), options.seed, options.steps)
-    (options.model / RESULT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    figures, images = measure(load_pipeline(options.model), load_truths(options.model), options.seed, options.steps)
+    (options.model / RESULT).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if options.grid:
         as_grid(images, 10).save(options.grid)
-    for part in (told, told["harder"]):
+    for part in (figures, figures["harder"]):
         for case in part["cases"]:
             if not case["right"]:
                 print(f"wrong: {case['prompt']}: ranks {case['ranks']}, ground error {case['ground_error']}")
         print(json.dumps({"by_kind": part["by_kind"]}))
-    print(f"{told['sure_subjects']} of {len(SUBJECTS)} subjects drawn surely")
-    for size, distances in told["larger"].items():
+    print(f"{figures['sure_subjects']} of {len(SUBJECTS)} subjects drawn surely")
+    for size, distances in figures["larger"].items():
         print(f"{len(sure(distances))} of {len(distances)} of them also at {size}")
-    print(f"score {told['score']}, of the harder ones {told['harder']['score']}; {time.time() - begun:.0f} s")
+    print(f"score {figures['score']}, of the harder ones {figures['harder']['score']}; {time.time() - begun:.0f} s")
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ def _copy_alias_rows(model: Starter) -> None:
 
 
 def load_parts(averaged: bool = True) -> tuple[AutoencoderKL, Starter, dict[str, int | float]]:
-    """The autoencoder, the model (its running average, unless told otherwise) and how long each was trained."""
+    """The autoencoder, the model (its running average by default) and how long each was trained."""
     vae, model = build_vae(), Starter()
-    told: dict[str, int | float] = {}
+    trained: dict[str, int | float] = {}
     vae_state = checkpoint.load(work_dir() / VAE_CHECKPOINT)
     state = checkpoint.load(work_dir() / TRANSFORMER_CHECKPOINT)
     if vae_state is None or state is None:
@@ -60,8 +60,8 @@ def load_parts(averaged: bool = True) -> tuple[AutoencoderKL, Starter, dict[str,
     vae.load_state_dict(vae_state["vae"])
     model.load_state_dict(state["average" if averaged else "model"])
     _copy_alias_rows(model)
-    told = {"decoder_steps": vae_state["step"], "steps": state["step"], "minutes": round(state["seconds"] / 60, 1)}
-    return vae.eval(), model.eval(), told
+    trained = {"decoder_steps": vae_state["step"], "steps": state["step"], "minutes": round(state["seconds"] / 60, 1)}
+    return vae.eval(), model.eval(), trained
 
 
 def build_pipeline(vae: AutoencoderKL, model: Starter) -> FluxPipeline:
@@ -125,7 +125,7 @@ def _truth_sheet() -> Image.Image:
 
 def export(folder: Path, averaged: bool = True) -> dict[str, int | float]:
     """Write the pipeline and its side files to ``folder``; returns how long the parts were trained."""
-    vae, model, told = load_parts(averaged)
+    vae, model, trained = load_parts(averaged)
     pipeline = build_pipeline(vae, model)
     for name in ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "transformer"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -138,7 +138,7 @@ def export(folder: Path, averaged: bool = True) -> dict[str, int | float]:
         config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     (folder / VOCABULARY).write_text(json.dumps(vocabulary(), indent=1) + "\n", encoding="utf-8")
     _truth_sheet().save(folder / TRUTHS, optimize=True)
-    return told
+    return trained
 
 
 def main() -> None:
@@ -147,9 +147,9 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=export_dir(), help="folder to write; made if missing")
     parser.add_argument("--raw", action="store_true", help="the last weights instead of their running average")
     options = parser.parse_args()
-    told = export(options.to, not options.raw)
+    trained = export(options.to, not options.raw)
     size = sum(path.stat().st_size for path in options.to.rglob("*") if path.is_file())
-    print(f"{options.to}: {size / 1e6:.1f} MB, {len(token_ids())} tokens, {told}")
+    print(f"{options.to}: {size / 1e6:.1f} MB, {len(token_ids())} tokens, {trained}")
 
 
 if __name__ == "__main__":

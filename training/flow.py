@@ -45,8 +45,8 @@ def load_bank(mixtures: str) -> Bank:
     for mixture in mixtures.split("+"):
         paths = sorted(bank_dir(mixture).glob("*-*[0-9].npy"))
         if not paths:
-            told = f"python -m training.encode --mixture {mixture}"
-            raise FileNotFoundError(f"{bank_dir(mixture)} is empty; run {told}")
+            command = f"python -m training.encode --mixture {mixture}"
+            raise FileNotFoundError(f"{bank_dir(mixture)} is empty; run {command}")
         for path in paths:
             seed, first = (int(part) for part in path.stem.split("-"))
             shard = np.load(path)

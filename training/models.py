@@ -40,7 +40,7 @@ def write_edges(transformer: FluxTransformer2DModel) -> None:
 
     They are written, not trained: each step of the training writes them again.
 
-    FLUX counts rows and columns from the top left and is not told how many there are. So a thing in the middle stands
+    FLUX counts rows and columns from the top left and does not know how many there are. So a thing in the middle stands
     at another row and column in each size, and a small model takes very long to find its middle: one trained without
     this knew a token's distance from it to two tokens. Here each token weighs the image tokens on one side of it
     against the text tokens, with a weight that grows by a fifth for each row or column; the outcome is one number a
@@ -63,9 +63,9 @@ def write_edges(transformer: FluxTransformer2DModel) -> None:
         ):
             layer.weight[rows] = 0
             layer.bias[rows] = vector / norm.weight
-        for layer, told in ((attention.to_v, -1.0), (attention.add_v_proj, 1.0)):
+        for layer, sign in ((attention.to_v, -1.0), (attention.add_v_proj, 1.0)):
             layer.weight[rows.start] = 0
-            layer.bias[rows.start] = told
+            layer.bias[rows.start] = sign
 
 
 def build_transformer() -> FluxTransformer2DModel:

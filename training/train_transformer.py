@@ -90,7 +90,7 @@ def _state(
 
 
 def main() -> None:
-    """Train until ``--minutes`` of training in all have passed, or until told to stop; then save."""
+    """Train until ``--minutes`` of training in all have passed, or until it is asked to stop; then save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="in all, those already spent included")
     parser.add_argument("--batch", type=int, help="images a step in each process; 64 on a CPU, 512 elsewhere")

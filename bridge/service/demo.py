@@ -69,7 +69,7 @@ def _options(settings: Settings) -> list[str]:
 async def _until_ready(settings: Settings, child: ChildProcess | None, say: Say) -> Status:
     """Wait for readiness, telling what is waited for; raises ServiceError when it will not come."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    told = ""
+    reported = ""
     while True:
         if child is not None and child.returncode is not None:
             lines = child.log_tail(3)
@@ -77,9 +77,9 @@ async def _until_ready(settings: Settings, child: ChildProcess | None, say: Say)
         status = await asyncio.to_thread(get_status, settings)
         if status.ready:
             return status
-        if status.message != told and (child is None or status.running):
-            told = status.message
-            say(f"waiting for the service: {told}")
+        if status.message != reported and (child is None or status.running):
+            reported = status.message
+            say(f"waiting for the service: {reported}")
         if time.monotonic() > deadline:
             raise ServiceError(f"the service was not ready after {START_TIMEOUT_S:g} s: {status.message}")
         await asyncio.sleep(POLL_S)

@@ -41,7 +41,7 @@ class Shot:
     """One image to generate. Sizes and steps of 0 and a guidance of -1 mean the model's own default."""
 
     label: str
-    """What tells it from the others, for a sentence."""
+    """What distinguishes it from the others, for a sentence."""
     prompt: str
     seed: int
     negative: str = ""

@@ -93,7 +93,7 @@ class FittedImage:
     original: tuple[int, int]
     """Width and height before."""
     crop: tuple[int, int]
-    """Left and top of the cut in the scaled image; SDXL is told of it."""
+    """Left and top of the cut in the scaled image; SDXL takes it as an input."""
 
 
 def named(names: tuple[str, ...] | list[str]) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws the images of docs/modes, of the README and of the template browser with the starter model.
 
-python scripts/draw_docs_images.py [--url URL]
+python scripts/generate_docs_images.py [--url URL]
 
 A service must run (`imagegen up`). Run it after the starter model was trained again, and look at what it drew.
 """
@@ -139,36 +139,36 @@ class Artist:
         tiled([self.draw(prompt) for prompt in prompts], 2).save(TEMPLATES / "text-to-image.jpg", quality=85)
 
     def image_to_image(self) -> None:
-        drawn = [("image", self.apple)]
+        images = [("image", self.apple)]
         for strength in (0.3, 0.6, 0.9):
             values = {"prompt": "orange pumpkin, green background", "image": png(self.apple), "seed": 1}
-            drawn.append((f"strength {strength}", self.images("image-to-image", strength=strength, **values)[0]))
-        self.page("image-to-image", row(*drawn), inset(drawn[-1][1], self.apple))
+            images.append((f"strength {strength}", self.images("image-to-image", strength=strength, **values)[0]))
+        self.page("image-to-image", row(*images), inset(images[-1][1], self.apple))
 
     def inpaint(self) -> None:
         mask = Image.new("L", self.apple.size)
         ImageDraw.Draw(mask).rectangle((16, 30, 112, 112), 255)
-        drawn = [("image", self.apple), ("mask", mask.convert("RGB"))]
+        images = [("image", self.apple), ("mask", mask.convert("RGB"))]
         for prompt in ("grinning face", "laughing face"):
             values = {"prompt": f"{prompt}, blue background", "image": png(self.apple), "mask": png(mask), "seed": 1}
-            drawn.append((f'"{prompt}"', self.images("inpaint", **values)[0]))
-        self.page("inpaint", row(*drawn), inset(drawn[-2][1], self.apple))
+            images.append((f'"{prompt}"', self.images("inpaint", **values)[0]))
+        self.page("inpaint", row(*images), inset(images[-2][1], self.apple))
 
     def outpaint(self) -> None:
         half = self.draw("house, blue background").crop((64, 0, 128, 128))
-        drawn = [("half house", half)]
+        images = [("half house", half)]
         for seed in (2, 3):
             values = {"prompt": "house, blue background", "image": png(half), "left": 64, "right": 0, "seed": seed}
-            drawn.append((f"left 64, seed {seed}", self.images("outpaint", **values)[0]))
+            images.append((f"left 64, seed {seed}", self.images("outpaint", **values)[0]))
         values = {"prompt": "blue background", "image": png(self.apple), "left": 64, "right": 64, "seed": 3}
         wider = self.images("outpaint", **values)[0]
-        sheet = row(*drawn, ("image", self.apple), ('"blue background", left 64, right 64', wider))
-        self.page("outpaint", sheet, inset(drawn[1][1], half))
+        sheet = row(*images, ("image", self.apple), ('"blue background", left 64, right 64', wider))
+        self.page("outpaint", sheet, inset(images[1][1], half))
 
     def batch(self) -> None:
         prompts = "red apple, blue background\nyellow star, purple background\ngreen circle"
-        drawn = self.images("batch", prompts=prompts, seeds="1-2")
-        self.page("batch", row(*(("", image) for image in drawn)), tiled([*drawn[::2], *drawn[1::2]], 3))
+        images = self.images("batch", prompts=prompts, seeds="1-2")
+        self.page("batch", row(*(("", image) for image in images)), tiled([*images[::2], *images[1::2]], 3))
 
     def grid(self) -> None:
         values = {"prompt": "red apple, blue background", "seed": 1, "x_setting": "prompt"}
@@ -199,11 +199,11 @@ class Artist:
         self.page("train-lora", sheet, inset(after, shown))
 
     def lora(self) -> None:
-        drawn = []
+        images = []
         values = {"prompt": "zorb, blue background", "lora": f"{self.lora_name}.safetensors", "seed": 1}
         for strength in (0, 0.25, 0.5, 0.75, 1):
-            drawn.append((f"lora_strength {strength}", self.images("lora", lora_strength=strength, **values)[0]))
-        self.page("lora", row(*drawn), drawn[-1][1].resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
+            images.append((f"lora_strength {strength}", self.images("lora", lora_strength=strength, **values)[0]))
+        self.page("lora", row(*images), images[-1][1].resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
     def draw_all(self) -> None:
         """Every image, one mode after the other, and last the one that shows them all."""
