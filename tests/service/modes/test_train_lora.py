@@ -63,7 +63,9 @@ def trained(service: Any, images: bytes) -> Iterator[tuple[dict[str, bytes], Ima
     """One training: its files, its answer, what happened meanwhile."""
     events: list[JobEvent] = []
     with ImageGenClient(service.url) as client:
-        answer = client.run_mode("train-lora", pictures=images, name="zorb", steps=STEPS, **FAST, on_event=events.append)
+        answer = client.run_mode(
+            "train-lora", pictures=images, name="zorb", steps=STEPS, **FAST, on_event=events.append
+        )
         yield by_name(client, answer), answer, events
 
 
