@@ -1,3 +1,3 @@
-"""The bridge: REST and NATS requests become queued ComfyUI prompts. Imports no torch and nothing of the node pack."""
+"""The bridge: requests over REST and NATS become queued ComfyUI prompts. Imports neither torch nor the node pack."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""How every process logs: lines for people, or one JSON object a line, each with the request and the job it is about.
+"""Logging of every process: lines for people, or one JSON object a line, each with its request id and job id.
 
-What a caller wrote (prompts above all) and tokens stay out, unless the setting `log_prompts` asks for prompts: the
-texts of the request or job at hand are known here, and a line that repeats one of them loses it.
+Tokens never appear, and text from callers (prompts above all) appears only with the setting `log_prompts`: this module
+knows the texts of the current request or job, and hides every line that repeats one of them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bridge.settings import Settings
 HIDDEN = "[left out]"
 OWN_LOGGERS = "bridge"
 HARMLESS_FIELDS = {"mode", "model", "output_format", "job_id"}
-"""Fields of a request whose texts are names, checked before they are used."""
+"""Fields of a request that hold names, which are validated before use."""
 SHORTEST_PRIVATE = 4
-"""A text shorter than this says nothing, and is part of every other word."""
+"""A shorter text reveals nothing, and would match parts of ordinary words."""
 LONGEST_PRIVATE = 2**20
-"""A text longer than this is an image in base64: nothing that a line would repeat, and slow to look for."""
+"""A longer text is an image in base64: no line repeats it, and searching for it is slow."""
 WINDOW = 12
-"""Libraries quote the beginning or the end of a long text: so many characters in a row give it away."""
+"""Libraries quote the start or the end of a long text: this many matching characters in a row count as a quote."""
 
 _about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
 _private: ContextVar[frozenset[str]] = ContextVar("private", default=frozenset())
@@ -37,7 +37,7 @@ _private: ContextVar[frozenset[str]] = ContextVar("private", default=frozenset()
 
 @contextlib.contextmanager
 def about(**ids: str) -> Iterator[None]:
-    """Everything logged inside is about these: `request_id`, `job_id`. What was kept private inside is forgotten."""
+    """Add `request_id` or `job_id` to every line logged inside. On exit, texts kept private inside are forgotten."""
     ids_before, private_before = _about.set({**_about.get(), **ids}), _private.set(_private.get())
     try:
         yield
@@ -47,12 +47,12 @@ def about(**ids: str) -> Iterator[None]:
 
 
 def bind(**ids: str) -> None:
-    """From here to the end of the enclosing `about`, lines are about these as well."""
+    """Add these ids to every line until the enclosing `about` ends."""
     _about.set({**_about.get(), **ids})
 
 
 def keep_private(values: object) -> None:
-    """Keep the texts in `values` (JSON) out of the log, to the end of the enclosing `about`."""
+    """Keep the texts in `values` (JSON) out of the log until the enclosing `about` ends."""
     _private.set(_private.get() | frozenset(_texts(values)))
 
 
@@ -69,7 +69,7 @@ def _texts(value: object, name: str = "") -> Iterator[str]:
 
 
 def scrub(text: str, private: Iterable[str]) -> str:
-    """`text` without the lines that repeat one of the private texts or a good part of it."""
+    """`text` with every line hidden that repeats one of the private texts, or a long enough part of it."""
     private = list(private)
     if not private:
         return text
@@ -77,7 +77,7 @@ def scrub(text: str, private: Iterable[str]) -> str:
 
 
 def _repeats(line: str, private: Iterable[str]) -> bool:
-    # Quoted by repr() or JSON, a line end looks different: what is between them is compared.
+    # repr() and JSON escape line ends, so the comparison is line by line.
     for part in (part for text in private for part in text.splitlines() if len(part) >= SHORTEST_PRIVATE):
         size = min(WINDOW, len(part))
         short, long = sorted((part, line), key=len)
@@ -87,12 +87,12 @@ def _repeats(line: str, private: Iterable[str]) -> bool:
 
 
 def fields(**values: Any) -> dict[str, Any]:
-    """`extra=` of a line whose message and fields hold nothing that a caller wrote: `log.info(…, extra=fields(…))`."""
+    """The `extra` of a line that holds no text from a caller: `log.info("…", extra=fields(count=3))`."""
     return {"fields": values}
 
 
 class Formatter(logging.Formatter):
-    """Common to both formats: what a line may say."""
+    """Common to both formats: which text a line may contain."""
 
     def __init__(self, *, show_prompts: bool, secrets: Iterable[str] = ()) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Formatter(logging.Formatter):
         self._secrets = [secret for secret in secrets if secret]
 
     def message(self, record: logging.LogRecord) -> str:
-        """The line's text. One of another library keeps its first line only: asyncio's go on with what failed."""
+        """The message of a line. Of other libraries' messages only the first line: asyncio's go on with the failure."""
         text = record.getMessage()
         if hasattr(record, "fields"):
             return text
@@ -113,7 +113,7 @@ class Formatter(logging.Formatter):
         if not record.exc_info or record.exc_info[1] is None:
             return None
         if not self._show_prompts and not _is_own(record):
-            # Nobody knows which request this is about, so nothing can be told from what its caller wrote.
+            # The request is not known, so text from its caller cannot be recognised.
             return f"{type(record.exc_info[1]).__name__}: {HIDDEN}"
         text = self.formatException(record.exc_info)
         if not self._show_prompts:
@@ -126,14 +126,14 @@ class Formatter(logging.Formatter):
         return text if self._show_prompts else scrub(text, _private.get())
 
     def without_secrets(self, line: str) -> str:
-        """The whole line: a secret may have come as anything, a request id for example."""
+        """`line` with every secret hidden: a caller may have sent one in any field, such as a request id."""
         for secret in self._secrets:
             line = line.replace(secret, HIDDEN).replace(json.dumps(secret)[1:-1], HIDDEN)
         return line
 
     @staticmethod
     def facts(record: logging.LogRecord) -> dict[str, Any]:
-        """What the line is about, and its own fields."""
+        """The ids of the current request and job, and the line's own fields."""
         return {**_about.get(), **getattr(record, "fields", {})}
 
 
@@ -169,7 +169,7 @@ class HumanFormatter(Formatter):
 
 
 def what_failed(error: ValidationError) -> str:
-    """Which fields a model refused, and why; pydantic's own text quotes their values, and prompts are among them."""
+    """Which fields failed validation, and why, without their values: pydantic's own text would quote prompts."""
     reasons = ", ".join(f"{'.'.join(map(str, each['loc'])) or 'all'}: {each['type']}" for each in error.errors())
     return f"{error.title}: {reasons}"
 
@@ -185,12 +185,12 @@ def _is_own(record: logging.LogRecord) -> bool:
 
 
 def _one_line(text: str) -> str:
-    """Nobody but us begins a line of the log."""
+    """Escape line ends, so that no message can forge a line of the log."""
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> None:
-    """Set this process's logging up. Raises SettingsError where the token file cannot be read."""
+    """Set up logging for this process. Raises SettingsError if the token file cannot be read."""
     make = JsonFormatter if settings.log_format == "json" else HumanFormatter
     handler = logging.StreamHandler(stream or sys.stderr)
     secrets = [*settings.tokens(), settings.nats_password or "", settings.nats_token or ""]

@@ -1,4 +1,4 @@
-"""What the service's things are called on a NATS server: subjects, streams and buckets below one prefix."""
+"""The names that the service uses on a NATS server: subjects, streams and buckets, all below one prefix."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _TOKEN = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 
 @dataclass(frozen=True)
 class Names:
-    """The subjects below one prefix, and the stream and buckets that go with it.
+    """The subjects below one prefix, and the streams and buckets that go with it.
 
-    Installations with different prefixes share a cluster (and an account) without hearing of each other.
+    Installations with different prefixes can share a cluster, and an account, without seeing each other.
     """
 
     prefix: str = DEFAULT_PREFIX
@@ -31,12 +31,12 @@ class Names:
 
     @property
     def submit(self) -> str:
-        """Where a job is queued without waiting for it."""
+        """Callers queue a job here without waiting for it."""
         return f"{self.prefix}.submit"
 
     @property
     def state(self) -> str:
-        """`<this>.<job id>`: where the present state of a job is asked for."""
+        """Callers ask for the current state of a job at `<this>.<job id>`."""
         return f"{self.prefix}.state"
 
     @property
@@ -53,7 +53,7 @@ class Names:
 
     @property
     def options(self) -> str:
-        """Where a gateway asks what the widgets of nodes offer."""
+        """Gateways ask here for the options of node widgets."""
         return f"{self.prefix}.options"
 
     @property
@@ -66,7 +66,7 @@ class Names:
 
     @property
     def cancel(self) -> str:
-        """Where a caller asks for it; `<this>.<job id>` is what gateways say to the workers."""
+        """Callers cancel a job here; gateways pass the request to the workers at `<this>.<job id>`."""
         return f"{self.prefix}.cancel"
 
     @property
@@ -75,12 +75,12 @@ class Names:
 
     @property
     def watch(self) -> str:
-        """Where a gateway says that somebody wants to see the previews of a job."""
+        """Gateways announce here that someone wants the previews of a job."""
         return f"{self.prefix}.watch"
 
     @property
     def callbacks(self) -> str:
-        """Where jobs lie that have ended and whose caller is to be called back."""
+        """The queue of ended jobs whose caller wants a webhook."""
         return f"{self.prefix}.callbacks"
 
     @property
@@ -101,7 +101,7 @@ class Names:
 
     @property
     def states(self) -> str:
-        """The key-value bucket of the jobs' states."""
+        """The key-value bucket of job states."""
         return f"{self._slug}-jobs"
 
     @property

@@ -1,4 +1,4 @@
-"""How background tasks are ended for sure."""
+"""Ending background tasks reliably."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ STOP_AGAIN_S = 0.2
 
 
 async def stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended: in Python 3.11 `wait_for` loses a cancellation that comes with its answer
-    (python/cpython#86296), and nats-py waits with it everywhere."""
+    """Cancel tasks until they have ended.
+
+    Once is not enough: Python 3.11's `wait_for` loses a cancellation that arrives together with its result
+    (python/cpython#86296), and nats-py waits with it everywhere.
+    """
     waiting = set(tasks)
     while waiting:
         for task in waiting:

@@ -1,5 +1,6 @@
-"""The desktop overlay: GTK4 and libadwaita on top of the bridge's HTTP interface.
+"""The desktop overlay: GTK 4 and libadwaita on top of the bridge's REST API.
 
-``viewmodels/`` holds everything that can be said without a display and imports no gi; ``ui/`` shows it; ``desktop/``
-knows the desktops (installation, global shortcut, keeping above). ``link.py`` is the one way to the bridge.
+``viewmodels/`` holds the state and the behaviour, without a display and without gi. ``ui/`` shows it. ``desktop/``
+integrates it into each desktop: installation, global shortcut, stacking, notifications. All of them reach the service
+through `bridge.client`, whose coroutines ``link.py`` runs beside GTK's main loop.
 """

@@ -1,4 +1,4 @@
-"""``python -m overlay``: the overlay's process. `imagegen overlay` starts it."""
+"""``python -m overlay``: the process of the overlay, which `imagegen overlay` starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from overlay.pygobject import OverlayUnavailable, require_gtk
 
 
 def main(arguments: list[str]) -> int:
-    """Run the application, or hand the arguments to the one that runs; install and uninstall need no display."""
+    """Run the application, or pass the arguments to the running one. Install and uninstall need no display."""
     for option, act in (("--install", install), ("--uninstall", uninstall)):
         if option in arguments:
             print("\n".join(act()))

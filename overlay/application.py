@@ -1,4 +1,4 @@
-"""The application: one instance, its command line, its actions, and the windows that it keeps ready."""
+"""The application: a single instance with its command line, its actions and the windows that it keeps ready."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from gi.repository import Adw, Gdk, Gio, GLib, Gtk
 
+from bridge.client import AsyncImageGenClient
 from bridge.settings import Settings
 from overlay.desktop.hold_shortcut import ShortcutHolder
 from overlay.desktop.notifications import Notifications
 from overlay.desktop.window_manager import prepare_overlay_window
-from overlay.link import Bridge, LinkThread
+from overlay.link import Link
 from overlay.service import ServiceStarter, find_url
 from overlay.translate import _
 from overlay.ui.bar import Bar
@@ -25,8 +26,8 @@ from overlay.viewmodels.session import Session
 
 APPLICATION_ID = "org.neurolux.Overlay"
 _log = logging.getLogger(__name__)
-READY_LOOK_S = 15
-"""How often to look whether the bridge is still there while nothing is wrong."""
+READY_CHECK_S = 15
+"""How often to check on the service while it is ready."""
 SHORTCUTS = {
     "win.generate": ["<Control>Return"],
     "win.save": ["<Control>s"],
@@ -41,24 +42,24 @@ SHORTCUTS = {
 
 
 def run(arguments: list[str]) -> int:
-    """Run the application, or pass ``arguments`` on to the one that runs."""
+    """Run the application, or pass ``arguments`` to the running one."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    GLib.set_prgname(APPLICATION_ID)  # by which window managers find the icon, and screen readers the program
+    GLib.set_prgname(APPLICATION_ID)  # window managers find the icon by it, screen readers the program
     GLib.set_application_name("NeuroLux")
     Adw.init()
     return OverlayApplication().run(arguments)
 
 
 class OverlayApplication(Adw.Application):
-    """One process a desktop session. Windows are hidden rather than closed, so that they come back at once."""
+    """One process per desktop session. Windows are hidden rather than closed, so that they reappear at once."""
 
     def __init__(self) -> None:
         super().__init__(application_id=APPLICATION_ID, flags=Gio.ApplicationFlags.HANDLES_COMMAND_LINE)
         self._bar: Bar | None = None
         self._window: GenerateWindow | None = None
         for name, text in (
-            ("toggle", _("Show the overlay, or hide it when it is shown")),
-            ("hidden", _("Start without showing anything, ready for the shortcut")),
+            ("toggle", _("Show the overlay, or hide it if it is visible")),
+            ("hidden", _("Start in the background and wait for the shortcut")),
         ):
             self.add_main_option(name, 0, GLib.OptionFlags.NONE, GLib.OptionArg.NONE, text, None)
         self.add_main_option(
@@ -66,23 +67,23 @@ class OverlayApplication(Adw.Application):
             0,
             GLib.OptionFlags.NONE,
             GLib.OptionArg.STRING,
-            _("Draw this prompt with the settings of the last time"),
+            _("Generate an image from PROMPT with the last settings"),
             _("PROMPT"),
         )
 
     # -- life ----------------------------------------------------------------------------------------------------
 
     def do_startup(self) -> None:
-        """First activation: connect to the bridge, make the windows, and stay."""
+        """First activation: connect to the service and keep running."""
         Adw.Application.do_startup(self)
         self.hold()
         for number in (signal.SIGTERM, signal.SIGINT):
-            GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, number, self._ended_by_signal)
+            GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, number, self._quit_on_signal)
         settings = Settings.from_environment()
         preferences = Preferences.load()
-        self._link = LinkThread(deliver=_on_main_loop)
-        self._bridge = Bridge(lambda: find_url(settings), settings.token)
-        self.session = Session(self._bridge, self._link, preferences)
+        self._link = Link(deliver=_on_main_loop)
+        self._client = AsyncImageGenClient(lambda: find_url(settings), token=settings.token)
+        self.session = Session(self._client, self._link, preferences)
         self.starter = ServiceStarter(settings, self.session.connection)
         self._notifications = Notifications(self)
         self.session.job_ended.connect(self._job_ended)
@@ -90,12 +91,12 @@ class OverlayApplication(Adw.Application):
         self._add_actions()
         self._load_style()
         self._shortcut.follow_record()
-        self._look()
+        self._check_service()
 
     def do_shutdown(self) -> None:
-        """Remember the choices and let go of the bridge; the service itself goes on."""
+        """Save the preferences and close the connection. The service keeps running."""
         self.session.remember()
-        self._link.stop(self._bridge.close())
+        self._link.stop(self._client.close())
         Adw.Application.do_shutdown(self)
 
     def do_activate(self) -> None:
@@ -103,18 +104,18 @@ class OverlayApplication(Adw.Application):
         self.bar.reveal()
 
     def do_command_line(self, command_line: Gio.ApplicationCommandLine) -> int:
-        """A start from a terminal or by the shortcut, of this process or of a second one.
+        """Handle a start from a terminal or from the shortcut, of this process or of a second one.
 
-        The barrier for what goes wrong on the way: without an answer the second process would wait for ever.
+        Catches every error: without an exit status the second process would wait forever.
         """
         try:
-            self._obey(command_line)
+            self._run_command(command_line)
         except Exception:
-            _log.exception("the overlay could not do what it was asked")
+            _log.exception("the overlay could not run the command")
             return 1
         return 0
 
-    def _obey(self, command_line: Gio.ApplicationCommandLine) -> None:
+    def _run_command(self, command_line: Gio.ApplicationCommandLine) -> None:
         options = command_line.get_options_dict()
         prompt = options.lookup_value("generate", GLib.VariantType("s"))
         if prompt is not None:
@@ -128,38 +129,40 @@ class OverlayApplication(Adw.Application):
 
     @property
     def bar(self) -> Bar:
-        """The slim bar, made at its first use."""
+        """The bar, created on first use."""
         if self._bar is None:
             self._bar = Bar(self, self.session)
+            self.add_window(self._bar)
             prepare_overlay_window(self._bar)
         return self._bar
 
     @property
     def window(self) -> GenerateWindow:
-        """The generate window, made at its first use."""
+        """The generate window, created on first use."""
         if self._window is None:
             self._window = GenerateWindow(self, self.session)
+            self.add_window(self._window)
         return self._window
 
     def toggle(self) -> None:
-        """What the shortcut does. A grabbed key takes the keyboard from the bar, so its focus is not asked."""
+        """Show or hide the bar, as the shortcut does. A grabbed key takes the focus away, so visibility decides."""
         if self.bar.is_visible():
             self.bar.set_visible(False)
         else:
             self.bar.reveal()
 
     def show_generate(self, prompt: str | None = None, *, start: bool = False) -> None:
-        """Show the generate window, with ``prompt`` in it; ``start`` draws it at once (as soon as that is possible)."""
+        """Show the generate window with ``prompt`` in it; ``start`` generates as soon as the service is ready."""
         self.bar.set_visible(False)
         self.window.reveal(prompt, start=start)
 
     def show_job(self, job_id: str) -> None:
-        """Show what became of a job."""
+        """Show the result of a job."""
         self.window.reveal(None)
         self.window.select(job_id)
 
-    def tell(self, text: str) -> None:
-        """Say something while no window is shown that could."""
+    def notify_hidden(self, text: str) -> None:
+        """Say something through the desktop while no window is visible."""
         self._notifications.say(text)
 
     # -- the rest ------------------------------------------------------------------------------------------------
@@ -184,27 +187,27 @@ class OverlayApplication(Adw.Application):
         provider = Gtk.CssProvider()
         provider.load_from_path(str(UI_FOLDER / "style.css"))
         display = Gdk.Display.get_default()
-        assert display is not None  # GTK has ended the program otherwise
+        assert display is not None  # without one GTK has already exited
         Gtk.StyleContext.add_provider_for_display(display, provider, Gtk.STYLE_PROVIDER_PRIORITY_APPLICATION)
         Gtk.IconTheme.get_for_display(display).add_search_path(str(UI_FOLDER.parent / "data" / "icons"))
 
-    def _ended_by_signal(self) -> bool:
+    def _quit_on_signal(self) -> bool:
         self.quit()
         return GLib.SOURCE_REMOVE
 
-    def _look(self) -> None:
-        """Look for the bridge now, and again for as long as the application lives."""
+    def _check_service(self) -> None:
+        """Check on the service now, and again for as long as the application runs."""
 
-        def looked() -> None:
+        def checked() -> None:
             connection = self.session.connection
-            wait_s = READY_LOOK_S if connection.ready else connection.retry_s
+            wait_s = READY_CHECK_S if connection.ready else connection.retry_s
             GLib.timeout_add(round(wait_s * 1000), again)
 
         def again() -> bool:
-            self._look()
+            self._check_service()
             return GLib.SOURCE_REMOVE
 
-        self.session.look(looked)
+        self.session.check_service(checked)
 
     def _job_ended(self, card: JobCard) -> None:
         window = self._window

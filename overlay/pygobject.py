@@ -1,8 +1,8 @@
-"""Makes the desktop's PyGObject importable for the interpreter that runs.
+"""Makes the PyGObject of the distribution importable.
 
 The overlay runs in the project's virtual environment, where pydantic and aiohttp are; ``gi`` comes from the
-distribution (python3-gi), because building it needs a compiler and GTK's headers. Both fit together where they are of
-the same Python version, which is checked here.
+distribution (python3-gi), because building it needs a compiler and GTK's headers. That works if both have the same
+Python version, which is checked here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OLDEST_GTK = (4, 8)
 
 
 class OverlayUnavailable(Exception):
-    """The overlay cannot run here; the message says what is missing and how to get it."""
+    """The overlay cannot run here. The message says what is missing and how to get it."""
 
 
 def require_gtk() -> None:
@@ -40,7 +40,7 @@ def require_gtk() -> None:
 
 
 def _borrow_from_system() -> None:
-    """Put the folder of the system Python's ``gi`` last on the path, if that Python is of our version."""
+    """Put the folder of the system Python's ``gi`` last on the path, if that Python has our version."""
     python = shutil.which("python3", path="/usr/bin:/bin")
     if python is None:
         raise OverlayUnavailable(f"PyGObject is missing; {_remedy()}")
@@ -52,7 +52,7 @@ def _borrow_from_system() -> None:
     if (int(major), int(minor)) != sys.version_info[:2]:
         raise OverlayUnavailable(
             f"the system's PyGObject is for Python {major}.{minor} and this is Python "
-            f"{sys.version_info[0]}.{sys.version_info[1]}; make the environment with it: "
+            f"{sys.version_info[0]}.{sys.version_info[1]}; recreate the environment with that version: "
             f"make clean setup PYTHON=/usr/bin/python{major}.{minor}"
         )
     sys.path.append(folder)

@@ -1,4 +1,4 @@
-"""The service on this machine: where it is, and how the Start button starts it."""
+"""The service on this machine: its URL, and how the Start button starts it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from gi.repository import GLib
 
-from bridge.client.client import DEFAULT_URL
+from bridge.client import DEFAULT_URL
 from bridge.service.runtime import running_service
 from bridge.settings import Settings, is_loopback
 from overlay.translate import _
@@ -21,7 +21,7 @@ CHECK_MS = 500
 
 
 def find_url(settings: Settings) -> str:
-    """The service that IMAGEGEN_URL names, else the one running on this state folder, else where one would be."""
+    """The URL in IMAGEGEN_URL, else of the service running on this state folder, else where one would start."""
     named = os.environ.get(URL_VARIABLE)
     if named:
         return named.rstrip("/")
@@ -30,14 +30,14 @@ def find_url(settings: Settings) -> str:
 
 
 def port_to_start_on(settings: Settings) -> int | None:
-    """Where a service that is started here would be found; None where IMAGEGEN_URL names another machine's."""
+    """The port on which a service started here would be found; None if IMAGEGEN_URL names another machine."""
     named = urlsplit(os.environ.get(URL_VARIABLE) or settings.url)
     here = named.scheme == "http" and is_loopback(named.hostname or "")
     return named.port if here else None
 
 
 class ServiceStarter:
-    """Starts ``imagegen up`` as a program of its own: it outlives the overlay, as a service should."""
+    """Starts ``imagegen up`` as a separate program, which outlives the overlay."""
 
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
@@ -47,7 +47,7 @@ class ServiceStarter:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it unless it starts already; the connection's banner tells how it goes."""
+        """Start the service unless it is starting already. The banner of the connection shows the progress."""
         if self._connection.state is not BridgeState.DOWN or self._port is None:
             return
         log = self._settings.logs / LOG_NAME
@@ -72,10 +72,10 @@ class ServiceStarter:
             return GLib.SOURCE_REMOVE
         if self._process.poll() is None:
             return GLib.SOURCE_CONTINUE
-        self._connection.start_failed(self._last_words())
+        self._connection.start_failed(self._last_line())
         return GLib.SOURCE_REMOVE
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         log = self._settings.logs / LOG_NAME
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else _("It ended without a word; see {log}").format(log=log)
+        return lines[-1] if lines else _("It stopped without an error message; see {log}").format(log=log)

@@ -1,6 +1,6 @@
-"""Texts in the user's language: gettext, with English as the source. Free of gi, so that view-models can use it.
+"""Translates texts with gettext; English is the source. View-models use it too, so it imports no gi.
 
-`make pot` writes the template of translations. TEXTDOMAINDIR names another folder of them, to try one out.
+`make pot` writes the template. TEXTDOMAINDIR names another folder of translations, to try one out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 DOMAIN = "neurolux-overlay"
 LOCALE_FOLDER = Path(os.environ.get("TEXTDOMAINDIR") or Path(__file__).parent / "locale")
 
-# GTK translates the .ui files by the C library's gettext, which has to be told the folder by itself.
+# GTK translates the .ui files with the C library's gettext, which needs the folder as well.
 locale.bindtextdomain(DOMAIN, LOCALE_FOLDER)
 locale.bind_textdomain_codeset(DOMAIN, "UTF-8")
 _translations = gettext.translation(DOMAIN, LOCALE_FOLDER, fallback=True)

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from bridge.client.client import DEFAULT_URL, ImageGenClient
+from bridge.client import DEFAULT_URL, ImageGenClient
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "modes" / "images"

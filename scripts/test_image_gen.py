@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.commands import generate
 
 SEED = 20_240_801

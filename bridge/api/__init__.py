@@ -1,1 +1,1 @@
-"""The doors: REST, event streams, NATS subjects. They translate and never decide."""
+"""The APIs: REST, event streams and NATS subjects. They translate, and never decide."""

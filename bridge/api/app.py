@@ -1,4 +1,4 @@
-"""The gateway: one process that opens the doors. Any number of them may share a NATS cluster."""
+"""The gateway process: it serves the REST and NATS APIs. Any number of gateways can share a NATS cluster."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from bridge.settings import Settings
 from bridge.stopping import stop
 
 SHUTDOWN_S = 2.0
-"""How long open answers may take to end when the gateway is stopped."""
+"""How long open responses may take to end when the gateway stops."""
 
 
 def make_app(settings: Settings, nats_url: str) -> web.Application:
-    """The REST application. It connects to NATS when it starts, and opens the NATS door beside its own.
+    """The REST application. When it starts, it connects to NATS and serves the NATS API too.
 
-    Raises SettingsError where the tokens cannot be read.
+    Raises SettingsError if the tokens cannot be read.
     """
     tokens = auth.Tokens(settings.tokens())
     limiter, waits = RateLimiter.of(settings), Waits(settings.max_waits)
@@ -49,7 +49,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
         middleware.envelope,
         auth.same_origin(auth.own_hosts(settings)),
         auth.identify(tokens),
-        # Before the token is asked for: guessing it is limited too.
+        # Before the token is checked, so that guessing it is limited too.
         limited(limiter, waits, body_timeout_s=settings.body_timeout_s),
         auth.bearer_token(tokens),
     ]
@@ -62,7 +62,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
     metrics.add_routes(app)
     check_declared(app)
 
-    async def doors(app: web.Application) -> AsyncIterator[None]:
+    async def connected(app: web.Application) -> AsyncIterator[None]:
         nc = await connect(nats_url, "imagegen-gateway", access=settings.nats_access)
         try:
             queue = await JobQueue.open(
@@ -94,12 +94,12 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
         finally:
             await nc.close()
 
-    app.cleanup_ctx.append(doors)
+    app.cleanup_ctx.append(connected)
     return app
 
 
 def request_limits(settings: Settings) -> Limits:
-    """What one request may bring and ask for."""
+    """The limits of one request."""
     return Limits(
         body_bytes=settings.max_body_bytes,
         file_bytes=settings.max_file_bytes,
@@ -109,12 +109,12 @@ def request_limits(settings: Settings) -> Limits:
 
 
 async def run_gateway(settings: Settings, nats_url: str) -> None:
-    """Serve until cancelled. Raises Unavailable without NATS, and OSError where the port is taken."""
+    """Serve until cancelled. Raises Unavailable if there is no NATS server, and OSError if the port is in use."""
     runner = web.AppRunner(
         make_app(settings, nats_url),
         access_log=None,
         shutdown_timeout=SHUTDOWN_S,
-        # aiohttp closes by this timer whatever has not sent all of its headers, be it idle or slow on purpose.
+        # aiohttp closes connections that have not sent all headers in this time, idle or slow on purpose.
         keepalive_timeout=settings.idle_timeout_s,
     )
     await runner.setup()

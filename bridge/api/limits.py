@@ -14,11 +14,11 @@ from bridge.contract import TooManyBodies, TooManyRequests, TooManyWaits
 from bridge.settings import OPEN_RATE_PER_MINUTE, Settings, is_loopback
 
 MAX_CLIENTS = 10_000
-"""Clients whose rate is remembered; the one that was quiet longest is forgotten first."""
+"""The number of clients whose rate is remembered. The one that was quiet longest is forgotten first."""
 
 
 class Verdict(NamedTuple):
-    """What a bucket says to a request. `full_in_s`: when the whole burst is there again."""
+    """Whether a request is allowed. `full_in_s`: seconds until the whole burst is available again."""
 
     allowed: bool
     remaining: int
@@ -33,7 +33,7 @@ class _Bucket:
 
 
 class RateLimiter:
-    """A token bucket for each client: `burst` requests at once, refilled with `per_minute`. 0 a minute is no limit."""
+    """A token bucket for each client: `burst` requests at once, refilled at `per_minute`. 0 a minute is no limit."""
 
     def __init__(self, per_minute: int, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_minute = per_minute
@@ -43,7 +43,7 @@ class RateLimiter:
 
     @classmethod
     def of(cls, settings: Settings) -> RateLimiter:
-        """The limiter that the settings ask for. Without a word of them loopback has no limit."""
+        """The limiter of the settings. By default there is no limit on loopback."""
         rate = settings.rate_per_minute
         if rate is None:
             rate = 0 if is_loopback(settings.host) else OPEN_RATE_PER_MINUTE
@@ -74,20 +74,20 @@ class RateLimiter:
 
 
 class Waits:
-    """Requests that hold their connection until something happens, over all doors of one gateway."""
+    """Open requests that wait for something, over all APIs of one gateway."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.open: dict[str, int] = {}
-        """How many, by what they wait for (a route, or the NATS door)."""
+        """Their number, by route (`NATS` for the NATS API)."""
 
     @contextlib.contextmanager
     def hold(self, kind: str) -> Iterator[None]:
-        """Be one of them. Raises TooManyWaits."""
+        """Count as one of them. Raises TooManyWaits."""
         if sum(self.open.values()) >= self.limit:
             raise TooManyWaits(
-                f"{self.limit} requests and event streams (max_waits) are open already; use POST /v1/jobs, which does "
-                "not wait, or try again"
+                f"{self.limit} requests and event streams are open, which is the limit (max_waits); use POST "
+                "/v1/jobs, which does not wait, or try again"
             )
         self.open[kind] = self.open.get(kind, 0) + 1
         try:
@@ -97,21 +97,21 @@ class Waits:
 
 
 class BodyMemory:
-    """Memory for bodies that are read and checked, over all requests of one gateway. One alone is always let in."""
+    """Memory for request bodies, over all requests of one gateway. A single body always fits."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
 
     def lease(self, announced: int | None) -> BodyLease:
-        """Room for one body, of which the request has `announced` the length. Raises TooManyBodies."""
+        """Memory for one body, of the length that the request `announced`. Raises TooManyBodies."""
         lease = BodyLease(self)
         lease.reserve(announced or 0)
         return lease
 
 
 class BodyLease:
-    """What one body takes of the room, until `release`."""
+    """The memory of one body, until `release`."""
 
     def __init__(self, memory: BodyMemory) -> None:
         self._memory = memory
@@ -119,7 +119,7 @@ class BodyLease:
         self._read = 0
 
     def reserve(self, size: int) -> None:
-        """Have room for `size` bytes in all. Raises TooManyBodies."""
+        """Reserve `size` bytes in total. Raises TooManyBodies."""
         more, others = size - self._reserved, self._memory.used - self._reserved
         if more > 0 and others and others + size > self._memory.limit:
             raise TooManyBodies(
@@ -130,18 +130,18 @@ class BodyLease:
         self._reserved = max(self._reserved, size)
 
     def count(self, size: int) -> None:
-        """So many bytes more have been read. Raises TooManyBodies where they had not been announced."""
+        """Count `size` more bytes as read. Raises TooManyBodies if they exceed the announced length and do not fit."""
         self._read += size
         self.reserve(self._read)
 
     def release(self) -> None:
-        """The body is not in memory any more."""
+        """Give the memory back."""
         self._memory.used -= self._reserved
         self._reserved = self._read = 0
 
 
 def too_many(limiter: RateLimiter, verdict: Verdict) -> TooManyRequests:
-    """The error of a request that came too early."""
+    """The error for a request over the rate."""
     wait = verdict.retry_after_s
     message = f"more than {limiter.per_minute} requests a minute (rate_per_minute); try again in {wait} s"
     return TooManyRequests(message, retry_after_s=wait)

@@ -1,8 +1,8 @@
-"""`/metrics`, in Prometheus' text format: the doors of this gateway, the jobs of the cluster, the workers it hears.
+"""Prometheus metrics: requests to this gateway, jobs of the cluster, and the workers it hears from.
 
-Labels are bounded: a mode, model or path that nobody has named here becomes `other` or `(none)`. What all gateways
-know alike (gauges of jobs and workers) each of them shows; what happened once (counters, histograms) is counted by
-one of them, so that sums over gateways are true. docs/MONITORING.md explains every name.
+Labels are bounded: modes and models beyond the limit become `other`. Every gateway reports the gauges of jobs and
+workers, which are the same everywhere. Only one gateway counts each event (counters, histograms), so sums over gateways
+are correct. docs/MONITORING.md explains every metric.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ log = logging.getLogger(__name__)
 
 OTHER = "other"
 MAX_NAMES = 100
-"""Different modes, and different models, that become labels; the rest are `other`."""
+"""The number of modes, and of models, that become labels; the others are `other`."""
 MAX_WORKERS = 200
 NOT_STALE_S = 20.0
-"""A worker that was not heard for so long counts as down."""
+"""A worker that has been silent for this long counts as down."""
 LOOK_TIMEOUT_S = 2.0
 COUNTERS_GROUP = "metrics"
-"""Gateways share the result events: each is counted once."""
+"""Gateways share the result events, so that each is counted once."""
 JOB_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600)
 
 
 class Labels:
-    """The values that a label may have: the first MAX_NAMES that are `known`."""
+    """The values of a label: the first MAX_NAMES names that are `known`."""
 
     def __init__(self, known: Callable[[str], bool] = lambda _: True) -> None:
         self._known = known
         self._seen: set[str] = set()
 
     def label(self, name: str | None) -> str:
-        """The label of a name; empty for none."""
+        """The label for a name; empty for None."""
         if not name or name in self._seen:
             return name or ""
         if len(self._seen) >= MAX_NAMES or not self._known(name):
@@ -61,7 +61,7 @@ class Labels:
 
 
 class Metrics:
-    """The figures of one gateway, and its view of the cluster. `modes` and `models` say which names there are."""
+    """The metrics of one gateway. `modes` and `models` hold the names that become labels."""
 
     def __init__(self, waits: Waits) -> None:
         self.registry = registry = CollectorRegistry()
@@ -72,37 +72,43 @@ class Metrics:
         self._roster: Roster | None = None
         self._depth: int | None = None
         self._workers: list[WorkerEntry] = []
-        build = Gauge("imagegen_build_info", "1; what runs is in the labels.", ["version", "python"], registry=registry)
+        build = Gauge(
+            "imagegen_build_info", "Always 1; the labels hold the versions.", ["version", "python"], registry=registry
+        )
         build.labels(__version__, platform.python_version()).set(1)
         self._requests = Counter(
-            "imagegen_http_requests", "Answered requests.", ["method", "route", "status"], registry=registry
+            "imagegen_http_requests", "HTTP requests answered.", ["method", "route", "status"], registry=registry
         )
         self._request_seconds = Histogram(
             "imagegen_http_request_seconds",
-            "Until the last byte.",
+            "Time until the last byte of the response.",
             ["route"],
             registry=registry,
             buckets=REQUEST_SECONDS,
         )
         self._nats_requests = Counter(
             "imagegen_nats_requests",
-            "Requests over NATS; code is ok or that of the error.",
+            "NATS requests answered; code is ok, or the code of the error.",
             ["code"],
             registry=registry,
         )
         self._codes = Labels()
         self._accepted = Counter(
-            "imagegen_jobs_accepted", "Jobs that this gateway put into the queue.", ["mode", "model"], registry=registry
+            "imagegen_jobs_accepted", "Jobs that this gateway queued.", ["mode", "model"], registry=registry
         )
         self._finished = Counter(
             "imagegen_jobs_finished", "Jobs that ended.", ["state", "mode", "model"], registry=registry
         )
         self._wait_seconds = Histogram(
-            "imagegen_job_wait_seconds", "From acceptance to start.", ["mode"], registry=registry, buckets=JOB_SECONDS
+            "imagegen_job_wait_seconds",
+            "Time from acceptance to start.",
+            ["mode"],
+            registry=registry,
+            buckets=JOB_SECONDS,
         )
         self._run_seconds = Histogram(
             "imagegen_job_run_seconds",
-            "From start to end, of jobs that were done.",
+            "Time from start to end, for jobs that are done.",
             ["mode", "model"],
             registry=registry,
             buckets=JOB_SECONDS,
@@ -111,12 +117,12 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     async def follow(self, queue: JobQueue, index: JobIndex, roster: Roster) -> None:
-        """Count the ends of jobs from now on, and look at these for the gauges."""
+        """Start counting ended jobs, and read the gauges from these."""
         self._queue, self._index, self._roster = queue, index, roster
         queue.accepted = self.job_accepted
         await queue.nc.subscribe(queue.names.result, queue=COUNTERS_GROUP, cb=self._on_result)
 
-    # -- what happened -----------------------------------------------------------------------------------------------
+    # -- counters ------------------------------------------------------------------------------------------------
 
     def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
         """A REST request was answered."""
@@ -128,14 +134,14 @@ class Metrics:
         self._nats_requests.labels(self._codes.label(code)).inc()
 
     def job_accepted(self, state: JobState) -> None:
-        """This gateway put a job into the queue."""
+        """This gateway queued a job."""
         self._accepted.labels(self.modes.label(state.mode), self.models.label(state.model)).inc()
 
     async def _on_result(self, msg: Msg) -> None:
         try:
             ended = JobResultEvent.model_validate_json(msg.data)
         except ValidationError:
-            log.warning("what came on %s is no result of a job", msg.subject)
+            log.warning("a message on %s is not the result of a job", msg.subject)
             return
         mode, model = self.modes.label(ended.mode), self.models.label(ended.model)
         self._finished.labels(ended.status.value, mode, model).inc()
@@ -143,10 +149,10 @@ class Metrics:
             self._wait_seconds.labels(mode).observe(ended.queue_time_ms / 1000)
             self._run_seconds.labels(mode, model).observe(ended.generation_time_ms / 1000)
 
-    # -- what there is now -------------------------------------------------------------------------------------------
+    # -- gauges ----------------------------------------------------------------------------------------------
 
     async def look(self) -> None:
-        """Ask the broker and the roster what the gauges shall show; without an answer those are left out."""
+        """Read the values for the gauges from the broker and the roster. Values that cannot be read are left out."""
         if self._queue is None or self._roster is None:
             return
         self._depth = None
@@ -155,16 +161,16 @@ class Metrics:
                 info = await self._queue.nc.jetstream().stream_info(self._queue.names.stream)
                 self._depth = info.state.messages
         except (*BROKER_ERRORS, NotFoundError) as error:
-            log.info("the broker does not say how deep the queue is: %s", error or type(error).__name__)
+            log.info("the broker does not report the depth of the queue: %s", error or type(error).__name__)
         self._workers = (await self._roster.list()).workers[:MAX_WORKERS]
 
     def _gauges(self) -> Iterator[Metric]:
-        yield _gauge("imagegen_nats_up", "Whether this gateway has its NATS server.", [((), self._connected)])
+        yield _gauge("imagegen_nats_up", "Whether this gateway is connected to NATS.", [((), self._connected)])
         if self._depth is not None:
-            yield _gauge("imagegen_queue_depth", "Jobs accepted and not ended.", [((), self._depth)])
+            yield _gauge("imagegen_queue_depth", "Jobs that are accepted and have not ended.", [((), self._depth)])
         yield self._jobs()
         waits = [((route,), count) for route, count in self._waits.open.items()]
-        yield _gauge("imagegen_waits", "Waiting requests and event readers, by route.", waits, ["route"])
+        yield _gauge("imagegen_waits", "Open requests that wait, and event streams, by route.", waits, ["route"])
         yield from self._worker_gauges()
 
     @property
@@ -177,33 +183,37 @@ class Metrics:
             (entry.status.value, self.modes.label(entry.key.mode), self.models.label(entry.key.model))
             for entry in entries
         )
-        text = "Jobs that are kept, by state; ended ones until the retention removes them."
+        text = "Jobs by state; ended jobs count until the retention removes them."
         return _gauge("imagegen_jobs", text, tally.items(), ["state", "mode", "model"])
 
     def _worker_gauges(self) -> Iterator[Metric]:
         label = ["worker"]
         by_worker = [((worker.worker_id,), worker) for worker in self._workers]
         for name, text, figure in (
-            ("imagegen_worker_up", "Whether it was heard lately.", lambda w: w.age_seconds < NOT_STALE_S),
+            (
+                "imagegen_worker_up",
+                "Whether the worker sent a heartbeat recently.",
+                lambda w: w.age_seconds < NOT_STALE_S,
+            ),
             (
                 "imagegen_comfyui_up",
-                "Whether its ComfyUI answers.",
+                "Whether the worker's ComfyUI answers.",
                 lambda w: w.comfyui_up and w.age_seconds < NOT_STALE_S,
             ),
-            ("imagegen_vram_total_bytes", "Memory of its device.", lambda w: w.vram_total_bytes),
-            ("imagegen_vram_free_bytes", "Free memory of its device.", lambda w: w.vram_free_bytes),
-            ("imagegen_worker_jobs", "Jobs that it holds.", lambda w: len(w.running)),
-            ("imagegen_worker_models_loaded", "Models in its memory.", lambda w: len(w.loaded_models)),
-            ("imagegen_worker_start_time_seconds", "When it was started, Unix time.", lambda w: w.started_at),
+            ("imagegen_vram_total_bytes", "Memory of the worker's device.", lambda w: w.vram_total_bytes),
+            ("imagegen_vram_free_bytes", "Free memory of the worker's device.", lambda w: w.vram_free_bytes),
+            ("imagegen_worker_jobs", "Jobs that the worker holds.", lambda w: len(w.running)),
+            ("imagegen_worker_models_loaded", "Models that the worker has loaded.", lambda w: len(w.loaded_models)),
+            ("imagegen_worker_start_time_seconds", "When the worker started, in Unix time.", lambda w: w.started_at),
         ):
             found = [(labels, figure(worker)) for labels, worker in by_worker]
             yield _gauge(name, text, [(labels, value) for labels, value in found if value is not None], label)
         reconnects = CounterMetricFamily(
-            "imagegen_worker_reconnects", "Its connections to NATS and ComfyUI that were made again.", labels=label
+            "imagegen_worker_reconnects", "Reconnections of the worker to NATS and to ComfyUI.", labels=label
         )
         redeliveries = CounterMetricFamily(
             "imagegen_worker_redeliveries",
-            "Jobs that came to it after another worker, or an earlier life.",
+            "Jobs that another worker, or an earlier process, had before.",
             labels=label,
         )
         for labels, worker in by_worker:
@@ -214,7 +224,7 @@ class Metrics:
 
 
 class _View(Collector):
-    """Figures that are looked up when they are asked for."""
+    """Gauges that are read when they are collected."""
 
     def __init__(self, view: Callable[[], Iterator[Metric]]) -> None:
         self._view = view

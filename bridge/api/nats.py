@@ -1,6 +1,6 @@
 """The NATS API: request and reply with the models of REST. Errors are replies too.
 
-| subject | asks | is answered with |
+| subject | request | reply |
 |---|---|---|
 | `request` | a generate request | `ImageGenResponse`, when the job is done |
 | `submit` | a generate request | `JobState`, when the job is on disk |
@@ -61,14 +61,13 @@ CLIENT = "NATS"
 KEY_HEADER, REPLAYED_HEADER = "Idempotency-Key", "Idempotency-Replayed"
 BASE64_GROWTH = 4 / 3
 REPLY_OVERHEAD_BYTES = 64 * 1024
-"""Room for everything in a reply but its images: prompts of the largest size, in JSON's escapes."""
+"""Bytes for everything in a reply but its images: the largest prompts, with JSON escapes."""
 
 
 class NatsApi:
     """Answers the subjects above, below the prefix of the installation.
 
-    NATS does not say who asks, so all its callers together are one client to the rate. Whom the server lets in at all
-    is the server's own business.
+    NATS does not identify callers, so all of them share one rate. Access is controlled by the NATS server.
     """
 
     def __init__(
@@ -82,17 +81,17 @@ class NatsApi:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Subscribe. Gateways share the subject, so that each request is answered once."""
+        """Subscribe. Gateways share each subject, so that one of them answers a request."""
         nc, names = self._generation.queue.nc, self._generation.queue.names
         await nc.subscribe(names.request, queue=QUEUE_GROUP, cb=self._handler(self._generate, waits=True))
         await nc.subscribe(names.submit, queue=QUEUE_GROUP, cb=self._handler(self._submit))
         await nc.subscribe(f"{names.state}.*", queue=QUEUE_GROUP, cb=self._handler(self._state))
-        # It waits for the worker, at most CANCEL_WAIT_S.
+        # Waits for the worker, at most CANCEL_WAIT_S.
         await nc.subscribe(names.cancel, queue=QUEUE_GROUP, cb=self._handler(self._cancel, waits=True))
-        await subscribed(nc)  # Whoever finds REST open finds these too.
+        await subscribed(nc)  # A caller that finds REST open finds these too.
 
     def _handler(self, serve: Serve, *, waits: bool = False) -> Callable[[Msg], Awaitable[None]]:
-        """The callback of a subject. What `waits` counts among the requests that are open."""
+        """The callback of a subject. `waits`: its requests count as open requests."""
 
         async def on_request(msg: Msg) -> None:
             # A callback blocks its subscription, and an image takes seconds.
@@ -116,15 +115,15 @@ class NatsApi:
                 message = f"{type(error).__name__}; the service's log has the details under request {request_id}"
                 reply = Reply(ErrorEnvelope(error=ErrorBody(code=code, message=message)))
             if msg.reply:
-                with contextlib.suppress(*BROKER_ERRORS):  # The caller will not hear it; the job is safe.
+                with contextlib.suppress(*BROKER_ERRORS):  # The caller misses the reply; the job is safe.
                     # Not `respond`, which sends the headers of the request back.
                     headers = {REPLAYED_HEADER: "true"} if reply.replayed else None
                     await self._generation.queue.nc.publish(
                         msg.reply, reply.model.model_dump_json().encode(), headers=headers
                     )
             self._metrics.nats_request_ended(code)
-            told = logs.fields(code=code, ms=round((time.monotonic() - began) * 1000, 1))
-            log.log(logging.WARNING if code == "internal_error" else logging.INFO, "NATS request", extra=told)
+            facts = logs.fields(code=code, ms=round((time.monotonic() - began) * 1000, 1))
+            log.log(logging.WARNING if code == "internal_error" else logging.INFO, "NATS request", extra=facts)
 
     async def _reply(self, msg: Msg, serve: Serve, waits: bool) -> Reply:
         """The answer to one request. Raises BridgeError."""
@@ -160,14 +159,14 @@ class NatsApi:
         return Reply(await self._generation.cancel(asked.job_id))
 
     def _fits(self, state: JobState) -> bool:
-        # The first image is carried twice: alone, and first in the list of all.
+        # The first image is in the reply twice: alone, and first in the list.
         sizes = [image.size for image in state.images]
         needed = (sum(sizes) + sizes[0]) * BASE64_GROWTH + REPLY_OVERHEAD_BYTES
         return needed <= self._generation.queue.nc.max_payload
 
 
 def _job_id(text: str) -> str:
-    """The id of a job, if it is one: it becomes a key of the store. Raises UnknownJob."""
+    """The text, if it is a job id: it becomes a key of the store. Raises UnknownJob."""
     if not re.fullmatch(JOB_ID_PATTERN, text):
-        raise UnknownJob(f"no job has the id {text[:80]!r}: ids are lowercase UUIDs", field="job_id")
+        raise UnknownJob(f"no job has the id {text[:80]!r}: job ids are lowercase UUIDs", field="job_id")
     return text

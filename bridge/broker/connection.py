@@ -1,4 +1,4 @@
-"""The NATS server or cluster that everything goes over: how to reach it, and what our things are called on it."""
+"""The connection to the NATS server or cluster."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def access_options(access: Access) -> dict[str, Any]:
 
 
 class Refused(Unavailable):
-    """The server is there and does not let us in; waiting will not help."""
+    """The server answers but refuses the login. Waiting does not help."""
 
 
 async def connect(
     url: str, name: str, *, access: Access | None = None, patience_s: float = CONNECT_PATIENCE_S
 ) -> Client:
-    """A connection that outlives restarts of the broker. `url` may name several servers, with commas between.
+    """Connect, and reconnect whenever the broker restarts. `url` may name several servers, separated by commas.
 
-    Raises Unavailable if there is none in `patience_s`, and Refused if the server does not accept us: at once where
-    no other could.
+    Raises Unavailable if no server answers within `patience_s`, and Refused if the server refuses the login: at once
+    if there is only one server.
     """
     options = access_options(access or Access())
     servers = [server.strip() for server in url.split(",")]
@@ -64,7 +64,7 @@ async def connect(
         text = str(error)
         if "uthorization" in text or "uthentication" in text or isinstance(error, ssl.SSLError):
             refusals.append(text)
-            if len(servers) == 1 and "imeout" not in text:  # a machine too busy to log in is not refused
+            if len(servers) == 1 and "imeout" not in text:  # a login that timed out was not refused
                 refused.set()
         await _log_error(error)
 
@@ -88,23 +88,22 @@ async def connect(
 
 
 async def subscribed(nc: Client) -> None:
-    """Wait until the server knows every subscription that was made so far.
+    """Wait until the server knows every subscription made so far. Raises what `flush` raises.
 
-    One `flush` does not say so: nats-py writes its PING past the commands that still lie in its buffer
-    (`Client._send_ping`), and the server may answer it first. By then the buffer is written, so the second PING
-    comes after them. Raises what `flush` raises.
+    One `flush` is not enough: nats-py sends its PING past the commands that are still in its buffer
+    (`Client._send_ping`), so the server may answer before it reads them. The second PING comes after them.
     """
     await nc.flush()
     await nc.flush()
 
 
 def _bare(url: str) -> str:
-    """The URL without the password that it may hold."""
+    """The URL without its password."""
     return re.sub(r"//[^/@,]*@", "//", url)
 
 
 async def _log_error(error: Exception) -> None:
-    # What a subscription's callback raises ends here too, and would otherwise be lost without a trace.
+    # Exceptions of subscription callbacks arrive here too, and would otherwise be lost.
     if isinstance(error, (nats.errors.Error, OSError)):
         log.debug("NATS: %r", error)
     else:

@@ -1,8 +1,8 @@
-"""The workers of one installation as they see each other and as gateways see them: heartbeats, and jobs handed on.
+"""The workers of one installation, as gateways and other workers see them: heartbeats, and jobs handed over.
 
-A job is worth handing on when another worker holds its model in memory: loading one takes longer than most jobs run.
-The offer is one request to that worker, which takes over the delivery with its acknowledgement, or says no. It is a
-matter of a second or two, never a condition: a job that nobody takes is run by the worker that has it.
+Handing a job over pays off when another worker has its model in memory: loading a model takes longer than most jobs.
+A worker offers the job to that worker, which takes over the delivery and its acknowledgement, or declines. Offers last
+a second or two at most: the worker runs a job itself if nobody takes it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S = 5.0
 STALE_S = 15.0
-"""A worker that was not heard for so long is offered nothing."""
+"""A worker that has been silent for this long gets no offers."""
 FORGET_S = 60.0
 ROLL_CALL_S = 0.3
-"""How long a process that has just started waits for the answers to its roll call."""
+"""How long a process that has just started waits for answers to its roll call."""
 HOLD_BACK_S = 2.0
-"""How long a job waits for a busy worker that holds its model."""
+"""How long a job waits for a busy worker that has its model."""
 OFFER_TIMEOUT_S = 0.5
 OFFER_INTERVAL_S = 0.2
 DELIVERY_HEADER = "Imagegen-Delivery"
@@ -38,7 +38,7 @@ TAKEN, BUSY = b"taken", b"busy"
 
 
 class Roster:
-    """The workers that this process has heard of."""
+    """The workers that this process has heard from."""
 
     def __init__(self, nc: Client, names: Names, clock: Callable[[], float] = time.monotonic) -> None:
         self._nc = nc
@@ -48,13 +48,13 @@ class Roster:
         self._called_at: float | None = None
 
     async def open(self) -> None:
-        """Listen to the heartbeats, and ask every worker for one."""
+        """Listen to heartbeats, and ask every worker for one."""
         await self._nc.subscribe(f"{self._names.workers}.*", cb=self._on_status)
         await self._nc.publish(self._names.workers)
         self._called_at = self._clock()
 
     async def list(self) -> WorkerList:
-        """Every worker heard in the last minute, by name."""
+        """Every worker that sent a heartbeat in the last minute, by name."""
         if self._called_at is not None and (early := self._called_at + ROLL_CALL_S - self._clock()) > 0:
             await asyncio.sleep(early)
         now = self._clock()
@@ -67,7 +67,7 @@ class Roster:
         )
 
     def holders(self, model: str, *, but: str) -> list[str]:
-        """Workers that could run a job of this model without loading it, the idlest first."""
+        """Workers that have the model loaded, the least busy first."""
         now = self._clock()
         fit = [
             status
@@ -80,7 +80,7 @@ class Roster:
         return [status.worker_id for status in sorted(fit, key=lambda status: len(status.running))]
 
     def idle(self, *, but: str) -> bool:
-        """Whether a worker has nothing to do."""
+        """Whether another worker has nothing to do."""
         now = self._clock()
         return any(
             now - heard_at < STALE_S and status.comfyui_up and not status.running and status.worker_id != but
@@ -92,10 +92,10 @@ class Roster:
             status = WorkerStatus.model_validate_json(msg.data)
             self._heard[status.worker_id] = (self._clock(), status)
 
-    # -- jobs handed on ----------------------------------------------------------------------------------------------
+    # -- jobs handed over --------------------------------------------------------------------------------------------
 
     async def hand_over(self, msg: Msg, model: str, *, own_id: str) -> bool:
-        """Offer a delivery to the workers that hold its model. True: one has taken it, and will acknowledge it."""
+        """Offer a delivery to the workers that have its model. True: one took it, and will acknowledge it."""
         deadline = self._clock() + HOLD_BACK_S
         while holders := self.holders(model, but=own_id):
             for worker_id in holders:
@@ -113,20 +113,20 @@ class Roster:
                 subject, msg.data, timeout=OFFER_TIMEOUT_S, headers={DELIVERY_HEADER: msg.reply}
             )
         except BROKER_ERRORS:
-            # It died, or its answer is late. If it took the job after all, two run it, and the first to end counts.
+            # It died, or its answer is late. If it took the job after all, two run it, and the first end counts.
             self._heard.pop(worker_id, None)
             return False
         return answer.data == TAKEN
 
 
-# -- where jobs are handed on ------------------------------------------------------------------------------------------
+# -- where jobs are handed over ----------------------------------------------------------------------------------------
 
 
 def offer_subject(names: Names, worker_id: str) -> str:
-    """Where a worker takes jobs from other workers."""
+    """The subject on which a worker receives offers."""
     return f"{names.workers}.{worker_id}.take"
 
 
 def handed_over(nc: Client, offer: Msg) -> Msg:
-    """The delivery inside an offer: acknowledging it acknowledges the job, whoever got it from the queue."""
+    """The delivery inside an offer. Acknowledging it acknowledges the job."""
     return Msg(_client=nc, subject=offer.subject, reply=(offer.headers or {})[DELIVERY_HEADER], data=offer.data)

@@ -1,8 +1,8 @@
-"""The images of jobs, in a JetStream object store: any client of object stores reads them by name.
+"""The images of jobs in a JetStream object store. Any object store client can read them by name.
 
-Written here and not with nats-py's `ObjectStore`, for three reasons: one round trip to put or get an image where that
-takes four each; nothing that waits for ever when the server dies (its `get` reads chunks without a timeout); and the
-oldest images make room when the store is full, where it refuses new ones.
+This does not use nats-py's `ObjectStore`, for three reasons: that takes four round trips to put or get an image, this
+one; its `get` reads chunks without a timeout and hangs when the server dies; and when its store is full it refuses new
+images, where this drops the oldest.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from bridge.broker.stores import NO_SPACE_ERRORS, make_stream
 from bridge.contract import ImageExpired, ImageObject, StorageFull, Unavailable
 
 CHUNK_BYTES = 512 * 1024
-"""A message of the store; below every server's usual max_payload of 1 MiB."""
+"""The size of a chunk: below the default max_payload of NATS servers, 1 MiB."""
 DEFAULT_MAX_BYTES = 8 * 1024**3
 WRONG_LAST_SEQUENCE_ERRORS = (10071, 10164)
 RETRIES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""Waits while the server is away: an image that exists is worth a few seconds."""
+"""Waits between attempts to read while the server is down."""
 
 
 class ImageStore:
-    """One bucket. The chunks of an image lie on a subject made of its name and digest, so that a reader who knows
-    both needs no look-up, and the same image written twice is stored once."""
+    """One bucket. The subject of an image's chunks is derived from its name and digest: a reader that knows both needs
+    no look-up, and an image that is written twice is stored once."""
 
     def __init__(self, js: JetStreamContext, bucket: str, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._js = js
@@ -41,7 +41,7 @@ class ImageStore:
         self._stream = f"OBJ_{bucket}"
 
     async def open(self, *, max_age_s: float) -> None:
-        """Make the bucket, or give it these bounds. On a small disk it gets smaller. Raises what nats-py raises."""
+        """Create the bucket, or update its bounds; a small disk gets a smaller bucket. Raises what nats-py raises."""
         config = StreamConfig(
             name=self._stream,
             subjects=[f"$O.{self._bucket}.C.>", f"$O.{self._bucket}.M.>"],
@@ -55,9 +55,9 @@ class ImageStore:
         self._max_bytes = await make_stream(self._js, config)
 
     async def put(self, name: str, data: bytes) -> ImageObject:
-        """Keep an image. When this returns, the server has it. Raises StorageFull and Unavailable."""
+        """Store an image. When this returns, the server has it. Raises StorageFull and Unavailable."""
         if 0 < self._max_bytes // 2 < len(data):
-            raise StorageFull(f"an image of {len(data)} bytes is too large for a store of {self._max_bytes}")
+            raise StorageFull(f"an image of {len(data)} bytes is too large for a store of {self._max_bytes} bytes")
         sha = hashlib.sha256(data).digest()
         digest = "SHA-256=" + base64.urlsafe_b64encode(sha).decode()
         nuid = _nuid(name, digest)
@@ -81,8 +81,8 @@ class ImageStore:
         except APIError as error:
             if error.err_code in NO_SPACE_ERRORS:
                 raise StorageFull(
-                    f"the NATS server has no room for the image ({error.description}): free disk space, or raise "
-                    "what it may use"
+                    f"the NATS server has no space for the image ({error.description}): free disk space, or raise "
+                    "the server's storage limit"
                 ) from error
             raise Unavailable(f"the NATS server refused the image: {error.description}") from error
         except BROKER_ERRORS as error:
@@ -95,7 +95,7 @@ class ImageStore:
         except APIError as error:
             if error.err_code not in WRONG_LAST_SEQUENCE_ERRORS:
                 raise
-            # Replacing costs the server several times as much as the first writing.
+            # Replacing costs the server several times as much as a first write.
             await self._js.publish(subject, info, headers={Header.ROLLUP: "sub"})
 
     async def _put_chunks(self, nuid: str, chunks: list[bytes]) -> None:
@@ -105,7 +105,7 @@ class ImageStore:
         except APIError as error:
             if error.err_code not in WRONG_LAST_SEQUENCE_ERRORS:
                 raise
-            # A worker that died, or an attempt whose answer was lost, has stored it, perhaps in part.
+            # An earlier attempt stored it, perhaps in part: its worker died, or the answer was lost.
             await self._js.purge_stream(self._stream, subject=subject)
             await self._publish_chunks(subject, chunks)
 
@@ -113,11 +113,11 @@ class ImageStore:
         if not chunks:
             return
         await self._js.publish(subject, chunks[0], headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"})
-        # One connection keeps its order, so the rest need not wait for each other.
+        # A connection preserves order, so the other chunks need not wait for each other.
         await asyncio.gather(*(self._js.publish(subject, chunk) for chunk in chunks[1:]))
 
     async def get(self, image: ImageObject) -> bytes:
-        """An image's bytes. Raises ImageExpired if the retention has removed it, and Unavailable."""
+        """The bytes of an image. Raises ImageExpired if the retention has removed it, and Unavailable."""
         for wait in RETRIES_S:
             try:
                 return await self._read(image)

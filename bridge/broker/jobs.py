@@ -1,8 +1,8 @@
-"""The durable job queue on NATS JetStream: the one path from every door to every worker.
+"""The durable job queue on NATS JetStream: the one path from every API to every worker.
 
-Three stores, all on disk at the broker: a work-queue stream holds each accepted job until a worker acknowledges it, a
-key-value bucket holds each job's state, an object store its images. What happens to a job while it runs is told on
-core NATS, one subject a job; those events are hints, the bucket is the truth.
+Three stores, all on the broker's disk: a work-queue stream holds each accepted job until a worker acknowledges it, a
+key-value bucket holds its state, and an object store holds its images. Events of running jobs go over core NATS, one
+subject a job; events are hints, the bucket is the truth.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ from bridge.settings import Retention
 log = logging.getLogger(__name__)
 
 ACK_WAIT_S = 15.0
-"""A worker that is silent for so long is taken for dead, and its job goes to another."""
+"""A worker that is silent for this long counts as dead, and its job goes to another."""
 HEARTBEAT_S = 4.0
 STATE_POLL_S = 2.0
-"""How often a waiter asks the bucket whether it missed the event."""
+"""How often a reader checks the bucket for an event that it missed."""
 MAX_PROGRESS = 4096
-"""Running jobs whose last progress is remembered."""
+"""The number of running jobs whose last progress is remembered."""
 PROGRESS_START = b'{"type":"progress"'
 FINAL_STARTS = (b'{"type":"done"', b'{"type":"failed"', b'{"type":"cancelled"')
-"""How the events of those types begin: `type` is the first field of JobEvent. Most need not be parsed here."""
+"""The first bytes of events of these types: `type` is the first field of JobEvent. Most events need no parsing here."""
 STREAM_FULL_ERROR = 10077
 WATCH_S = 5.0
-"""How often a gateway repeats that somebody looks at a job's previews; a worker forgets it after twice as long."""
+"""How often a gateway repeats that someone watches a job's previews. A worker forgets it after twice as long."""
 
 
 @dataclass(frozen=True)
 class StoredState:
-    """A job's state and the revision that it had when it was read, for compare-and-set."""
+    """A job's state with its revision, for compare-and-set."""
 
     state: JobState
     revision: int
@@ -90,9 +90,9 @@ class JobQueue:
         self.inputs = inputs
         self.retention = retention
         self.noted: Callable[[JobState, int], None] | None = None
-        """Called with every state that this process accepts, and its revision."""
+        """Called with every state that this process writes for a new or cancelled job, and its revision."""
         self.accepted: Callable[[JobState], None] | None = None
-        """Called once for every job that this process put into the queue."""
+        """Called once for every job that this process queues."""
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
 
@@ -105,7 +105,7 @@ class JobQueue:
         names: Names = Names(),  # noqa: B008 - frozen
         retention: Retention = Retention(),  # noqa: B008 - frozen
     ) -> JobQueue:
-        """Make the stores where they are missing. `max_pending` bounds the jobs that wait or run, over all gateways."""
+        """Create the stores that are missing. `max_pending` bounds the jobs that wait or run, over all gateways."""
         js = nc.jetstream()
         images = ImageStore(js, names.images, retention.images_bytes)
         inputs = ImageStore(js, names.inputs, retention.images_bytes)
@@ -119,28 +119,28 @@ class JobQueue:
                 await make_stream(js, config)
             states = await js.key_value(names.states)
             await images.open(max_age_s=retention.images_s)
-            # A job may wait for as long as its state is kept, and needs its images then.
+            # A job may wait for as long as its state is kept, and then needs its images.
             await inputs.open(max_age_s=retention.jobs_s)
         return cls(nc, names, js, states, images, inputs, retention)
 
     @property
     def states_stream(self) -> str:
-        """The stream below the bucket of the states."""
+        """The stream of the bucket of states."""
         return f"KV_{self.names.states}"
 
-    # --- the gateway's side ------------------------------------------------------------------------------------
+    # -- for gateways ------------------------------------------------------------------------------------
 
     async def submit(self, job: Job) -> JobState:
-        """Accept a job; when this returns, the broker has it on disk.
+        """Queue a job. When this returns, the broker has it on disk.
 
-        A job id that was submitted before gives the state of that job. Raises QueueFull and Unavailable.
+        If the job id was submitted before, returns the state of that job. Raises QueueFull and Unavailable.
         """
         if not self.nc.is_connected:
-            raise Unavailable("the connection to the NATS server is down; it is being restored")
+            raise Unavailable("the connection to the NATS server is down; reconnecting")
         state = JobState.queued(job)
         data = state.model_dump_json().encode()
         headers: dict[str, str] = {Header.MSG_ID: job.job_id}
-        # Both in one write to the broker: the state is there before a worker can look for it.
+        # Both go out in one write, so the state exists before a worker can look for it.
         ack, revision = await asyncio.gather(
             self._js.publish(f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers=headers),
             self._states.update(job.job_id, data, last=0),
@@ -148,7 +148,7 @@ class JobQueue:
         )
         try:
             if isinstance(ack, BaseException):
-                if isinstance(ack, APIError) and isinstance(revision, int):  # Refused, so there is no such job.
+                if isinstance(ack, APIError) and isinstance(revision, int):  # Refused: there is no such job.
                     with contextlib.suppress(*BROKER_ERRORS):
                         await self._states.delete(job.job_id, last=revision)
                 raise ack
@@ -166,7 +166,7 @@ class JobQueue:
         if self.accepted:
             self.accepted(state)
         if isinstance(revision, BaseException):
-            # It was written before, perhaps by an attempt whose answer was lost; or not now, and a worker will.
+            # The state exists, perhaps from an attempt whose answer was lost; or a worker will write it.
             try:
                 return await self.state(job.job_id)
             except UnknownJob:
@@ -177,11 +177,11 @@ class JobQueue:
         return state
 
     async def state(self, job_id: str) -> JobState:
-        """The job's present state. Raises UnknownJob."""
+        """The current state of a job. Raises UnknownJob and Unavailable."""
         return (await self.stored_state(job_id)).state
 
     async def stored_state(self, job_id: str) -> StoredState:
-        """The job's present state with its revision. Raises UnknownJob."""
+        """The current state of a job with its revision. Raises UnknownJob and Unavailable."""
         with broker_errors():
             try:
                 entry = await self._states.get(job_id)
@@ -195,9 +195,9 @@ class JobQueue:
 
     @contextlib.contextmanager
     def listen(self, job_id: str, *, previews: bool = False, ends_only: bool = False) -> Iterator[Mailbox]:
-        """Events of one job, from now on. Register before the job is submitted, so that none can be missed.
+        """Events of one job, from now on. Listen before the job is submitted, to miss none.
 
-        A worker sends previews only while somebody listens with `previews`.
+        Workers send previews only while someone listens with `previews`.
         """
         events = Mailbox(previews=previews, ends_only=ends_only)
         self._listeners.setdefault(job_id, []).append(events)
@@ -212,14 +212,14 @@ class JobQueue:
                 del self._listeners[job_id]
 
     async def _watch(self, job_id: str) -> None:
-        """Ask for the previews of a job, again and again: its worker may change."""
+        """Keep asking for the previews of a job: its worker may change."""
         while True:
             with contextlib.suppress(*BROKER_ERRORS):
                 await self.nc.publish(f"{self.names.watch}.{job_id}")
             await asyncio.sleep(WATCH_S)
 
     async def start_listening(self) -> None:
-        """Subscribe to the events of all jobs; one subscription serves every listener of this process."""
+        """Subscribe to the events of all jobs. One subscription serves every listener of this process."""
         await self.nc.subscribe(f"{self.names.events}.*", cb=self._on_event)
 
     async def _on_event(self, msg: Msg) -> None:
@@ -240,29 +240,29 @@ class JobQueue:
             events.put(event)
 
     def ended(self, state: JobState) -> None:
-        """Tell listeners of an end that the broker has shown us: its worker tells it later, after its own answer."""
+        """Notify listeners of an end that the bucket shows, which is before the worker's own event."""
         for events in self._listeners.get(state.job_id, ()):
             events.put(JobEvent.ending(state))
 
     def last_progress_event(self, job_id: str) -> JobEvent | None:
-        """The last progress that was heard of a job; None if none was, or the job has been forgotten."""
+        """The last progress event of a job; None if there was none, or it has been forgotten."""
         data = self._progress.get(job_id)
         return JobEvent.model_validate_json(data) if data else None
 
     def last_progress(self, job_id: str) -> JobProgress | None:
-        """The same as its record."""
+        """The last progress of a job, as a record."""
         event = self.last_progress_event(job_id)
         return JobProgress.model_validate(event.model_dump(include=set(JobProgress.model_fields))) if event else None
 
     async def follow(self, job_id: str, events: Mailbox) -> AsyncIterator[JobEvent]:
-        """Every event up to and including the final one, even if the broker lost it: the state is polled beside."""
+        """Every event up to the final one, which comes even if the broker loses it: the state is polled too."""
         while True:
             try:
                 event = await asyncio.wait_for(events.get(), STATE_POLL_S)
             except TimeoutError:
                 try:
                     state = await self.state(job_id)
-                except (Unavailable, UnknownJob):  # The broker is away, or the job is not submitted yet.
+                except (Unavailable, UnknownJob):  # The broker is down, or the job is not submitted yet.
                     continue
                 if not state.status.final:
                     continue
@@ -272,7 +272,7 @@ class JobQueue:
                 return
 
     async def image(self, image: ImageObject) -> bytes:
-        """An image's bytes. Raises ImageExpired if the retention has removed it, and Unavailable."""
+        """The bytes of an image. Raises ImageExpired if the retention has removed it, and Unavailable."""
         try:
             return await self._images.get(image)
         except ImageExpired as error:
@@ -283,7 +283,7 @@ class JobQueue:
             ) from error
 
     async def call_back(self, state: JobState) -> None:
-        """Queue the call to the job's `callback_url`, once, however often this is asked. Raises Unavailable."""
+        """Queue the webhook of a job that has one. Repeated calls queue it once. Raises Unavailable."""
         if state.callback_url is None:
             return
         with broker_errors():
@@ -292,26 +292,26 @@ class JobQueue:
             )
 
     async def end_callback(self, job: Job) -> None:
-        """The same for a job that a worker is about to acknowledge: after this nobody would remember to."""
+        """Queue the webhook of a job that a worker is about to acknowledge: nobody else would do it after that."""
         if job.callback_url is not None:
             with contextlib.suppress(UnknownJob):
                 await self.call_back(await self.state(job.job_id))
 
-    # --- the worker's side -------------------------------------------------------------------------------------
+    # -- for workers -------------------------------------------------------------------------------------
 
     async def subscribe(self) -> JetStreamContext.PullSubscription:
-        """This worker's share of the queue. Deliveries are redone after ACK_WAIT_S without a sign of life."""
+        """Subscribe to the queue. A delivery is repeated after ACK_WAIT_S without a sign of life."""
         with broker_errors():
             return await self._js.pull_subscribe(
                 f"{self.names.jobs}.>",
                 durable=self.names.consumer,
                 stream=self.names.stream,
-                # The worker bounds the deliveries itself: the broker would drop the job without a word.
+                # The worker bounds deliveries itself: the broker would drop the job silently.
                 config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
             )
 
     async def begin(self, job: Job) -> StoredState:
-        """The job's state, made if the gateway has not yet written it."""
+        """The state of a job, created if the gateway has not written it yet. Raises Unavailable."""
         with contextlib.suppress(UnknownJob):
             return await self.stored_state(job.job_id)
         state = JobState.queued(job)
@@ -322,7 +322,7 @@ class JobQueue:
                 return await self.stored_state(job.job_id)
 
     async def advance(self, stored: StoredState) -> StoredState | None:
-        """Write a state if nobody has changed it since `stored.revision`; None if somebody has."""
+        """Write a state unless it has changed since `stored.revision`; None if it has. Raises Unavailable."""
         with broker_errors():
             try:
                 revision = await self._states.update(
@@ -334,21 +334,21 @@ class JobQueue:
         return StoredState(stored.state, revision)
 
     async def announce(self, state: JobState) -> None:
-        """Tell listeners that a job ended, and publish its result event."""
+        """Publish the end of a job: its last event and its result event."""
         await self.publish(JobEvent.ending(state))
         await self.nc.publish(self.names.result, JobResultEvent.of(state).model_dump_json().encode())
 
     async def publish(self, event: JobEvent) -> None:
-        """Tell listeners what happened; nobody hears it twice, and somebody who is away misses it."""
+        """Publish an event to everyone who listens now. It is not repeated."""
         await self.nc.publish(f"{self.names.events}.{event.job_id}", event.model_dump_json(exclude_none=True).encode())
 
     async def store_image(self, job_id: str, index: int, image_format: FileFormat, data: bytes) -> ImageObject:
-        """Keep an image. Raises Unavailable, and StorageFull."""
+        """Store an image. Raises StorageFull and Unavailable."""
         return await self._images.put(f"{job_id}/{index}.{EXTENSIONS[image_format]}", data)
 
 
 def log_transition(state: JobState) -> None:
-    """The one line that each transition of a job gets, from the process that brought it about."""
+    """Log a state change of a job: one line, from the process that caused it."""
     failed = state.status is JobStatus.FAILED
     facts = logs.fields(
         job_id=state.job_id,
@@ -365,4 +365,4 @@ def log_transition(state: JobState) -> None:
     if failed and state.error:
         with logs.about(job_id=state.job_id):
             logs.keep_private(state.parameters)
-            log.warning("the cause: %s", state.error.message)
+            log.warning("cause: %s", state.error.message)

@@ -1,7 +1,6 @@
-"""What one reader of a job's events has not read yet: bounded, however slow the reader is.
+"""The unread events of one reader, bounded however slow the reader is.
 
-Newer news of the same thing takes the place of older: a reader that falls behind misses steps, never an end, and
-nobody else waits for it.
+A newer event of the same kind replaces the older one: a slow reader misses steps, never the end, and delays nobody.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from collections.abc import Hashable
 from bridge.contract import JobEvent
 
 MAX_PHASES = 64
-"""Phases of one job whose last progress is kept; a graph of more nodes loses the oldest."""
+"""The phases of one job whose last progress is kept; a graph with more nodes loses the oldest."""
 
 
 class Mailbox:
     """Events of one job on their way to one reader. For one event loop; `put` never waits.
 
-    `ends_only`: for a reader that waits for the end, and has no use for what comes before.
+    `ends_only`: the reader wants only the final event.
     """
 
     def __init__(self, *, previews: bool = True, ends_only: bool = False) -> None:
@@ -29,13 +28,13 @@ class Mailbox:
         self._ended = False
 
     def put(self, event: JobEvent) -> None:
-        """Take an event; what it makes stale is dropped. Nothing is taken after the final one."""
+        """Add an event and drop what it makes stale. Nothing is added after the final event."""
         if self._ended or (event.type == "preview" and not self._previews):
             return
         self._ended = event.final
         key = (event.type, event.phase)
         self._events.pop(key, None)
-        if event.final:  # What the reader has not seen by now, the final state makes stale.
+        if event.final:  # The final state makes unseen previews stale.
             self._events.pop(("preview", None), None)
         elif len(self._events) >= MAX_PHASES:
             del self._events[next(iter(self._events))]
@@ -43,7 +42,7 @@ class Mailbox:
         self._filled.set()
 
     async def get(self) -> JobEvent:
-        """The oldest event that is still news."""
+        """Wait for the oldest unread event, and take it."""
         while not self._events:
             self._filled.clear()
             await self._filled.wait()

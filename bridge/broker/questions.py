@@ -5,17 +5,15 @@ A reply is the JSON of the model that was asked for, or the error envelope.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Awaitable
-from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bridge.broker.connection import BROKER_ERRORS
-from bridge.contract import Answer, BridgeError, ErrorBody, ErrorEnvelope, Unavailable, WorkerError
+from bridge.contract import Answer, BridgeError, ErrorBody, ErrorEnvelope, Unavailable, WorkerError, read_answer
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +30,17 @@ async def ask_worker(nc: Client, subject: str, question: bytes, reply: type[Answ
     except BROKER_ERRORS as error:
         raise Unavailable(f"no worker answered ({error or type(error).__name__}); try again") from error
     try:
-        answer = _reader(reply).validate_json(data, extra="ignore")
-    except ValidationError as error:
-        raise Unavailable("the worker that answered runs another version of this service; update it") from error
-    if isinstance(answer, ErrorEnvelope):
-        raise WorkerError(answer.error)
-    return answer
+        return read_answer(reply, data)
+    except ValidationError as mismatch:
+        raise _error_in(data, mismatch) from mismatch
 
 
-@functools.cache
-def _reader(reply: type[BaseModel]) -> TypeAdapter[Any]:
-    """What reads a reply: the model, or the envelope of an error."""
-    return TypeAdapter(reply | ErrorEnvelope)
+def _error_in(data: bytes, mismatch: ValidationError) -> BridgeError:
+    """The error that a reply reports, where it is not the model that was asked for."""
+    try:
+        return WorkerError(read_answer(ErrorEnvelope, data).error)
+    except ValidationError:
+        return Unavailable(f"the worker that answered runs another version ({mismatch.title}); update it")
 
 
 async def answer_of(work: Awaitable[BaseModel], question: str) -> bytes:

@@ -1,4 +1,4 @@
-"""How the broker keeps what is ours: the streams below the queue, the states and the calls back, and for how long."""
+"""The JetStream streams of the service: their configuration, and how they are created."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def queue_config(names: Names, max_pending: int) -> StreamConfig:
         subjects=[f"{names.jobs}.>"],
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
-        # The broker itself refuses what is over the bound, so that it holds for any number of gateways.
+        # The broker enforces the bound, so it holds for any number of gateways.
         max_msgs=max_pending,
         discard=DiscardPolicy.NEW,
         duplicate_window=DEDUPLICATION_S,
@@ -35,7 +35,7 @@ def queue_config(names: Names, max_pending: int) -> StreamConfig:
 
 
 def callbacks_config(names: Names, retention: Retention) -> StreamConfig:
-    """The queue of callers that are to be told of the end of their jobs."""
+    """The queue of webhooks to send."""
     return StreamConfig(
         name=names.callbacks_stream,
         subjects=[names.callbacks],
@@ -47,8 +47,10 @@ def callbacks_config(names: Names, retention: Retention) -> StreamConfig:
 
 
 def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamConfig:
-    """The stream below a key-value bucket, as nats-py makes it, but for one thing: when it is full, the oldest values
-    make room. nats-py's own refuses new ones, and no job could be accepted or ended any more."""
+    """The stream of a key-value bucket, as nats-py makes it, except that a full bucket drops its oldest values.
+
+    nats-py's own configuration refuses new values, so that no job could be accepted or ended any more.
+    """
     return StreamConfig(
         name=f"KV_{bucket}",
         subjects=[f"$KV.{bucket}.>"],
@@ -67,8 +69,8 @@ def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamCon
 async def make_stream(js: JetStreamContext, config: StreamConfig) -> int:
     """Make a stream, or give an existing one this configuration. Returns the bytes that it may grow to; -1: any.
 
-    The server sets aside what a stream may grow to. Where the disk has no room for that, the stream gets half of it, or
-    half of that: a service that keeps less is better than none.
+    The server reserves the maximum size of a stream. If the disk is too small, the stream gets half of it, or half of
+    that, and so on: a service that keeps less is better than none. Raises what nats-py raises.
     """
     wanted = config.max_bytes
     while True:
@@ -90,7 +92,7 @@ async def make_stream(js: JetStreamContext, config: StreamConfig) -> int:
 
 
 def span(seconds: float) -> str:
-    """A length of time for a person: `7 days`."""
+    """A duration for people: `7 days`."""
     for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name if round(seconds / unit, 2) != 1 else name[:-1]}"

@@ -1,5 +1,23 @@
-"""The Python client of the service, typed."""
+"""The Python client of the service, typed: `AsyncImageGenClient`, and `ImageGenClient` for other programs.
 
-from bridge.client.client import ClientError, ImageGenClient, ServiceUnreachable
+Both ask the service over HTTP; nothing else of the bridge is imported than its wire format.
+"""
 
-__all__ = ["ClientError", "ImageGenClient", "ServiceUnreachable"]
+from bridge.client.async_client import DEFAULT_URL, AsyncImageGenClient
+from bridge.client.errors import AnswerTimeout, ClientClosed, ClientError, ServiceUnreachable, UnexpectedAnswer
+from bridge.client.loop_thread import LoopThread
+from bridge.client.saving import paths_for
+from bridge.client.sync_client import ImageGenClient
+
+__all__ = [
+    "DEFAULT_URL",
+    "AnswerTimeout",
+    "AsyncImageGenClient",
+    "ClientClosed",
+    "ClientError",
+    "ImageGenClient",
+    "LoopThread",
+    "ServiceUnreachable",
+    "UnexpectedAnswer",
+    "paths_for",
+]

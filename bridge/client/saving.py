@@ -1,8 +1,9 @@
-"""The files of an answer on disk: under the extension that each has, and never over one that is there already."""
+"""Writes the files of an answer: each under its own extension, and never over an existing file."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.contract import EXTENSIONS, MEDIA_TYPES, ImageGenResponse, ResultFile, extension_of, format_of
@@ -11,14 +12,14 @@ SLUG_CHARS = 48
 
 
 def is_file_name(path: Path) -> bool:
-    """Whether a path that a person gave means a file and not a folder: it ends in an extension that a result has."""
+    """Whether a path means a file and not a folder: it ends in the extension of a result."""
     return format_of(path.name) is not None
 
 
 def paths_for(answer: ImageGenResponse, out: Path | None = None) -> list[Path]:
-    """Where each file of `answer` goes; `out` is a folder or a file (the current folder).
+    """Where each file of `answer` goes; `out` is a folder or a file, without it the current folder.
 
-    A file's own extension stands where that of `out` would be a wrong one.
+    Where the extension of `out` does not fit a file, that file keeps its own.
     """
     paths: list[Path] = []
     files = files_of(answer)
@@ -32,8 +33,17 @@ def paths_for(answer: ImageGenResponse, out: Path | None = None) -> list[Path]:
     return paths
 
 
+def write_files(answer: ImageGenResponse, files: Sequence[bytes], out: Path | None = None) -> list[Path]:
+    """Write the files of `answer` where `paths_for` says, and return their paths. Raises OSError."""
+    paths = paths_for(answer, out)
+    for path, data in zip(paths, files, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return paths
+
+
 def files_of(answer: ImageGenResponse) -> list[ResultFile]:
-    """What each file of an answer is. A service that is older than this does not say, and sends images only."""
+    """What each file of an answer is. A service that is older than this client sends only images and does not say."""
     extension = EXTENSIONS[answer.image_format]
     image = ResultFile(result="", media_type=MEDIA_TYPES[extension], extension=extension, size=0)
     return answer.files or [image] * len(answer.images)
@@ -51,7 +61,7 @@ def _path(answer: ImageGenResponse, files: list[ResultFile], index: int, out: Pa
     if len({each.result for each in files}) > 1 and (result := re.sub(r"[^\w]+", "-", file.result).strip("-")):
         stem += f"-{result}"
     if answer.seed is not None:
-        # Image i of a result is drawn with seed + i.
+        # Image i of a result has seed + i.
         before = sum(each.result == file.result for each in files[:index])
         stem += f"-{answer.seed + before}"
     return (out or Path()) / f"{stem}.{file.extension}"

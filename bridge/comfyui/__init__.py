@@ -1,6 +1,6 @@
-"""ComfyUI seen from outside: its HTTP and websocket client, its installation and its child process.
+"""The client of a ComfyUI server, over HTTP and its websocket.
 
-Nothing in here imports torch or ComfyUI itself; everything goes through ComfyUI's public routes and command line.
+Nothing here imports torch or ComfyUI itself; everything goes through ComfyUI's public routes.
 """
 
 from bridge.comfyui.client import ComfyUI

@@ -1,7 +1,7 @@
-"""The asyncio client of one ComfyUI server: its routes, and `run`, which sees a graph through to its outcome.
+"""The asyncio client of one ComfyUI server: its routes, and `run`, which follows a graph to its outcome.
 
-Contract: ComfyUI 0.3.75 `server.py` and later. Only routes that both have are used. No Origin header is sent, which
-ComfyUI's own cross-origin guard would answer with 403.
+Contract: `server.py` of ComfyUI 0.3.75 and later; only routes that both have are used. Requests have no Origin header,
+because ComfyUI's cross-origin guard would answer 403.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ MAX_JSON_BYTES = 128 * 1024 * 1024
 """/queue repeats every waiting graph; /object_info of a server with many packs is tens of megabytes."""
 MAX_IMAGE_BYTES = 256 * 1024 * 1024
 QUEUE_SHARE = 10
-"""A queue snapshot is shared by all runs for this many times as long as it took to get."""
+"""All runs share a queue snapshot for this many times as long as it took to get."""
 INSIST_S = 0.3
-"""An interrupt that comes as a prompt starts is wiped by `execute_async`; it is repeated at this interval."""
+"""`execute_async` discards an interrupt that arrives while a prompt starts, so it is repeated at this interval."""
 INSIST_TIMES = 10
 
 
 class ComfyUI:
     """One ComfyUI server, e.g. `http://127.0.0.1:8188`. Use as `async with ComfyUI(url) as comfyui:`.
 
-    All runs share one websocket. `unreachable_timeout_s` is how long a run waits for a ComfyUI that stopped answering.
-    `output_dir` is its output folder where that can be read from here: what a run saved is then read there.
+    All runs share one websocket. A run waits `unreachable_timeout_s` for a ComfyUI that stopped answering. `output_dir`
+    is ComfyUI's output folder, if this machine can read it: results are then read from there.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class ComfyUI:
 
     @property
     def connected(self) -> bool:
-        """True while the websocket is open, so while ComfyUI is surely there."""
+        """True while the websocket is open, which proves that ComfyUI runs."""
         return self._listener is not None and self._listener.connected
 
     @property
     def reconnects(self) -> int:
-        """How often the websocket had to be opened again."""
+        """How often the websocket was opened again."""
         return 0 if self._listener is None else max(0, self._listener.connections - 1)
 
     # -- plain routes ----------------------------------------------------------------------------------------------
@@ -103,12 +103,12 @@ class ComfyUI:
         return await self._json("GET", path)
 
     async def ask_json(self, path: str, query: Mapping[str, str], accept: Container[int]) -> tuple[int, Any]:
-        """GET a path with parameters: the status (200, or one in `accept`) and the JSON that came with it."""
+        """GET a path with parameters. Returns the status (200, or one in `accept`) and the JSON of the answer."""
         status, body = await self._request("GET", path, params=dict(query), accept=accept)
         return status, self._decode(body, path)
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> Any:
-        """POST a JSON object: the JSON that comes back; raises ComfyUIError for any status but 200."""
+        """POST a JSON object and return the JSON of the answer; raises ComfyUIError for any status but 200."""
         return await self._json("POST", path, json=dict(body))
 
     async def system_stats(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class ComfyUI:
         await self._request("POST", "/free", json={"unload_models": unload_models, "free_memory": free_memory})
 
     async def view(self, filename: str, subfolder: str, type: str) -> bytes:  # noqa: A002 - ComfyUI's own name
-        """The bytes of an output, input or temp file, as outputs name it."""
+        """The bytes of an output, input or temp file, named as in node outputs."""
         if type == "output" and self._output is not None:
             data = await self._output.read(subfolder, filename)
             if data is not None:
@@ -135,7 +135,7 @@ class ComfyUI:
         return body
 
     async def upload_image(self, data: bytes, filename: str, subfolder: str = "") -> str:
-        """Put an image into ComfyUI's input folder. Returns the name for image widgets; ComfyUI may change it."""
+        """Upload an image to ComfyUI's input folder. Returns its name for image widgets; ComfyUI may change it."""
         form = aiohttp.FormData()
         form.add_field("image", data, filename=filename, content_type="application/octet-stream")
         form.add_field("type", "input")
@@ -156,16 +156,16 @@ class ComfyUI:
     ) -> RunResult:
         """Queue an API-format graph and wait for its outcome.
 
-        `prompt_id` is a lowercase UUID that the caller minted (newer ComfyUI takes nothing else), so that it can find
-        the run again. `workflow`, the UI graph, goes into the metadata of saved images. `on_event` is called in
-        order, from this task. Cancelling the task stops the waiting only; `cancel` stops the run.
+        `prompt_id` is a lowercase UUID that the caller chooses, so that it can find the run again (newer ComfyUI
+        accepts no other form). `workflow`, the UI graph, goes into the metadata of saved images. `on_event` is called
+        in order, from this task. Cancelling the task only stops waiting; `cancel` stops the run.
 
         Raises ComfyUIUnavailable (nothing was queued, or ComfyUI stayed away too long), PromptRejected, NodeFailed,
         Interrupted, JobLost.
         """
         listener = self._open_listener()
         with self._registered(prompt_id, on_event) as run:
-            await listener.ready()  # without a websocket the run is followed by polling
+            await listener.ready()  # without a websocket the run is polled
             client_id = listener.client_id
             ahead = len(self._runs) - 1
             await self._submit(graph, prompt_id, client_id, workflow)
@@ -175,30 +175,30 @@ class ComfyUI:
             return await run.follow(self)
 
     async def attach(self, prompt_id: str, *, on_event: Callable[[Event], None] | None = None) -> RunResult:
-        """Follow a prompt that was sent before, e.g. by a process that died. Its frames go elsewhere, so it is polled.
+        """Follow a prompt that was sent before, as by a process that died. Its frames go elsewhere, so it is polled.
 
-        Raises what `run` raises; JobLost when ComfyUI does not know the prompt.
+        Raises what `run` raises, and JobLost if ComfyUI does not know the prompt.
         """
         with self._registered(prompt_id, on_event) as run:
             run.adopted()
             return await run.follow(self)
 
     async def cancel(self, prompt_id: str) -> bool:
-        """Take exactly this prompt from the queue, or interrupt it if it runs. Nothing else is touched.
+        """Remove this prompt from the queue, or interrupt it if it runs. Other prompts are not affected.
 
-        True when it was there to be stopped; `run` then raises Interrupted, unless the last node was already past
-        stopping. False when ComfyUI does not know it or it is done.
+        True if it waited or ran; `run` then raises Interrupted, unless the last node could not be stopped any more.
+        False if ComfyUI does not know it, or it is done.
         """
         run = self._runs.get(prompt_id)
         if run is not None:
             run.cancel_requested = True
             if not run.sent:
-                return True  # `run` comes back here when ComfyUI has it
+                return True  # `run` stops it as soon as ComfyUI has it
         return await self._stop(prompt_id, run)
 
     async def _stop(self, prompt_id: str, run: Run | None) -> bool:
         before = await self.queue_snapshot(not_before=self._now())
-        # dequeue first: an interrupt alone answers 200 for a waiting prompt and lets it run
+        # dequeue first: for a waiting prompt, an interrupt alone answers 200 and lets it run
         await self._request("POST", "/queue", json={"delete": [prompt_id]})
         await self._interrupt(prompt_id)
         self._queue = None
@@ -214,12 +214,12 @@ class ComfyUI:
         self, graph: Mapping[str, Any], prompt_id: str, client_id: str, workflow: Mapping[str, Any] | None
     ) -> None:
         extra: dict[str, Any] = {} if workflow is None else {"extra_pnginfo": {"workflow": workflow}}
-        # client_id is sent even without a websocket: 0.3.75 keeps cached outputs from the history of a run without one
+        # client_id is sent even without a websocket: without one, 0.3.75 leaves cached outputs out of the history
         body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": extra}
         try:
             status, answer = await self._request("POST", "/prompt", json=body, accept=(400, 413, 500))
         except ComfyUIUnavailable:
-            # the request may have arrived though its answer did not
+            # the request may have arrived, and only its answer was lost
             queue = await self.queue_snapshot(not_before=self._now())
             if prompt_id in queue.running or prompt_id in queue.pending or await self.history_entry(prompt_id):
                 return
@@ -227,7 +227,7 @@ class ComfyUI:
         if status == 413:
             raise PromptRejected("the graph is larger than ComfyUI's --max-upload-size allows", {})
         if status == 500:
-            raise PromptRejected("ComfyUI broke down while it checked the graph; its log says why", {})
+            raise PromptRejected("ComfyUI failed while it validated the graph; its log says why", {})
         record = self._decode(answer, "/prompt")
         node_errors = record.get("node_errors") or {}
         if status == 400:
@@ -235,7 +235,7 @@ class ComfyUI:
             text = error if isinstance(error, str) else error.get("message") or error.get("type") or "invalid graph"
             detail = "" if isinstance(error, str) else error.get("details") or ""
             raise PromptRejected(f"{text} ({detail})" if detail and not node_errors else text, node_errors)
-        if node_errors:  # a 200 may drop the outputs that are wrong and run the rest
+        if node_errors:  # with a 200, ComfyUI may drop invalid outputs and run the rest
             await self._stop(prompt_id, None)
             raise PromptRejected("a part of the graph is invalid", node_errors)
         if record.get("prompt_id", prompt_id) != prompt_id:
@@ -256,21 +256,21 @@ class ComfyUI:
             except ComfyUIError as error:
                 log.debug("interrupt of %s was not repeated: %s", prompt_id, error)
 
-    # -- the truth, for run.py ---------------------------------------------------------------------------------------
+    # -- history and queue, for run.py ---------------------------------------------------------------------------------
 
     async def history_entry(self, prompt_id: str) -> dict[str, Any] | None:
         """The history entry of a finished prompt; None both for an unfinished and an unknown one."""
         return (await self.get_json(f"/history/{prompt_id}")).get(prompt_id)
 
     async def queue_snapshot(self, *, not_before: float) -> QueueSnapshot:
-        """The queue as it was at `not_before` (loop time) or later; one request serves all runs that ask together."""
+        """The queue at `not_before` (loop time) or later. One request serves all runs that ask together."""
         async with self._queue_lock:
             known = self._queue
             now = self._now()
             if known is not None and known.asked_at >= not_before and now - known.asked_at <= self._queue_good_for_s:
                 return known
             queue = await self.get_json("/queue")
-            # ComfyUI gives the waiting items as its heap lies in memory; number orders them
+            # ComfyUI returns the waiting items in heap order; their number gives the real order
             pending = sorted(queue.get("queue_pending") or (), key=lambda item: item[0])
             self._queue = QueueSnapshot(
                 running=frozenset(item[1] for item in queue.get("queue_running") or ()),
@@ -281,12 +281,12 @@ class ComfyUI:
             return self._queue
 
     def hears(self, client_id: str) -> bool:
-        """True while the websocket that gets the frames of this client id is open."""
+        """True while the websocket of this client id is open."""
         listener = self._open_listener()
         return listener.connected and listener.client_id == client_id
 
     def distrust(self, client_id: str) -> None:
-        """A run ended without a word on this connection: replace it, unless the word was only late."""
+        """A run ended without a frame on this connection: replace the connection, unless the frame is only late."""
         if client_id not in self._tasks:
             self._spawn(client_id, self._renew_if_silent(client_id))
 
@@ -294,11 +294,11 @@ class ComfyUI:
         listener = self._open_listener()
         last_heard = listener.heard_at
         await asyncio.sleep(LATE_S)
-        # ComfyUI tells every client when a run ends (`queue_updated`), so a sound connection has heard something
+        # ComfyUI notifies every client when a run ends (`queue_updated`): a working connection gets a frame
         if self.hears(client_id) and listener.heard_at == last_heard:
             await listener.renew(client_id)
 
-    # -- inside ------------------------------------------------------------------------------------------------------
+    # -- internals ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _registered(self, prompt_id: str, on_event: Callable[[Event], None] | None) -> Iterator[Run]:
@@ -349,7 +349,7 @@ class ComfyUI:
         limit: int = MAX_JSON_BYTES,
         **options: Any,
     ) -> tuple[int, bytes]:
-        """Status and body of one request; any status but 200 and those in `accept` is an error."""
+        """The status and body of one request; any status but 200 and those in `accept` is an error."""
         if self._session is None:
             raise RuntimeError("use ComfyUI as `async with ComfyUI(url) as comfyui:`")
         try:
@@ -378,7 +378,7 @@ class ComfyUI:
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int, path: str) -> bytes:
-    """The body, bounded: a server that sends without end must not fill our memory."""
+    """The body, up to a limit: an endless answer must not fill the memory."""
     if response.content_length is not None and response.content_length <= limit:
         return await response.read()
     body = bytearray()

@@ -1,4 +1,4 @@
-"""What can go wrong between the bridge and ComfyUI. Each error carries its fields, and a message for a person."""
+"""Errors of ComfyUI and of the way to it. Each has fields, and a message for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ComfyUIError(Exception):
-    """Base of everything that ComfyUI, or the way to it, can do wrong."""
+    """Base of these errors."""
 
 
 class ComfyUIUnavailable(ComfyUIError):
@@ -19,7 +19,7 @@ class ComfyUIUnavailable(ComfyUIError):
 
 
 class PromptRejected(ComfyUIError):
-    """ComfyUI refused the graph, or accepted only a part of it.
+    """ComfyUI refused the graph, or would run only a part of it.
 
     `node_errors` is ComfyUI's own record: `{node_id: {"errors": […], "class_type": …, "dependent_outputs": […]}}`.
     """
@@ -27,7 +27,7 @@ class PromptRejected(ComfyUIError):
     def __init__(self, message: str, node_errors: dict[str, Any]) -> None:
         self.message = message
         self.node_errors = node_errors
-        details = "; ".join(describe_node_errors(node_errors))
+        details = "; ".join(node_error_lines(node_errors))
         super().__init__(f"{message}: {details}" if details else message)
 
 
@@ -44,20 +44,20 @@ class NodeFailed(ComfyUIError):
 
 
 class Interrupted(ComfyUIError):
-    """The run was stopped before its end. `requested`: by this client's `cancel`, not by somebody else."""
+    """The run was stopped before its end. `requested`: by this client's `cancel`, not by someone else."""
 
     def __init__(self, prompt_id: str = "", *, requested: bool = False) -> None:
         self.prompt_id = prompt_id
         self.requested = requested
-        who = "as asked" if requested else "by somebody else (the editor, or another client)"
+        who = "as requested" if requested else "by someone else (the editor, or another client)"
         super().__init__(f"run {prompt_id} was interrupted {who}")
 
 
 class JobLost(ComfyUIError):
-    """ComfyUI knows nothing of a prompt that it had accepted: its queue is in memory and dies with the process.
+    """ComfyUI does not know a prompt that it had accepted: its queue is in memory and is lost with the process.
 
-    `disconnected` tells the two causes apart: True when the connection broke since the prompt was sent (ComfyUI was
-    restarted; send it again), False when it never did (somebody deleted the prompt from the queue).
+    `disconnected`: the connection broke after the prompt was sent, so ComfyUI restarted, and the prompt can be sent
+    again. Otherwise someone deleted the prompt from the queue.
     """
 
     def __init__(self, prompt_id: str = "", *, disconnected: bool = False) -> None:
@@ -68,14 +68,14 @@ class JobLost(ComfyUIError):
 
 
 class WornOut(ComfyUIError):
-    """The job was begun again and again, and each time what ran it died."""
+    """The job was started several times, and each time ComfyUI or the worker died."""
 
     def __init__(self, attempts: int) -> None:
         super().__init__(f"ComfyUI or the worker died {attempts} times while it ran this job; it is not tried again")
 
 
-def describe_node_errors(node_errors: dict[str, Any]) -> list[str]:
-    """One line for each error of ComfyUI's `node_errors`, naming the node, the input and the cause."""
+def node_error_lines(node_errors: dict[str, Any]) -> list[str]:
+    """One line for each error in ComfyUI's `node_errors`, with the node, the input and the cause."""
     lines: list[str] = []
     for node_id, record in node_errors.items():
         class_type = record.get("class_type", "?")

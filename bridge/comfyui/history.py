@@ -1,4 +1,4 @@
-"""What a finished run came to, read from its entry in ComfyUI's history.
+"""The outcome of a finished run, from its entry in ComfyUI's history.
 
 The messages decide, not `status_str`: an interrupted run has the same `status_str` as a failed one, and
 `PromptExecutor` keeps its `success` flag from the run before when a graph fails before its first node
@@ -23,16 +23,16 @@ class RunResult:
     messages: tuple[tuple[str, dict[str, Any]], ...] = field(default=(), repr=False)
 
     def first(self, key: str) -> dict[str, Any]:
-        """The first record under `key` of any node's output; empty where there is none."""
+        """The first record under `key` in any node's output; empty if there is none."""
         return next((output[key][0] for output in self.outputs.values() if output and output.get(key)), {})
 
     def texts(self, key: str) -> list[str]:
-        """The texts under `key` of all nodes' outputs, each once."""
+        """The texts under `key` in all nodes' outputs, without duplicates."""
         return list(dict.fromkeys(text for output in self.outputs.values() for text in (output or {}).get(key, [])))
 
 
 def read_entry(prompt_id: str, entry: Mapping[str, Any], *, cancel_requested: bool) -> RunResult:
-    """The result of a finished run; raises NodeFailed or Interrupted for one that did not succeed."""
+    """The result of a finished run; raises NodeFailed or Interrupted if it did not succeed."""
     status = entry.get("status") or {}
     messages = tuple((str(kind), dict(data or {})) for kind, data in status.get("messages") or ())
     by_kind = dict(messages)

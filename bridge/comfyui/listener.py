@@ -1,8 +1,8 @@
-"""One websocket to ComfyUI, kept open: it greets, listens, and comes back after a drop.
+"""One websocket to ComfyUI, kept open: it greets, listens, and reconnects after a drop.
 
-Every connection has a client id of its own. ComfyUI keeps one socket an id, and when a client comes back under the
-same id, the old handler's `finally` unregisters the new socket (ComfyUI#16010). The price is that runs sent before a
-drop get no more frames; they are followed through the history instead.
+Every connection has its own client id. ComfyUI keeps one socket for each id, and when a client reconnects with the same
+id, the old handler's `finally` unregisters the new socket (ComfyUI#16010). The price: runs sent before a drop get no
+more frames, and are followed through the history instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bridge.comfyui.messages import HELLO, Frame, parse_binary, parse_text
 log = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
-"""A preview is tens of kilobytes; SaveImageWebsocket sends whole images, so leave room for a large PNG."""
+"""Previews have tens of kilobytes, but SaveImageWebsocket sends whole images, such as a large PNG."""
 GREETING_TIMEOUT_S = 10.0
 HEARTBEAT_S = 30.0
 FIRST_RETRY_S = 0.1
@@ -28,7 +28,7 @@ LAST_RETRY_S = 5.0
 
 
 class Listener:
-    """Hands every frame to `deliver`, and calls `changed` when the connection was made or lost."""
+    """Passes every frame to `deliver`, and calls `changed` when the connection opens or breaks."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Listener:
         self.heard_at = 0.0
         """Loop time of the last frame of any kind."""
         self.client_id = str(uuid.uuid4())
-        """The id to send with prompts: of the open connection, or of nobody while there is none."""
+        """The id to send with prompts: that of the open connection, or an unused one while there is none."""
 
     @property
     def connected(self) -> bool:
@@ -65,7 +65,7 @@ class Listener:
             self._task = None
 
     async def ready(self) -> bool:
-        """Wait until the websocket is open and greeted, or an attempt at it failed. True when it is open."""
+        """Wait until the websocket is open and greeted, or an attempt has failed. True if it is open."""
         if not self.connected:
             if self._tried.is_set():  # the last attempt failed: make a new one now, not after the back-off
                 self._tried.clear()
@@ -74,7 +74,7 @@ class Listener:
         return self.connected
 
     async def renew(self, client_id: str) -> None:
-        """Drop the connection of this id, which delivers nothing any more; a new one follows by itself."""
+        """Drop the connection of this id, which delivers nothing any more. A new one follows automatically."""
         if self._socket is not None and self.client_id == client_id:
             log.info("ComfyUI's websocket is silent; opening a new one")
             await self._socket.close()
@@ -114,7 +114,7 @@ class Listener:
         ) as socket:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 await socket.send_str(HELLO)
-                # ComfyUI registers the id, then sends its status: the first frame proves that frames will come
+                # ComfyUI registers the id, then sends its status: the first frame proves that frames arrive
                 greeting = await socket.receive()
             if greeting.type is not aiohttp.WSMsgType.TEXT:
                 raise aiohttp.ClientConnectionError(f"no greeting but {greeting.type.name}")

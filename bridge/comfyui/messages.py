@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
-"""The first message of a client: previews shall name their prompt and node."""
+"""The first message of a client: it asks for previews that name their prompt and node."""
 
 _PREVIEW_IMAGE = 1
 _PREVIEW_WITH_METADATA = 4
@@ -43,7 +43,7 @@ class NodeStarted:
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """These nodes are not run again: their results of an earlier run are used."""
+    """These nodes do not run again: ComfyUI uses their results of an earlier run."""
 
     nodes: tuple[str, ...]
 
@@ -59,7 +59,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An image of the state so far. `node` is empty where ComfyUI did not say which node sent it."""
+    """A preview image. `node` is empty if ComfyUI did not say which node sent it."""
 
     node: str
     image: bytes
@@ -68,7 +68,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class NodeDone:
-    """A node's UI output exists, as the history will have it; its files can be fetched before the run has ended."""
+    """A node's UI output, as the history will have it. Its files can be fetched before the run ends."""
 
     node: str
     output: Mapping[str, Any]
@@ -76,7 +76,7 @@ class NodeDone:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """The NeuroLux pack fetches weights. `total` is None where the server did not say."""
+    """The NeuroLux pack downloads weights. `total` is None if the server did not send it."""
 
     node: str
     repo: str
@@ -88,7 +88,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """The NeuroLux pack puts weights into memory: `value` of `maximum` bytes of `model`."""
+    """The NeuroLux pack loads weights into memory: `value` of `maximum` bytes of `model`."""
 
     node: str
     model: str
@@ -103,24 +103,24 @@ Event = Queued | Started | NodeStarted | Cached | Progress | Preview | NodeDone 
 class Ending:
     """The run succeeded, failed or was interrupted, but its history entry may not be written yet.
 
-    It may even be none of the three: a blocked node sends `execution_error` and the run goes on
-    (ComfyUI `execution.py: execution_block_cb`). So it is a hint to look, never an outcome.
+    It may even be none of these: a blocked node sends `execution_error` and the run continues
+    (ComfyUI `execution.py: execution_block_cb`). So it is a hint to check, never an outcome.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded(Ending):
-    """The run succeeded: every node's output has been told on this connection."""
+    """The run succeeded: this connection has received the output of every node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`executing` with `node: null`: the fence behind which the history entry exists."""
+    """`executing` with `node: null`: a fence, after which the history entry exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poke:
-    """Sent by the bridge to itself: look at the queue and the history now."""
+    """Sent by the bridge to itself: check the queue and the history now."""
 
 
 Signal = Event | Ending | Finished | Poke
@@ -128,7 +128,7 @@ Signal = Event | Ending | Finished | Poke
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The signals of one websocket frame, and the prompt that they belong to (None: the frame does not say)."""
+    """The signals of one websocket frame, and their prompt (None: the frame does not say)."""
 
     prompt_id: str | None
     signals: tuple[Signal, ...]
@@ -152,7 +152,7 @@ def _progress_state(data: Mapping[str, Any]) -> tuple[Signal, ...]:
     return tuple(
         Progress(str(node), float(state["value"]), float(state["max"]))
         for node, state in (data.get("nodes") or {}).items()
-        # every node begins at 0 of 1 and ends at its maximum; only what a node counts itself is news
+        # every node starts at 0 of 1 and ends at its maximum; only what a node counts itself matters
         if state.get("state") == "running" and float(state["max"]) > 1
     )
 
@@ -199,12 +199,12 @@ _PARSERS: dict[str, Callable[[Mapping[str, Any]], tuple[Signal, ...]]] = {
 _UNREAD = '{"type": "status"'
 _PROGRESS_STATE = '{"type": "progress_state"'
 _COUNTED = re.compile(r'"max": (?!1(?:\.0)?[,}])')
-"""Frames that come several times a node and say nothing here are known by their text: parsing took a tenth of the
-worker's time."""
+"""Frames that come several times a node and are not needed are recognised by their text: parsing them took a tenth of
+the worker's time."""
 
 
 def parse_text(text: str) -> Frame | None:
-    """Read a text frame. None for what a run does not need (queue status, unknown or broken frames)."""
+    """Parse a text frame. None for frames that a run does not need (queue status, unknown or broken frames)."""
     if text.startswith(_UNREAD) or (text.startswith(_PROGRESS_STATE) and not _COUNTED.search(text)):
         return None
     try:
@@ -212,16 +212,16 @@ def parse_text(text: str) -> Frame | None:
         parser = _PARSERS.get(message["type"])
         data = message.get("data") or {}
         prompt_id = data.get("prompt_id")
-        # without a prompt id it is the greeting to a reconnecting client, and belongs to no run
+        # a frame without a prompt id greets a reconnecting client, and belongs to no run
         if parser is None or prompt_id is None:
             return None
         return Frame(str(prompt_id), parser(data))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # the websocket is a hint: a frame that cannot be read must not end a run
+        return None  # the websocket is a hint: a broken frame must not end a run
 
 
 def parse_binary(data: bytes) -> Frame | None:
-    """Read a binary frame: a preview, or None for anything else."""
+    """Parse a binary frame: a preview, or None for anything else."""
     try:
         (kind,) = struct.unpack_from(">I", data)
         if kind == _PREVIEW_IMAGE:

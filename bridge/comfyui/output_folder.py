@@ -1,6 +1,6 @@
-"""ComfyUI's output folder, read without ComfyUI: while it still ends a run, an answer from `/view` takes milliseconds.
+"""ComfyUI's output folder, read directly: while ComfyUI ends a run, an answer from `/view` takes milliseconds longer.
 
-Every name comes from ComfyUI, hence from any node of any pack. What does not lie below the folder is not read here.
+File names come from ComfyUI, hence from any node of any pack. Nothing outside the folder is read.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import asyncio
 from pathlib import Path
 
 SMALL_BYTES = 1024 * 1024
-"""Up to this a file in the page cache is read in less time than another thread takes to begin."""
+"""A file up to this size is read from the page cache faster than a thread starts."""
 
 
 class OutputFolder:
-    """The folder `path`, which need not exist."""
+    """The folder at `path`, which need not exist."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def read(self, subfolder: str, filename: str) -> bytes | None:
-        """A file's bytes; None where ComfyUI itself must be asked: no such file here, or not below the folder."""
+        """The bytes of a file; None if it does not exist or is outside the folder, so that ComfyUI must be asked."""
         try:
             folder = self._path.resolve()
             file = (folder / subfolder / filename).resolve()

@@ -1,4 +1,4 @@
-"""What the bridge knows of the NeuroLux node pack of a ComfyUI: its models, and how one is loaded."""
+"""The NeuroLux node pack of a ComfyUI: its routes, its models, and whether its nodes are loaded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from bridge.contract import ModelInfoResponse, Unavailable
 
 PACK_ROUTE = "/neurolux/models"
 RESULT_NODE = "NeuroLuxResult"
-"""Every mode ends in one. The route is there before the nodes, so it alone says nothing of them."""
+"""Every mode ends in one. The pack's routes exist before its nodes, so they do not prove that the nodes are loaded."""
 MODES_VARIABLE = "NEUROLUX_MODES_DIR"
-"""Where the editor's "Publish as mode" saves; without it the pack takes the default state folder's workflows."""
+"""The folder where the editor's "Publish as mode" saves; by default the workflows of the default state folder."""
 SERVICE_VARIABLE = "NEUROLUX_SERVICE_URL"
-"""What it says that the endpoint is on."""
+"""The URL that the editor shows for a published endpoint."""
 NODE_ROUTE = f"/object_info/{RESULT_NODE}"
 
 
 async def model_info(comfy: ComfyUI) -> ModelInfoResponse:
-    """What the node pack in this ComfyUI says of its models. Raises Unavailable, also where its nodes are missing."""
+    """The models that the node pack of this ComfyUI reports. Raises Unavailable, also if its nodes are missing."""
     try:
         info = ModelInfoResponse.model_validate(await comfy.get_json(PACK_ROUTE))
         await require_nodes(comfy)
@@ -32,8 +32,8 @@ async def model_info(comfy: ComfyUI) -> ModelInfoResponse:
 
 
 async def require_nodes(comfy: ComfyUI) -> None:
-    """Raise Unavailable unless ComfyUI has loaded the pack's nodes; raises ComfyUIError too."""
-    if RESULT_NODE not in await comfy.get_json(NODE_ROUTE):  # An unknown class is answered with {}.
+    """Raise Unavailable unless ComfyUI has loaded the pack's nodes. Raises ComfyUIError too."""
+    if RESULT_NODE not in await comfy.get_json(NODE_ROUTE):  # ComfyUI answers {} for an unknown class.
         raise Unavailable(
             f"ComfyUI at {comfy.url} runs without NeuroLux's nodes ({RESULT_NODE} is missing): its log says why after "
             "'Cannot import' or 'comfy_entrypoint' (imagegen up writes it to logs/comfyui.log in the state directory)"

@@ -1,9 +1,9 @@
 """One run, followed from its submission to its outcome.
 
-The websocket is a hint; ComfyUI's queue and history are the truth. They are asked when the fence `executing: null`
+The websocket is a hint; ComfyUI's queue and history are the truth. They are checked when the fence `executing: null`
 arrives, when a terminal frame arrives without it, when the websocket is silent, dropped or new, and now and then while
-progress comes. So a lost frame costs time, never the run. One case needs no asking: a connection that stayed open from
-the prompt to the fence, and told of success and of every output, has told all that the history holds.
+progress arrives. So a lost frame costs time, never the run. One case needs no check: a connection that stayed open from
+the prompt to the fence, and reported success and every output, has delivered all that the history holds.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from bridge.comfyui.messages import (
 )
 
 SILENCE_S = 1.0
-"""Ask after this long without a frame of this run."""
+"""Check after this long without a frame of this run."""
 SILENCE_UNHEARD_S = 0.25
-"""The same for a run whose websocket is gone: its frames go to nobody."""
+"""The same for a run whose websocket is gone: its frames are lost."""
 UNCHECKED_S = 5.0
-"""Ask at least this often, however many frames come."""
+"""Check at least this often, however many frames arrive."""
 FENCE_GRACE_S = 0.05
-"""How long after a terminal frame the fence may take before the history is asked without it."""
+"""How long after a terminal frame the fence may take before the history is read without it."""
 HISTORY_RETRIES_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Waits before each reading of a history entry that must appear."""
 RECHECK_S = 0.2
-"""Wait between the two readings that must both miss a prompt before it counts as lost."""
+"""Wait between the two checks that must both miss a prompt before it counts as lost."""
 LAST_RETRY_S = 2.0
 LATE_S = 0.5
 """How long a frame may lag behind the history."""
@@ -48,7 +48,7 @@ LATE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class QueueSnapshot:
-    """ComfyUI's queue: the ids that run, and those that wait, next one first. `asked_at` is when it was asked for."""
+    """ComfyUI's queue: the ids that run, and those that wait, next first. `asked_at` is when it was requested."""
 
     running: frozenset[str]
     pending: Mapping[str, int]
@@ -70,7 +70,7 @@ class Server(Protocol):
 
 
 class Run:
-    """A prompt on its way. Made before the prompt is sent, so that no frame can come too early."""
+    """A prompt on its way. Created before the prompt is sent, so that no frame arrives too early."""
 
     def __init__(self, prompt_id: str, on_event: Callable[[Event], None] | None) -> None:
         self.prompt_id = prompt_id
@@ -83,9 +83,9 @@ class Run:
         self._fresh_from = 0.0  # a queue snapshot older than this says nothing about this run
         self._heard_at = 0.0
         self._asked_at = 0.0
-        self._due_at = 0.0  # when to ask next
-        self._endings: list[float] = []  # after a terminal frame: waits between the readings of the history
-        self._missed = False  # the last asking found it in neither queue nor history
+        self._due_at = 0.0  # when to check next
+        self._endings: list[float] = []  # after a terminal frame: waits between readings of the history
+        self._missed = False  # the last check found it in neither queue nor history
         self._disconnected = False
         self._unreachable_since: float | None = None
         self._retry_s = RECHECK_S
@@ -104,7 +104,7 @@ class Run:
         self._emit(Queued(position))
 
     def adopted(self) -> None:
-        """ComfyUI had the prompt before; nobody here gets its frames."""
+        """ComfyUI had the prompt before; its frames do not come here."""
         self.sent = True
         self._fresh_from = self._heard_at = self._asked_at = self._clock()
 
@@ -140,7 +140,7 @@ class Run:
                 return read_entry(self.prompt_id, entry, cancel_requested=self.cancel_requested)
 
     async def _next_signal(self) -> Signal | None:
-        """The next frame of this run, or None when it is time to ask."""
+        """The next frame of this run, or None when it is time to check."""
         if not self._inbox.empty():
             return self._inbox.get_nowait()
         try:
@@ -150,7 +150,7 @@ class Run:
             return None
 
     async def _read_history(self, server: Server) -> dict[str, Any] | None:
-        """The entry behind the fence; ComfyUI writes it before it sends the fence: retries are for the unforeseen."""
+        """The entry after the fence. ComfyUI writes it before it sends the fence; the retries are a precaution."""
         for wait in HISTORY_RETRIES_S:
             entry = await self._read_history_once(server)
             if entry is not None:
@@ -163,10 +163,10 @@ class Run:
         try:
             return await server.history_entry(self.prompt_id)
         except ComfyUIUnavailable:
-            return None  # `_ask` minds how long it stays away
+            return None  # `_ask` limits how long it may be down
 
     async def _ask(self, server: Server) -> dict[str, Any] | None:
-        """Look at the queue, then at the history; the order matters, for a run leaves the one only into the other."""
+        """Check the queue, then the history. The order matters: a run moves from the first to the second."""
         self._asked_at = self._clock()
         self._disconnected |= not server.hears(self.client_id)
         try:
@@ -190,7 +190,7 @@ class Run:
         return None
 
     async def _hear_out(self) -> None:
-        """Take the frames that lag behind the history, so that what came before the end is told before it."""
+        """Take the frames that lag behind the history, so that earlier events are reported before the end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LATE_S):
                 while not isinstance(signal := await self._inbox.get(), Finished):
@@ -209,7 +209,7 @@ class Run:
         self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
 
     def _miss(self) -> None:
-        """Neither waiting, running nor done. Once may be a matter of timing; twice is the truth."""
+        """Neither waiting, running nor done. Once may be bad timing; twice means that it is lost."""
         self._unreachable_since = None
         if not self._missed:
             self._missed = True
@@ -224,7 +224,7 @@ class Run:
         return SILENCE_S if server.hears(self.client_id) else SILENCE_UNHEARD_S
 
     def _silent(self, server: Server) -> bool:
-        """True when the run ended although a websocket that should have said so had said nothing for a while."""
+        """True if the run ended and its websocket, which should have reported it, has been silent for a while."""
         return server.hears(self.client_id) and self._clock() - self._heard_at >= SILENCE_S and self._inbox.empty()
 
     def _emit(self, event: Event) -> None:

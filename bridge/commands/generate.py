@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bridge.client.client import DEFAULT_URL, ClientError, ImageGenClient
-from bridge.client.saving import paths_for
+from bridge.client import DEFAULT_URL, ClientError, ImageGenClient, paths_for
 from bridge.commands.progress_bar import ProgressBar
 from bridge.commands.tables import print_table
 from bridge.contract import (
@@ -34,42 +33,42 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add the parsers of this module."""
     generate = subparsers.add_parser(
         "generate",
-        help="draw an image from a prompt",
-        description="Draw an image from a prompt and save it. What is left out takes the model's own default.",
+        help="generate an image from a prompt",
+        description="Generate an image from a prompt and save it. Options that are left out take the model's default.",
         epilog='Example: imagegen generate "a red fox in the snow" --model flux-schnell --size 1024x768 --n 2',
     )
-    generate.add_argument("prompt", nargs="?", help="what the image shows; not needed by modes without one")
+    generate.add_argument("prompt", nargs="?", help="what the image shows; some modes need none")
     generate.add_argument("--model", help="a name that 'imagegen models' lists")
-    generate.add_argument("--negative", metavar="TEXT", help="what it must not show, on models that can use it")
+    generate.add_argument("--negative", metavar="TEXT", help="what it must not show, for models that support it")
     generate.add_argument("--size", type=size, metavar="WxH", help="pixels, such as 1024 or 1024x768")
     generate.add_argument("--steps", type=int, help="denoising steps")
     generate.add_argument("--guidance", type=float, help="how closely to follow the prompt")
-    generate.add_argument("--seed", type=int, help="the same seed gives the same image; random if left out")
+    generate.add_argument("--seed", type=int, help="the same seed gives the same image (random)")
     generate.add_argument("--n", type=int, help="how many images; image i has seed + i")
     generate.add_argument("--format", choices=list(IMAGE_FORMATS), help="encoding (png, or what --out ends in)")
-    generate.add_argument("--mode", default=DEFAULT_MODE, help="the saved graph that runs (%(default)s)")
+    generate.add_argument("--mode", default=DEFAULT_MODE, help="the saved graph to run (%(default)s)")
     generate.add_argument(
         "--set",
         action="append",
         default=[],
         type=assignment,
         metavar="NAME=VALUE",
-        help="a further parameter of the mode ('imagegen modes NAME' lists them); @FILE is a file",
+        help="another parameter of the mode ('imagegen modes NAME' lists them); @FILE sends a file",
     )
     generate.add_argument(
         "--watch",
         action="store_true",
-        help="queue the job and follow it, through restarts of the service; Ctrl-C cancels it",
+        help="queue the job and follow it, even if the service restarts; Ctrl-C cancels it",
     )
     generate.add_argument("--out", type=Path, metavar="PATH", help="a file or a folder (the current folder)")
-    generate.add_argument("--quiet", action="store_true", help="no progress bar; print only where the images are")
+    generate.add_argument("--quiet", action="store_true", help="no progress bar; print only the paths of the images")
     generate.set_defaults(run=generate_command)
 
-    models = subparsers.add_parser("models", help="list the models and whether their weights are here")
-    models.add_argument("--json", action="store_true", help="print the service's own answer")
+    models = subparsers.add_parser("models", help="list the models, and whether their weights are on this machine")
+    models.add_argument("--json", action="store_true", help="print the answer of the service as JSON")
     models.set_defaults(run=models_command)
 
-    load = subparsers.add_parser("load", help="load a model now, so that the first image need not wait for it")
+    load = subparsers.add_parser("load", help="load a model now, so that the first image does not wait for it")
     load.add_argument("model", help="a name that 'imagegen models' lists")
     load.set_defaults(run=load_command)
 
@@ -78,14 +77,14 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say which service is meant."""
-    parser.add_argument("--url", help=f"the service (the one running here, else {DEFAULT_URL})")
-    parser.add_argument("--token", help="the service's token (IMAGEGEN_TOKEN)")
-    parser.add_argument("--state-dir", type=Path, help="find the running service by its state folder")
+    """Add the arguments that select the service."""
+    parser.add_argument("--url", help=f"URL of the service (the one that runs on this machine, else {DEFAULT_URL})")
+    parser.add_argument("--token", help="token of the service (IMAGEGEN_TOKEN)")
+    parser.add_argument("--state-dir", type=Path, help="state folder of the running service")
 
 
 def connect(args: argparse.Namespace) -> ImageGenClient:
-    """The client for the service that the arguments name, or that runs on this machine."""
+    """A client of the service that the arguments select, or that runs on this machine."""
     settings = Settings.from_environment(state_dir=args.state_dir)
     url = args.url or os.environ.get("IMAGEGEN_URL")
     if not url:
@@ -133,7 +132,7 @@ def generate_command(args: argparse.Namespace) -> int:
 
 
 def _as_meant(values: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
-    """Numbers and files as texts, where the mode takes a text: `seeds=7`, `prompts=@prompts.txt`."""
+    """The parameters, with numbers and files turned into texts where the mode takes a text: `prompts=@prompts.txt`."""
     meant = dict(values)
     for name, value in values.items():
         schema = properties.get(name, {})
@@ -154,7 +153,7 @@ def _takes(client: ImageGenClient, mode: str, parameter: str) -> bool:
 def watch(
     client: ImageGenClient, prompt: str | None, parameters: dict[str, Any], bar: ProgressBar
 ) -> tuple[ImageGenResponse, list[bytes]]:
-    """Queue a job and follow it to its end; whoever interrupts this cancels it. Raises ClientError."""
+    """Queue a job and follow it to its end; an interrupt cancels it. Raises ClientError."""
     state = client.submit(prompt, **parameters)
     bar.say(f"job {state.job_id}")
     try:
@@ -197,7 +196,7 @@ def load_command(args: argparse.Namespace) -> int:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """Name and value out of `strength=0.5`, `title=a word` or `image=@photo.jpg`."""
+    """The name and value in `strength=0.5`, `title=a word` or `image=@photo.jpg`."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -214,7 +213,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def size(text: str) -> tuple[int, int]:
-    """Width and height out of `1024` or `1024x768`."""
+    """The width and height in `1024` or `1024x768`."""
     match = SIZE.match(text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 1024 or 1024x768")
@@ -222,7 +221,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def _file_lines(model: ModelInfo) -> list[str]:
-    """What of a model is here, what is missing, and what to do about it."""
+    """The files of a model that are here or missing, and what to do."""
     files = model.files
     if files is None:
         return [f"{model.name}: {model.reason}"] if model.reason else []
@@ -255,7 +254,7 @@ def _model_row(model: ModelInfo, default: bool) -> tuple[str, ...]:
 
 
 def _adapter_lines(adapters: list[AdapterInfo]) -> list[str]:
-    """LoRAs, ControlNets and preprocessors: for which family, how large, and what is wrong with one or to be had."""
+    """LoRAs, ControlNets and preprocessors: their family and size, and problems or downloads."""
     names = {"lora": "LoRA", "controlnet": "ControlNet", "preprocessor": "Preprocessor"}
     lines = [""] if adapters else []
     for adapter in adapters:

@@ -1,4 +1,4 @@
-"""The commands about jobs that a service knows, and about its modes: jobs, cancel, modes."""
+"""The commands about jobs and modes of a service: jobs, cancel, modes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ DEFAULT_LIMIT = 20
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add the parsers of this module."""
-    jobs = subparsers.add_parser("jobs", help="list the jobs that the service knows, newest first")
+    jobs = subparsers.add_parser("jobs", help="list jobs, newest first")
     jobs.add_argument("--status", choices=list(JobStatus), help="only jobs in this state")
     jobs.add_argument("--mode", help="only jobs of this mode")
     jobs.add_argument("--model", help="only jobs of this model")
-    jobs.add_argument("--since", metavar="TIME", help="only jobs submitted since (2026-01-31T12:00, or epoch seconds)")
-    jobs.add_argument("--limit", type=int, default=DEFAULT_LIMIT, help="how many at most (%(default)s)")
+    jobs.add_argument(
+        "--since", metavar="TIME", help="only jobs submitted since then (2026-01-31T12:00, or seconds since the epoch)"
+    )
+    jobs.add_argument("--limit", type=int, default=DEFAULT_LIMIT, help="the number of jobs to list (%(default)s)")
     jobs.add_argument("--json", action="store_true", help="print one JSON object a line")
     jobs.set_defaults(run=jobs_command)
 
     cancel = subparsers.add_parser("cancel", help="cancel a job that waits or runs")
-    cancel.add_argument("job_id", metavar="ID", help="as 'imagegen jobs' prints it")
+    cancel.add_argument("job_id", metavar="ID", help="the id that 'imagegen jobs' prints")
     cancel.set_defaults(run=cancel_command)
 
-    modes = subparsers.add_parser("modes", help="list the saved graphs that can be run, or what one of them takes")
-    modes.add_argument("name", nargs="?", help="a mode: print its parameters")
-    modes.add_argument("--json", action="store_true", help="print the service's own answer")
+    modes = subparsers.add_parser("modes", help="list the saved graphs, or the parameters of one of them")
+    modes.add_argument("name", nargs="?", help="the mode whose parameters to print")
+    modes.add_argument("--json", action="store_true", help="print the answer of the service as JSON")
     modes.set_defaults(run=modes_command)
 
     for parser in (jobs, cancel, modes):

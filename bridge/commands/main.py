@@ -1,4 +1,4 @@
-"""The `imagegen` command. The barrier at which every known error becomes one line and exit code 1."""
+"""The `imagegen` command. Every known error becomes one line and exit code 1 here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bridge import __version__
-from bridge.client.client import ClientError
+from bridge.client import ClientError
 from bridge.commands import generate, jobs, overlay, plan, processes, service, workers
 from bridge.contract import BridgeError
 from bridge.service.errors import ServiceError
@@ -17,9 +17,9 @@ INTERRUPTED = 130
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command."""
+    """The parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="imagegen", description="Images from prompts, by FLUX and SDXL-Lightning in ComfyUI."
+        prog="imagegen", description="Generate images from prompts, with FLUX and SDXL-Lightning in ComfyUI."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -1,4 +1,4 @@
-"""The settings as command-line options: one for each, with the words of `bridge.settings`."""
+"""The settings as command-line options: one for each, with the descriptions in `bridge.settings`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import get_args, get_origin
 from bridge.settings import Settings, flag, read_setting, shown_default, variable
 
 WHERE = ("host", "port", "state_dir")
-DOORS = ("token", "token_file", "allowed_hosts")
+ACCESS = ("token", "token_file", "allowed_hosts")
 COMFYUI = ("comfyui_url", "comfyui_dir", "comfyui_output_dir")
 LOGS = ("log_format", "log_level", "log_prompts")
 NATS = tuple(name for name in Settings.model_fields if name.startswith("nats_"))
 GROUPS = {
-    "where": WHERE,
-    "who may use it": DOORS,
+    "address and files": WHERE,
+    "access": ACCESS,
     "ComfyUI": COMFYUI,
     "NATS": NATS,
     "logs": LOGS,
     "worker": ("worker_id",),
 }
-"""Titles in `--help`. What is in none of them is a limit."""
+"""Titles in `--help`. All other settings are limits."""
 LIMITS = tuple(name for name in Settings.model_fields if not any(name in names for names in GROUPS.values()))
-SERVICE = (*WHERE, *DOORS, *COMFYUI, *NATS, *LIMITS, *LOGS)
-GATEWAY = (*WHERE, *DOORS, *NATS, *LIMITS, *LOGS)
+SERVICE = (*WHERE, *ACCESS, *COMFYUI, *NATS, *LIMITS, *LOGS)
+GATEWAY = (*WHERE, *ACCESS, *NATS, *LIMITS, *LOGS)
 STORES = ("max_pending", "job_retention_s", "job_store_bytes", "image_retention_s", "image_store_bytes")
-"""Whoever comes first makes the stores, so all processes are told the same."""
+"""The first process creates the stores, so all processes need these."""
 WORKER = ("comfyui_url", "comfyui_output_dir", "state_dir", "worker_id", *STORES, *NATS, *LOGS)
 
 
@@ -52,7 +52,7 @@ def _metavar(kind: object) -> str:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """The settings of the environment, with what the command line says instead. Raises SettingsError."""
+    """The settings of the environment, overridden by the command line. Raises SettingsError."""
     given = {name: getattr(args, name, None) for name in Settings.model_fields}
     return Settings.from_environment(
         **{name: read_setting(name, text, flag(name)) for name, text in given.items() if text is not None}

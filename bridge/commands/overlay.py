@@ -1,4 +1,4 @@
-"""The command that opens the desktop overlay. The overlay is a program of its own; this only starts it."""
+"""The command that starts the desktop overlay, which is a program of its own."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     overlay = subparsers.add_parser(
         "overlay",
         help="the desktop overlay: Alt+Space, a prompt, an image",
-        description="Show the overlay. One process serves the whole desktop session; later calls are handed to it.",
+        description="Show the overlay. One process serves the desktop session; later calls go to it.",
     )
     what = overlay.add_mutually_exclusive_group()
-    what.add_argument("--toggle", action="store_true", help="show the bar, or hide it when it is shown")
-    what.add_argument("--hidden", action="store_true", help="start without showing anything, ready for the shortcut")
-    what.add_argument("--generate", metavar="PROMPT", help="draw this with the settings of the last time")
+    what.add_argument("--toggle", action="store_true", help="show or hide the bar")
+    what.add_argument("--hidden", action="store_true", help="start hidden, ready for the shortcut")
+    what.add_argument("--generate", metavar="PROMPT", help="generate this with the last settings")
     what.add_argument(
-        "--install", action="store_true", help="menu entry, icon, start at login, and Alt+Space, for this user"
+        "--install",
+        action="store_true",
+        help="install the menu entry, icon, start at login and Alt+Space for this user",
     )
-    what.add_argument("--uninstall", action="store_true", help="take all of that away again")
+    what.add_argument("--uninstall", action="store_true", help="remove all of that")
     overlay.set_defaults(run=overlay_command)
 
 

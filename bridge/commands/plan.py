@@ -1,4 +1,4 @@
-"""The command that says how a model would lie in memory, for any card: no service, no weights, no such card needed.
+"""The command that plans where a model would live in memory, for any GPU. It needs no service, weights or such a GPU.
 
 The planner is the node pack's, which the bridge does not import: it runs as a process of its own, without ComfyUI.
 Of a user's own models it reads the headers.
@@ -17,22 +17,22 @@ from bridge.settings import Settings
 
 MODULE = "neurolux.library.plan_command"
 WRONG = 2
-"""The planner's exit code for a question that cannot be answered."""
+"""The exit code of the planner for arguments that it cannot use."""
 OPTIONS = {
     "model": (
         "NAME",
         "a name that 'imagegen models' lists, a diffusers folder, or a weight file in the models folder; or a path",
     ),
-    "vram": ("SIZE", "a card's memory, such as 8GB, 7.5GB or 8GiB; 0 for a CPU (this machine's)"),
-    "ram": ("SIZE", "the machine's RAM (this machine's, as far as it is free)"),
-    "size": ("WxH", "pixels, such as 1024 or 1024x768 (the model's own)"),
-    "steps": ("N", "denoising steps (the model's own)"),
+    "vram": ("SIZE", "memory of the GPU, such as 8GB, 7.5GB or 8GiB; 0 for a CPU (this machine's)"),
+    "ram": ("SIZE", "RAM of the machine (the free RAM of this one)"),
+    "size": ("WxH", "pixels, such as 1024 or 1024x768 (the model's)"),
+    "steps": ("N", "denoising steps (the model's)"),
     "count": ("N", "how many images (1)"),
     "precision": ("TYPE", "auto, bf16, fp16, fp32, fp8, int8, nf4 or as-is (auto)"),
     "offload": ("MODE", "auto, none, model, stream, sequential or disk (auto)"),
-    "controlnet": ("NAME", "a ControlNet beside it: a file in models/controlnet, or its size, such as 2.5GB"),
-    "lora": ("NAME", "a LoRA in it: a file in models/loras, or its size; several with commas between them"),
-    "bf16": ("yes|no", "whether the card computes in bf16; NVIDIA's do since the RTX 30 (yes, or this machine's)"),
+    "controlnet": ("NAME", "a ControlNet to include: a file in models/controlnet, or its size, such as 2.5GB"),
+    "lora": ("NAME", "LoRAs to include: files in models/loras, or their sizes, separated by commas"),
+    "bf16": ("yes|no", "whether the GPU computes in bf16; NVIDIA GPUs do since the RTX 30 (yes, or this machine's)"),
 }
 
 
@@ -40,15 +40,15 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add the parser of this module."""
     plan = subparsers.add_parser(
         "plan",
-        help="how a model would lie in memory, on this machine or on any card",
+        help="where a model would live in memory, on this machine or any GPU",
         description="What of a model would be where, in which type, what that takes and what it costs. "
         "Nothing is loaded, and no service needs to run. Exit code 1: it does not fit.",
         epilog="Example: imagegen plan --model flux-dev --vram 8GB --ram 32GB --size 1024",
     )
     for name, (metavar, words) in OPTIONS.items():
         plan.add_argument(f"--{name}", metavar=metavar, help=words)
-    plan.add_argument("--all-cards", action="store_true", help="a line for each usual card, for all models or --model")
-    plan.add_argument("--json", action="store_true", help="for programs")
+    plan.add_argument("--all-cards", action="store_true", help="a line for each common GPU, for all models or --model")
+    plan.add_argument("--json", action="store_true", help="print JSON")
     plan.set_defaults(run=plan_command)
 
 

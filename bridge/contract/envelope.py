@@ -15,7 +15,7 @@ class ErrorDetail(WireModel):
 
 
 class ErrorBody(WireModel):
-    """What went wrong and what to do. `field` is the first bad field; `details` holds all of them."""
+    """What went wrong and what to do. `field` is the first bad field; `details` lists all of them."""
 
     code: str
     message: str
@@ -24,6 +24,6 @@ class ErrorBody(WireModel):
 
 
 class ErrorEnvelope(WireModel):
-    """Every error of every door."""
+    """The body of every error, in every API."""
 
     error: ErrorBody

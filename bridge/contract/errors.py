@@ -1,6 +1,6 @@
-"""The bridge's errors: each carries its HTTP status and becomes the one envelope at whichever door it leaves by.
+"""The bridge's errors. Each has an HTTP status and a code, and every API answers it with the same envelope.
 
-Code in between raises freely; only the doors (`api/`), the worker and the command line catch.
+Code raises them freely; only `api/`, the worker and the command line catch them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ RETRY_SOON_S = 5
 
 
 class BridgeError(Exception):
-    """Anything the caller is to be told. `retry_after_s` becomes the Retry-After header."""
+    """Any error that a caller receives. `retry_after_s` becomes the Retry-After header."""
 
     status = 500
     code = "internal_error"
@@ -26,11 +26,11 @@ class BridgeError(Exception):
         self.details = list(details)
 
     def body(self) -> ErrorBody:
-        """The error as the wire carries it."""
+        """The error in its wire format."""
         return ErrorBody(code=self.code, message=self.message, field=self.field, details=self.details)
 
     def envelope(self) -> ErrorEnvelope:
-        """The error as a door answers it."""
+        """The error as an API answers it."""
         return ErrorEnvelope(error=self.body())
 
 
@@ -53,7 +53,7 @@ class Unauthorized(BridgeError):
 
 
 class ForeignOrigin(BridgeError):
-    """A web page of another origin tried to use the service through its visitor's browser."""
+    """A web page of another origin tried to use the service through a visitor's browser."""
 
     status, code = 403, "foreign_origin"
 
@@ -83,7 +83,7 @@ class ImageExpired(BridgeError):
 
 
 class RangeNotSatisfiable(BridgeError):
-    """The Range lies outside the image."""
+    """The Range is outside the image."""
 
     status, code = 416, "range_not_satisfiable"
 
@@ -107,32 +107,32 @@ class BodyTooLarge(BridgeError):
 
 
 class UnsupportedMediaType(BridgeError):
-    """The Content-Type is not one that this endpoint reads."""
+    """This endpoint does not read the Content-Type."""
 
     status, code = 415, "unsupported_media_type"
 
 
 class InvalidRequest(BridgeError):
-    """One or more values are wrong; `details` names every one."""
+    """One or more values are invalid; `details` lists all of them."""
 
     status, code = 422, "invalid_request"
 
     @classmethod
     def of(cls, details: Sequence[ErrorDetail]) -> InvalidRequest:
-        """One error out of all the bad fields; the message is that of the first."""
+        """One error for all bad fields, with the message of the first."""
         more = f" (and {len(details) - 1} more, see details)" if len(details) > 1 else ""
         return cls(details[0].message + more, field=details[0].field, details=details)
 
 
 class QueueFull(BridgeError):
-    """As many jobs wait as the queue may hold."""
+    """The queue holds as many jobs as it may."""
 
     status, code = 429, "queue_full"
     retry_after_s = RETRY_SOON_S
 
 
 class TooManyRequests(BridgeError):
-    """One client asks more often than it may."""
+    """A client exceeded its request rate."""
 
     status, code = 429, "too_many_requests"
 
@@ -142,14 +142,14 @@ class TooManyRequests(BridgeError):
 
 
 class TooManyWaits(BridgeError):
-    """As many requests wait for their jobs, and event streams are open, as the gateway holds."""
+    """The gateway holds as many waiting requests and event streams as it may."""
 
     status, code = 429, "too_many_waits"
     retry_after_s = RETRY_SOON_S
 
 
 class TooManyBodies(BridgeError):
-    """The bodies that the gateway is reading take all the memory that they may take."""
+    """The bodies that the gateway is reading use all the memory that they may."""
 
     status, code = 429, "too_many_bodies"
     retry_after_s = RETRY_SOON_S
@@ -170,7 +170,7 @@ class StorageFull(BridgeError):
 
 
 class TimedOut(BridgeError):
-    """The job did not end in time; it goes on, and can be asked for by its id."""
+    """The job did not end in time. It continues, and its id still gives its state."""
 
     status, code = 504, "timeout"
 
@@ -204,4 +204,4 @@ FAILURE_STATUS = {
     "storage_full": 503,
     "cancelled": 409,
 }
-"""HTTP status by the code of a failed job; every other cause (`out_of_memory`, `node_failed`, …) is a 500."""
+"""HTTP status by error code. Every other code (`out_of_memory`, `node_failed`, …) is a 500."""

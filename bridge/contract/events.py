@@ -21,12 +21,13 @@ ENDINGS: dict[JobStatus, EventType] = {
 
 
 class JobEvent(WireModel):
-    """One thing that happened to a job, as the event stream tells it.
+    """One event of a job.
 
-    `state` comes first and holds the whole `JobState`. `queued` says how many wait ahead (`position`) and for how long
-    (`wait_seconds`, absent if not known). `progress` counts `value` of `maximum` in `phase`: `download` and `load`
-    count bytes, `sample` counts steps, any other node is called by its title; `node` is that title. `preview` holds a
-    small JPEG or PNG. The rest are states that the job reached, the final ones with the whole `state` again.
+    `state` comes first and holds the whole `JobState`. `queued` gives the number of jobs ahead (`position`) and the
+    expected wait (`wait_seconds`, absent if not known). `progress` counts `value` of `maximum` in `phase`: `download`
+    and `load` count bytes, `sample` counts steps, and any other phase is the title of a node; `node` is that title.
+    `preview` holds a small JPEG or PNG. The other types are states that the job reached; the final ones hold the whole
+    `state` again.
     """
 
     type: EventType
@@ -57,7 +58,7 @@ class JobEvent(WireModel):
 
 
 class JobResultEvent(WireModel):
-    """What `ai.vision.imagegen.result` carries after every job, whichever door it came by. Images by reference."""
+    """The message on `ai.vision.imagegen.result` after every job, whichever API it came by. Images by reference."""
 
     job_id: str
     kind: JobKind
@@ -74,7 +75,7 @@ class JobResultEvent(WireModel):
 
     @classmethod
     def of(cls, state: JobState) -> JobResultEvent:
-        """The event of a job that ended."""
+        """The event for a job that has ended."""
         return cls(
             **state.model_dump(include=set(cls.model_fields) & set(JobState.model_fields)),
             image_objects=state.images,
@@ -84,12 +85,12 @@ class JobResultEvent(WireModel):
 
 
 class WebhookBody(JobResultEvent):
-    """What is posted to a job's `callback_url`. `image_urls` are paths on the service."""
+    """The webhook: what is posted to a job's `callback_url`. `image_urls` are paths on the service."""
 
     image_urls: list[str]
 
     @classmethod
     def of(cls, state: JobState) -> WebhookBody:
-        """The call about a job that ended."""
+        """The webhook for a job that has ended."""
         urls = [f"/v1/jobs/{state.job_id}/images/{index}" for index in range(len(state.images))]
         return cls(**dict(JobResultEvent.of(state)), image_urls=urls)

@@ -10,7 +10,7 @@ from bridge.contract.wire import WireModel
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 FileFormat = Literal["png", "jpeg", "webp", "mp4", "safetensors", "zip", "json", "txt"]
-"""Of a result: images, and what other modes make. An animation is a webp."""
+"""Formats of results: images, and what other modes produce. An animation is a webp."""
 IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "jpeg", "webp")
 EXTENSIONS: dict[FileFormat, str] = {
     "png": "png",
@@ -22,7 +22,7 @@ EXTENSIONS: dict[FileFormat, str] = {
     "json": "json",
     "txt": "txt",
 }
-"""Of file names."""
+"""File name extensions."""
 MEDIA_TYPES: dict[str, str] = {
     "png": "image/png",
     "jpg": "image/jpeg",
@@ -33,18 +33,18 @@ MEDIA_TYPES: dict[str, str] = {
     "json": "application/json",
     "txt": "text/plain",
 }
-"""By extension."""
+"""Media types by extension."""
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 _FORMATS: dict[str, FileFormat] = {**{extension: name for name, extension in EXTENSIONS.items()}, "jpeg": "jpeg"}
 
 
 def extension_of(filename: str) -> str:
-    """What stands behind the last point of a file's name, in small letters; empty where there is none."""
+    """The extension of a file name in lower case, without the dot; empty if there is none."""
     return filename.rpartition(".")[2].lower() if "." in filename else ""
 
 
 def format_of(filename: str) -> FileFormat | None:
-    """What a file is, by its name; None for a kind that no result may have."""
+    """The format of a file, by its name; None for a format that no result has."""
     return _FORMATS.get(extension_of(filename))
 
 
@@ -54,7 +54,7 @@ def media_type_of(filename: str) -> str:
 
 
 class ImageObject(WireModel):
-    """Where an image, or another file, lies in the NATS object store.
+    """An image, or another file, in the NATS object store.
 
     `digest` is the store's own: `SHA-256=` + base64url. `media_type` follows from the extension of `name`.
     """
@@ -64,28 +64,28 @@ class ImageObject(WireModel):
     size: int
     digest: str
     media_type: str = ""
-    result: str = Field(default="", description="The name of the graph's result that it belongs to.")
+    result: str = Field(default="", description="The name of the result in the graph.")
 
     @model_validator(mode="before")
     @classmethod
     def _name_media_type(cls, values: Any) -> Any:
-        # Those that were stored before there was this field are named by their format as well.
+        # Objects stored before this field existed have the format in their name too.
         if isinstance(values, dict) and not values.get("media_type") and isinstance(values.get("name"), str):
             return {**values, "media_type": media_type_of(values["name"])}
         return values
 
 
 class ResultFile(WireModel):
-    """What one of the files of an answer is."""
+    """One of the files of an answer."""
 
-    result: str = Field(description="The name of the graph's result that it belongs to.")
+    result: str = Field(description="The name of the result in the graph.")
     media_type: str
-    extension: str = Field(description="Of a name to save it under, such as png or mp4.")
+    extension: str = Field(description="The file name extension, such as png or mp4.")
     size: int = Field(description="In bytes.")
 
     @classmethod
     def of(cls, image: ImageObject) -> ResultFile:
-        """What is told of a stored file."""
+        """The description of a stored file."""
         return cls(
             result=image.result, media_type=image.media_type, extension=extension_of(image.name), size=image.size
         )

@@ -33,12 +33,12 @@ class JobStatus(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will happen to the job."""
+        """Whether the job has ended."""
         return self in (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 class Job(WireModel):
-    """A request with nothing left open: what the queue holds. `parameters` are the values of the mode's graph."""
+    """A fully resolved request, as the queue holds it. `parameters` are the values for the mode's graph."""
 
     job_id: str
     kind: JobKind
@@ -51,7 +51,7 @@ class Job(WireModel):
 
 
 class JobProgress(WireModel):
-    """How far a running job is: `value` of `maximum` in `phase` (see `JobEvent`)."""
+    """The progress of a running job: `value` of `maximum` in `phase` (see `JobEvent`)."""
 
     phase: str | None = None
     value: float | None = None
@@ -63,9 +63,10 @@ class JobProgress(WireModel):
 
 
 class JobState(WireModel):
-    """What is known of a job.
+    """The state of a job.
 
-    `position`, `wait_seconds` and `progress` are of the moment: answers have them, the stored state does not.
+    `position`, `wait_seconds` and `progress` are filled in when a state is returned; the stored state does not have
+    them.
     """
 
     job_id: str
@@ -79,26 +80,26 @@ class JobState(WireModel):
     finished_at: float | None = None
     image_format: FileFormat | None = None
     images: list[ImageObject] = Field(default_factory=list)
-    loaded: dict[str, JsonValue] | None = Field(default=None, description="What a load job reports.")
+    loaded: dict[str, JsonValue] | None = Field(default=None, description="The result of a job that loads a model.")
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
     callback_url: str | None = None
-    cancel_requested: bool = Field(default=False, description="It was to be cancelled while it ran.")
-    attempts: int = Field(default=0, description="How often a run of it was begun; more than once after a crash.")
-    worker: str | None = Field(default=None, description="The worker that ran it last.")
-    position: int | None = Field(default=None, description="Waiting jobs ahead of a queued one; 0: it is the next.")
+    cancel_requested: bool = Field(default=False, description="A caller cancelled the job while it ran.")
+    attempts: int = Field(default=0, description="How often the job was started; more than once after a crash.")
+    worker: str | None = Field(default=None, description="The worker that last ran the job.")
+    position: int | None = Field(default=None, description="The number of jobs ahead of a queued job; 0: it is next.")
     wait_seconds: float | None = Field(
-        default=None, description="Until a queued job starts, from how long its kind took before. Null: not known."
+        default=None, description="Estimated seconds until a queued job starts, from earlier jobs. Null: not known."
     )
-    progress: JobProgress | None = Field(default=None, description="Of a running job.")
+    progress: JobProgress | None = Field(default=None, description="The progress of a running job.")
 
     @classmethod
     def queued(cls, job: Job) -> JobState:
-        """The state of a job that was just accepted."""
+        """The state of a job that has just been accepted."""
         return cls(status=JobStatus.QUEUED, **job.model_dump())
 
     def moved(self, status: JobStatus, **changes: Any) -> JobState:
-        """The same job in another state."""
+        """The same job with another status."""
         return self.model_copy(update={"status": status, **changes})
 
     @property
@@ -115,21 +116,21 @@ class JobState(WireModel):
 class CancelOutcome(StrEnum):
     """What a cancellation did."""
 
-    DEQUEUED = "dequeued"  # it waited, and will not run
-    INTERRUPTED = "interrupted"  # it ran, and was stopped
-    ALREADY_ENDED = "already_ended"  # nothing: it was done, failed or cancelled before
-    RECORDED = "recorded"  # it runs and its worker is silent: it ends as soon as a worker has it in hand
+    DEQUEUED = "dequeued"  # it was waiting, and will not run
+    INTERRUPTED = "interrupted"  # it was running, and was stopped
+    ALREADY_ENDED = "already_ended"  # no change: it was done, failed or cancelled before
+    RECORDED = "recorded"  # its worker does not answer: the job is cancelled as soon as a worker has it
 
 
 class CancelAnswer(JobState):
-    """The job after a cancellation, and what the cancellation did."""
+    """The job after a cancellation, and the outcome of the cancellation."""
 
     outcome: CancelOutcome
     message: str
 
 
 class JobPage(WireModel):
-    """Jobs, newest first. `next_cursor` continues the list; null: there are no more."""
+    """Jobs, newest first. `next_cursor` continues the list; null: this is the last page."""
 
     jobs: list[JobState]
     next_cursor: str | None = None

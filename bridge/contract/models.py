@@ -26,7 +26,7 @@ class NumberLimit(PackModel):
 
 
 class ModelDefaults(PackModel):
-    """What a null field of a request becomes."""
+    """The values of fields that a request leaves null."""
 
     width: int
     height: int
@@ -35,7 +35,7 @@ class ModelDefaults(PackModel):
 
 
 class ModelLimits(PackModel):
-    """What the model can do."""
+    """The values that the model accepts."""
 
     width: IntegerLimit
     height: IntegerLimit
@@ -46,7 +46,7 @@ class ModelLimits(PackModel):
 
 
 class ComponentMemory(PackModel):
-    """Where a loaded component's weights are: its device, their type, bytes in all and on the device, as measured."""
+    """A loaded component: its device, the type of its weights, and their measured bytes, all and on the device."""
 
     component: str
     device: str
@@ -57,7 +57,7 @@ class ComponentMemory(PackModel):
 
 
 class FoundFile(PackModel):
-    """A component of a model that is on the machine: its file, the folder it is in, how its weights are stored."""
+    """A component of a model that is on this machine: its file, its folder, and the type of its weights."""
 
     component: str
     file: str
@@ -67,7 +67,7 @@ class FoundFile(PackModel):
 
 
 class MissingFile(PackModel):
-    """A component that no file was found for: what kind of file it is, where it belongs, about how large it is."""
+    """A component without a file: the kind of file, the folder where it belongs, and its approximate size."""
 
     component: str
     kind: str
@@ -77,7 +77,7 @@ class MissingFile(PackModel):
 
 
 class ModelDownload(PackModel):
-    """What fetching a model from the Hugging Face Hub takes."""
+    """The download of a model from the Hugging Face Hub."""
 
     repo: str
     bytes: int | None
@@ -86,7 +86,7 @@ class ModelDownload(PackModel):
 
 
 class ModelFiles(PackModel):
-    """What of a model is on the machine, what is missing, what it would cost to get, and what to do in one line."""
+    """The files of a model: those found, those missing, what to download, and a one-line hint."""
 
     found: list[FoundFile]
     missing: list[MissingFile]
@@ -95,7 +95,7 @@ class ModelFiles(PackModel):
 
 
 class ModelInfo(PackModel):
-    """One model. `status`: its weights are here, can be fetched on first use, or cannot be had (`reason` says why)."""
+    """One model. `status`: its weights are here, are downloaded on first use, or are not available (see `reason`)."""
 
     name: str
     title: str
@@ -105,32 +105,32 @@ class ModelInfo(PackModel):
     status: Literal["ready", "downloadable", "missing"]
     reason: str | None = None
     loaded: bool
-    memory: list[ComponentMemory] | None = Field(None, description="The components, where the model has been loaded.")
+    memory: list[ComponentMemory] | None = Field(None, description="Its components, if the model is loaded.")
     source: str | None = None
     download_bytes: int | None = None
-    files: ModelFiles | None = Field(None, description="What was found, what is missing, what it would cost to get.")
+    files: ModelFiles | None = Field(None, description="Files that were found and files that are missing.")
     defaults: ModelDefaults
     limits: ModelLimits
 
 
 class AdapterInfo(PackModel):
-    """A LoRA or a ControlNet file on the machine, or a ControlNet or a preprocessor of the catalog."""
+    """A LoRA or ControlNet file on this machine, or a ControlNet or preprocessor of the catalog."""
 
     name: str
     kind: Literal["lora", "controlnet", "preprocessor"]
-    family: str | None = Field(description="Of the models that it was made for; null where the file does not tell.")
+    family: str | None = Field(description="The family of models it was made for; null if the file does not say.")
     bytes: int
-    problem: str | None = Field(None, description="Why it cannot be used with any model, where that is so.")
-    memory: list[ComponentMemory] | None = Field(None, description="Where its weights are: ControlNets in memory.")
+    problem: str | None = Field(None, description="Why no model can use it, if so.")
+    memory: list[ComponentMemory] | None = Field(None, description="Where its weights are, for a ControlNet in memory.")
     title: str | None = None
-    license: str | None = Field(None, description="Of one of the catalog; that of a file is not known.")
+    license: str | None = Field(None, description="The license of a catalog entry; null for files.")
     status: Literal["ready", "downloadable", "missing"] = "ready"
-    reason: str | None = Field(None, description="Why one of the catalog is missing.")
-    source: str | None = Field(None, description="The repository that one of the catalog is downloaded from.")
+    reason: str | None = Field(None, description="Why a catalog entry is missing.")
+    source: str | None = Field(None, description="The repository of a catalog entry.")
 
 
 class ModelInfoResponse(PackModel):
-    """The models, and the machine that runs them. `current_model` is what ComfyUI really holds now."""
+    """The models, and the machine that runs them. `current_model` is the model that ComfyUI holds now."""
 
     current_model: str | None
     default_model: str

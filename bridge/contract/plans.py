@@ -1,4 +1,4 @@
-"""What the wire says of a memory plan: the records of the node pack's planner, as JSON."""
+"""Memory plans: the records of the node pack's planner, as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bridge.contract.wire import PackModel
 
 
 class PlannedMachine(PackModel):
-    """What was planned for. `free_vram` is 0 without a card; rates are bytes a second, and FLOP/s where known."""
+    """The machine of a plan. `free_vram` is 0 without a GPU; rates are in bytes a second and, where known, FLOP/s."""
 
     device: str
     free_vram: int
@@ -19,7 +19,7 @@ class PlannedMachine(PackModel):
 
 
 class PlannedImage(PackModel):
-    """What is to be drawn: `count` images of so many steps, one after the other."""
+    """The request of a plan: `count` images of `steps` steps each, one after the other."""
 
     width: int
     height: int
@@ -28,7 +28,7 @@ class PlannedImage(PackModel):
 
 
 class PlannedComponent(PackModel):
-    """Where a component's weights are. `resident_blocks` of its `blocks` stay; `bytes` are those of all its weights."""
+    """Where a component's weights are. `resident_blocks` of its `blocks` stay there; `bytes` counts all its weights."""
 
     storage: str
     compute: str
@@ -39,7 +39,8 @@ class PlannedComponent(PackModel):
 
 
 class MemoryPlan(PackModel):
-    """What lies where, in which type, what that takes (bytes) and costs (seconds a request), and why."""
+    """Where each component lives and in which type, the memory it needs (bytes), the time it costs (seconds a request),
+    and why."""
 
     offload: str
     precision: str
@@ -57,7 +58,7 @@ class MemoryPlan(PackModel):
 
 
 class ModelPlan(PackModel):
-    """The answer: the model, the machine and the image that were planned for, the plan, and the plan as a table."""
+    """A plan for one model: the machine, the request, the plan, and the plan as a table."""
 
     model: str
     machine: PlannedMachine

@@ -1,4 +1,4 @@
-"""Sizes and times as a person reads them, in SI units: the command line and the overlay say them alike."""
+"""Sizes and times for people, in SI units, the same on the command line and in the overlay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def size_text(size: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds, rounded as one would say it: ``7 s``, ``2 min``, ``1.5 h``."""
+    """Seconds, rounded for reading: ``7 s``, ``2 min``, ``1.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""What callers send."""
+"""Requests: what callers send."""
 
 from __future__ import annotations
 
@@ -15,41 +15,46 @@ MAX_URL_CHARS = 2000
 
 
 class ImageGenRequest(BaseModel):
-    """What to draw. Only `prompt` is required: a null field takes the model's own default.
+    """What to generate. Only `prompt` is required; a null field takes the model's default.
 
-    A mode may take further parameters; they are top-level fields beside these, named as in the mode's graph.
+    A mode may take more parameters. They are top-level fields too, named as in the mode's graph.
     """
 
-    # Strict: "512" for 512 is a caller's bug that would otherwise surface later and elsewhere.
+    # Strict: "512" for 512 is a caller's mistake, which would otherwise surface later and elsewhere.
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the image shows.")
     negative_prompt: str | None = Field(
-        default=None, max_length=MAX_PROMPT_CHARS, description="What it must not show, on models that can use it."
+        default=None, max_length=MAX_PROMPT_CHARS, description="What it must not show, for models that support it."
     )
-    width: int | None = Field(default=None, ge=16, le=16384, description="Pixels; a multiple of 16. Null: the model's.")
+    width: int | None = Field(
+        default=None, ge=16, le=16384, description="Pixels; a multiple of 16. Null: the model's default."
+    )
     height: int | None = Field(
-        default=None, ge=16, le=16384, description="Pixels; a multiple of 16. Null: the model's."
+        default=None, ge=16, le=16384, description="Pixels; a multiple of 16. Null: the model's default."
     )
     num_inference_steps: int | None = Field(default=None, ge=1, le=1000, description="Null: the model's default.")
     guidance_scale: float | None = Field(default=None, ge=0, le=100, description="Null: the model's default.")
     seed: int | None = Field(
-        default=None, ge=0, le=MAX_SEED, description="Image i is drawn with seed + i. Null: random, and returned."
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Image i uses seed + i. Null: a random seed, which the answer returns.",
     )
     model: str | None = Field(
-        default=None, max_length=200, description="A name from /v1/model-info. Null: the default."
+        default=None, max_length=200, description="A name from /v1/model-info. Null: the default model."
     )
     num_images: int = Field(default=1, ge=1, le=64, description="How many images.")
     output_format: ImageFormat = Field(default="png", description="The encoding of the images.")
-    mode: str = Field(default=DEFAULT_MODE, max_length=200, description="The saved graph that runs.")
+    mode: str = Field(default=DEFAULT_MODE, max_length=200, description="The saved graph to run.")
     job_id: JobId | None = Field(
         default=None,
-        description="A UUID of the caller's choice. The same id again returns the same job instead of a second one.",
+        description="A UUID of the caller's choice. The same id again returns the same job, not a second one.",
     )
     callback_url: str | None = Field(
         default=None,
         max_length=MAX_URL_CHARS,
-        description="Where the end of the job is told: a signed POST, repeated until it is answered with 2xx.",
+        description="A URL that receives a signed POST when the job ends, repeated until it answers with 2xx.",
     )
     cancel_on_disconnect: bool = Field(
         default=False, description="Cancel the job if the caller hangs up before it ends. For requests that wait."

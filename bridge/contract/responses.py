@@ -1,4 +1,4 @@
-"""What requests that wait are answered with."""
+"""The answers to requests that wait for their job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.contract.wire import WireModel
 
 
 class ImageGenResponse(WireModel):
-    """The images and what they were made with. `seed` is that of the first image; image i has seed + i."""
+    """The images and the values that produced them. `seed` is that of the first image; image i has seed + i."""
 
     job_id: str
     mode: str
@@ -24,7 +24,9 @@ class ImageGenResponse(WireModel):
     num_inference_steps: int | None
     guidance_scale: float | None
     seed: int | None
-    image_format: FileFormat = Field(description="Of the first image; of the first file where none is an image.")
+    image_format: FileFormat = Field(
+        description="The format of the first image, or of the first file if none is an image."
+    )
     image_bytes_b64: str | None = Field(
         description="The first image, or the first file where none is an image; base64. Null where `image_object` "
         "is given."
@@ -32,18 +34,18 @@ class ImageGenResponse(WireModel):
     images: list[str] = Field(
         description="All images (or other files: see `files`), base64. Empty where `image_objects` is given."
     )
-    files: list[ResultFile] = Field(default_factory=list, description="What each of the images is, in their order.")
+    files: list[ResultFile] = Field(default_factory=list, description="A description of each image, in the same order.")
     image_object: ImageObject | None = Field(
         default=None, description="NATS only: the first image, when the reply would exceed the server's max_payload."
     )
     image_objects: list[ImageObject] = Field(default_factory=list)
     queue_time_ms: float
     generation_time_ms: float
-    warnings: list[str] = Field(default_factory=list, description="What was asked for and had no effect, and why.")
+    warnings: list[str] = Field(default_factory=list, description="Values that had no effect, and why.")
 
     @classmethod
     def of(cls, state: JobState, images: Sequence[str] = (), *, by_reference: bool = False) -> ImageGenResponse:
-        """The answer about a job that is done; `images` are its images in base64, unless they go by reference."""
+        """The answer for a job that is done. `images` are its images in base64, unless they go by reference."""
         given = state.parameters
         first = next((index for index, image in enumerate(state.images) if format_of(image.name) in IMAGE_FORMATS), 0)
         return cls.model_validate(
@@ -67,7 +69,7 @@ ECHOED = ("negative_prompt", "width", "height", "num_inference_steps", "guidance
 
 
 class LoadModelResponse(WireModel):
-    """A model that now lies where it runs. `load_time_ms` is 0 to a few ms for one that was loaded already."""
+    """A model that is now loaded. `load_time_ms` is near 0 for a model that was loaded before."""
 
     job_id: str
     model: str

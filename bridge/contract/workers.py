@@ -1,4 +1,4 @@
-"""The part of the wire format that is about the workers themselves."""
+"""Workers: their status messages, lists of workers, and what workers answer to gateways."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from bridge.contract.wire import WireModel
 
 
 class WorkerStatus(WireModel):
-    """What a worker says of itself on `ai.vision.imagegen.workers.<worker_id>`, every few seconds and on change."""
+    """The status that a worker sends to `ai.vision.imagegen.workers.<worker_id>`, every few seconds and on change."""
 
     worker_id: str
     comfyui_up: bool
     device: str | None = None
     vram_total_bytes: int | None = None
     vram_free_bytes: int | None = None
-    reconnects: int = Field(description="To the NATS server and to ComfyUI's websocket, since it was started.")
-    redeliveries: int = Field(description="Jobs that came to it after another worker, or an earlier life, had them.")
-    running: list[str] = Field(description="The jobs that it holds.")
+    reconnects: int = Field(
+        description="Reconnections to the NATS server and to ComfyUI's websocket since the worker started."
+    )
+    redeliveries: int = Field(description="Jobs that another worker, or an earlier process of this one, had before.")
+    running: list[str] = Field(description="The jobs it holds.")
     loaded_models: list[str]
     started_at: float
 
 
 class WorkerEntry(WorkerStatus):
-    """A worker, and how many seconds ago it was heard."""
+    """A worker, and the age of its last status in seconds."""
 
     age_seconds: float
 
 
 class WorkerList(WireModel):
-    """The workers that were heard of lately."""
+    """The workers that sent a status recently."""
 
     workers: list[WorkerEntry]
 

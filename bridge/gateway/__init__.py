@@ -1,1 +1,1 @@
-"""What becomes of a request before a worker has it: accepted, resolved, indexed, called back."""
+"""The gateway: accepts requests, resolves them to jobs, indexes the jobs, and sends webhooks."""

@@ -1,8 +1,8 @@
-"""Where a webhook may go. A `callback_url` is a request that this machine sends on behalf of a stranger, so it must not
-reach what only this machine can reach: loopback, the local network, link-local services such as a cloud's metadata.
+"""Where a webhook may go. With a `callback_url` a stranger makes this machine send a request, which must not reach
+what only this machine can reach: loopback, the local network, link-local services such as a cloud's metadata.
 
-A name is resolved, and every address checked, when the job comes in and again at the moment of the connection, which
-then goes to the very address that was checked: a name that points elsewhere by then (DNS rebinding) gains nothing.
+The host name is resolved, and every address checked, when the job arrives and again for each connection, which then
+goes to an address that was checked. So a name that changes its address in between (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class AddressRefused(OSError):
-    """The address is not a public one. An OSError, as every failure to connect is."""
+    """The address is not public. An OSError, like every failure to connect."""
 
 
 @dataclass(frozen=True)
 class CallbackPolicy:
-    """Whether webhooks are sent (`secret` signs them), and whether private addresses may be called."""
+    """Whether webhooks are sent (`secret` signs them), and whether they may go to private addresses."""
 
     secret: str | None = None
     allow_private: bool = False
 
     async def check(self, url: str) -> None:
-        """Raise InvalidRequest for a URL that will not be called."""
+        """Raise InvalidRequest for a URL that webhooks must not go to."""
         if self.secret is None:
             raise InvalidRequest(
-                "callback_url cannot be used: this service has no secret to sign with; set IMAGEGEN_WEBHOOK_SECRET",
+                "callback_url cannot be used: this service has no secret to sign webhooks with; "
+                "set IMAGEGEN_WEBHOOK_SECRET",
                 field="callback_url",
             )
         try:
@@ -49,7 +50,7 @@ class CallbackPolicy:
             raise InvalidRequest(f"callback_url {url!r} is not an http or https URL", field="callback_url")
         if parsed.user is not None or parsed.password is not None:
             raise InvalidRequest(
-                "callback_url holds a user name or a password, which would be written down with the job; leave it out",
+                "callback_url contains a user name or a password, which would be stored with the job; leave it out",
                 field="callback_url",
             )
         try:
@@ -58,7 +59,7 @@ class CallbackPolicy:
             raise InvalidRequest(f"callback_url {url!r}: {error}", field="callback_url") from error
 
     async def addresses(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """Where to connect to. Raises AddressRefused if any address of the name is not public, and OSError."""
+        """The addresses of a host. Raises AddressRefused if any of them is not public, and OSError."""
         try:
             async with timeout(RESOLVE_TIMEOUT_S):
                 found = await get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
@@ -85,7 +86,7 @@ class CallbackPolicy:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one of the public internet, and does not lead to another that is not."""
+    """Whether an address is on the public internet. An address that embeds another is judged by both."""
     address: Address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
@@ -99,7 +100,7 @@ def is_public(text: str) -> bool:
 
 
 class CheckedResolver(AbstractResolver):
-    """aiohttp's resolver: it connects only to what this returns."""
+    """A resolver for aiohttp, which connects only to the addresses that it returns."""
 
     def __init__(self, policy: CallbackPolicy) -> None:
         self._policy = policy
@@ -110,4 +111,4 @@ class CheckedResolver(AbstractResolver):
         return await self._policy.addresses(host, port, family)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""

@@ -1,4 +1,4 @@
-"""Cancelling one job, wherever it is: in the queue, in a worker's hands, or between two workers."""
+"""Cancelling a job wherever it is: in the queue, with a worker, or between two workers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from bridge.broker.jobs import JobQueue, StoredState
 from bridge.contract import CancelAnswer, CancelOutcome, ErrorBody, JobState, JobStatus
 
 CANCEL_WAIT_S = 20.0
-"""How long a cancellation waits for the worker: over ACK_WAIT_S, so that a dead worker's job is in other hands then."""
+"""How long a cancellation waits for the worker: longer than ACK_WAIT_S, so that another worker has a dead one's job."""
 CANCEL_REPEAT_S = 2.0
 
 
 async def cancel(queue: JobQueue, job_id: str) -> CancelAnswer:
-    """Cancel a job that waits or runs; a job that has ended stays as it is. Says what it did.
+    """Cancel a job that waits or runs, and report the outcome. A job that has ended stays as it is.
 
-    The wish is written down with the job: a worker that takes it over after a crash finds it. Raises UnknownJob.
+    The request is stored with the job, so that a worker that takes over after a crash finds it. Raises UnknownJob and
+    Unavailable.
     """
     with queue.listen(job_id, ends_only=True) as events:
         while True:
@@ -38,7 +39,7 @@ async def cancel(queue: JobQueue, job_id: str) -> CancelAnswer:
             if written := await queue.advance(StoredState(cancelled, stored.revision)):
                 if queue.noted:
                     queue.noted(cancelled, written.revision)
-                # A worker may hold it already, in its ComfyUI's own queue.
+                # A worker may have it in its ComfyUI's own queue already.
                 await queue.nc.publish(f"{queue.names.cancel}.{job_id}")
                 await queue.announce(cancelled)
                 await queue.call_back(cancelled)
@@ -60,7 +61,7 @@ async def cancel(queue: JobQueue, job_id: str) -> CancelAnswer:
 
 
 async def _ask_to_cancel(queue: JobQueue, job_id: str) -> None:
-    """Ask whoever runs the job, again and again: it may be changing hands."""
+    """Keep asking the worker that has the job: it may be moving from one to another."""
     while True:
         with contextlib.suppress(*BROKER_ERRORS):
             await queue.nc.publish(f"{queue.names.cancel}.{job_id}")
@@ -68,11 +69,11 @@ async def _ask_to_cancel(queue: JobQueue, job_id: str) -> None:
 
 
 OUTCOMES = {
-    CancelOutcome.DEQUEUED: "the job waited; it will not run",
+    CancelOutcome.DEQUEUED: "the job was waiting; it will not run",
     CancelOutcome.INTERRUPTED: "the job was running and has been stopped",
-    CancelOutcome.ALREADY_ENDED: "the job was {status} before it could be cancelled; nothing was changed",
-    CancelOutcome.RECORDED: "the job is {status} and its worker has not reacted yet; it is cancelled as soon as a "
-    "worker has it in hand",
+    CancelOutcome.ALREADY_ENDED: "the job was {status} before it could be cancelled; nothing has changed",
+    CancelOutcome.RECORDED: "the job is {status} and its worker has not answered yet; it will be cancelled as soon as "
+    "a worker has it",
 }
 
 

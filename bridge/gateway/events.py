@@ -1,7 +1,7 @@
-"""The story of one job for one reader: where it stands, then everything that happens, to the end.
+"""The events of one job for one reader: the current state first, then every event up to the end.
 
-A reader that comes late, or comes back, is told the present state first. The end is told even if the broker lost the
-event, for the bucket is asked beside.
+A reader that comes late, or comes back, misses nothing that still matters. The final event comes even if the broker
+loses it, because the bucket is polled too.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from bridge.contract import JobEvent, JobState, JobStatus, Unavailable, UnknownJ
 from bridge.gateway.index import JobIndex, Place
 
 UNKNOWN_JOB_WAIT_S = 60.0
-"""A client may ask for the events of a job that it is about to submit; one that never comes is given up after this."""
+"""A client may ask for events of a job before it submits the job. After this long the gateway stops waiting for it."""
 PLACE_INTERVAL_S = 1.0
-"""A waiting reader is told at most so often where its job stands."""
+"""The shortest time between two events about the place of a job in the queue."""
 WAIT_NEWS_S = 2.0
-"""By how much an estimate must differ from what was expected to be news."""
+"""An estimate that differs by less from the expected one is not sent."""
 
 
 async def tell(
     queue: JobQueue, index: JobIndex, job_id: str, *, previews: bool, unknown_wait_s: float = UNKNOWN_JOB_WAIT_S
 ) -> AsyncIterator[JobEvent]:
-    """Every event of a job. Ends with the job, or when there is none of that id after `unknown_wait_s`."""
+    """Every event of a job. Ends with the job, or after `unknown_wait_s` if no job has that id."""
     with queue.listen(job_id, previews=previews) as mailbox:
         state = await _known(queue, job_id)
         if state is not None:
@@ -70,7 +70,7 @@ async def _known(queue: JobQueue, job_id: str) -> JobState | None:
 
 
 async def _next(queue: JobQueue, mailbox: Mailbox, job_id: str, patience_s: float) -> JobEvent | None:
-    """The next event; None when there is none for a while and the job has not ended either."""
+    """The next event; None if there is none for a while and the job has not ended."""
     try:
         return await asyncio.wait_for(mailbox.get(), patience_s)
     except TimeoutError:
@@ -79,7 +79,7 @@ async def _next(queue: JobQueue, mailbox: Mailbox, job_id: str, patience_s: floa
 
 
 def _is_news(old: Place | None, new: Place, elapsed_s: float) -> bool:
-    """Whether a place differs from what the reader expects: one that counts the seconds down itself."""
+    """Whether a place differs from the one that the reader expects, who counts down the seconds itself."""
     if old is None or old.position != new.position or (old.wait_seconds is None) != (new.wait_seconds is None):
         return True
     if old.wait_seconds is None or new.wait_seconds is None:

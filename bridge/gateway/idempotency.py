@@ -1,7 +1,8 @@
-"""`Idempotency-Key`: the same key again is the same job, whichever gateway hears it.
+"""Idempotency keys: a repeated key gives the same job, at any gateway.
 
-The key is claimed in a key-value bucket before the job is queued. A claim holds the id that the job gets, so that one
-whose gateway died in between is carried on by the next request, and what the request said, so that another is refused.
+A gateway claims the key in a key-value bucket before it queues the job. The claim holds the id of the job, so that a
+repeated request continues where a dead gateway stopped, and a fingerprint of the request, so that a different request
+with the same key is refused.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from bridge.contract import IdempotencyMismatch, InvalidRequest
 KEEP_S = 24 * 3600.0
 MAX_KEY_CHARS = 255
 MAX_BYTES = 64 * 1024**2
-"""Of all claims; some hundreds of thousands."""
+"""The size of the bucket: several hundred thousand claims."""
 
 
 class Claim(BaseModel):
-    """Who used a key first: the job, and the SHA-256 of what was asked."""
+    """The first use of a key: the id of the job, and the SHA-256 of the request."""
 
     job_id: str
     fingerprint: str
@@ -38,15 +39,15 @@ class IdempotencyKeys:
 
     @classmethod
     async def open(cls, js: JetStreamContext, bucket: str, *, keep_s: float = KEEP_S) -> IdempotencyKeys:
-        """Make the bucket where it is missing. `keep_s` must not exceed how long states of jobs are kept."""
+        """Create the bucket if it is missing. `keep_s` must not exceed the retention of job states."""
         with broker_errors():
             await make_stream(js, bucket_config(bucket, max_age_s=keep_s, max_bytes=MAX_BYTES))
             return cls(await js.key_value(bucket))
 
     async def claim(self, key: str, claim: Claim) -> Claim:
-        """The first claim of this key, which is the given one if nobody was before.
+        """Claim a key. Returns the first claim: the given one, or the one of an earlier request.
 
-        Raises InvalidRequest for a key that cannot be one, IdempotencyMismatch, and Unavailable.
+        Raises InvalidRequest for an invalid key, IdempotencyMismatch and Unavailable.
         """
         if not 0 < len(key) <= MAX_KEY_CHARS or not key.isascii() or not key.isprintable():
             raise InvalidRequest(
@@ -63,7 +64,7 @@ class IdempotencyKeys:
                 try:
                     first = Claim.model_validate_json((await self._claims.get(name)).value or b"")
                 except KeyNotFoundError:
-                    continue  # It was released, or has just expired.
+                    continue  # Released, or just expired.
                 if first.fingerprint != claim.fingerprint:
                     raise IdempotencyMismatch(
                         f"the Idempotency-Key {key!r} was used with another request, for job {first.job_id}; "
@@ -73,7 +74,7 @@ class IdempotencyKeys:
                 return first
 
     async def release(self, key: str) -> None:
-        """Forget a claim whose request was refused: corrected, it may come again under the same key."""
+        """Remove the claim of a request that was refused: the corrected request may use the same key."""
         with broker_errors():
             await self._claims.purge(_name(key))
 

@@ -1,7 +1,7 @@
-"""Every job that the broker knows, in memory: what lists, queue positions and estimates are made from.
+"""An index of all jobs in memory, for lists, queue positions and estimates.
 
-One for each gateway. It follows the state bucket, so that it knows the jobs of every gateway and every worker, and
-holds a short record of each. The bucket is the truth: an answer about one job is read from there, not from here.
+Each gateway has one. It follows the state bucket, so it knows the jobs of all gateways and workers, and keeps a short
+record of each. The bucket is the truth: answers about one job come from there, not from here.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from bridge.gateway.run_times import JobKey, RunTimes, work_of
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
-"""The broker says so often that there is nothing new."""
+"""The interval of the broker's idle heartbeats."""
 SILENCE_S = 6.0
-"""A broker that is silent for so long has forgotten us."""
+"""A broker that is silent for this long has dropped the subscription."""
 PRUNE_S = 60.0
 SCHEDULE_S_PER_JOB = 5e-5
-"""Positions are worked out for all waiting jobs at once, and again after so long for each of them."""
+"""Positions are computed for all waiting jobs at once, and not again before this time for each of them has passed."""
 NOBODY_WORKS_S = 10.0
-"""When jobs wait for so long while none runs, nobody can say when the first will start."""
+"""If jobs wait for this long while none runs, no start time can be estimated."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """One job, as much of it as lists and estimates need. `revision` is that of its state in the bucket."""
+    """The part of a job that lists and estimates need. `revision` is that of its state in the bucket."""
 
     job_id: str
     key: JobKey
@@ -54,14 +54,14 @@ class Entry:
 
 
 class Place(NamedTuple):
-    """Where a queued job stands: waiting jobs ahead of it, and seconds until it starts (None: not known)."""
+    """The place of a queued job: the number of jobs ahead, and seconds until it starts (None: not known)."""
 
     position: int
     wait_seconds: float | None
 
 
 class JobIndex:
-    """The jobs of one cluster. Call `run` once and let it go on."""
+    """The jobs of one cluster. Run `run` once, as a background task."""
 
     def __init__(self, queue: JobQueue, *, clock: Callable[[], float] = time.time) -> None:
         self._queue = queue
@@ -72,7 +72,7 @@ class JobIndex:
         self._running: dict[str, Entry] = {}
         self._times = RunTimes()
         self._revision = 0
-        self._delivered = 0  # by the present consumer; a gap means that something was dropped on the way
+        self._delivered = 0  # by the current consumer; a gap means that a message was lost
         self._heard_at = 0.0
         self._broken = False
         self._complete = asyncio.Event()
@@ -80,10 +80,10 @@ class JobIndex:
         self._scheduled_at = 0.0
         self._freed_at = 0.0
 
-    # -- what it knows -----------------------------------------------------------------------------------------------
+    # -- queries ------------------------------------------------------------------------------------------------
 
     async def complete(self, timeout_s: float) -> bool:
-        """Wait until all that was there at the start has been read. False when that takes longer."""
+        """Wait until all jobs that existed at the start have been read. False if that takes longer than `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._complete.wait(), timeout_s)
         return self._complete.is_set()
@@ -96,13 +96,13 @@ class JobIndex:
         return self._entries.get(job_id)
 
     def newest_first(self, before: tuple[float, str] | None = None) -> Iterator[Entry]:
-        """All jobs by the time of their submission, from the newest, or from the one before (submitted_at, job_id)."""
+        """All jobs, last submitted first; with `before`, those submitted before (submitted_at, job_id)."""
         index = len(self._order) if before is None else bisect.bisect_left(self._order, before)
         for _, job_id in reversed(self._order[:index]):
             yield self._entries[job_id]
 
     def place(self, job_id: str) -> Place | None:
-        """Where a job stands in the queue; None for one that does not wait."""
+        """The place of a job in the queue; None if it is not waiting."""
         now = self._clock()
         if now - self._scheduled_at >= SCHEDULE_S_PER_JOB * len(self._waiting) or (job_id in self._waiting) != (
             job_id in self._schedule
@@ -112,7 +112,7 @@ class JobIndex:
         return self._schedule.get(job_id)
 
     def view(self, state: JobState) -> JobState:
-        """A state with what is known of the moment: its position and wait, or its progress."""
+        """A state with its current position and wait, or its current progress."""
         if state.status is JobStatus.RUNNING:
             return state.model_copy(update={"progress": self._queue.last_progress(state.job_id)})
         if state.status is JobStatus.QUEUED and (place := self.place(state.job_id)):
@@ -120,7 +120,7 @@ class JobIndex:
         return state
 
     def _places(self, now: float) -> Iterator[tuple[str, Place]]:
-        """Let the jobs that wait run one after the other on as many machines as run jobs now."""
+        """Simulate the queue: waiting jobs run in order, on as many machines as run jobs now."""
         lanes = [self._left(entry, now) for entry in self._running.values()] or [0.0]
         first = next(iter(self._waiting.values()), None)
         if not self._running and first and now - max(first.submitted_at, self._freed_at) > NOBODY_WORKS_S:
@@ -140,10 +140,10 @@ class JobIndex:
         seconds = self._times.estimate(entry.key, entry.work)
         return None if seconds is None else max(0.0, seconds - (now - (entry.started_at or now)))
 
-    # -- how it comes to know it -------------------------------------------------------------------------------------
+    # -- following the bucket ------------------------------------------------------------------------------------
 
     def note(self, state: JobState, revision: int) -> None:
-        """Take a state, unless a newer one is known."""
+        """Record a state, unless a newer one is known."""
         known = self._entries.get(state.job_id)
         if known and known.revision >= revision:
             return
@@ -174,7 +174,7 @@ class JobIndex:
                 self._freed_at = self._clock()
 
     def forget(self, job_id: str) -> None:
-        """Drop a job that the bucket no longer holds."""
+        """Remove a job that the bucket no longer holds."""
         entry = self._entries.pop(job_id, None)
         if entry is not None:
             del self._order[bisect.bisect_left(self._order, (entry.submitted_at, job_id))]
@@ -182,16 +182,16 @@ class JobIndex:
             self._running.pop(job_id, None)
 
     async def run(self) -> None:
-        """Follow the bucket until cancelled; a broker that was away is followed again from where it was left."""
+        """Follow the bucket until cancelled. After an outage of the broker, continue where it left off."""
         while True:
             try:
                 await self._follow()
             except BROKER_ERRORS as error:
-                log.warning("the list of jobs waits for the NATS server: %s", error or type(error).__name__)
+                log.warning("the job index is waiting for the NATS server: %s", error or type(error).__name__)
                 await asyncio.sleep(1.0)
 
     async def _follow(self) -> None:
-        """One subscription, until it breaks."""
+        """Follow with one subscription, until it breaks."""
         nc, js = self._queue.nc, self._queue.nc.jetstream()
         inbox = nc.new_inbox()
         self._delivered, self._broken, self._heard_at = 0, False, time.monotonic()
@@ -223,7 +223,7 @@ class JobIndex:
 
     async def _on_message(self, msg: Msg) -> None:
         self._heard_at = time.monotonic()
-        if (msg.headers or {}).get("Status") == "100":  # A heartbeat, or flow control, which wants an answer.
+        if (msg.headers or {}).get("Status") == "100":  # A heartbeat, or a flow control message, which needs an answer.
             if msg.reply:
                 await msg.respond(b"")
             elif not self._delivered:
@@ -250,7 +250,7 @@ class JobIndex:
             self._complete.set()
 
     async def _prune(self, js: Any) -> None:
-        """Drop what the retention has removed: the broker does not tell of it, but its oldest revision does."""
+        """Remove jobs that the retention has removed. The broker sends no message, but its oldest revision shows it."""
         first = (await js.stream_info(self._queue.states_stream)).state.first_seq
         for job_id in [entry.job_id for entry in self._entries.values() if entry.revision < first]:
             self.forget(job_id)

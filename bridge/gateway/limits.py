@@ -1,4 +1,4 @@
-"""What one request may ask of the machine, whichever door it came by and whatever its model could do."""
+"""The most that one request may ask for, in any API and for any model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class RequestLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> RequestLimits:
-        """The limits that the settings name."""
+        """The limits of the settings."""
         return cls(settings.max_pixels, settings.max_steps, settings.max_images)
 
     def problems(self, parameters: Mapping[str, Any]) -> list[ErrorDetail]:
-        """Every limit that the parameters of a job exceed, by name."""
+        """Every limit that the parameters of a job exceed."""
         width, height = parameters.get("width"), parameters.get("height")
         details: list[ErrorDetail] = []
         if isinstance(width, int) and isinstance(height, int) and width * height > self.max_pixels:

@@ -1,8 +1,8 @@
-"""What ComfyUI offers for the choices of a mode: the options of the widgets that its Choice parameters are linked to.
+"""Options of choices: the values that ComfyUI offers for the widgets that a mode's Choice parameters are linked to.
 
-A list of files, such as that of the LoRAs, is ComfyUI's to know. A gateway asks a worker, a worker asks its ComfyUI's
-`/object_info`, which looks into the folders again each time; so a new file can be chosen at once. Where nobody answers,
-nothing is known and nothing is refused: ComfyUI itself checks the value when the job runs.
+Only ComfyUI knows lists of files, such as the LoRAs. The gateway asks a worker, and the worker its ComfyUI's
+`/object_info`, which reads the folders each time, so a new file is offered at once. If no worker answers, no value is
+refused: ComfyUI validates it when the job runs.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Widget = tuple[str, str]
 Options = tuple[str, ...]
 TIMEOUT_S = 5.0
 FRESH_S = 2.0
-"""An answer so old serves a reader; a value that it does not list is looked for again before it is refused."""
+"""Younger answers are used again. Before a value is refused, the worker is asked again anyway."""
 
 
 class Offers:
-    """A gateway's view of what can be chosen."""
+    """The options of choices, as one gateway knows them."""
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
         self._known: dict[Widget, tuple[float, Options | None]] = {}
 
     async def fill(self, mode: Mode, given: Mapping[str, Any] | None = None) -> Mode:
-        """`mode` with what its choices offer now; `given`: the values that are going to be checked against that."""
+        """`mode` with the current options of its choices. `given` are the values that will be validated with them."""
         links = mode.links()
         if not links:
             return mode
@@ -70,7 +70,7 @@ class Offers:
 
 
 def _offered(links: Mapping[str, list[Widget]], known: Mapping[Widget, Options | None]) -> dict[str, Options]:
-    """By parameter: what all the widgets offer that it is linked to. One whose widgets are not known is left out."""
+    """By parameter: the options that all of its widgets offer. Parameters without known widgets are left out."""
     offered: dict[str, Options] = {}
     for name, widgets in links.items():
         lists = [options for widget in widgets if (options := known.get(widget)) is not None]

@@ -1,4 +1,4 @@
-"""From what a caller sent to a job with nothing left open: defaults filled in, every limit checked. Pure functions."""
+"""From a caller's request to a fully resolved job: defaults filled in, every limit checked. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from bridge.modes.library import Mode, ModeLibrary
 from bridge.modes.parameters import ParameterKind
 
 RANDOM_SEED_BITS = 32
-"""A random seed is short enough to be read out and typed in again."""
+"""Random seeds are short enough to read out and type in again."""
 
 SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect"}
-"""Fields of a request that are not parameters of a graph."""
+"""Request fields that are not parameters of a graph."""
 FORM_KINDS: dict[ParameterKind, type] = {
     ParameterKind.INTEGER: int,
     ParameterKind.SEED: int,
@@ -40,14 +40,14 @@ FORM_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Checked(NamedTuple):
-    """A request as far as its own types go. `details` names what is wrong with it."""
+    """A request whose types have been checked. `details` lists what is wrong with it."""
 
     values: dict[str, Any]
     details: list[ErrorDetail]
 
 
 def find_mode(body: Mapping[str, Any], modes: ModeLibrary) -> Mode:
-    """The mode that a request names, or the default. Raises UnknownMode, BrokenMode and InvalidRequest."""
+    """The mode of a request, or the default mode. Raises UnknownMode, BrokenMode and InvalidRequest."""
     name = body.get("mode")
     if name is not None and not isinstance(name, str):
         raise InvalidRequest(f"mode must be a string, not {name!r}", field="mode")
@@ -55,7 +55,8 @@ def find_mode(body: Mapping[str, Any], modes: ModeLibrary) -> Mode:
 
 
 def form_values(body: Mapping[str, Any], mode: Mode) -> dict[str, Any]:
-    """The texts of a form as what they stand for. A text that is no such value stays, to be refused with the rest."""
+    """The texts of a form, converted to the types of their fields. A text that cannot be converted stays as it is and
+    fails validation later, together with any other mistakes."""
     values: dict[str, Any] = {}
     for name, text in body.items():
         values[name] = text
@@ -83,11 +84,11 @@ def _form_kind(name: str, mode: Mode) -> type:
 
 
 def check_types(body: Mapping[str, Any], *, needs_prompt: bool = True) -> Checked:
-    """Check a request against `ImageGenRequest`. Fields that fail are left out of the values, so that the rest can
-    still be checked against the model and the caller learns of all mistakes at once."""
+    """Validate a request against `ImageGenRequest`. Fields that fail are left out of the values, so that the others can
+    still be checked against the model, and the caller learns of all mistakes at once."""
     values = dict(body)
     if not needs_prompt and values.get("prompt") is None:
-        values["prompt"] = "-"  # As below; the caller takes it out again.
+        values["prompt"] = "-"  # A placeholder, as below; the caller removes it.
     details: list[ErrorDetail] = []
     while True:
         try:
@@ -97,7 +98,7 @@ def check_types(body: Mapping[str, Any], *, needs_prompt: bool = True) -> Checke
             bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
             values = {name: value for name, value in values.items() if name not in bad}
             if "prompt" not in values:
-                values["prompt"] = "-"  # Stands in only so that the other fields are checked; details hold the mistake.
+                values["prompt"] = "-"  # A placeholder, so that the other fields are checked; details has the mistake.
         else:
             return Checked(request.model_dump(), details)
 
@@ -120,8 +121,8 @@ def make_job(
     limits: RequestLimits = RequestLimits(),  # noqa: B008 - frozen
     mode: Mode | None = None,
 ) -> Job:
-    """The job that a request asks for. `problems` are those of fields that the caller has taken out of `body`; `mode`
-    is its mode where the caller knows it, and what it offers.
+    """The job for a request. `problems` are those of fields that the caller has removed from `body`; `mode` is the mode
+    with its current options, if the caller has it.
 
     Raises UnknownMode, BrokenMode and UnknownModel, and InvalidRequest with every bad field in its details.
     """
@@ -142,7 +143,7 @@ def make_job(
         parameters = {**_model_defaults(model, mode), **parameters}
         details += _model_problems(parameters, model)
         if parameters.get("negative_prompt") and not model.limits.negative_prompt:
-            warnings.append(f"negative_prompt has no effect: {model.name} is guidance-distilled and takes none")
+            warnings.append(f"negative_prompt has no effect: {model.name} is guidance-distilled and does not use one")
     for name in mode.seeds:
         parameters.setdefault(name, secrets.randbits(RANDOM_SEED_BITS))
     for more in (_mode_problems(parameters, body, mode), limits.problems(parameters)):
@@ -163,7 +164,7 @@ def make_job(
 
 
 def _own_defaults(body: Mapping[str, Any], mode: Mode) -> dict[str, JsonValue]:
-    """What a graph was saved with, for fields that the request leaves out and has a default of its own for."""
+    """The graph's values for fields that the request leaves out and that also have a default in the request model."""
     names = [name for name in ("num_images", "output_format") if name in mode.parameters and name not in body]
     return {name: mode.parameters[name].default for name in names if mode.parameters[name].default}
 
@@ -184,13 +185,13 @@ def _known(name: str, models: ModelInfoResponse, field: str) -> ModelInfo:
     model = models.find(name)
     if model is None:
         raise UnknownModel(
-            f"no model is called {name!r}; there is {', '.join(m.name for m in models.models) or 'none'}", field=field
+            f"no model is called {name!r}; available: {', '.join(m.name for m in models.models) or 'none'}", field=field
         )
     return model
 
 
 def _model_defaults(model: ModelInfo, mode: Mode) -> dict[str, JsonValue]:
-    """The model's own, but for the size of a mode that takes an image: its graph may follow the image's size."""
+    """The defaults of the model. Modes that take an image get no size: their graph may follow the image."""
     names = set(mode.parameters)
     if any(parameter.kind is ParameterKind.IMAGE for parameter in mode.parameters.values()):
         names -= {"width", "height"}
@@ -198,7 +199,7 @@ def _model_defaults(model: ModelInfo, mode: Mode) -> dict[str, JsonValue]:
 
 
 def _model_problems(parameters: Mapping[str, Any], model: ModelInfo) -> list[ErrorDetail]:
-    """Every value that the model cannot take."""
+    """Every value that the model does not accept."""
     limits = model.limits
     details = [
         ErrorDetail(field=name, message=message)
@@ -216,7 +217,7 @@ def _model_problems(parameters: Mapping[str, Any], model: ModelInfo) -> list[Err
 def _integer_problem(name: str, value: int, limit: IntegerLimit, model: ModelInfo) -> str | None:
     if limit.choices and value not in limit.choices:
         choices = ", ".join(map(str, limit.choices))
-        return f"{name} {value} is not one that {model.name} was made for: choose one of {choices}"
+        return f"{name} {value} is not a value that {model.name} was made for: choose one of {choices}"
     if not limit.min <= value <= limit.max:
         return f"{name} {value} is outside {limit.min} to {limit.max}, the range of {model.name}"
     if value % limit.multiple_of:
@@ -227,7 +228,7 @@ def _integer_problem(name: str, value: int, limit: IntegerLimit, model: ModelInf
 
 
 def _mode_problems(parameters: Mapping[str, Any], body: Mapping[str, Any], mode: Mode) -> list[ErrorDetail]:
-    """Every value that the graph cannot take, and every field that it does not have."""
+    """Every value that the graph does not accept, and every field that it does not have."""
     known = {**mode.parameters}
     details = [
         ErrorDetail(field=name, message=f"mode {mode.name} has no parameter {name!r}; it has {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""How long jobs take, learned from those that ended. Pure: no clock, no broker."""
+"""How long jobs take, learned from earlier jobs. Pure: no clock, no broker."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 SAMPLES = 32
-"""Ended jobs of one mode and model that are remembered; the last ones tell most of the next."""
+"""The number of remembered jobs for each mode and model; recent jobs predict the next best."""
 MAX_KINDS = 1000
 WORK_PARAMETERS = ("num_inference_steps", "width", "height")
 
 
 class JobKey(NamedTuple):
-    """Jobs of one mode and model take times that can be compared."""
+    """Jobs of the same mode and model take comparable times."""
 
     mode: str
     model: str | None
 
 
 def work_of(parameters: Mapping[str, JsonValue]) -> float | None:
-    """Steps x pixels x images, to which the time of one model is about proportional. None where a part is unknown."""
+    """Steps x pixels x images; run time is roughly proportional to it. None if a factor is unknown."""
     work = 1.0
     for name in WORK_PARAMETERS:
         value = parameters.get(name)
@@ -35,13 +35,13 @@ def work_of(parameters: Mapping[str, JsonValue]) -> float | None:
 
 
 class RunTimes:
-    """Seconds that ended jobs ran, by mode and model."""
+    """The run times of ended jobs in seconds, by mode and model."""
 
     def __init__(self) -> None:
         self._samples: dict[JobKey, deque[tuple[float | None, float]]] = {}
 
     def add(self, key: JobKey, work: float | None, seconds: float) -> None:
-        """Remember a job that ran to its end."""
+        """Remember a job that is done."""
         samples = self._samples.pop(key, None) or deque(maxlen=SAMPLES)
         if len(self._samples) >= MAX_KINDS:
             del self._samples[next(iter(self._samples))]
@@ -49,9 +49,9 @@ class RunTimes:
         self._samples[key] = samples
 
     def estimate(self, key: JobKey, work: float | None) -> float | None:
-        """Seconds that such a job will run: the median of the same work, else scaled from other work of its kind.
+        """The estimated run time of such a job: the median for the same work, else scaled from other work.
 
-        None where nothing of the kind has ended yet.
+        None if no job of this mode and model has ended yet.
         """
         samples = self._samples.get(key, ())
         if same := [seconds for known, seconds in samples if known == work]:

@@ -1,7 +1,7 @@
-"""Calls back whoever asked for it when a job has ended: a signed POST, repeated until it is answered with 2xx.
+"""Webhooks: a signed POST to a job's `callback_url` when the job has ended, repeated until it is answered with 2xx.
 
-The calls lie in a JetStream work queue of their own, so that they outlive every process here; gateways share it. A call
-may come twice (an answer may be lost): `Imagegen-Job` says which job it is about.
+Webhooks wait in a JetStream work queue of their own, so that they outlive every process; all gateways share it. A
+webhook may arrive twice, because an answer can be lost: `Imagegen-Job` identifies the job.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ ATTEMPT_HEADER = "Imagegen-Attempt"
 TOLERANCE_S = 300.0
 TIMEOUT_S = 15.0
 ACK_WAIT_S = 60.0
-"""A gateway that died in the middle of a call leaves it to another after this."""
+"""After this long another gateway takes over the webhook of a gateway that died."""
 FETCH_S = 5.0
 AT_ONCE = 8
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 3600.0
 MAX_ATTEMPTS = 24
-"""With the waits doubling to an hour, this goes on for about half a day."""
+"""With waits that double up to an hour, attempts continue for about half a day."""
 GONE = 410
-"""A receiver that answers so wants to hear no more of it."""
+"""A receiver that answers with this status gets no further attempts."""
 
 
 def sign(secret: str, body: bytes, timestamp: int) -> str:
@@ -54,7 +54,7 @@ def sign(secret: str, body: bytes, timestamp: int) -> str:
 def verify(
     secret: str, body: bytes, header: str, *, now: float | None = None, tolerance_s: float = TOLERANCE_S
 ) -> bool:
-    """For receivers: whether the body is ours and was signed within `tolerance_s` of now."""
+    """For receivers: whether the signature is valid and not older than `tolerance_s`."""
     stamp = header.partition(",")[0].removeprefix("t=")
     if not stamp.isascii() or not stamp.isdecimal() or len(stamp) > 12:
         return False
@@ -95,7 +95,7 @@ class Webhooks:
                 try:
                     await self._serve(session)
                 except BROKER_ERRORS as error:
-                    log.warning("webhooks wait for the NATS server: %s", error or type(error).__name__)
+                    log.warning("webhooks are waiting for the NATS server: %s", error or type(error).__name__)
                     await asyncio.sleep(1.0)
 
     async def _serve(self, session: aiohttp.ClientSession) -> None:
@@ -106,7 +106,7 @@ class Webhooks:
             stream=names.callbacks_stream,
             config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
         )
-        # Not a TaskGroup: it cancels its tasks once, and one that lost the cancellation would hold it up for ever.
+        # Not a TaskGroup: it cancels its tasks only once, and one that lost the cancellation would block it forever.
         lanes = [asyncio.create_task(self._lane(subscription, session)) for _ in range(AT_ONCE)]
         try:
             ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
@@ -116,7 +116,7 @@ class Webhooks:
             await stop(lanes)
 
     async def _lane(self, subscription: JetStreamContext.PullSubscription, session: aiohttp.ClientSession) -> None:
-        """One call after the other, so that one slow receiver does not hold up the rest."""
+        """Send webhooks one after the other, beside other lanes, so that a slow receiver does not block the rest."""
         while True:
             try:
                 [msg] = await subscription.fetch(1, timeout=FETCH_S)
@@ -132,21 +132,21 @@ class Webhooks:
             await msg.term()
             return
         except BridgeError:
-            return  # The broker is away: it delivers again.
+            return  # The broker is down; it will deliver again.
         failure = await self._call(state, attempt, session)
         if failure is None:
             await msg.ack_sync()
             return
         wait = self._backoff.after(attempt)
         if wait is None or failure.final:
-            log.warning("job %s: its callback was given up after %d attempts: %s", job_id, attempt, failure.cause)
+            log.warning("job %s: webhook given up after %d attempts: %s", job_id, attempt, failure.cause)
             await msg.term()
             return
-        log.info("job %s: its callback failed (%s); again in %g s", job_id, failure.cause, wait)
+        log.info("job %s: webhook failed (%s); next attempt in %g s", job_id, failure.cause, wait)
         await msg.nak(delay=wait)
 
     async def _call(self, state: JobState, attempt: int, session: aiohttp.ClientSession) -> Failure | None:
-        """Make one call; None when the receiver took it."""
+        """Send a webhook once; None if the receiver accepted it."""
         assert self._policy.secret is not None
         assert state.callback_url is not None
         url, body = URL(state.callback_url), WebhookBody.of(state).model_dump_json().encode()
@@ -157,7 +157,7 @@ class Webhooks:
             ATTEMPT_HEADER: str(attempt),
         }
         try:
-            # aiohttp does not ask the resolver about a host that is an address already.
+            # aiohttp does not call the resolver for a host that is an address.
             await self._policy.addresses(url.host or "", url.port or 0)
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 if 200 <= response.status < 300:
@@ -171,7 +171,7 @@ class Webhooks:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a call was not taken; after a `final` one there is no other."""
+    """Why a receiver did not accept a webhook. A `final` failure ends the attempts."""
 
     cause: str
     final: bool

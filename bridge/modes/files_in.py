@@ -1,7 +1,7 @@
-"""Files that a request brings for the File parameters of a mode: which kind each is, by its content.
+"""Files in requests, for the File parameters of a mode: the kind of each, by its content.
 
-A caller's file name is not looked at: base64 has none, and nothing of a request ever names a file on our side. They
-come by the same ways as images (`bridge.modes.images_in`) and are kept beside them.
+The caller's file name is ignored: base64 has none, and no text of a request ever names a file of the service. Files
+are sent and stored in the same ways as images (`bridge.modes.images_in`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from bridge.modes.images_in import BadImage, InputImage
 
 FILE_KINDS = ("zip", "safetensors", "json", "txt", "png", "jpg", "webp")
-"""Kinds that are told from each other, by extension."""
+"""The kinds of file that can be recognised, by extension."""
 _MAGIC = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
 MAX_HEADER_BYTES = 100_000_000
-"""Of safetensors: the format's own bound."""
+"""The limit of the safetensors format."""
 
 
 async def check(data: bytes, max_bytes: int, accept: Sequence[str]) -> InputImage:
-    """A file, if it is of one of the kinds in `accept` (any known one where that is empty). Raises BadImage."""
+    """The file, if its kind is in `accept` (empty: any known kind). Raises BadImage."""
     if len(data) > max_bytes:
         raise BadImage(f"has {len(data)} bytes; at most {max_bytes} are allowed")
     kind = await asyncio.to_thread(kind_of, data)
@@ -35,7 +35,7 @@ async def check(data: bytes, max_bytes: int, accept: Sequence[str]) -> InputImag
 
 
 def kind_of(data: bytes) -> str | None:
-    """What a file is, by its content; None for what is not known. Raises BadImage for a damaged zip."""
+    """The kind of a file, by its content; None if it is not known. Raises BadImage for a damaged zip."""
     for magic, kind in _MAGIC.items():
         if data.startswith(magic):
             return _readable_zip(data) if kind == "zip" else kind

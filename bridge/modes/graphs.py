@@ -13,5 +13,5 @@ def load_graph(model: str) -> Graph:
     loader = {"model": model, "precision": "auto", "offload": "auto", "steps": 0}
     return {
         "1": {"class_type": "NeuroLuxLoadModel", "inputs": loader, "_meta": {"title": "Load Model"}},
-        "2": {"class_type": "NeuroLuxWarmUp", "inputs": {"pipeline": ["1", 0]}, "_meta": {"title": "Load Only"}},
+        "2": {"class_type": "NeuroLuxWarmUp", "inputs": {"pipeline": ["1", 0]}, "_meta": {"title": "Warm Up"}},
     }

@@ -1,7 +1,7 @@
-"""Images that a request brings for the Image parameters of a mode: read, checked, and kept until the job has run.
+"""Images in requests, for the Image parameters of a mode: reading and checking them, and references to stored ones.
 
-What comes in is a part of a form, base64, a data URL, or `job:<id>/<n>`, an image of an earlier job. What goes into
-the job's parameters is a reference to the object store; no text of a request ever names a file.
+A request sends an image as a form part, as base64, as a data URL, or as `job:<id>/<n>`, an image of an earlier job.
+The job's parameters hold a reference to the object store; no text of a request ever names a file.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from bridge.contract import JOB_ID_PATTERN, ImageObject
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
-"""Extensions by Pillow's names. MPO is what telephones call a JPEG with a second image behind the first."""
+"""Extensions by Pillow's format names. MPO is a JPEG with a second image behind the first, as phones write them."""
 OPENERS = ("PNG", "JPEG", "WEBP")
-"""Pillow's readers that may look at what comes in."""
+"""The Pillow readers that may open uploads."""
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
 JOB_IMAGE = re.compile(f"job:({JOB_ID_PATTERN.strip('^$')})/([0-9]{{1,3}})")
 INPUT = re.compile(
     f"input:(?P<name>{JOB_ID_PATTERN.strip('^$')}/\\w+\\.(?:png|jpg|webp|zip|safetensors|json|txt))"
     "#(?P<size>[0-9]{1,12})\\.(?P<sha256>[0-9a-f]{64})"
 )
-"""An image, or another file, in the object store, as a job's parameters name it."""
+"""A reference to an image or file in the object store, as it stands in a job's parameters."""
 WAYS = "send it as a part of a multipart/form-data body, as base64, as a data URL, or as job:<id>/<n>"
 
 
 class BadImage(ValueError):
-    """What came cannot be used; the message says why, without the parameter's name."""
+    """An upload that cannot be used. The message says why, without the name of the parameter."""
 
 
-class JobImage(NamedTuple):
+@dataclass(frozen=True)
+class JobImage:
     """An image of an earlier job."""
 
     job_id: str
@@ -46,7 +47,7 @@ class JobImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Of one image that comes in: bytes as sent, and pixels when decoded."""
+    """Limits of one uploaded image: bytes as sent, and pixels when decoded."""
 
     max_bytes: int
     max_pixels: int
@@ -54,19 +55,19 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image that can be decoded, or a file whose kind is known. `extension` is that of its format."""
+    """An uploaded image that can be decoded, or a file of a known kind. `extension` follows from its format."""
 
     data: bytes
     extension: str
 
     def reference(self, job_id: str, parameter: str) -> str:
-        """What stands for it in the parameters of the job."""
+        """The reference to it in the parameters of the job."""
         sha256 = hashlib.sha256(self.data).hexdigest()
         return f"input:{job_id}/{parameter}.{self.extension}#{len(self.data)}.{sha256}"
 
 
 def read_text(text: object, wanted: str = "an image") -> bytes | JobImage:
-    """The bytes in base64 or a data URL, or the image of a job that the text names. Raises BadImage.
+    """The bytes of a base64 text or data URL, or the job image that the text names. Raises BadImage.
 
     `wanted` is what the parameter takes: "an image" or "a file".
     """
@@ -87,17 +88,17 @@ def read_text(text: object, wanted: str = "an image") -> bytes | JobImage:
 
 
 async def check(data: bytes, limits: ImageLimits) -> InputImage:
-    """Decode an image as ComfyUI will. Raises BadImage."""
+    """Decode an image the way ComfyUI will. Raises BadImage."""
     if len(data) > limits.max_bytes:
         raise BadImage(f"has {len(data)} bytes; at most {limits.max_bytes} are allowed")
     return await asyncio.to_thread(_decode, data, limits.max_pixels)
 
 
 def _decode(data: bytes, max_pixels: int) -> InputImage:
-    # Late: most gateways never see an image. The plugins are named, for Pillow only loads some of them by itself.
+    # Imported late: most gateways never get an image. The plugins are named because Pillow loads only some by itself.
     from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
-    # The size in the header is compared with our own bound below, before anything is unpacked.
+    # The size in the header is checked against max_pixels below, before anything is decoded.
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(io.BytesIO(data), formats=OPENERS) as image:
@@ -113,13 +114,13 @@ def _decode(data: bytes, max_pixels: int) -> InputImage:
     except Image.UnidentifiedImageError:
         raise BadImage("is not a PNG, JPEG or WebP image") from None
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, zlib.error) as error:
-        # Pillow's decoders raise all of these at damaged files.
+        # Pillow's decoders raise all of these for damaged files.
         raise BadImage(f"cannot be decoded: {error}") from error
     return InputImage(data, extension)
 
 
 def stored(reference: Any, bucket: str) -> ImageObject | None:
-    """Where the image lies that a job's parameters name; None for anything else."""
+    """The stored image that a reference in a job's parameters names; None for any other value."""
     match = INPUT.fullmatch(reference) if isinstance(reference, str) else None
     if match is None:
         return None
@@ -128,5 +129,5 @@ def stored(reference: Any, bucket: str) -> ImageObject | None:
 
 
 def is_reference(value: Any) -> bool:
-    """Whether a value of a job's parameters names an image in the object store."""
+    """Whether a value of a job's parameters is a reference to the object store."""
     return isinstance(value, str) and INPUT.fullmatch(value) is not None

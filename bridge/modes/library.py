@@ -1,10 +1,9 @@
-"""The workflow library: saved graphs, their parameters, and the values that a request puts into them.
+"""The workflow library: saved graphs, their parameters, and filling in the values of a request.
 
-A mode is a pair of files: `<name>.json` as the editor saves it and `api/<name>.json`, the same graph as ComfyUI's
-front end exports it for `/prompt`. A `<name>.json` in that second format is a mode by itself. A mode's parameters are
-the boundary nodes of the graph (`NeuroLux…Parameter`), its results are the result nodes; its title and description are
-the first heading and paragraph of the first note on the canvas. There is no side file and no code
-per mode.
+A mode is a pair of files: `<name>.json` as the editor saves it, and `api/<name>.json`, the same graph as ComfyUI's
+front end exports it for `/prompt`. A `<name>.json` in the second format is a mode by itself. The boundary nodes of the
+graph (`NeuroLux…Parameter`) are the parameters, and its result nodes the results. The first heading and paragraph of
+the first note on the canvas are the title and description. No mode needs a side file or code.
 """
 
 from __future__ import annotations
@@ -24,28 +23,28 @@ from bridge.modes.parameters import PARAMETER_CLASSES, Parameter, ParameterKind,
 
 SHIPPED_WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
-"""Every node of these writes `{"images": [{"filename", "subfolder", "type"}]}`, whatever its files are."""
+"""Node classes whose output is `{"images": [{"filename", "subfolder", "type"}]}`, whatever the files are."""
 PACK_PREFIX = "NeuroLux"
-"""Of the names of our own node classes."""
+"""The prefix of the node pack's classes."""
 RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect")
-"""Fields of every request, which no parameter may be called."""
+"""Fields of every request; parameters must not have these names."""
 ANY_MODEL = "starter"
-"""The model that is everywhere: a graph that was saved with it is for whichever model is the default here. One that was
-saved with another keeps that."""
+"""The model that every installation has. A graph saved with it runs with the default model; a graph saved with another
+model keeps that."""
 NOTE_CLASSES = ("MarkdownNote", "Note")
 UI_VALUE_INDEX = 1
-"""Every parameter node has its name as first widget and its value as second."""
+"""The value is the second widget of every parameter node; the name is the first."""
 
 
 class BrokenMode(BridgeError):
-    """A file of the mode cannot be read, or its graph makes no sense."""
+    """A file of the mode cannot be read, or its graph is invalid."""
 
     status, code = 503, "broken_mode"
 
 
 @dataclass(frozen=True)
 class Mode:
-    """One saved graph. `graph` is what `/prompt` takes, `workflow` what the editor opens."""
+    """One saved graph: `graph` in the format of `/prompt`, `workflow` in the format of the editor."""
 
     name: str
     title: str
@@ -56,13 +55,13 @@ class Mode:
     workflow: dict[str, Any]
 
     def result_name(self, node_id: str) -> str:
-        """What a result is called in the answer: its node's name, and the node's number where that is linked."""
+        """The name of a result in the answer: that of its node, or the node's id if the name is linked."""
         name = self.graph[node_id]["inputs"].get("name")
         return name if isinstance(name, str) and name else node_id
 
     @property
     def takes_model(self) -> bool:
-        """Whether its `model` is one of the node pack's, and not a file that some other loader opens."""
+        """Whether `model` names a model of the node pack, and not a file for another loader."""
         if "model" not in self.parameters:
             return False
         targets = self._targets(self.parameters["model"].node_id)
@@ -70,29 +69,29 @@ class Mode:
 
     @property
     def own_model(self) -> str | None:
-        """The model for a request that names none; None: the service's default."""
+        """The model for requests that name none; None: the default model."""
         saved = self.parameters["model"].default if self.takes_model else None
         return saved if isinstance(saved, str) and saved not in ("", ANY_MODEL) else None
 
     @property
     def seeds(self) -> list[str]:
-        """The parameters that are random where a request leaves them out."""
+        """Parameters that are random if a request leaves them out."""
         return [name for name, each in self.parameters.items() if each.kind is ParameterKind.SEED or name == "seed"]
 
     @property
     def left_open(self) -> list[str]:
-        """Parameters whose value in the graph is not what a request gets that leaves them out."""
+        """Parameters that take another value than the graph's if a request leaves them out."""
         return [*self.seeds, *(["model"] if self.takes_model and self.own_model is None else [])]
 
     def links(self) -> dict[str, list[tuple[str, str]]]:
-        """The widgets (node class and input) whose options a choice without options of its own takes, by parameter."""
+        """By parameter: the widgets (node class, input) that a Choice without own options is linked to."""
         open_choices = {
             name: self._targets(parameter.node_id)
             for name, parameter in self.parameters.items()
             if parameter.kind is ParameterKind.CHOICE and not parameter.choices
         }
         if self.takes_model:
-            open_choices.pop("model", None)  # The models are asked for anyway, and in more detail.
+            open_choices.pop("model", None)  # The list of models has these, with more detail.
         return {name: targets for name, targets in open_choices.items() if targets}
 
     def _targets(self, node_id: str) -> list[tuple[str, str]]:
@@ -104,7 +103,7 @@ class Mode:
         ]
 
     def offering(self, offered: Mapping[str, tuple[str, ...]]) -> Mode:
-        """The same mode where it is known what ComfyUI offers for its choices."""
+        """The same mode with the options that ComfyUI offers for its choices."""
         parameters = {
             name: replace(parameter, offered=offered[name]) if name in offered else parameter
             for name, parameter in self.parameters.items()
@@ -112,7 +111,7 @@ class Mode:
         return replace(self, parameters=parameters)
 
     def json_schema(self) -> dict[str, JsonValue]:
-        """What a request may set, as JSON Schema."""
+        """The parameters as JSON Schema."""
         return {
             "title": self.title,
             "description": self.description,
@@ -123,9 +122,10 @@ class Mode:
         }
 
     def bind(self, values: Mapping[str, JsonValue]) -> tuple[Graph, dict[str, Any]]:
-        """Both formats of the graph with `values` put in; parameters not named keep what the graph was saved with.
+        """Both formats of the graph with `values` filled in. Other parameters keep their saved values.
 
-        The editor's format is changed too, so that an image dropped on the editor reopens what made it.
+        The editor's format is filled in too, so that an image dropped on the editor opens the graph that made it.
+        Raises BrokenMode if the graph has no such parameter any more.
         """
         graph, workflow = copy.deepcopy(self.graph), copy.deepcopy(self.workflow)
         ui_nodes = {str(node["id"]): node for node in workflow.get("nodes", [])}
@@ -133,7 +133,7 @@ class Mode:
             parameter = self.parameters.get(name)
             if parameter is None:
                 raise BrokenMode(
-                    f"mode {self.name!r} has no parameter {name!r} any more: its file was changed after the job was "
+                    f"mode {self.name!r} no longer has the parameter {name!r}: its file changed after the job was "
                     "accepted; send the request again"
                 )
             graph[parameter.node_id]["inputs"][parameter.input_key] = value
@@ -144,29 +144,29 @@ class Mode:
 
 
 class ModeLibrary:
-    """The modes of some folders, read again when a file changes. A later folder's mode hides an earlier one's."""
+    """The modes in some folders, read again when a file changes. A mode in a later folder hides one in an earlier."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(folders)
         self._read: dict[Path, tuple[tuple[int, ...], Mode]] = {}
 
     def names(self) -> list[str]:
-        """The names of all modes, broken ones included."""
+        """The names of all modes, including broken ones."""
         return sorted({path.stem for folder in self._folders for path in folder.glob("*.json")})
 
     def version(self) -> tuple[tuple[str, int, int, int, int], ...]:
-        """What changes when any file of any mode does, or one comes or goes."""
+        """A value that changes when any file of any mode changes, appears or disappears."""
         paths = sorted(path for folder in self._folders for path in folder.glob("*.json"))
         return tuple((str(path), *_stamp(path), *_stamp(path.parent / "api" / path.name)) for path in paths)
 
     def get(self, name: str) -> Mode:
         """The mode of that name. Raises UnknownMode or BrokenMode."""
-        if Path(name).name == name:  # No way out of the folders.
+        if Path(name).name == name:  # The name must not lead out of the folders.
             for folder in reversed(self._folders):
                 if (path := folder / f"{name}.json").is_file():
                     return self._load(path)
         names = self.names()
-        raise UnknownMode(f"no mode is called {name!r}; there is {', '.join(names) or 'none'}", field="mode")
+        raise UnknownMode(f"no mode is called {name!r}; available: {', '.join(names) or 'none'}", field="mode")
 
     def _load(self, path: Path) -> Mode:
         api_path = path.parent / "api" / path.name
@@ -184,7 +184,7 @@ class ModeLibrary:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does; zeros where there is none."""
+    """A value that changes when the file changes; zeros if there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -193,26 +193,26 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _read_files(path: Path, api_path: Path) -> tuple[dict[str, Any], Graph]:
-    """Both formats of a graph. The editor's is empty where `path` holds the API format, which needs no twin.
+    """Both formats of a graph. The editor's is empty if `path` holds the API format, which is enough by itself.
 
-    Raises BrokenMode where only the editor's format is there, and what reading files and JSON raises.
+    Raises BrokenMode if only the editor's format exists, and what reading files and JSON raises.
     """
     saved = json.loads(path.read_bytes())
     if _is_graph(saved):
         return {}, saved
     if not isinstance(saved, dict) or not isinstance(saved.get("nodes"), list):
-        raise ValueError(f"{path.name} is no graph, neither in the editor's format nor in API format")
+        raise ValueError(f"{path.name} is not a graph, neither in the editor's format nor in API format")
     if api_path.is_file():
         return saved, json.loads(api_path.read_bytes())
     raise BrokenMode(
-        f"mode {path.stem!r} has no exported graph: {path} is in the editor's own format, which only the editor can "
-        f"turn into one that runs. Open it there and choose File > Publish as mode, or export it with File > Export "
-        f"(API) to {api_path}"
+        f"mode {path.stem!r} has no exported graph: {path} is in the editor's format, which only the editor can "
+        f"convert. Open it there and choose File > Publish as mode, or export it with File > Export (API) to "
+        f"{api_path}"
     )
 
 
 def _is_graph(saved: Any) -> bool:
-    """Whether a file's content is a graph in API format."""
+    """Whether the content of a file is a graph in API format."""
     return (
         isinstance(saved, dict)
         and bool(saved)
@@ -221,7 +221,7 @@ def _is_graph(saved: Any) -> bool:
 
 
 def read_mode(name: str, workflow: dict[str, Any], graph: Graph) -> Mode:
-    """Make a mode out of the two formats of one graph. Raises ValueError where the graph makes no sense."""
+    """Make a mode from the two formats of a graph. Raises ValueError if the graph is invalid."""
     parameters: dict[str, Parameter] = {}
     for node_id, node in graph.items():
         kind = PARAMETER_CLASSES.get(node["class_type"])
@@ -229,25 +229,29 @@ def read_mode(name: str, workflow: dict[str, Any], graph: Graph) -> Mode:
             continue
         parameter = read_parameter(node_id, kind, node["inputs"])
         if parameter.name in RESERVED:
-            raise ValueError(f"node {node_id}: {parameter.name!r} is a field of every request; name the parameter else")
+            raise ValueError(
+                f"node {node_id}: {parameter.name!r} is a field of every request; choose another name for the parameter"
+            )
         if parameter.name in parameters:
             other = parameters[parameter.name].node_id
             raise ValueError(f"nodes {other} and {node_id} are both parameters named {parameter.name!r}")
         parameters[parameter.name] = parameter
     results = sorted((node_id for node_id, node in graph.items() if node["class_type"] in RESULT_CLASSES), key=_order)
     if not results:
-        raise ValueError(f"the graph has no Result node ({RESULT_CLASSES[0]}), so it has no result: add one and save")
+        raise ValueError(
+            f"the graph has no Result node ({RESULT_CLASSES[0]}), so it has no result: add one and save it"
+        )
     title, description = _read_note(workflow)
     return Mode(name, title or name, description, parameters, tuple(results), graph, workflow)
 
 
 def _order(node_id: str) -> tuple[tuple[int, str], ...]:
-    """Sorts 9 before 10; the nodes of a subgraph, such as 12:3, behind the node that stands for it."""
+    """A sort key that puts 9 before 10, and nodes of a subgraph, such as 12:3, after the subgraph's node."""
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in node_id.split(":"))
 
 
 def _read_note(workflow: dict[str, Any]) -> tuple[str, str]:
-    """Heading and first paragraph of the first note on the canvas; empty strings where there is none."""
+    """The heading and first paragraph of the first note on the canvas; empty strings if there is none."""
     for node in sorted(workflow.get("nodes", []), key=lambda node: node["id"]):
         if node["type"] in NOTE_CLASSES and node.get("widgets_values"):
             blocks = [block.strip() for block in str(node["widgets_values"][0]).split("\n\n") if block.strip()]

@@ -1,6 +1,6 @@
-"""The parameters of a mode: its boundary nodes, what each takes, and what is wrong with a value.
+"""The parameters of a mode: its boundary nodes, the values they accept, and what is wrong with a value.
 
-A node's `name` is the field of a request. What the node does with the value inside ComfyUI is the node pack's.
+The `name` of a node is the field of a request. The node pack defines what the node does inside ComfyUI.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ PARAMETER_CLASSES = {
     "NeuroLuxFileParameter": ParameterKind.FILE,
 }
 INPUT_KEYS = {ParameterKind.IMAGE: "image", ParameterKind.FILE: "file"}
-"""The node's input that holds the value, where it is not called value."""
+"""The node input that holds the value, if it is not called value."""
 UPLOADS = (ParameterKind.IMAGE, ParameterKind.FILE)
-"""Kinds whose value comes as bytes and is stored; the job names it by a reference."""
+"""Kinds whose value is uploaded and stored; the job holds a reference to it."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One value that a request may set. Bounds are inclusive."""
+    """A value that a request can set. Bounds are inclusive."""
 
     node_id: str
     name: str
@@ -62,27 +62,27 @@ class Parameter:
     choices: tuple[str, ...] = ()
     max_length: int | None = None
     accept: tuple[str, ...] = ()
-    """Kinds of file, by extension; none: any that `bridge.modes.files_in` knows."""
+    """Accepted kinds of file, by extension; empty: all kinds that `bridge.modes.files_in` knows."""
     offered: tuple[str, ...] | None = None
-    """What ComfyUI offers where the node links to; None where that is not known, or the node has choices."""
+    """The options of the widget that the node is linked to; None if they are not known, or the node has own choices."""
 
     @property
     def input_key(self) -> str:
-        """The node's input that holds the value."""
+        """The node input that holds the value."""
         return INPUT_KEYS.get(self.kind, "value")
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The values that a choice may have; none: any."""
+        """The options of a choice; empty: any value."""
         return self.choices or self.offered or ()
 
     def problem(self, value: JsonValue) -> str | None:
-        """What is wrong with `value`, in a sentence that says what would be right; None if it fits."""
+        """What is wrong with `value`, in a sentence that says what would be right; None if it is valid."""
         match self.kind:
             case ParameterKind.TEXT:
                 return self._text_problem(value)
             case ParameterKind.IMAGE:
-                # By now the door has put a reference into the store in its place; a name would be one of a file.
+                # The gateway has replaced the upload by a reference. Any other text would be a file name.
                 return None if is_reference(value) else f"{self.name} must be an image, not {value!r}"
             case ParameterKind.FILE:
                 return None if is_reference(value) else f"{self.name} must be a file, not {value!r}"
@@ -99,7 +99,7 @@ class Parameter:
         if self.options and value not in self.options:
             return f"{self.name} {value!r} is not one of {', '.join(self.options)}"
         if self.offered is not None and not self.options:
-            return f"{self.name} {value!r}: ComfyUI has none to choose from; put a file into the folder it looks in"
+            return f"{self.name} {value!r}: ComfyUI offers no options; put a file into the folder that it reads"
         return None
 
     def _text_problem(self, value: JsonValue) -> str | None:
@@ -147,7 +147,7 @@ class Parameter:
 
 
 def read_parameter(node_id: str, kind: ParameterKind, inputs: Mapping[str, Any]) -> Parameter:
-    """The parameter that a boundary node is. Raises ValueError and KeyError where it makes no sense."""
+    """The parameter of a boundary node. Raises ValueError and KeyError if the node is invalid."""
     name = inputs["name"]
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"node {node_id}: parameter name {name!r} is not an identifier such as 'strength'")
@@ -175,7 +175,7 @@ def read_parameter(node_id: str, kind: ParameterKind, inputs: Mapping[str, Any])
 def _read_accept(name: str, text: str) -> tuple[str, ...]:
     kinds = tuple(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())
     if unknown := [kind for kind in kinds if kind not in FILE_KINDS]:
-        raise ValueError(f"parameter {name!r}: accept names {unknown[0]!r}; known are {', '.join(FILE_KINDS)}")
+        raise ValueError(f"parameter {name!r}: accept lists {unknown[0]!r}; known kinds are {', '.join(FILE_KINDS)}")
     return kinds
 
 

@@ -1,4 +1,4 @@
-"""What a request to a mode may hold, as JSON Schema: the graph's parameters, within the bounds of every request."""
+"""The JSON Schema of requests to a mode: the graph's parameters, within the limits of every request."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from bridge.modes.library import Mode
 from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
 
 SHARED_FIELDS = ("job_id", "callback_url", "cancel_on_disconnect")
-"""Fields of every request that are not parameters of a graph; the mode is in the path."""
+"""Fields of every request that are not parameters of a graph. The path names the mode."""
 IMAGE_TEXT = "base64, a data URL, or job:<id>/<n>, an image of an earlier job; in a form: the file itself"
 FILE_TEXT = "base64, a data URL, or job:<id>/<n>, a file of an earlier job; in a form: the file itself"
 
 
 def request_schema(mode: Mode) -> dict[str, Any]:
-    """The body of `POST /v1/modes/{name}`. Null is the same as left out: the model's or the graph's own default."""
+    """The body of `POST /v1/modes/{name}`. Null means the default of the model or the graph, as if left out."""
     fields = ImageGenRequest.model_json_schema()["properties"]
     properties = {name: _property(parameter, fields.get(name)) for name, parameter in mode.parameters.items()}
     for name in mode.left_open:
@@ -32,7 +32,7 @@ def request_schema(mode: Mode) -> dict[str, Any]:
 
 
 def form_schema(mode: Mode) -> dict[str, Any]:
-    """The same as a form: every field a text, every image or other file a file."""
+    """The same as a form: every field is a text, every image or other file a file."""
     schema = request_schema(mode)
     for name, parameter in mode.parameters.items():
         if parameter.kind in UPLOADS:
@@ -50,7 +50,7 @@ def _media(parameter: Parameter) -> str:
 def _property(parameter: Parameter, shared: dict[str, Any] | None) -> dict[str, Any]:
     schema: dict[str, Any] = dict(parameter.json_schema())
     if parameter.kind in UPLOADS:
-        # The default is a file of whoever saved the graph: nothing that a caller could send.
+        # The saved default is a file on the machine of the graph's author, which a caller cannot send.
         ways = IMAGE_TEXT if parameter.kind is ParameterKind.IMAGE else FILE_TEXT
         kinds = f"{', '.join(parameter.accept)}: " if parameter.accept else ""
         description = f"{parameter.description} ({kinds}{ways})".strip()
@@ -59,7 +59,7 @@ def _property(parameter: Parameter, shared: dict[str, Any] | None) -> dict[str, 
     if shared is not None:
         _narrow(schema, shared)
     if not _fits(schema.get("default"), schema):
-        schema.pop("default", None)  # Such as 0 for "the model's own".
+        schema.pop("default", None)  # Such as 0, for the model's default.
     if not parameter.required:
         schema["type"] = [schema["type"], "null"]
         if "enum" in schema:
@@ -68,7 +68,7 @@ def _property(parameter: Parameter, shared: dict[str, Any] | None) -> dict[str, 
 
 
 def _narrow(schema: dict[str, Any], shared: dict[str, Any]) -> None:
-    """Take over what the field of that name must keep to in every request."""
+    """Apply the limits that the field of this name has in every request."""
     options = [shared, *shared.get("anyOf", [])]
     bounds = next((option for option in options if option.get("type") in ("integer", "number", "string")), {})
     for name, choose in (("minimum", max), ("maximum", min), ("minLength", max), ("maxLength", min)):

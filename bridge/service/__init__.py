@@ -1,1 +1,1 @@
-"""The service on one machine: the supervisor of `imagegen up`, its children, and what other commands see of it."""
+"""The service on one machine: the supervisor of `imagegen up`, its child processes, and its status."""

@@ -1,4 +1,4 @@
-"""What must hold before anything is started; each failure is one clear line."""
+"""Checks before anything starts. Each failure is one clear line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.service.errors import ServiceError
 
 
 def check_port(host: str, port: int) -> None:
-    """Fail when something else listens on the port, or the address cannot be listened on at all."""
+    """Raise ServiceError if another program listens on the port, or the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
@@ -34,10 +34,10 @@ def _cannot_listen(host: str, port: int, error: OSError) -> ServiceError:
 
 
 class ReservedPort:
-    """A free loopback port, kept for a child until `release`.
+    """A free loopback port, reserved for a child until `release`.
 
-    The socket is bound but does not listen, with SO_REUSEADDR, so a child that sets SO_REUSEADDR too (nats-server and
-    aiohttp do) can listen on it at once, while nobody else is given the port in the meantime.
+    The socket is bound with SO_REUSEADDR but does not listen. A child that sets SO_REUSEADDR too (nats-server and
+    aiohttp do) can listen on the port at once, and the system gives it to nobody else in the meantime.
     """
 
     def __init__(self) -> None:

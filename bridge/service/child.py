@@ -1,4 +1,4 @@
-"""One child process that cannot outlive the service: own process group, own log file, killed with its parent."""
+"""A child process that cannot outlive the service: own process group, own log file, killed with its parent."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 LOG_TAIL_BYTES = 64 * 1024
 LOG_KEPT_BYTES = 8 * 1024 * 1024
-"""A log that grew beyond this is moved to `<name>.log.1` when the child starts again."""
+"""A larger log is moved to `<name>.log.1` when the child starts again."""
 
 
 class ChildProcess:
-    """A program and the process that runs it now; `start` may be called again after it ended."""
+    """A program and its current process. `start` may be called again after the process has ended."""
 
     def __init__(
         self, name: str, argv: Sequence[str], *, log_file: Path, env: Mapping[str, str], cwd: Path | None = None
@@ -33,7 +33,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
+        """The process id while the process runs."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     @property
@@ -54,18 +54,18 @@ class ChildProcess:
                 stderr=log,
                 cwd=self._cwd,
                 env=self._env,
-                start_new_session=True,  # Ctrl-C in the terminal reaches the service alone, which stops us in order
+                start_new_session=True,  # Ctrl-C reaches only the service, which stops its children in order
                 preexec_fn=_die_with_parent(),
             )
 
     async def wait(self) -> int:
-        """Wait until the process ended; its return code."""
+        """Wait until the process has ended, and return its exit code."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was never started")
         return await self._process.wait()
 
     async def stop(self, grace_s: float = 5.0, first: signal.Signals = signal.SIGTERM) -> None:
-        """Ask it to end, and kill its whole group when it has not after `grace_s`."""
+        """Ask the process to end, and kill its whole group if it has not ended after `grace_s`."""
         process = self._process
         if process is None:
             return
@@ -74,16 +74,16 @@ class ChildProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await process.wait()
-        self._signal(signal.SIGKILL)  # also what the process itself may have left behind
+        self._signal(signal.SIGKILL)  # also processes that it left behind
         await process.wait()
 
     def kill(self) -> None:
-        """End it at once, with its group."""
+        """Kill the process and its group at once."""
         if self._process is not None and self._process.returncode is None:
             self._signal(signal.SIGKILL)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The last lines that this start of the process wrote."""
+        """The last lines that the process wrote since it was last started."""
         try:
             with self.log_file.open("rb") as log:
                 end = log.seek(0, os.SEEK_END)
@@ -100,7 +100,7 @@ class ChildProcess:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """A function for the forked child: the kernel shall kill it when the service dies, even by SIGKILL. Linux only."""
+    """A function for the forked child: the kernel kills it when the service dies, even by SIGKILL. Linux only."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -1,4 +1,4 @@
-"""A ComfyUI that the bridge starts itself: its command line, when it is ready, and why it did not get there."""
+"""A ComfyUI that the bridge starts itself: its command line, when it is ready, and why it failed to start."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bridge.service.device import Device, find_device
 from bridge.service.installer import Installation
 
 READY_TIMEOUT_S = 300.0
-"""First start on a slow disk: torch, transformers and diffusers are imported, thousands of files."""
+"""For a first start on a slow disk: importing torch, transformers and diffusers reads thousands of files."""
 POLL_S = 0.2
 ARGUMENTS_VARIABLE = "IMAGEGEN_COMFYUI_ARGS"
 
 _LOG_HINTS = {
     "No module named": "a package is missing in its Python: install its requirements.txt and this project's",
-    "Address already in use": "its port was taken at the same moment: start again",
+    "Address already in use": "another program took its port at the same moment: start again",
     "driver on your system is too old": f"update the NVIDIA driver, or set {ARGUMENTS_VARIABLE}=--cpu",
     "Found no NVIDIA driver": f"install the NVIDIA driver, or set {ARGUMENTS_VARIABLE}=--cpu",
     "unrecognized arguments": f"check {ARGUMENTS_VARIABLE}",
@@ -38,7 +38,7 @@ _REFUSED = re.compile(
 
 
 class ComfyUIStartFailed(ComfyUIError):
-    """ComfyUI did not come up. The message is one line with the cause and the log file."""
+    """ComfyUI did not start. The message is one line with the cause and the log file."""
 
     def __init__(self, cause: str, log_file: Path, log_tail: str = "") -> None:
         self.cause = cause
@@ -48,8 +48,8 @@ class ComfyUIStartFailed(ComfyUIError):
 
 
 def output_directory(base_directory: Path, env: Mapping[str, str] = os.environ) -> Path | None:
-    """Where a ManagedComfyUI saves results; None where arguments of the user's may say otherwise."""
-    # argparse takes abbreviations too.
+    """The folder where a ManagedComfyUI saves results; None if arguments of the user may change it."""
+    # argparse accepts abbreviations too.
     own = [argument for argument in _extra_arguments(env) if argument.startswith(("--ou", "--ba"))]
     return None if own else base_directory / "output"
 
@@ -59,9 +59,9 @@ def _extra_arguments(env: Mapping[str, str]) -> list[str]:
 
 
 class ManagedComfyUI:
-    """A child ComfyUI on a loopback port. Use: `start`, `wait_ready`, …, `stop`; `start` again after it ended.
+    """A child ComfyUI on a loopback port. Use `start`, `wait_ready`, …, `stop`; `start` again after it has ended.
 
-    `require_pack`: ready means that NeuroLux's nodes are loaded too.
+    `require_pack`: it is ready only when the NeuroLux nodes are loaded too.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ManagedComfyUI:
         await self.child.stop(grace_s)
 
     async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until ComfyUI answers and the pack is loaded; raises ComfyUIStartFailed."""
+        """Wait until ComfyUI answers and the pack is loaded. Raises ComfyUIStartFailed."""
         try:
             async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as session:
                 while await self._status(session, "/system_stats") != 200:
@@ -138,10 +138,10 @@ class ManagedComfyUI:
         return ComfyUIStartFailed(cause + (f" ({remedy})" if remedy else ""), self.child.log_file, tail)
 
     def _no_pack(self, sign: str) -> ComfyUIStartFailed:
-        # ComfyUI goes on without a pack that fails, and says: "Cannot import <path> module for custom nodes: <cause>"
+        # ComfyUI continues without a pack that fails, and logs "Cannot import <path> module for custom nodes: <cause>"
         # or "Error while calling comfy_entrypoint in <path>: <cause>"
-        told = (_REFUSED.search(line) for line in self.child.log_tail(1000).splitlines())
-        reasons = [match["cause"].strip() for match in told if match]
+        matches = (_REFUSED.search(line) for line in self.child.log_tail(1000).splitlines())
+        reasons = [match["cause"].strip() for match in matches if match]
         reason = reasons[-1][:200] if reasons else sign
         cause = f"ComfyUI runs, but NeuroLux's node pack did not load: {reason}"
         if "No module named" in reason:
@@ -160,7 +160,7 @@ class ManagedComfyUI:
 
 
 async def has_nodes(session: aiohttp.ClientSession, url: str) -> bool:
-    """Whether the ComfyUI at `url` answers that it has the pack's nodes."""
+    """Whether the ComfyUI at `url` has the pack's nodes."""
     try:
         async with session.get(url + NODE_ROUTE, timeout=aiohttp.ClientTimeout(total=10)) as response:
             return response.status == 200 and RESULT_NODE in await response.json()
@@ -169,18 +169,18 @@ async def has_nodes(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 DEFAULTS = {
-    # On a CPU that others use too, threads that spin while they wait make a step up to ten times slower.
+    # On a shared CPU, threads that spin while they wait make a step up to ten times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
-    "PYTHONUNBUFFERED": "1",  # its last words must reach the log
+    "PYTHONUNBUFFERED": "1",  # its last lines must reach the log
 }
 
 
 def free_port() -> int:
-    """A loopback port that is free now. Somebody else may take it before it is used, so be ready to start again."""
+    """A loopback port that is free now. Another program may take it before it is used, so be ready to retry."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

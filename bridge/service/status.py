@@ -1,4 +1,4 @@
-"""Is the service there and does it work? Asked from outside: runtime file, lock and the gateway's /readyz."""
+"""Whether the service runs and is ready, seen from outside: runtime file, lock and the gateway's /readyz."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READY_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Status:
-    """`running`: the supervisor lives. `ready`: a request would be served. `message` says what is missing."""
+    """`running`: the supervisor is alive. `ready`: a request would run now. `message` says what is missing."""
 
     url: str | None = None
     comfyui_url: str | None = None
@@ -42,9 +42,9 @@ def get_status(settings: Settings) -> Status:
 
 
 def probe_ready(url: str, token: str | None = None) -> tuple[bool, str]:
-    """Ask a gateway's /readyz: True, or False with the cause that it gives."""
+    """Ask a gateway's /readyz. Returns True, or False with the cause."""
     request = urllib.request.Request(url + "/readyz", headers={"Authorization": f"Bearer {token}"} if token else {})  # noqa: S310
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the system is not for us
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a system proxy
     try:
         with opener.open(request, timeout=READY_TIMEOUT_S):
             return True, "ready"

@@ -1,6 +1,6 @@
 """`imagegen up`: starts nats-server, ComfyUI, a worker and the gateway, keeps them alive, and stops them in order.
 
-ComfyUI takes nearly all of the time to ready, so it starts first, and everything else starts beside it.
+ComfyUI takes by far the longest to start, so it starts first, and everything else starts meanwhile.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from bridge.service.status import probe_ready
 from bridge.settings import ENV_PREFIX, Settings
 
 STOP_ORDER = {"gateway": 2.0, "worker": 3.0, "comfyui": 2.0, "nats": 3.0}
-"""Who takes no new work stops first. Seconds that each may take before it is killed."""
+"""The order of stopping: sources of work first. Seconds that each may take before it is killed."""
 NATS_TIMEOUT_S = 15.0
 POLL_S = 0.2
 COMPLAIN_AFTER_S = 30.0
-"""How long after ComfyUI's start the gateway may say `not ready` before the user is told why."""
+"""How long after ComfyUI is up the gateway may be not ready before the reason is shown."""
 
 Say = Callable[[str], None]
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, if there still is one."""
+    """Print a line to the terminal, if it still exists."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -47,7 +47,7 @@ def say(text: str) -> None:
 
 
 async def run_service(settings: Settings, *, require_pack: bool = True, say: Say = say) -> None:
-    """Run until SIGINT, SIGTERM or SIGHUP. Raises SettingsError, ServiceError or ComfyUIError for what cannot go on."""
+    """Run until SIGINT, SIGTERM or SIGHUP. Raises SettingsError, ServiceError or ComfyUIError if it cannot continue."""
     settings.refuse_open_host()
     try:
         settings.make_directories()
@@ -59,7 +59,7 @@ async def run_service(settings: Settings, *, require_pack: bool = True, say: Say
 
 
 class Supervisor:
-    """The parent of one instance's processes."""
+    """The parent of the processes of one instance."""
 
     def __init__(self, settings: Settings, *, require_pack: bool = True, say: Say = say) -> None:
         self._settings = settings
@@ -132,8 +132,8 @@ class Supervisor:
         )
 
     async def _comfyui_external(self) -> None:
-        """Wait for a ComfyUI that is not ours; it may start later than this service."""
-        told = False
+        """Wait for a ComfyUI that the user runs; it may start later than this service."""
+        reported = False
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
             while True:
                 status = await _status(session, self._comfyui_url + "/system_stats")
@@ -141,19 +141,19 @@ class Supervisor:
                     break
                 if status is not None and status < 500:
                     raise ServiceError(f"{self._comfyui_url} is not a ComfyUI (HTTP {status}); check --comfyui-url")
-                if not told:
+                if not reported:
                     self._say(f"waiting for ComfyUI at {self._comfyui_url}, which does not answer yet")
-                    told = True
+                    reported = True
                 await asyncio.sleep(1.0)
             if self._require_pack and await _status(session, self._comfyui_url + PACK_ROUTE) == 404:
                 raise ServiceError(
                     f"the ComfyUI at {self._comfyui_url} has no NeuroLux nodes: link this repository "
-                    "into its custom_nodes folder and start it again"
+                    "into its custom_nodes folder and restart it"
                 )
             if self._require_pack and not await has_nodes(session, self._comfyui_url):
                 raise ServiceError(
                     f"the ComfyUI at {self._comfyui_url} did not load NeuroLux's nodes ({RESULT_NODE} is missing): "
-                    "its log says why, after 'Cannot import' or 'comfy_entrypoint'; then start it again"
+                    "its log says why, after 'Cannot import' or 'comfy_entrypoint'; fix that and restart it"
                 )
 
     async def _start_nats(self) -> None:
@@ -165,7 +165,7 @@ class Supervisor:
             await keeper.was_ready.wait()
         elif not await _accepts(self._nats_url):
             raise ServiceError(
-                f"no NATS server answers at {self._nats_url}: start it, or leave --nats-url out to get one"
+                f"no NATS server answers at {self._nats_url}: start it, or leave --nats-url out, and one is started"
             )
 
     async def _wait_nats(self, child: ChildProcess) -> None:
@@ -176,7 +176,7 @@ class Supervisor:
             await asyncio.sleep(0.02)
 
     def _start_bridge(self, name: str, *arguments: str) -> None:
-        """Start a worker or gateway. `-P`: a folder named bridge in the current directory is not ours."""
+        """Start a worker or gateway. `-P` ignores a folder named bridge in the current directory."""
         argv = [sys.executable, "-P", "-m", "bridge", name, *arguments]
         env = bridge_environment(self._settings, with_token=name == "gateway")
         self._keep(ChildProcess(name, argv, log_file=self._settings.logs / f"{name}.log", env=env))
@@ -184,19 +184,19 @@ class Supervisor:
     async def _announce(self) -> None:
         url = self._settings.url
         began = time.monotonic()
-        told = False
+        reported = False
         while True:
             ready, message = await asyncio.to_thread(probe_ready, url, self._settings.own_token)
             if ready:
                 break
-            if not told and time.monotonic() - began > COMPLAIN_AFTER_S:
+            if not reported and time.monotonic() - began > COMPLAIN_AFTER_S:
                 self._say(f"not ready yet: {message} (logs: {self._settings.logs})")
-                told = True
+                reported = True
             await asyncio.sleep(POLL_S)
         self._say(f"ready after {time.monotonic() - self._began:.1f} s: {url} (try {url}/docs)")
         self._say(f"editor: {self._comfyui_url}   NATS: {self._nats_url}   stop with Ctrl-C")
 
-    # -- in between ------------------------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------------------------
 
     def _keep(self, child: ChildProcess, **options: Any) -> Keeper:
         self._children[child.name] = child
@@ -208,7 +208,7 @@ class Supervisor:
         self._watch(asyncio.create_task(work))
 
     def _watch(self, task: asyncio.Task[None]) -> None:
-        """An error in any task is the outcome of the service."""
+        """Make an error in the task the outcome of the service."""
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -223,7 +223,7 @@ class Supervisor:
                 loop.add_signal_handler(number, self._asked_to_stop)
 
     def _asked_to_stop(self) -> None:
-        if self._stopping:  # asked twice: no patience left
+        if self._stopping:  # asked twice: stop at once
             for child in self._children.values():
                 child.kill()
         elif not self._outcome.done():
@@ -255,7 +255,7 @@ class Supervisor:
 
 
 def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of a worker or gateway. The token goes this way, for a command line can be read by everybody."""
+    """The environment of a worker or gateway. It carries the token, because everyone can read command lines."""
     result = {name: value for name, value in env.items() if not name.startswith(ENV_PREFIX)}
     result |= settings.environment(with_token=with_token)
     result["PYTHONUNBUFFERED"] = "1"

@@ -15,14 +15,15 @@ from typing import Annotated, Any, Literal, Self
 import platformdirs
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -77,86 +78,88 @@ class Settings(BaseSettings):
         default_factory=default_state_dir,
         shown="the XDG state folder",
     )
-    comfyui_url: str | None = setting(
-        None, "use a ComfyUI that runs already, such as http://127.0.0.1:8188", shown="start one"
-    )
+    comfyui_url: str | None = setting(None, "use a running ComfyUI, such as http://127.0.0.1:8188", shown="start one")
     comfyui_dir: LocalPath | None = setting(
         None, "start this ComfyUI (the folder with main.py)", shown="a comfy-cli workspace, else the pinned copy"
     )
     comfyui_output_dir: LocalPath | None = setting(
         None,
-        "ComfyUI's output folder as this machine sees it: results are read there, not over HTTP",
-        shown="that of the ComfyUI that 'imagegen up' starts; none for another",
+        "ComfyUI's output folder on this machine: results are read from it, not over HTTP",
+        shown="the one of the ComfyUI that 'imagegen up' starts, else none",
     )
-    nats_url: str | None = setting(
-        None, "use a NATS server that runs already, such as nats://127.0.0.1:4222", shown="start one"
-    )
+    nats_url: str | None = setting(None, "use a running NATS server, such as nats://127.0.0.1:4222", shown="start one")
     nats_prefix: str = setting(
-        DEFAULT_PREFIX, "how our NATS subjects begin; services on one cluster with different prefixes do not meet"
+        DEFAULT_PREFIX, "prefix of all NATS subjects; services with different prefixes can share a cluster"
     )
     nats_user: str | None = setting(None, "user name for the NATS server")
     nats_password: str | None = setting(None, "password for the NATS server", repr=False)
     nats_token: str | None = setting(None, "token for the NATS server", repr=False)
     nats_credentials: LocalPath | None = setting(None, "credentials file (.creds) for the NATS server")
     nats_tls_ca: LocalPath | None = setting(
-        None, "certificate authority of the NATS server (PEM)", shown="those of the system"
+        None, "certificate authority of the NATS server (PEM)", shown="the system's"
     )
-    nats_tls_cert: LocalPath | None = setting(None, "our certificate for the NATS server (PEM), with nats_tls_key")
-    nats_tls_key: LocalPath | None = setting(None, "the key of nats_tls_cert (PEM)")
-    worker_id: str | None = setting(None, "name of this worker, unique among all", shown="made of host and port")
+    nats_tls_cert: LocalPath | None = setting(
+        None, "client certificate for the NATS server (PEM), together with nats_tls_key"
+    )
+    nats_tls_key: LocalPath | None = setting(None, "private key of nats_tls_cert (PEM)")
+    worker_id: str | None = setting(None, "name of this worker, unique among all workers", shown="from host and port")
     token: str | None = setting(
-        None, "what every request must carry; on the command line other users of this machine can read it", repr=False
+        None,
+        "token that every request must carry; other users of this machine can read it on the command line",
+        repr=False,
     )
     token_file: LocalPath | None = setting(
-        None, "file with one token a line, each of them valid; lines that begin with # are comments"
+        None, "file with one valid token a line; lines that start with # are comments"
     )
     allowed_hosts: CommaList = setting(
         (),
-        "names by which clients may call the service, with commas between (a reverse proxy's name, for example)",
-        shown="localhost and the address listened on; with a token on a wider address any name",
+        "host names that clients may use, separated by commas (that of a reverse proxy, for example)",
+        shown="localhost and the address of --host; any name on a wider address, which needs a token",
     )
-    job_timeout_s: PositiveFloat = setting(
-        DEFAULT_JOB_TIMEOUT_S, "seconds that a synchronous request waits for its job"
-    )
+    job_timeout_s: PositiveFloat = setting(DEFAULT_JOB_TIMEOUT_S, "seconds a synchronous request waits for its job")
     max_pending: PositiveInt = setting(
-        DEFAULT_MAX_PENDING, "jobs that may wait or run, over all gateways; more get a 429"
+        DEFAULT_MAX_PENDING, "most jobs that wait or run, over all gateways; more get a 429"
     )
     max_body_bytes: PositiveInt = setting(
-        1024 * 1024, "largest body of a request without its images, over REST and over NATS"
+        1024 * 1024, "largest request body in bytes, not counting images and files, over REST and NATS"
     )
-    max_image_bytes: PositiveInt = setting(32 * 1024 * 1024, "largest image that a request may bring")
-    max_file_bytes: PositiveInt = setting(
-        96 * 1024 * 1024, "largest file, other than an image, that a request may bring"
-    )
+    max_image_bytes: PositiveInt = setting(32 * 1024 * 1024, "largest image in a request, in bytes")
+    max_file_bytes: PositiveInt = setting(96 * 1024 * 1024, "largest other file in a request, in bytes")
     max_bodies_bytes: PositiveInt = setting(
-        512 * 1024 * 1024, "bytes of all bodies that one gateway reads and checks at once; more get a 429"
+        512 * 1024 * 1024, "most bytes of request bodies that one gateway holds at once; more get a 429"
     )
-    max_image_pixels: PositiveInt = setting(64 * 1024 * 1024, "most pixels of an image that a request brings")
-    max_pixels: PositiveInt = setting(4096 * 4096, "most pixels (width x height) of one image that is drawn")
+    max_image_pixels: PositiveInt = setting(64 * 1024 * 1024, "most pixels of an image in a request")
+    max_pixels: PositiveInt = setting(4096 * 4096, "most pixels (width x height) of a generated image")
     max_steps: PositiveInt = setting(1000, "most denoising steps of one request")
     max_images: PositiveInt = setting(64, "most images of one request")
-    max_waits: PositiveInt = setting(1024, "synchronous requests and event streams open at once in one gateway")
+    max_waits: PositiveInt = setting(1024, "most synchronous requests and event streams open at once in one gateway")
     rate_per_minute: NonNegativeInt | None = setting(
         None,
-        "requests a minute of one client (a token, else an address); 0 is no limit",
+        "requests a minute for one client (a token, else an address); 0 is no limit",
         shown=f"no limit on loopback, else {OPEN_RATE_PER_MINUTE}",
     )
-    rate_burst: PositiveInt = setting(60, "requests that one client may send at once before the rate holds")
-    body_timeout_s: PositiveFloat = setting(60.0, "seconds that the body of a request may take to arrive")
-    idle_timeout_s: PositiveFloat = setting(
-        75.0, "seconds that a connection may wait for the end of a request's headers"
+    rate_burst: PositiveInt = setting(60, "requests that one client may send at once before the rate applies")
+    body_timeout_s: PositiveFloat = setting(60.0, "seconds the body of a request may take to arrive")
+    idle_timeout_s: PositiveFloat = setting(75.0, "seconds a connection may take to send the headers of a request")
+    log_format: Literal["human", "json"] = setting("human", "log format: human, or json (one object a line)")
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "log level: debug, info, warning or error"
     )
-    log_format: Literal["human", "json"] = setting("human", "how processes log: human, or json (one object a line)")
-    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "debug, info, warning or error")
-    log_prompts: bool = setting(False, "let prompts stand in logs; without it they are left out")
-    job_retention_s: PositiveFloat = setting(Retention.jobs_s, "seconds that the state of a job is kept")
-    job_store_bytes: PositiveInt = setting(Retention.jobs_bytes, "room for the states of jobs; the oldest go first")
-    image_retention_s: PositiveFloat = setting(Retention.images_s, "seconds that images can be fetched by their job")
-    image_store_bytes: PositiveInt = setting(Retention.images_bytes, "room for those images; the oldest go first")
+    log_prompts: bool = setting(False, "write prompts to logs; by default they are left out")
+    job_retention_s: PositiveFloat = setting(Retention.jobs_s, "seconds to keep the state of a job")
+    job_store_bytes: PositiveInt = setting(
+        Retention.jobs_bytes, "most bytes of job states; the oldest are removed first"
+    )
+    image_retention_s: PositiveFloat = setting(Retention.images_s, "seconds to keep the images of a job")
+    image_store_bytes: PositiveInt = setting(
+        Retention.images_bytes, "most bytes of images; the oldest are removed first"
+    )
     webhook_secret: str | None = setting(
-        None, "signs the calls to a job's callback_url; without it callback_url is refused", repr=False
+        None, "secret that signs webhooks (callback_url); without it callback_url is refused", repr=False
     )
-    webhook_allow_private: bool = setting(False, "let callback_url lead to loopback, private and link-local addresses")
+    webhook_allow_private: bool = setting(
+        False, "allow callback_url to reach loopback, private and link-local addresses"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -169,7 +172,9 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Nothing but the arguments of the constructor."""
         return (init_settings,)
@@ -186,7 +191,7 @@ class Settings(BaseSettings):
         given = {name: value for name, value in overrides.items() if value is not None}
         values = source()
         if "token" in given or "token_file" in given:
-            # A token on the command line replaces the environment's file of tokens, and the other way round.
+            # A token on the command line replaces the token file of the environment, and vice versa.
             values = {name: value for name, value in values.items() if name not in ("token", "token_file")}
         return cls(**{**values, **given})
 
@@ -236,14 +241,14 @@ class Settings(BaseSettings):
         return self
 
     def environment(self, *, with_token: bool) -> dict[str, str]:
-        """These settings as the environment of a child process. `with_token`: it answers requests."""
+        """These settings as the environment of a child process. `with_token`: for a child that answers requests."""
         values = dict(self)
         if not with_token:
             del values["token"], values["token_file"], values["webhook_secret"]
         return {variable(name): write_setting(value) for name, value in values.items() if value not in (None, ())}
 
     def tokens(self) -> tuple[str, ...]:
-        """The tokens that requests may carry; none: requests need no token. Raises SettingsError."""
+        """The valid tokens; empty if requests need none. Raises SettingsError."""
         if self.token_file is None:
             return () if self.token is None else (self.token,)
         try:
@@ -252,44 +257,43 @@ class Settings(BaseSettings):
             raise SettingsError(f"token_file {self.token_file} cannot be read: {error}") from error
         tokens = tuple(line for line in lines if line and not line.startswith("#"))
         if not tokens:
-            raise SettingsError(f"token_file {self.token_file} holds no token; write one a line")
+            raise SettingsError(f"token_file {self.token_file} holds no token; write one on each line")
         for token in tokens:
             check_token(token, f"a token in {self.token_file}")
         return tokens
 
     @property
     def own_token(self) -> str | None:
-        """The token that this machine's own clients send."""
+        """The token that the clients on this machine send."""
         return next(iter(self.tokens()), None)
 
     def refuse_open_host(self) -> None:
-        """Raise SettingsError for a host beyond this machine without a token: whoever reaches it could use the GPU."""
+        """Raise SettingsError if other machines can reach the service and no token protects it."""
         if not is_loopback(self.host) and not self.tokens():
             raise SettingsError(
                 f"host {self.host} can be reached from other machines: protect it with --token (or IMAGEGEN_TOKEN, "
-                "IMAGEGEN_TOKEN_FILE), "
-                "or listen on 127.0.0.1"
+                "IMAGEGEN_TOKEN_FILE), or listen on 127.0.0.1"
             )
 
     @property
     def url(self) -> str:
-        """Where the gateway is reached from this machine."""
+        """The URL of the gateway on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def names(self) -> Names:
-        """What our things are called on the NATS server."""
+        """The names that the service uses on the NATS server."""
         return Names(self.nats_prefix)
 
     @property
     def retention(self) -> Retention:
-        """How long, and how much, the NATS server keeps."""
+        """How long, and how much, the NATS server stores."""
         return Retention(self.job_retention_s, self.job_store_bytes, self.image_retention_s, self.image_store_bytes)
 
     @property
     def nats_access(self) -> Access:
-        """What the NATS server asks for."""
+        """How to log in to the NATS server."""
         return Access(
             user=self.nats_user,
             password=self.nats_password,
@@ -328,16 +332,16 @@ class Settings(BaseSettings):
 
     @property
     def runtime_file(self) -> Path:
-        """What runs now; present while the service does."""
+        """Describes the running service; exists only while it runs."""
         return self.state_dir / "runtime.json"
 
     @property
     def lock_file(self) -> Path:
-        """Locked by the one service that may run on this state directory."""
+        """Locked by the service that runs on this state directory."""
         return self.state_dir / "service.lock"
 
     def make_directories(self) -> None:
-        """Create every folder of the state directory, ComfyUI's included. The user alone may read it."""
+        """Create every folder of the state directory, ComfyUI's included, readable by this user only."""
         comfyui = self.comfyui_base
         for path in (
             self.state_dir,
@@ -356,8 +360,8 @@ class Settings(BaseSettings):
 def read_setting(name: str, text: str, source: str | None = None) -> Any:
     """The value of the setting `name` that `text` stands for. Raises SettingsError, which names the `source`."""
     item = Settings.model_fields[name]
+    alone: type[BaseModel] = create_model("Alone", **{name: (item.annotation, item)})  # pyright: ignore
     try:
-        return TypeAdapter(Annotated[item.annotation, item]).validate_python(text)
+        return getattr(alone(**{name: text}), name)
     except ValidationError as error:
-        found = error.errors()[0]
-        raise SettingsError(explain({**found, "loc": (name,)}, lambda _: source or variable(name))) from None
+        raise SettingsError(explain(error.errors()[0], lambda _: source or variable(name))) from None

@@ -42,7 +42,7 @@ async def _node(comfy: ComfyUI, class_type: str) -> Mapping[str, Any]:
 
 
 def options_of(node: Mapping[str, Any], name: str) -> list[str] | None:
-    """The options of a combo widget, from what `/object_info` says of its node; None for any other input."""
+    """The options of a combo widget, from the `/object_info` of its node; None for any other input."""
     groups = node.get("input") or {}
     spec = next((groups[group][name] for group in ("required", "optional") if name in groups.get(group, {})), None)
     if not spec:

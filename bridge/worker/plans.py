@@ -17,12 +17,12 @@ REFUSALS = (404, 422, 503)
 
 
 async def answer_plan(comfy: ComfyUI, question: bytes) -> bytes:
-    """A worker's reply to `ask_for_plan`: the plan, or an error envelope."""
+    """The reply to a gateway: the plan, or an error envelope."""
     return await answer_of(plan_of(comfy, question), "planning")
 
 
 async def plan_of(comfy: ComfyUI, question: bytes) -> ModelPlan:
-    """What the node pack in this ComfyUI plans. Raises Unavailable, or the pack's own refusal."""
+    """The plan that the node pack of this ComfyUI makes. Raises Unavailable, and WorkerError where the pack refuses."""
     try:
         status, answer = await comfy.ask_json(PLAN_ROUTE, json.loads(question), accept=REFUSALS)
         if status == 200:
@@ -30,7 +30,7 @@ async def plan_of(comfy: ComfyUI, question: bytes) -> ModelPlan:
         # The pack may send more fields than the wire has.
         refusal = ErrorBody.model_validate(answer["error"], extra="ignore")
     except ComfyUIError as error:
-        raise Unavailable("ComfyUI does not plan: it is down, or its NeuroLux node pack is older than this") from error
+        raise Unavailable("ComfyUI cannot make a plan: it is down, or its NeuroLux node pack is too old") from error
     except (ValidationError, LookupError, TypeError) as error:
         raise Unavailable("the NeuroLux node pack of this ComfyUI is another version; update it") from error
     raise WorkerError(refusal)

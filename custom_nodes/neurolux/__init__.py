@@ -14,7 +14,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """Register the nodes and the routes with the ComfyUI that asks."""
+    """Register the nodes and the routes with ComfyUI."""
     from .extension import NeuroLuxExtension
 
     return NeuroLuxExtension()

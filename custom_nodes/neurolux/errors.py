@@ -1,7 +1,7 @@
 """The pack's errors: what happened, which value, and what to do about it.
 
 ComfyUI reports an exception by its class and its text (``…errors.InvalidParameter: width 1000 is not …``), so a class
-here is part of the interface: whoever drives ComfyUI over HTTP tells a wrong value from a full disk by it.
+here is part of the interface: an HTTP client of ComfyUI uses it to distinguish a wrong value from a full disk.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Iterable
 
 
 class NeuroLuxError(Exception):
-    """Root of every error that this pack raises on purpose."""
+    """Base class of every error that this pack raises on purpose."""
 
 
 class ModelNotFound(NeuroLuxError):
-    """A model name that neither the catalog nor a folder of ComfyUI knows."""
+    """The model name is neither in the catalog nor in a model folder of ComfyUI."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.name = name
         self.known = tuple(known)
         super().__init__(
             f"unknown model {name!r}; known are {', '.join(self.known) or 'none'}. "
-            "A diffusers folder placed in ComfyUI's models/diffusers/ is a model under its folder's name."
+            "A diffusers folder in ComfyUI's models/diffusers/ becomes a model with the folder's name."
         )
 
 
@@ -30,15 +30,15 @@ class WeightsMissing(NeuroLuxError):
 
 
 class DownloadFailed(NeuroLuxError):
-    """A download started and did not finish: network, disk or server. What arrived is kept and resumed."""
+    """A download did not finish: network, disk or server. The partial file is kept, and the next attempt resumes it."""
 
 
 class AccessDenied(NeuroLuxError):
-    """The files are gated: the licence is not accepted yet, or no token was given."""
+    """The files are gated: the user has not accepted the licence, or there is no token."""
 
 
 class InvalidParameter(NeuroLuxError):
-    """A value that the model or the node cannot take. ``field`` is the request's name for it."""
+    """The model or the node does not accept a value. ``field`` is its name in the request."""
 
     def __init__(self, field: str, message: str) -> None:
         self.field = field
@@ -46,8 +46,8 @@ class InvalidParameter(NeuroLuxError):
 
 
 class OutOfMemory(NeuroLuxError):
-    """The device's memory did not suffice, even after everything else was unloaded."""
+    """The device ran out of memory, even after everything else was unloaded."""
 
 
 class NothingGenerated(NeuroLuxError):
-    """Many images were asked for, and each of them failed in a way of its own."""
+    """A request for many images generated none: every one of them failed."""

@@ -1,4 +1,4 @@
-"""What ComfyUI asks of a pack: its nodes; and on the way, our routes on its server."""
+"""The pack's entry point for ComfyUI: returns the nodes and adds the routes to ComfyUI's server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .routes.registration import add_routes
 
 
 class NeuroLuxExtension(ComfyExtension):
-    """The pack."""
+    """The extension object that ComfyUI asks for the pack's nodes."""
 
     def __init__(self) -> None:
-        # Not in on_load: 0.3.75 to 0.12 declare it and never call it.
+        # Not in on_load: ComfyUI 0.3.75 to 0.12 declare it but never call it.
         if PromptServer.instance is not None:
             add_routes(PromptServer.instance.routes)
 

@@ -1,4 +1,4 @@
-"""The pack's version, read from its ``pyproject.toml``: the one place where it is written."""
+"""The pack's version, read from its ``pyproject.toml``, the only place that defines it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from pathlib import Path
 
 @cache
 def pack_version() -> str:
-    """The version, X.Y.Z."""
+    """The version as X.Y.Z."""
     project = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
     return project["project"]["version"]

@@ -1,1 +1,1 @@
-"""What differs from desktop to desktop: installation, the global shortcut, staying above, notifications."""
+"""Everything that differs between desktops: installation, global shortcut, staying on top, notifications."""

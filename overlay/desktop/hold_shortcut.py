@@ -1,4 +1,4 @@
-"""The running overlay's own hold on Alt+Space, where the desktop's settings do not have it."""
+"""Holds Alt+Space in the running overlay, on desktops whose settings cannot bind it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _log = logging.getLogger(__name__)
 
 
 class Hold(Protocol):
-    """Something that has the key."""
+    """Something that holds the key."""
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the key."""
         ...
 
 
 class ShortcutHolder:
-    """Holds the key by the portal, or by an X11 grab.
+    """Holds the key through the portal, or with an X11 grab.
 
-    Only where `imagegen overlay --install` was run and found no settings to write: a program that was only tried out
-    takes no key away from others.
+    It does so only after `imagegen overlay --install` found no settings to write. An overlay that was merely tried out
+    takes no key from other programs.
     """
 
     def __init__(self, application: Gio.Application, pressed: Callable[[], object]) -> None:
@@ -36,7 +36,7 @@ class ShortcutHolder:
         self._hold: Hold | None = None
 
     def follow_record(self) -> None:
-        """Hold the key, or let go of it, as was last installed."""
+        """Hold or release the key, as the last installation recorded."""
         record = read_record()
         wanted = record is not None and record.means == HELD_HERE
         if wanted and self._hold is None:
@@ -60,5 +60,7 @@ class ShortcutHolder:
             try:
                 return X11Grab(display.get_name(), self._pressed)
             except GrabRefused as error:
-                _log.warning("Alt+Space is not ours: %s; bind another key to: imagegen overlay --toggle", error)
+                _log.warning(
+                    "Alt+Space could not be grabbed: %s; bind another key to: imagegen overlay --toggle", error
+                )
         return None

@@ -1,4 +1,4 @@
-"""Makes the overlay known to the desktop: entry, icon, D-Bus activation, autostart and the global shortcut."""
+"""Installs the overlay for this user: menu entry, icon, D-Bus activation, autostart and the global shortcut."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ ENTRY = """[Desktop Entry]
 Type=Application
 Name=NeuroLux
 GenericName=Image generation
-Comment=Images from prompts
+Comment=Generate images from prompts
 Exec={command}
 Icon={id}
 Terminal=false
 Categories=Graphics;
-Keywords=image;image;generate;prompt;AI;
+Keywords=image;picture;generate;prompt;AI;
 StartupNotify=false
 """
-# Activated by D-Bus; its actions are the application's own, by their names.
+# Activated by D-Bus. The actions are those of the application, by name.
 MENU_ENTRY = (
     ENTRY
     + """DBusActivatable=true
@@ -67,7 +67,7 @@ def config_home() -> Path:
 
 
 def files() -> dict[Path, str]:
-    """What is installed, and its text."""
+    """The files to install, with their content."""
     command = shlex.join([sys.executable, "-m", "overlay"])
     entry = f"{APPLICATION_ID}.desktop"
     return {
@@ -75,34 +75,34 @@ def files() -> dict[Path, str]:
         data_home() / "dbus-1" / "services" / f"{APPLICATION_ID}.service": SERVICE.format(
             id=APPLICATION_ID, command=command
         ),
-        # Not by D-Bus: a desktop would then show the bar at every login.
+        # Not D-Bus activated: the desktop would then show the bar at every login.
         config_home() / "autostart" / entry: ENTRY.format(id=APPLICATION_ID, command=f"{command} --hidden"),
         data_home() / ICON: (DATA / ICON).read_text(encoding="utf-8"),
     }
 
 
 def install() -> list[str]:
-    """Install everything for this user; returns what was done, line by line."""
-    told = []
+    """Install everything for this user. Returns what was done, line by line."""
+    done = []
     for path, text in files().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        told.append(f"wrote {path}")
+        done.append(f"wrote {path}")
     _ask_bus("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.ReloadConfig")
-    told += [line for line in _unbind() if "could not" in line]
-    told += _bind()
-    told.append("undo all of it with: imagegen overlay --uninstall")
-    return told
+    done += [line for line in _unbind() if "could not" in line]
+    done += _bind()
+    done.append("to undo all of this, run: imagegen overlay --uninstall")
+    return done
 
 
 def uninstall() -> list[str]:
-    """Take everything away again; returns what was done."""
-    told = _unbind()
+    """Remove everything again. Returns what was done, line by line."""
+    done = _unbind()
     for path in files():
         if path.exists():
             path.unlink()
-            told.append(f"removed {path}")
-    return told or ["nothing was installed"]
+            done.append(f"removed {path}")
+    return done or ["nothing was installed"]
 
 
 def _bind() -> list[str]:
@@ -112,16 +112,16 @@ def _bind() -> list[str]:
     except ShortcutError as error:
         return [f"Alt+Space could not be bound: {error}; {by_hand}"]
     if binding is None:
-        return [f"Alt+Space: this desktop lets no program bind a key; {by_hand}"]
+        return [f"Alt+Space: this desktop does not let programs bind keys; {by_hand}"]
     write_record(binding)
-    told = [f"Alt+Space shows and hides the overlay: {binding.description}"]
-    told += [f"took the key from {name} (was {value or 'its default'})" for name, value in binding.replaced.items()]
+    done = [f"Alt+Space shows and hides the overlay: {binding.description}"]
+    done += [f"took the key from {name} (was {value or 'its default'})" for name, value in binding.replaced.items()]
     if binding.means == HELD_HERE:
-        # Started by D-Bus if it does not run: the key is to work now, not from the next login on.
+        # D-Bus starts the overlay if it is not running, so that the key works now and not only after the next login.
         if not _tell_overlay():
-            told.append("it holds the key from its next start on: imagegen overlay --hidden, or your next login")
-        told.append(f"if the key does nothing, another program has it; {by_hand}")
-    return told
+            done.append("the overlay takes the key when it starts: run 'imagegen overlay --hidden', or log in again")
+        done.append(f"if the key does nothing, another program has it; {by_hand}")
+    return done
 
 
 def _unbind() -> list[str]:
@@ -131,7 +131,7 @@ def _unbind() -> list[str]:
     try:
         unbind_shortcut(binding)
     except ShortcutError as error:
-        return [f"Alt+Space could not be given back ({binding.description}): {error}"]
+        return [f"Alt+Space could not be released ({binding.description}): {error}"]
     write_record(None)
     if _overlay_runs():
         _tell_overlay()
@@ -148,12 +148,12 @@ def _overlay_runs() -> bool:
 
 
 def _tell_overlay() -> bool:
-    """Let the overlay read what was bound; one that does not run is started by the bus."""
+    """Tell the overlay to read the record again. The bus starts an overlay that is not running."""
     return _ask_bus(APPLICATION_ID, OBJECT_PATH, ACTIVATE_ACTION, "shortcut-changed", *NO_PARAMETER) is not None
 
 
 def _ask_bus(name: str, path: str, method: str, *arguments: str) -> str | None:
-    """Call a method on the session bus; None where there is no bus, or nobody answers."""
+    """Call a method on the session bus. Returns None if there is no bus or no answer."""
     try:
         return run("gdbus", "call", "--session", "--dest", name, "--object-path", path, "--method", method, *arguments)
     except ShortcutError:

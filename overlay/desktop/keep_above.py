@@ -1,4 +1,4 @@
-"""Keeps a window above others and off the task bar on X11, by the window manager (EWMH, ``_NET_WM_STATE``)."""
+"""Keeps a window on top and off the task bar on X11, through the window manager (EWMH, ``_NET_WM_STATE``)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ STATES = ("_NET_WM_STATE_ABOVE", "_NET_WM_STATE_SKIP_TASKBAR")
 
 
 class KeepAbove:
-    """Asks anew whenever ``window`` is shown: a window manager forgets the states of a window that is hidden.
+    """Asks again whenever ``window`` is shown: a window manager forgets the states of a hidden window.
 
-    GDK writes the property itself before it shows a window, so the window manager has to be asked, and afterwards:
-    it ignores requests for windows that it does not manage yet.
+    GDK overwrites the property before it shows a window, so the window manager must be asked. It ignores requests for
+    windows that it does not manage yet, so it must be asked afterwards.
     """
 
     def __init__(self, window: Gtk.Window) -> None:
@@ -31,7 +31,7 @@ class KeepAbove:
     def _ask(self) -> bool:
         surface: Any = self._window.get_surface()
         if surface is not None and self._window.get_mapped():
-            # We speak over a connection of our own: the request must not overtake GDK's "show this window".
+            # This is another connection than GDK's: the request must not overtake GDK's "show this window".
             self._window.get_display().sync()
             message = event.ClientMessage(
                 window=self._x.create_resource_object("window", surface.get_xid()),

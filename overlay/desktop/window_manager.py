@@ -1,4 +1,4 @@
-"""Keeps the bar above other windows, by the best means that the display server has."""
+"""Keeps the bar on top of other windows, by the best means of the display server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ LAYER_SHELL_LIBRARY = "libgtk4-layer-shell.so.0"
 
 
 def prepare_overlay_window(window: Gtk.Window) -> str:
-    """Arrange for ``window`` to stay above others; returns the means: ``layer-shell``, ``x11`` or ``none``.
+    """Keep ``window`` on top of others. Returns the means: ``layer-shell``, ``x11`` or ``none``.
 
-    Layer shell must be loaded before GTK connects to the display (gtk4-layer-shell's linking.md), so it works where
-    the library was preloaded; a compositor without the protocol (GNOME) gets an ordinary undecorated window.
+    Layer shell must be loaded before GTK connects to the display (gtk4-layer-shell's linking.md), so it works only if
+    the library was preloaded. On a compositor without the protocol (GNOME) the window is an ordinary undecorated one.
     """
     if "X11" in type(window.get_display()).__name__:
         from overlay.desktop.keep_above import KeepAbove

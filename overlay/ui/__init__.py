@@ -1,1 +1,1 @@
-"""Windows and widgets. Layout is in the .ui files; what is here connects it to the view-models."""
+"""Windows and widgets. The .ui files hold the layout; the modules connect it to the view-models."""

@@ -1,4 +1,4 @@
-"""The line that says what is wrong with the image service, with a button that starts it where that helps."""
+"""A line that says what is wrong with the image service, with a Start button where that helps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from overlay.viewmodels.connection import Connection
 
 @Gtk.Template(filename=str(UI_FOLDER / "banner.ui"))
 class Banner(Gtk.Box):
-    """Takes no room while nothing is wrong. Both windows have one."""
+    """Takes no space while nothing is wrong. Both windows have one."""
 
     __gtype_name__ = "NeuroLuxBanner"
     revealer: Gtk.Revealer = Gtk.Template.Child()
@@ -18,7 +18,7 @@ class Banner(Gtk.Box):
     start_button: Gtk.Button = Gtk.Template.Child()
 
     def follow(self, connection: Connection) -> None:
-        """Show what ``connection`` says, from now on."""
+        """Show the state of ``connection`` from now on."""
 
         def show() -> None:
             self.label.set_text(connection.banner)

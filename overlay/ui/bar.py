@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gi.repository import Gdk, Gtk
 
 from overlay.ui.banner import Banner
 from overlay.ui.files import UI_FOLDER
+from overlay.ui.host import WindowHost
 from overlay.viewmodels.session import Session
-
-if TYPE_CHECKING:
-    from overlay.application import OverlayApplication
 
 
 @Gtk.Template(filename=str(UI_FOLDER / "bar.ui"))
 class Bar(Gtk.ApplicationWindow):
-    """Escape hides it; so does opening the generate window."""
+    """A window of one line. Escape hides it, and so does opening the generate window."""
 
     __gtype_name__ = "NeuroLuxBar"
     entry: Gtk.Entry = Gtk.Template.Child()
     banner: Banner = Gtk.Template.Child()
 
-    def __init__(self, application: OverlayApplication, session: Session) -> None:
-        super().__init__(application=application)
-        self._application = application
+    def __init__(self, host: WindowHost, session: Session) -> None:
+        super().__init__()
+        self._host = host
         keys = Gtk.EventControllerKey(propagation_phase=Gtk.PropagationPhase.CAPTURE)
         keys.connect("key-pressed", self._key_pressed)
         self.add_controller(keys)
@@ -32,7 +28,7 @@ class Bar(Gtk.ApplicationWindow):
         self.banner.follow(session.connection)
 
     def reveal(self) -> None:
-        """Come to the front with the keyboard in the entry."""
+        """Come to the front with the focus in the entry."""
         self.present()
         self.entry.grab_focus()
 
@@ -48,4 +44,4 @@ class Bar(Gtk.ApplicationWindow):
     def _open(self, *, start: bool) -> None:
         prompt = self.entry.get_text().strip()
         self.entry.set_text("")
-        self._application.show_generate(prompt or None, start=start and bool(prompt))
+        self._host.show_generate(prompt or None, start=start and bool(prompt))

@@ -1,4 +1,4 @@
-"""The form: one row a field, made from what the view-model says of it."""
+"""The form: one row per field, built from the view-model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from overlay.viewmodels.sizes import size_presets
 
 
 class FormView(Gtk.Box):
-    """Shows a GenerateForm. Rows are made once a mode and follow the form's changes."""
+    """Shows a GenerateForm. The rows are created once per mode and follow the changes of the form."""
 
     def __init__(self, form: GenerateForm, prompts: PromptHistory) -> None:
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=12)
@@ -40,11 +40,11 @@ class FormView(Gtk.Box):
         self._update()
 
     def close(self) -> None:
-        """No longer follow the form."""
+        """Stop following the form."""
         self._disconnect()
 
     def focus_prompt(self) -> None:
-        """Put the keyboard into the prompt."""
+        """Move the focus to the prompt."""
         if self._prompt is not None:
             self._prompt.view.grab_focus()
 
@@ -62,7 +62,7 @@ class FormView(Gtk.Box):
             self._updating = False
 
     def _set(self, name: str, value: object) -> None:
-        """A control was moved by the user (and not by `_update`)."""
+        """Set a value that the user changed (and not `_update`)."""
         if not self._updating:
             self._form.set(name, value)
 
@@ -154,14 +154,14 @@ class FormView(Gtk.Box):
                 return
             chosen = row.get_selected()
             self._custom_size = chosen >= len(sizes)
-            if self._custom_size:  # from now on a choice, even where it is the default's
+            if self._custom_size:  # from now on a choice, even if it equals the default
                 for name in ("width", "height"):
                     self._form.touched[name] = self._form.value(name)
             else:
                 width, height = sizes[chosen]
                 default = self._form.field("width").default, self._form.field("height").default
                 follow = (width, height) == default
-                self._updating = True  # one side alone is no size of the menu
+                self._updating = True  # one side alone is not a size of the menu
                 self._form.set("width", None if follow else width)
                 self._form.set("height", None if follow else height)
                 self._updating = False
@@ -195,7 +195,7 @@ class FormView(Gtk.Box):
 
         def update() -> None:
             now = self._form.field(field.name)
-            if now.kind is FieldKind.CHOICE:  # another model takes only some values
+            if now.kind is FieldKind.CHOICE:  # another model takes only certain values
                 spin.set_range(min(map(float, now.choices)), max(map(float, now.choices)))
             else:
                 spin.set_range(
@@ -282,19 +282,19 @@ class FormView(Gtk.Box):
 
 
 def name_list_of(row: Gtk.Widget, name: str) -> None:
-    """Give the list that libadwaita has put ``row`` into a name for screen readers."""
+    """Name the list into which libadwaita has put ``row``, for screen readers."""
     rows = row.get_parent()
     if rows is not None:
         rows.update_property([Gtk.AccessibleProperty.LABEL], [name])
 
 
 def model_note(model: ModelInfo) -> str:
-    """What one wants to know before choosing a model: is it here, what would it cost, what may one do with it."""
+    """What helps to choose a model: its licence, whether it is loaded, and how much it would download."""
     parts = [model.license]
     if model.loaded:
         parts.append(_("loaded"))
     elif model.status == "downloadable" and model.download_bytes:
-        parts.append(_("downloads {size} at first use").format(size=size_text(model.download_bytes)))
+        parts.append(_("downloads {size} on first use").format(size=size_text(model.download_bytes)))
     elif model.status == "missing":
         parts.append(model.reason or _("not available"))
     return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""The desktop's own dialog for a file to open or to save."""
+"""The file dialog of the desktop, to open or to save a file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gi.repository import Gtk
 
 
 class FileDialog:
-    """Shows one dialog at a time for a widget."""
+    """Shows one dialog at a time."""
 
     def __init__(self) -> None:
         self._open: Gtk.FileChooserNative | None = None
 
     def show(self, chooser: Gtk.FileChooserNative, chosen: Callable[[Path], object]) -> None:
-        """Show ``chooser``; ``chosen`` is called with the file, unless the user cancels or it is on no local path."""
+        """Show ``chooser`` and call ``chosen`` with the file, unless the user cancels or the file has no local path."""
 
         def answered(_: object, response: int) -> None:
             file = chooser.get_file()
@@ -24,5 +24,5 @@ class FileDialog:
             self._open = None
 
         chooser.connect("response", answered)
-        self._open = chooser  # GTK does not keep a native dialog alive by itself
+        self._open = chooser  # GTK does not keep a native dialog alive
         chooser.show()

@@ -1,4 +1,4 @@
-"""A file that a mode takes and that is no image, such as a zip: chosen or dropped; sent as a data URL."""
+"""A file that is not an image, such as a zip archive: chosen or dropped, and sent as a data URL."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from overlay.translate import _
 from overlay.ui.file_dialog import FileDialog
 
 LARGEST_BYTES = 256 * 1024 * 1024
-"""More is not read into memory; what the service takes is less by default, and it says how much."""
+"""Larger files are not read into memory. The limit of the service is lower by default, and its error names it."""
 
 
 class FileField(Adw.ActionRow):
-    """``changed`` is called with a data URL, or with None when the file is taken out."""
+    """``changed`` is called with a data URL, or with None when the file is removed."""
 
     def __init__(self, label: str, description: str, changed: Callable[[str | None], object]) -> None:
         super().__init__(title=label, tooltip_text=description, subtitle=_("No file chosen"))
@@ -27,7 +27,7 @@ class FileField(Adw.ActionRow):
         self._label = label
         self._dialog = FileDialog()
         self._remove_button = Gtk.Button(label=_("Remove"), valign=Gtk.Align.CENTER, visible=False)
-        self._remove_button.connect("clicked", lambda _: self._take_out())
+        self._remove_button.connect("clicked", lambda _: self._remove())
         choose = Gtk.Button(label=_("Choose…"), valign=Gtk.Align.CENTER)
         choose.connect("clicked", self._choose)
         for button in (self._remove_button, choose):
@@ -39,11 +39,11 @@ class FileField(Adw.ActionRow):
         self._name = ""
 
     def show_value(self, value: str | None) -> None:
-        """Follow the form: only what is in it will be sent."""
+        """Follow the form: only what it holds is sent."""
         self._remove_button.set_visible(bool(value))
         if not value:
             self._name = ""
-        self.set_subtitle(self._name or (_("A file of an earlier job") if value else _("No file chosen")))
+        self.set_subtitle(self._name or (_("A file from an earlier job") if value else _("No file chosen")))
 
     def _choose(self, _button: object) -> None:
         chooser = Gtk.FileChooserNative.new(self._label, self.get_root(), Gtk.FileChooserAction.OPEN, None, None)
@@ -61,16 +61,16 @@ class FileField(Adw.ActionRow):
             size = path.stat().st_size
             if size > LARGEST_BYTES:
                 self.set_subtitle(
-                    _("{name} has {size}, more than can be sent").format(name=path.name, size=size_text(size))
+                    _("{name} is {size}, which is too large to send").format(name=path.name, size=size_text(size))
                 )
                 return
             data = path.read_bytes()
         except OSError as error:
-            self.set_subtitle(_("{name} cannot be read: {reason}").format(name=path.name, reason=error.strerror))
+            self.set_subtitle(_("Cannot read {name}: {reason}").format(name=path.name, reason=error.strerror))
             return
         mime = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         self._name = f"{path.name}, {size_text(size)}"
         self._changed(f"data:{mime};base64,{base64.b64encode(data).decode()}")
 
-    def _take_out(self) -> None:
+    def _remove(self) -> None:
         self._changed(None)

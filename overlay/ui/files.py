@@ -1,4 +1,4 @@
-"""Where the layout files are."""
+"""The folder of the layout files."""
 
 from __future__ import annotations
 

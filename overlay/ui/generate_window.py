@@ -1,18 +1,19 @@
-"""The generate window: the form on the left, the chosen image on the right, all images below it."""
+"""The generate window: the form on the left, the selected image on the right, all images below it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gi.repository import Adw, Gdk, Gio, Gtk
+from gi.repository import Adw, Gdk, Gtk
 
 from bridge.contract import DEFAULT_MODE
 from overlay.translate import _
 from overlay.ui.banner import Banner
 from overlay.ui.fields import FormView, name_list_of
 from overlay.ui.files import UI_FOLDER
-from overlay.ui.image_actions import ImageActions
+from overlay.ui.host import WindowHost
+from overlay.ui.image_actions import ImageActions, add_action
 from overlay.ui.prompt_editor import PromptView
 from overlay.ui.stage import Stage
 from overlay.ui.strip import Strip
@@ -21,16 +22,13 @@ from overlay.viewmodels.job_card import JobCard
 from overlay.viewmodels.session import Session
 from overlay.viewmodels.shown_job import ShownJob, from_card, from_past
 
-if TYPE_CHECKING:
-    from overlay.application import OverlayApplication
-
 KEPT_IMAGES = 32
-"""Of the history, encoded; more are fetched again when they are looked at."""
+"""Encoded images of the history in memory. Others are fetched again when they are shown."""
 
 
 @Gtk.Template(filename=str(UI_FOLDER / "generate_window.ui"))
 class GenerateWindow(Adw.ApplicationWindow):
-    """Follows the session; holds no state of its own but which image is chosen."""
+    """Follows the session. Its only state of its own is which image is selected."""
 
     __gtype_name__ = "NeuroLuxGenerateWindow"
     toasts: Adw.ToastOverlay = Gtk.Template.Child()
@@ -39,17 +37,17 @@ class GenerateWindow(Adw.ApplicationWindow):
     stage_box: Gtk.Box = Gtk.Template.Child()
     strip_box: Gtk.Box = Gtk.Template.Child()
 
-    def __init__(self, application: OverlayApplication, session: Session) -> None:
-        super().__init__(application=application)
+    def __init__(self, host: WindowHost, session: Session) -> None:
+        super().__init__()
         self.session = session
-        self._tell_hidden = application.tell
+        self._host = host
         self._form_view: FormView | None = None
         self._selected: str | None = None
-        self._start_when_possible = False
+        self._start_when_ready = False
         self._wanted_prompt: str | None = None
         self._fetched: dict[str, bytes] = {}
         self._unfetched: dict[str, str] = {}
-        """Why an image could not be had; choosing it again tries again."""
+        """Why an image could not be fetched. Selecting it tries again."""
         self.stage = Stage(self._cancel)
         self.stage_box.append(self.stage)
         self.strip = Strip(self._choose, self._cancel_job, self._fetch)
@@ -57,14 +55,14 @@ class GenerateWindow(Adw.ApplicationWindow):
         if session.preferences.dialog_size:
             self.set_default_size(*session.preferences.dialog_size)
         self.connect("notify::visible", lambda *_: self._remember_size())
-        # Before the prompt hears of it: a text view takes Escape, and Ctrl+C even where no text is selected.
+        # Before the prompt gets the key: a text view takes Escape, and Ctrl+C even if no text is selected.
         first = Gtk.EventControllerKey(propagation_phase=Gtk.PropagationPhase.CAPTURE)
         first.connect("key-pressed", self._escape_pressed)
         first.connect("key-pressed", self._copy_pressed)
         self.add_controller(first)
-        self._actions = ImageActions(self)
-        self._add_action("generate", self.generate)
-        self._add_action("reset", lambda: session.form and session.form.reset())
+        self._actions = ImageActions(self, session, self.shown, self.toast)
+        add_action(self, "generate", self.generate)
+        add_action(self, "reset", lambda: session.form and session.form.reset())
         session.form_replaced.connect(self._show_form)
         session.card_added.connect(self._card_added)
         session.history.changed.connect(self._show_strip)
@@ -74,15 +72,15 @@ class GenerateWindow(Adw.ApplicationWindow):
         self._show_form()
         self._show_strip()
 
-    # -- what others call --------------------------------------------------------------------------------------
+    # -- public --------------------------------------------------------------------------------------------------
 
     def reveal(self, prompt: str | None, *, start: bool = False) -> None:
-        """Come to the front; put ``prompt`` into the form, and draw it as soon as the bridge is ready."""
+        """Come to the front with ``prompt`` in the form; ``start`` generates as soon as the service is ready."""
         self._wanted_prompt = prompt if prompt is not None else self._wanted_prompt
-        self._start_when_possible = start
-        self._take_wishes()
+        self._start_when_ready = start
+        self._apply_requested()
         if self.session.connection.ready:
-            self.session.refresh()  # other programs draw, too
+            self.session.refresh()  # other programs generate images too
         self.present()
         if self._form_view is not None:
             self._form_view.focus_prompt()
@@ -92,7 +90,7 @@ class GenerateWindow(Adw.ApplicationWindow):
         self._choose(f"{job_id}/0")
 
     def save_job(self, job_id: str) -> None:
-        """Save the first image of a job (from its notification, which may be older than this process)."""
+        """Save the first image of a job, for its notification, which may be older than this process."""
         for card in self.session.cards:
             if card.job_id == job_id and card.images:
                 self._actions.save_shown(from_card(card, self.session.settings_of(card)))
@@ -108,7 +106,7 @@ class GenerateWindow(Adw.ApplicationWindow):
         self.session.fetch_first(job_id, fetched, failed)
 
     def shown(self) -> ShownJob | None:
-        """What the large view shows."""
+        """The image in the large view."""
         if self._selected is None:
             return None
         job_id, _slash, index = self._selected.partition("/")
@@ -129,9 +127,9 @@ class GenerateWindow(Adw.ApplicationWindow):
         pressed: Callable[[], object] | None = None,
         gone: Callable[[], object] = lambda: None,
     ) -> None:
-        """Say something that goes away by itself, perhaps with a way back; the desktop says it while this is hidden."""
+        """Show a message that disappears by itself. While the window is hidden, the desktop shows it."""
         if not self.is_visible():
-            self._tell_hidden(text)
+            self._host.notify_hidden(text)
             return
         toast = Adw.Toast(title=text)
         toast.connect("dismissed", lambda _: gone())
@@ -141,7 +139,7 @@ class GenerateWindow(Adw.ApplicationWindow):
         self.toasts.add_toast(toast)
 
     def generate(self) -> None:
-        """Send the form; say what is wrong with it instead, where something is."""
+        """Send the form, or report its first problem."""
         form = self.session.form
         if form is None:
             self.toast(self.session.connection.banner or _("The image service is not ready yet"))
@@ -166,7 +164,7 @@ class GenerateWindow(Adw.ApplicationWindow):
             self.form_box.append(self._mode_row(form.mode))
         self._form_view = FormView(form, self.session.prompts)
         self.form_box.append(self._form_view)
-        self._take_wishes()
+        self._apply_requested()
 
     def _mode_row(self, chosen: str) -> Gtk.Widget:
         modes = self.session.modes
@@ -178,19 +176,19 @@ class GenerateWindow(Adw.ApplicationWindow):
         name_list_of(row, _("Mode"))
         return group
 
-    def _take_wishes(self) -> None:
+    def _apply_requested(self) -> None:
         form = self.session.form
         if form is None:
             return
         other = form.mode != DEFAULT_MODE and DEFAULT_MODE in self.session.modes
         if self._wanted_prompt is not None and other and not form.needs_only_a_prompt:
-            self.session.choose_mode(DEFAULT_MODE)  # what is shown could not draw it; this comes back with the new form
+            self.session.choose_mode(DEFAULT_MODE)  # this mode needs more than a prompt; the new form calls this again
             form = self.session.form or form
         if self._wanted_prompt is not None and "prompt" in form.names:
             form.set("prompt", self._wanted_prompt)
             self._wanted_prompt = None
-        if self._start_when_possible:
-            self._start_when_possible = False
+        if self._start_when_ready:
+            self._start_when_ready = False
             self.generate()
 
     def _card_added(self, card: JobCard) -> None:
@@ -201,7 +199,7 @@ class GenerateWindow(Adw.ApplicationWindow):
 
     def _card_changed(self, card: JobCard) -> None:
         self.strip.follow(card)
-        if card.images:  # its further images get items of their own
+        if card.images:  # each further image gets its own item
             self._show_strip()
         if self._selected and self._selected.startswith(card.job_id):
             self._show_stage()
@@ -221,9 +219,10 @@ class GenerateWindow(Adw.ApplicationWindow):
             self._fetch_selected()
         self.stage.show_job(shown)
         self._actions.update(shown)
+        self.stage.vary_button.set_visible(self._actions.can_vary)
 
     def _remember_size(self) -> None:
-        """When it is hidden, however that came about; the size of a maximised window is the screen's, not a choice."""
+        """Save the size when the window is hidden. A maximised window has the size of the screen, not a chosen one."""
         if not self.get_visible() and not self.is_maximized():
             width, height = self.get_default_size()
             if width > 0 and height > 0:
@@ -266,20 +265,11 @@ class GenerateWindow(Adw.ApplicationWindow):
             if key.startswith(card.job_id) and card.running:
                 self.session.cancel(card)
 
-    # -- small things ----------------------------------------------------------------------------------------------
-
-    def add_window_action(self, name: str, run: Callable[[], object]) -> Gio.SimpleAction:
-        """An action of this window (``win.name``)."""
-        action = Gio.SimpleAction.new(name, None)
-        action.connect("activate", lambda *_: run())
-        self.add_action(action)
-        return action
-
-    _add_action = add_window_action
+    # -- keys ------------------------------------------------------------------------------------------------------
 
     def _escape_pressed(self, _: object, key: int, *__: object) -> bool:
         focus = self.get_focus()
-        if key != Gdk.KEY_Escape or (focus is not None and focus.get_native() != self):  # an open menu takes it
+        if key != Gdk.KEY_Escape or (focus is not None and focus.get_native() != self):  # an open menu takes the key
             return False
         if isinstance(focus, PromptView) and focus.composing:
             return False
@@ -294,10 +284,10 @@ class GenerateWindow(Adw.ApplicationWindow):
 
 
 def text_is_selected(focus: Any) -> bool:
-    """Whether Ctrl+C in the widget that has the keyboard is about its text."""
+    """Whether the focused widget has selected text, which Ctrl+C then copies."""
     if isinstance(focus, Gtk.TextView):
         return focus.get_buffer().get_has_selection()
     if isinstance(focus, (Gtk.Editable, Gtk.Label)):
-        bounds = focus.get_selection_bounds()  # empty, or beginning with False, where nothing is
+        bounds = focus.get_selection_bounds()  # empty, or beginning with False, without a selection
         return bool(bounds) and bounds[0] is not False
     return False

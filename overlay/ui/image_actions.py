@@ -1,11 +1,11 @@
-"""What can be done with the image that is shown: save, copy, open its folder, again, vary, reuse, delete."""
+"""The actions on the image that is shown: save, copy, open its folder, again, vary, reuse, delete."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gi.repository import Gio, GLib, Gtk
 
@@ -13,27 +13,52 @@ from overlay.translate import _
 from overlay.ui.file_dialog import FileDialog
 from overlay.ui.images import clipboard_content
 from overlay.viewmodels.file_names import save_new
+from overlay.viewmodels.session import Session
 from overlay.viewmodels.shown_job import ShownJob
-
-if TYPE_CHECKING:
-    from overlay.ui.generate_window import GenerateWindow
 
 IMAGE_TO_IMAGE = "image-to-image"
 WITHOUT_IMAGE = ("again", "reuse", "delete")
-"""What can be done with a job that failed or was cancelled, too."""
+"""Actions that also work on a job that failed or was cancelled."""
 
 
 def images_folder() -> Path:
-    """The user's folder for images."""
+    """The default folder for saved images, inside the user's folder for pictures."""
     folder = GLib.get_user_special_dir(GLib.UserDirectory.DIRECTORY_PICTURES)
-    return (Path(folder) if folder else Path.home() / "Images") / "NeuroLux"
+    return (Path(folder) if folder else Path.home() / "Pictures") / "NeuroLux"
+
+
+class Toast(Protocol):
+    """Shows a message in the window, with a button if there is something to press."""
+
+    def __call__(
+        self,
+        text: str,
+        button: str = "",
+        pressed: Callable[[], object] | None = None,
+        gone: Callable[[], object] = ...,
+    ) -> None:
+        """Show ``text``. ``pressed`` is called for the button, ``gone`` when the message disappears."""
+        ...
+
+
+def add_action(window: Gtk.ApplicationWindow, name: str, run: Callable[[], object]) -> Gio.SimpleAction:
+    """Give ``window`` the action ``win.name``."""
+    action = Gio.SimpleAction.new(name, None)
+    action.connect("activate", lambda *_: run())
+    window.add_action(action)
+    return action
 
 
 class ImageActions:
-    """The window's actions on the shown image; all are off while there is none."""
+    """The actions of ``window`` on the image that ``shown`` returns; they are disabled while there is none."""
 
-    def __init__(self, window: GenerateWindow) -> None:
+    def __init__(
+        self, window: Gtk.ApplicationWindow, session: Session, shown: Callable[[], ShownJob | None], toast: Toast
+    ) -> None:
         self._window = window
+        self._session = session
+        self._shown = shown
+        self._toast = toast
         self._dialog = FileDialog()
         runs = {
             "save": self.save,
@@ -45,37 +70,40 @@ class ImageActions:
             "reuse": self.reuse,
             "delete": self.delete,
         }
-        self._actions = {name: window.add_window_action(name, run) for name, run in runs.items()}
+        self._actions = {name: add_action(window, name, run) for name, run in runs.items()}
         self._take_back: Callable[[], object] | None = None
-        self._undo = window.add_window_action("undo", self.undo)
+        self._undo = add_action(window, "undo", self.undo)
         self._undo.set_enabled(False)
 
     def update(self, shown: ShownJob | None) -> None:
-        """Only offer what is possible."""
+        """Enable the actions that are possible."""
         here = shown is not None and shown.data is not None
         ended = here or (shown is not None and bool(shown.problem))
         for name, action in self._actions.items():
             action.set_enabled(ended if name in WITHOUT_IMAGE else here)
         image = here and shown is not None and shown.is_image
         self._actions["copy"].set_enabled(image)
-        can_vary = IMAGE_TO_IMAGE in self._window.session.modes
-        self._actions["vary"].set_enabled(image and can_vary)
-        self._window.stage.vary_button.set_visible(can_vary)
+        self._actions["vary"].set_enabled(image and self.can_vary)
+
+    @property
+    def can_vary(self) -> bool:
+        """Whether the service has a mode that starts from an image."""
+        return IMAGE_TO_IMAGE in self._session.modes
 
     def save(self) -> None:
-        """Save into the remembered folder, under a name of its own."""
-        shown = self._window.shown()
+        """Save to the last used folder, under a new name."""
+        shown = self._shown()
         if shown is not None:
             self.save_shown(shown)
 
     def save_shown(self, shown: ShownJob) -> None:
-        """Save ``shown``, whatever the window shows meanwhile."""
+        """Save ``shown``, which need not be what the window shows now."""
         if shown.data is not None:
             self._write(self._folder(), shown.file_name, shown.data)
 
     def save_as(self) -> None:
-        """Ask where to save; the folder is remembered."""
-        shown = self._window.shown()
+        """Ask where to save, and remember the folder."""
+        shown = self._shown()
         if shown is None or shown.data is None:
             return
         data = shown.data
@@ -86,33 +114,33 @@ class ImageActions:
         chooser.set_current_name(shown.file_name)
 
         def chosen(path: Path) -> None:
-            self._window.session.preferences.save_folder = str(path.parent)
+            self._session.preferences.save_folder = str(path.parent)
             self._write(path.parent, path.name, data)
 
         self._dialog.show(chooser, chosen)
 
     def copy(self) -> None:
         """Put the image on the clipboard."""
-        shown = self._window.shown()
+        shown = self._shown()
         if shown is not None and shown.data is not None:
             self._window.get_clipboard().set_content(clipboard_content(shown.data, shown.mime))
-            self._window.toast(_("Copied"))
+            self._toast(_("Copied"))
 
     def open_folder(self) -> None:
-        """Show the folder of saved images in the file manager."""
+        """Open the folder of saved images in the file manager."""
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
         Gtk.show_uri(self._window, GLib.filename_to_uri(str(folder)), 0)
 
     def again(self) -> None:
-        """The same settings with a new seed."""
-        shown = self._window.shown()
+        """Generate again with the same settings and a new seed."""
+        shown = self._shown()
         if shown is not None:
-            self._window.session.send({name: value for name, value in shown.settings.items() if name != "seed"})
+            self._session.send({name: value for name, value in shown.settings.items() if name != "seed"})
 
     def vary(self) -> None:
-        """Start from this image: the image-to-image form with the image in it."""
-        shown, session = self._window.shown(), self._window.session
+        """Open the image-to-image form with this image in it."""
+        shown, session = self._shown(), self._session
         if shown is None or shown.data is None:
             return
         session.choose_mode(IMAGE_TO_IMAGE)
@@ -121,8 +149,8 @@ class ImageActions:
             session.form.set("image", f"data:{shown.mime};base64,{base64.b64encode(shown.data).decode()}")
 
     def reuse(self) -> None:
-        """Put the image's settings into the form."""
-        shown, session = self._window.shown(), self._window.session
+        """Copy the settings of the image to the form."""
+        shown, session = self._shown(), self._session
         if shown is None:
             return
         mode = shown.settings.get("mode")
@@ -132,8 +160,8 @@ class ImageActions:
             session.form.use(shown.settings, shown.model)
 
     def delete(self) -> None:
-        """Take the image out of the history; the toast, and Ctrl+Z while it is there, takes it back."""
-        shown, session = self._window.shown(), self._window.session
+        """Remove the image from the history. The toast undoes that, and so does Ctrl+Z while the toast is visible."""
+        shown, session = self._shown(), self._session
         if shown is None:
             return
         undo = session.delete(shown.key)
@@ -143,33 +171,33 @@ class ImageActions:
 
         def take_back() -> None:
             forget()
-            while left:  # once, by the key or by the button
+            while left:  # once, with the key or the button
                 left.pop()()
 
         def forget() -> None:
             if self._take_back is take_back:
                 self._take_back = None
-                self._undo.set_enabled(False)  # Ctrl+Z is the prompt's again
+                self._undo.set_enabled(False)  # Ctrl+Z belongs to the prompt again
 
         self._take_back = take_back
         self._undo.set_enabled(True)
-        self._window.toast(_("Removed from the history"), _("Undo"), take_back, forget)
+        self._toast(_("Removed from history"), _("Undo"), take_back, forget)
 
     def undo(self) -> None:
-        """Take the last deletion back."""
+        """Undo the last deletion."""
         if self._take_back is not None:
             self._take_back()
 
     def _folder(self) -> Path:
-        remembered = self._window.session.preferences.save_folder
+        remembered = self._session.preferences.save_folder
         return Path(remembered) if remembered else images_folder()
 
     def _write(self, folder: Path, name: str, data: bytes) -> None:
         try:
             path = save_new(folder, name, data)
         except OSError as error:
-            text = _("{folder} cannot be written: {reason}").format(folder=folder, reason=error.strerror or error)
-            self._window.toast(text, _("Save as…"), self.save_as)
+            text = _("Cannot write to {folder}: {reason}").format(folder=folder, reason=error.strerror or error)
+            self._toast(text, _("Save as…"), self.save_as)
             return
-        self._window.session.preferences.save()
-        self._window.toast(_("Saved as {name}").format(name=path.name), _("Open folder"), self.open_folder)
+        self._session.preferences.save()
+        self._toast(_("Saved as {name}").format(name=path.name), _("Open folder"), self.open_folder)

@@ -1,4 +1,4 @@
-"""An image that a mode takes: chosen, dropped or pasted; sent as a data URL or as the name of an earlier image."""
+"""An image field: chosen, dropped or pasted, and sent as a data URL or as the name of an earlier image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATTERNS = ("image/png", "image/jpeg", "image/webp")
 
 
 class ImageField(Gtk.Box):
-    """``changed`` is called with a data URL, or with None when the image is taken out."""
+    """``changed`` is called with a data URL, or with None when the image is removed."""
 
     def __init__(self, label: str, description: str, changed: Callable[[str | None], object]) -> None:
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
@@ -30,7 +30,7 @@ class ImageField(Gtk.Box):
         title.add_css_class("heading")
         self._image = Gtk.Picture(can_shrink=True, height_request=HEIGHT)
         self._image.set_alternative_text(label)
-        self._hint = Gtk.Label(label=_("Drop an image here, or paste it"), height_request=HEIGHT)
+        self._hint = Gtk.Label(label=_("Drop or paste an image here"), height_request=HEIGHT)
         self._hint.add_css_class("dim-label")
         self._stack = Gtk.Stack()
         self._stack.add_named(self._hint, "empty")
@@ -53,14 +53,14 @@ class ImageField(Gtk.Box):
         frame.add_controller(drop)
 
     def show_value(self, value: str | None) -> None:
-        """Show what the form holds: a data URL, a name, or nothing."""
+        """Show the value of the form: a data URL, a name, or nothing."""
         shown = texture(base64.b64decode(value.partition(",")[2])) if value and value.startswith("data:") else None
         if shown is not None:
             self._image.set_paintable(shown)
         elif value:
-            self._hint.set_text(_("The image that was sent before"))
+            self._hint.set_text(_("The image from the earlier job"))
         else:
-            self._hint.set_text(_("Drop an image here, or paste it"))
+            self._hint.set_text(_("Drop or paste an image here"))
         self._stack.set_visible_child_name("image" if shown is not None else "empty")
 
     def _dropped(self, _: object, value: Any, __: float, ___: float) -> bool:
@@ -98,10 +98,10 @@ class ImageField(Gtk.Box):
         try:
             data = path.read_bytes()
         except OSError as error:
-            self._say(_("{name} cannot be read: {reason}").format(name=path.name, reason=error.strerror))
+            self._say(_("Cannot read {name}: {reason}").format(name=path.name, reason=error.strerror))
             return
         if texture(data) is None:
-            self._say(_("{name} is not an image that can be used; take a PNG, JPEG or WebP").format(name=path.name))
+            self._say(_("{name} cannot be used as an image; choose a PNG, JPEG or WebP file").format(name=path.name))
             return
         self._take(data, mime if mime.startswith("image/") else "image/png")
 
@@ -119,4 +119,4 @@ class ImageField(Gtk.Box):
 
 
 def _no_image() -> str:
-    return _("There is no image in the clipboard")
+    return _("There is no image on the clipboard")

@@ -1,4 +1,4 @@
-"""A prompt of several lines: Up on the first line and Down on the last walk through earlier prompts."""
+"""A multi-line prompt. Up on the first line and Down on the last line recall earlier prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEIGHT = 96
 
 
 class PromptView(Gtk.TextView):
-    """``composing``: an input method has the keyboard (Chinese, Japanese, accents), and Escape is about its text."""
+    """``composing`` is true while an input method (Chinese, Japanese, accents) is in use; Escape then belongs to it."""
 
     def __init__(self, **properties: object) -> None:
         super().__init__(**properties)
@@ -24,7 +24,7 @@ class PromptView(Gtk.TextView):
 
 
 class PromptEditor(Gtk.Frame):
-    """``changed`` is called with the text at every keystroke."""
+    """``changed`` is called with the text after every keystroke."""
 
     def __init__(self, label: str, changed: Callable[[str], object], history: PromptHistory | None = None) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class PromptEditor(Gtk.Frame):
 
     @property
     def text(self) -> str:
-        """What is written."""
+        """The text."""
         return self._buffer.get_text(
             self._buffer.get_start_iter(), self._buffer.get_end_iter(), include_hidden_chars=False
         )
@@ -80,7 +80,7 @@ class PromptEditor(Gtk.Frame):
         return prompt is not None
 
     def _on_edge(self, *, first: bool) -> bool:
-        """Whether the cursor is on the first (or last) line as displayed: a long line wraps into several."""
+        """Whether the cursor is on the first (or last) displayed line: a long line wraps into several."""
         cursor = self._buffer.get_iter_at_mark(self._buffer.get_insert())
         if first:
             return not self.view.backward_display_line(cursor.copy())

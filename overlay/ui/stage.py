@@ -1,4 +1,4 @@
-"""The large view: the image of the chosen job growing sharper, then itself, and what can be done with it."""
+"""The large view: the previews of the selected job, then its image, and the actions on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PULSE_MS = 120
 
 @Gtk.Template(filename=str(UI_FOLDER / "stage.ui"))
 class Stage(Gtk.Box):
-    """Shows one ShownJob, or that there is none yet."""
+    """Shows one ShownJob, or a hint if there is none yet."""
 
     __gtype_name__ = "NeuroLuxStage"
     empty_page: Gtk.Widget = Gtk.Template.Child()
@@ -40,7 +40,7 @@ class Stage(Gtk.Box):
         self._pulse = 0
         self.cancel_button.connect("clicked", lambda _: cancel())
         for page in (self.empty_page, self.failure):
-            page.get_first_child().set_focusable(False)  # its scrolled window: Tab would stop there, at nothing
+            page.get_first_child().set_focusable(False)  # its scrolled window: Tab would stop there
         drag = Gtk.DragSource(actions=Gdk.DragAction.COPY)
         drag.connect("prepare", self._drag_begins)
         self.image.add_controller(drag)
@@ -48,7 +48,7 @@ class Stage(Gtk.Box):
     def show_job(self, shown: ShownJob | None) -> None:
         """Show ``shown`` as it is now."""
         self._shown = shown
-        # Shown and hidden rather than pages of a GtkStack: a screen reader sees pages that are not on top, too.
+        # Not pages of a GtkStack: a screen reader would see the hidden pages too.
         self.empty_page.set_visible(shown is None)
         self.job_page.set_visible(shown is not None)
         if shown is None:
@@ -66,13 +66,13 @@ class Stage(Gtk.Box):
             self._stop_pulse()
 
     def _show_image(self, shown: ShownJob) -> None:
-        # The last preview of a job that was stopped would hide what became of it.
+        # The last preview of a stopped job would hide its result.
         data = shown.data or (shown.preview if shown.running else None)
-        kept = shown.data is not None and not shown.is_image  # a film, or another file
+        kept = shown.data is not None and not shown.is_image  # a video, or another file
         if kept:
             data = None
             self.failure.set_title(shown.file_name)
-            self.failure.set_description(_("This cannot be shown here. Save it to use it."))
+            self.failure.set_description(_("This file cannot be shown here. Save it to open it in another program."))
         elif data is not None:
             if data != self._data:
                 decoded = texture(data)

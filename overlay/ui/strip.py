@@ -1,4 +1,4 @@
-"""The strip under the large view: running jobs with their progress first, then past images, newest first."""
+"""The strip below the large view: running jobs with their progress, then past images, newest first."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ SIDE = 88
 
 
 class StripItem(Gtk.Overlay):
-    """One thumbnail. ``key`` names its image as the history does; a running job has a Cancel button on it."""
+    """One thumbnail. ``key`` identifies its image, as in the history. A running job has a Cancel button."""
 
     def __init__(self, key: str, label: str, chosen: Callable[[str], object], cancel: Callable[[str], object]) -> None:
         super().__init__(valign=Gtk.Align.START)
         self.key = key
         self.wanted: PastImage | None = None
-        """The past image that is still to be fetched, once this item comes into view."""
+        """The past image to fetch once this item comes into view."""
         self.button = Gtk.ToggleButton(has_frame=False, tooltip_text=label)
         self.button.add_css_class("strip-item")
         self.button.update_property([Gtk.AccessibleProperty.LABEL], [label])
         self.button.connect("clicked", lambda _: chosen(key))
         self.image = Gtk.Picture(width_request=SIDE, height_request=SIDE, can_shrink=True)
         self.bar = Gtk.ProgressBar(visible=False)
-        # A bar asks for 150 pixels; in a scrolled window of its own it takes what the image has.
+        # A progress bar requests 150 pixels; inside a scrolled window it takes the width of the image.
         narrow = Gtk.ScrolledWindow(
             child=self.bar,
             hscrollbar_policy="external",
             vscrollbar_policy="never",
             propagate_natural_width=False,
-            can_focus=False,  # with nothing in it to stop at, Tab would stop at the scrolled window
+            can_focus=False,  # otherwise Tab would stop at the scrolled window
             focusable=False,
         )
         narrow.set_size_request(SIDE, -1)
@@ -69,7 +69,7 @@ class StripItem(Gtk.Overlay):
             self.image.set_paintable(thumbnail(data, SIDE * self.get_scale_factor()))
 
     def follow(self, card: JobCard, index: int) -> None:
-        """Show how far ``card`` is; ``index`` is the image of it that this item stands for."""
+        """Show the progress of ``card``; ``index`` is the image that this item stands for."""
         if card.running or card.images:
             self.show_image(card.images[index] if index < len(card.images) else card.preview)
         if not card.running and not card.done and self.image.get_paintable() is not self._broken:
@@ -84,13 +84,13 @@ class StripItem(Gtk.Overlay):
             self.bar.set_fraction(card.progress.fraction)
 
     def rest(self) -> None:
-        """Show an image of the past: nothing is under way."""
+        """Show a past image, without progress."""
         self.bar.set_visible(False)
         self.cancel_button.set_visible(False)
 
 
 class Strip(Gtk.ScrolledWindow):
-    """``chosen`` and ``cancel`` are called with the key of an item; ``fetch`` gets a past image's data."""
+    """``chosen`` and ``cancel`` are called with the key of an item; ``fetch`` gets the data of a past image."""
 
     def __init__(
         self,
@@ -103,21 +103,21 @@ class Strip(Gtk.ScrolledWindow):
         self._cancel = cancel
         self._fetch = fetch
         self._items: dict[str, StripItem] = {}
-        self._look_planned = False
+        self._fetch_scheduled = False
         self._box = Gtk.Box(spacing=4, margin_top=6, margin_bottom=6, margin_start=8, margin_end=8)
         self._box.update_property([Gtk.AccessibleProperty.LABEL], [_("Images")])
         self.set_child(self._box)
         for signal in ("value-changed", "changed"):
-            self.get_hadjustment().connect(signal, lambda _: self._plan_look())
+            self.get_hadjustment().connect(signal, lambda _: self._schedule_fetch())
 
     def show(self, cards: Sequence[JobCard], past: Sequence[PastImage], selected: str | None) -> None:
-        """Show these, in this order. What is shown already is kept, thumbnail and all."""
+        """Show these items in this order. Existing items keep their thumbnails."""
         wanted: dict[str, tuple[str, JobCard | PastImage]] = {}
         shown_past = {image.key for image in past}
         for card in reversed(cards):
             for index in range(max(1, len(card.images))):
                 key = f"{card.job_id}/{index}"
-                if not card.images or key in shown_past:  # an image of a batch that was removed stays away
+                if not card.images or key in shown_past:  # a removed image of a batch stays hidden
                     wanted[key] = (card.prompt, card)
         for image in past:
             wanted.setdefault(image.key, (image.prompt, image))
@@ -133,16 +133,16 @@ class Strip(Gtk.ScrolledWindow):
                 item.rest()
             before = item
         self.mark(selected)
-        self._plan_look()
+        self._schedule_fetch()
 
     def follow(self, card: JobCard) -> None:
-        """Show a card's progress."""
+        """Show the progress of a card."""
         for key, item in self._items.items():
             if key.startswith(card.job_id):
                 item.follow(card, _index(key))
 
     def mark(self, selected: str | None) -> None:
-        """Show which item the large view shows."""
+        """Mark the item that the large view shows."""
         for key, item in self._items.items():
             item.button.set_active(key == selected)
 
@@ -154,14 +154,14 @@ class Strip(Gtk.ScrolledWindow):
             item.wanted = source
         return item
 
-    def _plan_look(self) -> None:
-        """Fetch what is in view as soon as GTK has placed the items, once for all changes until then."""
-        if not self._look_planned:
-            self._look_planned = True
-            GLib.idle_add(self._fetch_what_is_in_view)
+    def _schedule_fetch(self) -> None:
+        """Fetch what is in view once GTK has placed the items, once for all changes until then."""
+        if not self._fetch_scheduled:
+            self._fetch_scheduled = True
+            GLib.idle_add(self._fetch_visible)
 
-    def _fetch_what_is_in_view(self) -> bool:
-        self._look_planned = False
+    def _fetch_visible(self) -> bool:
+        self._fetch_scheduled = False
         adjustment = self.get_hadjustment()
         left, right = adjustment.get_value(), adjustment.get_value() + adjustment.get_page_size()
         for item in self._items.values():
@@ -175,5 +175,5 @@ class Strip(Gtk.ScrolledWindow):
 
 
 def _index(key: str) -> int:
-    """The number of the image within its job."""
+    """The index of the image within its job."""
     return int(key.rpartition("/")[2])

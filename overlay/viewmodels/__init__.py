@@ -1,1 +1,1 @@
-"""What the overlay shows and what a person may do with it, as plain Python: no gi, no threads, no network."""
+"""The state that the overlay shows, and what the user can do with it, as plain Python without gi."""

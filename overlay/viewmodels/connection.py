@@ -1,4 +1,4 @@
-"""Whether the bridge is there, and what to say and do when it is not."""
+"""The state of the service: whether it is ready, what the banner says, and when to check again."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ LONGEST_RETRY_S = 5.0
 
 
 class BridgeState(Enum):
-    """What is known of the service."""
+    """What is known about the service."""
 
     UNKNOWN = auto()
     READY = auto()
     STARTING = auto()
-    """It answers and is not ready, or it was just started from here."""
+    """It answers but is not ready, or the overlay has just started it."""
     DOWN = auto()
     REFUSING = auto()
-    """It answers, and wants a token that we do not have."""
+    """It answers, and asks for a token that the overlay does not have."""
 
 
 class Connection:
-    """The state of the bridge, and when to look again. ``changed`` is emitted when state or reason change."""
+    """The state of the service. ``changed`` is emitted when the state or its reason changes."""
 
     def __init__(self) -> None:
         self.state = BridgeState.UNKNOWN
         self.reason = ""
         self.startable = True
-        """Whether a service started on this machine would be the one that is asked."""
+        """Whether the overlay would reach a service that is started on this machine."""
         self.changed = Signal[[]]()
         self._failures = 0
         self._started_here = False
@@ -38,46 +38,46 @@ class Connection:
 
     @property
     def banner(self) -> str:
-        """What the banner says; empty while nothing is wrong."""
+        """The text of the banner; empty while the service is ready."""
         match self.state:
             case BridgeState.DOWN:
                 return _("The image service is not running. {reason}").format(reason=self.reason).strip()
             case BridgeState.STARTING:
                 return _("The image service is starting. {reason}").format(reason=self.reason).strip()
             case BridgeState.REFUSING:
-                return _("The image service refuses this program: {reason}").format(reason=self.reason)
+                return _("The image service refused access: {reason}").format(reason=self.reason)
             case _:
                 return ""
 
     @property
     def can_start(self) -> bool:
-        """Whether a Start button makes sense."""
+        """Whether the banner offers a Start button."""
         return self.state is BridgeState.DOWN and self.startable
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be run."""
+        """Whether a request would run now."""
         return self.state is BridgeState.READY
 
     @property
     def retry_s(self) -> float:
-        """When to look again: soon at first, then less and less often; seldom while all is well."""
+        """Seconds until the next check; they grow while the service stays away."""
         return min(FIRST_RETRY_S * 2**self._failures, LONGEST_RETRY_S)
 
     def answered(self) -> None:
-        """It is ready."""
+        """The service is ready."""
         self._failures = 0
         self._started_here = False
         self._start_problem = ""
         self._become(BridgeState.READY, "")
 
     def not_ready(self, reason: str) -> None:
-        """It answers, but a request would not be run yet."""
+        """The service answers, but would not run a request yet."""
         self._failures = 0
         self._become(BridgeState.STARTING, reason)
 
     def unreachable(self, reason: str) -> None:
-        """Nobody answers. While it is being started from here that is to be expected; why a start failed stays."""
+        """Nothing answers, as is expected while the overlay starts the service. The reason of a failed start stays."""
         self._failures = min(self._failures + 1, 10)
         if self._started_here:
             self._become(BridgeState.STARTING, "")
@@ -85,19 +85,19 @@ class Connection:
             self._become(BridgeState.DOWN, self._start_problem or reason)
 
     def refused(self, reason: str) -> None:
-        """It wants a token."""
+        """The service asks for a token."""
         self._failures = min(self._failures + 1, 10)
         self._become(BridgeState.REFUSING, reason)
 
     def starting(self) -> None:
-        """It is being started from here."""
+        """The overlay is starting the service."""
         self._failures = 0
         self._started_here = True
         self._start_problem = ""
         self._become(BridgeState.STARTING, "")
 
     def start_failed(self, reason: str) -> None:
-        """What was started here has ended."""
+        """The service that the overlay started has stopped."""
         self._started_here = False
         self._start_problem = reason
         self._become(BridgeState.DOWN, reason)

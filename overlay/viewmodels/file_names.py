@@ -1,4 +1,4 @@
-"""Names for saved images: from prompt, model and seed, and never that of a file which exists."""
+"""Names for saved images, made of prompt, model and seed. No existing file is overwritten."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONGEST_SLUG = 48
 
 
 def suggested_name(prompt: str, model: str | None, seed: int | None, extension: str) -> str:
-    """``a-red-fox-in-the-snow-flux-schnell-7.png``; words of every alphabet are kept."""
+    """``a-red-fox-in-the-snow-flux-schnell-7.png``; words in every alphabet are kept."""
     slug = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
     if len(slug) > LONGEST_SLUG:
         slug = slug[:LONGEST_SLUG].rsplit("-", 1)[0].strip("-_")
@@ -19,10 +19,10 @@ def suggested_name(prompt: str, model: str | None, seed: int | None, extension: 
 
 
 def save_new(folder: Path, name: str, data: bytes) -> Path:
-    """Write ``data`` under ``name``, or under ``name (2)`` and so on where that exists; returns the path.
+    """Write ``data`` under ``name``, or under ``name (2)`` and so on if that exists. Returns the path.
 
-    The file appears whole: it is written beside its place first, and put there by a link, which fails rather than
-    overwrite (two overlays may save at the same moment). Raises OSError.
+    The file appears complete or not at all: it is written under a temporary name and then linked, because a link fails
+    instead of overwriting (two overlays may save at the same moment). Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stem, extension = os.path.splitext(name)
@@ -46,6 +46,6 @@ def _place(partial: Path, path: Path) -> None:
         os.link(partial, path)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links (FAT on a stick)
+    except OSError:  # a file system without hard links, such as FAT
         with path.open("xb") as file:
             file.write(partial.read_bytes())

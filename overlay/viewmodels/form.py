@@ -1,7 +1,7 @@
-"""The generate form: its fields come from the mode's JSON Schema, their defaults and limits from the chosen model.
+"""The generate form: its fields come from the JSON Schema of the mode, their defaults and limits from the model.
 
-A field that the user has not touched follows the model. One that was touched keeps its value as long as the model can
-take it. Fields that mean nothing to the model (a negative prompt without real guidance) are not shown and not sent.
+A field that the user has not changed follows the model. A changed field keeps its value while the model accepts it.
+Fields that the model does not use (a negative prompt without real guidance) are neither shown nor sent.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from overlay.translate import _
 from overlay.viewmodels.signal import Signal
 
 MODEL_FIELDS = ("width", "height", "num_inference_steps", "guidance_scale")
-"""Fields whose defaults and limits are the model's; the graph's own say "whatever the model takes"."""
+"""Fields whose defaults and limits come from the model; the graph leaves them to it."""
 
 LARGEST_ROLLED_SEED = 2**32 - 1
-"""Short enough to be read and told; larger ones can be typed."""
+"""Short enough to read and repeat. Larger seeds can be typed."""
 
 
 class FieldKind(StrEnum):
@@ -39,12 +39,12 @@ class FieldKind(StrEnum):
 
 
 UPLOADS = (FieldKind.IMAGE, FieldKind.FILE)
-"""What is sent along; it is no setting, and another start does not show it again."""
+"""Kinds that are sent but not remembered: they are content, not settings."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field as it is to be shown now."""
+    """One field as it is shown now."""
 
     name: str
     kind: FieldKind
@@ -108,7 +108,7 @@ class GenerateForm:
 
     @property
     def models(self) -> list[ModelInfo]:
-        """The models to choose from; none where the mode has no choice of model."""
+        """The models to choose from; empty if the mode does not let the user choose one."""
         return list(self._models.values()) if "model" in self._schema else []
 
     @property
@@ -118,12 +118,12 @@ class GenerateForm:
 
     @property
     def default_model(self) -> str:
-        """The model where none is chosen: the mode's own, else the service's."""
+        """The model if none is chosen: the default of the mode, else that of the service."""
         own = self._schema.get("model", {}).get("default")
         return own if own in self._models else self._service_default
 
     def update_models(self, models: Sequence[ModelInfo], default_model: str) -> None:
-        """Take a newer list of models; a chosen one that is gone gives way to the default."""
+        """Take a newer list of models. A chosen model that is gone is replaced by the default."""
         self._models = {model.name: model for model in models}
         self._service_default = default_model
         if self.touched.get("model") not in (None, *self._models):
@@ -153,28 +153,28 @@ class GenerateForm:
             minimum=minimum,
             maximum=maximum,
             step=limits.get("multiple_of") or schema.get("multipleOf") or (1 if kind is not FieldKind.NUMBER else 0.1),
-            choices=tuple(str(choice) for choice in choices if choice is not None),  # null: the graph's own
+            choices=tuple(str(choice) for choice in choices if choice is not None),  # null: the default of the graph
             required=name in self._required,
         )
 
     @property
     def prompt(self) -> str:
-        """What is to be drawn; empty in a mode that takes no prompt."""
+        """The prompt; empty in a mode that takes none."""
         return str(self.value("prompt") or "") if "prompt" in self._schema else ""
 
     @property
     def needs_only_a_prompt(self) -> bool:
-        """Whether a prompt is all that is missing: false where an image or a file has to be chosen first."""
+        """Whether only the prompt can be missing: false if an image or a file must be chosen first."""
         return "prompt" in self._schema and not self.problems().keys() - {"prompt"}
 
     def value(self, name: str) -> Any:
-        """What a field holds: what the user gave it, else its default."""
+        """The value of a field: what the user entered, else its default."""
         if name == "model":
             return self.model.name if self.model else self.default_model
         return self.touched[name] if name in self.touched else self.field(name).default
 
     def set(self, name: str, value: Any) -> str | None:
-        """Give a field a value; returns what is wrong with it, and keeps it even so: the user is still typing."""
+        """Set a field and return what is wrong with the value. It is kept anyway: the user may still be typing."""
         before = self.value(name)
         if isinstance(value, str) and type_of(self._schema[name]) == "integer" and value.isdecimal():
             value = int(value)  # a menu holds texts
@@ -189,39 +189,39 @@ class GenerateForm:
         return self.problem_of(name, self.value(name))
 
     def reset(self) -> None:
-        """Back to the defaults of the model, the prompt excepted."""
+        """Reset every field but the prompt and the model to its default."""
         kept = {name: self.touched[name] for name in ("prompt", "model") if name in self.touched}
         self.touched.clear()
         self.touched.update(kept)
         self.changed.emit()
 
     def roll_seed(self) -> int:
-        """A new random seed, locked, so that it can be seen and used again."""
+        """Choose a random seed and lock it, so that it is visible and used again."""
         seed = random.randint(0, LARGEST_ROLLED_SEED)  # noqa: S311 - a seed is no secret
         self.seed_locked = True
         self.set("seed", seed)
         return seed
 
     def problems(self) -> dict[str, str]:
-        """Everything that keeps the form from being sent, by field."""
+        """The problems that keep the form from being sent, by field."""
         found = {field.name: self.problem_of(field.name, self.value(field.name)) for field in self.fields()}
         return {name: problem for name, problem in found.items() if problem}
 
     def problem_of(self, name: str, value: Any) -> str | None:
-        """What is wrong with ``value``, in a sentence that says what would be right."""
+        """What is wrong with ``value`` and what would be right, as a sentence; None if nothing is."""
         field = self.field(name)
         if field.kind in (FieldKind.PROMPT, *UPLOADS) and not str(value or "").strip():
             return _("{field} is empty").format(field=field.label) if field.required or name == "prompt" else None
         if field.kind in (FieldKind.INTEGER, FieldKind.NUMBER, FieldKind.SEED) and value is not None:
             return number_problem(field, value)
         if field.kind is FieldKind.MODEL and value not in self._models:
-            return _("There is no model {name}").format(name=value)
+            return _("There is no model named {name}").format(name=value)
         if field.kind is FieldKind.CHOICE and value and field.choices and str(value) not in field.choices:
             return _("{field} must be one of {choices}").format(field=field.label, choices=", ".join(field.choices))
         return None
 
     def request(self) -> dict[str, Any]:
-        """The body of the request: what the user chose. The rest is left to the service's own defaults."""
+        """The body of the request: what the user chose. The service fills in the rest."""
         body = {field.name: self.touched[field.name] for field in self.fields() if field.name in self.touched}
         if not self.seed_locked:
             body.pop("seed", None)
@@ -231,7 +231,7 @@ class GenerateForm:
         return body
 
     def to_remember(self) -> dict[str, Any]:
-        """What the next start should show again. Images and prompts are not settings."""
+        """The settings that the next start shows again. Images and prompts are not settings."""
         return {
             name: value
             for name, value in self.touched.items()
@@ -239,7 +239,7 @@ class GenerateForm:
         }
 
     def use(self, parameters: Mapping[str, Any], model: str | None) -> None:
-        """Take the settings of an earlier image; what this mode does not know or cannot take is left out."""
+        """Take the settings of an earlier image. What this mode does not know or does not accept is left out."""
         given = {**parameters, **({"model": model} if model in self._models else {})}
         self.touched.clear()
         if "model" in given and "model" in self._schema:
@@ -286,7 +286,7 @@ class GenerateForm:
 
 
 def type_of(schema: Mapping[str, Any]) -> str:
-    """The type of a property: ``integer`` also where null is allowed besides (``["integer", "null"]``)."""
+    """The type of a property: ``integer`` for ``["integer", "null"]`` too."""
     said = schema.get("type", "string")
     return said if isinstance(said, str) else next((name for name in said if name != "null"), "string")
 

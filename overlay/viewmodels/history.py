@@ -1,4 +1,4 @@
-"""Past images, newest first, as the bridge's jobs tell them; removing one can be taken back."""
+"""Past images, newest first, from the jobs that the service lists. Removing one can be undone."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class PastImage:
 
     @property
     def key(self) -> str:
-        """What it is remembered by."""
+        """Identifies the image: job id and index."""
         return f"{self.job.job_id}/{self.index}"
 
     @property
     def prompt(self) -> str:
-        """What was asked for."""
+        """The prompt, or the mode if there was none."""
         return str(self.job.parameters.get("prompt") or self.job.mode)
 
     @property
     def seed(self) -> int | None:
-        """Its own seed: image i of a job has seed + i."""
+        """The seed of this image: image i of a job has seed + i."""
         seed = self.job.parameters.get("seed")
         return seed + self.index if isinstance(seed, int) else None
 
 
 class History:
-    """``hidden`` are the keys of removed images; the list is changed in place, so that it can be remembered."""
+    """``hidden`` holds the keys of removed images. It is changed in place, so that the owner can save it."""
 
     def __init__(self, hidden: list[str]) -> None:
         self.changed = Signal[[]]()
@@ -42,25 +42,25 @@ class History:
         self._hidden = hidden
 
     def images(self) -> list[PastImage]:
-        """What to show, newest first."""
+        """The images to show, newest first."""
         jobs = sorted(self._jobs.values(), key=lambda job: job.finished_at or job.submitted_at, reverse=True)
         past = [PastImage(job, index) for job in jobs for index in range(len(job.images))]
         return [image for image in past if image.key not in self._hidden]
 
     def replace(self, jobs: Iterable[JobState]) -> None:
-        """Take the bridge's list. Removed images that the bridge has forgotten are forgotten here too."""
+        """Take the list of the service. Removed images that the service no longer lists are forgotten too."""
         self._jobs = {job.job_id: job for job in jobs if shown(job)}
         self._hidden[:] = [key for key in self._hidden if key.partition("/")[0] in self._jobs]
         self.changed.emit()
 
     def add(self, job: JobState) -> None:
-        """A job that has just ended."""
+        """Add a job that has just ended."""
         if shown(job):
             self._jobs[job.job_id] = job
             self.changed.emit()
 
     def remove(self, image: PastImage) -> None:
-        """No longer show ``image``; `restore` takes it back."""
+        """Stop showing ``image``; `restore` undoes that."""
         if image.key not in self._hidden:
             self._hidden.append(image.key)
             self.changed.emit()
@@ -73,6 +73,6 @@ class History:
 
 
 def shown(job: JobState) -> bool:
-    """Whether a job has images to look back on: other modes make videos, weights or tables."""
+    """Whether a job has images to show: other modes make videos, weights or tables."""
     made = job.kind is JobKind.GENERATE and job.status is JobStatus.DONE and bool(job.images)
     return made and job.image_format in (None, *IMAGE_FORMATS)

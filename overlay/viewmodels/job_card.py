@@ -1,4 +1,4 @@
-"""One job as the overlay shows it: what it is doing, how far it is, what can be done with it."""
+"""One job as the overlay shows it: its phase, its progress and its result."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from overlay.translate import _, plural
 from overlay.viewmodels.signal import Signal
 
 SHORTEST_LEFT_S = 0.5
-"""Less time left than this is not worth a word."""
+"""A shorter remaining time is not shown."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. ``fraction`` is None while nobody knows: the bar pulses then."""
+    """The progress of a job. ``fraction`` is None while it is unknown; the bar pulses then."""
 
     text: str
     fraction: float | None = None
@@ -25,7 +25,7 @@ class Progress:
 
     @property
     def detail(self) -> str:
-        """The text with the time left, where that is known."""
+        """The text, with the remaining time if that is known."""
         if self.seconds_left is None or self.seconds_left < SHORTEST_LEFT_S:
             return self.text
         return _("{text}, {left} left").format(text=self.text, left=duration_text(self.seconds_left))
@@ -35,14 +35,14 @@ class Progress:
 class JobCard:
     """A job from the click on Generate to its images. ``changed`` is emitted after every change.
 
-    The id is chosen here, before the request is sent: so a request whose answer was lost can be sent again and is the
-    same job (the bridge takes the same id once).
+    The id is chosen here, before the request is sent. A request whose answer was lost can then be sent again: the
+    service runs each id once.
     """
 
     request: dict[str, Any]
     job_id: str = field(default_factory=lambda: str(uuid4()))
     status: JobStatus | None = None
-    """None until the bridge has accepted it."""
+    """None until the service has accepted the job."""
     state: JobState | None = None
     progress: Progress = field(default_factory=lambda: Progress(_("Sending")))
     preview: bytes | None = None
@@ -53,20 +53,20 @@ class JobCard:
 
     @classmethod
     def of(cls, state: JobState) -> JobCard:
-        """The card of a job that the bridge knows already."""
+        """The card of a job that the service already knows."""
         card = cls(request={**state.parameters, "mode": state.mode, "model": state.model}, job_id=state.job_id)
         card.take_state(state)
         return card
 
     @property
     def prompt(self) -> str:
-        """What was asked for."""
+        """The prompt, or the mode if there is none."""
         text = self.state.parameters.get("prompt") if self.state else None
         return str(text or self.request.get("prompt") or self.request.get("mode") or "")
 
     @property
     def model(self) -> str | None:
-        """The model that draws, once it is known."""
+        """The model that generates the image, once it is known."""
         return self.state.model if self.state else self.request.get("model")
 
     def seed(self, index: int = 0) -> int | None:
@@ -76,16 +76,16 @@ class JobCard:
 
     @property
     def running(self) -> bool:
-        """Whether it may still end in an image."""
+        """Whether the job may still end in an image."""
         return not self.error and (self.status is None or not self.status.final)
 
     @property
     def done(self) -> bool:
-        """Whether its images exist (they may still be on their way here)."""
+        """Whether its images exist; they may not be downloaded yet."""
         return self.status is JobStatus.DONE
 
     def take_state(self, state: JobState) -> None:
-        """What the bridge says of the job."""
+        """Take the state that the service reports."""
         self.state = state
         self.status = state.status
         match state.status:
@@ -102,11 +102,11 @@ class JobCard:
                 self.progress = Progress(_("Cancelled"))
             case JobStatus.FAILED:
                 self.progress = Progress(_("Failed"))
-                self.error = state.error.message if state.error else _("The job failed and did not say why.")
+                self.error = state.error.message if state.error else _("The job failed without giving a reason.")
         self.changed.emit()
 
     def take_event(self, event: JobEvent) -> None:
-        """One event of the job's stream."""
+        """Take one event of the job."""
         if event.state is not None:
             self.take_state(event.state)
         match event.type:
@@ -123,25 +123,25 @@ class JobCard:
         self.changed.emit()
 
     def take_images(self, images: list[bytes]) -> None:
-        """The finished images, encoded."""
+        """Take the finished images, encoded."""
         self.images = images
         self.preview = None
         self.changed.emit()
 
     def fail(self, message: str) -> None:
-        """The bridge refused the job, or what became of it cannot be learnt."""
+        """The service refused the job, or its result cannot be read."""
         self.error = message
         self.progress = Progress(_("Failed"))
         self.changed.emit()
 
     def lose_contact(self, message: str) -> None:
-        """The bridge does not answer; the job may well go on."""
+        """The service does not answer; the job may still be running."""
         self.progress = Progress(message)
         self.changed.emit()
 
 
 def queued_progress(event: JobEvent | JobState) -> Progress:
-    """Where a waiting job stands."""
+    """The progress of a waiting job: its place in the queue."""
     position, wait = event.position, event.wait_seconds
     if not position:
         return Progress(_("Waiting"), seconds_left=wait)
@@ -150,7 +150,7 @@ def queued_progress(event: JobEvent | JobState) -> Progress:
 
 
 def running_progress(event: JobEvent | JobProgress) -> Progress:
-    """What a running job does: download, load, sample, or whatever a node counts."""
+    """The progress of a running job: download, load, sample, or whatever a node counts."""
     done, total, left = event.done_bytes, event.total_bytes, event.seconds_left
     if done is not None and total:
         rate = event.bytes_per_second

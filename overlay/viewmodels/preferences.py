@@ -1,4 +1,4 @@
-"""What the overlay remembers between its runs: one JSON file in the XDG configuration folder."""
+"""The preferences of the overlay: one JSON file in the XDG configuration folder."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def default_path() -> Path:
 
 @dataclass
 class Preferences:
-    """Remembered choices. A missing or damaged file gives the defaults and is written anew at the next change."""
+    """Saved choices. A missing or damaged file gives the defaults and is replaced at the next change."""
 
     path: Path = field(default_factory=default_path)
     mode: str = "text-to-image"
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By mode: the fields that the user has changed."""
+    """The fields that the user has changed, by mode."""
     seed_locked: bool = False
     prompts: list[str] = field(default_factory=list)
     """Past prompts, oldest first."""
     save_folder: str | None = None
     dialog_size: tuple[int, int] | None = None
     hidden_jobs: list[str] = field(default_factory=list)
-    """Jobs that the user has removed from the history."""
+    """Keys of the images that the user has removed from the history."""
 
     @classmethod
     def load(cls, path: Path | None = None) -> Preferences:
-        """Read ``path``; whatever in it does not fit is left out."""
+        """Read ``path``. Values of the wrong type are left out."""
         preferences = cls(path or default_path())
         try:
             document = json.loads(preferences.path.read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ class Preferences:
         return preferences
 
     def save(self) -> None:
-        """Write the file whole or not at all; a disk that refuses is logged, not raised: nothing depends on it."""
+        """Write the file completely or not at all. A failure is logged and not raised: nothing depends on the file."""
         document = {name: value for name, value in asdict(self).items() if name != "path"}
         partial = self.path.with_suffix(".partial")
         try:

@@ -1,4 +1,4 @@
-"""Past prompts, walked through with Up and Down as in a shell."""
+"""Past prompts, recalled with Up and Down as in a shell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ LARGEST = 200
 
 
 class PromptHistory:
-    """``prompts`` is oldest first and is changed in place. What is being typed is kept while one looks back."""
+    """``prompts`` is oldest first and is changed in place. The text being typed is kept while older ones are shown."""
 
     def __init__(self, prompts: list[str]) -> None:
         self._prompts = prompts
@@ -14,7 +14,7 @@ class PromptHistory:
         self._draft = ""
 
     def add(self, prompt: str) -> None:
-        """Remember ``prompt`` as the newest; one that was there before moves up."""
+        """Add ``prompt`` as the newest. A known prompt moves to the end."""
         self._position = None
         if not prompt.strip():
             return
@@ -24,7 +24,7 @@ class PromptHistory:
         del self._prompts[:-LARGEST]
 
     def older(self, shown: str) -> str | None:
-        """The prompt before the one ``shown``; None at the oldest."""
+        """The prompt before the ``shown`` one; None at the oldest."""
         if self._position is None:
             self._draft = shown
             self._position = len(self._prompts)
@@ -36,7 +36,7 @@ class PromptHistory:
         return self._prompts[self._position]
 
     def newer(self) -> str | None:
-        """The prompt after the one shown, at last what was being typed; None when that is shown already."""
+        """The next newer prompt, at the end the text being typed; None if that is already shown."""
         if self._position is None:
             return None
         self._position += 1

@@ -1,6 +1,7 @@
-"""The overlay's one session with the bridge: connection, models, modes, jobs and history, and what a person does.
+"""The session with the service: connection, models, modes, jobs and history, and the actions of the user.
 
-It is the only view-model that talks to the bridge; it does so through ``link`` and hears back on the showing thread.
+This is the only view-model that reaches the service. It does so through ``link`` and gets every result on the windows'
+thread.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from bridge.client import AsyncImageGenClient, ClientError, ServiceUnreachable
 from bridge.contract import JobEvent, JobState, JobStatus, ModelInfoResponse
-from overlay.link import Bridge, BridgeFailure, LinkThread
+from overlay.link import Link
 from overlay.translate import _
 from overlay.viewmodels.connection import Connection
 from overlay.viewmodels.form import GenerateForm
@@ -21,14 +23,16 @@ from overlay.viewmodels.preferences import Preferences
 from overlay.viewmodels.prompt_history import PromptHistory
 from overlay.viewmodels.signal import Signal
 
+LISTED_JOBS = 100
+"""How far back the history of images goes."""
 STREAM_RETRY_S = 1.0
-"""Between two tries to hear of a job again after the bridge has gone."""
+"""Between two attempts to follow a job again after the service went away."""
 
 
 class Session:
-    """What the overlay knows and does."""
+    """The state of the overlay, and the actions on it."""
 
-    def __init__(self, bridge: Bridge, link: LinkThread, preferences: Preferences) -> None:
+    def __init__(self, client: AsyncImageGenClient, link: Link, preferences: Preferences) -> None:
         self.connection = Connection()
         self.preferences = preferences
         self.prompts = PromptHistory(preferences.prompts)
@@ -39,16 +43,16 @@ class Session:
         self.form_replaced = Signal[[]]()
         self.card_added = Signal[[JobCard]]()
         self.job_ended = Signal[[JobCard]]()
-        self._bridge = bridge
+        self._client = client
         self._link = link
         self._info: ModelInfoResponse | None = None
         self._schemas: dict[str, dict[str, Any]] = {}
         self._following: dict[str, Future[None]] = {}
 
-    # -- the bridge comes and goes -------------------------------------------------------------------------------
+    # -- the service comes and goes ------------------------------------------------------------------------------
 
-    def look(self, done: Callable[[], object] | None = None) -> None:
-        """Ask the bridge whether it is ready; read models, modes and history when it has just become so."""
+    def check_service(self, done: Callable[[], object] | None = None) -> None:
+        """Ask the service whether it is ready, and read models, modes and history when it has just become ready."""
 
         def answered(_: object) -> None:
             was_ready = self.connection.ready
@@ -58,28 +62,37 @@ class Session:
             if done is not None:
                 done()
 
-        def failed(failure: BridgeFailure) -> None:
-            if failure.unreachable:
-                self.connection.unreachable(str(failure))
+        def failed(failure: ClientError) -> None:
+            if failure.status == 0:
+                self.connection.unreachable(reason_of(failure))
             elif failure.status in (401, 403):
-                self.connection.refused(str(failure))
+                self.connection.refused(reason_of(failure))
             else:
-                self.connection.not_ready(str(failure))
+                self.connection.not_ready(reason_of(failure))
             if done is not None:
                 done()
 
-        self._link.run(self._bridge.check_ready(), answered, failed)
+        self._link.run(self._client.check_ready(), answered, failed)
 
     def refresh(self) -> None:
-        """Read models, modes and history anew."""
-        self._link.run(self._read_all(), self._take_all, self._missed)
+        """Read models, modes and history again."""
+        self._link.run(self._read_all(), self._take_all, self._refresh_failed)
 
     async def _read_all(self) -> tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]:
-        info = await self._bridge.model_info()
+        info = await self._client.model_info()
         schemas = {}
-        for mode in await self._bridge.modes():
-            schemas[mode.name] = only_shown(await self._bridge.mode_schema(mode.name), mode.parameters)
-        return info, schemas, await self._bridge.jobs()
+        for mode in (await self._client.modes()).details:
+            if mode.error is None:
+                schemas[mode.name] = only_shown(await self._client.mode(mode.name), mode.parameters)
+        return info, schemas, await self._newest_jobs()
+
+    async def _newest_jobs(self) -> list[JobState]:
+        found: list[JobState] = []
+        async for job in self._client.jobs(limit=LISTED_JOBS):
+            found.append(job)
+            if len(found) == LISTED_JOBS:
+                break
+        return found
 
     def _take_all(self, read: tuple[ModelInfoResponse, dict[str, dict[str, Any]], list[JobState]]) -> None:
         self._info, self._schemas, jobs = read
@@ -94,11 +107,11 @@ class Session:
         else:
             self.form.update_models(self._info.models, self._info.default_model)
 
-    def _missed(self, failure: BridgeFailure) -> None:
-        self.connection.not_ready(str(failure))
+    def _refresh_failed(self, failure: ClientError) -> None:
+        self.connection.not_ready(reason_of(failure))
 
     def choose_mode(self, name: str) -> None:
-        """Show the form of another mode, with what was last chosen in it."""
+        """Show the form of another mode, with its last values."""
         if self._info is None or not self._schemas:
             return
         if name not in self._schemas:
@@ -121,7 +134,7 @@ class Session:
     # -- jobs -------------------------------------------------------------------------------------------------------
 
     def generate(self) -> JobCard | None:
-        """Send the form; None while something in it is wrong."""
+        """Send the form. Returns None if a field has a problem."""
         form = self.form
         if form is None or form.problems():
             return None
@@ -130,7 +143,7 @@ class Session:
         return self.send(form.request())
 
     def send(self, request: dict[str, Any]) -> JobCard:
-        """Send a request as a job of its own and follow it."""
+        """Send a request as a new job and follow it."""
         card = JobCard(request=dict(request))
         self._add(card)
         return card
@@ -142,7 +155,7 @@ class Session:
         return self.send(request)
 
     def settings_of(self, card: JobCard) -> dict[str, Any]:
-        """What would make the image of ``card`` once more."""
+        """The settings that reproduce the image of ``card``."""
         if card.state is None:
             return dict(card.request)
         return {
@@ -152,33 +165,33 @@ class Session:
         }
 
     def cancel(self, card: JobCard) -> None:
-        """Cancel a job; its card shows what became of it."""
+        """Cancel a job. Its card shows the result."""
         card.cancelling = True
         card.changed.emit()
 
-        def failed(failure: BridgeFailure) -> None:
+        def failed(failure: ClientError) -> None:
             card.cancelling = False
             if failure.status == 404:  # It was never accepted, so there is nothing left to stop.
                 card.fail(_("Cancelled before it was accepted"))
             else:
-                card.lose_contact(str(failure))
+                card.lose_contact(reason_of(failure))
 
-        self._link.run(self._bridge.cancel(card.job_id), card.take_state, failed)
+        self._link.run(self._client.cancel(card.job_id), card.take_state, failed)
 
     def dismiss(self, card: JobCard) -> None:
-        """Take an ended card off the screen."""
+        """Remove the card of a job that has ended."""
         if card in self.cards and not card.running:
             self.cards.remove(card)
 
     def delete(self, key: str) -> Callable[[], None] | None:
-        """Take image ``key`` out of what is shown; returns what takes it back (None: there is nothing to take out).
+        """Remove image ``key`` from the history. Returns a function that undoes this, or None if nothing was removed.
 
-        The card of a job that failed or was cancelled goes as a whole; a running job has to be cancelled first.
+        The card of a job that failed or was cancelled is removed as a whole. A running job must be cancelled first.
         """
         card = next((card for card in self.cards if key.startswith(card.job_id)), None)
         image = next((past for past in self.history.images() if past.key == key), None)
         if image is None:
-            return self._take_card_away(card)
+            return self._remove_card(card)
         if card is not None:
             self.dismiss(card)
         self.history.remove(image)
@@ -190,7 +203,7 @@ class Session:
 
         return undo
 
-    def _take_card_away(self, card: JobCard | None) -> Callable[[], None] | None:
+    def _remove_card(self, card: JobCard | None) -> Callable[[], None] | None:
         if card is None or card.running or card.done:
             return None
         place = self.cards.index(card)
@@ -204,28 +217,28 @@ class Session:
         return undo
 
     def title_of(self, mode: str) -> str:
-        """A mode's name for people."""
+        """The display name of a mode."""
         return str(self._schemas[mode].get("title") or mode)
 
     def fetch_image(
         self, job_id: str, index: int, done: Callable[[bytes], object], failed: Callable[[str], object]
     ) -> None:
-        """Image ``index`` of a job, for a thumbnail or a large view; ``failed`` is told why it cannot be had."""
-        self._link.run(self._bridge.image(job_id, index), done, lambda failure: failed(str(failure)))
+        """Fetch image ``index`` of a job. ``failed`` gets the reason if it is not available."""
+        self._link.run(self._client.job_image(job_id, index), done, lambda failure: failed(reason_of(failure)))
 
     def fetch_first(
         self, job_id: str, done: Callable[[PastImage, bytes], object], failed: Callable[[str], object]
     ) -> None:
-        """The first image of a job, whether or not the history shows it; ``failed`` is told why there is none."""
+        """Fetch the first image of a job, even if the history does not show it. ``failed`` gets the reason."""
 
         async def fetch() -> tuple[PastImage, bytes]:
-            job = await self._bridge.job(job_id)
-            return PastImage(job, 0), await self._bridge.image(job_id, 0)
+            job = await self._client.job(job_id)
+            return PastImage(job, 0), await self._client.job_image(job_id, 0)
 
-        self._link.run(fetch(), lambda found: done(*found), lambda failure: failed(str(failure)))
+        self._link.run(fetch(), lambda found: done(*found), lambda failure: failed(reason_of(failure)))
 
     def remember(self) -> None:
-        """Write what was chosen, so that the next start shows it."""
+        """Save the choices of the user for the next start."""
         if self.form is not None:
             self.preferences.values[self.form.mode] = self.form.to_remember()
             self.preferences.seed_locked = self.form.seed_locked
@@ -235,57 +248,56 @@ class Session:
         self.cards.append(card)
         self.card_added.emit(card)
         self._following[card.job_id] = self._link.run(
-            self._follow(card), failed=lambda failure: card.fail(str(failure))
+            self._follow(card), failed=lambda failure: card.fail(reason_of(failure))
         )
 
     async def _follow(self, card: JobCard) -> None:
-        """Send the job, hear of it to its end, fetch its images; outlasts a bridge that goes away and comes back.
+        """Send the job, follow it to its end and fetch its images, even if the service goes away and comes back.
 
-        A stream begins with the present state, so nothing is missed by listening after sending. An answer that was
-        lost leads to the same request under the same id: the bridge takes it once.
+        An event stream starts with the present state, so nothing is missed by opening it after sending. If the answer
+        was lost, the same request is sent again under the same id, which the service runs once.
         """
         accepted = card.state is not None
         while True:
             try:
                 if not accepted:
-                    state = await self._bridge.submit({**card.request, "job_id": card.job_id})
+                    state = await self._client.submit(**{**card.request, "job_id": card.job_id})
                     accepted = True
                     self._link.deliver(card.take_state, state)
-                ended = await self._listen(card)
-                if ended is not None:
-                    await self._finish(card, ended)
-                    return
-            except BridgeFailure as failure:
-                if not (failure.unreachable or failure.not_ready):
-                    self._link.deliver(card.fail, str(failure))
+                await self._finish(card, await self._listen(card))
+                return
+            except ClientError as failure:
+                if not failure.temporary:
+                    self._link.deliver(card.fail, reason_of(failure))
                     self._link.deliver(self.job_ended.emit, card)
                     return
                 self._link.deliver(card.lose_contact, _("Waiting for the image service"))
             await asyncio.sleep(STREAM_RETRY_S)
 
-    async def _listen(self, card: JobCard) -> JobState | None:
-        async for event in self._bridge.events(card.job_id):
-            self._link.deliver(self._take_event, card, event)
-            if event.final:
-                return event.state
-        state = await self._bridge.job(card.job_id)  # The stream ended early: a gateway that was stopped.
-        self._link.deliver(card.take_state, state)
-        return state if state.status.final else None
+    async def _listen(self, card: JobCard) -> JobState:
+        def heard(event: JobEvent) -> None:
+            self._link.deliver(card.take_event, event)
 
-    @staticmethod
-    def _take_event(card: JobCard, event: JobEvent) -> None:
-        card.take_event(event)
+        # Without patience: the card then shows that the service is away, and the loop above tries again.
+        return await self._client.wait(card.job_id, on_event=heard, patience_s=0)
 
     async def _finish(self, card: JobCard, state: JobState) -> None:
         if state.status is JobStatus.DONE:
-            images = [await self._bridge.image(card.job_id, index) for index in range(len(state.images))]
+            images = [await self._client.job_image(card.job_id, index) for index in range(len(state.images))]
             self._link.deliver(card.take_images, images)
             self._link.deliver(self.history.add, state)
         self._link.deliver(self.job_ended.emit, card)
 
 
+def reason_of(failure: ClientError) -> str:
+    """The text for the user about ``failure``."""
+    if isinstance(failure, ServiceUnreachable):
+        return _("Nothing answers at {url}").format(url=failure.url)
+    return str(failure)
+
+
 def only_shown(schema: dict[str, Any], parameters: Sequence[str]) -> dict[str, Any]:
-    """The schema with what a person fills in: the graph's parameters, not what a program tells the service besides."""
+    """The schema with only the fields that a user fills in: the parameters of the graph and the output format."""
     shown = {*parameters, "output_format"}
     properties = {name: value for name, value in schema["properties"].items() if name in shown}
     return {**schema, "properties": properties}

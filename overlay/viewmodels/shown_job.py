@@ -1,4 +1,4 @@
-"""What the large view shows: one image of a running or an ended job, from a card or from the history alike."""
+"""What the large view shows: one image of a running or finished job, from a card or from the history."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from overlay.viewmodels.job_card import JobCard, Progress
 
 @dataclass(frozen=True)
 class ShownJob:
-    """``data`` is the finished image, encoded; None until it is here."""
+    """``data`` is the finished image, encoded; None until it has been downloaded."""
 
     key: str
-    """Job and number of the image, as in the history."""
+    """Job id and index of the image, as in the history."""
     job_id: str
     prompt: str
     model: str | None
     seed: int | None
     settings: dict[str, Any]
-    """What would make this very image once more."""
+    """The settings that reproduce this image."""
     progress: Progress
     running: bool = False
     cancelling: bool = False
@@ -34,23 +34,23 @@ class ShownJob:
 
     @property
     def caption(self) -> str:
-        """The line under the image."""
+        """The line below the image."""
         seed = "" if self.seed is None else _("seed {seed}").format(seed=self.seed)
         return " · ".join(part for part in (self.prompt, self.model or "", seed) if part)
 
     @property
     def mime(self) -> str:
-        """The type of ``data``."""
+        """The media type of ``data``."""
         return MEDIA_TYPES[EXTENSIONS[self.image_format]]
 
     @property
     def is_image(self) -> bool:
-        """Whether it can be shown, copied and varied; a film or a file can only be saved."""
+        """Whether it can be shown, copied and varied. A video or another file can only be saved."""
         return self.image_format in IMAGE_FORMATS
 
     @property
     def file_name(self) -> str:
-        """What it would be saved as."""
+        """The suggested file name."""
         extension = EXTENSIONS[self.image_format]
         return suggested_name(self.prompt, self.model, self.seed, extension)
 
@@ -76,7 +76,7 @@ def from_card(card: JobCard, settings: dict[str, Any], index: int = 0) -> ShownJ
 
 
 def from_past(image: PastImage, data: bytes | None, settings: dict[str, Any], problem: str = "") -> ShownJob:
-    """An image of the history; ``data`` once it was fetched, ``problem`` where it cannot be."""
+    """An image of the history, with its ``data`` once fetched, or the ``problem`` if that failed."""
     return ShownJob(
         key=image.key,
         job_id=image.job.job_id,
@@ -93,7 +93,7 @@ def from_past(image: PastImage, data: bytes | None, settings: dict[str, Any], pr
 
 
 def format_at(job: JobState | None, index: int) -> FileFormat:
-    """What file ``index`` of a job is: its results may differ in kind."""
+    """The format of file ``index`` of a job, whose results may differ in kind."""
     if job is None:
         return "png"
     named = format_of(job.images[index].name) if index < len(job.images) else None
@@ -101,7 +101,7 @@ def format_at(job: JobState | None, index: int) -> FileFormat:
 
 
 def single(settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
-    """The settings of one image of a batch: its own seed, and only one."""
+    """The settings for one image of a batch: its own seed, and one image."""
     return {
         **settings,
         **({"seed": seed} if seed is not None else {}),

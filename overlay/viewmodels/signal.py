@@ -1,4 +1,4 @@
-"""A list of callbacks: how a view-model tells whoever shows it that it has changed."""
+"""A list of callbacks, through which a view-model reports its changes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _log = logging.getLogger(__name__)
 
 
 class Signal(Generic[Arguments]):
-    """Callbacks in the order of their connection. One that disconnects itself while it is called is fine."""
+    """Callbacks in the order in which they were connected. A callback may disconnect itself while it runs."""
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[Arguments, object]] = []
 
     def connect(self, callback: Callable[Arguments, object]) -> Callable[[], None]:
-        """Call ``callback`` from now on; returns what ends it."""
+        """Call ``callback`` at every change. Returns a function that disconnects it."""
         self._callbacks.append(callback)
 
         def disconnect() -> None:
@@ -27,9 +27,9 @@ class Signal(Generic[Arguments]):
         return disconnect
 
     def emit(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        """Call every callback. One that fails is logged and keeps neither the others nor the sender from going on."""
+        """Call every callback. A failing one is logged; the others and the sender continue."""
         for callback in list(self._callbacks):
             try:
                 callback(*args, **kwargs)
             except Exception:
-                _log.exception("a part of the overlay could not follow a change")
+                _log.exception("a part of the overlay failed to follow a change")

@@ -1,4 +1,4 @@
-"""Image sizes by ratio: the sides that suit a model, on its grid and within its bounds."""
+"""Image sizes by aspect ratio: sides that suit a model, on its grid and within its limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RATIOS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16))
 
 @dataclass(frozen=True)
 class SizePreset:
-    """One entry of the size menu. ``ratio`` is the one aimed at; the grid makes it approximate."""
+    """One entry of the size menu. ``ratio`` is the intended one; the grid makes it approximate."""
 
     ratio: str
     width: int
@@ -20,12 +20,12 @@ class SizePreset:
 
     @property
     def label(self) -> str:
-        """``4:3 - 1152 x 864``, with the typographic signs."""
+        """``4:3 - 1152 x 864``, with typographic characters."""
         return f"{self.ratio} \N{EN DASH} {self.width} \N{MULTIPLICATION SIGN} {self.height}"
 
 
 def size_presets(model: ModelInfo) -> list[SizePreset]:
-    """The ratios at the area that ``model`` was made for; each size is there once."""
+    """The ratios at the pixel count that ``model`` was trained for, each size once."""
     area = model.defaults.width * model.defaults.height
     presets: list[SizePreset] = []
     for across, down in RATIOS:
@@ -37,7 +37,7 @@ def size_presets(model: ModelInfo) -> list[SizePreset]:
 
 
 def on_grid(pixels: float, limit: IntegerLimit) -> int:
-    """The nearest side that ``limit`` allows."""
+    """The nearest side length that ``limit`` allows."""
     step = limit.multiple_of
     lowest = -(-limit.min // step) * step
     highest = limit.max // step * step

@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 from bridge.broker.connection import connect, subscribed
 from bridge.names import Names
 from bridge.service.comfyui import free_port
-from tests.bridge.test_resolve import MODELS
+from tests.bridge.gateway.test_resolve import MODELS
 
 START_TIMEOUT_S = 30.0
 SMALL_STORES = ("--job-store-bytes", str(16 * 2**20), "--image-store-bytes", str(64 * 2**20))

@@ -21,8 +21,8 @@ from bridge.broker.jobs import JobQueue, StoredState
 from bridge.contract import ErrorBody, Job, JobEvent, JobState, JobStatus, ModelInfoResponse
 from bridge.names import Names
 from bridge.settings import Settings
+from tests.bridge.gateway.test_resolve import MODELS
 from tests.bridge.graphs import graph, workflow
-from tests.bridge.test_resolve import MODELS
 
 BODY: dict[str, Any] = {"prompt": "a cat", "mode": "paint"}
 """A request to the small graph, which names no model."""

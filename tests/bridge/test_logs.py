@@ -236,7 +236,7 @@ def test_a_failed_job_says_its_code_and_its_cause_without_its_prompt(output: io.
     lines = [json.loads(line) for line in output.getvalue().splitlines()]
     assert lines[0]["message"] == "job failed"
     assert (lines[0]["code"], lines[0]["queue_ms"], lines[0]["run_ms"]) == ("node_failed", 1000.0, 3500.0)
-    assert lines[1]["message"] == "the cause: node 3 (Sample) failed: out of luck"
+    assert lines[1]["message"] == "cause: node 3 (Sample) failed: out of luck"
     assert lines[1]["job_id"] == job.job_id
     assert lines[3]["message"] == logs.HIDDEN
     assert "lighthouse" not in output.getvalue()

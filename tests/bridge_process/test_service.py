@@ -227,7 +227,7 @@ def test_every_killed_child_is_started_again_at_the_same_address(instance: Insta
     )
     for address in ("url", "comfyui_url", "nats_url"):
         assert getattr(after, address) == getattr(before, address)
-    assert "comfyui ended with signal 9; starting it again" in instance.output
+    assert "comfyui ended with signal 9; restarting it" in instance.output
 
 
 def test_a_child_that_keeps_dying_ends_the_service_with_its_last_lines(instance: Instance) -> None:

@@ -20,7 +20,7 @@ from uuid import uuid4
 import requests
 import yaml
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.contract import JobState
 from bridge.service.comfyui import free_port
 from bridge.service.installer import Installation

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.service.installer import Installation, pinned_installation
 from bridge.settings import Settings
 from tests.faults.cluster import Cluster

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.contract import WorkerEntry
 from bridge.service.installer import Installation
 from tests.faults.cluster import Cluster, ended, make_image, running, submit, until

@@ -31,7 +31,7 @@ async def test_without_room_a_image_is_refused_with_that_cause_and_jobs_are_told
         store = ImageStore(nc.jetstream(), "images", max_bytes=-1)
         await store.open(max_age_s=3600)
         kept = await store.put("a", os.urandom(1_000_000))
-        with pytest.raises(StorageFull, match="no room for the image"):
+        with pytest.raises(StorageFull, match="no space for the image"):
             await asyncio.gather(*(store.put(f"b{number}", os.urandom(1_000_000)) for number in range(8)))
         assert len(await store.get(kept)) == 1_000_000  # What was there is still there.
         await nc.close()

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 import requests
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from tests.faults.cluster import Cluster, ended, make_image, running, submit, until
 
 _colors = itertools.count(1)

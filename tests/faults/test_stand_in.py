@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.service.installer import Installation
 from tests.faults.cluster import GRAPH, Cluster, ended, make_image, running, submit, until
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from bridge.broker.connection import connect, subscribed
 from bridge.broker.jobs import JobQueue
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.comfyui.client import ComfyUI
 from bridge.contract import Job, JobEvent, JobKind, JobStatus
 from bridge.gateway.cancellation import cancel

@@ -142,5 +142,5 @@ def test_plasma_gets_the_toggle_action_of_the_desktop_entry_and_krunner_its_key_
 
 def test_where_no_program_can_bind_a_key_the_command_to_bind_by_hand_is_said(home: Home) -> None:
     told = home.overlay("--install", "sway")
-    assert "this desktop lets no program bind a key; bind a key to this command" in told
+    assert "this desktop does not let programs bind keys; bind a key to this command" in told
     assert TOGGLE in told

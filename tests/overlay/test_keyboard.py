@@ -50,7 +50,7 @@ def test_everything_that_can_have_the_keyboard_has_a_name(overlay: RunningOverla
     assert person.unnamed() == []
 
 
-def test_a_image_is_drawn_saved_copied_deleted_and_taken_back_by_keys_alone(
+def test_an_image_is_drawn_saved_copied_deleted_and_taken_back_by_keys_alone(
     overlay: RunningOverlay, hands: Hands, desktop: Desktop
 ) -> None:
     person = overlay.person

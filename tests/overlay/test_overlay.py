@@ -34,7 +34,9 @@ def test_a_second_process_toggles_the_bar_of_the_first(overlay: RunningOverlay) 
     eventually(lambda: person.see(BAR) is None, "the bar is hidden again")
 
 
-def test_a_prompt_becomes_a_image_that_is_saved_with_its_seed(overlay: RunningOverlay, own_service: OwnService) -> None:
+def test_a_prompt_becomes_an_image_that_is_saved_with_its_seed(
+    overlay: RunningOverlay, own_service: OwnService
+) -> None:
     person = overlay.person
     open_dialog(overlay)
     person.write("Prompt", "red apple, blue background")

@@ -26,7 +26,7 @@ READY = "Your image is ready"
 
 
 @pytest.fixture(scope="session")
-def make_image(own_service: OwnService) -> bytes:
+def image(own_service: OwnService) -> bytes:
     """An image that the service has drawn: the newest of the history."""
     with own_service.client() as client:
         answer = client.generate(PROMPT, seed=11)
@@ -133,7 +133,7 @@ def drop_target(desktop: Desktop, tmp_path: Path) -> Iterator[Path]:
     process.wait(10)
 
 
-def test_a_image_dragged_into_another_program_arrives_there_as_a_file(
+def test_an_image_dragged_into_another_program_arrives_there_as_a_file(
     shown: RunningOverlay, drop_target: Path, hands: Hands, image: bytes
 ) -> None:
     eventually(lambda: TITLE in hands.windows(), "the other program's window")
@@ -157,7 +157,7 @@ def notifications(desktop: Desktop) -> Iterator[NotificationDaemon]:
         yield daemon
 
 
-def test_a_image_that_is_ready_while_hidden_is_told_with_save_and_open(
+def test_an_image_that_is_ready_while_hidden_is_told_with_save_and_open(
     notifications: NotificationDaemon, overlay: RunningOverlay, hands: Hands
 ) -> None:
     saved_or_opened: dict[str, Callable[[], object]] = {
@@ -221,7 +221,7 @@ def test_after_the_installation_alt_space_toggles_the_bar_and_the_bus_starts_the
 ) -> None:
     assert not owned(desktop)
     told = installed()
-    assert "held by the running overlay, by a grab of the key" in told
+    assert "held by the running overlay with an X11 key grab" in told
     eventually(lambda: owned(desktop), "the bus has started the overlay")
     assert BAR not in hands.windows()
     for _ in range(2):

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from bridge.client import AsyncImageGenClient
 from bridge.contract import JobEvent, JobKind, JobState, JobStatus, ModelInfo, read_answer
-from overlay.link import Bridge, LinkThread
+from overlay.link import Link
 from overlay.viewmodels.connection import BridgeState, Connection
 from overlay.viewmodels.file_names import save_new, suggested_name
 from overlay.viewmodels.form import FieldKind, GenerateForm
@@ -309,8 +310,8 @@ def test_a_callback_that_fails_does_not_keep_the_others_from_hearing() -> None:
 
 
 def test_the_card_of_a_failed_job_can_be_deleted_and_taken_back(tmp_path: Path) -> None:
-    link = LinkThread(deliver=lambda work: work())
-    session = Session(Bridge(lambda: "http://127.0.0.1:9"), link, Preferences.load(tmp_path / "overlay.json"))
+    link = Link(deliver=lambda work: work())
+    session = Session(AsyncImageGenClient("http://127.0.0.1:9"), link, Preferences.load(tmp_path / "overlay.json"))
     card = JobCard(request={"prompt": "a fox"}, job_id="1")
     session.cards.append(card)
     assert session.delete("1/0") is None, "a running job is cancelled, not deleted"

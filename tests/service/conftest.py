@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.service.comfyui import free_port
 from bridge.service.installer import find_installation
 from bridge.service.runtime import running_service

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.modes.library import SHIPPED_WORKFLOWS
 from scripts.export_workflows import editor, export, open_graph
 from tests.service.conftest import DEFAULT_MODEL, Service

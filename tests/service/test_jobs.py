@@ -17,7 +17,7 @@ import pytest
 import requests
 from PIL import Image
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.contract import JobEvent, JobStatus
 from tests.service.conftest import Service
 from tests.signals import take_sigint
@@ -191,7 +191,7 @@ def test_watch_follows_a_job_and_saves_its_images(imagegen, tmp_path: Path) -> N
     row = next(line for line in listed.stdout.splitlines() if line.startswith(job_id))
     assert "done" in row
     assert "1 images" in row
-    assert imagegen("cancel", job_id).stdout == "the job was done before it could be cancelled; nothing was changed\n"
+    assert imagegen("cancel", job_id).stdout == "the job was done before it could be cancelled; nothing has changed\n"
 
 
 def test_a_watched_job_that_fails_is_an_error(imagegen) -> None:

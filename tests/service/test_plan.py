@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 
 
 def test_a_plan_for_the_worker_s_machine_and_for_any_card(client: ImageGenClient) -> None:

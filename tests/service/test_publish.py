@@ -17,7 +17,7 @@ import requests
 from PIL import Image
 from playwright.async_api import Page, expect
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from scripts.export_workflows import editor
 from tests.service.conftest import Service
 

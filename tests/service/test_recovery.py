@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.service.runtime import running_service
 from tests.service.conftest import Service
 

@@ -14,7 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.contract import JobEvent, JobStatus
 from tests.service.conftest import DEFAULT_MODEL, Service
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.contract import DEFAULT_MODE
 from bridge.service.comfyui import free_port
 from bridge.settings import Settings

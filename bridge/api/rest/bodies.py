@@ -1,4 +1,4 @@
-"""Reads the body of a generate request: JSON, or a form with images as parts. Never more of it than may come."""
+"""Reading the body of a generate request: JSON, or a form with images as parts, never more than the limits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ JSON = "application/json"
 FORM = "multipart/form-data"
 MAX_PARTS = 64
 IMAGES_AT_ONCE = 4
-"""Images of the largest size in one request, beside one file of the largest size."""
+"""The number of images of the largest size in one request, besides one file of the largest size."""
 REQUEST_PART = "request"
-"""The part of a form that may hold the JSON of the request; other parts stand for single fields."""
+"""The form part that may hold the whole request as JSON; other parts are single fields."""
 CHUNK_BYTES = 256 * 1024
 PLAIN = ("binary", "8bit", "7bit")
 
 
 async def read_body(request: web.Request, limits: Limits) -> Body:
-    """The body. Raises UnsupportedMediaType, BodyTooLarge, TooManyBodies, NotJson, BadForm or InvalidRequest.
+    """Read the body. Raises UnsupportedMediaType, BodyTooLarge, TooManyBodies, NotJson, BadForm or InvalidRequest.
 
-    It counts as in memory until `release_body`, or the end of the request.
+    The body counts as in memory until `release_body`, or the end of the request.
     """
     # Base64 takes four bytes for three.
     most = limits.body_bytes + (IMAGES_AT_ONCE * limits.image.max_bytes + limits.file_bytes) * 4 // 3
@@ -64,16 +64,16 @@ async def _read_form(request: web.Request, limits: Limits, lease: BodyLease) -> 
             if part is None:
                 return Body(values, files, text_bytes, is_form=True)
             if not isinstance(part, BodyPartReader) or not part.name:
-                raise BadForm("every part of the form needs a name of its own (Content-Disposition: form-data; name=…)")
+                raise BadForm("every part of the form needs its own name (Content-Disposition: form-data; name=…)")
             encoding = part.headers.get("Content-Transfer-Encoding", "binary")
             if part.headers.get("Content-Encoding") or encoding not in PLAIN:
-                raise BadForm(f"the part {part.name!r} is encoded; send its bytes as they are")
+                raise BadForm(f"the part {part.name!r} is encoded; send its bytes unencoded")
             if part.name in values or part.name in files:
                 raise BadForm(f"the form has two parts named {part.name!r}")
             is_file = part.name != REQUEST_PART and (part.filename is not None or _is_image(part))
             data = await _read_part(part, _most_bytes(part, limits) if is_file else limits.body_bytes, lease)
             if is_file:
-                if data or part.filename:  # A browser sends an empty part for a field without a file.
+                if data or part.filename:  # Browsers send an empty part for a field without a file.
                     files[part.name] = data
             elif part.name == REQUEST_PART:
                 values |= parse_body(data)
@@ -83,7 +83,12 @@ async def _read_form(request: web.Request, limits: Limits, lease: BodyLease) -> 
                 text_bytes += len(data)
     except UnicodeDecodeError as error:
         raise BadForm(f"a text of the form is not UTF-8: {error}") from error
-    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:  # aiohttp's, at a malformed form.
+    except (
+        ValueError,
+        AssertionError,
+        RuntimeError,
+        HttpProcessingError,
+    ) as error:  # Raised by aiohttp for malformed forms.
         raise BadForm(f"the form cannot be read: {error or type(error).__name__}") from error
     raise BadForm(f"the form has more than {MAX_PARTS} parts")
 
@@ -93,7 +98,7 @@ def _is_image(part: BodyPartReader) -> bool:
 
 
 def _most_bytes(part: BodyPartReader, limits: Limits) -> int:
-    """Of a part that is a file. What does not say that it is an image may be one; that is for the mode to say."""
+    """The size limit of a file part. Without an image type it may still be an image; the mode decides."""
     return limits.image.max_bytes if _is_image(part) else max(limits.image.max_bytes, limits.file_bytes)
 
 

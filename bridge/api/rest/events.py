@@ -1,4 +1,4 @@
-"""What happens to a job, told while it happens: over a WebSocket, or as server-sent events on the same path."""
+"""The events of a job as they happen: over a WebSocket, or as server-sent events on the same path."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bridge.gateway.events import UNKNOWN_JOB_WAIT_S, tell
 
 HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 120.0
-"""A reader that takes nothing for so long is gone, whatever its connection says."""
+"""A reader that accepts nothing for this long counts as gone."""
 RETRY_MS = 2000
 LAST_ID = "end"
-"""The id of the final event. An EventSource that comes back with it has heard everything, and is told to stay away."""
+"""The id of the final event. An EventSource that reconnects with it has everything, and gets a 204."""
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 routes = web.RouteTableDef()
@@ -26,24 +26,24 @@ routes = web.RouteTableDef()
 
 @routes.get("/v1/jobs/{job_id}/events")
 @operation(
-    "Events of a job: server-sent events, or over a WebSocket",
+    "Events of a job, as server-sent events or over a WebSocket",
     answers={
         200: Answer(
-            "Server-sent events, each `data` a JobEvent: first the present state, then what happens, to the end.",
+            "Server-sent events; each `data` is a JobEvent: first the current state, then every event up to the end.",
             media="text/event-stream",
         ),
-        101: Answer("The same as text frames of a WebSocket, for a request with `Upgrade: websocket`.", JobEvent),
-        204: Answer(f"`Last-Event-ID: {LAST_ID}`: the final event was heard, there is nothing more.", media=None),
+        101: Answer("The same events as WebSocket text frames, for a request with `Upgrade: websocket`.", JobEvent),
+        204: Answer(f"With `Last-Event-ID: {LAST_ID}`: the client has the final event; there are no more.", media=None),
     },
     errors=(404, 422, 503),
     parameters=[
-        Query("previews", {"type": "string", "enum": list(FLAGS)}, "`true`: with small images of how it stands."),
-        Query("Last-Event-ID", {"type": "string"}, "Sent by browsers that come back.", where="header"),
+        Query("previews", {"type": "string", "enum": list(FLAGS)}, "`true`: include small preview images."),
+        Query("Last-Event-ID", {"type": "string"}, "Sent by browsers that reconnect.", where="header"),
     ],
     waits=True,
 )
 async def job_events(request: web.Request) -> web.StreamResponse:
-    """The events of a job: its present state first, then each event, to the final one."""
+    """The events of a job: its current state first, then every event up to the final one."""
     job_id = job_id_of(request)
     text = request.query.get("previews", "false")
     if text.lower() not in FLAGS:
@@ -61,7 +61,7 @@ def _events(request: web.Request, job_id: str, previews: bool, wait_s: float) ->
 
 
 async def _as_server_sent(request: web.Request, job_id: str, previews: bool) -> web.StreamResponse:
-    # An unknown job is a 404 here: an EventSource would take any other answer for a stream that broke.
+    # An unknown job is a 404: an EventSource would treat any other answer as a broken stream.
     await request.app[GENERATION].queue.state(job_id)
     response = web.StreamResponse(
         headers={
@@ -91,7 +91,7 @@ async def _as_server_sent(request: web.Request, job_id: str, previews: bool) -> 
             coming = asyncio.ensure_future(anext(events, None))
         await response.write_eof()
     except (ConnectionError, TimeoutError):
-        pass  # The reader has left, or takes nothing.
+        pass  # The reader left, or accepts nothing.
     finally:
         await _end(coming, events)
     return response
@@ -107,7 +107,7 @@ async def _over_websocket(request: web.Request, job_id: str, previews: bool) -> 
     await socket.prepare(request)
     sender = asyncio.create_task(_send_all(socket, _events(request, job_id, previews, UNKNOWN_JOB_WAIT_S)))
     try:
-        async for message in socket:  # Nothing is expected; reading is what notices that the client left.
+        async for message in socket:  # No messages are expected; reading notices when the client leaves.
             if message.type is WSMsgType.ERROR:
                 break
     finally:

@@ -1,4 +1,4 @@
-"""The doors that draw: a request becomes a job, which is waited for or left to itself."""
+"""The endpoints that generate images: a request becomes a job, and the caller waits for it or not."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ REPLAYED_HEADER = "Idempotency-Replayed"
 KEY = Query(
     "Idempotency-Key",
     {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS},
-    "The same key with the same request is answered with the job that the first one made; with another request: 422.",
+    "A repeated request with the same key returns the job of the first one. A different request with that key: 422.",
     where="header",
 )
 FORM_SCHEMA = {
     "type": "object",
-    "description": "The fields of the JSON body as texts, or all of them as JSON in a part named `request`; and the "
-    "images of the mode's Image parameters, each a part of its parameter's name.",
+    "description": "The fields of the JSON body as texts, or all of them as JSON in a part named `request`, and the "
+    "images and files of the mode, each in a part named like its parameter.",
     "properties": {"request": {"type": "string", "contentMediaType": "application/json"}},
     "additionalProperties": True,
 }
-REPLAYED = {REPLAYED_HEADER: "`true` where an earlier request with this Idempotency-Key made the job."}
-LOCATION = {"Location": "Where the job is."}
+REPLAYED = {REPLAYED_HEADER: "`true` if an earlier request with this Idempotency-Key made the job."}
+LOCATION = {"Location": "The path of the job."}
 
 routes = web.RouteTableDef()
 
@@ -87,7 +87,7 @@ async def _while_connected(
 
 @routes.post("/v1/generate-image")
 @operation(
-    "Draw, and answer with the images",
+    "Generate images and wait for them",
     answers={200: Answer("The images.", ImageGenResponse, headers=REPLAYED)},
     errors=(404, 409, 410, 503, 504),
     body=ImageGenRequest,
@@ -96,19 +96,19 @@ async def _while_connected(
     waits=True,
 )
 async def generate_image(request: web.Request) -> web.Response:
-    """Draw, and answer with the images."""
+    """Generate images, and answer with them."""
     return await wait(request, await read_body(request, request.app[GENERATION].limits))
 
 
 @routes.post("/v1/jobs")
 @operation(
-    "Accept a request and answer at once",
-    answers={202: Answer("Accepted: the job is on disk.", JobState, headers={**LOCATION, **REPLAYED})},
+    "Queue a request and return its job",
+    answers={202: Answer("Accepted: the job is stored on disk.", JobState, headers={**LOCATION, **REPLAYED})},
     errors=(404, 409, 503),
     body=ImageGenRequest,
     body_schemas={FORM: FORM_SCHEMA},
     parameters=[KEY],
 )
 async def submit_job(request: web.Request) -> web.Response:
-    """Accept the same request, and answer at once with the job."""
+    """Queue a request, and answer at once with its job."""
     return await accept(request, await read_body(request, request.app[GENERATION].limits))

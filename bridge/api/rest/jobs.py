@@ -1,4 +1,4 @@
-"""The rooms of jobs that are there already: their states, lists and images, and their cancellation."""
+"""The endpoints for existing jobs: states, lists, images and cancellation."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ FILTERS = (
     Query("status", {"type": "string", "enum": [status.value for status in JobStatus]}, "Only jobs in this state."),
     Query("mode", {"type": "string"}, "Only jobs of this mode."),
     Query("model", {"type": "string"}, "Only jobs of this model."),
-    Query("since", TIME_SCHEMA, "Only jobs submitted at this time or later: seconds since the epoch, or ISO 8601."),
+    Query("since", TIME_SCHEMA, "Only jobs submitted at or after this time: seconds since the epoch, or ISO 8601."),
     Query("until", TIME_SCHEMA, "Only jobs submitted before this time."),
-    Query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, f"Jobs of one page ({DEFAULT_PAGE})."),
-    Query("cursor", {"type": "string"}, "`next_cursor` of the page before."),
+    Query(
+        "limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, f"Jobs on a page ({DEFAULT_PAGE} by default)."
+    ),
+    Query("cursor", {"type": "string"}, "`next_cursor` of the previous page."),
 )
 
 routes = web.RouteTableDef()
 
 
 class Filter(NamedTuple):
-    """Which jobs a list holds. None: any."""
+    """The filters of a list. None: any."""
 
     status: str | None
     mode: str | None
@@ -64,13 +66,13 @@ class Filter(NamedTuple):
 
 @routes.get("/v1/jobs")
 @operation(
-    "The jobs that are known, newest first",
-    answers={200: Answer("A page of them.", JobPage)},
+    "List jobs, newest first",
+    answers={200: Answer("A page of jobs.", JobPage)},
     errors=(422, 503),
     parameters=FILTERS,
 )
 async def list_jobs(request: web.Request) -> web.Response:
-    """Jobs, newest first, by pages."""
+    """Jobs, newest first, in pages."""
     query, index = request.query, request.app[INDEX]
     status = query.get("status")
     if status is not None and status not in list(JobStatus):
@@ -79,7 +81,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     limit = _limit(query.get("limit"))
     before = _read_cursor(query["cursor"]) if "cursor" in query else None
     if not await index.complete(INDEX_WAIT_S):
-        raise Unavailable("the list of jobs is still being read; try again")
+        raise Unavailable("the list of jobs is still loading; try again")
     return reply(await _page(request, index, wanted, before, limit))
 
 
@@ -105,7 +107,7 @@ async def _page(
 async def _state(request: web.Request, job_id: str) -> JobState | None:
     try:
         return await request.app[GENERATION].queue.state(job_id)
-    except UnknownJob:  # The retention was faster.
+    except UnknownJob:  # The retention has removed it.
         return None
 
 
@@ -126,7 +128,7 @@ def _time(query, name: str) -> float | None:  # noqa: ANN001 - multidict
     except ValueError:
         pass
     try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # In a query an unquoted + is a space.
+        moment = datetime.fromisoformat(text.replace(" ", "+"))  # An unquoted + in a query is a space.
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         message = f"{name} {text!r} is neither seconds since the epoch nor a time such as 2026-01-31T12:00:00Z"
@@ -150,40 +152,51 @@ def _read_cursor(text: str) -> tuple[float, str]:
 
 @routes.get("/v1/jobs/{job_id}")
 @operation(
-    "The state of a job: its position while it waits, its progress while it runs",
+    "Get the state of a job, with its position or progress",
     answers={200: Answer("The state.", JobState)},
     errors=(404, 503),
 )
 async def job_state(request: web.Request) -> web.Response:
-    """What is known of a job."""
+    """The state of a job."""
     state = await request.app[GENERATION].queue.state(job_id_of(request))
     return reply(request.app[INDEX].view(state), headers={"Cache-Control": "no-store"})
 
 
 @routes.delete("/v1/jobs/{job_id}")
 @operation(
-    "Cancel a job, whether it waits or runs",
-    answers={200: Answer("What became of it, and what this did.", CancelAnswer)},
+    "Cancel a job that waits or runs",
+    answers={200: Answer("The job, and the outcome of the cancellation.", CancelAnswer)},
     errors=(404, 503),
 )
 async def cancel_job(request: web.Request) -> web.Response:
-    """Cancel exactly this job. One that has ended stays as it is."""
+    """Cancel this job only. A job that has ended stays as it is."""
     return reply(await request.app[GENERATION].cancel(job_id_of(request)))
 
 
 @routes.get("/v1/jobs/{job_id}/images/{index}")
 @operation(
-    "An image of a job",
+    "Get an image of a job",
     answers={
-        200: Answer("The image.", media="*/*", headers={"ETag": "Its SHA-256.", "Accept-Ranges": "`bytes`"}),
-        206: Answer("A part of it.", media="*/*", headers={"ETag": "Its SHA-256.", "Content-Range": "Which part."}),
-        304: Answer("It is the one that If-None-Match names.", media=None, headers={"ETag": "Its SHA-256."}),
+        200: Answer(
+            "The image.", media="*/*", headers={"ETag": "The SHA-256 of the image.", "Accept-Ranges": "`bytes`"}
+        ),
+        206: Answer(
+            "A part of the image.",
+            media="*/*",
+            headers={"ETag": "The SHA-256 of the image.", "Content-Range": "The range of this part."},
+        ),
+        304: Answer("The image matches If-None-Match.", media=None, headers={"ETag": "The SHA-256 of the image."}),
     },
     errors=(404, 410, 416, 503),
     parameters=[
         Query("Range", {"type": "string"}, "One range of bytes, such as `bytes=0-1023`.", where="header"),
-        Query("If-None-Match", {"type": "string"}, "An ETag that is known already.", where="header"),
-        Query("If-Range", {"type": "string"}, "The ETag that the Range is of; else the whole comes.", where="header"),
+        Query("If-None-Match", {"type": "string"}, "An ETag that the client has.", where="header"),
+        Query(
+            "If-Range",
+            {"type": "string"},
+            "The ETag that the Range applies to; otherwise the whole image is sent.",
+            where="header",
+        ),
     ],
 )
 async def job_image(request: web.Request) -> web.Response:
@@ -192,7 +205,9 @@ async def job_image(request: web.Request) -> web.Response:
     state = await queue.state(job_id_of(request))
     text = request.match_info["index"]
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < len(state.images)):
-        raise UnknownJob(f"job {state.job_id} is {state.status} with {len(state.images)} images; none is {text}")
+        raise UnknownJob(
+            f"job {state.job_id} is {state.status} and has {len(state.images)} images; there is no image {text}"
+        )
     image = state.images[int(text)]
     etag = f'"{image.digest.removeprefix("SHA-256=")}"'
     headers = {"ETag": etag, "Cache-Control": "private, max-age=3600, immutable", "Accept-Ranges": "bytes"}
@@ -209,15 +224,15 @@ async def job_image(request: web.Request) -> web.Response:
 
 
 def _names(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names the image. Comparison is weak (RFC 9110, 13.1.2)."""
+    """Whether an If-None-Match header matches the image. The comparison is weak (RFC 9110, 13.1.2)."""
     given = [tag.strip().removeprefix("W/") for tag in (header or "").split(",")]
     return etag in given or "*" in given
 
 
 def _range(header: str | None, size: int) -> range | None:
-    """The bytes that a Range header asks for; None where the whole is to be sent. Raises RangeNotSatisfiable.
+    """The bytes that a Range header asks for; None for the whole image. Raises RangeNotSatisfiable.
 
-    Several ranges, other units and what cannot be read are ignored, as RFC 9110 (14.2) allows.
+    Multiple ranges, other units and malformed headers are ignored, as RFC 9110 (14.2) allows.
     """
     unit, _, text = (header or "").partition("=")
     first, dash, last = text.strip().partition("-")
@@ -225,12 +240,12 @@ def _range(header: str | None, size: int) -> range | None:
         return None
     if len(text) > 40:
         return None
-    if not first:  # The last so many bytes.
+    if not first:  # The last bytes.
         start, stop = max(0, size - int(last)), size
     else:
         start, stop = int(first), min(size, int(last) + 1) if last else size
         if last and int(last) < int(first):
             return None
     if start >= stop:
-        raise RangeNotSatisfiable(f"the range {text} lies outside the image, which has {size} bytes")
+        raise RangeNotSatisfiable(f"the range {text} is outside the image, which has {size} bytes")
     return range(start, stop)

@@ -19,13 +19,13 @@ BODY = web.RequestKey("body", BodyLease)
 
 
 def release_body(request: web.Request) -> None:
-    """Give back what the body of a request took; nothing where it had none."""
+    """Give back the memory of a request's body, if it has one."""
     if (lease := request.get(BODY)) is not None:
         lease.release()
 
 
 def limited(limiter: RateLimiter, waits: Waits, *, body_timeout_s: float) -> Middleware:
-    """Hold every request to the limits: its rate, the number of those that wait, the time of its body."""
+    """Apply the limits to every request: its rate, the number of waiting requests, the time for its body."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -48,7 +48,7 @@ def limited(limiter: RateLimiter, waits: Waits, *, body_timeout_s: float) -> Mid
 
 @contextlib.contextmanager
 def _body_deadline(request: web.Request, timeout_s: float) -> Iterator[None]:
-    """Make reading the body fail with SlowBody when it is not all there in time."""
+    """Make reading the body fail with SlowBody if it does not arrive in time."""
 
     def expire() -> None:
         if not request.content.is_eof():
@@ -62,7 +62,7 @@ def _body_deadline(request: web.Request, timeout_s: float) -> Iterator[None]:
 
 
 def rate_headers(limiter: RateLimiter, verdict: Verdict | None) -> dict[str, str]:
-    """What a client may know of its rate: the RateLimit headers of the IETF's draft."""
+    """The RateLimit headers of the IETF draft."""
     if verdict is None:
         return {}
     return {

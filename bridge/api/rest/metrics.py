@@ -12,16 +12,17 @@ METRICS = web.AppKey("metrics", Metrics)
 
 
 @operation(
-    "Figures for Prometheus", answers={200: Answer("The text format.", media="text/plain", schema={"type": "string"})}
+    "Metrics for Prometheus",
+    answers={200: Answer("Metrics in the text format.", media="text/plain", schema={"type": "string"})},
 )
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics"""
     figures = request.app[METRICS]
     await figures.look()
-    # Not in a thread: the figures are changed by this one.
+    # Not in another thread: this one updates the metrics.
     return web.Response(body=generate_latest(figures.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 def add_routes(app: web.Application) -> None:
-    """The one route."""
+    """Add the route."""
     app.router.add_get("/metrics", metrics)

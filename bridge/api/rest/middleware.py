@@ -1,4 +1,4 @@
-"""What holds for every REST request: one log line, one id, one error envelope, and headers that browsers heed."""
+"""Middleware for every REST request: a log line, a request id, the error envelope, and security headers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 REQUEST_ID = web.RequestKey("request_id", str)
 REQUEST_ID_HEADER = "X-Request-Id"
 OWN_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""A caller's id that may stand in our log and our headers; a proxy in front of us may have given it."""
+"""A request id from the caller, or a proxy, that is safe to use in logs and headers."""
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 CLIENT_LEFT = 499
-"""In log and metrics: nobody was there any more to be answered. (nginx's number for it.)"""
+"""In logs and metrics: the client left before the answer. (nginx uses the same number.)"""
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -37,19 +37,19 @@ DOCS_PAGE = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self
 
 
 def error_response(error: BridgeError) -> web.Response:
-    """The envelope of an error, with its status and Retry-After."""
+    """The response for an error: its envelope, status and Retry-After."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     return web.json_response(text=error.envelope().model_dump_json(), status=error.status, headers=headers)
 
 
 @web.middleware
 async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error leaves as the envelope, those of aiohttp's own router included."""
+    """Turn every error into the envelope, including those of aiohttp's router."""
     try:
         return await handler(request)
     except SlowBody as error:
         response = error_response(error)
-        # The rest is not waited for, and the connection cannot be used again without it.
+        # The rest of the body is not read, so the connection cannot be used again.
         response.force_close()
         request.content.feed_eof()
         return response
@@ -66,7 +66,7 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPError as error:
         message = f"{request.method} {request.path}: {error.reason}"
         if error.status == 404:
-            message += "; /docs lists what there is"
+            message += "; /docs lists the endpoints"
         response = _reply(error.status, error.reason.lower().replace(" ", "_"), message)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
@@ -84,13 +84,13 @@ def _reply(status: int, code: str, message: str) -> web.Response:
 
 
 def route_of(request: web.Request) -> str:
-    """The route's pattern: a path itself may hold anything, and there is no end of them."""
+    """The pattern of the route. Paths themselves are unbounded, so they make no labels."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "(none)"
 
 
 def accounted(metrics: Metrics) -> Middleware:
-    """Give the request its id, and write it down when it is over. The outermost of all."""
+    """Give the request its id, and log and count it when it ends. The outermost middleware."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -120,18 +120,18 @@ def _write_down(request: web.Request, status: int, seconds: float, metrics: Metr
     operation = declared(request.match_info.handler)
     probe = operation is not None and operation.open and status < 500
     level = logging.WARNING if status >= 500 else logging.DEBUG if probe else logging.INFO
-    told = logs.fields(
+    facts = logs.fields(
         method=method,
         route=route,
         status=status,
         ms=round(seconds * 1000, 1),
         client=request.get(CLIENT, request.remote),
     )
-    log.log(level, "%s %s", method, route, extra=told)
+    log.log(level, "%s %s", method, route, extra=facts)
 
 
 def common_headers(limiter: RateLimiter):
-    """A signal handler that gives every answer its headers, streams and pages included."""
+    """A signal handler that sets the headers of every response, including streams and pages."""
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         headers = {**SAFE_HEADERS, "Content-Security-Policy": NO_PAGE, "Cache-Control": "no-store"}

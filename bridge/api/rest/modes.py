@@ -1,4 +1,4 @@
-"""Every saved graph as an endpoint. A file that changes is read again; a broken one says so here and nowhere else."""
+"""Every saved graph as an endpoint. Changed files are read again; a broken one does not affect the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASYNC_PREFERENCE = "respond-async"
 PREFER = Query(
     "Prefer",
     {"type": "string"},
-    f"`{ASYNC_PREFERENCE}` (RFC 7240): do not wait, answer 202 with the job.",
+    f"`{ASYNC_PREFERENCE}` (RFC 7240): do not wait; answer 202 with the job.",
     where="header",
 )
 
@@ -29,7 +29,7 @@ routes = web.RouteTableDef()
 
 
 def summary(library: ModeLibrary, name: str) -> ModeSummary:
-    """What a list says of a mode; a broken one has an error and nothing else."""
+    """The entry of a mode in a list. A broken mode has an error and nothing else."""
     try:
         mode = library.get(name)
     except BridgeError as error:
@@ -48,7 +48,9 @@ def summary(library: ModeLibrary, name: str) -> ModeSummary:
 
 
 @routes.get("/v1/modes")
-@operation("The saved graphs, those that cannot be used with the reason", answers={200: Answer("They are.", ModeList)})
+@operation(
+    "List the saved graphs", answers={200: Answer("All graphs; those that cannot be used have an error.", ModeList)}
+)
 async def modes(request: web.Request) -> web.Response:
     """The saved graphs."""
     library = request.app[GENERATION].modes
@@ -58,12 +60,12 @@ async def modes(request: web.Request) -> web.Response:
 
 @routes.get("/v1/modes/{name}")
 @operation(
-    "What a saved graph takes: types, defaults and limits",
-    answers={200: Answer("A JSON Schema of the body of POST to the same path.", schema={"type": "object"})},
+    "Get the parameters of a saved graph as JSON Schema",
+    answers={200: Answer("The JSON Schema of the body for POST to the same path.", schema={"type": "object"})},
     errors=(404, 503),
 )
 async def mode_schema(request: web.Request) -> web.Response:
-    """What a saved graph takes, as JSON Schema."""
+    """The parameters of a saved graph, as JSON Schema."""
     generation = request.app[GENERATION]
     mode = generation.modes.get(request.match_info["name"])
     return web.json_response(request_schema(await generation.offers.fill(mode)))
@@ -74,17 +76,22 @@ async def mode_schema(request: web.Request) -> web.Response:
     "Run a saved graph",
     answers={
         200: Answer("The images.", ImageGenResponse, headers=REPLAYED),
-        202: Answer("Accepted, with `Prefer: respond-async`.", JobState, headers={**LOCATION, **REPLAYED}),
+        202: Answer(
+            "Accepted, for a request with `Prefer: respond-async`.", JobState, headers={**LOCATION, **REPLAYED}
+        ),
     },
     errors=(404, 409, 410, 503, 504),
-    body_schemas={JSON: {"type": "object", "description": "What GET of the same path says."}, FORM: FORM_SCHEMA},
+    body_schemas={
+        JSON: {"type": "object", "description": "The schema that GET returns for the same path."},
+        FORM: FORM_SCHEMA,
+    },
     parameters=[PREFER, KEY],
     waits=True,
 )
 async def run_mode(request: web.Request) -> web.Response:
-    """Run a saved graph with the values of the body."""
+    """Run a saved graph with the values in the body."""
     name = request.match_info["name"]
-    request.app[GENERATION].modes.get(name)  # Before a large body is read.
+    request.app[GENERATION].modes.get(name)  # Fail before a large body is read.
     preferences = [part.strip().lower() for part in request.headers.get("Prefer", "").split(",")]
     if ASYNC_PREFERENCE in preferences:
         response = await accept(request, await _read_for(name, request))
@@ -97,26 +104,27 @@ async def _read_for(name: str, request: web.Request) -> Body:
     """The body of a request to a mode. Raises what `read_body` raises, and InvalidRequest for one of another mode."""
     body = await read_body(request, request.app[GENERATION].limits)
     if body.values.get("mode", name) != name:
-        message = f"mode is {name!r} by the path; leave it out of the body"
+        message = f"the path already names the mode {name!r}; leave mode out of the body"
         raise InvalidRequest.of([ErrorDetail(field="mode", message=message)])
     return Body({**body.values, "mode": name}, body.files, body.text_bytes, body.is_form)
 
 
 def mode_paths(library: ModeLibrary, described: dict[str, Any]) -> dict[str, Any]:
-    """An entry of OpenAPI's `paths` for every mode that can be used: `described`, the entry of `/v1/modes/{name}`,
-    with that mode's own body in place of the general one.
+    """An entry in OpenAPI's `paths` for every mode that can be used: `described`, the entry of `/v1/modes/{name}`, with
+    the body of that mode in place of the general one.
 
-    Which files there are to choose from is left to `/v1/modes/{name}`: it changes, and a worker has to be asked."""
+    Options that are files are left out: they change, and only a worker knows them. `/v1/modes/{name}` has them.
+    """
     paths: dict[str, Any] = {}
     for name in library.names():
         try:
             mode = library.get(name)
         except BridgeError:
-            continue  # Its own endpoint says why.
+            continue  # GET /v1/modes says why.
         methods: dict[str, Any] = {}
-        for method, told in described.items():
-            parameters = [each for each in told.get("parameters", []) if each["in"] != "path"]
-            methods[method] = {**told, "parameters": parameters}
+        for method, entry in described.items():
+            parameters = [each for each in entry.get("parameters", []) if each["in"] != "path"]
+            methods[method] = {**entry, "parameters": parameters}
         content = {JSON: {"schema": request_schema(mode)}, FORM: {"schema": form_schema(mode)}}
         summary_text = f"{mode.title}: {mode.description}" if mode.description else mode.title
         methods["post"] = {

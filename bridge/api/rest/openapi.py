@@ -1,6 +1,6 @@
-"""`/openapi.json`, made from the declarations of the routes, and the page at `/docs` that shows it.
+"""`/openapi.json`, generated from the declarations of the routes, and `/docs`, the page that shows it.
 
-Nothing is fetched from outside: the page's script and style come with a Python package.
+The page loads nothing from other hosts: its script and style come with a Python package.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bridge.contract import ErrorEnvelope, JobEvent
 
 JSON = "application/json"
 References = Mapping[tuple[Any, JsonSchemaMode], Mapping[str, Any]]
-"""`{"$ref": …}` by model, and by whether we read it (validation) or write it (serialization)."""
+"""`{"$ref": …}` by model, and by whether the service reads (validation) or writes it (serialization)."""
 RETRY_STATUSES = (429, 503)
 SWAGGER_DIR = Path(str(swagger_ui_bundle.swagger_ui_path))
 PAGE = """<!doctype html>
@@ -43,7 +43,7 @@ START_SCRIPT = """SwaggerUIBundle({
 
 @dataclass
 class Written:
-    """The document as it was made last: but for the modes it is always the same."""
+    """The last generated document. Only changed modes change it."""
 
     version: object = None
     text: str = ""
@@ -57,45 +57,45 @@ def _header(description: str) -> dict[str, Any]:
 
 
 def _answer(answer: Answer, refs: References) -> dict[str, Any]:
-    told: dict[str, Any] = {"description": answer.description}
+    entry: dict[str, Any] = {"description": answer.description}
     if answer.media:
         schema = refs[answer.model, "serialization"] if answer.model else answer.schema
-        told["content"] = {answer.media: {"schema": schema} if schema is not None else {}}
+        entry["content"] = {answer.media: {"schema": schema} if schema is not None else {}}
     if answer.headers:
-        told["headers"] = {name: _header(text) for name, text in answer.headers.items()}
-    return told
+        entry["headers"] = {name: _header(text) for name, text in answer.headers.items()}
+    return entry
 
 
 def _error(status: int, refs: References) -> dict[str, Any]:
-    told = {"description": ERRORS[status], "content": {JSON: {"schema": refs[ErrorEnvelope, "serialization"]}}}
+    entry = {"description": ERRORS[status], "content": {JSON: {"schema": refs[ErrorEnvelope, "serialization"]}}}
     if status in RETRY_STATUSES:
-        told["headers"] = {"Retry-After": _header("Seconds after which to try again.")}
-    return told
+        entry["headers"] = {"Retry-After": _header("Seconds to wait before the next attempt.")}
+    return entry
 
 
 def _parameter(query: Query) -> dict[str, Any]:
-    told = {"in": query.where, "name": query.name, "required": query.required, "schema": dict(query.schema)}
-    return told | ({"description": query.description} if query.description else {})
+    entry = {"in": query.where, "name": query.name, "required": query.required, "schema": dict(query.schema)}
+    return entry | ({"description": query.description} if query.description else {})
 
 
 def operation_object(declared: Operation, path: str, refs: References) -> dict[str, Any]:
-    """One operation, as OpenAPI has it."""
+    """One operation as an OpenAPI Operation Object."""
     responses = {str(status): _answer(answer, refs) for status, answer in declared.answers.items()}
     responses |= {str(status): _error(status, refs) for status in declared.statuses() if str(status) not in responses}
-    told: dict[str, Any] = {"summary": declared.summary, "responses": responses}
+    entry: dict[str, Any] = {"summary": declared.summary, "responses": responses}
     names = re.findall(r"{(\w+)}", path)
     parameters = [_parameter(Query(name, PATH_PARAMETERS[name], required=True, where="path")) for name in names]
     parameters += [_parameter(query) for query in declared.parameters]
     if parameters:
-        told["parameters"] = parameters
+        entry["parameters"] = parameters
     if declared.takes_body:
         content: dict[str, Any] = {media: {"schema": dict(schema)} for media, schema in declared.body_schemas.items()}
         if declared.body:
             content = {JSON: {"schema": refs[declared.body, "validation"]}, **content}
-        told["requestBody"] = {"required": True, "content": content}
+        entry["requestBody"] = {"required": True, "content": content}
     if not declared.open:
-        told["security"] = [{}, {"token": []}]  # {}: a service without a token asks for none
-    return told
+        entry["security"] = [{}, {"token": []}]  # {}: without a token in the settings, requests need none
+    return entry
 
 
 def document(app: web.Application) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def document(app: web.Application) -> dict[str, Any]:
 
 
 @operation(
-    "This description", answers={200: Answer("An OpenAPI 3.1 document.", schema={"type": "object"})}
+    "This API as OpenAPI", answers={200: Answer("An OpenAPI 3.1 document.", schema={"type": "object"})}
 )  # fmt: skip
 async def openapi(request: web.Request) -> web.Response:
     """GET /openapi.json"""
@@ -134,20 +134,20 @@ async def openapi(request: web.Request) -> web.Response:
     return web.json_response(text=written.text)
 
 
-@operation("This description, for people", answers={200: Answer("A page.", media="text/html")})
+@operation("Documentation of this API", answers={200: Answer("A page.", media="text/html")})
 async def docs(_: web.Request) -> web.Response:
     """GET /docs"""
     return web.Response(text=PAGE, content_type="text/html")
 
 
-@operation("The script of the page", answers={200: Answer("A script.", media="text/javascript")})
+@operation("The script of the documentation page", answers={200: Answer("A script.", media="text/javascript")})
 async def start_script(_: web.Request) -> web.Response:
-    """GET /docs/start.js: apart from the page, so that the page may run no script but our files."""
+    """GET /docs/start.js: a file of its own, so that the page needs no inline scripts."""
     return web.Response(text=START_SCRIPT, content_type="text/javascript")
 
 
 def add_routes(app: web.Application) -> None:
-    """The document, the page and the page's own files."""
+    """Add the document, the page and its files."""
     app[WRITTEN] = Written()
     app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/docs", docs)

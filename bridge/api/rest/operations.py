@@ -1,7 +1,7 @@
-"""What each endpoint takes and answers, declared beside its handler: `@operation(...)` below `@routes.get(...)`.
+"""What each endpoint takes and answers, declared next to its handler: `@operation(...)` below `@routes.get(...)`.
 
-`/openapi.json` is made of these declarations, and the guards of the doors read them too (which routes wait, which are
-open), so that there is one place to look. A route without one does not start.
+`/openapi.json` is generated from them, and the middleware reads them too (which endpoints wait, which are open). The
+gateway does not start with an endpoint that has none.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 
 ERRORS = {
-    400: "The request cannot be read: it is not HTTP, or its body is not JSON.",
-    401: "The service has a token, and the request does not carry it.",
-    403: "A browser's request from another site, or a name that is not the service's.",
-    404: "No such model, mode, job or image.",
+    400: "The request cannot be read: it is malformed, or its body is not JSON.",
+    401: "The service requires a token, and the request has none, or a wrong one.",
+    403: "The request comes from a web page of another site, or its Host is not a name of the service.",
+    404: "There is no such model, mode, job or image.",
     408: "The body did not arrive in time.",
-    409: "The job was cancelled, or the request contradicts what is there.",
-    410: "The job is known, and its image is no longer kept.",
+    409: "The job was cancelled.",
+    410: "The image of the job is no longer kept.",
     412: "The precondition of a header does not hold.",
     413: "The body, or an image in it, is too large.",
-    415: "The body is of a type that this endpoint does not read.",
-    416: "The range lies outside the image.",
-    422: "One or more values are wrong; details names every one.",
-    429: "The queue is full, too much waits, or requests come too fast; Retry-After says when to try again.",
-    500: "The graph failed, or the service did; code and message say the cause and the remedy.",
-    503: "ComfyUI, the worker or NATS is down or starting, or the model's weights cannot be had.",
-    504: "The job is not done yet; it goes on.",
+    415: "This endpoint does not read bodies of this type.",
+    416: "The range is outside the image.",
+    422: "One or more values are invalid; details lists all of them.",
+    429: "The queue is full, too many requests wait, or the client sends too many; see Retry-After.",
+    500: "The graph or the service failed; code and message give the cause and the remedy.",
+    503: "ComfyUI, the worker or NATS is down or starting, or the model's weights are not available.",
+    504: "The job is not done in time; it continues.",
 }
-"""Every status of an error; each is answered with the one envelope."""
+"""Every error status. All of them are answered with the same envelope."""
 EVERYWHERE = (400, 403, 500)
 GUARDED = (401, 429)
-"""Of every endpoint that is not open."""
+"""Errors of every endpoint that is not open."""
 WITH_A_BODY = (408, 413, 415, 422)
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "job_id": {"type": "string", "pattern": JOB_ID_PATTERN},
@@ -48,23 +48,23 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "name": {"type": "string", "description": "A name that GET /v1/modes lists."},
     "model": {"type": "string", "description": "A name that GET /v1/model-info lists."},
 }
-"""What stands in the braces of a path."""
+"""The parameters in paths."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that is no error. Without `model` and `schema` the body is bytes or text of the `media` type."""
+    """A successful answer. Without `model` and `schema` the body is bytes or text of the `media` type."""
 
     description: str
     model: type[BaseModel] | None = None
     media: str | None = "application/json"
     schema: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers of this answer, with their descriptions."""
+    """The headers of this answer, with their descriptions."""
 
 
 class Query(NamedTuple):
-    """A parameter behind the question mark, or with `where="header"` a request header."""
+    """A query parameter, or with `where="header"` a request header."""
 
     name: str
     schema: Mapping[str, Any]
@@ -82,19 +82,19 @@ class Operation:
     errors: frozenset[int] = frozenset()
     body: type[BaseModel] | None = None
     body_schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Further bodies, by media type."""
+    """Other bodies, by media type."""
     parameters: tuple[Query, ...] = ()
     waits: bool = False
-    """It holds its connection until something happens: such requests are bounded in number."""
+    """It holds its connection until something happens. The number of such requests is limited."""
     open: bool = False
-    """Answered without a token and at any rate."""
+    """Needs no token, and has no rate limit."""
 
     @property
     def takes_body(self) -> bool:
         return self.body is not None or bool(self.body_schemas)
 
     def statuses(self) -> list[int]:
-        """Every status of an error that this operation may answer with."""
+        """Every error status that this operation may answer with."""
         more = (*EVERYWHERE, *(() if self.open else GUARDED), *(WITH_A_BODY if self.takes_body else ()))
         return sorted({*self.errors, *more})
 
@@ -113,7 +113,7 @@ def operation(
     waits: bool = False,
     open: bool = False,  # noqa: A002 - the word for it
 ) -> Callable[[AnyHandler], AnyHandler]:
-    """Declare what a handler takes and answers. `errors` are the statuses beyond those that go without saying."""
+    """Declare what a handler takes and answers. `errors` are the statuses besides those that every endpoint has."""
     unknown = set(errors) - set(ERRORS)
     assert not unknown, f"describe {unknown} in ERRORS"
     declared = Operation(
@@ -133,7 +133,7 @@ def declared(handler: Any) -> Operation | None:
 
 
 class Route(NamedTuple):
-    """A route of the application; `operation` is None where it was forgotten."""
+    """A route of the application; `operation` is None if it has no declaration."""
 
     method: str
     path: str
@@ -141,7 +141,7 @@ class Route(NamedTuple):
 
 
 def routes_of(app: web.Application) -> Iterator[Route]:
-    """Every route but the files of the documentation page. HEAD is GET without the body."""
+    """Every route except the files of the documentation page, and HEAD."""
     for resource in app.router.resources():
         if isinstance(resource, web.StaticResource):
             continue
@@ -151,7 +151,7 @@ def routes_of(app: web.Application) -> Iterator[Route]:
 
 
 def check_declared(app: web.Application) -> None:
-    """Raise where a route has no declaration: what /openapi.json does not say, no client can rely on."""
+    """Raise TypeError if a route has no declaration: it would be missing from /openapi.json."""
     missing = [f"{route.method} {route.path}" for route in routes_of(app) if route.operation is None]
     if missing:
         raise TypeError(f"no @operation is declared for {', '.join(missing)}")

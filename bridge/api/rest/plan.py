@@ -1,4 +1,4 @@
-"""How a model would lie in memory, on the worker's machine or on one that is described."""
+"""Memory plans: where a model would live, on the worker's machine or on one that the request describes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ routes = web.RouteTableDef()
 
 @routes.get("/v1/models/{model}/plan")
 @operation(
-    "How a model would lie in memory; nothing is loaded",
-    answers={200: Answer("The plan, whether it fits or not.", ModelPlan)},
+    "Plan where a model would live in memory; nothing is loaded",
+    answers={200: Answer("The plan; its `fits` says whether the model fits.", ModelPlan)},
     errors=(404, 422, 503),
     parameters=[
-        Query("vram", SIZE, "A card's memory; 0 for a CPU. The worker's machine unless given."),
-        Query("ram", SIZE, "The machine's RAM. What is free of the worker's unless given."),
-        Query("bf16", {"type": "boolean"}, "Whether the card computes in bf16."),
-        Query("width", COUNT, "Pixels. The model's own unless given, as of all that follow."),
-        Query("height", COUNT, "Pixels; as wide as high unless given."),
-        Query("count", COUNT, "Images."),
+        Query("vram", SIZE, "Memory of the GPU; 0 for a CPU. Default: the worker's."),
+        Query("ram", SIZE, "RAM of the machine. Default: the free RAM of the worker."),
+        Query("bf16", {"type": "boolean"}, "Whether the GPU computes in bf16."),
+        Query("width", COUNT, "Pixels. Default, here and below: the model's."),
+        Query("height", COUNT, "Pixels. Default: the width."),
+        Query("count", COUNT, "Number of images."),
         Query("steps", COUNT, "Denoising steps."),
         Query("precision", {"type": "string", "enum": list(PRECISIONS)}, "The type of the weights."),
         Query("offload", {"type": "string", "enum": list(OFFLOADS)}, "Where the weights are."),
-        Query("controlnet", {"type": "string"}, "ControlNets beside it: names, or sizes such as 2.5GB, with commas."),
-        Query("lora", {"type": "string"}, "LoRAs in it, likewise."),
+        Query(
+            "controlnet",
+            {"type": "string"},
+            "ControlNets to include: names, or sizes such as 2.5GB, separated by commas.",
+        ),
+        Query("lora", {"type": "string"}, "LoRAs to include: names or sizes, separated by commas."),
     ],
 )
 async def plan(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""What the rooms of the REST door share: where the requests go, and how an answer is written down."""
+"""What the REST endpoints share: the objects that they ask, and how answers are written."""
 
 from __future__ import annotations
 

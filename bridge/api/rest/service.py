@@ -1,7 +1,4 @@
-"""The REST door: its rooms together, and the endpoints about models and about the service itself.
-
-Each handler reads a request, asks `Generation`, and writes the answer down.
-"""
+"""All routes of the REST API, and the endpoints for models and for the service itself."""
 
 from __future__ import annotations
 
@@ -21,22 +18,24 @@ routes = web.RouteTableDef()
 
 
 @routes.get("/v1/model-info")
-@operation("The models, and the machine", answers={200: Answer("The models.", ModelInfoResponse)}, errors=(503,))
+@operation(
+    "List the models, and describe the machine", answers={200: Answer("The models.", ModelInfoResponse)}, errors=(503,)
+)
 async def model_info(request: web.Request) -> web.Response:
-    """The models and the machine, asked of ComfyUI now."""
+    """The models and the machine, as ComfyUI reports them now."""
     return reply(await request.app[GENERATION].models.ask())
 
 
 @routes.post("/v1/load-model")
 @operation(
-    "Load a model now",
-    answers={200: Answer("It is loaded.", LoadModelResponse)},
+    "Load a model and wait for it",
+    answers={200: Answer("The model is loaded.", LoadModelResponse)},
     errors=(404, 409, 422, 503, 504),
     parameters=[Query("model_name", {"type": "string", "minLength": 1}, "A name from model-info.", required=True)],
     waits=True,
 )
 async def load_model(request: web.Request) -> web.Response:
-    """Load a model now."""
+    """Load a model, and wait until it is on its device."""
     name = request.query.get("model_name", "")
     if not name:
         raise InvalidRequest("model_name is required: POST /v1/load-model?model_name=…", field="model_name")
@@ -44,29 +43,29 @@ async def load_model(request: web.Request) -> web.Response:
 
 
 @routes.get("/healthz")
-@operation("Whether the process serves", answers={200: Answer("It does.", schema={"type": "object"})}, open=True)
+@operation("Check that the process is alive", answers={200: Answer("It is.", schema={"type": "object"})}, open=True)
 async def healthz(_: web.Request) -> web.Response:
-    """Whether this process serves."""
+    """Whether this process is alive."""
     return web.json_response({"status": "ok"})
 
 
 @routes.get("/readyz")
 @operation(
-    "Whether a request would be run",
+    "Check that a request would run now",
     answers={200: Answer("It would.", schema={"type": "object"})},
     errors=(503,),
     open=True,
 )
 async def readyz(request: web.Request) -> web.Response:
-    """Whether a request would be run: NATS, a worker, its ComfyUI and the node pack all answer."""
+    """Whether a request would run now: NATS, a worker, its ComfyUI and the node pack all answer."""
     if not request.app[GENERATION].queue.nc.is_connected:
-        raise Unavailable("the connection to the NATS server is down; it is being restored")
+        raise Unavailable("the connection to the NATS server is down; reconnecting")
     info = await request.app[GENERATION].models.ask()
     return web.json_response({"status": "ready", "device": info.device, "default_model": info.default_model})
 
 
 def add_routes(app: web.Application) -> None:
-    """Every endpoint."""
-    for room in (generate_rest, jobs_rest, events_rest, modes_rest, plan_rest, workers_rest):
-        app.add_routes(room.routes)
+    """Add every endpoint."""
+    for module in (generate_rest, jobs_rest, events_rest, modes_rest, plan_rest, workers_rest):
+        app.add_routes(module.routes)
     app.add_routes(routes)

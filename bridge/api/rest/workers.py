@@ -1,4 +1,4 @@
-"""The workers, as their heartbeats tell of them."""
+"""The workers that gateways hear from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ routes = web.RouteTableDef()
 
 
 @routes.get("/v1/workers")
-@operation("The workers that were heard of in the last minute", answers={200: Answer("The workers.", WorkerList)})
+@operation("List the workers of the last minute", answers={200: Answer("The workers.", WorkerList)})
 async def workers(request: web.Request) -> web.Response:
     """The workers, with the age of their last heartbeat."""
     return reply(await request.app[ROSTER].list())

@@ -17,5 +17,5 @@ def borrow(handle: PipelineHandle, reporter: LoadReporter | None = None) -> Load
     loaded = pipelines.acquire(handle, reporter)
     switch_loras(loaded, handle.adapters)
     loaded.controls = handle.controls
-    loaded.compiled.wanted = handle.compile
+    loaded.compiled.enabled = handle.compile
     return loaded

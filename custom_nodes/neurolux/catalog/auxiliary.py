@@ -1,8 +1,6 @@
-"""The catalog's ControlNets, preprocessors and motion adapters: small models that help a large one.
+"""The catalog's ControlNets, preprocessors and motion adapters: small models that work beside a large one.
 
-Each is downloaded on first use.
-
-Like catalog.py this imports neither torch nor ComfyUI.
+Each is downloaded on first use. Like models.py, this module imports neither torch nor ComfyUI.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from .reading import CATALOG_FILE
 
 @dataclass(frozen=True)
 class HelperModel(RepoFiles):
-    """A small model of the catalog: its files on the Hub, its licence and its size."""
+    """A helper model in the catalog: its files on the Hub, its licence and its size."""
 
     name: str
     title: str
@@ -31,17 +29,17 @@ class HelperModel(RepoFiles):
 
 @dataclass(frozen=True)
 class CatalogControlNet(HelperModel):
-    """A ControlNet: for which models, and for which kinds of control images."""
+    """A ControlNet, with the family and the kinds of control images that it was trained for."""
 
     family: str
     kinds: tuple[str, ...]
     width: int
-    """Of the layers that it meets in the model; see ``adapters/control_choice.py``."""
+    """Width of the model's layers that it connects to; see ``adapters/control_choice.py``."""
 
 
 @dataclass(frozen=True)
 class CatalogMotion(HelperModel):
-    """A motion adapter: for which models, and how it is sampled."""
+    """A motion adapter, with its family and its sampling settings."""
 
     family: str
     steps: int
@@ -49,14 +47,14 @@ class CatalogMotion(HelperModel):
     scheduler: str
     """Class name in diffusers."""
     schedule: Mapping[str, Any]
-    """What the scheduler's configuration has beyond the model's own."""
+    """Scheduler settings that override the model's own."""
     only_steps: int | None = None
-    """The number of steps that a distilled adapter was made for."""
+    """The number of steps that a distilled adapter requires; None for any number."""
 
 
 @dataclass(frozen=True)
 class HelperCatalog:
-    """All of them, by name, the one to prefer first."""
+    """All helper models by name, in order of preference."""
 
     controlnets: Mapping[str, CatalogControlNet]
     preprocessors: Mapping[str, HelperModel]
@@ -64,7 +62,7 @@ class HelperCatalog:
 
 
 def read_helper_catalog(path: Path = CATALOG_FILE) -> HelperCatalog:
-    """Read them from a catalog file. An unknown key is an error (TypeError)."""
+    """Read the helper models from a catalog file. Raises TypeError for an unknown key."""
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     return HelperCatalog(
         controlnets={

@@ -1,4 +1,4 @@
-"""What a request to a model may ask for, and what it gets that does not say. Pure records that check values."""
+"""The limits and the defaults of requests to a model. Pure records that check values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import InvalidParameter
 
 @dataclass(frozen=True)
 class SizeLimit:
-    """What a width or a height may be, in pixels."""
+    """The allowed widths or heights, in pixels."""
 
     minimum: int = 256
     maximum: int = 2048
@@ -33,7 +33,7 @@ class SizeLimit:
 
 @dataclass(frozen=True)
 class StepLimit:
-    """Sampling steps: a range, or for a step-distilled model the numbers it has a checkpoint for."""
+    """The allowed sampling steps: a range, or for a step-distilled model the numbers that have a checkpoint."""
 
     minimum: int = 1
     maximum: int = 100
@@ -55,7 +55,7 @@ class StepLimit:
 
 @dataclass(frozen=True)
 class GuidanceLimit:
-    """What the guidance scale may be."""
+    """The allowed guidance scales."""
 
     minimum: float = 0.0
     maximum: float = 20.0
@@ -71,7 +71,7 @@ class GuidanceLimit:
 
 @dataclass(frozen=True)
 class CountLimit:
-    """How many images one request may ask for."""
+    """The allowed number of images in one request."""
 
     minimum: int = 1
     maximum: int = 8
@@ -84,7 +84,7 @@ class CountLimit:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request to this model may ask for."""
+    """The allowed values of a request to this model."""
 
     width: SizeLimit = SizeLimit()
     height: SizeLimit = SizeLimit()
@@ -96,7 +96,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a request gets that does not say."""
+    """The values for whatever a request leaves out."""
 
     width: int = 1024
     height: int = 1024

@@ -1,6 +1,6 @@
-"""The models that the pack knows: one frozen record each, with the sources of its files.
+"""The models that the pack knows: a frozen record per model, with the sources of its files.
 
-Imports neither torch nor ComfyUI, so schemas, routes and tests can ask at any time.
+Imports neither torch nor ComfyUI, so schemas, routes and tests can use it at any time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..planning.records import ComponentShape
 from .limits import Defaults, Limits
 
 Purpose = Literal["any", "fill", "edit"]
-"""What a model was trained for: ``fill`` only completes masked images, ``edit`` follows an instruction."""
+"""What a model was trained for: ``fill`` only completes masked images, ``edit`` edits an image by an instruction."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class SingleFilesSource:
-    """Weight files in ComfyUI's own folders, by the component that is in them; a checkpoint is named several times.
+    """Weight files in ComfyUI's own folders, by component. A checkpoint appears once for each component in it.
 
-    ``lora`` is added to the denoiser for good: a distilled model that is shipped as a LoRA.
+    ``lora`` is permanently merged into the denoiser: some distilled models are published as a LoRA.
     """
 
     components: Mapping[str, Path]
@@ -64,18 +64,18 @@ Source = RepoSource | FolderSource | SingleFilesSource
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The distilled denoiser for one number of steps, and what its scheduler needs beyond the model's own."""
+    """The distilled denoiser for one number of steps, and the scheduler settings that override the model's own."""
 
     repo: str
     file: str
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     component: str = "unet"
-    """Whose weights they are, in the pipeline."""
+    """The component of the pipeline that the weights belong to."""
 
 
 @dataclass(frozen=True)
 class SchedulerChoice:
-    """The scheduler a model is sampled with, where it is not the one its folder names."""
+    """The scheduler to sample a model with, if it differs from the one in the model's folder."""
 
     class_name: str
     config: Mapping[str, Any]
@@ -83,7 +83,7 @@ class SchedulerChoice:
 
 @dataclass(frozen=True)
 class Model:
-    """One model: where it comes from, what it may do, what it does when not told."""
+    """One model: its source, its licence, its limits and its defaults."""
 
     name: str
     title: str
@@ -98,33 +98,33 @@ class Model:
     scheduler: SchedulerChoice | None = None
     checkpoints: Mapping[int, Checkpoint] = field(default_factory=dict)
     patterns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Names of single files that hold this model, by component (``checkpoint``: all of them; ``{steps}`` in a name
-    stands for the number of steps that it was distilled for)."""
+    """Name patterns of single files that hold this model, by component. ``checkpoint``: a file with all components.
+    ``{steps}`` in a name stands for the number of steps that the file was distilled for."""
     local: Mapping[int | None, SingleFilesSource] = field(default_factory=dict)
-    """Single files that were found on this machine and spare the download, by the number of steps."""
+    """Single files on this machine that make the download unnecessary, by the number of steps."""
     components: Mapping[str, ComponentShape] = field(default_factory=dict)
-    """How large its parts are, so that memory can be planned before anything is downloaded; empty where not known."""
+    """Sizes of its components, so memory can be planned before anything is downloaded; empty if unknown."""
     force_upcast_vae: bool = True
-    """Whether the VAE's config asks for fp32 where the rest computes in fp16."""
+    """Whether the VAE's config requires fp32 when the rest of the pipeline computes in fp16."""
     purpose: Purpose = "any"
     lora_learning_rate: float = 1e-4
-    """What a LoRA is trained with unless told otherwise."""
+    """The default learning rate for training a LoRA."""
 
     @property
     def step_distilled(self) -> bool:
-        """Whether a checkpoint is good for one number of steps only (SDXL-Lightning)."""
+        """Whether each checkpoint works for one number of steps only (SDXL-Lightning)."""
         return self.limits.num_inference_steps.choices is not None
 
     def variant(self, steps: int) -> int | None:
-        """The checkpoint that ``steps`` (0 = the default) chooses; None for a model that has only one.
+        """The checkpoint for ``steps`` (0 = the default), by its number of steps; None for a model with only one.
 
-        Raises InvalidParameter where there is no checkpoint for that number.
+        Raises InvalidParameter if there is no checkpoint for that number.
         """
         if not self.step_distilled:
             return None
-        wanted = steps or self.defaults.num_inference_steps
-        self.limits.num_inference_steps.check(wanted)
-        return wanted
+        steps = steps or self.defaults.num_inference_steps
+        self.limits.num_inference_steps.check(steps)
+        return steps
 
     @property
     def uses_negative_prompt(self) -> bool:
@@ -134,14 +134,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All known models in the order to show them; a folder replaces a catalog entry of the same name."""
+    """All known models in display order. A model folder replaces a catalog entry of the same name."""
 
     models: Mapping[str, Model]
     default: str
     fallback: str
 
     def get(self, name: str) -> Model:
-        """The model called ``name``; raises ModelNotFound, which lists those there are."""
+        """The model called ``name``. Raises ModelNotFound, which lists the known models."""
         try:
             return self.models[name]
         except KeyError:
@@ -152,5 +152,5 @@ class Catalog:
         return [name for name, model in self.models.items() if family in (None, model.family)]
 
     def with_models(self, models: Iterable[Model]) -> Catalog:
-        """This catalog and ``models``, which win over entries of the same name."""
+        """This catalog with ``models`` added. They replace entries of the same name."""
         return replace(self, models={**self.models, **{model.name: model for model in models}})

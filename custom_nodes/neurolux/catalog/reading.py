@@ -1,4 +1,4 @@
-"""Reads the catalog: ``models.toml`` as records. Unknown keys are errors, so that a typing mistake is noticed."""
+"""Reads the catalog file ``models.toml`` into records. Unknown keys are errors, so typing mistakes are noticed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CATALOG_FILE = Path(__file__).with_name("models.toml")
 
 
 def read_catalog(path: Path = CATALOG_FILE) -> Catalog:
-    """Read a catalog file. Unknown keys are errors, so that a typing mistake does not pass in silence."""
+    """Read a catalog file. Raises TypeError for an unknown key."""
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = document.get("limits", {})
     models = {name: parse_model(name, entry, shared, path.parent) for name, entry in document["models"].items()}
@@ -24,7 +24,7 @@ def read_catalog(path: Path = CATALOG_FILE) -> Catalog:
 
 
 def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str, Any], base: Path) -> Model:
-    """One ``[models.NAME]`` table as a record; relative bundled paths are resolved against ``base``."""
+    """One ``[models.NAME]`` table as a record. Relative paths of bundled models are resolved against ``base``."""
     vae = entry.get("vae")
     scheduler = entry.get("scheduler")
     return Model(
@@ -51,13 +51,13 @@ def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str,
 
 
 def parse_shape(entry: Mapping[str, Any]) -> ComponentShape:
-    """One component's size. ``blocks`` is in runs of ``[how many, parameters of each]``, in order of use."""
+    """The size of one component. ``blocks`` has runs of ``[count, parameters of each]``, in order of use."""
     blocks = tuple(size for count, size in entry.get("blocks", []) for _ in range(count))
     return ComponentShape(entry["parameters"], blocks, entry["stored"])
 
 
 def parse_source(entry: Mapping[str, Any], base: Path) -> Source:
-    """A ``source`` table: its ``kind`` says which record it is."""
+    """A ``source`` table as the record that its ``kind`` names. Raises ValueError for an unknown kind."""
     fields = dict(entry)
     kind = fields.pop("kind")
     if kind == "repo":
@@ -68,26 +68,26 @@ def parse_source(entry: Mapping[str, Any], base: Path) -> Source:
 
 
 def parse_limits(entry: Mapping[str, Any], base: Limits | None = None) -> Limits:
-    """A ``limits`` table over ``base``: what it does not name stays as it is there."""
+    """``base`` with the values of a ``limits`` table. Values that the table leaves out stay as they are."""
     base = base or Limits()
     changes: dict[str, Any] = {}
     for name, value in entry.items():
         if name in ("width", "height"):
-            changes[name] = replace(getattr(base, name), **spelled_out(value))
+            changes[name] = replace(getattr(base, name), **with_field_names(value))
         elif name == "num_inference_steps":
             choices = tuple(value["choices"]) if "choices" in value else base.num_inference_steps.choices
-            bounds = spelled_out({key: bound for key, bound in value.items() if key != "choices"})
+            bounds = with_field_names({key: bound for key, bound in value.items() if key != "choices"})
             if "choices" in value:
                 bounds = {"minimum": min(value["choices"]), "maximum": max(value["choices"]), **bounds}
             changes[name] = replace(base.num_inference_steps, choices=choices, **bounds)
         elif name in ("guidance_scale", "num_images"):
-            changes[name] = replace(getattr(base, name), **spelled_out(value))
+            changes[name] = replace(getattr(base, name), **with_field_names(value))
         else:
             changes[name] = value
     return replace(base, **changes)
 
 
-def spelled_out(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """``min`` and ``max``, as files and the wire write them, under the records' names."""
+def with_field_names(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """``entry`` with the short names ``min`` and ``max`` replaced by the records' field names."""
     names = {"min": "minimum", "max": "maximum"}
     return {names.get(key, key): value for key, value in entry.items()}

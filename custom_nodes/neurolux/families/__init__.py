@@ -1,1 +1,1 @@
-"""Everything that differs between model families, one module a family. Every other room asks the registry here."""
+"""Everything that differs between model families, in one module per family. Other rooms use the registry."""

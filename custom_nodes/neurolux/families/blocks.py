@@ -1,4 +1,4 @@
-"""Where a component keeps the blocks that run one after another, so that they can be streamed. Names only: no torch."""
+"""Describes where a component keeps its sequential blocks, so they can be streamed. Names only, no torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ LEVEL_PARTS = ("resnets", "attentions", "downsamplers", "upsamplers")
 
 @dataclass(frozen=True)
 class BlockLists:
-    """A component's block lists, as attribute paths in the order in which they run; none for what is not split."""
+    """The block lists of a component, as attribute paths in execution order; empty if it is not split."""
 
     lists: tuple[str, ...] = ()
     levels: bool = False
-    """Whether each block is a UNet's level. A level is too large to stream (2.4 GB of SDXL's 5.1), so its resnets,
-    transformer blocks and samplers are streamed instead."""
+    """Whether the lists hold the levels of a UNet. A level is too large to stream (2.4 GB of SDXL's 5.1), so its
+    resnets, transformer blocks and samplers are streamed instead."""
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What the names of tensors in blocks begin with."""
+        """The prefixes of the names of tensors in blocks."""
         return tuple(f"{name}." for name in self.lists)
 
     @cached_property
@@ -34,12 +34,12 @@ class BlockLists:
         return re.compile(rf"(?:{places})(?:\.\d+)?\.(?:{inside})(?=\.)")
 
     def block_of(self, tensor: str) -> str | None:
-        """The block that the tensor of that name is in; None for a tensor outside of blocks."""
+        """The block of the tensor with that name; None for a tensor outside the blocks."""
         match = self._pattern.match(tensor) if self.lists else None
         return match[0] if match else None
 
     def order(self, block: str) -> tuple[Any, ...]:
-        """Sorts the names of blocks as they run: in a UNet each resnet before its attention, samplers last."""
+        """The sort key of a block in execution order. In a UNet, each resnet precedes its attention; samplers last."""
         place = next(index for index, name in enumerate(self.lists) if block.startswith(f"{name}."))
         parts = block.removeprefix(self.lists[place] + ".").split(".")
         numbers = [int(part) for part in parts if part.isdigit()]

@@ -1,4 +1,4 @@
-"""How large a ControlNet is: by the shapes in its file, or by the bytes of a published one. No torch."""
+"""The size of a ControlNet for planning: from the shapes in its file, or from the size of a published one. No torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BLOCK = re.compile(
     r"(?:down_blocks\.\d+|mid_block)\.(?:resnets|attentions|downsamplers)\.\d+\.(?:transformer_blocks\.\d+\.)?|"
     r"control_model\.(?:input_blocks\.\d+|middle_block)\.\d+\.(?:transformer_blocks\.\d+\.)?"
 )
-"""What a block's tensors begin with in a ControlNet's file: diffusers' names, or those of its authors."""
+"""The prefix of a block's tensors in the file of a ControlNet, with diffusers' names or the original ones."""
 PUBLISHED_BYTES = 2
-"""A weight, in the files of ControlNets: bf16 or fp16."""
+"""Bytes per weight in published files of ControlNets, which are in bf16 or fp16."""
 
 
 def control_shape(header: Shapes, family: str) -> ComponentShape:
-    """A ControlNet by the shapes of its tensors."""
+    """The shape of a ControlNet, from the shapes of its tensors."""
     controls = family_of(family).controls
     values, needs_vae = controls.planned(header) if controls is not None else (0, False)
     parameters = sum(math.prod(shape) for shape in header.values())
@@ -28,7 +28,7 @@ def control_shape(header: Shapes, family: str) -> ComponentShape:
 
 
 def block_sizes(header: Shapes) -> tuple[int, ...]:
-    """Parameters of each block that can be streamed, in the file's order, which is about the order of use."""
+    """Parameters of each block that can be streamed, in the order of the file, which is roughly execution order."""
     sizes: dict[str, int] = {}
     for name, shape in header.items():
         block = BLOCK.match(name)
@@ -38,7 +38,7 @@ def block_sizes(header: Shapes) -> tuple[int, ...]:
 
 
 def published_control_shape(size: int, family: str) -> ComponentShape:
-    """A ControlNet of which only the bytes are known; its blocks are taken as equal."""
+    """The shape of a ControlNet with only its size in bytes known. Assumes blocks of equal size."""
     controls = family_of(family).controls
     count, values, needs_vae = controls.published if controls is not None else (1, 0, False)
     parameters = size // PUBLISHED_BYTES

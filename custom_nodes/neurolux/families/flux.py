@@ -1,6 +1,6 @@
 """FLUX.1: schnell, dev, Fill and Kontext.
 
-With guidance embeddings a model behaves as dev does, without them as schnell.
+A model with guidance embeddings behaves like dev, one without them like schnell.
 """
 
 from __future__ import annotations
@@ -49,21 +49,22 @@ if TYPE_CHECKING:
 BLOCKS = BlockLists(("transformer_blocks", "single_transformer_blocks"))
 TEXT_TOKENS = 512
 BYTES_PER_TOKEN = 54_000
-"""Activations of a step per token and byte of the number format; a token is 16x16 pixels or one of the text's."""
+"""Activations of a step per token and byte of the number format. A token is 16x16 pixels, or a text token."""
 EDIT_PIXELS = 1024 * 1024
-"""FluxKontextPipeline scales the image that it edits to about this many."""
+"""FluxKontextPipeline scales its input image to about this many pixels."""
 SCALING, SHIFT = 0.3611, 0.1159
 SCHEDULES: dict[bool, dict[str, Any]] = {
     True: {"shift": 3.0, "use_dynamic_shifting": True},
     False: {"shift": 1.0, "use_dynamic_shifting": False},
 }
-"""FlowMatchEulerDiscreteScheduler, with guidance embeddings (dev) and without (schnell)."""
+"""Settings of FlowMatchEulerDiscreteScheduler with guidance embeddings (dev) and without (schnell)."""
 
 # The transformer
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
-    """FluxTransformer2DModel. The rotary axes are an eighth of a head for the image's index, the rest for its sides."""
+    """Configuration of FluxTransformer2DModel. Of a head's rotary axes, an eighth encodes the image's index, and the
+    rest is split between row and column."""
     width = shapes["x_embedder.weight"][0]
     head = shapes["transformer_blocks.0.attn.norm_q.weight"][0]
     axis = head // 8
@@ -90,13 +91,13 @@ def empty(config: Config, folder: Path | None) -> Any:
 
 
 def load_gguf(tensors: Tensors, config: Config, compute: torch.dtype) -> Any:
-    """The transformer with its weights as a GGUF has them, by diffusers: a layer decodes its own when called."""
+    """The transformer with GGUF weights, loaded by diffusers. Each layer decodes its own weights when it is called."""
     import json
     import tempfile
 
     from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
 
-    with tempfile.TemporaryDirectory() as folder:  # from_single_file takes a configuration by its folder only
+    with tempfile.TemporaryDirectory() as folder:  # from_single_file only accepts a configuration as a folder
         (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return FluxTransformer2DModel.from_single_file(
             tensors, config=folder, quantization_config=GGUFQuantizationConfig(compute_dtype=compute), dtype=compute
@@ -142,10 +143,9 @@ BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)")
 
 
 def renamed_original(tensors: Tensors) -> Tensors:
-    """BFL's names into diffusers'. Fused projections become their parts, which are views of them: nothing is copied.
+    """Rename BFL's tensors to diffusers' names. Fused projections are split into views, so nothing is copied.
 
-    diffusers' own function is written for a width of 3072 and copies every weight before the first can be used, 24 GB
-    of them.
+    diffusers' own function assumes a width of 3072 and copies all weights, 24 GB, before the first can be used.
     """
     import torch
 
@@ -173,7 +173,7 @@ def renamed_original(tensors: Tensors) -> Tensors:
 
 
 def pieces(value: torch.Tensor, count: int, width: int) -> list[torch.Tensor]:
-    """A fused projection's rows: three of ``width`` each, and what is left; a scale belongs to all of them."""
+    """Split the rows of a fused projection: three parts of ``width``, then the rest. Every part shares a scale."""
     if count == 1:
         return [value]
     if value.numel() == 1:
@@ -208,10 +208,11 @@ TRANSFORMER = Part(
 
 
 def keeps_its_shape() -> type:
-    """Mixin: a LoRA does not change the shape of the shared transformer.
+    """Mixin that stops a LoRA from changing the shape of the shared transformer.
 
-    diffusers' loader would compare shapes with the weights: stored ones (weights/quantize.py) are in no state dict
-    under that name, and making each would take long. What is too wide was refused before, and peft refuses all else.
+    diffusers' loader compares shapes with the weights. Stored weights (weights/quantize.py) are not in the state dict
+    under that name, and building each would take long. ``refuse_widening`` rejects LoRAs that are too wide, and peft
+    rejects all other misfits.
     """
 
     class KeepsItsShape:
@@ -227,9 +228,9 @@ def keeps_its_shape() -> type:
 
 
 def mask_alone() -> type:
-    """Mixin for pipelines that inpaint by blending: the mask's latents without those of the masked image.
+    """Mixin for pipelines that inpaint by blending: prepares the mask without encoding the masked image.
 
-    diffusers encodes the masked image last of all, and the result goes nowhere.
+    diffusers encodes the masked image at the very end and never uses the result.
     """
     import torch
 
@@ -250,7 +251,7 @@ def mask_alone() -> type:
             device: torch.device,
             generator: torch.Generator,
         ) -> tuple[torch.Tensor, torch.Tensor]:
-            """diffusers' mask, packed like the latents: one pixel of ``mask`` (1, 1, H, W) for each latent pixel."""
+            """The same mask as diffusers', packed like the latents: ``mask`` (1, 1, H, W) sampled per latent pixel."""
             cells = self.vae_scale_factor * 2
             height, width = 2 * (height // cells), 2 * (width // cells)
             mask = torch.nn.functional.interpolate(mask, size=(height, width)).to(device=device, dtype=dtype)
@@ -268,23 +269,23 @@ CONTROL_INPAINT = PipelineClass("FluxControlNetInpaintPipeline", (given_latents,
 
 
 def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Tensor]:
-    """T5's embeddings of every token, and CLIP's pooled one."""
+    """T5's embeddings of all tokens, and CLIP's pooled embedding."""
     embeds, pooled, _ = pipe.encode_prompt(text, device=device, max_sequence_length=tokens)
     return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
 
 def unpack(pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """2x2 latent pixels are packed into one token; back to (1, C, h, w)."""
+    """Unpack tokens of 2x2 latent pixels to (1, C, h, w)."""
     return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
 
 
 def running_steps(steps: int, strength: float) -> int:
-    """How many of ``steps`` are run: FLUX rounds up."""
+    """How many of ``steps`` run. FLUX's pipelines round up."""
     return steps - int(max(steps - min(steps * strength, steps), 0))
 
 
 def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]]:
-    """The text encoders and the VAE, against the transformer."""
+    """Compare the text encoders and the VAE with the transformer."""
     main = configs["transformer"]
     if "text_encoder" in configs:
         yield "text_encoder", configs["text_encoder"]["hidden_size"], main["pooled_projection_dim"], "features"
@@ -295,20 +296,20 @@ def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]
 
 
 def tokenizers(tokens: int) -> dict[str, Any]:
-    """CLIP's and T5's."""
+    """The tokenizers of CLIP and T5."""
     return {"tokenizer": clip_tokenizer(), "tokenizer_2": t5.tokenizer(tokens)}
 
 
 def scheduler(configs: Mapping[str, Config]) -> Scheduler:
-    """The one that dev or schnell was made for."""
+    """The scheduler of dev or schnell."""
     return Scheduler("FlowMatchEulerDiscreteScheduler", SCHEDULES[bool(configs["transformer"]["guidance_embeds"])])
 
 
-# What a model is, by its files
+# Facts about a model, from its files
 
 
 def facts(side: int, *, guided: bool) -> ModelFacts:
-    """dev, or schnell."""
+    """The facts about dev (``guided``) or schnell."""
     defaults = Defaults(side, side, 28 if guided else 4, 3.5 if guided else 0.0)
     limits = Limits(num_inference_steps=StepLimit(1, 100 if guided else 50))
     return ModelFacts(defaults, limits, max_sequence_length=512 if guided else 256)
@@ -321,7 +322,7 @@ def plain_folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
 
 
 def fill_folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
-    """FLUX.1 Fill: dev, with the steps and the guidance that its authors recommend."""
+    """FLUX.1 Fill: like dev, with the steps and the guidance that its authors recommend."""
     plain = plain_folder(read)
     defaults = replace(plain.defaults, num_inference_steps=50, guidance_scale=30.0)
     limits = replace(plain.limits, guidance_scale=GuidanceLimit(0.0, 100.0))
@@ -329,13 +330,13 @@ def fill_folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
 
 
 def edit_folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
-    """FLUX.1 Kontext: dev, with the guidance that its authors recommend."""
+    """FLUX.1 Kontext: like dev, with the guidance that its authors recommend."""
     plain = plain_folder(read)
     return replace(plain, purpose="edit", defaults=replace(plain.defaults, guidance_scale=2.5))
 
 
 def example_for(model: str, component: str) -> str | None:
-    """BFL's file of a catalog model's transformer."""
+    """The name of BFL's file with the transformer of a catalog model."""
     if component != "transformer" or not model.startswith("flux"):
         return None
     return f"{model.replace('flux', 'flux1', 1)}.safetensors"
@@ -347,33 +348,33 @@ LORA_WORDS = ("double_blocks", "single_blocks", "single_transformer_blocks", "tr
 
 
 def detect_lora(header: Shapes) -> Detected | None:
-    """A LoRA of FLUX, or a Control-LoRA, which the pack cannot use."""
+    """Recognize a LoRA for FLUX, and a Control-LoRA, which the pack cannot use."""
     if any("lora_" not in name and name.endswith(("query_norm.scale", "norm_q.weight")) for name in header):
         return Detected("flux", "it is a Control-LoRA, which widens the model's input; use a ControlNet instead")
     return Detected("flux") if any(word in name for name in header for word in LORA_WORDS) else None
 
 
 def refuse_widening(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError for a LoRA with a wider input than the model's: diffusers would rebuild the shared layer."""
+    """Raise ValueError for a LoRA with a wider input than the model: diffusers would rebuild the shared layer."""
     modules = dict(transformer.named_modules())
     for key, weight in state.items():
         name = key.removeprefix("transformer.").removesuffix(".lora_A.weight")
         module: Any = modules.get(name)
         if key.endswith(".lora_A.weight") and module is not None and weight.shape[1] > module.in_features:
-            raise ValueError(f"layer {name} takes {module.in_features} values and the file gives it {weight.shape[1]}")
+            raise ValueError(f"layer {name} takes {module.in_features} values and the file has {weight.shape[1]}")
 
 
 # ControlNets
 
 CONTROL_CLASS = "FluxControlNetModel"
 CONTROL_MODES = {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "pose": 4, "gray": 5, "low quality": 6}
-"""Of InstantX/FLUX.1-dev-Controlnet-Union and Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro (their model cards)."""
+"""From the model cards of InstantX/FLUX.1-dev-Controlnet-Union and Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro."""
 CONTROL_LAYERS, CONTROL_WIDTH = 15, 3072
-"""Of the ControlNets that are published (InstantX and Shakker-Labs: 5 double and 10 single blocks)."""
+"""Size of the published ControlNets (InstantX and Shakker-Labs: 5 double and 10 single blocks)."""
 
 
 def detect_control(header: Shapes) -> Detected | None:
-    """A ControlNet under diffusers' names; under its authors' own it cannot be used."""
+    """Recognize a ControlNet for FLUX. One with its authors' own tensor names cannot be used."""
     if any(name.startswith("double_blocks.") for name in header):
         return Detected(
             "flux",
@@ -384,7 +385,7 @@ def detect_control(header: Shapes) -> Detected | None:
 
 
 def control_architecture(transformer: Any, header: Shapes) -> tuple[str, dict[str, Any]]:
-    """Widths and depths from the shapes, rotary axes from the model itself."""
+    """The configuration: widths and depths from the shapes, rotary axes from the transformer."""
     inner, channels = header["x_embedder.weight"]
     head = header["transformer_blocks.0.attn.norm_q.weight"][0]
     modes = header.get("controlnet_mode_embedder.weight")
@@ -406,33 +407,34 @@ def control_architecture(transformer: Any, header: Shapes) -> tuple[str, dict[st
 
 
 def planned_control(header: Shapes) -> tuple[int, bool]:
-    """A layer's tokens each, one for 16x16 pixels; one with hints reads the image, not its latent."""
+    """Each layer passes on its output for every token, 16x16 pixels. A model with hint blocks reads the image, not its
+    latent."""
     layers = children(header, "controlnet_blocks.") + children(header, "controlnet_single_blocks.")
     width = header.get("x_embedder.weight", (CONTROL_WIDTH,))[0]
     return (layers or CONTROL_LAYERS) * width, not any(name.startswith("input_hint_block.") for name in header)
 
 
 def control_activations(module: Any, width: int, height: int) -> int:
-    """A layer's tokens each, one for 16x16 pixels."""
+    """Each layer passes on its output for every token, 16x16 pixels."""
     layers = len(module.controlnet_blocks) + len(module.controlnet_single_blocks)
     return layers * module.inner_dim * (width // 16) * (height // 16)
 
 
 def folder_width(config: Config) -> int | None:
-    """The inner width by a ControlNet's configuration."""
+    """The inner width in the configuration of a ControlNet."""
     heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
     return heads * width if heads and width else None
 
 
 def combined(kind: ControlKind, modules: list[Any]) -> Any:
-    """One module of several."""
+    """One module that runs all ``modules``."""
     from diffusers import FluxMultiControlNetModel
 
     return FluxMultiControlNetModel(modules)
 
 
 def conflict(first: Any, other: Any) -> str | None:
-    """Why two ControlNets cannot act together."""
+    """Why two ControlNets cannot work together; None if they can."""
 
     def reads_pixels(module: Any) -> bool:
         return getattr(module, "input_hint_block", None) is not None
@@ -468,20 +470,20 @@ CONTROLS = Controls(
 
 DOUBLE_BLOCK_VALUES = 22.1
 SINGLE_BLOCK_VALUES = 19.1
-"""Values that a block keeps for the backward pass, per token and unit of its width."""
+"""Values that a block keeps for the backward pass, per token and per unit of its width."""
 TRAINING_GUIDANCE = 1.0
-"""What dev's guidance embedding is told: at 1 an image is as the captions say, without exaggeration."""
+"""The value for dev's guidance embedding. At 1, an image follows its caption without exaggeration."""
 
 
 def training_scheduler(config: Config) -> Any:
-    """From the configuration: sampling has left the pipeline's own one with the timesteps of the last image."""
+    """A fresh scheduler: after sampling, the pipeline's own one has the timesteps of the last image."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     return FlowMatchEulerDiscreteScheduler.from_config(config)
 
 
 def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rectified flow: the velocity from the image to the noise, at times drawn from a logit-normal distribution.
+    """Rectified flow: predict the velocity from image to noise, at times drawn from a logit-normal distribution.
 
     The arithmetic is that of diffusers' examples/dreambooth/train_dreambooth_lora_flux.py with ``--weighting_scheme
     logit_normal --guidance_scale 1``.
@@ -515,14 +517,14 @@ def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.
 
 
 def kept_values(config: Config, side: int, tokens: int) -> float:
-    """Counted on the real architecture at full width, on torch's meta device."""
+    """The formula was counted on the real architecture at full width, on torch's meta device."""
     width = config["attention_head_dim"] * config["num_attention_heads"]
     per_token = config["num_layers"] * DOUBLE_BLOCK_VALUES + config["num_single_layers"] * SINGLE_BLOCK_VALUES
     return (side * side / 256 + tokens) * width * per_token
 
 
 def step_operations(parameters: int, width: int, height: int) -> float:
-    """Operations of a step: FlopCounterMode's 74.4 TFLOP at 1024. Attention grows with the square of the tokens."""
+    """Operations of a step: 74.4 TFLOP at 1024x1024 (FlopCounterMode). Attention is quadratic in the tokens."""
     tokens = width * height / 256 + TEXT_TOKENS
     return parameters * (1.085 * tokens + 5.9e-5 * tokens**2)
 
@@ -560,7 +562,7 @@ FAMILY = FamilySpec(
     },
     encoding=Encoding(encode, width="joint_attention_dim", pooled="pooled_prompt_embeds"),
     latent=LatentSpace(
-        # as the last lines of pipeline_flux.py
+        # like the last lines of pipeline_flux.py
         to_raw=lambda config, latents: (latents / config["scaling_factor"]) + config["shift_factor"],
         from_raw=lambda config, samples: (samples - config["shift_factor"]) * config["scaling_factor"],
         comfy_format="Flux",

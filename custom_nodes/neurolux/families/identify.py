@@ -1,7 +1,7 @@
-"""What a single weight file is: told from the names of its tensors, never from the file's name.
+"""Identifies single weight files by the names of their tensors, never by the file's name.
 
-A file may hold one component (a FLUX transformer, a T5 encoder) or all of them (a checkpoint). Each component is found
-by one tensor that no other has, whatever prefix the file puts before it.
+A file may hold one component (a FLUX transformer, a T5 encoder) or all of them (a checkpoint). Each component is
+recognized by a tensor that no other component has, with any prefix.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from .registry import all_parts, families
 from .spec import Detected, FamilySpec
 
 UMT5_MARKS = ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", "enc.blk.1.attn_rel_b.weight")
-"""T5 has the bias in its first block only, and a vocabulary of its own; UMT5 (of Wan and others) has one in each."""
+"""T5 has this bias in its first block only. UMT5 (used by Wan and others), which has another vocabulary, has it in
+every block."""
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
 CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
 
 
 def identify(header: WeightHeader) -> FileKind:
-    """What the file with ``header`` is."""
+    """The kind of the file with ``header``, and the components in it."""
     tensors = header.tensors
     if any(name.endswith(LORA_MARKS) for name in tensors):
         return FileKind("LoRA", {})
@@ -41,7 +42,7 @@ def identify(header: WeightHeader) -> FileKind:
 
 
 def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:
-    """The components among ``tensors``, by the names of their parts."""
+    """The places of the components among ``tensors``, by part name."""
     parts: dict[str, Place] = {}
     for part in all_parts():
         for signature in part.signatures:
@@ -58,34 +59,34 @@ def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:
 
 
 def family_of_file(kind: FileKind) -> FamilySpec | None:
-    """The family whose denoiser is in a file, and which is loaded from single files."""
+    """The family whose denoiser is in the file; None if no family that can be loaded from single files has it."""
     found = single_file_families().values()
     return next((family for family in found if family.components[family.denoiser].part.name in kind.parts), None)
 
 
 def single_file_families() -> dict[str, FamilySpec]:
-    """The families that are loaded from single files, by name."""
+    """The families that can be loaded from single files, by name."""
     return {name: family for name, family in families().items() if family.single_files is not None}
 
 
 def main_files() -> str:
-    """What a model's main file may be, for a reader: "FLUX transformer, SDXL UNet"."""
+    """The possible main files of a model, as text: "FLUX transformer, SDXL UNet"."""
     return ", ".join(family.components[family.denoiser].part.title for family in single_file_families().values())
 
 
 def part_title(name: str) -> str:
-    """The part called ``name``, for a reader."""
+    """The title of the part called ``name``."""
     return next(part.title for part in all_parts() if part.name == name)
 
 
 def detect_lora(header: Shapes) -> Detected:
-    """What a LoRA's file was made for."""
+    """The family that a LoRA file was made for."""
     known = (family.loras.detect(header) for family in families().values() if family.loras is not None)
     return recognized_lora(header) or next((found for found in known if found is not None), Detected(None))
 
 
 def detect_control(header: Shapes) -> Detected:
-    """What a ControlNet's single file was made for."""
+    """The family that a ControlNet's single file was made for."""
     known = (family.detect_control(header) for family in families().values())
-    none = Detected(None, "it holds no ControlNet that diffusers can read")
+    none = Detected(None, "it contains no ControlNet that diffusers can read")
     return next((found for found in known if found is not None), none)

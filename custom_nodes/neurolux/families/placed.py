@@ -1,4 +1,4 @@
-"""diffusers' pipeline classes, told where to compute: made of a family's names and mixins when they are first used."""
+"""diffusers' pipeline classes with an explicit device. Each is built from a family's mixins when it is first used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Pipeline(Protocol):
-    """What the pack uses of every family's pipeline; the rest differs."""
+    """The attributes that all families' pipelines have in common."""
 
     components: dict[str, Any]
     config: Any
@@ -30,24 +30,24 @@ class Pipeline(Protocol):
 
 @cache
 def placed_pipeline() -> type:
-    """The mixin of every pipeline: its device is told, not guessed, and its first latents can be looked at.
+    """The mixin of every pipeline: sets its device explicitly, and gives access to the first latents.
 
-    diffusers takes the device of the first component that it finds, which is wrong as soon as ComfyUI's memory
-    manager has put only the component of the moment on the GPU (``DiffusionPipeline._execution_device``).
+    diffusers takes the device of the first component that it finds (``DiffusionPipeline._execution_device``). That is
+    wrong as soon as ComfyUI's memory manager has only put the current component on the GPU.
     """
     import torch
 
     class PlacedPipeline:
         placement_device = torch.device("cpu")
         on_first_latents: Callable[[torch.Tensor], None] | None = None
-        """Called with what the first step begins from, as the scheduler sees it; a preview needs it."""
+        """Called with the scheduler's input of the first step, which a preview needs."""
 
         @property
         def _execution_device(self) -> torch.device:
             return self.placement_device
 
         def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
-            """diffusers' own; the image's noise is drawn in it, at its place in the order of what is drawn."""
+            """diffusers' method, with a callback. It draws the noise, so the order of random numbers stays the same."""
             prepared = super().prepare_latents(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
             if self.on_first_latents is not None:
                 self.on_first_latents(prepared[0] if isinstance(prepared, tuple) else prepared)
@@ -58,15 +58,15 @@ def placed_pipeline() -> type:
 
 @cache
 def given_latents() -> type:
-    """Mixin for pipelines that begin with pixels only: latents that are given stand in for what they would encode.
+    """Mixin for pipelines that only accept pixels: given latents replace the latents that they would encode.
 
-    diffusers' FLUX pipelines with ControlNets encode whatever they get, and its SDXL ones multiply it with a mask of
-    the image's size. Neither checks: latents fail in the middle.
+    diffusers' FLUX pipelines with ControlNets encode whatever they get, and its SDXL pipelines multiply it with a mask
+    of the image's size. Neither checks its input, so latents fail half-way.
     """
 
     class GivenLatents:
         given_latents: torch.Tensor | None = None
-        """As the denoiser takes them, (1, C, h, w)."""
+        """(1, C, h, w), in the denoiser's space."""
 
         def _encode_vae_image(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
             if self.given_latents is not None:
@@ -77,22 +77,22 @@ def given_latents() -> type:
 
 
 @cache
-def placed_class(wanted: PipelineClass) -> Any:
-    """The diffusers class that ``wanted`` names, with the mixins in front."""
+def placed_class(pipeline_class: PipelineClass) -> Any:
+    """The diffusers class that ``pipeline_class`` names, with the mixins in front."""
     import diffusers
 
-    base = getattr(diffusers, wanted.name)
-    mixins = tuple(mixin() for mixin in wanted.mixins)
-    return type(f"Placed{wanted.name}", (*mixins, placed_pipeline(), base), {"__doc__": base.__doc__})
+    base = getattr(diffusers, pipeline_class.name)
+    mixins = tuple(mixin() for mixin in pipeline_class.mixins)
+    return type(f"Placed{pipeline_class.name}", (*mixins, placed_pipeline(), base), {"__doc__": base.__doc__})
 
 
-def derived(pipe: Any, wanted: PipelineClass, options: dict[str, Any], **added: Any) -> Any:
-    """A ``wanted`` pipeline over the components of ``pipe`` themselves, and ``added`` ones; nothing is copied.
+def derived(pipe: Any, pipeline_class: PipelineClass, options: dict[str, Any], **added: Any) -> Any:
+    """A pipeline of another class that shares the components of ``pipe``, plus ``added`` ones. Copies nothing.
 
-    Not ``from_pipe``: it takes hooks off the components and may cast them (DiffusionPipeline.from_pipe). ``options``
-    are the family's for its pipelines' constructors; those that this class does not take are left out.
+    ``DiffusionPipeline.from_pipe`` does not work here: it removes hooks from the components and may cast them.
+    ``options`` are the family's constructor arguments; those that this class does not accept are left out.
     """
-    model_class = placed_class(wanted)
+    model_class = placed_class(pipeline_class)
     names = inspect.signature(model_class.__init__).parameters
     components = {name: part for name, part in pipe.components.items() if name in names}
     chosen = {name: value for name, value in options.items() if name in names and name not in components}

@@ -1,4 +1,4 @@
-"""Families that the pack does not run and can name, so that an error says what a file was made for."""
+"""Recognizes families that the pack does not support, so errors can say what a file was made for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SD2_TEXT_WIDTH, SD1_TEXT_WIDTH = 1024, 768
 
 
 def recognized_lora(header: Shapes) -> Detected | None:
-    """A LoRA of Stable Diffusion 2 or 3."""
+    """Recognize a LoRA for Stable Diffusion 2 or 3; None for any other file."""
     if any("joint_blocks" in name for name in header):
         return Detected("sd3")
     widths = lora_widths(header) or set()

@@ -1,4 +1,4 @@
-"""The families that the pack runs: every module of this room that exports a ``FAMILY``."""
+"""The registry of supported families: every module in this folder that exports a ``FAMILY``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def families() -> dict[str, FamilySpec]:
 
 
 def family_of(name: str) -> FamilySpec:
-    """The family called ``name``. Raises ValueError for one that is not known."""
+    """The family called ``name``. Raises ValueError for an unknown name."""
     try:
         return families()[name]
     except KeyError:
@@ -28,7 +28,7 @@ def family_of(name: str) -> FamilySpec:
 
 
 def all_parts() -> Iterator[Part]:
-    """Every part that some family has, each once."""
+    """The parts of all families, without duplicates."""
     seen: set[str] = set()
     for family in families().values():
         for component in family.components.values():

@@ -40,13 +40,13 @@ UNET = Part(
 
 
 def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Tensor]:
-    """The embeddings of every token; it reads nothing else."""
+    """The embeddings of all tokens, the only input."""
     embeds, _ = pipe.encode_prompt(text, device, 1, False)
     return {"prompt_embeds": embeds}
 
 
 def folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts | None:
-    """Version 1.5; None for version 2, whose encoder is another."""
+    """A diffusers folder of version 1.5; None for version 2, which has another text encoder."""
     if read("unet/config.json").get("use_linear_projection"):
         return None
     side = unet.side_of(read)
@@ -54,20 +54,20 @@ def folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts | None:
 
 
 def detect_lora(header: Shapes) -> Detected | None:
-    """A UNet's LoRA for text of CLIP-L's width."""
+    """Recognize a LoRA for a UNet whose text has the width of CLIP-L."""
     widths = unet.lora_widths(header)
     return Detected("sd15") if widths is not None and TEXT_WIDTH in widths else None
 
 
 def detect_control(header: Shapes) -> Detected | None:
-    """A ControlNet under either names, without what SDXL's have beside it."""
+    """Recognize a ControlNet, with diffusers' or the original names, without the extra embeddings of SDXL."""
     original = "control_model.time_embed.0.weight" in header and "control_model.label_emb.0.0.weight" not in header
     named = "controlnet_cond_embedding.conv_in.weight" in header and "add_embedding.linear_1.weight" not in header
     return Detected("sd15") if original or named else None
 
 
 def control_folder(config: Config) -> bool:
-    """Whether a ControlNet's configuration is one for 1.5."""
+    """Whether the configuration is that of a ControlNet for 1.5."""
     return config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") != "text_time"
 
 

@@ -1,4 +1,4 @@
-"""SDXL, and the models that were distilled from it (SDXL-Lightning)."""
+"""SDXL, and models distilled from it (SDXL-Lightning)."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ SCHEDULE: dict[str, Any] = {
     "steps_offset": 1,
     "timestep_spacing": "leading",
 }
-"""EulerDiscreteScheduler."""
+"""Settings of EulerDiscreteScheduler."""
 SCALING = 0.13025
 TOKENS = 77
+OTHER_TEXT_WIDTHS = {768, 1024}
+"""Of the text that Stable Diffusion 1 and 2 attend to."""
 LIGHTNING_STEPS = (1, 2, 4, 8)
 LIGHTNING_NAME = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 
@@ -61,7 +63,7 @@ UNET = Part(
     title="SDXL UNet",
     empty=unet.empty,
     config=unet.config,
-    signatures=(  # what is beside tells it from Stable Diffusion 1 and 2
+    signatures=(  # ``beside`` distinguishes it from Stable Diffusion 1 and 2
         Signature("original", "input_blocks.0.0.weight", beside="label_emb.0.0.weight"),
         Signature("diffusers", "down_blocks.0.resnets.0.conv1.weight", beside="add_embedding.linear_1.weight"),
     ),
@@ -71,14 +73,14 @@ UNET = Part(
 
 
 def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Tensor]:
-    """The embeddings of both encoders side by side, and the second one's pooled one."""
+    """The concatenated embeddings of both encoders, and the pooled embedding of the second."""
     embeds, _, pooled, _ = pipe.encode_prompt(text, device=device, do_classifier_free_guidance=False)
     return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
 
 def pipeline_options(index: Config) -> dict[str, Any]:
-    """The rule for empty negative prompts. The invisible watermark would be drawn by plain diffusers only where its
-    package happens to be installed."""
+    """The rule for empty negative prompts, and no invisible watermark, which plain diffusers only adds if its package
+    happens to be installed."""
     return {
         "force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True)),
         "add_watermarker": False,
@@ -86,7 +88,7 @@ def pipeline_options(index: Config) -> dict[str, Any]:
 
 
 def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]]:
-    """The text encoders together, and the VAE, against the UNet."""
+    """Compare the combined width of the text encoders, and the VAE, with the UNet."""
     main = configs["unet"]
     if "text_encoder" in configs and "text_encoder_2" in configs:
         width = configs["text_encoder"]["hidden_size"] + configs["text_encoder_2"]["hidden_size"]
@@ -96,11 +98,11 @@ def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]
 
 
 def tokenizers(tokens: int) -> dict[str, Any]:
-    """CLIP's, twice: OpenCLIP, which made the second encoder, fills up with token 0."""
+    """CLIP's tokenizer, twice. OpenCLIP, which trained the second encoder, pads with token 0."""
     return {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer(pad_token="!")}
 
 
-# What a model is, by its files
+# Facts about a model, from its files
 
 
 def plain_facts(side: int) -> ModelFacts:
@@ -109,7 +111,7 @@ def plain_facts(side: int) -> ModelFacts:
 
 
 def folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
-    """A scheduler with trailing timesteps marks a Lightning model: no guidance, and its own numbers of steps."""
+    """A diffusers folder. Trailing timesteps identify a Lightning model: no guidance, fixed numbers of steps."""
     side = unet.side_of(read)
     if read("scheduler/scheduler_config.json").get("timestep_spacing") != "trailing":
         return plain_facts(side)
@@ -121,7 +123,7 @@ def folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
 
 
 def lightning_steps(name: str) -> int | None:
-    """The number of steps that a Lightning file's name says it was distilled for."""
+    """The number of steps in the name of a Lightning file; None for any other name."""
     match = LIGHTNING_NAME.search(name)
     return int(match[1]) if match else None
 
@@ -143,9 +145,9 @@ def lightning(model: Model, steps: int) -> Model:
 
 
 def detect_lora(header: Shapes) -> Detected | None:
-    """A UNet's LoRA whose text has neither the width of Stable Diffusion 1 nor that of 2."""
+    """Recognize a LoRA for a UNet whose text width is neither that of Stable Diffusion 1 nor that of 2."""
     widths = unet.lora_widths(header)
-    return Detected("sdxl") if widths is not None and not widths & {768, 1024} else None
+    return Detected("sdxl") if widths is not None and not widths & OTHER_TEXT_WIDTHS else None
 
 
 # ControlNets
@@ -154,17 +156,17 @@ CONTROL_CLASS, UNION_CLASS = "ControlNetModel", "ControlNetUnionModel"
 CONTROL_MODES = {
     "pose": 0, "depth": 1, "scribble": 2, "canny": 3, "normal": 4, "segments": 5, "tile": 6, "inpaint": 7,
 }  # fmt: skip
-"""Of xinsir/controlnet-union-sdxl-1.0, the last two in its promax version (its model card)."""
+"""From the model card of xinsir/controlnet-union-sdxl-1.0. Only the promax version has the last two."""
 CONTROL_VALUES_PER_TOKEN = 64 * 256
-"""A ControlNet hands 64 values for each pixel to the UNet, with guidance; a token is 16x16 pixels."""
+"""With guidance, a ControlNet passes 64 values per pixel to the UNet. A token is 16x16 pixels."""
 CONTROL_VALUES_PER_PIXEL = 64
 PUBLISHED_BLOCKS = 40
-"""A ControlNet is half a UNet, most of it in 40 parts."""
+"""A ControlNet is half a UNet, with most of its weights in 40 blocks."""
 WIDTH_NAMES = (
     "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight",
     "control_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
 )
-"""In one file, under diffusers' names and under the original ones."""
+"""The tensor with the text width in a single file, under diffusers' and under the original name."""
 UNET_KEYS = (
     "in_channels", "flip_sin_to_cos", "freq_shift", "down_block_types", "only_cross_attention", "block_out_channels",
     "layers_per_block", "downsample_padding", "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps",
@@ -173,11 +175,11 @@ UNET_KEYS = (
     "addition_time_embed_dim", "num_class_embeds", "upcast_attention", "resnet_time_scale_shift",
     "projection_class_embeddings_input_dim", "mid_block_type",
 )  # fmt: skip
-"""What a ControlNet takes over from the UNet (``ControlNetModel.from_unet``)."""
+"""The configuration values that a ControlNet shares with the UNet (``ControlNetModel.from_unet``)."""
 
 
 def detect_control(header: Shapes) -> Detected | None:
-    """A ControlNet under either names; a Control-LoRA cannot be used."""
+    """Recognize a ControlNet for SDXL, with diffusers' or the original names. A Control-LoRA cannot be used."""
     if "lora_controlnet" in header:
         return Detected("sdxl", "it is a Control-LoRA, which diffusers cannot read; use a whole ControlNet")
     original = {"control_model.time_embed.0.weight", "control_model.label_emb.0.0.weight"}
@@ -186,14 +188,14 @@ def detect_control(header: Shapes) -> Detected | None:
 
 
 def control_folder(config: Config) -> bool:
-    """Whether a ControlNet's configuration is one for SDXL."""
+    """Whether the configuration is that of a ControlNet for SDXL."""
     if config.get("_class_name") == UNION_CLASS:
         return True
     return config.get("_class_name") == CONTROL_CLASS and config.get("addition_embed_type") == "text_time"
 
 
 def control_architecture(unet: Any, header: Shapes) -> tuple[str, dict[str, Any]]:
-    """The UNet's configuration, with the depth of each block as the file has it."""
+    """The UNet's configuration, with the depth of each block from the file."""
     config = plain_control(unet.config, header)
     if "control_add_embedding.linear_1.weight" not in header:
         return CONTROL_CLASS, config
@@ -211,7 +213,7 @@ def control_architecture(unet: Any, header: Shapes) -> tuple[str, dict[str, Any]
 
 
 def plain_control(unet: Config, header: Shapes) -> dict[str, Any]:
-    """ControlNetModel's configuration."""
+    """The configuration of ControlNetModel."""
     config = {key: unet[key] for key in UNET_KEYS if key in unet}
     embedding = "controlnet_cond_embedding."
     if f"{embedding}conv_in.weight" not in header:
@@ -233,13 +235,13 @@ def plain_control(unet: Config, header: Shapes) -> dict[str, Any]:
 
 
 def control_widths(module: Any) -> tuple[Any, ...]:
-    """Of a UNet or a ControlNet."""
+    """The widths of a UNet or a ControlNet, which must match."""
     values = (module.config[name] for name in ("block_out_channels", "in_channels", "cross_attention_dim"))
     return tuple(tuple(value) if isinstance(value, (list, tuple)) else value for value in values)
 
 
 def combined(kind: ControlKind, modules: list[Any]) -> Any:
-    """One module of several."""
+    """One module that runs all ``modules``."""
     from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
     from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
 
@@ -247,13 +249,13 @@ def combined(kind: ControlKind, modules: list[Any]) -> Any:
 
 
 def conflict(first: Any, other: Any) -> str | None:
-    """Why two ControlNets cannot act together."""
+    """Why two ControlNets cannot work together; None if they can."""
     differ = ("num_control_type" in first.config) != ("num_control_type" in other.config)
     return "one is a union ControlNet and the other is not" if differ else None
 
 
 def image_argument(kind: ControlKind, task: Task) -> str:
-    """What the pipeline calls the control images."""
+    """The name of the pipeline's argument for control images."""
     return "image" if kind == "plain" and task == "text-to-image" else "control_image"
 
 
@@ -282,18 +284,18 @@ CONTROLS = Controls(
 
 UNET_VALUES = 3_800
 UNET_WIDTH = 320 + 640 + 1280
-"""Values that the UNet keeps for the backward pass per pixel, at its widths; others' in proportion."""
+"""Values per pixel that the UNet keeps for the backward pass, at this total width. Other widths are proportional."""
 
 
 def training_scheduler(config: Config) -> Any:
-    """The noise of the training, from the configuration of the pipeline's own scheduler."""
+    """The scheduler that adds noise in training, with the configuration of the pipeline's own scheduler."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler.from_config(config)
 
 
 def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise, or velocity where the model predicts that, at times drawn evenly.
+    """Predict the noise, or the velocity for a v-prediction model, at times drawn uniformly.
 
     The arithmetic is that of diffusers' examples/text_to_image/train_text_to_image_lora_sdxl.py.
     """
@@ -323,7 +325,7 @@ def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.
 
 
 def kept_values(config: Config, side: int, tokens: int) -> float:
-    """Counted on the real architecture at full width, on torch's meta device."""
+    """The formula was counted on the real architecture at full width, on torch's meta device."""
     return side * side * UNET_VALUES * sum(config["block_out_channels"]) / UNET_WIDTH
 
 
@@ -380,7 +382,7 @@ FAMILY = FamilySpec(
         },
         facts=lambda configs: plain_facts(USUAL_SIDE),
         folders={name: "checkpoints" for name in ("text_encoder", "text_encoder_2", "vae")},
-        only_by_name=frozenset({"vae"}),  # its shapes are those of Stable Diffusion 1's
+        only_by_name=frozenset({"vae"}),  # its shapes are the same as in Stable Diffusion 1
         steps_of=lightning_steps,
         distilled=lightning,
     ),

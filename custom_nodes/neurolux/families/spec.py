@@ -1,7 +1,7 @@
-"""What a model family is: one frozen record, and the records inside it. Every other room asks these.
+"""The record that describes a model family, and the records inside it. Every other room uses these.
 
-A family's module exports one :class:`FamilySpec`. Nothing here or in a family's module imports torch, diffusers or
-transformers when it is imported: plans are made without them, so functions that need them import them when called.
+A family's module exports one :class:`FamilySpec`. Importing this module or a family's module does not import torch,
+diffusers or transformers, because plans are made without them. Functions that need them import them when called.
 """
 
 from __future__ import annotations
@@ -23,48 +23,49 @@ if TYPE_CHECKING:
     import torch
 
 Task = Literal["text-to-image", "image-to-image", "inpaint", "fill", "edit", "video"]
-"""What is asked for. ``fill`` is inpainting by a model that was trained for it, ``edit`` follows an instruction."""
+"""What a request does. ``fill`` is inpainting by a model that was trained for it; ``edit`` follows an instruction."""
 ControlKind = Literal["plain", "union"]
-"""A ControlNet for one kind of control image, or a union of several that must be told which one it gets."""
+"""``plain``: a ControlNet for one kind of control image. ``union``: one for several kinds, selected by a mode."""
 Config = Mapping[str, Any]
-"""A module's configuration, as diffusers and transformers write it."""
+"""The configuration of a module in the format of diffusers or transformers."""
 Tensors = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a component is recognized by in a single file: the end of one tensor's name."""
+    """Recognizes a component in a single file by the end of a tensor name."""
 
     layout: Layout
     tensor: str
     beside: str | None = None
-    """A tensor that must be there too, behind the same prefix: it tells the component from its relatives."""
+    """Another tensor that must exist with the same prefix. It distinguishes the component from its relatives."""
     accepts: Callable[[TensorInfo, str], bool] = lambda info, prefix: True
-    """Whether the tensor's shape and its prefix fit, where its name alone does not tell."""
+    """(tensor, prefix) -> whether they fit, for components that the name alone does not identify."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of component: its class, how its files are recognized and named, and how it can be split."""
+    """One kind of component: its class, the signatures and tensor names of its files, and its blocks."""
 
     name: str
     title: str
-    """For a reader: "FLUX transformer"."""
+    """The name in messages: "FLUX transformer"."""
     empty: Callable[[Config, Path | None], Any]
-    """The module without weights, from a configuration or from a folder that holds one."""
+    """(configuration, folder with one or None) -> the module without weights."""
     config: Callable[[Shapes], dict[str, Any]]
-    """The configuration by the shapes of its tensors, under the names of its class. Raises KeyError or IndexError
-    where a tensor that the architecture has is missing."""
+    """(shapes of its tensors, under the names of its class) -> its configuration. Raises KeyError or IndexError if a
+    tensor of the architecture is missing."""
     signatures: tuple[Signature, ...] = ()
     renames: Mapping[Layout, Callable[[Tensors], Tensors]] = field(default_factory=dict)
-    """From the names of a layout to those of its class; a layout that is not named needs no change."""
+    """Renames tensors from a layout's names to those of its class. Layouts that are not listed need no change."""
     blocks: BlockLists = NO_BLOCKS
     optional_prefix: str = ""
-    """What some versions of its class put before every name and others do not."""
+    """A prefix that some versions of its class add to every tensor name."""
     tied: Mapping[str, str] = field(default_factory=dict)
-    """Weights that are shared, by the name of the other one."""
+    """Tied weights: each name with the weight that it is tied to."""
     load_gguf: Callable[[Tensors, Config, torch.dtype], Any] | None = None
-    """Its module from coded tensors that its layers decode when they are called; None: linear layers keep theirs."""
+    """(GGUF tensors, configuration, compute type) -> the module, whose layers decode their weights in each call. None
+    to use the pack's own linear layers for GGUF."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,16 @@ class Component:
 
     part: Part
     config: Config = field(default_factory=dict)
-    """What the shapes do not tell, because it is the same for every model of the family."""
+    """Values that do not follow from the shapes, because they are the same for every model of the family."""
 
     def config_of(self, shapes: Shapes) -> dict[str, Any]:
-        """The whole configuration of the component in a single file."""
+        """The complete configuration of the component in a single file."""
         return {**self.part.config(shapes), **self.config}
 
 
 @dataclass(frozen=True)
 class PipelineClass:
-    """A diffusers pipeline class by its name, and the mixins that it needs here."""
+    """The name of a diffusers pipeline class, and the mixins that the pack adds."""
 
     name: str
     mixins: tuple[Callable[[], type], ...] = ()
@@ -90,39 +91,39 @@ class PipelineClass:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a prompt becomes tensors, and which of them ComfyUI's CONDITIONING carries in its own places."""
+    """How a prompt becomes tensors, and which of them go into the standard fields of ComfyUI's CONDITIONING."""
 
     encode: Callable[[Any, str, Any, int], dict[str, torch.Tensor]]
-    """(pipeline, text, device, most tokens) -> the pipeline's arguments for one prompt, as many as it likes."""
+    """(pipeline, text, device, maximum tokens) -> the pipeline's arguments for one prompt, by name."""
     width: str
-    """The denoiser's configuration value that says how wide the embeddings are."""
+    """The key in the denoiser's configuration with the width of the embeddings."""
     main: str = "prompt_embeds"
     """The embeddings (1, tokens, width): the first part of a CONDITIONING, which stock nodes average and join."""
     pooled: str | None = None
-    """The pooled ones (1, width): ``pooled_output`` of a CONDITIONING; None for a family without."""
+    """The pooled embeddings (1, width): ``pooled_output`` of a CONDITIONING; None if the family has none."""
 
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """The geometry of a family's latents, and their ways to and from the VAE's own space."""
+    """The geometry of a family's latents, and their conversion to and from the VAE's own space."""
 
     to_raw: Callable[[Config, torch.Tensor], torch.Tensor]
-    """(the VAE's configuration, the denoiser's latents) -> what the VAE decodes, which is what a LATENT holds."""
+    """(configuration of the VAE, the denoiser's latents) -> the VAE's input, which is what a LATENT holds."""
     from_raw: Callable[[Config, torch.Tensor], torch.Tensor]
     comfy_format: str
-    """Its class in ComfyUI's ``latent_formats``, for previews."""
+    """The class in ComfyUI's ``latent_formats``, for previews."""
     channels: int
     scale: int = 8
-    """Pixels to a latent pixel, on each side."""
+    """Pixels per latent pixel, along each side."""
     unpack: Callable[[Any, torch.Tensor, int, int], torch.Tensor] = lambda pipe, latents, height, width: latents
-    """(pipeline, latents as the denoiser has them, pixels) -> (1, C, h, w)."""
+    """(pipeline, the denoiser's latents, height and width in pixels) -> (1, C, h, w)."""
     upcasts_encoder: bool = False
-    """Whether diffusers computes the VAE's encoder in fp32 where its configuration says ``force_upcast``."""
+    """Whether diffusers runs the VAE's encoder in fp32 if its configuration has ``force_upcast``."""
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A scheduler by its diffusers class and configuration."""
+    """The diffusers class name and the configuration of a scheduler."""
 
     class_name: str
     config: Config
@@ -130,7 +131,7 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's own files say of it."""
+    """The facts about a model that follow from its own files."""
 
     defaults: Defaults
     limits: Limits
@@ -140,180 +141,180 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class SingleFiles:
-    """Models in single weight files: which ones to prefer, and what they turn out to be."""
+    """How to load the family's models from single weight files."""
 
     preferred: Mapping[str, tuple[str, ...]]
-    """Names to take first where several files fit, by component; ``checkpoint``: files that hold all."""
+    """Name patterns to prefer if several files fit, by component. ``checkpoint``: files with all components."""
     examples: Mapping[str, str]
-    """Files that are known to fit, by component, for who looks for one."""
+    """The name of a published file for each component, for messages."""
     facts: Callable[[Mapping[str, Config]], ModelFacts]
-    """By the configurations of the components."""
+    """(configurations of the components) -> the facts about the model."""
     folders: Mapping[str, str] = field(default_factory=dict)
-    """ComfyUI's folder for a component, where it is not the usual one."""
+    """ComfyUI's folder for a component, if it is not the usual one."""
     only_by_name: frozenset[str] = frozenset()
-    """Components whose shapes are another family's too, so that only a preferred name tells."""
+    """Components with the same shapes as in another family, so only a preferred name identifies their files."""
     steps_of: Callable[[str], int | None] = lambda name: None
-    """The number of steps that a file's name says it was distilled for."""
+    """(file name) -> the number of steps that the model was distilled for; None if the name has none."""
     distilled: Callable[[Model, int], Model] = lambda model, steps: model
-    """A model as one that was distilled for that number of steps."""
+    """(model, steps) -> the model with the settings of one that was distilled for this number of steps."""
     example_for: Callable[[str, str], str | None] = lambda model, component: None
-    """(a catalog model, a component) -> its own file's published name, where it has one."""
+    """(catalog model, component) -> the published name of its own file; None for the family's example."""
 
 
 @dataclass(frozen=True)
 class Detected:
-    """What a LoRA's or a ControlNet's file was made for."""
+    """The family that a LoRA or ControlNet file was made for."""
 
     family: str | None
-    """A family's name, that of one which the pack does not run, or None where the file does not tell."""
+    """The name of the family, which the pack may not support; None if unknown."""
     problem: str | None = None
-    """Why the file cannot be used with any model, where that is so."""
+    """Why the file cannot be used with any model; None if it can."""
 
 
 @dataclass(frozen=True)
 class Loras:
-    """LoRA files of a family."""
+    """How to handle LoRA files of the family."""
 
     detect: Callable[[Shapes], Detected | None]
-    """None for a file of another family."""
+    """(shapes in the file) -> what it was made for; None if it is for another family."""
     state_arguments: Callable[[Any], dict[str, Any]] = lambda pipe: {}
-    """What the pipeline's ``lora_state_dict`` needs beside the file."""
+    """(pipeline) -> arguments of its ``lora_state_dict`` besides the file."""
     check: Callable[[Any, Mapping[str, torch.Tensor]], None] = lambda denoiser, state: None
-    """Raises ValueError for layers that diffusers would take by changing the denoiser that others share."""
+    """Raises ValueError for layers that diffusers could only load by changing the shared denoiser."""
 
 
 @dataclass(frozen=True)
 class Controls:
-    """ControlNets of a family."""
+    """How to handle ControlNets of the family."""
 
     modes: Mapping[str, int]
-    """Kinds of control images that a union ControlNet knows, by name."""
+    """The mode numbers of a union ControlNet, by kind of control image."""
     blocks: BlockLists
     published: tuple[int, int, bool]
-    """Of a ControlNet whose file is not at hand: how many blocks, values for the denoiser for 16x16 pixels, and whether
-    it sees its image as a latent."""
+    """For a ControlNet whose file is not on this machine: number of blocks, values for the denoiser per 16x16 pixels,
+    and whether its control image is encoded to a latent."""
     planned: Callable[[Shapes], tuple[int, bool]]
-    """The last two by a file's shapes."""
+    """(shapes in the file) -> the last two of these."""
     activations: Callable[[Any, int, int], int]
-    """(module, width, height) -> values that it hands to the denoiser in each step."""
+    """(module, width, height) -> how many values it passes to the denoiser in each step."""
     architecture: Callable[[Any, Shapes], tuple[str, dict[str, Any]]]
-    """(the denoiser, a file's shapes) -> diffusers class and configuration."""
+    """(denoiser, shapes in the file) -> diffusers class and configuration."""
     single_file: Callable[[Shapes], bool]
-    """Whether the file has its authors' names, so that diffusers' ``from_single_file`` reads it."""
+    """Whether the file has the original tensor names, so diffusers' ``from_single_file`` must read it."""
     widths: Callable[[Any], tuple[Any, ...]]
-    """Of a denoiser or a ControlNet: what must be the same in both."""
+    """(denoiser or ControlNet) -> values that must be equal in both."""
     model_width: Callable[[Any], int]
-    """Of a denoiser: what tells ControlNets of one model from those of another."""
+    """(denoiser) -> the width that distinguishes ControlNets for one model from those for another."""
     file_width: Callable[[Shapes], int | None]
     folder_width: Callable[[Config], int | None]
-    """The same of a ControlNet's file, and of a diffusers folder by its configuration."""
+    """The same width of a ControlNet: from the shapes in its file, or from the configuration in its folder."""
     combined: Callable[[ControlKind, list[Any]], Any]
-    """One module of several."""
+    """(kind, modules) -> one module that runs all of them."""
     conflict: Callable[[Any, Any], str | None]
-    """Why two modules cannot act together, where that is so."""
+    """Why two modules cannot work together; None if they can."""
     image_argument: Callable[[ControlKind, Task], str]
-    """What the pipeline calls the control images."""
+    """The name of the pipeline's argument for control images."""
     passes_mode: Callable[[ControlKind], bool]
-    """Whether the pipeline is told the mode."""
+    """Whether the pipeline takes the mode as an argument."""
     mode_count: Callable[[Config], int]
-    """How many kinds a union ControlNet of that configuration knows."""
+    """(configuration of a union ControlNet) -> the number of its modes."""
     encodes_images: bool = False
     """Whether the pipeline encodes control images with the VAE, unless the ControlNet reads pixels."""
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What the denoiser is shown in one step of a training, on the device."""
+    """The data of one training step, on the device."""
 
     latents: torch.Tensor
-    """(B, C, h, w), as the denoiser takes them."""
+    """(B, C, h, w), in the denoiser's space."""
     noise: torch.Tensor
     """(B, C, h, w)."""
     prompt: Mapping[str, torch.Tensor]
     """The encoder's tensors by name, (B, ...)."""
     originals: Sequence[tuple[int, int]]
-    """Width and height of each image as it was given."""
+    """Width and height of each original image."""
     crops: Sequence[tuple[int, int]]
-    """Left and top of each cut."""
+    """Left and top of each crop."""
     side: int
-    """Of the square that is trained on, in pixels."""
+    """Side of the square training images, in pixels."""
     generator: torch.Generator
-    """All chance is drawn from it, on the CPU."""
+    """The source of all random numbers, on the CPU."""
 
 
 @dataclass(frozen=True)
 class TrainingFormula:
-    """How a LoRA is trained."""
+    """How to train a LoRA."""
 
     architecture: str
-    """As Stability's ModelSpec names it, which model browsers read."""
+    """The architecture name of Stability's ModelSpec, which model browsers read."""
     targets: tuple[str, ...]
     """The attention projections that get a LoRA, by the ends of their names."""
     scheduler: Callable[[Config], Any]
-    """From the configuration of the pipeline's own one."""
+    """(configuration of the pipeline's scheduler) -> the scheduler for training."""
     compare: Callable[[Any, Any, TrainingBatch], tuple[torch.Tensor, torch.Tensor]]
-    """(denoiser, scheduler, batch) -> what the denoiser predicts, and what it should."""
+    """(denoiser, scheduler, batch) -> the denoiser's prediction, and its target."""
     kept_values: Callable[[Config, int, int], float]
-    """(the denoiser's configuration, side in pixels, tokens) -> values of one image that stay for the backward pass."""
+    """(configuration of the denoiser, side in pixels, tokens) -> values of one image kept for the backward pass."""
     prediction_type: Callable[[Config], str | None] = lambda config: None
-    """What the denoiser predicts by the scheduler's configuration; None where there is no choice."""
+    """(configuration of the scheduler) -> what the denoiser predicts; None if the family has no choice."""
 
 
 @dataclass(frozen=True)
 class LoaderNode:
-    """A loader of the family's own in the editor."""
+    """The family's own loader node in the editor."""
 
     node_id: str
     title: str
     description: str
     steps: tuple[str, ...] = ()
-    """Numbers of steps to choose a checkpoint from; empty: no such choice."""
+    """The numbers of steps to choose from, if each has its own checkpoint; empty for no choice."""
     default_steps: str = ""
 
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """Everything that differs between one family of models and the others."""
+    """Everything that differs between families of models."""
 
     name: str
     title: str
     components: Mapping[str, Component]
-    """By their names in the pipeline."""
+    """Components by their names in the pipeline."""
     denoiser: str
-    """The component that denoises."""
+    """The name of the component that denoises."""
     costs: FamilyCosts
     pipelines: Mapping[tuple[Task, ControlKind | None], PipelineClass]
-    """By what is asked for, and by the kind of ControlNets (None: without)."""
+    """Pipeline classes by task and by kind of ControlNet (None for no ControlNet)."""
     encoding: Encoding
     latent: LatentSpace
     folders: Mapping[str, Callable[[Callable[[str], dict[str, Any]]], ModelFacts | None]]
-    """By the pipeline class that a diffusers folder names: (reads a JSON file of the folder) -> its facts; None for a
-    relative that the pack does not run."""
+    """By the pipeline class in a diffusers folder: (function that reads a JSON file of the folder) -> the facts about
+    the model; None for a relative that the pack does not support."""
     running_steps: Callable[[int, float], int]
-    """(steps, strength) -> how many of the steps are run: the pipelines' own ``get_timesteps``."""
+    """(steps, strength) -> how many of the steps run, as in the pipelines' own ``get_timesteps``."""
     pipeline_options: Callable[[Config], dict[str, Any]] = lambda index: {}
-    """(``model_index.json``, empty for single files) -> what the pipeline's class needs beside its components."""
+    """(``model_index.json``, empty for single files) -> arguments of the pipeline class besides its components."""
     misfits: Callable[[Mapping[str, Config]], Iterator[tuple[str, int, int, str]]] = lambda configs: iter(())
-    """What must agree between the components' configurations: component, what it has, what is needed, and of what."""
+    """(configurations of the components) -> values that must match: component, its value, the required value, unit."""
     tokenizers: Callable[[int], dict[str, Any]] | None = None
-    """(most tokens) -> tokenizers for single files, which bring none."""
+    """(maximum tokens) -> tokenizers for single files, which contain none."""
     scheduler: Callable[[Mapping[str, Config]], Scheduler] | None = None
-    """For single files, which name none."""
+    """(configurations of the components) -> the scheduler for single files, which specify none."""
     single_files: SingleFiles | None = None
-    """None where models of the family are read from diffusers folders only."""
+    """None if models of the family can only be loaded from diffusers folders."""
     loras: Loras | None = None
     controls: Controls | None = None
-    """None for a family that no ControlNet guides here."""
+    """None if the pack supports no ControlNets for the family."""
     detect_control: Callable[[Shapes], Detected | None] = lambda header: None
-    """Of a ControlNet's single file; None for another family's."""
+    """(shapes in a ControlNet's single file) -> what it was made for; None if it is for another family."""
     control_folder: Callable[[Config], bool] = lambda config: False
-    """Whether a ControlNet's diffusers folder of that configuration is the family's."""
+    """(configuration in a ControlNet's diffusers folder) -> whether it was made for the family."""
     control_classes: tuple[str, ...] = ()
-    """diffusers classes of ControlNets that can be used."""
+    """The supported diffusers classes of ControlNets."""
     training: TrainingFormula | None = None
-    """None for a family that no LoRA can be trained on here."""
+    """None if the pack cannot train LoRAs for the family."""
     edit_pixels: int = 0
-    """About how many pixels the pipeline scales an image to that it edits."""
+    """About how many pixels the pipeline scales an image to before it edits it."""
     loader: LoaderNode | None = None
 
     @property

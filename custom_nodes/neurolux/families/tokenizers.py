@@ -1,4 +1,4 @@
-"""Where ComfyUI keeps the tokenizers of CLIP and T5: single files bring none, and no network is needed."""
+"""Finds ComfyUI's tokenizers of CLIP and T5. Single files contain none, and these need no download."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import WeightsMissing
 
 
 def tokenizer_folder(name: Path) -> Path:
-    """Where ComfyUI keeps a tokenizer. Raises WeightsMissing for a ComfyUI that has moved it."""
+    """ComfyUI's folder of a tokenizer. Raises WeightsMissing if this version of ComfyUI has moved it."""
     import comfy.sd1_clip
 
     folder = Path(comfy.sd1_clip.__file__).parent / name

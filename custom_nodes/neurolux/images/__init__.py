@@ -1,1 +1,1 @@
-"""Pixels, masks, framing, tiles and contact sheets. Knows nothing of models or pipelines."""
+"""Pixels, masks, framing, tiles and contact sheets. Independent of models and pipelines."""

@@ -1,7 +1,7 @@
-"""A contact sheet: images in rows and columns, labelled. Pure: images and texts in, one image out.
+"""A contact sheet: labelled images in rows and columns. Pure: images and texts in, one image out.
 
-The font is Pillow's own (Aileron), which is there wherever Pillow is. Texts are wrapped, then made smaller, then cut
-short with an ellipsis, so that each stays within its own box.
+The font is Pillow's own (Aileron), which every Pillow includes. Each text stays within its box: it is wrapped, then
+made smaller, then truncated with an ellipsis.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 LONGEST_SIDE = 8192
-"""Of a sheet, about; larger images are shown smaller on it, and come whole beside it."""
+"""Approximate limit of a sheet's sides in pixels. Larger images are scaled down on the sheet only."""
 SMALLEST_CELL = 128
-"""Below this a label has no room for a word."""
+"""Smallest cell in pixels. A label in a smaller one could not hold a word."""
 SMALLEST_FONT, LARGEST_FONT = 11, 64
 FONT_SHARE = 1 / 11
-"""Letters' size in a cell's shorter side."""
+"""Font size as a share of a cell's shorter side."""
 TITLE_LINES, COLUMN_LINES = 4, 4
 ROW_LABEL_SHARE = 0.9
-"""Width of the labels beside the rows, in a cell's width, at most."""
+"""Maximum width of the row labels, as a share of a cell's width."""
 LINE_SPACING = 1.2
 PAPER, INK = "#ffffff", "#1b1b1b"
 FAILED_PAPER, FAILED_INK = "#fbe9e7", "#9a1f10"
 ELLIPSIS = "…"
 
 Cell = Image.Image | str
-"""An image, or why there is none."""
+"""An image, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is on a sheet. ``rows`` of equal length; a side without labels has an empty list."""
+    """The content of a sheet. All ``rows`` have the same length. A list of labels is empty if there are none."""
 
     title: str
     column_labels: Sequence[str]
@@ -44,7 +44,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Box:
-    """A part of the sheet, in pixels."""
+    """A rectangle on the sheet, in pixels."""
 
     left: int
     top: int
@@ -54,7 +54,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that has been fitted: its lines at a size."""
+    """A text that fits its box: its lines and its font size."""
 
     lines: tuple[str, ...]
     size: int
@@ -74,7 +74,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything is. The labels are fitted to their boxes."""
+    """The positions of everything on a sheet. The labels fit their boxes."""
 
     width: int
     height: int
@@ -95,20 +95,20 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: int) -> int:
-    """Pixels from the first letter's left to the last one's right."""
+    """The width of ``text`` at font size ``size``, in pixels."""
     return round(font_of(size).getlength(text) + 0.5)
 
 
 @dataclass(frozen=True)
 class Wrapped:
-    """Lines of at most a width. ``broken``: a word was longer than that."""
+    """Wrapped lines. ``broken``: a word was longer than a line and was split."""
 
     lines: list[str]
     broken: bool
 
 
 def wrapped(text: str, size: int, width: int, enough: int) -> Wrapped:
-    """``text`` in lines of at most ``width`` pixels, until there are ``enough``."""
+    """``text`` in lines of at most ``width`` pixels. Stops after ``enough`` lines."""
     lines: list[str] = []
     broken = False
     space = text_width(" ", size)
@@ -117,7 +117,7 @@ def wrapped(text: str, size: int, width: int, enough: int) -> Wrapped:
         for word in paragraph.split():
             if len(lines) >= enough:
                 return Wrapped(lines, broken)
-            # word by word, for a line that is measured whole each time takes the square of its length
+            # Measure word by word: measuring the whole line each time takes quadratic time.
             more = text_width(word, size)
             if line and used + space + more <= width:
                 line, used = f"{line} {word}", used + space + more
@@ -138,19 +138,19 @@ def wrapped(text: str, size: int, width: int, enough: int) -> Wrapped:
 
 
 def fitted(text: str, size: int, width: int, height: int, most_lines: int | None = None) -> Text:
-    """``text`` within ``width`` x ``height`` pixels: at ``size``, or smaller, or cut short at the smallest size."""
+    """``text`` within ``width`` x ``height`` pixels: at ``size``, or smaller, or truncated at the smallest size."""
     while True:
         rows = max(1, height // round(size * LINE_SPACING))
         rows = min(rows, most_lines or rows)
         found = wrapped(text, size, width, rows + 1)
-        # a word that had to be broken would rather be smaller
+        # prefer a smaller font to a split word
         if (len(found.lines) <= rows and not found.broken) or size <= SMALLEST_FONT:
             return Text(tuple(cut(found.lines, rows, size, width)), size)
         size = max(SMALLEST_FONT, min(size - 1, round(size * 0.9)))
 
 
 def cut(lines: Sequence[str], rows: int, size: int, width: int) -> list[str]:
-    """The first ``rows`` of ``lines``; an ellipsis says that there were more."""
+    """The first ``rows`` of ``lines``, with an ellipsis at the end if there are more."""
     if len(lines) <= rows:
         return list(lines)
     last = lines[rows - 1]
@@ -160,29 +160,29 @@ def cut(lines: Sequence[str], rows: int, size: int, width: int) -> list[str]:
 
 
 def cell_sizes(sheet: Sheet) -> tuple[list[int], list[int]]:
-    """The columns' widths and the rows' heights: those of their largest images, less where the sheet grows huge."""
+    """The widths of the columns and the heights of the rows. They fit the largest images, or less on a huge sheet."""
     columns = list(zip(*sheet.rows, strict=True))
     widths = [max([SMALLEST_CELL, *(image.width for image in images(column))]) for column in columns]
     heights = [max([SMALLEST_CELL, *(image.height for image in images(row))]) for row in sheet.rows]
-    # one more of each for labels and title
+    # one more column and row for labels and title
     scale = min(1.0, LONGEST_SIDE / (sum(widths) + max(widths)), LONGEST_SIDE / (sum(heights) + max(heights)))
     return [max(SMALLEST_CELL, int(n * scale)) for n in widths], [max(SMALLEST_CELL, int(n * scale)) for n in heights]
 
 
 def images(cells: Sequence[Cell]) -> list[Image.Image]:
-    """Those of ``cells`` that are images."""
+    """The images among ``cells``."""
     return [cell for cell in cells if isinstance(cell, Image.Image)]
 
 
 def starts(sizes: Sequence[int], first: int, gap: int) -> list[int]:
-    """Where each of several parts in a line begins."""
+    """The start positions of parts with these sizes, in a line with gaps."""
     return [first + sum(sizes[:index]) + index * gap for index in range(len(sizes))]
 
 
 def lay_out(sheet: Sheet) -> Layout:
-    """Find the place of everything. Raises ValueError for rows or labels that do not fit together."""
+    """Calculate the layout of a sheet. Raises ValueError for rows or labels whose lengths do not match."""
     if not sheet.rows or not sheet.rows[0] or len({len(row) for row in sheet.rows}) > 1:
-        raise ValueError("a sheet needs rows of one length")
+        raise ValueError("a sheet needs rows of equal length")
     if sheet.column_labels and len(sheet.column_labels) != len(sheet.rows[0]):
         raise ValueError("a sheet needs a label for each column, or none")
     if sheet.row_labels and len(sheet.row_labels) != len(sheet.rows):
@@ -191,8 +191,8 @@ def lay_out(sheet: Sheet) -> Layout:
     size = round(max(SMALLEST_FONT + 2, min(LARGEST_FONT, FONT_SHARE * min(max(widths), max(heights)))))
     line, gap = round(size * LINE_SPACING), max(6, size // 2)
 
-    room = int(max(widths) * ROW_LABEL_SHARE)
-    rows = [fitted(text, size, room, height) for text, height in zip(sheet.row_labels, heights, strict=False)]
+    label_width = int(max(widths) * ROW_LABEL_SHARE)
+    rows = [fitted(text, size, label_width, height) for text, height in zip(sheet.row_labels, heights, strict=False)]
     left = max((label.width for label in rows), default=0) + (2 if rows else 1) * gap
     total = left + sum(widths) + gap * len(widths)
 
@@ -218,7 +218,7 @@ def lay_out(sheet: Sheet) -> Layout:
 
 
 def draw_sheet(sheet: Sheet) -> Image.Image:
-    """The sheet, RGB. Raises ValueError for rows or labels that do not fit together."""
+    """The sheet as an RGB image. Raises ValueError for rows or labels whose lengths do not match."""
     layout = lay_out(sheet)
     page = Image.new("RGB", (layout.width, layout.height), PAPER)
     draw = ImageDraw.Draw(page)
@@ -235,7 +235,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
 
 
 def draw_cell(page: Image.Image, draw: ImageDraw.ImageDraw, box: Box, cell: Cell) -> None:
-    """An image in the middle of its box, smaller where it does not fit; or the reason, on a ground of its own."""
+    """Draw a cell: an image in the middle of its box, scaled down if necessary, or the reason on a red background."""
     if isinstance(cell, str):
         right, bottom = box.left + box.width - 1, box.top + box.height - 1
         draw.rectangle((box.left, box.top, right, bottom), FAILED_PAPER, FAILED_INK)
@@ -253,7 +253,7 @@ def draw_cell(page: Image.Image, draw: ImageDraw.ImageDraw, box: Box, cell: Cell
 
 
 def write(draw: ImageDraw.ImageDraw, box: Box, text: Text, colour: str, align: str = "centre") -> None:
-    """Write ``text`` into ``box``, in the middle of its height."""
+    """Write ``text`` into ``box``, vertically centred."""
     top = box.top + (box.height - text.height) // 2
     for number, line in enumerate(text.lines):
         space = box.width - text_width(line, text.size)

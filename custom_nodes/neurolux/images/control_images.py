@@ -1,4 +1,4 @@
-"""Control images: each brought to the size of the image that it guides, and over the same things in it."""
+"""Control images: resized to the generated image, and aligned with the input image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .pixels import as_image
 def fitted(images: torch.Tensor, index: int, width: int, height: int, frame: Frame | None = None) -> Image.Image:
     """The control image of image ``index`` of a batch, of ``images`` (B, H, W, 3) in [0, 1], at width x height.
 
-    It is cut to that shape around its middle, then resized; at the right size nothing changes. ``frame``: how the
-    image that is redrawn was brought to that size. A control image with its proportions goes the same way, so that
-    an outline stays on what it was drawn from. A batch goes round: image 5 of 6 takes the first of four.
+    It is centre-cropped to that aspect ratio, then resized. An image of the right size does not change. ``frame``: how
+    the input image was fitted to that size. A control image with the same proportions is fitted in the same way, so
+    outlines stay aligned with their subject. Indices wrap around: with four control images, image 5 takes the first.
     """
     pixels = images[index % images.shape[0]]
     size = (pixels.shape[1], pixels.shape[0])
@@ -30,18 +30,18 @@ def fitted(images: torch.Tensor, index: int, width: int, height: int, frame: Fra
 
 
 def fitted_batch(images: torch.Tensor, width: int, height: int, frame: Frame | None = None) -> torch.Tensor:
-    """All of ``images`` (B, H, W, C) as ``fitted`` makes them: (B, height, width, 3) in [0, 1], 8 bits a channel."""
+    """All ``images`` (B, H, W, C) after ``fitted``: (B, height, width, 3) in [0, 1], rounded to 8 bits per channel."""
     pixels = images[..., :3].float().cpu()
     prepared_images = [fitted(pixels, index, width, height, frame) for index in range(len(pixels))]
     return torch.stack([torch.from_numpy(np.asarray(image, dtype=np.float32) / 255) for image in prepared_images])
 
 
 def same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether an image of ``size`` is one of ``other`` scaled, its sides rounded."""
+    """Whether ``size`` is ``other`` scaled, up to rounding of the sides."""
     across, down = size[0] * other[1] / other[0], size[1] * other[0] / other[1]
     return abs(across - size[1]) < 1 or abs(down - size[0]) < 1
 
 
 def in_frame(pixels: torch.Tensor, frame: Frame) -> Image.Image:
-    """``pixels`` (H, W, 3), which show what the image shows that ``frame`` was made for, in that frame."""
+    """``pixels`` (H, W, 3) with the proportions of the image that ``frame`` was planned for, fitted like that image."""
     return as_image(fitted_image(resized(pixels[None], frame.given), frame)[0])

@@ -1,4 +1,4 @@
-"""An image fitted to what a model takes: cut, padded, stretched or scaled."""
+"""Fits an image to a size that a model accepts: by cropping, padding, stretching or scaling."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from ..errors import InvalidParameter
 
 FIT_CHOICES = ("crop", "pad", "stretch", "error")
 MOST_PIXELS = 2
-"""A larger image is scaled to so many times the pixels of the model's default size, unless a size is asked for."""
+"""Without an explicit size, a larger image is scaled down to this multiple of the pixels of the default size."""
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How an image was fitted: ``part`` of the given image became ``place`` of the model's image."""
+    """How an image is fitted: ``part`` of the input image becomes ``place`` in the model's image."""
 
     given: tuple[int, int]
-    """Width and height of the image as it was given."""
+    """Width and height of the input image."""
     size: tuple[int, int]
-    """Width and height that the model works in."""
+    """Width and height of the model's image."""
     part: Box
-    """The pixels of the given image that are in the model's."""
+    """The part of the input image that is used."""
     place: Box
-    """Where they are there; around it the image's edge is repeated."""
+    """The place of that part in the model's image. Padding around it repeats the edge pixels."""
 
     @property
     def unchanged(self) -> bool:
-        """Whether nothing was done."""
+        """Whether the image stays as it is."""
         return self.given == self.size and self.part == self.place == (0, 0, *self.size)
 
     def summary(self) -> str | None:
-        """What was done, for whoever sent the image; None where nothing was."""
+        """What changed, as text for the user; None if nothing did."""
         if self.unchanged:
             return None
         width, height = self.given
         done = []
         cut, inside = extent(self.part), extent(self.place)
         if cut != self.given:
-            done.append(f"cut to {cut[0]}x{cut[1]}")
+            done.append(f"cropped to {cut[0]}x{cut[1]}")
         if cut != inside:
             done.append(f"scaled to {inside[0]}x{inside[1]}")
         if inside != self.size:
@@ -60,15 +60,15 @@ def extent(box: Box) -> tuple[int, int]:
 
 
 def plan_frame(model: Model, given: tuple[int, int], fit: str, width: int = 0, height: int = 0) -> Frame:
-    """How an image of ``given`` (width, height) is fitted. A side of 0 follows from the image's own size.
+    """How to fit an image of size ``given`` (width, height). A side of 0 follows from the image's own size.
 
-    Raises InvalidParameter for a size that the model does not take, and for an image that would have to be changed
-    where ``fit`` is ``error``.
+    Raises InvalidParameter for a size that the model does not accept. With ``fit`` "error", raises it for any image
+    that would have to be changed.
     """
     if fit not in FIT_CHOICES:
         raise InvalidParameter("fit", f"unknown fit {fit!r}; use {', '.join(FIT_CHOICES)}")
     limits = model.limits
-    scale = wanted_scale(model, given, fit, width, height)
+    scale = choose_scale(model, given, fit, width, height)
     size = (
         width or on_grid(given[0] * scale, limits.width, fit),
         height or on_grid(given[1] * scale, limits.height, fit),
@@ -93,21 +93,22 @@ def plan_frame(model: Model, given: tuple[int, int], fit: str, width: int = 0, h
     return Frame(given, size, whole, full)
 
 
-def wanted_scale(model: Model, given: tuple[int, int], fit: str, width: int, height: int) -> float:
-    """By how much the image is scaled before it is cut or padded: to the sides asked for, else to what suits."""
-    asked = [wanted / side for wanted, side in zip((width, height), given, strict=True) if wanted]
+def choose_scale(model: Model, given: tuple[int, int], fit: str, width: int, height: int) -> float:
+    """The factor to scale the image by before it is cropped or padded: from the requested sides, else from the limits
+    and the default size of the model."""
+    asked = [target / side for target, side in zip((width, height), given, strict=True) if target]
     if asked:
         return min(asked) if fit == "pad" else max(asked)
     limits = (model.limits.width, model.limits.height)
     least = max(limit.minimum / side for limit, side in zip(limits, given, strict=True))
     most = min(limit.maximum / side for limit, side in zip(limits, given, strict=True))
-    likes = (MOST_PIXELS * model.defaults.width * model.defaults.height / (given[0] * given[1])) ** 0.5
-    wanted = min(1.0, most, max(likes, least))
-    return max(least, wanted) if fit == "crop" else min(most, max(wanted, least))
+    preferred = (MOST_PIXELS * model.defaults.width * model.defaults.height / (given[0] * given[1])) ** 0.5
+    scale = min(1.0, most, max(preferred, least))
+    return max(least, scale) if fit == "crop" else min(most, max(scale, least))
 
 
 def size_in_pixels(model: Model, given: tuple[int, int]) -> tuple[int, int]:
-    """A size in the proportions of ``given`` (width, height) with about the pixels of the model's default size."""
+    """A size with the proportions of ``given`` (width, height) and about as many pixels as the default size."""
     scale = (model.defaults.width * model.defaults.height / (given[0] * given[1])) ** 0.5
     limits = (model.limits.width, model.limits.height)
     width, height = (on_grid(side * scale, limit, "stretch") for side, limit in zip(given, limits, strict=True))
@@ -115,7 +116,7 @@ def size_in_pixels(model: Model, given: tuple[int, int]) -> tuple[int, int]:
 
 
 def on_grid(pixels: float, limit: SizeLimit, fit: str) -> int:
-    """A side near ``pixels`` that the model takes: the next one below for a cut, above for padding."""
+    """A side near ``pixels`` that the model accepts: rounded down for ``crop``, up for ``pad``, else to the nearest."""
     grid = limit.multiple_of
     steps = pixels / grid
     nearest = {"crop": floor(steps + 1e-6), "pad": ceil(steps - 1e-6)}.get(fit, floor(steps + 0.5)) * grid
@@ -123,27 +124,27 @@ def on_grid(pixels: float, limit: SizeLimit, fit: str) -> int:
 
 
 def middle(outer: tuple[int, int], inner: tuple[int, int]) -> Box:
-    """A box of size ``inner`` in the middle of one of size ``outer``."""
+    """A box of size ``inner``, centred in one of size ``outer``."""
     left, top = (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2
     return left, top, left + inner[0], top + inner[1]
 
 
 def fitted_image(images: torch.Tensor, frame: Frame) -> torch.Tensor:
-    """Images (B, H, W, 3) in [0, 1] as ``frame`` says; what needs no change stays as it is to the bit."""
+    """Images (B, H, W, 3) in [0, 1], fitted by ``frame``. Without a change in size, they stay identical to the bit."""
     left, top, right, bottom = frame.part
     inside = resized(images[:, top:bottom, left:right], extent(frame.place))
     return padded(inside.movedim(-1, 1), frame, "replicate").movedim(1, -1).contiguous()
 
 
 def fitted_mask(mask: torch.Tensor, frame: Frame) -> torch.Tensor:
-    """A mask (B, H, W) as ``frame`` says; padding is not masked."""
+    """A mask (B, H, W), fitted by ``frame``. Padding is 0, not masked."""
     left, top, right, bottom = frame.part
     inside = resized(mask[:, top:bottom, left:right, None], extent(frame.place), Image.Resampling.BILINEAR)
     return padded(inside.movedim(-1, 1), frame, "constant")[:, 0].contiguous()
 
 
 def padded(pixels: torch.Tensor, frame: Frame, how: str) -> torch.Tensor:
-    """``pixels`` (B, C, h, w) at their place in the model's image."""
+    """``pixels`` (B, C, h, w), padded to the size of the model's image."""
     left, top, right, bottom = frame.place
     around = (left, frame.size[0] - right, top, frame.size[1] - bottom)
     return torch.nn.functional.pad(pixels, around, mode=how) if any(around) else pixels
@@ -152,7 +153,7 @@ def padded(pixels: torch.Tensor, frame: Frame, how: str) -> torch.Tensor:
 def resized(
     pixels: torch.Tensor, size: tuple[int, int], how: Image.Resampling = Image.Resampling.LANCZOS
 ) -> torch.Tensor:
-    """``pixels`` (B, H, W, C) in [0, 1] at ``size`` (width, height), each channel by Pillow in 32-bit floats."""
+    """``pixels`` (B, H, W, C) in [0, 1], resized to ``size`` (width, height) by Pillow, in 32-bit float channels."""
     if (pixels.shape[2], pixels.shape[1]) == size:
         return pixels
     frames = [
@@ -169,5 +170,5 @@ def same_size(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def cycled(values: torch.Tensor, count: int) -> torch.Tensor:
-    """``count`` of ``values``, from the first again where there are fewer."""
+    """``count`` of ``values``, repeated from the first if there are fewer."""
     return torch.cat([values[index % len(values)][None] for index in range(count)])

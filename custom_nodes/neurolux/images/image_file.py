@@ -1,4 +1,4 @@
-"""Images as files that reopen the graph that made them: PNG, JPEG and WebP."""
+"""Writes images as PNG, JPEG or WebP files that contain their graph, so ComfyUI can reopen it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ PNG_COMPRESSION = 4
 EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F
 EXIF_IFD, EXIF_USER_COMMENT = 0x8769, 0x9286
 PNG_CAPTION = "parameters"
-"""Where image viewers look for prompt and settings: this text of a PNG, the user comment of the others' EXIF."""
+"""The text chunk of a PNG where image viewers look for prompt and settings. Other formats use EXIF's user comment."""
 MAX_JPEG_EXIF = 65_500
-"""A JPEG segment holds 64 KiB; a workflow that is larger cannot be written into one."""
+"""Maximum EXIF size in a JPEG, in bytes. A JPEG segment holds 64 KiB, and a larger workflow does not fit."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """The graph that made an image: API format, and what the editor sent along (its own format)."""
+    """The graph that made an image: in API format, and in the editor's own format (``extra``)."""
 
     prompt: Mapping[str, Any] | None
     extra: Mapping[str, Any]
     caption: str = ""
-    """This image's own prompt and settings, where the graph made several."""
+    """The prompt and settings of this image, if the graph made several."""
 
     def png_chunks(self) -> PngInfo:
-        """Text chunks, as ComfyUI's SaveImage writes them."""
+        """PNG text chunks in the format of ComfyUI's SaveImage."""
         chunks = PngInfo()
         if self.prompt is not None:
             chunks.add_text("prompt", json.dumps(self.prompt))
@@ -44,7 +44,7 @@ class ImageMetadata:
         return chunks
 
     def exif(self) -> Image.Exif:
-        """EXIF, as ComfyUI's own WebP saver writes it: prompt in Model, the others in Make and the tags below it."""
+        """EXIF in the format of ComfyUI's WebP saver: the prompt in Model, the rest in Make and the tags below it."""
         exif = Image.Exif()
         if self.prompt is not None:
             exif[EXIF_MODEL] = f"prompt:{json.dumps(self.prompt)}"
@@ -56,12 +56,12 @@ class ImageMetadata:
 
 
 def save_image(image: Image.Image, path: Path, output_format: str, quality: int, metadata: ImageMetadata) -> None:
-    """Write ``image`` with its metadata; a JPEG's is left out, with a warning, where it does not fit."""
+    """Write ``image`` with its metadata. Logs a warning and omits the graph if it does not fit into a JPEG."""
     if output_format == "png":
         image.save(path, pnginfo=metadata.png_chunks(), compress_level=PNG_COMPRESSION)
         return
     exif = metadata.exif()
     if output_format == "jpeg" and len(exif.tobytes()) > MAX_JPEG_EXIF:
-        _log.warning("NeuroLux: the graph is too large for a JPEG's metadata; %s does not reopen it", path.name)
+        _log.warning("NeuroLux: the graph is too large for JPEG metadata; %s will not contain it", path.name)
         exif = ImageMetadata(None, {}, metadata.caption).exif()
     image.save(path, format=output_format.upper(), quality=quality, exif=exif)

@@ -1,4 +1,4 @@
-"""Masks: which part of an image is redrawn. 1 is redrawn, 0 is kept to the bit, and between both are blended."""
+"""Masks that select the part of an image to redraw. 1 is redrawn, 0 is kept to the bit, values between are blended."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from scipy.ndimage import distance_transform_edt
 from ..errors import InvalidParameter
 
 BLACK = 0.02
-"""Below this a mask is black: a JPEG's black is not quite 0."""
+"""Values below this count as black, because black in a JPEG is not exactly 0."""
 
 
 def mask_from(
     image: torch.Tensor | None, transparency: torch.Tensor | None, feather: int, invert: bool = False
 ) -> torch.Tensor:
-    """The mask (B, H, W) of a mask image (B, H, W, C), or else of an image's transparency (B, H, W).
+    """The mask (B, H, W) from a mask image (B, H, W, C), else from the transparency of an image (B, H, W).
 
-    Raises InvalidParameter where there is neither, or nothing in it would be redrawn.
+    Raises InvalidParameter if there is neither, or if nothing would be redrawn.
     """
     if image is not None:
         mask = image[..., :3].float().mean(dim=-1)
@@ -43,9 +43,9 @@ def check_mask(mask: torch.Tensor) -> None:
 
 
 def feathered(mask: torch.Tensor, feather: int) -> torch.Tensor:
-    """``mask`` (B, H, W) rising from its edge to its own values over ``feather`` pixels, inwards.
+    """``mask`` (B, H, W), fading in from its edge over ``feather`` pixels, inwards.
 
-    Of a part that is narrower, the middle still gets them in full. The image's own border is no edge.
+    In a narrower part, the middle still reaches the full value. The border of the image does not count as an edge.
     """
     if feather <= 0:
         return mask
@@ -53,7 +53,7 @@ def feathered(mask: torch.Tensor, feather: int) -> torch.Tensor:
 
 
 def ramp(mask: np.ndarray, feather: int) -> np.ndarray:
-    """From 0 at the edge of what is masked to 1 in ``feather`` pixels, (H, W) float32."""
+    """Weights (H, W), float32, that rise from 0 at the edge of the masked area to 1 within ``feather`` pixels."""
     inside = mask > 0
     if inside.all():
         return np.ones(mask.shape, np.float32)
@@ -63,16 +63,16 @@ def ramp(mask: np.ndarray, feather: int) -> np.ndarray:
 
 
 def extended(images: torch.Tensor, added: tuple[int, int, int, int], feather: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (B, H, W, 3) with (left, top, right, bottom) pixels added, their edges repeated, and the mask of these.
+    """Images (B, H, W, 3) with (left, top, right, bottom) pixels added, and a mask of the added part.
 
-    Raises InvalidParameter where nothing is added.
+    The added pixels repeat the edges. Raises InvalidParameter if nothing is added.
     """
     left, top, right, bottom = added
     if min(added) < 0:
         raise InvalidParameter("left", f"left, top, right and bottom are {added}; none may be below 0")
     if not any(added):
         raise InvalidParameter(
-            "right", "left, top, right and bottom are all 0, so nothing would be added; say how many pixels to add"
+            "right", "left, top, right and bottom are all 0, so nothing would be added; set how many pixels to add"
         )
     around = (left, right, top, bottom)
     pixels = torch.nn.functional.pad(images[..., :3].float().cpu().movedim(-1, 1), around, mode="replicate")

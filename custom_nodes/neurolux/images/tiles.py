@@ -1,4 +1,4 @@
-"""An image cut into overlapping tiles, and put together again without a seam. Pure arithmetic on tensors."""
+"""Splits an image into overlapping tiles and blends them back without seams. Pure arithmetic on tensors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Tile:
 
 
 def tile_side(pixels: int, tile: int, limit: SizeLimit) -> int:
-    """One side of the tiles for an image of ``pixels``: ``tile``, or as much as a smaller image fills."""
+    """The side of the tiles for an image side of ``pixels``: ``tile``, or less if the image is smaller."""
     grid = limit.multiple_of
     return min(tile, max(ceil(pixels / grid) * grid, ceil(limit.minimum / grid) * grid))
 
 
 def offsets(pixels: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along one side, evenly apart; they overlap by at least ``overlap`` and end where it ends."""
+    """Start positions of tiles along one side, evenly spaced. Neighbours overlap by at least ``overlap`` pixels."""
     if pixels <= tile:
         return [0]
     count = ceil((pixels - overlap) / (tile - overlap))
@@ -41,9 +41,9 @@ def offsets(pixels: int, tile: int, overlap: int) -> list[int]:
 
 
 def plan_tiles(width: int, height: int, tile: int, overlap: int, limits: tuple[SizeLimit, SizeLimit]) -> list[Tile]:
-    """The tiles of an image, row by row. Raises InvalidParameter for a size that the model does not take.
+    """The tiles of an image, row by row. Raises InvalidParameter for a size that the model does not accept.
 
-    Where the image is smaller than the least tile, the one tile is larger than the image: pad it first.
+    If the image is smaller than the smallest tile, the single tile is larger than the image: pad the image first.
     """
     for limit in limits:
         limit.check("tile", tile)
@@ -55,7 +55,7 @@ def plan_tiles(width: int, height: int, tile: int, overlap: int, limits: tuple[S
 
 
 def padded_to(images: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """Images (B, H, W, C), their right and lower edges repeated up to ``width`` and ``height``."""
+    """Images (B, H, W, C), padded to ``width`` and ``height`` by repeating the right and lower edges."""
     right, below = max(width - images.shape[2], 0), max(height - images.shape[1], 0)
     if not right and not below:
         return images
@@ -63,7 +63,7 @@ def padded_to(images: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def ramp(length: int, overlap: int, *, before: bool, behind: bool) -> torch.Tensor:
-    """How much each pixel along one side of a tile counts: less and less towards a side where another one overlaps."""
+    """The weight of each pixel along one side of a tile. It decreases towards an end where another tile overlaps."""
     share = torch.ones(length)
     if overlap:
         rising = (torch.arange(length) + 0.5) / overlap
@@ -75,7 +75,7 @@ def ramp(length: int, overlap: int, *, before: bool, behind: bool) -> torch.Tens
 
 
 def blend(tiles: Iterable[tuple[Tile, torch.Tensor]], width: int, height: int, overlap: int) -> torch.Tensor:
-    """One image (height, width, C) of finished tiles (h, w, C): where they overlap, one fades into the other."""
+    """One image (height, width, C) from finished tiles (h, w, C). Overlapping tiles fade into each other."""
     total: torch.Tensor | None = None
     weight = torch.zeros(height, width, 1)
     for tile, pixels in tiles:
@@ -91,13 +91,13 @@ def blend(tiles: Iterable[tuple[Tile, torch.Tensor]], width: int, height: int, o
 
 
 def grid_size(tiles: Iterable[Tile]) -> tuple[int, int]:
-    """Width and height of the image that ``tiles`` cover."""
+    """Width and height of the area that ``tiles`` cover."""
     tiles = list(tiles)
     return max(tile.left + tile.width for tile in tiles), max(tile.top + tile.height for tile in tiles)
 
 
 def numbered(tiles: Iterable[Tile], images: int) -> Iterator[tuple[int, int, Tile]]:
-    """Every tile of every image: the image's number, the tile's own, the tile."""
+    """Every tile of every image as (image index, tile index, tile)."""
     tiles = list(tiles)
     for image in range(images):
         for index, tile in enumerate(tiles):

@@ -1,4 +1,4 @@
-"""Frames into a video file: H.264 in MP4 by PyAV, which ComfyUI brings, and animated WebP by Pillow."""
+"""Writes frames to a video file: H.264 in MP4 with PyAV, which ComfyUI installs, or animated WebP with Pillow."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 BEST_CRF, WORST_CRF = 15, 45
-"""x264's rate factor at quality 100 and 0; below 18 a difference is hard to see."""
+"""x264's constant rate factor at quality 100 and 0. Below 18, a difference is hard to see."""
 
 
 def write_mp4(frames: Sequence[Image.Image], path: Path, fps: float, quality: int, metadata: Mapping[str, Any]) -> None:
-    """H.264, 4:2:0, which every player shows; an odd side loses its last pixel. The same frames give the same bytes."""
+    """Write H.264 in 4:2:0, which every player supports. An odd side loses its last pixel. The output is
+    deterministic."""
     width, height = (side - side % 2 for side in frames[0].size)
     crf = round(WORST_CRF - (WORST_CRF - BEST_CRF) * quality / 100)
     with av.open(str(path), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
@@ -36,7 +37,7 @@ def write_mp4(frames: Sequence[Image.Image], path: Path, fps: float, quality: in
 
 
 def write_webp(frames: Sequence[Image.Image], path: Path, fps: float, quality: int, exif: Image.Exif) -> None:
-    """An animated WebP that repeats for ever."""
+    """Write an animated WebP that loops forever."""
     first, *others = frames
     first.save(
         path,

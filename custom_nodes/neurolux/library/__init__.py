@@ -1,1 +1,1 @@
-"""What this machine has: diffusers folders, single files, adapters, and what of a model is missing."""
+"""The models and adapters on this machine: diffusers folders, single files, adapter files, and what a model lacks."""

@@ -20,13 +20,13 @@ TITLES: dict[AdapterKind, str] = {"lora": "LoRA", "controlnet": "ControlNet"}
 
 
 def adapter_names(kind: AdapterKind) -> list[str]:
-    """What there is to choose from. Of a diffusers folder its name stands for its files."""
+    """The available names. A diffusers folder is listed once, by its own name."""
     names = folder_paths.get_filename_list(FOLDERS[kind])
     return collapsed(names, lambda name: locate(kind, name)) if kind == "controlnet" else names
 
 
 def locate(kind: AdapterKind, name: str) -> Path | None:
-    """Where ``name`` is: a file, or a diffusers folder."""
+    """The path of the file or diffusers folder called ``name``; None if there is none."""
     for root in folder_paths.get_folder_paths(FOLDERS[kind]):
         path = Path(root, name)
         if path.exists() and path.resolve().is_relative_to(Path(root).resolve()):
@@ -35,7 +35,7 @@ def locate(kind: AdapterKind, name: str) -> Path | None:
 
 
 def find_adapter(kind: AdapterKind, name: str, more: tuple[str, ...] = ()) -> FileStamp:
-    """The file called ``name``, as it is now. Raises InvalidParameter, which lists those there are, and ``more``."""
+    """The stamp of the file called ``name``. Raises InvalidParameter, which lists the known names and ``more``."""
     path = locate(kind, name)
     if path is None or not name:
         known = ", ".join([*adapter_names(kind), *more]) or "none"
@@ -54,7 +54,7 @@ def stamp_key(kind: AdapterKind, name: str) -> str:
 
 
 def describe_adapters() -> list[dict[str, Any]]:
-    """Every LoRA and ControlNet for the wire: name, kind, family, bytes, why one cannot be used, what is in memory."""
+    """Every LoRA and ControlNet as JSON: name, kind, family, bytes, why it cannot be used, where its weights are."""
     memory = modules.memory("controlnet")
     found = []
     for kind in FOLDERS:
@@ -64,7 +64,7 @@ def describe_adapters() -> list[dict[str, Any]]:
 
 
 def memory_of(adapter: AdapterFile, memory: Mapping[str, list[ComponentMemory]]) -> list[dict[str, Any]] | None:
-    """Where a ControlNet's weights are, if it is in memory."""
+    """Where a ControlNet's weights are; None if it is not loaded."""
     if adapter.kind != "controlnet" or adapter.name not in memory:
         return None
     return [asdict(part) for part in memory[adapter.name]]

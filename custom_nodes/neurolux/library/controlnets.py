@@ -1,4 +1,4 @@
-"""ControlNets and preprocessors: files in ComfyUI's own folders, and those of the catalog, fetched on first use."""
+"""ControlNets and preprocessors: files in ComfyUI's own folders, and those of the catalog, downloaded on first use."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ _log = logging.getLogger(__name__)
 
 
 def controlnet_names() -> list[str]:
-    """What there is to choose from: ``auto``, the user's files, and the catalog's that they do not replace."""
+    """The available names: ``auto``, the user's files, and the catalog's entries that no file replaces."""
     files = adapter_names("controlnet")
     return [AUTO, *files, *(name for name in helper_catalog().controlnets if name not in files)]
 
 
 def find_controlnet(name: str, pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None = None) -> FileStamp:
-    """The ControlNet called ``name``, fetched if need be; ``auto``: the one for this model and kind of image.
+    """The ControlNet called ``name``, downloaded if necessary; ``auto``: the one for this model and kind of image.
 
-    Raises InvalidParameter, and what a download can raise.
+    Raises InvalidParameter, WeightsMissing, AccessDenied or DownloadFailed.
     """
     if name == AUTO:
         return automatic(pipeline, mode, reporter)
     entry = helper_catalog().controlnets.get(name)
     if entry is None or locate("controlnet", name) is not None:
         return find_adapter("controlnet", name, more=tuple(helper_catalog().controlnets))
-    return fetched(entry, reporter)
+    return downloaded_controlnet(entry, reporter)
 
 
 def automatic(pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None) -> FileStamp:
-    """What ``auto`` means for ``pipeline``."""
+    """The ControlNet that ``auto`` selects for ``pipeline``. Raises InvalidParameter if none fits."""
     if mode == AUTO_MODE:
         raise InvalidParameter(
-            "controlnet", "controlnet auto needs to know what the image shows: set mode, or choose a ControlNet"
+            "controlnet",
+            "controlnet auto requires a mode (the kind of control image): set mode, or choose a ControlNet",
         )
     model = pipeline.model
     width = model_width(model.family, borrow(pipeline).denoiser)
@@ -64,37 +65,40 @@ def automatic(pipeline: PipelineHandle, mode: str, reporter: LoadReporter | None
                 f"in ComfyUI's models/controlnet/ with {mode!r} or 'union' in its name does; put one there, or choose "
                 "one by name",
             )
-        chosen = fetched(entry, reporter)
+        chosen = downloaded_controlnet(entry, reporter)
     _log.info("NeuroLux: ControlNet for %s on %s: %s", mode, model.name, chosen.name)
     return chosen
 
 
-def fetched(entry: CatalogControlNet, reporter: LoadReporter | None) -> FileStamp:
-    """A ControlNet of the catalog, on this machine."""
+def downloaded_controlnet(entry: CatalogControlNet, reporter: LoadReporter | None) -> FileStamp:
+    """The stamp of a ControlNet of the catalog, downloaded if necessary."""
     folder = fetch(entry, [], CONTROLNET_PLACE, reporter)
     return stamp_file(entry.name, folder / entry.files[0])
 
 
 def controlnet_key(name: str) -> str:
-    """Changes whenever the file called ``name`` is replaced; for ``auto``: whenever any file is."""
+    """A key that changes when the file called ``name`` is replaced; for ``auto``, when any file is."""
     if name == AUTO:
         return "".join(stamp_key("controlnet", file) for file in adapter_names("controlnet"))
     return stamp_key("controlnet", name)
 
 
 def preprocessor_folders(name: str) -> list[Path]:
-    """Where a user may have put a preprocessor's files."""
+    """The folders where a user may have put the files of a preprocessor."""
     return [Path(folder_paths.models_dir, PREPROCESSORS, name)]
 
 
 def preprocessor(name: str, reporter: LoadReporter | None = None) -> Path:
-    """The folder of the catalog's preprocessor ``name``, fetched if need be. Raises what a download can raise."""
+    """The folder of the catalog's preprocessor ``name``, downloaded if necessary.
+
+    Raises WeightsMissing, AccessDenied or DownloadFailed.
+    """
     entry = helper_catalog().preprocessors[name]
     return fetch(entry, preprocessor_folders(name), f"ComfyUI's models/{PREPROCESSORS}/{name}/", reporter)
 
 
 def describe_helpers() -> list[dict[str, Any]]:
-    """The catalog's ControlNets and preprocessors for the wire, beside the files that ``describe_adapters`` lists."""
+    """The catalog's ControlNets and preprocessors as JSON, in addition to the files of ``describe_adapters``."""
     catalog = helper_catalog()
     found = [
         describe(entry, "controlnet", entry.family, [], CONTROLNET_PLACE) for entry in catalog.controlnets.values()
@@ -106,7 +110,7 @@ def describe_helpers() -> list[dict[str, Any]]:
 
 
 def describe(helper: HelperModel, kind: str, family: str | None, folders: list[Path], place: str) -> dict[str, Any]:
-    """One of them."""
+    """One helper model as JSON."""
     status = helper_status(helper, folders, place)
     return {
         "name": helper.name,

@@ -1,7 +1,8 @@
 """Diffusers folders as models: every folder with a ``model_index.json`` below ComfyUI's ``models/diffusers/``.
 
-What a folder can do is read from its own configuration files. A ``neurolux.toml`` in it may override ``title``,
-``license``, ``commercial_use``, ``max_sequence_length``, ``[defaults]`` and ``[limits]``. Weights are not opened here.
+The family, the limits and the defaults follow from the folder's own configuration files. A ``neurolux.toml`` in the
+folder may override ``title``, ``license``, ``commercial_use``, ``max_sequence_length``, ``[defaults]`` and
+``[limits]``. This module opens no weights.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _parsed: dict[Path, tuple[tuple[int, ...], Model | None]] = {}
 
 
 def find_folder_models(roots: Iterable[Path]) -> list[Model]:
-    """The models in ``roots``, by name; a folder that cannot be read is logged and left out."""
+    """The models in ``roots``, sorted by name. A folder that cannot be read is logged and skipped."""
     found: dict[str, Model] = {}
     for folder in model_folders(roots):
         if folder.name not in found and (model := folder_model(folder)) is not None:
@@ -43,7 +44,7 @@ def model_folders(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def folder_model(folder: Path) -> Model | None:
-    """The model in ``folder``, read again only when one of its configuration files has changed."""
+    """The model in ``folder``, cached until one of its files changes; None if it is not a usable model."""
     stamp = folder_stamp(folder)
     cached = _parsed.get(folder)
     if cached is None or cached[0] != stamp:
@@ -57,7 +58,10 @@ def folder_model(folder: Path) -> Model | None:
 
 
 def as_shipped(model: Model, shipped: Catalog) -> Model:
-    """A local folder named as a catalog model is that model's weights: it keeps the catalog's licence and limits."""
+    """``model``, or the catalog model of the same name and family with this folder as its source.
+
+    A folder with the name of a catalog model holds that model's weights, so the catalog's licence and limits apply.
+    """
     known = shipped.models.get(model.name)
     if known is None or known.family != model.family:
         return model
@@ -65,14 +69,14 @@ def as_shipped(model: Model, shipped: Catalog) -> Model:
 
 
 def folder_stamp(folder: Path) -> tuple[int, ...]:
-    """Changes whenever a configuration file or a weight file of the folder is replaced."""
+    """A stamp that changes when a configuration file or a weight file of the folder is replaced."""
     files = [folder / "model_index.json", folder / OVERRIDES_FILE, *sorted(folder.glob("*/*.json"))]
     files += sorted(folder.glob("*/*.safetensors"))
     return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files)
 
 
 def read_folder(folder: Path) -> Model | None:
-    """The model in ``folder``; None where its pipeline class is not one that this pack runs."""
+    """The model in ``folder``; None if the pack does not support its pipeline class."""
     class_name = read_json(folder / "model_index.json").get("_class_name", "")
     for family in families().values():
         if class_name not in family.folders:
@@ -89,7 +93,7 @@ def read_folder(folder: Path) -> Model | None:
 
 
 def own_model(name: str, family: FamilySpec, source: FolderSource | SingleFilesSource, facts: ModelFacts) -> Model:
-    """A model that is no catalog model, under its own name; nothing in its files tells its licence."""
+    """A model that is not in the catalog, under its own name. Its files do not state a licence."""
     return Model(
         name=name,
         title=name,
@@ -105,7 +109,7 @@ def own_model(name: str, family: FamilySpec, source: FolderSource | SingleFilesS
 
 
 def overridden(model: Model, overrides: Mapping[str, Any]) -> Model:
-    """``model`` with what its ``neurolux.toml`` says; an unknown key is an error (TypeError)."""
+    """``model`` with the overrides of its ``neurolux.toml``. Raises TypeError for an unknown key."""
     changes = dict(overrides)
     defaults = replace(model.defaults, **changes.pop("defaults", {}))
     limits = parse_limits(changes.pop("limits", {}), model.limits)
@@ -116,11 +120,11 @@ def overridden(model: Model, overrides: Mapping[str, Any]) -> Model:
 
 
 def size_limits(limits: Limits) -> Limits:
-    """Folders may hold small models: sizes start lower than in the catalog."""
+    """``limits`` with a lower minimum size than in the catalog, because folders may hold small models."""
     side = SizeLimit(minimum=SMALLEST_SIDE)
     return replace(limits, width=side, height=side)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
+    """The JSON object in a file."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What of a model is on this machine, what is missing, and what it would cost to get: for a reader."""
+"""Reports which files of a model are on this machine, which are missing, and what a download would cost."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..families.registry import family_of
 from ..loading.components import ComponentFiles, component_files, shape_of, single_components
 from ..planning.records import gigabytes
 from ..weights.sources import ModelStatus, local_files
-from .single_files import FOLDERS, Shelf, add_component, beginnings, single_files_of
+from .single_files import FOLDERS, Shelf, add_component, single_files_of, starting_files
 
 DEFAULT_BYTES_PER_PARAMETER = 2
 
 
 @dataclass(frozen=True)
 class FoundPart:
-    """One component that is here."""
+    """One component that is on this machine."""
 
     component: str
     file: str
@@ -30,7 +30,7 @@ class FoundPart:
 
 @dataclass(frozen=True)
 class MissingPart:
-    """One component that no file was found for: what kind of file, where it belongs, about how large it is."""
+    """One component without a file: the kind of file it needs, the folder to put it in, and its approximate size."""
 
     component: str
     kind: str
@@ -41,7 +41,7 @@ class MissingPart:
 
 @dataclass(frozen=True)
 class Download:
-    """What fetching the rest from the Hub takes."""
+    """The download of the model from the Hub."""
 
     repo: str
     bytes: int | None
@@ -60,7 +60,7 @@ class ModelFiles:
 
 
 def inventory(model: Model, status: ModelStatus, shelf: Shelf) -> ModelFiles:
-    """The files of ``model``. Reads headers, no weights, and asks no network."""
+    """The files of ``model``. Reads headers only, and uses no network."""
     found = tuple(found_parts(model))
     if found:
         return ModelFiles(found, (), None, f"ready: {summary(found)}")
@@ -91,17 +91,17 @@ def found_parts(model: Model) -> Iterator[FoundPart]:
 
 
 def found_part(name: str, component: ComponentFiles) -> FoundPart:
-    """One component for a reader."""
+    """One component as a row of the report."""
     path = component.files[0]
     file = path.name if len(component.files) == 1 else f"{len(component.files)} files"
     return FoundPart(name, file, str(path.parent), shape_of(component).stored, component.bytes)
 
 
 def partly_here(model: Model, shelf: Shelf) -> list[FoundPart]:
-    """Single files that belong to a model which is not complete."""
+    """The single files of a model that is incomplete."""
     chosen: dict[str, Path] = {}
     for steps in sorted(model.checkpoints) or [None]:
-        first = next(beginnings(model, steps, shelf), None)
+        first = next(starting_files(model, steps, shelf), None)
         if first is not None:
             chosen = dict(first[0])
             break
@@ -125,7 +125,7 @@ def component_files_of(model: Model, name: str, path: Path) -> ComponentFiles:
 
 
 def missing_part(model: Model, name: str) -> MissingPart:
-    """What to get for a component."""
+    """What to download for a missing component."""
     family = family_of(model.family)
     shape, files = model.components.get(name), single_files_of(family)
     example = files.example_for(model.name, name) or files.examples[name]
@@ -134,7 +134,7 @@ def missing_part(model: Model, name: str) -> MissingPart:
 
 
 def hint(status: ModelStatus, download: Download, have: list[FoundPart], missing: tuple[MissingPart, ...]) -> str:
-    """One line: what to do."""
+    """One line of text that says what to do."""
     size = gigabytes(download.bytes) if download.bytes else "of unknown size"
     gated = ", gated" if download.gated else ""
     fetch = f"download {download.repo} ({size}{gated}, {download.license})"
@@ -145,18 +145,18 @@ def hint(status: ModelStatus, download: Download, have: list[FoundPart], missing
     if not have or not missing:
         return fetch
     rest = ", ".join(f"{part.example} in {part.folder}" for part in missing)
-    return f"only {rest} is missing of its single files; or {fetch}"
+    return f"of its single files, only {rest} is missing; or {fetch}"
 
 
 def summary(found: tuple[FoundPart, ...]) -> str:
-    """The files in a few words."""
+    """The file names and their total size."""
     total = sum(part.bytes for part in found)
     names: Mapping[str, None] = dict.fromkeys(part.file for part in found)
     return f"{', '.join(names)} ({gigabytes(total)})"
 
 
 def source_name(model: Model) -> str:
-    """Where the model comes from, in a word."""
+    """The name of the model's source: a folder, a repository, or the model itself."""
     source = model.source
     if isinstance(source, FolderSource):
         return source.path.name

@@ -1,4 +1,4 @@
-"""The catalog as this ComfyUI sees it: ``models.toml`` and the folders that its configuration names."""
+"""The models that this ComfyUI knows: ``models.toml`` and the models in ComfyUI's model folders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shipped_catalog() -> Catalog:
 
 
 def known_models() -> Catalog:
-    """All models there are now. Folders are looked at anew each time, so a model that was just copied is there."""
+    """All models known now. Scans the folders on each call, so a model that was just copied is included."""
     shipped = shipped_catalog()
     roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
     catalog = shipped.with_models(as_shipped(model, shipped) for model in find_folder_models(roots))
@@ -47,10 +47,10 @@ def comfy_shelf() -> Shelf:
 
 
 def default_model(catalog: Catalog) -> str:
-    """The model of a request that names none: the one in the environment, else the best that can be had here.
+    """The model for requests that name none: the one in the environment variable, else the best for this machine.
 
-    Without a GPU and without weights of a large model, that is the fallback, which ships with the pack: the large one
-    would be a download of hours for images of minutes, and nobody asked for it.
+    On a machine without a GPU and without the weights of a large model, it is the fallback, which ships with the pack.
+    The large model would be an unrequested download of hours, for images that take minutes.
     """
     chosen = os.environ.get(DEFAULT_MODEL_VARIABLE)
     if chosen and chosen in catalog.models:
@@ -64,7 +64,7 @@ def default_model(catalog: Catalog) -> str:
 
 
 def model_stamp(model: Model) -> tuple[int, ...]:
-    """Changes when a local model's files are replaced, so that it is loaded again; empty for a downloaded one."""
+    """A stamp that changes when a local model's files are replaced, so it is reloaded; empty for downloaded models."""
     if isinstance(model.source, FolderSource):
         return folder_stamp(model.source.path)
     if isinstance(model.source, SingleFilesSource):

@@ -1,6 +1,6 @@
-"""Models of this machine that a plan is asked for: a diffusers folder, or a weight file in ComfyUI's folders.
+"""Finds the model to plan for: a catalog model, a diffusers folder, or a weight file in ComfyUI's folders.
 
-Needs no ComfyUI, and torch only once there is a file to look into: ``imagegen plan`` answers without a service.
+Needs no ComfyUI, and imports torch only to read a file, so ``imagegen plan`` works without a service.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ SUBFOLDERS: dict[str, tuple[str, ...]] = {
     "checkpoints": ("checkpoints",),
     "loras": ("loras",),
 }
-"""Where below a models folder ComfyUI looks, by its name for the kind (its folder_paths.py)."""
+"""The subfolders of a models folder by ComfyUI's name for their kind (ComfyUI's folder_paths.py)."""
 MAIN_FOLDERS = ("diffusion_models", "checkpoints")
-"""Where a model's main file is: the one that denoises."""
+"""The kinds of folders that hold a model's main file, the one with the denoiser."""
 
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """A model, and how large its parts are by what is here of it."""
+    """A model with the sizes of its components, from its files if they are on this machine."""
 
     model: Model
     shapes: Mapping[str, ComponentShape]
     force_upcast_vae: bool
     note: str | None = None
-    """What a reader should know of the sizes."""
+    """A remark about the sizes, for the user."""
 
 
 def measured_model(name: str, catalog: Catalog, models: Iterable[Path], steps: int | None = None) -> MeasuredModel:
-    """The model called ``name``: of the catalog, a diffusers folder or a main file below one of the folders
+    """The model called ``name``: a catalog model, a diffusers folder or main file below one of the folders
     ``models``, or the path of either.
 
-    A catalog model is measured by its files where they are here, else by the catalog. ``steps`` chooses between the
-    files of a distilled model. Raises ModelNotFound, or WeightsMissing for files that cannot be used.
+    The sizes of a catalog model come from its files if they are on this machine, else from the catalog. ``steps``
+    chooses between the files of a distilled model. Raises ModelNotFound, or WeightsMissing for unusable files.
     """
     models = tuple(models)
     folder = local_folder(name, models)
     if folder is not None:
         model = folder_model(folder)
         if model is None:
-            raise WeightsMissing(f"{folder} is no diffusers folder of a known family; see its model_index.json")
+            raise WeightsMissing(f"{folder} is not a diffusers folder of a known family; see its model_index.json")
         return measured_folder(as_shipped(model, catalog))
     if name in catalog.models:
         return measured_catalog_model(catalog.get(name), catalog, models, steps)
@@ -71,13 +71,13 @@ def measured_model(name: str, catalog: Catalog, models: Iterable[Path], steps: i
 
 
 def local_folder(name: str, models: Iterable[Path]) -> Path | None:
-    """The diffusers folder that ``name`` means: a path, or the name of one in ``diffusers``."""
+    """The diffusers folder at the path ``name``, or with that name in ``diffusers``; None if there is none."""
     candidates = [*(root / "diffusers" / name for root in models), Path(name).expanduser()]
     return next((path for path in candidates if name and (path / "model_index.json").is_file()), None)
 
 
 def local_names(models: Iterable[Path], catalog: Catalog) -> list[str]:
-    """What else there is to ask for: the diffusers folders and the main files."""
+    """The names of local models that are not in the catalog: diffusers folders and main files."""
     models = tuple(models)
     names = [folder.name for folder in model_folders(root / "diffusers" for root in models)]
     if holds_files(models):
@@ -87,7 +87,7 @@ def local_names(models: Iterable[Path], catalog: Catalog) -> list[str]:
 
 
 def holds_files(models: Iterable[Path]) -> bool:
-    """Whether there is any weight file to look into."""
+    """Whether any folder for main files contains a file."""
     folders = [root / name for root in models for kind in MAIN_FOLDERS for name in SUBFOLDERS[kind]]
     return any(path.is_file() for folder in folders if folder.is_dir() for path in folder.rglob("*"))
 
@@ -101,7 +101,7 @@ def folder_shelf(models: Iterable[Path]) -> Shelf:
 
 
 def main_file(name: str, shelf: Shelf) -> Path | None:
-    """The file that ``name`` means: ``folder/file``, a file's name, or that without its ending."""
+    """The main file for ``name``: ``folder/file``, a file name, or a file name without its suffix; None if missing."""
     for folder in MAIN_FOLDERS:
         for relative, path in shelf.files(folder).items():
             if name in (f"{folder}/{relative}", relative, path.name, path.stem):
@@ -110,7 +110,7 @@ def main_file(name: str, shelf: Shelf) -> Path | None:
 
 
 def measured_folder(model: Model) -> MeasuredModel:
-    """A diffusers folder. Raises WeightsMissing where it is not complete."""
+    """A model with the sizes from its diffusers folder. Raises WeightsMissing if the folder is incomplete."""
     from ..weights.sources import ResolvedFiles
 
     assert isinstance(model.source, FolderSource)
@@ -120,7 +120,7 @@ def measured_folder(model: Model) -> MeasuredModel:
 def measured_catalog_model(
     model: Model, catalog: Catalog, models: tuple[Path, ...], steps: int | None
 ) -> MeasuredModel:
-    """A catalog model, by its single files where they are here."""
+    """A catalog model with the sizes from its single files, if present, else from the catalog."""
     if model.patterns and holds_files(models):
         from ..weights.sources import ResolvedFiles
         from .single_files import catalog_files
@@ -133,14 +133,14 @@ def measured_catalog_model(
 
 
 def measured(model: Model, variant: int | None, files: ResolvedFiles) -> MeasuredModel:
-    """``model`` by the headers of its ``files``."""
+    """``model`` with the sizes from the headers of its ``files``."""
     from ..loading.components import shapes_of, vae_must_upcast
 
     return MeasuredModel(model, shapes_of(model, variant, files), vae_must_upcast(files))
 
 
 def measured_file(path: Path, shelf: Shelf, catalog: Catalog) -> MeasuredModel:
-    """The model of a main file; what is not found for it counts as its relative in the catalog has it."""
+    """The model of a main file. Missing components get the sizes of a catalog model of the same family."""
     from ..loading.components import check_single_files, shape_of, single_components
     from .single_files import add_component, files_model
 
@@ -164,12 +164,12 @@ def measured_file(path: Path, shelf: Shelf, catalog: Catalog) -> MeasuredModel:
     if relative is None:
         raise WeightsMissing(f"{path.name}: no file found for {', '.join(missing)}")
     shapes |= {name: relative.components[name] for name in missing}
-    note = f"no file found for {', '.join(missing)}: counted as {relative.name} is published"
+    note = f"no file found for {', '.join(missing)}: the plan assumes the published size of {relative.name}"
     return MeasuredModel(replace(model, name=path.stem, title=path.stem), shapes, True, note)
 
 
 def main_component(path: Path) -> tuple[FamilySpec, dict[str, Path]]:
-    """The family of a main file, and the component that it is. Raises WeightsMissing for another kind of file."""
+    """The family of a main file, and the file as its denoiser. Raises WeightsMissing for another kind of file."""
     kind = identify(read_header(path))
     family = family_of_file(kind)
     if family is None:

@@ -17,19 +17,19 @@ from ..weights.stamps import CONFIG_FILE, FileStamp, stamp_file
 
 AUTO = "auto"
 FOLDER = "animatediff_models"
-"""ComfyUI-AnimateDiff-Evolved uses the same, so files need not be there twice."""
+"""ComfyUI-AnimateDiff-Evolved uses the same folder, so both can share files."""
 PLACE = f"ComfyUI's models/{FOLDER}/"
 LIGHTNING = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 
 
 def folders() -> list[Path]:
-    """Where a user puts motion adapters."""
+    """The folders for the user's motion adapters."""
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
     return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
 
 
 def local_motions() -> dict[str, Path]:
-    """The user's own, by name: single files, and folders with a configuration."""
+    """The user's own adapters by name: single files, and folders with a configuration."""
     found: dict[str, Path] = {}
     for root in folders():
         for path in sorted(root.iterdir()) if root.is_dir() else ():
@@ -39,21 +39,21 @@ def local_motions() -> dict[str, Path]:
 
 
 def motion_names() -> list[str]:
-    """What there is to choose from: ``auto``, the user's own, and the catalog's that they do not replace."""
+    """The available names: ``auto``, the user's own adapters, and the catalog's entries that none of them replaces."""
     own = list(local_motions())
     return [AUTO, *own, *(name for name in helper_catalog().motions if name not in own)]
 
 
 def motion_key(name: str) -> str:
-    """Changes whenever the file called ``name`` is replaced."""
+    """A key that changes when the file called ``name`` is replaced."""
     path = local_motions().get(name)
     return stamp_file(name, path).key if path is not None else ""
 
 
 def find_motion(name: str, pipeline: PipelineHandle, reporter: LoadReporter | None = None) -> AppliedMotion:
-    """The motion adapter called ``name``, fetched if need be; ``auto``: the first that is for the pipeline's family.
+    """The motion adapter called ``name``, downloaded if necessary; ``auto``: the first for the pipeline's family.
 
-    Raises InvalidParameter, and what a download can raise.
+    Raises InvalidParameter, WeightsMissing, AccessDenied or DownloadFailed.
     """
     family = pipeline.model.family
     for_family = [entry for entry in helper_catalog().motions.values() if entry.family == family]
@@ -86,7 +86,8 @@ def find_motion(name: str, pipeline: PipelineHandle, reporter: LoadReporter | No
 
 
 def own_motion(file: FileStamp, for_family: list[CatalogMotion]) -> AppliedMotion:
-    """A user's own adapter: sampled as its name says, else as the family's adapter that is not distilled."""
+    """A user's own adapter. Its name selects the sampling settings; by default, those of the family's undistilled
+    adapter."""
     same = next((entry for entry in for_family if entry.name == file.name), None)
     if same is not None:
         return applied(file, same)
@@ -100,5 +101,5 @@ def own_motion(file: FileStamp, for_family: list[CatalogMotion]) -> AppliedMotio
 
 
 def applied(file: FileStamp, entry: CatalogMotion) -> AppliedMotion:
-    """``file`` on a handle, sampled as ``entry`` says."""
+    """``file`` with the sampling settings of ``entry``."""
     return AppliedMotion(file, entry.scheduler, entry.schedule, entry.steps, entry.guidance, entry.only_steps)

@@ -1,7 +1,7 @@
-"""``python -m neurolux.library.plan_command``: the plan for any model on any card, without torch, ComfyUI or a service.
+"""``python -m neurolux.library.plan_command``: plan any model on any card, without torch, ComfyUI or a service.
 
-``imagegen plan`` runs this in a process of its own and passes on what it prints. Exit code 0: it fits, 1: it does not,
-2: the question is wrong.
+``imagegen plan`` runs this in a separate process and forwards its output. Exit code 0: the plan fits, 1: it does not
+fit, 2: an argument is invalid.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ from .plan_query import FIELDS, PlanQuery, asked_shapes, describe, parse_query, 
 CARDS = tuple(size * 10**9 for size in (4, 6, 8, 12, 16, 24, 32, 48, 80))
 CPU_RAMS = tuple(size * 10**9 for size in (8, 16, 32, 64))
 CARDS_RAM = 32 * 10**9
-"""RAM beside the cards of ``--all-cards`` where none is given."""
-FITS, FITS_NOT, WRONG = 0, 1, 2
+"""RAM in bytes that ``--all-cards`` assumes unless ``--ram`` is given."""
+FITS, DOES_NOT_FIT, INVALID = 0, 1, 2
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits")
 BF16_SINCE = 8.0
-"""Compute capability of the first cards (Ampere) that compute in bf16."""
+"""The first compute capability with bf16 (Ampere)."""
 SIZE = re.compile(r"(\d+)(?:[xX](\d+))?")
 HEADER = ("card", "precision", "offload", "blocks that stay", "decode", "peak VRAM", "peak RAM", "transfers", "fits")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser. Values are read by plan_query, so that errors are the route's."""
+    """The argument parser. plan_query parses the values, so errors are the same as the route's."""
     parser = argparse.ArgumentParser(prog="neurolux.library.plan_command", description=__doc__)
     parser.add_argument("--model")
     parser.add_argument("--size")
     for name in FIELDS:
         parser.add_argument(f"--{name}")
-    parser.add_argument("--models", action="append", type=Path, default=[], help="a models folder of ComfyUI's")
+    parser.add_argument("--models", action="append", type=Path, default=[], help="a models folder of ComfyUI")
     parser.add_argument("--all-cards", action="store_true")
     parser.add_argument("--json", action="store_true")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the plan that ``argv`` asks for."""
+    """Print the plan for the arguments ``argv``. Returns the exit code."""
     args = make_parser().parse_args(argv)
     values = {name: value for name in FIELDS if (value := getattr(args, name)) is not None}
     catalog = read_catalog()
@@ -76,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         machine, workload, plan = measured_plan(asked[0], query, this_machine())
     except NeuroLuxError as error:
         print(str(error), file=sys.stderr)
-        return WRONG
+        return INVALID
     answer = describe(asked[0].model, machine, workload, plan)
     print(json.dumps(answer, indent=2) if args.json else answer["table"])
-    return FITS if plan.fits else FITS_NOT
+    return FITS if plan.fits else DOES_NOT_FIT
 
 
 def measured_plan(asked: MeasuredModel, query: PlanQuery, here: Machine) -> tuple[Machine, Workload, Plan]:
-    """``plan_for`` what is here of a model; says where sizes are taken from elsewhere."""
+    """``plan_for`` a measured model. Its note about the sizes becomes a reason of the plan."""
     machine, workload, plan = plan_for(
         asked.model, asked.shapes, query, here, force_upcast_vae=asked.force_upcast_vae
     )  # fmt: skip
@@ -91,14 +91,14 @@ def measured_plan(asked: MeasuredModel, query: PlanQuery, here: Machine) -> tupl
 
 
 def adapter_path(models: Iterable[Path], kind: AdapterKind, name: str) -> Path | None:
-    """A LoRA or a ControlNet below the folders ``models``, or at the path ``name``."""
+    """The LoRA or ControlNet called ``name`` below the folders ``models``, or at that path; None if there is none."""
     folder = {"lora": "loras", "controlnet": "controlnet"}[kind]
     candidates = [path for root in models for path in (root / folder / name, root / folder / f"{name}.safetensors")]
     return next((path for path in (*candidates, Path(name).expanduser()) if path.exists()), None)
 
 
 def pixels(size: str | None) -> dict[str, str]:
-    """Width and height out of ``1024`` or ``1024x768``. Raises InvalidParameter."""
+    """Width and height from ``1024`` or ``1024x768``. Raises InvalidParameter."""
     if size is None:
         return {}
     match = SIZE.fullmatch(size)
@@ -108,7 +108,7 @@ def pixels(size: str | None) -> dict[str, str]:
 
 
 def all_cards(asked: MeasuredModel, query: PlanQuery) -> Iterator[tuple[str, dict, Plan]]:
-    """The plan of a model for each of the usual cards, then for a CPU with the usual sizes of RAM."""
+    """The plans of a model for common card sizes, then for a CPU with common RAM sizes."""
     nowhere = Machine("cpu", 0, 0, bf16=True, fp16=True)
     ram = query.ram if query.ram is not None else CARDS_RAM
     questions = [(f"{card / 1e9:.0f} GB", replace(query, vram=card, ram=ram)) for card in CARDS]
@@ -119,25 +119,25 @@ def all_cards(asked: MeasuredModel, query: PlanQuery) -> Iterator[tuple[str, dic
 
 
 def cards_json(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]) -> list[dict]:
-    """The answers for programs, one after the other."""
+    """The plans as a list of JSON documents."""
     return [{"card": label, **document} for _, rows in answers for label, document, _ in rows]
 
 
 def cards_text(answers: Sequence[tuple[Model, Sequence[tuple[str, dict, Plan]]]]) -> str:
-    """A table for each model."""
+    """The plans as text, with one table per model."""
     parts = []
     for model, rows in answers:
         workload = rows[0][1]["picture"]
         machine = rows[0][1]["machine"]
         title = f"{model.name}: {workload['width']}x{workload['height']}, {workload['steps']} steps; "
-        title += f"beside a card, {gigabytes(machine['free_ram'])} of RAM free"
+        title += f"with a card, {gigabytes(machine['free_ram'])} of RAM free"
         lines = aligned_columns([HEADER, *(card_row(label, model, plan) for label, _, plan in rows)], right=(5, 6, 7))
         parts.append("\n".join([title, "", *lines]))
     return "\n\n".join(parts)
 
 
 def card_row(label: str, model: Model, plan: Plan) -> tuple[str, ...]:
-    """One line of the table of cards."""
+    """One row of the table of cards."""
     denoiser = plan.components[family_of(model.family).denoiser]
     stay = "all" if denoiser.placement == "resident" else "none"
     if denoiser.placement in ("stream", "disk"):
@@ -156,11 +156,11 @@ def card_row(label: str, model: Model, plan: Plan) -> tuple[str, ...]:
 
 
 def this_machine() -> Machine:
-    """This machine's free memory; a card only where NVIDIA's driver tells of one."""
+    """This machine with its free memory. Only detects cards that nvidia-smi reports."""
     ram = free_ram()
     try:
-        told = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=20).stdout
-        mebibytes, capability = told.splitlines()[0].split(",")
+        output = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=20).stdout
+        mebibytes, capability = output.splitlines()[0].split(",")
         computes = float(capability) >= BF16_SINCE
         return Machine("cuda", max(0, int(mebibytes) * 2**20), ram, bf16=computes, fp16=True)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
@@ -168,7 +168,7 @@ def this_machine() -> Machine:
 
 
 def free_ram() -> int:
-    """Bytes of RAM that can be had; where the system does not tell, all that there is."""
+    """Bytes of available RAM, or of all RAM if the system does not report what is available."""
     memory = Path("/proc/meminfo")
     if memory.is_file():
         for line in memory.read_text(encoding="ascii").splitlines():

@@ -1,6 +1,6 @@
-"""A question about memory ("this model, on such a card?") and its answer. Stdlib only: no torch, no ComfyUI.
+"""Parses a plan query (a model, a card, an image) and computes the answer. Imports neither torch nor ComfyUI.
 
-The route and ``imagegen plan`` ask with the same names and get the same answer.
+The route and ``imagegen plan`` use the same parameter names and return the same answer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..planning.report import as_json, table
 from ..weights.stamps import all_shapes, stamp_file
 
 Locate = Callable[[AdapterKind, str], Path | None]
-"""Where the LoRA or the ControlNet of a name is, if it is here."""
+"""(kind, name) -> the path of a LoRA or a ControlNet; None if it is not on this machine."""
 UNITS = {"": 1, "b": 1}
 UNITS |= {f"{prefix}{end}": 1000**power for power, prefix in enumerate("kmgt", 1) for end in ("", "b")}
 UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)}
@@ -43,14 +43,14 @@ TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 @dataclass(frozen=True)
 class PlanQuery:
-    """What is asked; None where the model's default or this machine decides."""
+    """The parameters of a query. None stands for the model's default, or for the value of this machine."""
 
     vram: int | None = None
-    """Bytes of a card's memory, all of it; 0 for a CPU."""
+    """Total bytes of the card's memory; 0 for a CPU."""
     ram: int | None = None
-    """Bytes of RAM that a machine has."""
+    """Total bytes of RAM."""
     bf16: bool | None = None
-    """Whether the card computes in bf16: NVIDIA's do since the RTX 30."""
+    """Whether the card computes in bf16. NVIDIA cards do since the RTX 30 series."""
     width: int | None = None
     height: int | None = None
     count: int | None = None
@@ -58,16 +58,16 @@ class PlanQuery:
     precision: str = "auto"
     offload: str = "auto"
     controlnet: tuple[str, ...] = ()
-    """ControlNets that guide it: names of files, or how large they are (``2.5GB``)."""
+    """ControlNets to add: file names, or sizes (``2.5GB``)."""
     lora: tuple[str, ...] = ()
-    """LoRAs in it, likewise."""
+    """LoRAs to add: file names, or sizes."""
 
 
 FIELDS = tuple(field.name for field in fields(PlanQuery))
 
 
 def parse_query(values: Mapping[str, str]) -> PlanQuery:
-    """The question in ``values``, as a URL or a command line writes it. Raises InvalidParameter."""
+    """The query in ``values``, as strings from a URL or a command line. Raises InvalidParameter."""
     unknown = [name for name in values if name not in FIELDS]
     if unknown:
         raise InvalidParameter(unknown[0], f"unknown parameter {unknown[0]!r}; use {', '.join(FIELDS)}")
@@ -107,7 +107,7 @@ def parse_count(name: str, text: str) -> int:
 def asked_shapes(
     model: Model, shapes: Mapping[str, ComponentShape], query: PlanQuery, locate: Locate
 ) -> dict[str, ComponentShape]:
-    """``shapes`` and what ``query`` adds to them. Raises InvalidParameter, or WeightsMissing for a damaged file."""
+    """``shapes`` with the adapters of ``query``. Raises InvalidParameter, or WeightsMissing for a damaged file."""
     controls = [asked_control(name, model, locate) for name in query.controlnet]
     loras = sum(asked_lora(name, locate) for name in query.lora)
     denoiser = family_of(model.family).denoiser
@@ -115,14 +115,14 @@ def asked_shapes(
 
 
 def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
-    """A ControlNet by its file, by the catalog, or by its size."""
+    """The shape of a ControlNet, from its file, from the catalog, or from its size in bytes."""
     path, known = locate("controlnet", name), helper_catalog().controlnets.get(name)
     if path is None and known is None and SIZE.fullmatch(name) is None:
         names = ", ".join(name for name, own in helper_catalog().controlnets.items() if own.family == model.family)
         raise InvalidParameter(
             "controlnet",
             f"there is no ControlNet {name!r} in models/controlnet; the catalog has {names or 'none'} for "
-            f"{model.family}. Or give its size: 2.5GB",
+            f"{model.family}. Use one of these, or give its size: 2.5GB",
         )
     if path is None and known is not None and known.family != model.family:
         raise InvalidParameter(
@@ -139,7 +139,7 @@ def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
 
 
 def asked_lora(name: str, locate: Locate) -> int:
-    """Bytes of a LoRA by its file, or as they are given."""
+    """The bytes of a LoRA, from its file or as given."""
     path = locate("lora", name)
     if path is not None:
         return path.stat().st_size
@@ -149,7 +149,7 @@ def asked_lora(name: str, locate: Locate) -> int:
 
 
 def workload_for(model: Model, query: PlanQuery) -> Workload:
-    """What is to be drawn: the model's defaults for what is not asked. Raises InvalidParameter beyond its limits."""
+    """The workload of ``query``, with the model's defaults. Raises InvalidParameter for values outside its limits."""
     defaults, limits = model.defaults, model.limits
     width = query.width or query.height or defaults.width
     workload = Workload(width, query.height or width, query.count or 1, query.steps or defaults.num_inference_steps)
@@ -161,9 +161,9 @@ def workload_for(model: Model, query: PlanQuery) -> Workload:
 
 
 def machine_for(query: PlanQuery, here: Machine) -> Machine:
-    """The machine that is asked about: ``here`` but for what the question says.
+    """The machine of ``query``. Values that the query leaves out are those of ``here``.
 
-    Of a card, a CUDA context takes its part first; of RAM, the system and the desktop.
+    Subtracts the CUDA context from a card's memory, and what the system and a desktop use from RAM.
     """
     machine = here
     if query.vram == 0:
@@ -183,10 +183,10 @@ def plan_for(
     *,
     force_upcast_vae: bool | None = None,
 ) -> tuple[Machine, Workload, Plan]:
-    """The plan for the machine and the image that ``query`` asks about. Raises InvalidParameter."""
+    """The machine, the workload and the plan of ``query``. Raises InvalidParameter."""
     if not shapes:
         raise InvalidParameter(
-            "model", f"how large the parts of model {model.name!r} are is not known before its files are here"
+            "model", f"the size of model {model.name!r} is unknown until its files are on this machine; download them"
         )
     machine, workload = machine_for(query, here), workload_for(model, query)
     upcast = model.force_upcast_vae if force_upcast_vae is None else force_upcast_vae
@@ -198,7 +198,7 @@ def plan_for(
 
 
 def describe(model: Model, machine: Machine, workload: Workload, plan: Plan) -> dict[str, Any]:
-    """The answer for the wire, and as the text that ``imagegen plan`` prints."""
+    """The answer as JSON. ``table`` in it is the text that ``imagegen plan`` prints."""
     return {
         "model": model.name,
         "machine": asdict(machine),
@@ -209,7 +209,7 @@ def describe(model: Model, machine: Machine, workload: Workload, plan: Plan) -> 
 
 
 def text(model: Model, machine: Machine, workload: Workload, plan: Plan) -> str:
-    """The answer for people."""
+    """The answer as text."""
     count = f"{workload.count} images of " if workload.count > 1 else ""
     card = f"a card with {gigabytes(machine.free_vram)} free" if machine.own_memory else f"a {machine.device.upper()}"
     head = f"{model.title}: {count}{workload.width}x{workload.height}, {workload.steps} steps"

@@ -1,7 +1,7 @@
-"""Models in single files: which of the files in ComfyUI's own folders make a model together.
+"""Models in single files: finds the files in ComfyUI's own folders that together make a model.
 
-A file is what its tensors say (families/identify.py). Its name only decides between several that fit:
-``models.toml`` has the names under which a model's files are published. Weights are not read here.
+The tensors in a file determine its kind (families/identify.py). Its name only decides between several files that fit:
+``models.toml`` lists the names under which a model's files are published. This module reads no weights.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Shelf:
     """The weight files below ComfyUI's model folders."""
 
     roots: Mapping[str, tuple[Path, ...]]
-    """Folders by ComfyUI's name for their kind."""
+    """Folders, by ComfyUI's name for their kind."""
     _files: dict[str, dict[str, Path]] = field(default_factory=dict)
 
     def files(self, folder: str) -> dict[str, Path]:
-        """The files of a kind of folder, by their names relative to it."""
+        """The files in one kind of folder, by their paths relative to it."""
         if folder not in self._files:
             found: dict[str, Path] = {}
             for root in self.roots.get(folder, ()):
@@ -60,12 +60,12 @@ class Shelf:
         return self._files[folder]
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
-        """Changes when a file comes, goes or is replaced."""
+        """A stamp that changes when a file is added, removed or replaced."""
         paths = [path for folder in FOLDERS.values() for path in self.files(folder).values()]
         return tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
 
     def path(self, folder: str, name: str) -> Path:
-        """The file that a widget names. Raises WeightsMissing, which lists those there are."""
+        """The file with the name from a widget. Raises WeightsMissing, which lists the existing files."""
         files = self.files(folder)
         if name not in files:
             known = ", ".join(files) or "none"
@@ -73,7 +73,7 @@ class Shelf:
         return files[name]
 
     def matching(self, folder: str, patterns: Iterable[str]) -> Iterator[Path]:
-        """Files whose names match a pattern, those of the first pattern first. Patterns are in lower case."""
+        """Files whose names match a pattern, in the order of the patterns. Patterns are in lower case."""
         for pattern in patterns:
             for name, path in sorted(self.files(folder).items()):
                 if fnmatch(Path(name).name.lower(), pattern):
@@ -81,7 +81,7 @@ class Shelf:
 
 
 def kind_of(path: Path) -> FileKind | None:
-    """What ``path`` is; None for a file that cannot be read, which is logged once."""
+    """The kind of the file at ``path``; None if it cannot be read, which is logged once."""
     try:
         return identify(read_header(path))
     except WeightsMissing as error:
@@ -94,7 +94,7 @@ def kind_of(path: Path) -> FileKind | None:
 def complete(
     family: FamilySpec, chosen: Mapping[str, Path], shelf: Shelf, lora: Path | None = None
 ) -> SingleFilesSource:
-    """A model of the ``chosen`` files; for a component that is not chosen, the first file that fits.
+    """A model from the ``chosen`` files. Each other component gets the first file that fits.
 
     Raises WeightsMissing, which says what is missing and where to put it, or which files do not belong together.
     """
@@ -103,14 +103,14 @@ def complete(
     parts = family.components
     missing = [name for name in parts if name not in found and not add_component(family, name, found, shelf)]
     if missing:
-        raise WeightsMissing("; ".join(wanted(family, name) for name in missing))
+        raise WeightsMissing("; ".join(missing_text(family, name) for name in missing))
     source = SingleFilesSource({name: found[name] for name in parts}, lora)
     check_single_files(family.name, source)
     return source
 
 
 def add_component(family: FamilySpec, name: str, found: dict[str, Path], shelf: Shelf) -> bool:
-    """Find a file for the component ``name`` and note it in ``found``; False where there is none."""
+    """Find a file for the component ``name`` and add it to ``found``. Returns False if there is none."""
     files = single_files_of(family)
     part = family.components[name].part.name
     own = [path for path in found.values() if (kind := kind_of(path)) is not None and part in kind.parts]
@@ -135,7 +135,7 @@ def add_component(family: FamilySpec, name: str, found: dict[str, Path], shelf: 
 
 
 def fits(family: FamilySpec, files: Mapping[str, Path]) -> bool:
-    """Whether the components chosen so far have been made for each other."""
+    """Whether the components chosen so far were made for each other."""
     try:
         check_single_files(family.name, SingleFilesSource(files))
     except WeightsMissing:
@@ -143,8 +143,8 @@ def fits(family: FamilySpec, files: Mapping[str, Path]) -> bool:
     return True
 
 
-def wanted(family: FamilySpec, name: str) -> str:
-    """What to get for a component, and where to put it."""
+def missing_text(family: FamilySpec, name: str) -> str:
+    """The text that says which file a component needs, and where to put it."""
     files = single_files_of(family)
     folder = files.folders.get(name, FOLDERS[name])
     part = family.components[name].part.title
@@ -152,16 +152,18 @@ def wanted(family: FamilySpec, name: str) -> str:
 
 
 def single_files_of(family: FamilySpec) -> SingleFiles:
-    """How the family's single files are told apart. Raises WeightsMissing for a family that has none."""
+    """The family's facts about single files. Raises WeightsMissing for a family without them."""
     if family.single_files is None:
-        raise WeightsMissing(f"{family.title} is read from diffusers folders only; put one into models/diffusers")
+        raise WeightsMissing(
+            f"{family.title} can only be loaded from a diffusers folder; put one into models/diffusers"
+        )
     return family.single_files
 
 
 def catalog_files(catalog: Catalog, shelf: Shelf) -> Catalog:
-    """``catalog``, its models with the single files that were found for them (``Model.local``).
+    """``catalog`` with the single files on this machine added to its models (``Model.local``).
 
-    Looked for again only when a file has come, gone or changed: node definitions ask often.
+    The result is cached until a file is added, removed or replaced, because node definitions ask often.
     """
     stamp = (shelf.stamp(), tuple(catalog.models))
     if _found_for.get("stamp") != stamp:
@@ -175,10 +177,10 @@ def catalog_files(catalog: Catalog, shelf: Shelf) -> Catalog:
 
 
 def local_variants(model: Model, shelf: Shelf) -> dict[int | None, SingleFilesSource]:
-    """The complete sets of single files for a catalog model, by its number of steps."""
+    """The complete sets of single files for a catalog model, by number of steps."""
     found: dict[int | None, SingleFilesSource] = {}
     for steps in sorted(model.checkpoints) or [None]:
-        for chosen, lora in beginnings(model, steps, shelf):
+        for chosen, lora in starting_files(model, steps, shelf):
             try:
                 found[steps] = complete(family_of(model.family), chosen, shelf, lora)
                 break
@@ -187,8 +189,8 @@ def local_variants(model: Model, shelf: Shelf) -> dict[int | None, SingleFilesSo
     return found
 
 
-def beginnings(model: Model, steps: int | None, shelf: Shelf) -> Iterator[tuple[dict[str, Path], Path | None]]:
-    """Files that tell the model: its denoiser, a checkpoint with it, or a LoRA that makes it of another."""
+def starting_files(model: Model, steps: int | None, shelf: Shelf) -> Iterator[tuple[dict[str, Path], Path | None]]:
+    """The files that identify the model: its denoiser, a checkpoint with it, or a base checkpoint and its LoRA."""
     family = family_of(model.family)
     denoiser = family.denoiser
     part = family.components[denoiser].part.name
@@ -205,7 +207,7 @@ def beginnings(model: Model, steps: int | None, shelf: Shelf) -> Iterator[tuple[
 
 
 def catalog_name(catalog: Catalog, path: Path) -> Model | None:
-    """The catalog model that a denoiser's file name belongs to."""
+    """The catalog model that the file name of a denoiser belongs to; None if there is none."""
     name = path.name.lower()
     for model in catalog.models.values():
         denoiser = family_of(model.family).denoiser
@@ -217,7 +219,7 @@ def catalog_name(catalog: Catalog, path: Path) -> Model | None:
 
 
 def files_model(family: FamilySpec, source: SingleFilesSource, catalog: Catalog) -> Model:
-    """The model that ``source`` is. Files named as a catalog model's are that model: its licence and limits hold."""
+    """The model in ``source``. Files with the names of a catalog model get its licence and limits."""
     files = single_files_of(family)
     denoiser = source.components[family.denoiser]
     name = " + ".join(dict.fromkeys(path.stem for path in (source.lora or denoiser, denoiser, *source.files)))
@@ -234,7 +236,7 @@ def files_model(family: FamilySpec, source: SingleFilesSource, catalog: Catalog)
 
 
 def files_stamp(source: SingleFilesSource) -> tuple[int, ...]:
-    """Changes whenever one of the files is replaced, or another is taken."""
+    """A stamp that changes when one of the files is replaced, or another file is used."""
     stamp: list[int] = []
     for path in source.files:
         status = path.stat() if path.is_file() else None

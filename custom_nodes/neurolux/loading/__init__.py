@@ -1,1 +1,1 @@
-"""Files into modules, and modules into a pipeline that is kept and shared."""
+"""Loads files into modules and assembles modules into a pipeline, which is kept and shared."""

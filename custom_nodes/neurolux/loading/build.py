@@ -1,4 +1,4 @@
-"""Files into a diffusers pipeline. Imports diffusers when it is imported: import it late."""
+"""Builds a diffusers pipeline from files. Importing this module imports diffusers, so import it late."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def build_pipeline(
     progress: LoadProgress | None = None,
     device: torch.device = CPU,
 ) -> Pipeline:
-    """Load ``model`` into RAM, its weights in the types of ``plan``; ``device`` is where quantizing is computed.
+    """Load ``model`` into RAM, with its weights in the types of ``plan``. ``device`` is where weights are quantized.
 
-    Raises WeightsMissing for files that are there but damaged, or do not belong together. ComfyUI runs nodes in
-    inference mode; weights made there could never be changed again (pytorch issue 125989), so loading steps out of it.
+    Raises WeightsMissing for files that are damaged or do not belong together. ComfyUI runs nodes in inference mode.
+    Weights created there could never be changed again (pytorch issue 125989), so loading leaves inference mode.
     """
     with torch.inference_mode(False), torch.no_grad():
         components = component_files(model, variant, files)
@@ -46,7 +46,7 @@ def build_pipeline(
         plans = dict(plan.components)
         denoiser = family_of(model.family).denoiser
         lora = files.single.lora if files.single is not None else None
-        if lora is not None:  # a LoRA is added to numbers, and what comes out is stored in fewer bits
+        if lora is not None:  # a LoRA can only be merged into full weights; the result is quantized
             plans[denoiser] = replace(plans[denoiser], storage=plans[denoiser].compute)
         parts = {name: load_component(component, plans[name], meter, device) for name, component in components.items()}
         meter.finish()
@@ -67,7 +67,7 @@ def build_pipeline(
 
 
 def assembled(model: Model, files: ResolvedFiles, parts: dict[str, Any]) -> Pipeline:
-    """The pipeline with ``parts``."""
+    """A pipeline with ``parts`` as its components."""
     family = family_of(model.family)
     options = family.pipeline_options(read_index(files))
     return placed_class(family.pipelines["text-to-image", None])(**parts, **options)
@@ -83,7 +83,7 @@ def read_index(files: ResolvedFiles) -> dict[str, Any]:
 def other_parts(
     model: Model, variant: int | None, files: ResolvedFiles, components: dict[str, ComponentFiles]
 ) -> dict[str, Any]:
-    """Tokenizers and scheduler."""
+    """The tokenizers and the scheduler, by component name."""
     if files.pipeline is None:
         tokenizers, scheduler = single_file_parts(model, components)
     else:
@@ -103,24 +103,24 @@ def other_parts(
 
 
 def single_file_parts(model: Model, components: dict[str, ComponentFiles]) -> tuple[dict[str, Any], Any]:
-    """Tokenizers and scheduler that the family's models were made with; single files bring neither."""
+    """The family's tokenizers and scheduler, for single files, which contain neither."""
     family = family_of(model.family)
     if family.tokenizers is None or family.scheduler is None:
-        raise WeightsMissing(f"{family.title} is not loaded from single files; use a diffusers folder of the model")
+        raise WeightsMissing(f"{family.title} cannot be loaded from single files; use a diffusers folder of the model")
     scheduler = family.scheduler({name: component.config for name, component in components.items()})
     made = getattr(diffusers, scheduler.class_name)(**scheduler.config)
     return family.tokenizers(model.max_sequence_length), made
 
 
 def fuse(pipeline: Any, lora: Path) -> None:
-    """Add a LoRA to the weights for good: a distilled model that is shipped as one (SDXL-Lightning)."""
+    """Merge a LoRA into the weights permanently: for distilled models published as a LoRA (SDXL-Lightning)."""
     pipeline.load_lora_weights(open_file(lora))
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
 
 
 def quantize(component: torch.nn.Module, blocks: tuple[str, ...], storage: StorageType, compute: ComputeType) -> None:
-    """Store the weights of a component that is loaded already in fewer bits."""
+    """Store the weights of a component in fewer bits after it was loaded."""
     kept = stored_type(storage, compute)
     if kept is None:
         return

@@ -1,10 +1,9 @@
-"""torch.compile for the denoiser's repeated blocks, for the graphs that ask for it.
+"""Runs the denoiser's repeated blocks with torch.compile, for graphs that enable it.
 
-Compiled and plain blocks share their weights: a call is compiled only while a stage that wants it is at work, so a
-graph with ``compile`` and one without use the same loaded model, and neither loads anything again.
+Compiled and plain blocks share their weights. Calls are compiled only while a stage that enables it runs, so a graph
+with ``compile`` and one without use the same loaded model, and neither reloads anything.
 
-Compiling never stops an image. Where it cannot be had, the image is made by the plain blocks, and a warning says why
-and what to do.
+Compiling never fails a request. If it is not possible, the plain blocks run, and a warning says why and what to do.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 def run_compiled(loaded: LoadedPipeline, work: Callable[[], T]) -> T:
-    """``work``, by compiled blocks if they are wanted and can be had. Its components are on the device already."""
+    """Run ``work`` with compiled blocks if they are enabled and possible. The components are already on the device."""
     blocks = loaded.compiled
-    if not blocks.wanted:
+    if not blocks.enabled:
         return work()
     import torch._dynamo.exc
 
-    obstacle = blocks.failure or missing_compiler(loaded.device) or streamed(loaded)
+    obstacle = blocks.failure or missing_compiler(loaded.device) or streaming_obstacle(loaded)
     if obstacle is None:
         try:
             with at_work(blocks, loaded.denoiser):
@@ -42,18 +41,18 @@ def run_compiled(loaded: LoadedPipeline, work: Callable[[], T]) -> T:
         except torch._dynamo.exc.TorchDynamoException as error:
             _log.exception("NeuroLux: compiling %s failed", loaded.model.name)
             blocks.calls.clear()
-            obstacle = blocks.failure = f"it failed ({first_lines(error)}); the log says where. Switch it off"
+            obstacle = blocks.failure = f"it failed ({first_lines(error)}); see the log for details. Switch it off"
     loaded.unreported_warnings.append(f"compile has no effect on {loaded.model.name}: {obstacle}")
     return work()
 
 
 @contextmanager
 def at_work(blocks: CompiledBlocks, denoiser: Any) -> Iterator[None]:
-    """Meanwhile the repeated blocks' calls are the compiled ones.
+    """Calls of the repeated blocks are compiled inside this context.
 
-    Not kept on the modules: their calls hold the modules, and such a cycle would keep a dropped model's weights in
-    memory until the garbage collector comes by. Nor may hooks be added under a compiled call (torch does not
-    notice them), which streaming does as soon as the manager takes a block away.
+    The compiled calls are not kept on the modules. They refer to the modules, and such a cycle would keep the weights
+    of a dropped model in memory until the next garbage collection. Also, torch ignores hooks that are added after a
+    call was compiled, and streaming adds hooks as soon as ComfyUI's manager evicts a block.
     """
     if not blocks.calls:
         denoiser.compile_repeated_blocks(backend=BACKEND)
@@ -67,8 +66,8 @@ def at_work(blocks: CompiledBlocks, denoiser: Any) -> Iterator[None]:
             block._compiled_call_impl = None
 
 
-def streamed(loaded: LoadedPipeline) -> str | None:
-    """Why a denoiser whose weights come and go under its blocks is not compiled; None where all stay in place."""
+def streaming_obstacle(loaded: LoadedPipeline) -> str | None:
+    """Why a denoiser with streamed weights is not compiled; None if all its weights stay in place."""
     if loaded.placement.in_place(loaded.denoiser_name):
         return None
     return (
@@ -78,7 +77,7 @@ def streamed(loaded: LoadedPipeline) -> str | None:
 
 
 def missing_compiler(device: torch.device) -> str | None:
-    """What torch.compile lacks on this machine, and the remedy; None where it is complete."""
+    """What torch.compile lacks on this machine, and the remedy; None if it lacks nothing."""
     found = shutil.which(os.environ.get("CXX") or ("cl" if os.name == "nt" else "c++")) or shutil.which("g++")
     if device.type == CPU.type:
         if found is None:
@@ -92,5 +91,5 @@ def missing_compiler(device: torch.device) -> str | None:
 
 
 def first_lines(error: BaseException) -> str:
-    """What happened (torch's first line names only the compiler), without the traceback that follows in the message."""
+    """The first two lines of the message (the first only names the compiler), without the traceback in it."""
     return " ".join(str(error).split("\n")[:2]).strip()[:300] or type(error).__name__

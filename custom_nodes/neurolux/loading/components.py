@@ -1,4 +1,4 @@
-"""The components of a model and the files that each is in: what is loaded, and how large it is, told from headers."""
+"""Maps the components of a model to their files, and reads their sizes and configurations from the headers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ..weights.sources import ResolvedFiles
 
 @dataclass(frozen=True)
 class ComponentFiles:
-    """One component on the disk."""
+    """The files of one component."""
 
     name: str
     component: Component
     files: tuple[Path, ...]
     place: Place | None = None
-    """Where in a single file it is; None for a diffusers folder, whose names need no change."""
+    """Where it is in a single file; None for a diffusers folder, whose tensor names need no change."""
     config_folder: Path | None = None
     config: Config = field(default_factory=dict)
 
@@ -43,18 +43,18 @@ class ComponentFiles:
         return self.component.part
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The weights under their names in diffusers or transformers, mapped from the disk."""
+        """The weights under their names in diffusers or transformers, mapped from disk."""
         return self.named(open_files(self.files))
 
     def outline(self) -> dict[str, torch.Tensor]:
-        """As ``tensors``, without data."""
+        """Like ``tensors``, but on the meta device, without data."""
         found: dict[str, torch.Tensor] = {}
         for path in self.files:
             found.update(outlines(path))
         return self.named(found)
 
     def named(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """``tensors`` under the names that the component's class has for them."""
+        """``tensors`` under the names of the component's class."""
         if self.place is None:
             return tensors
         own = own_tensors(self.place, tensors)
@@ -83,7 +83,7 @@ def component_files(model: Model, variant: int | None, files: ResolvedFiles) -> 
 
 
 def folder_components(model: Model, files: ResolvedFiles, folder: Path) -> dict[str, ComponentFiles]:
-    """The components of a diffusers folder, and of what replaces some of them."""
+    """The components of a diffusers folder and of the files that replace some of them."""
     found: dict[str, ComponentFiles] = {}
     family = family_of(model.family)
     for name, component in family.components.items():
@@ -118,7 +118,7 @@ def folder_weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
 
 
 def single_components(family: str, source: SingleFilesSource) -> dict[str, ComponentFiles]:
-    """The components that single files hold, and their configurations, told from their shapes."""
+    """The components in single files, with configurations that follow from the shapes. Raises WeightsMissing."""
     found: dict[str, ComponentFiles] = {}
     for name, component in family_of(family).components.items():
         if name not in source.components:
@@ -131,7 +131,7 @@ def single_components(family: str, source: SingleFilesSource) -> dict[str, Compo
             config = component.config_of(shapes)
         except (KeyError, IndexError, StopIteration, ValueError) as error:
             raise WeightsMissing(
-                f"{path} is no complete {part.title}: it lacks {error}; fetch the file again, or choose another"
+                f"{path} is not a complete {part.title}: it lacks {error}; fetch the file again, or choose another"
             ) from error
         found[name] = replace(files, config=config)
     check_fit(family_of(family), found)
@@ -139,12 +139,12 @@ def single_components(family: str, source: SingleFilesSource) -> dict[str, Compo
 
 
 def check_single_files(family: str, source: SingleFilesSource) -> None:
-    """Raise WeightsMissing unless the files (all, or those chosen so far) are what they shall be and fit together."""
+    """Raise WeightsMissing unless each file (of all, or of those chosen so far) holds its component and they fit."""
     single_components(family, source)
 
 
 def place_of(part: Part, name: str, path: Path) -> Place:
-    """Where in ``path`` the component is. Raises WeightsMissing, which says what the file is instead."""
+    """Where the component is in ``path``. Raises WeightsMissing, which says what the file is instead."""
     found = identify(read_header(path))
     place = found.parts.get(part.name)
     if place is None:
@@ -153,7 +153,7 @@ def place_of(part: Part, name: str, path: Path) -> Place:
 
 
 def check_fit(family: FamilySpec, components: Mapping[str, ComponentFiles]) -> None:
-    """Raise WeightsMissing unless the components, as far as they are there, have been made for each other."""
+    """Raise WeightsMissing unless the components, as far as present, were made for each other."""
     configs = {name: files.config for name, files in components.items()}
     if family.denoiser not in configs:
         return
@@ -161,8 +161,8 @@ def check_fit(family: FamilySpec, components: Mapping[str, ComponentFiles]) -> N
     own = components[family.denoiser].files[0].name
     if main["in_channels"] != main["out_channels"]:
         raise WeightsMissing(
-            f"{own} takes {main['in_channels']} channels and gives {main['out_channels']}: it is for filling, "
-            "redrawing or control, and draws from an image; text to image needs a plain model"
+            f"{own} takes {main['in_channels']} channels and returns {main['out_channels']}: it is an "
+            "inpainting or control model, which needs an input image; text to image needs a plain model"
         )
     for name, has, needs, what in family.misfits(configs):
         if has != needs:
@@ -173,12 +173,12 @@ def check_fit(family: FamilySpec, components: Mapping[str, ComponentFiles]) -> N
 
 
 def shapes_of(model: Model, variant: int | None, files: ResolvedFiles) -> dict[str, ComponentShape]:
-    """How large the components of ``model`` are, from the headers of its files; no weights are read."""
+    """The sizes of the components of ``model``, from the headers of its files. Reads no weights."""
     return {name: shape_of(component) for name, component in component_files(model, variant, files).items()}
 
 
 def shape_of(component: ComponentFiles) -> ComponentShape:
-    """Parameters, those of each block in order of use, and the type in the files."""
+    """The size of one component: parameters in total and per block, in order of use, and the type in the files."""
     outline = {name: value for name, value in component.outline().items() if not name.endswith(SCALES)}
     blocks: dict[str, int] = {}
     lists = component.part.blocks
@@ -195,7 +195,7 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
 
 
 def vae_must_upcast(files: ResolvedFiles) -> bool:
-    """Whether the VAE's config asks for fp32 (``force_upcast``; true where it does not say, as in diffusers)."""
+    """Whether the VAE's config requires fp32 (``force_upcast``; true by default, as in diffusers)."""
     folder = files.vae or (files.pipeline / "vae" if files.pipeline is not None else None)
     if folder is None:
         return True
@@ -203,7 +203,7 @@ def vae_must_upcast(files: ResolvedFiles) -> bool:
 
 
 def stored_type(outline: Mapping[str, torch.Tensor]) -> StorageType | None:
-    """The type that most of the bytes are in, as a plan calls it; None for one that it does not know."""
+    """The type of most of the bytes, by its name in plans; None for an unknown type."""
     totals: dict[StorageType | None, int] = {}
     for value in outline.values():
         name = TYPE_NAMES.get(value.dtype)

@@ -1,8 +1,8 @@
-"""Weights from files into a component, one tensor at a time, in the type and the place that the plan says.
+"""Fills a component with weights from files, one tensor at a time, in the type and the place that the plan says.
 
-The module is made without memory and gets its weights one by one, each read from the disk, cast or quantized, and let
-go before the next: the peak is the component as it will lie in memory, and one tensor. diffusers' and transformers'
-own ``from_pretrained`` would hold it in the type of the files first.
+The module is created without memory. Each weight is read from disk, cast or quantized, and its source is released
+before the next one. So the peak is the finished component and one tensor. ``from_pretrained`` of diffusers and
+transformers would first hold the whole component in the type of the files.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..weights.key_maps import SCALES
 from ..weights.quantize import storable_layers, store_gguf, store_weight, stored_type, unscaled
 from .components import ComponentFiles
 
-SHOWN = 4
+LISTED = 4
 _log = logging.getLogger(__name__)
 
 
 def load_component(files: ComponentFiles, plan: ComponentPlan, meter: LoadMeter, device: torch.device) -> Any:
-    """The component in ``files``, on the CPU, its weights as ``plan`` says.
+    """The component in ``files``, on the CPU, with its weights in the types of ``plan``.
 
-    ``device`` is where quantizing is computed. Raises WeightsMissing for files that are damaged or do not fit.
+    ``device`` is where weights are quantized. Raises WeightsMissing for files that are damaged or do not fit.
     """
     tensors = files.tensors()
     if plan.storage == "gguf" and files.part.load_gguf is not None:
@@ -53,27 +53,27 @@ def fill(
     meter: LoadMeter,
     device: torch.device,
 ) -> None:
-    """Give ``module`` its weights out of ``tensors``, which are taken from it."""
+    """Move the weights from ``tensors`` into ``module``. Removes from ``tensors`` whatever it uses."""
     part, compute = files.part, DTYPES[plan.compute]
     storage = stored_type(plan.storage, plan.compute)
     coded = plan.storage == "gguf"
     storable = storable_layers(module, part.blocks.prefixes) if storage or coded else ()
     layers = {f"{name}.weight": layer for name, layer in storable}
-    wanted = module.state_dict()
-    tensors = matching_names(part.optional_prefix, wanted, tensors)
-    missing = [name for name in wanted if name not in tensors and not tied(part, module, name, tensors)]
+    expected = module.state_dict()
+    tensors = matching_names(part.optional_prefix, expected, tensors)
+    missing = [name for name in expected if name not in tensors and not tied(part, module, name, tensors)]
     if missing:
         raise WeightsMissing(
-            f"{described(files)} lacks {listed(missing)}; fetch the file again, or choose another {part.title}"
+            f"{file_text(files)} lacks {listing(missing)}; fetch the file again, or choose another {part.title}"
         )
-    for name, target in wanted.items():
+    for name, target in expected.items():
         if name not in tensors:
             continue
         source = tensors.pop(name)
         scale = tensors.pop(f"{name.removesuffix('weight')}{SCALES[0]}", None)
         if decoded_shape(source) != target.shape:
             raise WeightsMissing(
-                f"{described(files)} does not fit: {name} is {tuple(decoded_shape(source))} and should be "
+                f"{file_text(files)} does not fit: {name} is {tuple(decoded_shape(source))} and should be "
                 f"{tuple(target.shape)}; choose another {part.title}"
             )
         count = source.nbytes
@@ -99,13 +99,13 @@ def fill(
         meter.add(count)
     retie(part, module)
     if tensors:
-        _log.info("NeuroLux: %s: not used: %s", described(files), listed(list(tensors)))
+        _log.info("NeuroLux: %s: not used: %s", file_text(files), listing(list(tensors)))
 
 
 def keep(value: torch.Tensor, source: torch.Tensor, plan: ComponentPlan) -> torch.Tensor:
-    """``value``, made of what a file has, where it is to stay: in RAM of its own.
+    """``value``, which was made from ``source``, in its final place: in RAM, in memory of its own.
 
-    For weights that RAM is too small for (``disk``), one that is in its file as it shall be stays there, mapped.
+    With placement ``disk``, a weight that did not change stays mapped from its file.
     """
     if not is_part(value, source):
         return value.contiguous()
@@ -113,44 +113,46 @@ def keep(value: torch.Tensor, source: torch.Tensor, plan: ComponentPlan) -> torc
 
 
 def copied(value: torch.Tensor) -> torch.Tensor:
-    """``value`` in memory of its own."""
+    """A contiguous copy of ``value``."""
     return value.clone(memory_format=torch.contiguous_format)
 
 
 def is_part(value: torch.Tensor, source: torch.Tensor) -> bool:
-    """Whether ``value`` still lies in the memory of ``source``, so that nothing was changed."""
+    """Whether ``value`` shares the memory of ``source``, so nothing was converted."""
     return value.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
 
 
-def matching_names(prefix: str, wanted: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``tensors`` with or without ``prefix``, as the names that are ``wanted`` have it (transformers drops CLIP's)."""
+def matching_names(
+    prefix: str, expected: Mapping[str, Any], tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """``tensors`` with ``prefix`` added or removed to match the ``expected`` names (transformers dropped CLIP's)."""
     if not prefix:
         return tensors
-    if any(name in wanted for name in tensors):
-        has = {name.startswith(prefix) for name in wanted}
+    if any(name in expected for name in tensors):
+        has = {name.startswith(prefix) for name in expected}
         if has != {False} or not any(name.startswith(prefix) for name in tensors):
             return tensors
     found: dict[str, torch.Tensor] = {}
     for name, value in tensors.items():
         bare = name.removeprefix(prefix)
-        found[bare if bare in wanted else prefix + bare if prefix + bare in wanted else name] = value
+        found[bare if bare in expected else prefix + bare if prefix + bare in expected else name] = value
     return found
 
 
 def tied(part: Part, module: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the weight ``name`` is one that another in ``tensors`` is shared with."""
+    """Whether the weight ``name`` is tied to another one that is in ``tensors``."""
     shared = tied_weights(part, module)
     return name in shared and shared[name] in tensors
 
 
 def tied_weights(part: Part, module: torch.nn.Module) -> dict[str, str]:
-    """Weights that are shared, by the name of the other: T5's embedding, which its encoder has too."""
+    """Tied weights: each name with the weight that it is tied to (T5's embedding, which its encoder shares)."""
     own = dict(module.named_parameters(remove_duplicate=False))
     return {name: other for name, other in part.tied.items() if name in own and other in own}
 
 
 def retie(part: Part, module: torch.nn.Module) -> None:
-    """Share again what is shared: weights that were given one by one are two."""
+    """Tie the tied weights again: filling one by one has separated them."""
     for name, other in tied_weights(part, module).items():
         module.get_submodule(name.rpartition(".")[0]).weight = module.get_submodule(other.rpartition(".")[0]).weight
 
@@ -161,12 +163,12 @@ def moved(value: torch.Tensor | None, device: torch.device) -> torch.Tensor | No
 
 
 def decoded_shape(value: torch.Tensor) -> torch.Size:
-    """The shape of what a tensor stands for."""
+    """The shape of a tensor after decoding."""
     return torch.Size(getattr(value, "quant_shape", value.shape))
 
 
 def dequantized(value: torch.Tensor) -> torch.Tensor:
-    """A GGUF tensor as numbers; others as they are."""
+    """A GGUF tensor decoded; any other tensor unchanged."""
     if not hasattr(value, "quant_type"):
         return value
     from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
@@ -174,12 +176,12 @@ def dequantized(value: torch.Tensor) -> torch.Tensor:
     return dequantize_gguf_tensor(value)
 
 
-def described(files: ComponentFiles) -> str:
-    """The file for a reader."""
+def file_text(files: ComponentFiles) -> str:
+    """The path to name in messages: the file, or the folder of several files."""
     return str(files.files[0]) if len(files.files) == 1 else str(files.files[0].parent)
 
 
-def listed(names: list[str]) -> str:
-    """The first few of ``names``."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def listing(names: list[str]) -> str:
+    """The first few of ``names``, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

@@ -1,4 +1,4 @@
-"""What a pipeline link carries: which pipeline, and what is applied to it. Records only; no weights."""
+"""The records that a pipeline link carries: which pipeline, and what is applied to it. They hold no weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..weights.stamps import FileStamp
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """What makes two loads the same: the model's files, the checkpoint, and the user's choices."""
+    """The identity of a load: the model's files, the checkpoint, and the user's choices. Equal specs share weights."""
 
     model: str
     stamp: tuple[int, ...]
@@ -29,59 +29,59 @@ class AppliedLora:
 
     file: FileStamp
     strength: float
-    """Of its layers in the denoiser."""
+    """Strength of its layers in the denoiser."""
     text_strength: float
-    """Of its layers in the text encoders, where it has any."""
+    """Strength of its layers in the text encoders, if it has any."""
 
 
 @dataclass(frozen=True)
 class AppliedControl:
-    """One ControlNet on a handle, with the image that it follows."""
+    """One ControlNet on a handle, with its control image."""
 
     file: FileStamp
     mode: str
     strength: float
     start: float
-    """Share of the steps after which it begins to act."""
+    """Share of the steps after which it starts to act."""
     end: float
-    """Share of the steps after which it no longer acts."""
+    """Share of the steps after which it stops acting."""
     digest: str
-    """Of the image."""
+    """Digest of the image."""
     image: torch.Tensor = field(compare=False, repr=False)
     """(B, H, W, 3) in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class AppliedMotion:
-    """The motion adapter on a handle, and how videos are made with it."""
+    """The motion adapter on a handle, with its sampling settings."""
 
     file: FileStamp
     scheduler: str
     """Class name in diffusers."""
     schedule: Mapping[str, Any] = field(hash=False)
-    """What the scheduler's configuration has beyond the model's own."""
+    """Scheduler settings that override the model's own."""
     steps: int
-    """What a request gets that does not say."""
+    """The default number of steps."""
     guidance: float
     only_steps: int | None = None
-    """The number of steps that a distilled adapter was made for."""
+    """The number of steps that a distilled adapter requires; None for any number."""
 
 
 @dataclass(frozen=True, eq=False)
 class PipelineHandle:
-    """What a NEUROLUX_PIPELINE link carries. A stage borrows the pipeline that it describes (adapters/borrow.py)."""
+    """The value of a NEUROLUX_PIPELINE link. A stage borrows the pipeline that it describes (adapters/borrow.py)."""
 
     spec: LoadSpec
     model: Model
     adapters: tuple[AppliedLora, ...] = ()
     controls: tuple[AppliedControl, ...] = ()
     motion: AppliedMotion | None = None
-    """What makes it generate videos."""
+    """The motion adapter, which makes the pipeline generate videos."""
     compile: bool = False
     """Whether the denoiser's blocks run compiled. Not part of the spec: the weights are the same."""
 
     def __str__(self) -> str:
-        """ComfyUI writes a failed node's inputs into its error report."""
+        """A short text, because ComfyUI writes a failed node's inputs into its error report."""
         return f"pipeline {self.spec.model}"
 
     @property

@@ -1,4 +1,4 @@
-"""A pipeline with its weights in memory: the record that the store keeps and that stages borrow."""
+"""The record of a loaded pipeline, which the store keeps and stages borrow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedLora:
-    """A LoRA whose layers are in a pipeline's components, in use or not."""
+    """A LoRA whose layers are loaded into a pipeline's components, active or not."""
 
     parts: tuple[str, ...]
     bytes: int
@@ -32,7 +32,7 @@ class LoadedLora:
 
 @dataclass
 class LoadedLoras:
-    """The LoRAs of one loaded pipeline (adapters/loras.py puts them in and switches them)."""
+    """The LoRAs of one loaded pipeline. adapters/loras.py loads and activates them."""
 
     loaded: OrderedDict[FileStamp, LoadedLora] = field(default_factory=OrderedDict)
     """Least recently used first."""
@@ -40,12 +40,12 @@ class LoadedLoras:
 
     @property
     def bytes(self) -> int:
-        """Of all their layers."""
+        """Bytes of all their layers."""
         return sum(lora.bytes for lora in self.loaded.values())
 
     @property
     def text_key(self) -> tuple[tuple[str, float], ...]:
-        """What the text encoders' output depends on beside the text: equal keys encode alike."""
+        """Identifies the LoRAs that affect the text encoders. Equal keys give equal embeddings for the same text."""
         return tuple(
             (lora.file.key, lora.text_strength)
             for lora in self.active
@@ -55,14 +55,14 @@ class LoadedLoras:
 
 @dataclass
 class CompiledBlocks:
-    """The compiled calls of a pipeline's denoiser (compiled.py makes and runs them)."""
+    """The compiled calls of a pipeline's denoiser. compiled.py creates and runs them."""
 
-    wanted: bool = False
-    """Whether the handle that borrows the pipeline asks for them."""
+    enabled: bool = False
+    """Whether the handle that borrows the pipeline enables them."""
     calls: list[tuple[torch.nn.Module, Any]] = field(default_factory=list)
-    """Each repeated block with its compiled call; empty until they are first wanted."""
+    """Each repeated block with its compiled call; empty until they are first used."""
     failure: str | None = None
-    """Why they cannot be had, once that has been found out."""
+    """Why compiling failed; None if it has not."""
 
 
 @dataclass
@@ -75,48 +75,48 @@ class LoadedPipeline:
     shapes: Mapping[str, ComponentShape]
     placement: Placement
     workload: Workload
-    """What the plan was made for."""
+    """The workload that the plan was made for."""
     first_offload: str
-    """Where the weights are unless adapters or a larger image need the memory."""
+    """The offload mode of the first plan. It applies unless adapters or a larger image need the memory."""
     unreported_load_ms: float
-    """How long loading took, until someone has asked."""
+    """How long loading took; 0 once it has been reported."""
     unreported_warnings: list[str] = field(default_factory=list)
-    """What the user of an image should know, until it has been reported."""
+    """Warnings for the user that have not been reported yet."""
     planned_shapes: Mapping[str, ComponentShape] | None = None
-    """With the adapters that the plan was made for, where there were any."""
+    """The shapes that the plan was made for, with adapters; None for ``shapes``."""
     leaner: bool = False
-    """Whether memory ran out, so that the plan is leaner than the one that was made at first."""
+    """Whether memory ran out and the plan was replaced by a leaner one."""
     handles: weakref.WeakSet[PipelineHandle] = field(default_factory=weakref.WeakSet)
     loras: LoadedLoras = field(default_factory=LoadedLoras)
-    """In effect are those of the handle that borrows it."""
+    """The loaded LoRAs. Those of the borrowing handle are active."""
     controls: tuple[AppliedControl, ...] = ()
     """The ControlNets of the handle that borrows it."""
     compiled: CompiledBlocks = field(default_factory=CompiledBlocks)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
         return self.placement.device
 
     @property
     def denoiser(self) -> torch.nn.Module:
-        """The transformer or the UNet."""
+        """The component that denoises: the transformer or the UNet."""
         return getattr(self.pipe, self.denoiser_name)
 
     @property
     def denoiser_name(self) -> str:
-        """The component that denoises."""
+        """The name of the component that denoises."""
         return family_of(self.model.family).denoiser
 
     def take_load_ms(self) -> float:
-        """The time that loading took, once; 0 afterwards, when nothing was loaded."""
-        taken, self.unreported_load_ms = self.unreported_load_ms, 0.0
-        return taken
+        """The time that loading took, in ms. Later calls return 0."""
+        load_ms, self.unreported_load_ms = self.unreported_load_ms, 0.0
+        return load_ms
 
     def take_warnings(self) -> list[str]:
-        """What there is to say, once."""
-        taken, self.unreported_warnings = self.unreported_warnings, []
-        return taken
+        """The unreported warnings. Later calls do not return them again."""
+        warnings, self.unreported_warnings = self.unreported_warnings, []
+        return warnings
 
     @property
     def precision(self) -> Precision:

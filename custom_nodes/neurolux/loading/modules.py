@@ -1,4 +1,4 @@
-"""Loads a module that works beside a pipeline's own; names a file that is damaged or of another kind."""
+"""Loads modules that work beside a pipeline's own. Errors name a file that is damaged or of another kind."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..errors import WeightsMissing
 from ..memory.out_of_memory import with_memory_errors
 
 T = TypeVar("T")
-REMEDY = "Close what else uses memory, or choose a smaller number format (precision bf16)."
+REMEDY = "Close other programs that use memory, or choose a smaller number format (precision bf16)."
 MISFITS = (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeError)
 """What diffusers, transformers, spandrel and torch raise for weights that do not fit their configuration."""
 
 
 def load_module(what: str, advice: str, work: Callable[[], T], *, remedy: str = REMEDY, title: str | None = None) -> T:
-    """What ``work`` makes of the files of ``what``. Outside of inference mode, as pipelines are loaded (build.py).
+    """Run ``work``, which loads the files of ``what``, outside inference mode (see ``build_pipeline``).
 
-    Raises WeightsMissing with ``advice``, or OutOfMemory with ``remedy`` (there ``title`` names it, if given).
+    Raises WeightsMissing with ``advice``, or OutOfMemory with ``remedy``. The latter uses ``title``, if given, as name.
     """
 
     def plain_work() -> T:
@@ -31,7 +31,7 @@ def load_module(what: str, advice: str, work: Callable[[], T], *, remedy: str = 
 
 
 def with_misfits(what: str, advice: str, work: Callable[[], T], *more: type[Exception]) -> T:
-    """Run ``work``; raise WeightsMissing with ``advice`` for what files that do not fit raise (``more`` besides)."""
+    """Run ``work``. Turn the exceptions of files that do not fit, and ``more``, into WeightsMissing with ``advice``."""
     try:
         return work()
     except (*MISFITS, *more) as error:

@@ -1,4 +1,4 @@
-"""Reports on the node that ComfyUI is running: its bar, its text, and the pack's own websocket messages."""
+"""Reports progress on the node that ComfyUI is running: its bar, its text, and the pack's own websocket messages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LOADING_EVENT = "neurolux.loading"
 
 
 class NodeReporter(LoadReporter):
-    """For the time of one node's execution. ComfyUI's bar raises when the user interrupts, which stops the transfer.
+    """Reports during one node's execution. ComfyUI's bar raises when the user interrupts, which stops the transfer.
 
-    The bar comes after the pack's own message: by that message the bridge knows that the bar counts bytes.
+    The bar comes after the pack's own message: from that message the bridge knows that the bar counts bytes.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Plans a loaded pipeline anew: for another image, for what is applied to it, and after memory ran out."""
+"""Updates the plan of a loaded pipeline: for another image size, for adapters, and after it ran out of memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _log = logging.getLogger(__name__)
 
 
 def fit(loaded: LoadedPipeline, width: int, height: int) -> None:
-    """Plan anew for such an image what can change without loading again: resident blocks, tiles of the VAE.
+    """Update the plan for an image of this size, without reloading: resident blocks, VAE tiles, the offload mode.
 
-    Not after memory ran out: what was learned then is better than an estimate.
+    Does nothing after memory ran out: a plan from experience is better than an estimate.
     """
     workload, shapes = replace(loaded.workload, width=width, height=height), shapes_at_work(loaded)
     if loaded.leaner or (workload, shapes) == (loaded.workload, loaded.planned_shapes or loaded.shapes):
@@ -40,7 +40,7 @@ def fit(loaded: LoadedPipeline, width: int, height: int) -> None:
 
 
 def shapes_at_work(loaded: LoadedPipeline) -> dict[str, ComponentShape]:
-    """Its components with the LoRAs in them, and beside them the ControlNets of the handle that borrows it."""
+    """The shapes of its components with their LoRAs, and of the ControlNets of the borrowing handle."""
     files = dict.fromkeys(control.file for control in loaded.controls)
     controls = [shape_of_control(file, loaded.model.family) for file in files]
     return with_adapters(loaded.shapes, loaded.denoiser_name, controls, loaded.loras.bytes)
@@ -48,12 +48,12 @@ def shapes_at_work(loaded: LoadedPipeline) -> dict[str, ComponentShape]:
 
 @lru_cache(maxsize=64)
 def shape_of_control(file: FileStamp, family: str) -> ComponentShape:
-    """A ControlNet by its file or its diffusers folder. Raises WeightsMissing for a damaged one."""
+    """The shape of a ControlNet, from its file or its diffusers folder. Raises WeightsMissing for a damaged one."""
     return control_shape(all_shapes(file), family)
 
 
 def plan_for(loaded: LoadedPipeline, offload: str) -> Plan:
-    """The plan of ``offload`` for the pipeline as it is now."""
+    """A plan in mode ``offload`` for the current state of the pipeline."""
     precision = loaded.precision
     return make_plan(
         family_of(loaded.model.family).costs, shapes_at_work(loaded), machine_of(loaded), loaded.workload,
@@ -62,9 +62,9 @@ def plan_for(loaded: LoadedPipeline, offload: str) -> Plan:
 
 
 def go_leaner(loaded: LoadedPipeline) -> str | None:
-    """Place by the next leaner plan from now on; what was done, for a reader, or None where there is no such plan.
+    """Switch to the next leaner plan. Returns what changed, as text, or None if there is no leaner plan.
 
-    Everything has left the device.
+    Call it when everything has left the device.
     """
     before = loaded.placement.plan
     plan = leaner(
@@ -81,17 +81,17 @@ def go_leaner(loaded: LoadedPipeline) -> str | None:
 
 
 def machine_of(loaded: LoadedPipeline) -> Machine:
-    """The machine, counting what the pipeline itself holds as free."""
+    """This machine. Memory that the pipeline itself holds counts as free."""
     return this_machine(loaded.device, droppable_ram=loaded.ram_bytes)
 
 
 def same_types(planned: ComponentPlan, now: ComponentPlan) -> bool:
-    """Whether weights that are loaded by ``now`` are as ``planned`` wants them."""
+    """Whether ``planned`` has the types of ``now``, so the loaded weights can stay."""
     return (planned.storage, planned.compute) == (now.storage, now.compute)
 
 
 def log_plan(name: str, plan: Plan) -> None:
-    """Say what was planned; a plan that does not fit is tried all the same, because its figures are estimates."""
+    """Log the plan. A plan that does not fit is tried anyway, because its figures are estimates."""
     reasons = "; ".join(plan.reasons)
     level = logging.INFO if plan.fits else logging.WARNING
     fits = "" if plan.fits else " It may not fit."

@@ -1,8 +1,8 @@
-"""The loaded pipelines of this process: each loaded once, kept while RAM allows, shared by every graph.
+"""The loaded pipelines of this process. Each is loaded once, kept while RAM allows, and shared by all graphs.
 
-A graph carries a PipelineHandle, which is a description; the weights live here. So switching between graphs does not
-load again, whatever node cache ComfyUI runs with, and a pipeline that had to give way to another is loaded again when a
-handle is next used.
+A graph only carries a PipelineHandle, which describes a pipeline. The weights are here, so switching between graphs
+does not reload them, whatever node cache ComfyUI uses. A pipeline that was dropped to free RAM is loaded again when one
+of its handles is next used.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class PipelineStore:
         self._lock = threading.RLock()
 
     def acquire(self, handle: PipelineHandle, reporter: LoadReporter | None = None) -> LoadedPipeline:
-        """The pipeline that ``handle`` describes, without what is applied to it; loads it if need be.
+        """The pipeline that ``handle`` describes, without its adapters. Loads it if necessary.
 
-        Loading drops other pipelines first where RAM is short. A stage calls ``adapters.borrow.borrow`` instead.
+        If RAM is short, loading first drops other pipelines. Stages call ``adapters.borrow.borrow`` instead.
         """
         self.sweep()
         with self._lock:
             entry = self._loaded.get(handle.spec)
         if entry is None:
             self._drop_outdated(handle.spec)
-            entry = self._load(handle, reporter)  # not under the lock: who asks what is loaded need not wait for it
+            entry = self._load(handle, reporter)  # not under the lock, so loaded_models() need not wait
         with self._lock:
             self._loaded[handle.spec] = entry
             self._loaded.move_to_end(handle.spec)
@@ -64,26 +64,26 @@ class PipelineStore:
         return entry
 
     def sweep(self) -> None:
-        """Drop pipelines, and modules beside them, that were asked to leave memory.
+        """Drop pipelines, and modules beside them, that ComfyUI has released.
 
-        ComfyUI's manager can take a pipeline off its device (``/free``, the Unload button). On a CPU that device is
-        RAM, so the weights go. On a GPU they stay in RAM until no cached node refers to them either
-        (``/free`` with ``free_memory``).
+        ComfyUI's manager can take a pipeline off its device (``/free``, the Unload button). On a CPU the device is RAM,
+        so the weights are dropped. On a GPU they stay in RAM until no cached node refers to them (``/free`` with
+        ``free_memory``).
         """
         with self._lock:
             handles = [handle for entry in self._loaded.values() for handle in list(entry.handles)]
             modules.sweep({file for handle in handles for file in handle.files})
             for spec, entry in list(self._loaded.items()):
-                # A handle that is just dying still counts in the set's length, but not when iterated over.
-                unwanted = entry.device == CPU or not list(entry.handles)
+                # A handle that is being finalized still counts in the set's length, but not in its iteration.
+                unused = entry.device == CPU or not list(entry.handles)
                 placement = entry.placement
-                if placement.released and unwanted and not placement.managed and not placement.busy:
+                if placement.released and unused and not placement.managed and not placement.busy:
                     self.drop(spec)
 
     def drop(self, spec: LoadSpec) -> None:
-        """Take one pipeline out of memory, if it is there."""
+        """Remove one pipeline from memory, if it is loaded."""
         with self._lock:
-            entry = self._loaded.pop(spec, None)  # None: a dying handle swept while this sweep was running
+            entry = self._loaded.pop(spec, None)  # None if a finalized handle ran a sweep during this one
         if entry is not None:
             _log.info("NeuroLux: freeing %s", spec.model)
             entry.placement.close()
@@ -91,7 +91,7 @@ class PipelineStore:
             mm.soft_empty_cache()
 
     def clear(self) -> None:
-        """Take every pipeline out of memory."""
+        """Remove every pipeline from memory."""
         for spec in list(self._loaded):
             self.drop(spec)
 
@@ -103,17 +103,17 @@ class PipelineStore:
 
     @property
     def last(self) -> LoadedPipeline | None:
-        """The one that was used last, of those in memory."""
+        """The most recently used pipeline in memory."""
         with self._lock:
             return next(reversed(self._loaded.values()), None)
 
     def droppable_ram(self) -> int:
-        """Bytes of RAM that the loaded pipelines could give back."""
+        """Bytes of RAM that dropping all loaded pipelines would free."""
         with self._lock:
             return sum(entry.ram_bytes for entry in self._loaded.values())
 
     def memory(self) -> dict[str, list[ComponentMemory]]:
-        """What is in memory by the model's name, component by component, measured."""
+        """The measured memory of each component, by model name."""
         with self._lock:
             entries = list(self._loaded.values())
         found: dict[str, list[ComponentMemory]] = {}
@@ -122,7 +122,7 @@ class PipelineStore:
         return found
 
     def _drop_outdated(self, spec: LoadSpec) -> None:
-        """Free what was loaded from files that have been replaced since."""
+        """Drop pipelines of the same model whose files have been replaced since."""
         for other in list(self._loaded):
             if other.model == spec.model and other.stamp != spec.stamp:
                 self.drop(other)
@@ -147,7 +147,7 @@ class PipelineStore:
         self._free_ram(plan.peak_ram)
         pipe = with_memory_errors(
             f"loading {model.name}",
-            "Close what else uses memory, or choose a smaller number format (precision bf16).",
+            "Close other programs that use memory, or choose a smaller number format (precision bf16).",
             lambda: build_pipeline(
                 model, spec.variant, files, for_loading(plan), partial(reporter.reading, model.name), device
             ),
@@ -160,19 +160,19 @@ class PipelineStore:
         return LoadedPipeline(spec, model, pipe, shapes, placement, workload, plan.offload, load_ms)
 
     def _free_ram(self, needed: int) -> None:
-        """Drop least recently used pipelines until ``needed`` bytes fit into free RAM, or none is left."""
+        """Drop the least recently used pipelines until ``needed`` bytes of RAM are free, or none is left."""
         while self._loaded and needed > psutil.virtual_memory().available:
             self.drop(next(iter(self._loaded)))
 
 
 def default_workload(model: Model) -> Workload:
-    """What a model is planned for when it is loaded: one image as it makes them unless asked for another."""
+    """The workload for the first plan of a model: one image with its default values."""
     defaults = model.defaults
     return Workload(defaults.width, defaults.height, 1, defaults.num_inference_steps)
 
 
 def for_loading(plan: Plan) -> Plan:
-    """``plan`` for the loader: weights that RAM keeps no copy of stay in their files, mapped."""
+    """``plan`` for the loader. If RAM keeps no copy of the weights, they stay mapped from their files."""
     if plan.copies_in_ram:
         return plan
     parts = {name: replace(part, placement="disk") for name, part in plan.components.items()}
@@ -188,7 +188,7 @@ def load_handle(
     reporter: LoadReporter | None = None,
     compile: bool = False,
 ) -> PipelineHandle:
-    """Load ``model`` (or find it loaded) and return the handle that a graph passes on."""
+    """Load ``model``, unless it is loaded already, and return a handle for the graph."""
     spec = LoadSpec(model.name, stamp, model.variant(steps), precision, offload)
     handle = PipelineHandle(spec, model, compile=compile)
     pipelines.acquire(handle, reporter)

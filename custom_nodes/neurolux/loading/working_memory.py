@@ -1,4 +1,4 @@
-"""How much device memory a stage of a loaded pipeline works with, and how the stage is run with it."""
+"""The working memory of each stage of a loaded pipeline in bytes, and how to run a stage."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 def encoding_memory(loaded: LoadedPipeline, encoders: Sequence[str]) -> int:
-    """Working memory of encoding one prompt."""
+    """Working memory for encoding one prompt."""
     most = max((costs.encode_bytes(loaded.placement.planned(name).compute) for name in encoders), default=0)
     return most + widening_memory(loaded, encoders)
 
 
 def sampling_memory(loaded: LoadedPipeline, width: int, height: int) -> int:
-    """Working memory of one denoising step of one image."""
+    """Working memory for one denoising step of one image."""
     name = loaded.denoiser_name
     compute = loaded.placement.planned(name).compute
     family = family_of(loaded.model.family).costs
@@ -30,13 +30,13 @@ def sampling_memory(loaded: LoadedPipeline, width: int, height: int) -> int:
 
 
 def decoding_memory(loaded: LoadedPipeline, width: int, height: int) -> int:
-    """Working memory of decoding one image, whole or in the plan's tiles."""
+    """Working memory for decoding one image, whole or in the plan's tiles."""
     plan = loaded.placement.plan
     return costs.decode_bytes(width, height, loaded.placement.planned("vae").compute, tile=plan.vae_tile)
 
 
 def widening_memory(loaded: LoadedPipeline, names: Sequence[str]) -> int:
-    """Bytes of one layer's weights in the type that is computed in, where they are stored in fewer bits."""
+    """Bytes of the largest layer's weights in the compute type; 0 if no component is stored in another type."""
     planned = {name: loaded.placement.planned(name) for name in names if name in loaded.shapes}
     return max(
         (
@@ -49,6 +49,6 @@ def widening_memory(loaded: LoadedPipeline, names: Sequence[str]) -> int:
 
 
 def run_stage(loaded: LoadedPipeline, stage: str, remedy: str, work: Callable[[], T]) -> T:
-    """``with_memory_errors`` for a stage of ``loaded``, which stays in memory meanwhile."""
+    """Run a stage of ``loaded`` in ``with_memory_errors``. The pipeline stays in memory meanwhile."""
     with loaded.placement.borrowed():
         return with_memory_errors(stage, remedy, work, partial(go_leaner, loaded))

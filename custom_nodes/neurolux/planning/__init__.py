@@ -1,1 +1,1 @@
-"""Where weights live, in which type, and what that costs. Pure arithmetic: imports neither torch nor ComfyUI."""
+"""Memory plans: where weights live, in which type, and at what cost. Pure arithmetic, without torch or ComfyUI."""

@@ -11,7 +11,7 @@ from .records import CONTROLNET, ComponentShape
 def with_adapters(
     shapes: Mapping[str, ComponentShape], denoiser: str, controls: Sequence[ComponentShape] = (), lora_bytes: int = 0
 ) -> dict[str, ComponentShape]:
-    """``shapes``, with ControlNets beside the ``denoiser`` and LoRAs of ``lora_bytes`` in its blocks."""
+    """Return ``shapes`` with ControlNets beside the ``denoiser`` and ``lora_bytes`` of LoRA layers in its blocks."""
     found = dict(shapes)
     if lora_bytes:
         found[denoiser] = replace(found[denoiser], lora_bytes=lora_bytes)
@@ -20,5 +20,5 @@ def with_adapters(
 
 
 def control_name(index: int) -> str:
-    """What plans call ControlNet ``index``, counted from 0, files that come twice once."""
+    """The component name of ControlNet ``index`` in a plan. Counts from 0; a file that is applied twice counts once."""
     return CONTROLNET if index == 0 else f"{CONTROLNET}_{index + 1}"

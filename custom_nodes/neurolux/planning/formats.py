@@ -1,7 +1,7 @@
-"""In which type each component's weights are kept and computed with. Pure.
+"""The storage type and the compute type of each component. Pure.
 
-Two exceptions for fp16, both from diffusers: T5 overflows in it (PR 9097), and an SDXL VAE whose config says
-``force_upcast`` decodes to black (pipeline_stable_diffusion_xl.py upcasts it to fp32 as well).
+fp16 has two exceptions, both from diffusers: T5 overflows in it (PR 9097), and an SDXL VAE with ``force_upcast`` in
+its config decodes to black (pipeline_stable_diffusion_xl.py also upcasts it to fp32).
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from .records import ComponentShape, ComputeType, FamilyCosts, Machine, StorageT
 Formats = Mapping[str, tuple[StorageType, ComputeType]]
 FULL_TYPES: tuple[ComputeType, ...] = ("fp32", "bf16", "fp16")
 COMPRESSED_TYPES: tuple[StorageType, ...] = ("fp8", "int8", "nf4", "gguf")
-"""Types that nothing computes in: a layer's weights are widened as it runs."""
+"""Storage types that nothing computes in: a layer widens its weights as it runs."""
 
 
 def is_text_encoder(name: str) -> bool:
-    """Whether a component belongs to the encoding stage."""
+    """Whether the component belongs to the encoding stage."""
     return name.startswith("text_encoder")
 
 
 def compute_type(family: FamilyCosts, machine: Machine) -> ComputeType:
-    """What the device computes well: bf16; fp16 on MPS and for Stable Diffusion; else fp32. A CPU likes fp32 best."""
+    """The type that the device computes fast in: bf16; fp16 on MPS and for Stable Diffusion; else fp32. Always fp32 on
+    a CPU."""
     if machine.device == "cpu":
         return "fp32"
     if machine.bf16:
@@ -33,12 +34,12 @@ def compute_type(family: FamilyCosts, machine: Machine) -> ComputeType:
 
 
 def automatic_precisions(family: FamilyCosts, machine: Machine) -> tuple[str, ...]:
-    """The precisions that lose nothing, best first. The last converts nothing, so weights can stay in their files."""
+    """The lossless precisions, best first. The last one converts nothing, so weights can stay in their files."""
     main = compute_type(family, machine)
     if machine.device == "cpu":
         return ("fp32", "bf16", "as-is")
     if main == "fp32":
-        # The files are in 16 bit: kept so and widened layer by layer they take half the room, and lose nothing.
+        # The files hold 16-bit weights. Stored as they are and widened layer by layer, they take half the memory.
         return ("as-is",)
     return (main, "as-is")
 
@@ -52,9 +53,10 @@ def choose_formats(
     chosen: bool,
     force_upcast_vae: bool,
 ) -> Formats:
-    """Storage and compute type of each component in ``precision`` (one of PRECISION_CHOICES but "auto").
+    """Storage and compute type of each component in ``precision`` (one of PRECISION_CHOICES except "auto").
 
-    ``chosen``: a user asked for it, so what it names is also computed in; else computing goes by the device.
+    ``chosen``: the user chose the precision, so the pipeline also computes in it if it can. Otherwise the device
+    decides the compute type.
     """
     native = compute_type(family, machine)
     if precision in FULL_TYPES and (chosen or machine.device == "cpu"):
@@ -69,16 +71,16 @@ def choose_formats(
 def component_format(
     family: FamilyCosts, name: str, shape: ComponentShape, precision: str, main: ComputeType, force_upcast_vae: bool
 ) -> tuple[StorageType, ComputeType]:
-    """Storage and compute type of one component where the pipeline computes in ``main``."""
+    """Storage and compute type of one component in a pipeline that computes in ``main``."""
     compute = main
     if main == "fp16" and (name in family.overflows_fp16 or (name == "vae" and force_upcast_vae)):
         compute = "fp32"
     if shape.stored == "gguf":
-        return "gguf", compute  # a GGUF file stays as it is, whatever is computed in
+        return "gguf", compute  # a GGUF file keeps its own types, whatever the compute type
     if name not in family.compressible:
         return compute, compute
     if shape.stored in ("int8", "nf4"):
-        return shape.stored, compute  # quantised on disk: unpacking it wins nothing back
+        return shape.stored, compute  # quantised on disk: unpacking does not restore precision
     if precision == "as-is":
         return shape.stored or compute, compute
     if precision in ("fp8", "int8", "nf4"):

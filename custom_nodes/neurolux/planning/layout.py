@@ -1,6 +1,6 @@
-"""One way of laying a pipeline out in memory, costed: bytes at its peak and seconds of transfers. Pure.
+"""Lays out a pipeline in memory in one offload mode, and calculates its cost: peak bytes, seconds of transfers. Pure.
 
-"Device" is the memory that the weights must be in to compute: the card's own, or RAM where there is no other.
+"Device" is the memory that weights must be in to compute with them: the card's own, or RAM if there is no card.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PLACEMENTS: dict[OffloadMode, PlacementKind] = {
 
 
 @dataclass(frozen=True)
-class Costed:
-    """What a layout takes, reserves not yet added."""
+class LayoutCost:
+    """The cost of a layout, in bytes and seconds, without the reserves."""
 
     device: int
     ram: int
@@ -45,7 +45,7 @@ class Costed:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline whose types are settled, the machine, and what is asked for: the sums that every layout needs."""
+    """A pipeline with its types, the machine and the workload. Holds the totals that every layout needs."""
 
     family: FamilyCosts
     shapes: Mapping[str, ComponentShape]
@@ -55,7 +55,7 @@ class Pipeline:
 
     @cached_property
     def bytes(self) -> dict[str, int]:
-        """Weights of each component."""
+        """Bytes of each component's weights."""
         return {name: costs.weight_bytes(shape, *self.formats[name]) for name, shape in self.shapes.items()}
 
     @cached_property
@@ -65,7 +65,7 @@ class Pipeline:
 
     @cached_property
     def stages(self) -> dict[str, list[str]]:
-        """The components of each stage. A ControlNet works beside the denoiser."""
+        """The components of each stage. A ControlNet runs in the denoiser's stage."""
         text = [name for name in self.shapes if is_text_encoder(name)]
         vae = [name for name in self.shapes if name == "vae"]
         sample = [name for name in self.shapes if name not in (*text, *vae)]
@@ -74,29 +74,29 @@ class Pipeline:
 
     @cached_property
     def controls(self) -> list[str]:
-        """The ControlNets. They come whole for their stage; only where that cannot fit are they streamed."""
+        """The ControlNets. They are loaded whole for their stage, and streamed only if they do not fit."""
         return [name for name in self.shapes if name.startswith(CONTROLNET)]
 
     @cached_property
     def denoiser(self) -> str:
-        """The component that denoises: the largest of its stage."""
+        """The component that denoises: the largest in its stage."""
         names = [name for name in self.stages["sample"] if name not in self.controls]
         return max(names, key=lambda name: self.shapes[name].parameters)
 
     @cached_property
     def total(self) -> int:
-        """All weights."""
+        """Bytes of all weights."""
         return sum(self.bytes.values())
 
     @cached_property
     def converted(self) -> int:
-        """Weights whose type is not that of their files: they are in RAM while they are loaded, whatever comes then."""
+        """Bytes of weights that change type when they are loaded. They pass through RAM, wherever they go later."""
         return sum(
             self.bytes[name] for name, shape in self.shapes.items() if shape.stored not in (None, self.formats[name][0])
         )
 
     def work(self, stage: str, tile: int | None) -> int:
-        """Working room of a stage: activations, and one layer's weights widened to the type that is computed in."""
+        """Working memory of a stage in bytes: activations, and one layer's weights widened to the compute type."""
         key = (stage, tile)
         if key not in self._work:
             self._work[key] = self._work_of(stage, tile)
@@ -125,20 +125,22 @@ class Pipeline:
             costs.control_bytes(self.shapes[name], workload.width, workload.height, self.formats[name][1])
             for name in self.controls
         )
-        return max(step, self.work("decode", tile)) if "vae" in names else step  # encoding takes about as much
+        return (
+            max(step, self.work("decode", tile)) if "vae" in names else step
+        )  # encoding takes about as much as decoding
 
     def outside(self, name: str) -> int:
-        """Weights of a component that belong to no block."""
+        """Bytes of a component's weights outside its blocks."""
         return self.bytes[name] - sum(self.blocks[name])
 
     @cached_property
     def split(self) -> list[str]:
-        """The pipeline's own components that can be streamed block by block."""
+        """The components, without ControlNets, that can be streamed block by block."""
         return [name for name, blocks in self.blocks.items() if blocks and name not in self.controls]
 
     @cached_property
     def split_controls(self) -> list[str]:
-        """The ControlNets that can be."""
+        """The ControlNets that can be streamed block by block."""
         return [name for name in self.controls if self.blocks[name]]
 
     @property
@@ -148,31 +150,32 @@ class Pipeline:
 
     @cached_property
     def step_seconds(self) -> float:
-        """Roughly what one step computes for."""
+        """Estimated compute time of one step."""
         return costs.step_flops(self.family, self.shapes[self.denoiser], self.workload) / costs.compute_rate(
             self.machine
         )
 
     def lost_in_steps(self, seconds: float) -> float:
-        """What is left of ``seconds`` of streaming in each step when computing has hidden what it can."""
+        """The time that ``seconds`` of streaming per step add to all steps, after overlap with computing."""
         return max(0.0, seconds - self.step_seconds) * self.steps
 
 
 @dataclass(frozen=True)
 class Residents:
-    """The blocks of one component that stay."""
+    """The blocks of one component that stay on the device."""
 
     count: int
     bytes: int
-    coming: int
+    streamed: int
     """Bytes of the blocks that are streamed."""
     buffers: int
-    """Bytes of the two places that they are streamed through, each as large as the largest of them."""
+    """Bytes of the two buffers for streaming. Each holds the largest streamed block."""
 
 
 @lru_cache(maxsize=256)
-def ways_to_stay(blocks: tuple[int, ...]) -> tuple[Residents, ...]:
-    """How many blocks may stay, from none to all; those that stay are spread evenly (``costs.spread``)."""
+def residency_options(blocks: tuple[int, ...]) -> tuple[Residents, ...]:
+    """The possible numbers of resident blocks, from none to all. Resident blocks are spread evenly
+    (``costs.spread``)."""
     total = sum(blocks)
     ways: dict[int, Residents] = {}
     for share in range(len(blocks) + 1):
@@ -184,89 +187,89 @@ def ways_to_stay(blocks: tuple[int, ...]) -> tuple[Residents, ...]:
 
 
 def residents_of(blocks: tuple[int, ...], count: int) -> Residents:
-    """The way to stay of ``count`` blocks; of the next fewer where none has just so many."""
-    return max((way for way in ways_to_stay(blocks) if way.count <= count), key=lambda way: way.count)
+    """The option with ``count`` resident blocks, or with the next smaller number that exists."""
+    return max((way for way in residency_options(blocks) if way.count <= count), key=lambda way: way.count)
 
 
 def blocks_on_device(blocks: Sequence[int], resident: int) -> int:
-    """Bytes that a streamed component's blocks take of the device at work: those that stay, and the two places."""
+    """Bytes that the blocks of a streamed component take on the device: the resident blocks and the two buffers."""
     way = residents_of(tuple(blocks), resident)
     return way.bytes + way.buffers
 
 
 def lay_out(pipe: Pipeline, mode: OffloadMode, precision: str, tile: int | None, limit: int | None = None) -> Plan:
-    """``pipe`` in ``mode``, where it streams with as many resident blocks as lose the least time. Says whether it fits.
+    """Lay out ``pipe`` in ``mode``. A streaming mode gets the number of resident blocks that loses the least time.
 
-    ``limit``: bytes that it may take of the device; what the machine has unless given.
+    ``limit``: how many bytes of the device it may use; all free memory by default. ``Plan.fits`` says whether it fits.
     """
     machine = pipe.machine
-    there = machine.free_vram if machine.own_memory else machine.free_ram
-    room = there if limit is None else min(limit, there)
+    available = machine.free_vram if machine.own_memory else machine.free_ram
+    budget = available if limit is None else min(limit, available)
     if mode == "disk" or (mode == "stream" and machine.own_memory):
-        options = list(streaming(pipe, mode, tile, room))
-        fitting = [option for option in options if fits(option[1], machine, room)]
+        options = list(streaming_layouts(pipe, mode, tile, budget))
+        fitting = [option for option in options if fits(option[1], machine, budget)]
         if not fitting and pipe.split_controls and machine.own_memory:
-            split = streaming_controls(pipe, mode, tile, room)
-            fitting = [option for option in split if fits(option[1], machine, room)]
+            split = control_streaming_layouts(pipe, mode, tile, budget)
+            fitting = [option for option in split if fits(option[1], machine, budget)]
         if fitting:
-            residents, costed = min(fitting, key=lambda option: (option[1].seconds, -stays(option[0])))
+            residents, cost = min(fitting, key=lambda option: (option[1].seconds, -resident_bytes(option[0])))
         else:
-            residents, costed = min(options, key=lambda option: stays(option[0]))
+            residents, cost = min(options, key=lambda option: resident_bytes(option[0]))
     else:
-        residents = {name: ways_to_stay(pipe.blocks[name])[0] for name in pipe.split} if mode == "stream" else {}
-        costed = shared(pipe, tile) if not machine.own_memory else whole(pipe, mode, tile)
-        if mode == "sequential" and machine.own_memory and pipe.split_controls and not fits(costed, machine, room):
-            split = {name: ways_to_stay(pipe.blocks[name])[0] for name in pipe.split_controls}
-            less = whole(pipe, mode, tile, split)
-            residents, costed = (split, less) if less.device < costed.device else (residents, costed)
+        residents = {name: residency_options(pipe.blocks[name])[0] for name in pipe.split} if mode == "stream" else {}
+        cost = shared_memory_cost(pipe, tile) if not machine.own_memory else whole_cost(pipe, mode, tile)
+        if mode == "sequential" and machine.own_memory and pipe.split_controls and not fits(cost, machine, budget):
+            split = {name: residency_options(pipe.blocks[name])[0] for name in pipe.split_controls}
+            less = whole_cost(pipe, mode, tile, split)
+            residents, cost = (split, less) if less.device < cost.device else (residents, cost)
     return Plan(
         offload=mode,
         precision=precision,
         components=dict(component_plans(pipe, mode, residents)),
         vae_tile=tile,
         vae_slicing=pipe.workload.count > 1,
-        peak_vram=device_peak(costed, machine),
-        peak_ram=ram_peak(costed),
-        pinned_ram=costed.pinned,
-        transfer_seconds=round(costed.seconds, 3),
-        fits=fits(costed, machine, room),
+        peak_vram=device_peak(cost, machine),
+        peak_ram=ram_peak(cost),
+        pinned_ram=cost.pinned,
+        transfer_seconds=round(cost.seconds, 3),
+        fits=fits(cost, machine, budget),
         reasons=(),
         compute_seconds=round(pipe.step_seconds * pipe.steps, 3),
-        copies_in_ram=costed.copies_in_ram,
+        copies_in_ram=cost.copies_in_ram,
     )
 
 
-def stays(residents: Mapping[str, Residents]) -> int:
-    """Bytes of blocks that stay."""
+def resident_bytes(residents: Mapping[str, Residents]) -> int:
+    """Bytes of the blocks that stay on the device."""
     return sum(resident.bytes for resident in residents.values())
 
 
-def device_peak(costed: Costed, machine: Machine) -> int:
-    """Bytes of the card at the peak; 0 where there is none."""
-    return device_bytes(costed.device) if machine.own_memory else 0
+def device_peak(cost: LayoutCost, machine: Machine) -> int:
+    """Peak bytes of the card; 0 if the device has no memory of its own."""
+    return device_bytes(cost.device) if machine.own_memory else 0
 
 
 def device_bytes(used: int) -> int:
-    """Bytes of the card that ``used`` bytes of weights and activations take."""
+    """Bytes of the card that ``used`` bytes of weights and activations take, with the reserve."""
     return round(used * (1 + costs.RESERVE_SHARE)) + costs.RESERVE_BYTES
 
 
-def ram_peak(costed: Costed) -> int:
-    """Bytes of RAM at the peak."""
-    return round(costed.ram * (1 + costs.RAM_RESERVE_SHARE)) + costs.RAM_RESERVE_BYTES
+def ram_peak(cost: LayoutCost) -> int:
+    """Peak bytes of RAM."""
+    return round(cost.ram * (1 + costs.RAM_RESERVE_SHARE)) + costs.RAM_RESERVE_BYTES
 
 
-def fits(costed: Costed, machine: Machine, room: int) -> bool:
-    """Whether it fits into ``room`` bytes of the device and into RAM."""
-    if machine.own_memory and device_peak(costed, machine) > room:
+def fits(cost: LayoutCost, machine: Machine, budget: int) -> bool:
+    """Whether the layout fits into ``budget`` bytes of the device and into RAM."""
+    if machine.own_memory and device_peak(cost, machine) > budget:
         return False
-    return ram_peak(costed) <= (machine.free_ram if machine.own_memory else min(room, machine.free_ram))
+    return ram_peak(cost) <= (machine.free_ram if machine.own_memory else min(budget, machine.free_ram))
 
 
 def component_plans(
     pipe: Pipeline, mode: OffloadMode, residents: Mapping[str, Residents]
 ) -> Iterator[tuple[str, ComponentPlan]]:
-    """The components' records. What a mode cannot split comes whole for its stage."""
+    """The name and the record of each component. A component that cannot be split is loaded whole for its stage."""
     for name in (name for stage in pipe.stages.values() for name in stage):
         shape = pipe.shapes[name]
         kind, count = PLACEMENTS[mode], len(shape.blocks)
@@ -276,7 +279,7 @@ def component_plans(
             if name in residents:
                 count = residents[name].count
                 if name in pipe.controls:
-                    kind = "stream"  # its weights are in RAM, wherever the pipeline's own are
+                    kind = "stream"  # its weights are in RAM, wherever the rest of the pipeline is
                 elif count == len(shape.blocks) and pipe.machine.own_memory:
                     kind = "resident"
             else:
@@ -285,20 +288,20 @@ def component_plans(
         yield name, ComponentPlan(storage, compute, kind, count, pipe.bytes[name], len(shape.blocks))
 
 
-def whole(
+def whole_cost(
     pipe: Pipeline, mode: OffloadMode, tile: int | None, controls: Mapping[str, Residents] | None = None
-) -> Costed:
-    """``none``, ``model`` and ``sequential`` on a card. ``controls``: ControlNets that are streamed."""
+) -> LayoutCost:
+    """The cost of ``none``, ``model`` or ``sequential`` on a card. ``controls``: the ControlNets that are streamed."""
     machine, stages = pipe.machine, pipe.stages
     if mode == "none":
         device = pipe.total + max(pipe.work(stage, tile) for stage in stages)
-        kept = Costed(device, pipe.total)
+        kept = LayoutCost(device, pipe.total)
         if ram_peak(kept) <= machine.free_ram:
             return kept
-        return Costed(device, pipe.converted, copies_in_ram=False)
+        return LayoutCost(device, pipe.converted, copies_in_ram=False)
     if mode == "model":
         device = max(sum(pipe.bytes[name] for name in stages[stage]) + pipe.work(stage, tile) for stage in stages)
-        return Costed(device, pipe.total, seconds=pipe.total / (machine.transfer_rate * costs.PAGEABLE_SHARE))
+        return LayoutCost(device, pipe.total, seconds=pipe.total / (machine.transfer_rate * costs.PAGEABLE_SHARE))
     streamed_controls = controls or {}
     layers = {
         name: costs.largest_layer(shape) * pipe.bytes[name] // max(shape.parameters, 1)
@@ -316,91 +319,93 @@ def whole(
     sampled = sum(
         pipe.bytes[name] for name in stages["sample"] if name not in pipe.controls or name in streamed_controls
     )
-    return Costed(device, pipe.total, pinned, pipe.lost_in_steps(sampled / rate) + (pipe.total - sampled) / rate)
+    return LayoutCost(device, pipe.total, pinned, pipe.lost_in_steps(sampled / rate) + (pipe.total - sampled) / rate)
 
 
-def shared(pipe: Pipeline, tile: int | None) -> Costed:
-    """Every mode but ``disk`` where weights and activations share RAM: moving weights would free nothing."""
-    return Costed(0, pipe.total + max(pipe.work(stage, tile) for stage in pipe.stages))
+def shared_memory_cost(pipe: Pipeline, tile: int | None) -> LayoutCost:
+    """The cost of every mode except ``disk`` on a device that shares RAM: moving weights would free nothing."""
+    return LayoutCost(0, pipe.total + max(pipe.work(stage, tile) for stage in pipe.stages))
 
 
 def streaming_rate(machine: Machine, streamed: int, pinned: int) -> float:
-    """Bytes a second of streaming ``streamed`` bytes of which ``pinned`` could be pinned."""
+    """Bytes per second when ``streamed`` bytes are streamed and ``pinned`` of them are pinned."""
     slow = max(0, streamed - pinned) / max(streamed, 1)
     return machine.transfer_rate / (1 - slow + slow / costs.PAGEABLE_SHARE)
 
 
-def streaming(
-    pipe: Pipeline, mode: OffloadMode, tile: int | None, room: int
-) -> Iterator[tuple[dict[str, Residents], Costed]]:
-    """The layouts of ``stream`` or ``disk``: blocks of the denoiser stay first, of T5 when all of those do."""
-    ways = {name: ways_to_stay(pipe.blocks[name]) for name in pipe.split}
+def streaming_layouts(
+    pipe: Pipeline, mode: OffloadMode, tile: int | None, budget: int
+) -> Iterator[tuple[dict[str, Residents], LayoutCost]]:
+    """The layouts of ``stream`` or ``disk``. The denoiser's blocks become resident first, then those of T5."""
+    ways = {name: residency_options(pipe.blocks[name]) for name in pipe.split}
     nothing = {name: ways[name][0] for name in pipe.split}
     if pipe.denoiser not in ways:
-        yield nothing, streamed(pipe, mode, tile, room, nothing)
+        yield nothing, streaming_cost(pipe, mode, tile, budget, nothing)
         return
     for way in ways[pipe.denoiser]:
         residents = {**nothing, pipe.denoiser: way}
-        yield residents, streamed(pipe, mode, tile, room, residents)
+        yield residents, streaming_cost(pipe, mode, tile, budget, residents)
     for name in pipe.split:
         if name != pipe.denoiser:
             for way in ways[name][1:]:
                 residents = {**nothing, pipe.denoiser: ways[pipe.denoiser][-1], name: way}
-                yield residents, streamed(pipe, mode, tile, room, residents)
+                yield residents, streaming_cost(pipe, mode, tile, budget, residents)
 
 
-def streaming_controls(
-    pipe: Pipeline, mode: OffloadMode, tile: int | None, room: int
-) -> Iterator[tuple[dict[str, Residents], Costed]]:
-    """The layouts where a ControlNet is too large to come whole: its blocks stay while there is room, no others."""
-    nothing = {name: ways_to_stay(pipe.blocks[name])[0] for name in (*pipe.split, *pipe.split_controls)}
-    yield nothing, streamed(pipe, mode, tile, room, nothing)
+def control_streaming_layouts(
+    pipe: Pipeline, mode: OffloadMode, tile: int | None, budget: int
+) -> Iterator[tuple[dict[str, Residents], LayoutCost]]:
+    """The layouts for a ControlNet that is too large to be loaded whole. Only its blocks may be resident."""
+    nothing = {name: residency_options(pipe.blocks[name])[0] for name in (*pipe.split, *pipe.split_controls)}
+    yield nothing, streaming_cost(pipe, mode, tile, budget, nothing)
     for name in pipe.split_controls:
-        for way in ways_to_stay(pipe.blocks[name])[1:]:
+        for way in residency_options(pipe.blocks[name])[1:]:
             residents = {**nothing, name: way}
-            yield residents, streamed(pipe, mode, tile, room, residents)
+            yield residents, streaming_cost(pipe, mode, tile, budget, residents)
 
 
-def streamed(
-    pipe: Pipeline, mode: OffloadMode, tile: int | None, room: int, residents: Mapping[str, Residents]
-) -> Costed:
-    """What it costs to stream with these ``residents`` on a device of ``room`` bytes."""
+def streaming_cost(
+    pipe: Pipeline, mode: OffloadMode, tile: int | None, budget: int, residents: Mapping[str, Residents]
+) -> LayoutCost:
+    """The cost of streaming with these ``residents`` on a device of ``budget`` bytes."""
     machine = pipe.machine
-    guests = {name: size for name, size in pipe.bytes.items() if name not in residents}  # come whole for their stage
-    outside = {name: pipe.outside(name) for name in residents if name != pipe.denoiser}  # come with their stage
-    stay = stays(residents) + (pipe.outside(pipe.denoiser) if pipe.denoiser in residents else 0)
+    guests = {name: size for name, size in pipe.bytes.items() if name not in residents}  # loaded whole for their stage
+    outside = {name: pipe.outside(name) for name in residents if name != pipe.denoiser}  # loaded for their stage
+    stay = resident_bytes(residents) + (pipe.outside(pipe.denoiser) if pipe.denoiser in residents else 0)
     needs = {
         stage: pipe.work(stage, tile)
         + sum(residents[name].buffers for name in names if name in residents)
         + sum(outside.get(name, 0) + guests.get(name, 0) for name in names)
         for stage, names in pipe.stages.items()
     }
-    coming = {name: resident.coming for name, resident in residents.items()}
-    streaming_bytes = sum(coming.values())
-    per_step = sum(coming.get(name, 0) for name in (pipe.denoiser, *pipe.controls))
+    streamed = {name: resident.streamed for name, resident in residents.items()}
+    streaming_bytes = sum(streamed.values())
+    per_step = sum(streamed.get(name, 0) for name in (pipe.denoiser, *pipe.controls))
     buffers = sum(resident.buffers for resident in residents.values())
-    controls = stays({name: way for name, way in residents.items() if name in pipe.controls})  # stay in RAM as well
-    if not machine.own_memory:  # what is not split lies in RAM all the time
+    controls = resident_bytes(
+        {name: way for name, way in residents.items() if name in pipe.controls}
+    )  # also stay in RAM
+    if not machine.own_memory:  # components that are not split are always in RAM
         needs = {stage: need - sum(guests.get(name, 0) for name in pipe.stages[stage]) for stage, need in needs.items()}
         seconds = pipe.lost_in_steps(per_step / machine.disk_rate) + (streaming_bytes - per_step) / machine.disk_rate
         ram = max(stay + sum(guests.values()) + max(needs.values()), pipe.converted)
-        return Costed(0, ram, seconds=seconds, copies_in_ram=False)
-    # Encoding and decoding may push resident blocks out; those come back for the next sampling.
-    pushed_out = min(stays(residents), max(0, *(device_bytes(stay + need) - room for need in needs.values())))
-    device = max(stay + needs["sample"], *(stay - pushed_out + need for need in needs.values()))
+        return LayoutCost(0, ram, seconds=seconds, copies_in_ram=False)
+    # Encoding and decoding may evict resident blocks, which are copied back before the next sampling.
+    evicted = min(resident_bytes(residents), max(0, *(device_bytes(stay + need) - budget for need in needs.values())))
+    device = max(stay + needs["sample"], *(stay - evicted + need for need in needs.values()))
     guest_bytes = sum(guests.values())
     if mode == "disk":
         kept = sum(pipe.bytes[name] for name in pipe.controls if name in residents)
         ram, pinned, copies = max(guest_bytes + kept + buffers, pipe.converted), buffers, False
         rate = min(machine.disk_rate, machine.transfer_rate)
-    elif ram_peak(Costed(0, pipe.total)) > machine.free_ram:
-        # What stays on the device needs no copy in RAM; the rest is read from its files once, and RAM keeps it.
+    elif ram_peak(LayoutCost(0, pipe.total)) > machine.free_ram:
+        # Resident weights need no copy in RAM. The rest is read from its files once and stays in the page cache.
         cached = round((pipe.total - stay + controls) / costs.CACHE_SHARE)
         ram, pinned, copies = max(cached, pipe.converted), buffers, False
         rate = machine.transfer_rate * costs.MAPPED_SHARE
     else:
         ram, pinned, copies = pipe.total, min(streaming_bytes, int(costs.PINNED_SHARE * machine.free_ram)), True
         rate = streaming_rate(machine, streaming_bytes, pinned)
-    seconds = pipe.lost_in_steps(per_step / rate) + (streaming_bytes - per_step + pushed_out) / rate
+    seconds = pipe.lost_in_steps(per_step / rate) + (streaming_bytes - per_step + evicted) / rate
     seconds += (guest_bytes + sum(outside.values())) / (machine.transfer_rate * costs.PAGEABLE_SHARE)
-    return Costed(device, ram, pinned, seconds, copies)
+    return LayoutCost(device, ram, pinned, seconds, copies)

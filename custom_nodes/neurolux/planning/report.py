@@ -1,4 +1,4 @@
-"""A plan for people (reasons, table) and for the wire (JSON). Pure."""
+"""Renders a plan: reasons and a table for people, JSON for programs. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ COLUMNS = ("component", "type", "computed in", "where", "size")
 def reasons(
     plan: Plan, pipe: Pipeline, choices: Mapping[str, str], better: Plan | None, faster: Plan | None
 ) -> Iterator[str]:
-    """Why the plan is what it is, a sentence each.
+    """The reasons for the plan, one sentence each.
 
-    ``better`` is the plan that would lose less of the image, ``faster`` one that would lose more of it and less time.
+    ``better`` is a plan with less loss of image quality; ``faster`` is one with more loss and less transfer time.
     """
     machine = pipe.machine
     for choice, value in choices.items():
@@ -34,23 +34,26 @@ def reasons(
         yield f"precision {plan.precision}: {device_word(machine)} computes it well, and nothing is lost"
     for name in pipe.shapes:
         if plan.components[name].storage == "gguf":
-            yield f"{name} is a GGUF file: its weights stay as they are and are widened as they are used"
+            yield f"{name} is a GGUF file: its weights stay quantised and are widened when they are used"
     yield from mode_reasons(plan, pipe)
     if plan.vae_tile is not None:
         whole = costs.decode_bytes(pipe.workload.width, pipe.workload.height, pipe.formats["vae"][1])
-        yield f"decoding in tiles of {plan.vae_tile} pixels: whole it would take {gigabytes(whole)} beside the weights"
+        yield (
+            f"decoding in tiles of {plan.vae_tile} pixels: a whole decode would take {gigabytes(whole)} "
+            "in addition to the weights"
+        )
     if not plan.copies_in_ram and plan.offload != "disk":
         yield "RAM is too small for a copy of all weights: they stay in their files"
     if faster is not None:
         yield (
-            f"choose precision {faster.precision} for speed: offload {faster.offload} would then lose "
+            f"choose precision {faster.precision} for speed: with offload {faster.offload}, transfers would then add "
             f"{seconds(faster.transfer_seconds)}; the image changes a little"
         )
     yield from shortages(plan, pipe)
 
 
 def mode_reasons(plan: Plan, pipe: Pipeline) -> Iterator[str]:
-    """What the offload mode does here, with numbers."""
+    """What the offload mode does in this plan, with numbers."""
     machine, mode = pipe.machine, plan.offload
     memory = "VRAM" if machine.own_memory else "RAM"
     denoiser = plan.components[pipe.denoiser]
@@ -58,36 +61,39 @@ def mode_reasons(plan: Plan, pipe: Pipeline) -> Iterator[str]:
         yield f"offload {mode}: {device_word(machine)} computes in RAM, so moving weights frees nothing"
     elif mode == "none":
         if plan.fits:
-            yield f"offload none: all weights, {gigabytes(pipe.total)}, and the room to work in fit into {memory}"
+            yield f"offload none: all weights, {gigabytes(pipe.total)}, and the working memory fit into {memory}"
     elif mode == "model":
         largest = max(sum(pipe.bytes[name] for name in names) for names in pipe.stages.values())
         yield f"offload model: the weights of one stage at a time, {gigabytes(largest)} at most"
     elif mode == "sequential":
         yield f"offload sequential: {gigabytes(denoiser.bytes)} are copied layer by layer in each step"
     else:
-        way = residents_of(pipe.blocks[pipe.denoiser], denoiser.resident_blocks)
+        residents = residents_of(pipe.blocks[pipe.denoiser], denoiser.resident_blocks)
         source = "read from disk" if mode == "disk" else "streamed from RAM"
         if mode == "disk" and pipe.total > machine.free_ram:
-            yield f"{gigabytes(machine.free_ram)} of RAM do not hold the {gigabytes(pipe.total)} of weights"
-        if way.coming:
+            yield f"{gigabytes(machine.free_ram)} of RAM cannot hold the {gigabytes(pipe.total)} of weights"
+        if residents.streamed:
             yield (
-                f"offload {mode}: {way.count} of {denoiser.blocks} blocks of the {pipe.denoiser} stay, "
-                f"{gigabytes(way.coming)} are {source} in each step while it computes"
+                f"offload {mode}: {residents.count} of {denoiser.blocks} blocks of the {pipe.denoiser} stay on the "
+                f"device, {gigabytes(residents.streamed)} are {source} in each step while it computes"
             )
         else:
-            yield f"offload {mode}: the {pipe.denoiser} stays, the other components come when they are needed"
+            yield f"offload {mode}: the {pipe.denoiser} stays on the device, other components are loaded when needed"
         if machine.compute_rate is None:
             rate = costs.compute_rate(machine) / 1e12
-            yield f"what computing hides is estimated for a device of {rate:g} TFLOP/s; a slower one hides more"
+            yield (
+                f"the estimate of how much transfer time computing hides assumes {rate:g} TFLOP/s; "
+                "a slower device hides more"
+            )
 
 
 def device_word(machine: Machine) -> str:
-    """The device for a reader."""
+    """What to call the device in a sentence."""
     return "the card" if machine.own_memory else machine.device.upper()
 
 
 def drawback(better: Plan, pipe: Pipeline) -> str:
-    """What speaks against the plan that loses less of the image."""
+    """Why the plan with less loss of image quality was not chosen."""
     if not better.fits:
         return f"{better.precision} does not fit ({'; '.join(shortages(better, pipe, bare=True))})"
     return (
@@ -97,7 +103,7 @@ def drawback(better: Plan, pipe: Pipeline) -> str:
 
 
 def shortages(plan: Plan, pipe: Pipeline, *, bare: bool = False) -> Iterator[str]:
-    """Which memory is too small for ``plan``, and what to do."""
+    """Which memory is too small for ``plan``, and what to do about it. ``bare``: only the numbers."""
     if plan.fits:
         return
     machine = pipe.machine
@@ -115,23 +121,23 @@ def shortages(plan: Plan, pipe: Pipeline, *, bare: bool = False) -> Iterator[str
 
 
 def seconds(value: float) -> str:
-    """Seconds for a reader."""
+    """``value`` seconds as text, in seconds or minutes."""
     return f"{value:.1f} s" if value < 100 else f"{value / 60:.0f} min"
 
 
 def table(plan: Plan) -> str:
-    """The plan as text: a line per component, then the sums and why."""
+    """The plan as text: a line per component, then the totals and the reasons."""
     rows = [COLUMNS] + [
-        (name, part.storage, part.compute, whereabouts(part), gigabytes(part.bytes))
+        (name, part.storage, part.compute, placement_text(part), gigabytes(part.bytes))
         for name, part in plan.components.items()
     ]
     lines = [*aligned_columns(rows, right=(4,)), ""]
-    lines += aligned_columns([(label, value) for label, value in sums(plan)])
+    lines += aligned_columns([(label, value) for label, value in totals(plan)])
     return "\n".join([*lines, "", *(f"- {reason}" for reason in plan.reasons)])
 
 
-def sums(plan: Plan) -> Iterator[tuple[str, str]]:
-    """What the plan comes to, as labels and values."""
+def totals(plan: Plan) -> Iterator[tuple[str, str]]:
+    """The totals of the plan, as labels and values."""
     yield "fits", "yes" if plan.fits else "no"
     yield "precision", plan.precision
     yield "offload", plan.offload
@@ -144,16 +150,16 @@ def sums(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "computing", f"about {seconds(plan.compute_seconds)}"
 
 
-def whereabouts(part: ComponentPlan) -> str:
-    """Where a component's weights are, for a reader."""
+def placement_text(part: ComponentPlan) -> str:
+    """Where the weights of a component are, as text."""
     if part.placement in ("stream", "disk"):
         source = "streamed" if part.placement == "stream" else "from disk"
         return f"{source}, {part.resident_blocks} of {part.blocks} blocks stay"
-    return {"resident": "stays", "stage": "comes for its stage", "sequential": "layer by layer"}[part.placement]
+    return {"resident": "stays", "stage": "loaded for its stage", "sequential": "layer by layer"}[part.placement]
 
 
 def aligned_columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """``rows`` as lines with columns of equal width; those numbered in ``right`` end at the same place."""
+    """``rows`` as lines with aligned columns. ``right`` lists the indices of right-aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -165,7 +171,7 @@ def aligned_columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) ->
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON values, under the records' names."""
+    """The plan as JSON values. Field names are those of the records."""
     document = asdict(plan)
     document["reasons"] = list(plan.reasons)
     return document

@@ -1,1 +1,1 @@
-"""Weight files: where they come from, what their headers say, how they are opened and stored in fewer bits."""
+"""Weight files: download sources, headers, key maps, opening files, and weights stored in fewer bits."""

@@ -1,6 +1,6 @@
-"""Where the files of a ControlNet or a preprocessor of the catalog are; fetched on first use.
+"""Finds the files of the catalog's ControlNets, preprocessors and motion adapters, and downloads them on first use.
 
-Like sources.py, which does the work, this imports neither torch nor ComfyUI.
+Like sources.py, which does the work, this module imports neither torch nor ComfyUI.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ def local_folder(helper: HelperModel, folders: list[Path]) -> Path | None:
 
 
 def fetch(helper: HelperModel, folders: list[Path], place: str, reporter: LoadReporter | None = None) -> Path:
-    """The folder with every file of ``helper``, downloaded now if need be.
+    """The folder with every file of ``helper``, downloaded now if necessary.
 
-    ``place`` is where a user may put the files instead. Raises WeightsMissing, AccessDenied or DownloadFailed.
+    ``place`` is the folder that errors name as the place for manual downloads. Raises WeightsMissing, AccessDenied or
+    DownloadFailed.
     """
     found = local_folder(helper, folders)
     if found is not None:
@@ -40,13 +41,14 @@ def fetch(helper: HelperModel, folders: list[Path], place: str, reporter: LoadRe
     if found is None:
         raise DownloadFailed(
             f"{helper.repo} was downloaded but lacks one of {', '.join(helper.files)}; the repository may have "
-            "changed, delete its folder in HF_HOME and try again"
+            "changed: delete its folder in HF_HOME and try again"
         )
     return found
 
 
 def helper_status(helper: HelperModel, folders: list[Path], place: str) -> ModelStatus:
-    """Whether ``helper`` is here or can be fetched. May probe the network for two seconds, at most once a minute."""
+    """Whether ``helper`` is on this machine or can be downloaded. Probes the network for up to two seconds, at most
+    once a minute."""
     if local_folder(helper, folders) is not None:
         return ModelStatus("ready")
     if offline():

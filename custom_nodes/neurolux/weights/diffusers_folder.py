@@ -1,4 +1,4 @@
-"""What a diffusers folder must hold before it can be loaded: told from its own index files, without opening weights."""
+"""Checks that a diffusers folder is complete. Reads its index files only, and opens no weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 def missing_files(folder: Path, *, without_weights: frozenset[str] = frozenset()) -> list[str]:
-    """Files that the pipeline in ``folder`` lacks; empty when it is complete.
+    """The files that the pipeline in ``folder`` lacks; empty if it is complete.
 
     ``without_weights`` names components whose weights come from elsewhere (their config must still be here).
     """
@@ -31,7 +31,7 @@ def missing_files(folder: Path, *, without_weights: frozenset[str] = frozenset()
 
 
 def missing_in_component(folder: Path, name: str, *, weights: bool) -> Iterator[str]:
-    """What one component folder lacks."""
+    """The files that one component's folder lacks."""
     if name == "scheduler":
         required = ["scheduler_config.json"]
     elif name.startswith("tokenizer"):
@@ -48,9 +48,9 @@ def missing_in_component(folder: Path, name: str, *, weights: bool) -> Iterator[
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """Shards that an index names and that are not there; without an index, at least one weight file is needed.
+    """The shards that an index names but the folder lacks. Without an index, one weight file is enough.
 
-    ``is_file`` follows the links of the Hugging Face cache, which appear only once a download is complete.
+    ``is_file`` follows the links of the Hugging Face cache, which only appear once a download is complete.
     """
     indexes = list(folder.glob("*.index.json"))
     if indexes:
@@ -62,5 +62,5 @@ def missing_weights(folder: Path) -> list[str]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of weights below ``folder``, on disk."""
+    """Bytes of all weight files below ``folder``."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in WEIGHTS and path.is_file())

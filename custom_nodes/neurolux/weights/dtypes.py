@@ -1,4 +1,4 @@
-"""Number formats by name: as plans, nodes and reports write them, and as torch has them."""
+"""Maps the names of number formats in plans, nodes and reports to torch dtypes, and back."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class Precision:
 
     @classmethod
     def of(cls, plan: Plan, denoiser: str) -> Precision:
-        """Those that ``plan`` says."""
+        """The formats in ``plan``."""
         parts = plan.components
         return cls(DTYPES[parts[denoiser].compute], DTYPES[parts["vae"].compute])

@@ -1,4 +1,4 @@
-"""The records that say what a single weight file is, and where in it a component is."""
+"""Records for single weight files: their kind, and where each component is in a file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Layout = Literal["diffusers", "original", "flat", "llama.cpp"]
-"""How a component's tensors are named: as diffusers or transformers do, as the model's authors do (BFL, LDM, OpenCLIP),
-as transformers do from 5.6 on, without ``text_model.``, or as llama.cpp's converter does (GGUF files of T5)."""
+"""The naming scheme of a component's tensors. diffusers: diffusers' or transformers' names. original: those of the
+model's authors (BFL, LDM, OpenCLIP). flat: transformers' names from 5.6 on, without ``text_model.``. llama.cpp: the
+names of its converter (GGUF files of T5)."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a file a component is: what its tensors' names begin with, and how they go on."""
+    """Where a component is in a file: the prefix of its tensor names, and the naming scheme after the prefix."""
 
     prefix: str
     layout: Layout
@@ -21,7 +22,7 @@ class Place:
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a file is, for a reader, and the components in it by the names of their parts."""
+    """The kind of a file, as text for the user, and the components in it by part name."""
 
     kind: str
     parts: Mapping[str, Place]

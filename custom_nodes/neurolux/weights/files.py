@@ -1,4 +1,4 @@
-"""Weight files opened: tensors by name, mapped from the disk and read only when they are used."""
+"""Opens weight files: tensors by name, mapped from disk and read only when they are used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from .headers import GGUF, SAFETENSORS, damaged, read_header
 
 LoadProgress = Callable[[int, int], None]
-"""Called with (bytes read, bytes in all); an exception that it raises stops the loading."""
+"""Called with (bytes read, total bytes). An exception that it raises stops loading."""
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
@@ -20,7 +20,7 @@ TYPES = {
 
 
 class LoadMeter:
-    """Adds up the bytes that several components are read from, and reports them."""
+    """Counts the bytes that are read for several components, and reports them."""
 
     def __init__(self, total: int, progress: LoadProgress | None) -> None:
         self.total = total
@@ -28,19 +28,19 @@ class LoadMeter:
         self._progress = progress
 
     def add(self, count: int) -> None:
-        """``count`` more bytes have been read."""
+        """Count ``count`` more bytes as read."""
         self.done = min(self.done + count, self.total)
         if self._progress is not None:
             self._progress(self.done, self.total)
 
     def finish(self) -> None:
-        """Every weight has been read: what else the files hold, or was not needed of them, counts as read too."""
+        """All weights are loaded: count the rest of the files, which was not needed, as read."""
         if self.done < self.total:
             self.add(self.total - self.done)
 
 
 def open_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
-    """The tensors of ``files`` by name. Raises WeightsMissing for a file that is damaged."""
+    """The tensors of ``files`` by name. Raises WeightsMissing for a damaged file."""
     tensors: dict[str, torch.Tensor] = {}
     for path in files:
         tensors.update(open_file(path))
@@ -48,7 +48,7 @@ def open_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 
 def open_file(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of one file."""
+    """The tensors of one file by name. Raises WeightsMissing for a damaged file."""
     if path.suffix == GGUF:
         return open_gguf(path)
     if path.suffix in SAFETENSORS:
@@ -61,9 +61,9 @@ def open_file(path: Path) -> dict[str, torch.Tensor]:
 
 
 def map_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, mapped: safetensors itself would read them all now.
+    """The tensors of a safetensors file, memory-mapped. The safetensors library would read all of them now.
 
-    The mapping is private: what is written to a tensor never reaches the file.
+    The mapping is private: writes to a tensor never reach the file.
     """
     header = read_header(path)
     with path.open("rb") as file:
@@ -85,7 +85,7 @@ def map_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def open_gguf(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a GGUF file: quantized ones as diffusers' GGUFParameter, which knows its type."""
+    """The tensors of a GGUF file. Quantized ones are diffusers' GGUFParameter, which carries the quantization type."""
     import warnings
 
     import gguf
@@ -107,7 +107,7 @@ def open_gguf(path: Path) -> dict[str, torch.Tensor]:
 
 
 def outlines(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of ``path`` with their (decoded) shapes and types, and without their data."""
+    """The tensors of ``path`` on the meta device: decoded shapes and types, without data."""
     if path.suffix not in (*SAFETENSORS, GGUF):
         loaded = torch.load(path, map_location="meta", weights_only=True)
         return {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}

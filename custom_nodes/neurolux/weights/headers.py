@@ -1,7 +1,7 @@
-"""What a weight file holds, told from its header: names, types and shapes of its tensors. Weights are not read.
+"""Reads the header of a weight file: names, types and shapes of its tensors. Reads no weights.
 
-Formats: safetensors (a length, a JSON object, the data: safetensors' README) and GGUF. Pickled files are refused,
-because opening one runs what is in it.
+Formats: safetensors (a length, a JSON object, the data; see the README of safetensors) and GGUF. Pickled files are
+refused, because opening one runs the code in it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _headers: dict[Path, tuple[tuple[int, int], WeightHeader]] = {}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: its type as the file names it, its shape (decoded, for quantized types), its bytes in the file, and
-    where in it they begin."""
+    """One tensor: the file's name for its type, its shape (decoded, for quantized types), its size in the file in
+    bytes, and its offset in the file."""
 
     type: str
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """The number of its elements."""
         return math.prod(self.shape)
 
 
@@ -54,7 +54,7 @@ class WeightHeader:
 
     @property
     def type(self) -> str:
-        """The type that most of the bytes are in."""
+        """The type that takes most of the bytes."""
         totals: dict[str, int] = {}
         for tensor in self.tensors.values():
             totals[tensor.type] = totals.get(tensor.type, 0) + tensor.bytes
@@ -62,14 +62,14 @@ class WeightHeader:
 
 
 def read_header(path: Path) -> WeightHeader:
-    """The header of ``path``, read again only when the file has changed.
+    """The header of ``path``, cached until the file changes.
 
-    Raises WeightsMissing for a file that is not there, not a weight file, or cut off.
+    Raises WeightsMissing if the file does not exist, is not a weight file or is truncated.
     """
     try:
         status = path.stat()
     except OSError as error:
-        raise WeightsMissing(f"{path} cannot be read ({error.strerror}); put the file there again") from error
+        raise WeightsMissing(f"{path} cannot be read ({error.strerror}); put the file back") from error
     stamp = (status.st_mtime_ns, status.st_size)
     known = _headers.get(path)
     if known is None or known[0] != stamp:
@@ -85,7 +85,7 @@ def parsed(path: Path, size: int) -> dict[str, TensorInfo]:
     if path.suffix in SAFETENSORS:
         return parsed_safetensors(path, size)
     raise WeightsMissing(
-        f"{path.name} is a pickled file, which can run anything when it is opened; use its safetensors or GGUF version"
+        f"{path.name} is a pickled file, which can run code when it is opened; use a safetensors or GGUF version"
     )
 
 
@@ -116,7 +116,7 @@ def parsed_safetensors(path: Path, size: int) -> dict[str, TensorInfo]:
 
 
 def parsed_gguf(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a GGUF file, by the ``gguf`` package."""
+    """The tensors of a GGUF file, read with the ``gguf`` package."""
     from gguf import GGUFReader
 
     try:
@@ -134,5 +134,5 @@ def parsed_gguf(path: Path) -> dict[str, TensorInfo]:
 
 
 def damaged(path: Path, what: str) -> WeightsMissing:
-    """A file that is there and cannot be used."""
+    """The error for a file that exists but cannot be used. ``what`` is the reason."""
     return WeightsMissing(f"{path} is damaged or incomplete ({what}); fetch the file again")

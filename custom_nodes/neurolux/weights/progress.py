@@ -1,6 +1,7 @@
-"""How far a download and a loading are, told to whoever waits: the node, and ComfyUI's websocket.
+"""Progress of downloads and of loading, reported to the node and to ComfyUI's websocket.
 
-Without ComfyUI (tests, scripts) the base class is silent. A report may raise: so an interrupt stops a transfer.
+Without ComfyUI (in tests and scripts), the base class reports nothing. A report may raise, so an interrupt can stop a
+transfer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ RATE_WINDOW_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Transfer:
-    """A download as it is now: bytes of everything that this model still needs, and the file of the moment."""
+    """The state of a download: bytes of everything that the model still needs, and the current file."""
 
     repo: str
     file: str
@@ -27,23 +28,23 @@ class Transfer:
 
 
 class LoadReporter:
-    """Told of every step; does nothing with it."""
+    """Receives progress and ignores it. Subclasses report it."""
 
     def downloading(self, transfer: Transfer) -> None:
-        """More bytes have arrived."""
+        """Called when more bytes have arrived."""
 
     def reading(self, model: str, done: int, total: int) -> None:
-        """More of the weights have been read from the disk."""
+        """Called when more of the weights have been read from disk."""
 
 
 @dataclass
 class Rate:
-    """Bytes a second over the last few seconds."""
+    """Bytes per second over the last few seconds."""
 
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
 
     def of(self, done: int, now: float | None = None) -> float:
-        """The rate, now that ``done`` bytes are there."""
+        """The rate, given that ``done`` bytes have arrived by now."""
         now = time.monotonic() if now is None else now
         self._seen.append((now, done))
         while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
@@ -53,7 +54,7 @@ class Rate:
 
 
 class Throttle:
-    """Lets through one report in half a second, and the last one."""
+    """Lets one report through every half second, and always the last one."""
 
     def __init__(self, seconds: float = REPORT_SECONDS) -> None:
         self._seconds = seconds
@@ -69,7 +70,7 @@ class Throttle:
 
 
 def transfer_text(transfer: Transfer) -> str:
-    """One line for the node: how much of how much, how fast, how long still."""
+    """One line of text for the node: bytes done and in total, rate, time left."""
     line = f"Downloading {transfer.file}: {gigabytes(transfer.done)} of {gigabytes(transfer.total)}"
     if transfer.bytes_per_second <= 0:
         return line

@@ -1,10 +1,10 @@
-"""Weights that lie in memory in another type than is computed with: fp8, int8, nf4, or bf16 where fp32 is computed.
+"""Weights that are stored in a type other than the compute type: fp8, int8, nf4, or bf16 for computing in fp32.
 
-A layer keeps its weight as ``stored`` (and ``scale``) and makes the weight to compute with in each call; nothing that
-is stored is ever written to. So the weights can be moved, streamed, pinned and mapped from files like any others.
-diffusers' layerwise casting casts a layer's weights up and down again in place, which undoes all of that; its numbers
-are kept bit for bit (``apply_layerwise_casting``), but for biases, which stay whole. bitsandbytes keeps part of
-a 4-bit weight outside its parameters and needs CUDA to be quick; NF4 is a table of 16 numbers (QLoRA, appendix E).
+A layer keeps its weight as ``stored`` (and ``scale``) and builds the weight to compute with in each call. It never
+writes to what is stored, so these weights can be moved, streamed, pinned and mapped from files like any others.
+diffusers' layerwise casting (``apply_layerwise_casting``) casts a layer's weights up and down in place, which rules all
+of that out. Results equal its results bit for bit, except that biases keep full precision here. bitsandbytes keeps part
+of a 4-bit weight outside its parameters and is only fast on CUDA. NF4 is a table of 16 numbers (QLoRA, appendix E).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ NF4_LEVELS = (
 
 
 class StoredWeight:
-    """Mixin for a layer whose ``weight`` is made from ``stored`` when it is asked for. Change the class of a layer with
-    :func:`store_weight`; ``compute_dtype`` is the type of the weight that comes out."""
+    """Mixin for a layer that builds its ``weight`` from ``stored`` on each access. :func:`store_weight` gives a layer
+    this class. ``compute_dtype`` is the type of the built weight."""
 
     stored: torch.nn.Parameter
     scale: torch.nn.Parameter | None
@@ -52,8 +52,8 @@ class StoredWeight:
 
     @property
     def scale_outputs(self) -> bool:
-        """Whether a scale may be applied to what comes out instead of to the weight: the same, for less work, and
-        int8 values are exact in every type. In fp16 the unscaled outputs could overflow."""
+        """Whether to apply the scale to the output instead of the weight. The result is the same for less work, and
+        int8 values are exact in every type. Not in fp16, where the unscaled output could overflow."""
         return self.storage != "nf4" and self.scale is not None and self.compute_dtype is not torch.float16
 
 
@@ -77,9 +77,10 @@ class StoredConv2d(StoredWeight, torch.nn.Conv2d):  # pyright: ignore[reportInco
 
 
 class GGUFWeight:
-    """Mixin for a layer that keeps its weight as a GGUF file has it and decodes it in each call.
+    """Mixin for a layer that keeps its weight encoded as in the GGUF file and decodes it in each call.
 
-    diffusers' GGUFLinear shows the coded bytes as its weight; T5 asks its weights for the type to compute with.
+    diffusers' GGUFLinear does not work here: its ``weight`` is the encoded bytes, and T5 reads the compute type from
+    its weights.
     """
 
     stored: torch.nn.Parameter
@@ -95,14 +96,14 @@ class GGUFWeight:
 
 
 class CodedLinear(GGUFWeight, torch.nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """``torch.nn.Linear`` with a weight out of a GGUF file."""
+    """``torch.nn.Linear`` with a weight from a GGUF file."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return functional.linear(input, self.weight, self.bias)
 
 
 def store_gguf(layer: torch.nn.Module, weight: torch.Tensor, compute: torch.dtype) -> None:
-    """Make the linear ``layer`` keep ``weight``, a tensor out of a GGUF file that knows its type."""
+    """Make the linear ``layer`` keep ``weight``, a GGUFParameter."""
     del layer._parameters["weight"]
     layer.__class__ = CodedLinear
     kept = cast(GGUFWeight, layer)
@@ -111,7 +112,7 @@ def store_gguf(layer: torch.nn.Module, weight: torch.Tensor, compute: torch.dtyp
 
 
 def stored_type(storage: StorageType, compute: ComputeType) -> StoredType | None:
-    """How layers keep their weights; None where they simply have them in the type that is computed in."""
+    """How layers store their weights; None if they keep them in the compute type or as GGUF."""
     return None if storage in (compute, "gguf") else cast(StoredType, storage)
 
 
@@ -120,9 +121,9 @@ def storable_layers(
 ) -> Iterator[tuple[str, torch.nn.Linear | torch.nn.Conv2d]]:
     """The layers of ``component`` whose weights may be stored in fewer bits, with their names.
 
-    Only those in blocks, whose names begin with one of ``blocks``. The few outside (embeddings, the first and the last
-    layer) are 1 % of the weights and matter most; T5 also takes the type of its first parameter, its embedding, as its
-    own.
+    Only layers inside blocks qualify; their names begin with one of ``blocks``. The layers outside (embeddings, the
+    first and the last layer) are 1 % of the weights and affect quality most. T5 also takes the type of its first
+    parameter, the embedding, as its own.
     """
     for name, module in component.named_modules():
         if type(module) in (torch.nn.Linear, torch.nn.Conv2d) and name.startswith(blocks):
@@ -138,7 +139,7 @@ def store_weight(
 ) -> None:
     """Make ``layer`` keep ``weight`` in ``storage``.
 
-    A ``weight`` that comes with a ``scale`` (a scaled fp8 file) is kept as it is where fp8 is asked for.
+    A ``weight`` with a ``scale`` (from a scaled fp8 file) stays unchanged if ``storage`` is fp8.
     """
     shape = layer.weight.shape
     if storage == "fp8":
@@ -158,19 +159,19 @@ def store_weight(
 
 
 def unscaled(weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """The values of a weight that is stored with a scale; in fp32."""
+    """The values of a weight in fp32, with its scale applied."""
     return weight.to(torch.float32) if scale is None else weight.to(torch.float32) * scale.to(torch.float32)
 
 
 def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``weight`` (rows first) as int8 and a scale per row, of a shape that multiplies: (rows, 1, ...)."""
+    """``weight`` (rows first) as int8, and a scale per row, (rows, 1, ...), which broadcasts over it."""
     largest = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
     scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
     return (weight / scale).round().to(torch.int8), scale
 
 
 def to_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``weight`` as two numbers a byte (the first in the high half) and the largest of each 64 values."""
+    """``weight`` as two 4-bit codes per byte, the first in the high half, and the largest magnitude per 64 values."""
     values = functional.pad(weight.flatten(), (0, -weight.numel() % NF4_BLOCK)).view(-1, NF4_BLOCK)
     largest = values.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     levels = torch.tensor(NF4_LEVELS, device=weight.device)
@@ -179,7 +180,7 @@ def to_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def from_nf4(stored: torch.Tensor, scale: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    """The weight of ``shape`` that :func:`to_nf4` took apart."""
+    """Decode what :func:`to_nf4` returned, as a weight of ``shape``."""
     pairs = nf4_pairs(stored.device).index_select(0, stored.to(torch.int32))
     values = (pairs.view(-1, NF4_BLOCK) * scale.unsqueeze(1)).to(dtype)
     return values.flatten()[: shape.numel()].view(shape)
@@ -187,7 +188,7 @@ def from_nf4(stored: torch.Tensor, scale: torch.Tensor, shape: torch.Size, dtype
 
 @cache
 def nf4_pairs(device: torch.device) -> torch.Tensor:
-    """What each byte stands for: (256, 2)."""
+    """The two values that each byte encodes: (256, 2)."""
     with torch.inference_mode(False):
         levels = torch.tensor(NF4_LEVELS, device=device)
         high, low = torch.meshgrid(levels, levels, indexing="ij")

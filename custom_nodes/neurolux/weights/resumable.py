@@ -1,9 +1,9 @@
-"""Weight files into the Hugging Face cache: an interrupted download goes on where it stopped, a wrong one is not used.
+"""Downloads weight files into the Hugging Face cache. Interrupted downloads resume, and files are verified.
 
-huggingface_hub starts a file anew in every process: since its PR 4228 a partial file has a name of its own and is
-deleted. A shard of FLUX is 10 GB. So weights are fetched here, by its own ``http_get``, into a partial file that
-stays, are compared with the Hub's sha256, and are moved to where the cache keeps its blobs; ``snapshot_download`` then
-finds and links them. Nothing has a name that the cache knows before it is complete and right.
+huggingface_hub restarts each file in every process: since its PR 4228, each partial file has a unique name and is
+deleted. A shard of FLUX is 10 GB. So this module downloads weights with the library's own ``http_get`` into a partial
+file that stays, compares it with the Hub's sha256, and moves it to the blobs of the cache, where ``snapshot_download``
+finds and links it. No file gets a name that the cache knows before it is complete and verified.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from huggingface_hub import DryRunFileInfo
 
 LARGE_BYTES = 10_000_000
-"""``http_get`` writes in pieces of this size: below it nothing could be resumed."""
+"""``http_get`` writes in chunks of this size, so a smaller file cannot be resumed."""
 PARTIAL_SUFFIX = ".neurolux-partial"
 SHA256 = re.compile(r"[0-9a-f]{64}")
-"""The Hub's etag of a file in large file storage; that of a small text file is a git hash, and shorter."""
+"""The Hub's etag of a file in large file storage. The etag of a small text file is a git hash, which is shorter."""
 HASH_BYTES = 8_000_000
 
 
 class DownloadMeter:
-    """Adds up the bytes of several files and reports them."""
+    """Counts the bytes of several files and reports them."""
 
     def __init__(self, total: int, reporter: LoadReporter) -> None:
         self._total = total
@@ -43,10 +43,10 @@ class DownloadMeter:
 
     @property
     def bar(self) -> type[Any]:
-        """A progress-bar class for huggingface_hub, which shows nothing.
+        """A progress-bar class for huggingface_hub that displays nothing.
 
-        ``snapshot_download`` opens several: one that counts files, one or two that count bytes (received and written,
-        in newer releases). The largest byte count is how far it is.
+        ``snapshot_download`` opens several bars: one that counts files, and one or two that count bytes (received and
+        written, in newer releases). The largest byte count is the progress.
         """
         from tqdm import tqdm
 
@@ -68,7 +68,7 @@ class DownloadMeter:
         return ByteBar
 
     def add(self, bar: int, count: int) -> None:
-        """``count`` more bytes on one bar."""
+        """Count ``count`` more bytes on one bar."""
         self._bars[bar] = self._bars.get(bar, 0) + count
         done = min(self._finished + max(self._bars.values()), self._total)
         self._reporter.downloading(Transfer(self.repo, self.file, done, self._total, self._rate.of(done)))
@@ -80,14 +80,14 @@ class DownloadMeter:
 
 
 def is_large(info: DryRunFileInfo) -> bool:
-    """Whether to fetch ``info`` here: starting it anew would hurt, or a wrong byte in it would go unnoticed."""
+    """Whether to download ``info`` here: it is too large to restart, or it holds weights, which must be verified."""
     return (info.file_size or 0) > LARGE_BYTES or Path(info.filename).suffix in WEIGHTS
 
 
 def fetch_large_file(repo: str, info: DryRunFileInfo, meter: DownloadMeter) -> None:
-    """Fetch one file of ``repo`` to where the cache keeps blobs, continuing a partial file of an earlier attempt.
+    """Download one file of ``repo`` to the blobs of the cache, resuming the partial file of an earlier attempt.
 
-    Raises DownloadFailed for a file that is not what the Hub says it is; the next attempt then starts anew.
+    Raises DownloadFailed for a file whose sha256 is wrong. The next attempt then starts over.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get, repo_folder_name
@@ -98,11 +98,11 @@ def fetch_large_file(repo: str, info: DryRunFileInfo, meter: DownloadMeter) -> N
     headers = build_hf_headers()
     metadata = get_hf_file_metadata(url)
     if urllib.parse.urlsplit(metadata.location).netloc != urllib.parse.urlsplit(url).netloc:
-        headers.pop("authorization", None)  # a storage server gets no token; its URL is signed
+        headers.pop("authorization", None)  # do not send the token to a storage server; its URL is signed
     blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
     blobs.mkdir(parents=True, exist_ok=True)
     partial = blobs / f"{metadata.etag}{PARTIAL_SUFFIX}"
-    with WeakFileLock(f"{partial}.lock"):  # another ComfyUI may fetch the same file
+    with WeakFileLock(f"{partial}.lock"):  # another ComfyUI may download the same file
         with partial.open("ab") as file:
             if metadata.size is not None and file.tell() > metadata.size:
                 file.truncate(0)
@@ -121,7 +121,7 @@ def fetch_large_file(repo: str, info: DryRunFileInfo, meter: DownloadMeter) -> N
 
 
 def check_content(repo: str, name: str, partial: Path, etag: str) -> None:
-    """Delete ``partial`` and raise DownloadFailed unless it has the sha256 that its etag is."""
+    """Delete ``partial`` and raise DownloadFailed unless its sha256 equals its etag."""
     if SHA256.fullmatch(etag) is None:
         return
     digest = hashlib.sha256()
@@ -133,5 +133,5 @@ def check_content(repo: str, name: str, partial: Path, etag: str) -> None:
     partial.unlink()
     raise DownloadFailed(
         f"{name} of {repo} arrived damaged: its sha256 is {digest.hexdigest()[:12]}… and should be {etag[:12]}…; the "
-        "file was discarded. Run it again to fetch it anew; if it fails again, look at the proxy or mirror in between"
+        "file was discarded. Run it again to download it from the start; if that fails too, check the proxy or mirror"
     )

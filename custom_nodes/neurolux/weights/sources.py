@@ -1,7 +1,7 @@
-"""Where a model's files are: a folder on this machine, or the Hugging Face cache, filled on first use.
+"""Finds a model's files: in a folder on this machine, or in the Hugging Face cache, which is filled on first use.
 
-Downloads go to ``HF_HOME`` as every Hugging Face tool does, take only what the pipeline needs, resume where they
-stopped, and report their bytes. Nothing here imports torch or ComfyUI.
+Downloads go to ``HF_HOME``, like those of every Hugging Face tool. They fetch only the files that the pipeline needs,
+resume after an interruption, and report progress. This module imports neither torch nor ComfyUI.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ REACHABLE_TIMEOUT_S = 2.0
 REACHABLE_CACHE_S = 60.0
 DISK_RESERVE_BYTES = 1_000_000_000
 UNREACHABLE = frozenset({"ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError", "OfflineModeIsEnabled"})
-"""Errors of the HTTP libraries that mean "nobody there", by name: which library it is changes with huggingface_hub."""
+"""HTTP errors that mean "host unreachable", by class name: the HTTP library depends on the huggingface_hub version."""
 _reachable: tuple[float, bool] | None = None
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """Whether a model can be used: ``ready`` here, ``downloadable`` on first use, or ``missing`` and why."""
+    """Whether a model can be used: ``ready``, ``downloadable`` on first use, or ``missing`` with a reason."""
 
     state: Literal["ready", "downloadable", "missing"]
     reason: str | None = None
@@ -46,7 +46,7 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class ResolvedFiles:
-    """Local paths of one model: the pipeline folder and the parts that replace some of its own, or single files."""
+    """Local paths of one model: the pipeline folder and files that replace some of its components, or single files."""
 
     pipeline: Path | None = None
     checkpoint: Path | None = None
@@ -55,12 +55,12 @@ class ResolvedFiles:
 
 
 def is_here(model: Model) -> bool:
-    """Whether every file of ``model`` is on this machine. Asks no network."""
+    """Whether every file of ``model`` is on this machine. Uses no network."""
     return local_files(model, model.variant(0)) is not None
 
 
 def local_files(model: Model, variant: int | None) -> ResolvedFiles | None:
-    """The model's files where they are all on this machine: its folder, the Hugging Face cache, or single files."""
+    """The model's files if all are on this machine: in its folder, in the Hugging Face cache, or single files."""
     source = model.source
     if isinstance(source, FolderSource):
         return None if missing_files(source.path) else ResolvedFiles(source.path)
@@ -73,7 +73,7 @@ def local_files(model: Model, variant: int | None) -> ResolvedFiles | None:
 
 
 def model_status(model: Model) -> ModelStatus:
-    """Whether ``model`` is ready. May probe the network for two seconds, at most once a minute."""
+    """Whether ``model`` can be used. Probes the network for up to two seconds, at most once a minute."""
     source = model.source
     if is_here(model):
         return ModelStatus("ready")
@@ -82,7 +82,7 @@ def model_status(model: Model) -> ModelStatus:
         return ModelStatus("missing", f"{source.path} lacks {', '.join(missing[:3])}; copy the whole diffusers folder")
     if isinstance(source, SingleFilesSource):
         gone = next((path for path in source.files if not path.is_file()), None)
-        return ModelStatus("missing", f"{gone} is gone; put it there again")
+        return ModelStatus("missing", f"{gone} no longer exists; put it back")
     if offline():
         return ModelStatus("missing", f"not downloaded, and HF_HUB_OFFLINE is set; unset it to fetch {source.repo}")
     if source.gated and not token():
@@ -97,7 +97,7 @@ def model_status(model: Model) -> ModelStatus:
 
 
 def resolve(model: Model, variant: int | None, reporter: LoadReporter | None = None) -> ResolvedFiles:
-    """Local paths of ``model``, downloading what is not here yet.
+    """Local paths of ``model``. Downloads whatever is missing.
 
     Raises WeightsMissing, AccessDenied or DownloadFailed. ``variant`` is the checkpoint's number of steps.
     """
@@ -121,13 +121,13 @@ def resolve(model: Model, variant: int | None, reporter: LoadReporter | None = N
     if found is None:
         raise DownloadFailed(
             f"model {model.name!r}: {source.repo} was downloaded but lacks files that the pipeline needs; "
-            "the repository may have changed, delete its folder in HF_HOME and try again"
+            "the repository may have changed: delete its folder in HF_HOME and try again"
         )
     return found
 
 
 def needed_files(model: Model, variant: int | None) -> Iterator[RepoFiles]:
-    """Everything to fetch for ``model``, repository by repository."""
+    """Everything to download for ``model``, by repository."""
     assert isinstance(model.source, RepoSource)
     yield model.source
     if variant is not None and variant in model.checkpoints:
@@ -138,7 +138,7 @@ def needed_files(model: Model, variant: int | None) -> Iterator[RepoFiles]:
 
 
 def cached_files(model: Model, variant: int | None) -> ResolvedFiles | None:
-    """The model's files in the Hugging Face cache, or None unless every one of them is there."""
+    """The model's files in the Hugging Face cache, or None if one is missing."""
     assert isinstance(model.source, RepoSource)
     index = cached(model.source.repo, "model_index.json")
     if index is None:
@@ -171,7 +171,7 @@ def cached(repo: str, file: str) -> Path | None:
 
 
 def download(parts: Sequence[RepoFiles], reporter: LoadReporter) -> None:
-    """Fetch the files of ``parts`` into the Hugging Face cache; what is already there is not fetched again."""
+    """Download the files of ``parts`` into the Hugging Face cache. Files that are already there are skipped."""
     from huggingface_hub import snapshot_download
 
     missing: dict[str, list[DryRunFileInfo]] = {}
@@ -179,9 +179,9 @@ def download(parts: Sequence[RepoFiles], reporter: LoadReporter) -> None:
         with download_errors(part.repo):
             planned = snapshot_download(part.repo, allow_patterns=list(part.files), dry_run=True)
         missing[part.repo] = [info for info in planned if info.will_download]
-    wanted = sum(info.file_size or 0 for infos in missing.values() for info in infos)
-    check_disk(" and ".join(repo for repo, infos in missing.items() if infos), wanted)
-    meter = DownloadMeter(wanted, reporter)
+    total = sum(info.file_size or 0 for infos in missing.values() for info in infos)
+    check_disk(" and ".join(repo for repo, infos in missing.items() if infos), total)
+    meter = DownloadMeter(total, reporter)
     for part in parts:
         meter.repo = part.repo
         with download_errors(part.repo):
@@ -192,27 +192,27 @@ def download(parts: Sequence[RepoFiles], reporter: LoadReporter) -> None:
             meter.finish()
 
 
-def check_disk(repo: str, wanted: int) -> None:
-    """Raise DownloadFailed unless ``wanted`` bytes fit on the cache's disk."""
+def check_disk(repo: str, needed: int) -> None:
+    """Raise DownloadFailed unless ``needed`` bytes fit on the cache's disk."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if wanted + DISK_RESERVE_BYTES > free:
+    if needed + DISK_RESERVE_BYTES > free:
         raise DownloadFailed(
-            f"{repo} needs {wanted / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
-            "make room, or set HF_HOME to a larger disk"
+            f"{repo} needs {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
+            "free some space, or set HF_HOME to a larger disk"
         )
 
 
 @contextmanager
 def download_errors(repo: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into this pack's errors, with the remedy."""
+    """Translate huggingface_hub's errors into this pack's errors, which name the remedy."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The root of its HTTP library's errors: httpx's or httpx2's.
+    # The base class of the HTTP library's errors: that of httpx or httpx2.
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         yield
@@ -221,7 +221,7 @@ def download_errors(repo: str) -> Iterator[None]:
 
 
 def explained(repo: str, error: BaseException) -> NeuroLuxError:
-    """What ``error`` means for the user. A refusal or an outage is often only the cause of what is raised."""
+    """``error`` as an error for the user. Looks at its causes too: a refusal or an outage is often among them."""
     from huggingface_hub import errors as hub
 
     causes = list(chain_of(error))
@@ -233,7 +233,7 @@ def explained(repo: str, error: BaseException) -> NeuroLuxError:
             f"{repo} does not exist or is private; log in with `hf auth login`, or set HF_TOKEN, and try again"
         )
     if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
-        return DownloadFailed(f"the disk filled up while downloading {repo}; make room and run it again")
+        return DownloadFailed(f"the disk filled up while downloading {repo}; free some space and run it again")
     if any(type(cause).__name__ in UNREACHABLE for cause in causes):
         return DownloadFailed(
             f"{repo} is not downloaded and {hub_endpoint()} cannot be reached; check the network, "
@@ -243,7 +243,7 @@ def explained(repo: str, error: BaseException) -> NeuroLuxError:
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception and its causes."""
+    """The exception, then its causes."""
     current: BaseException | None = error
     while current is not None:
         yield current
@@ -251,7 +251,7 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def gated_remedy(repo: str) -> str:
-    """What to do about a gated repository."""
+    """The text that says how to get access to a gated repository."""
     return (
         f"{repo} is gated: accept its licence at {hub_endpoint()}/{repo}, then log in with `hf auth login` "
         "or set HF_TOKEN, and try again"
@@ -259,28 +259,28 @@ def gated_remedy(repo: str) -> str:
 
 
 def token() -> str | None:
-    """The user's Hugging Face token, if there is one."""
+    """The user's Hugging Face token, or None."""
     from huggingface_hub import get_token
 
     return get_token()
 
 
 def offline() -> bool:
-    """Whether the user has forbidden network access."""
+    """Whether the user has disabled network access (HF_HUB_OFFLINE)."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def hub_endpoint() -> str:
-    """The Hub, or the mirror that HF_ENDPOINT names."""
+    """The URL of the Hub, or of the mirror in HF_ENDPOINT."""
     from huggingface_hub import constants
 
     return constants.ENDPOINT
 
 
 def hub_reachable() -> bool:
-    """Whether the Hub answers a TCP connection; asked at most once a minute. A proxy is trusted to reach it."""
+    """Whether the Hub accepts a TCP connection. Probed at most once a minute. With a proxy, it counts as reachable."""
     global _reachable
     if urllib.request.getproxies().get("https") or os.environ.get("ALL_PROXY"):
         return True

@@ -1,6 +1,6 @@
-"""A file of weights, or a diffusers folder of them, as it is now: its stamp, its configuration, its tensors' shapes.
+"""The current state of a weight file or a diffusers folder: its stamp, its configuration, the shapes of its tensors.
 
-Imports neither torch nor ComfyUI, so that a folder of thousands of files can be listed at once.
+Imports neither torch nor ComfyUI, so a folder of thousands of files can be listed fast.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class FileStamp:
-    """A file as it is now; a replaced file is another one. A folder counts as one file."""
+    """The identity of a file at one moment: a replaced file has another stamp. A folder counts as one file."""
 
     name: str
-    """As ComfyUI lists it."""
+    """The name that ComfyUI lists."""
     path: Path
     modified_ns: int
     size: int
 
     @property
     def key(self) -> str:
-        """A short name for it, made of letters and digits (peft makes module names of adapter names)."""
+        """A short unique name of letters and digits. peft turns adapter names into module names."""
         text = f"{self.path}\0{self.modified_ns}\0{self.size}"
         return "file_" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stamp_file(name: str, path: Path) -> FileStamp:
-    """The stamp of a file or of a diffusers folder. Raises WeightsMissing where there is nothing."""
+    """The stamp of a file or of a diffusers folder. Raises WeightsMissing if it cannot be read."""
     return stamp_files(name, path, [*weight_files(path), path / CONFIG_FILE] if path.is_dir() else [path])
 
 
 def stamp_folder(name: str, folder: Path) -> FileStamp:
-    """The stamp of a folder of which every file counts. Raises WeightsMissing where there is nothing."""
+    """The stamp of a folder and all its files. Raises WeightsMissing if it cannot be read."""
     return stamp_files(name, folder, sorted(folder.iterdir()) if folder.is_dir() else [folder])
 
 
 def stamp_files(name: str, path: Path, files: list[Path]) -> FileStamp:
-    """The stamp of ``path``, which consists of ``files``. Raises WeightsMissing where one cannot be read."""
+    """The stamp of ``path``, which consists of ``files``. Raises WeightsMissing if one cannot be read."""
     try:
         stats = [file.stat() for file in files]
     except OSError as error:
@@ -60,30 +60,30 @@ def stamp_files(name: str, path: Path, files: list[Path]) -> FileStamp:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weights in a diffusers folder."""
+    """The weight files in a diffusers folder."""
     return sorted(folder.glob("*.safetensors"))
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """A diffusers folder's configuration. Raises WeightsMissing for one that is damaged."""
+    """The configuration of a diffusers folder. Raises WeightsMissing if it is damaged."""
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"{name}: its {CONFIG_FILE} is damaged ({error}); fetch it again") from error
     return config
 
 
 def read_shapes(path: Path) -> Shapes:
-    """The shapes of every tensor in a safetensors file. Raises WeightsMissing for a damaged one, or another kind.
+    """The shape of every tensor in a safetensors file. Raises WeightsMissing for a damaged file or another format.
 
-    Not kept in memory, unlike ``headers.read_header``: there may be thousands of such files.
+    Unlike ``headers.read_header`` this does not cache: there may be thousands of such files.
     """
     if path.suffix != ".safetensors":
         raise WeightsMissing(
             f"{path.name} is a {path.suffix or 'nameless'} file, which can hold code and is not opened; "
-            "convert it to .safetensors, or get that version of it"
+            "convert it to .safetensors, or download a .safetensors version"
         )
     try:
         size = path.stat().st_size
@@ -95,7 +95,7 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def all_shapes(file: FileStamp) -> Shapes:
-    """The shapes of every tensor in a file, or in all files of a diffusers folder. Raises WeightsMissing."""
+    """The shape of every tensor in a file, or in all files of a diffusers folder. Raises WeightsMissing."""
     found: dict[str, tuple[int, ...]] = {}
     for path in weight_files(file.path) if file.path.is_dir() else [file.path]:
         found.update(read_shapes(path))

@@ -1,6 +1,5 @@
-"""The global shortcut: which means this desktop offers, bound and undone. One module a means.
+"""Binds and unbinds the global shortcut. One module for each means that a desktop offers.
 
-The desktops that have a list of custom key bindings get an entry that runs the toggle command; it works whether the
-overlay runs or not. Elsewhere the running overlay itself holds the key: through the GlobalShortcuts portal, or by an
-X11 grab.
+Desktops with a list of custom key bindings get an entry that runs the toggle command, which works whether or not the
+overlay is running. Elsewhere the running overlay holds the key, through the GlobalShortcuts portal or an X11 grab.
 """

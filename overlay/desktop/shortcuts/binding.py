@@ -1,4 +1,4 @@
-"""What every means of binding has in common."""
+"""What all means of binding have in common."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ OBJECT_PATH = "/" + APPLICATION_ID.replace(".", "/")
 ACTIVATE_ACTION = "org.freedesktop.Application.ActivateAction"
 TOGGLE_FALLBACK = ["gdbus", "call", "--session", "--dest", APPLICATION_ID, "--object-path", OBJECT_PATH]
 NO_PARAMETER = ("@av []", "@a{sv} {}")
-"""An action's parameter and platform data. With their types: gdbus knows those of programs that run already only."""
+"""Parameter and platform data of an action, with their types: gdbus knows the types only of running programs."""
 TOGGLE_FALLBACK += ["--method", ACTIVATE_ACTION, "toggle", *NO_PARAMETER]
 HELD_HERE = "overlay"
-"""The means of a desktop without settings to write: the running overlay holds the key itself."""
+"""The means on a desktop without settings to write: the running overlay holds the key itself."""
 
 
 class ShortcutError(Exception):
-    """The desktop refused; the message says what it said and what to do by hand."""
+    """The desktop refused. The message quotes it."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A bound shortcut: what was used, and what there was before, so that it can be put back."""
+    """A bound shortcut, and the settings that it replaced, so that they can be restored."""
 
     means: str
     keys: str
     description: str
-    """For a person: where the binding can be seen and changed."""
+    """Where the user can see and change the binding."""
     replaced: Mapping[str, str] = field(default_factory=dict)
-    """Settings that had to give way, by name, with their former values."""
+    """The replaced settings: names and former values."""
 
 
 class Means(Protocol):
@@ -44,7 +44,7 @@ class Means(Protocol):
     name: str
 
     def available(self, environment: Mapping[str, str]) -> bool:
-        """Whether this desktop has it."""
+        """Whether this desktop has this means."""
         ...
 
     def bind(self, command: Sequence[str], keys: str) -> Binding:
@@ -52,16 +52,16 @@ class Means(Protocol):
         ...
 
     def unbind(self, binding: Binding) -> None:
-        """Undo `bind`, and put back what it replaced. Raises ShortcutError."""
+        """Undo `bind` and restore what it replaced. Raises ShortcutError."""
         ...
 
 
 def run(*command: str) -> str:
-    """Run one of the desktop's own commands and return what it printed. Raises ShortcutError."""
+    """Run a command of the desktop and return its output. Raises ShortcutError."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ShortcutError(f"{command[0]} does not work here: {error}") from error
+        raise ShortcutError(f"could not run {command[0]}: {error}") from error
     if done.returncode != 0:
         raise ShortcutError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()
@@ -78,7 +78,7 @@ def desktops(environment: Mapping[str, str]) -> set[str]:
 
 
 def toggle_command() -> list[str]:
-    """What the shortcut runs. ``gapplication`` starts no Python, so the window is there at once."""
+    """The command of the shortcut. ``gapplication`` starts no Python, so the window appears at once."""
     if has("gapplication"):
         return ["gapplication", "action", APPLICATION_ID, "toggle"]
     return TOGGLE_FALLBACK

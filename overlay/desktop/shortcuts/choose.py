@@ -1,4 +1,4 @@
-"""Which means to use, and how a binding is undone."""
+"""Chooses the means of binding for this desktop, and undoes a binding."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ ALL_MEANS: tuple[Means, ...] = (
     XfceBinding(),
     KdeBinding(),
 )
-PORTAL = "held by the running overlay, through the desktop's GlobalShortcuts portal (it may ask you first)"
-X11_GRAB = "held by the running overlay, by a grab of the key from the X server"
+PORTAL = "held by the running overlay through the desktop's GlobalShortcuts portal (the desktop may ask you first)"
+X11_GRAB = "held by the running overlay with an X11 key grab"
 
 
 def bind_shortcut(environment: Mapping[str, str] = os.environ) -> Binding | None:
-    """Bind Alt+Space in the desktop's own settings, else leave it to the running overlay. Raises ShortcutError.
+    """Bind Alt+Space in the desktop's settings, or else leave it to the running overlay. Raises ShortcutError.
 
-    None where neither is possible: a Wayland compositor without the portal.
+    Returns None if neither is possible, as on a Wayland compositor without the portal.
     """
     for means in ALL_MEANS:
         if means.available(environment):
             return means.bind(toggle_command(), KEYS)
-    if portal_is_there():
+    if portal_available():
         return Binding(HELD_HERE, KEYS, PORTAL)
     if environment.get("DISPLAY") and not environment.get("WAYLAND_DISPLAY"):
         return Binding(HELD_HERE, KEYS, X11_GRAB)
@@ -42,7 +42,7 @@ def unbind_shortcut(binding: Binding) -> None:
             means.unbind(binding)
 
 
-def portal_is_there() -> bool:
+def portal_available() -> bool:
     """Whether this session has the GlobalShortcuts portal."""
     if not has("gdbus"):
         return False

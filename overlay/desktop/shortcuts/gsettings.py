@@ -1,4 +1,4 @@
-"""Custom key bindings of GNOME, Cinnamon and their relatives, in GSettings, through the ``gsettings`` command."""
+"""Custom key bindings of GNOME, Cinnamon and related desktops, set with the ``gsettings`` command."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ ENTRY = "neurolux"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one desktop keeps its custom bindings: a list of entries, each with settings of its own."""
+    """Where a desktop keeps its custom bindings: a list of entries, each with its own settings."""
 
     desktop_names: frozenset[str]
     list_schema: str
     list_key: str
     list_holds_paths: bool
-    """What stands in the list for an entry: its path, or the last part of it."""
+    """Whether the list names an entry by its path, or by the last part of it."""
     bindings_are_lists: bool
     window_menu_schema: str
     where: str
 
     @property
     def entry_path(self) -> str:
-        """Of our own entry."""
+        """The path of our entry."""
         return f"/{self.list_schema.replace('.', '/')}/custom-keybindings/{ENTRY}/"
 
     @property
     def entry(self) -> str:
-        """The settings of our own entry, as the command names them."""
+        """The schema and path of our entry, as ``gsettings`` takes them."""
         return f"{self.list_schema}.custom-keybinding:{self.entry_path}"
 
     @property
     def list_entry(self) -> str:
-        """What the list holds for it."""
+        """How the list names our entry."""
         return self.entry_path if self.list_holds_paths else ENTRY
 
 
@@ -60,18 +60,18 @@ CINNAMON = Layout(
     where="System Settings > Keyboard > Shortcuts > Custom Shortcuts",
 )
 WINDOW_MENU = "activate-window-menu"
-"""Alt+Space by default on both desktops: it has to let go of the key first."""
+"""Alt+Space by default on both desktops, so it must release the key first."""
 
 
 class GSettingsBinding:
-    """One desktop's custom bindings."""
+    """The custom bindings of one desktop."""
 
     def __init__(self, name: str, layout: Layout) -> None:
         self.name = name
         self._layout = layout
 
     def available(self, environment: Mapping[str, str]) -> bool:
-        """This desktop runs, and its settings are there."""
+        """Whether this desktop is running and has its settings."""
         if not (desktops(environment) & self._layout.desktop_names and has("gsettings")):
             return False
         try:
@@ -80,7 +80,7 @@ class GSettingsBinding:
             return False
 
     def bind(self, command: Sequence[str], keys: str) -> Binding:
-        """Add our entry to the list, or change the one that is there."""
+        """Add our entry to the list, or change it."""
         replaced = self._free_key(keys)
         for key, value in (
             ("name", _quoted(NAME)),
@@ -94,7 +94,7 @@ class GSettingsBinding:
         return Binding(self.name, keys, f"a custom shortcut of the desktop ({self._layout.where})", replaced)
 
     def unbind(self, binding: Binding) -> None:
-        """Take our entry out, and give the window menu its key back."""
+        """Remove our entry and give the key back to the window menu."""
         self._write_entries([entry for entry in self._entries() if entry != self._layout.list_entry])
         run("gsettings", "reset-recursively", self._layout.entry)
         for key, value in binding.replaced.items():

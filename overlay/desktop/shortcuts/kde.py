@@ -1,7 +1,7 @@
 """Plasma's global shortcuts, in kglobalshortcutsrc: the action "toggle" of our desktop entry.
 
-An entry's group holds ``_launch`` and one key for each of its actions. Plasma 6 keeps these groups in a group
-``services`` and writes the keys alone, Plasma 5 ``keys,default keys,name``; several keys are separated by tabs.
+The group of an entry holds ``_launch`` and one key for each action. Plasma 6 keeps these groups in a group
+``services`` and writes only the keys; Plasma 5 writes ``keys,default keys,name``. Tabs separate several keys.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from overlay.desktop.shortcuts.binding import APPLICATION_ID, NAME, Binding, Sho
 FILE = "kglobalshortcutsrc"
 ENTRY = f"{APPLICATION_ID}.desktop"
 ACTION = "toggle"
-"""Of the desktop entry (overlay/desktop/install.py): ``_launch`` would show the overlay and never hide it."""
+"""An action of the desktop entry (overlay/desktop/install.py): ``_launch`` would show the overlay and never hide it."""
 RUNNER = "org.kde.krunner.desktop"
 RUNNER_DEFAULT = ("Alt+Space", "Alt+F2", "Search")
-"""KRunner's keys while the file does not mention it."""
+"""The keys of KRunner if the file does not mention it."""
 UNSET = ""
 
 
 class KdeBinding:
-    """Plasma reads the file when it starts, so the key works from the next login on."""
+    """Plasma reads the file when it starts, so the key works after the next login."""
 
     name = "kde"
 
     def available(self, environment: Mapping[str, str]) -> bool:
-        """Plasma runs, with its configuration tools."""
+        """Whether Plasma is running and has its configuration tools."""
         return "kde" in desktops(environment) and _version() is not None
 
     def bind(self, command: Sequence[str], keys: str) -> Binding:
-        """Bind the action of our desktop entry (``command`` is what that does)."""
+        """Bind the action of our desktop entry, which runs ``command``."""
         wanted = plasma_keys(keys)
         held = _read(RUNNER, "_launch")
         theirs = held.partition(",")[0].split("\t") if held else list(RUNNER_DEFAULT)
@@ -40,10 +40,10 @@ class KdeBinding:
             _write(RUNNER, "_launch", _entry_value([key for key in theirs if key != wanted], RUNNER_DEFAULT, "KRunner"))
         _write(ENTRY, ACTION, _entry_value([wanted], (), NAME))
         where = "System Settings > Keyboard > Shortcuts"
-        return Binding(self.name, keys, f"a shortcut of Plasma ({where}); it works after the next login", replaced)
+        return Binding(self.name, keys, f"a Plasma shortcut ({where}) that works after the next login", replaced)
 
     def unbind(self, binding: Binding) -> None:
-        """Take ours out, and give KRunner its key back."""
+        """Remove our key and give KRunner its key back."""
         _write(ENTRY, ACTION, UNSET)
         for entry, value in binding.replaced.items():
             _write(entry, "_launch", value)
@@ -69,12 +69,12 @@ def _place(entry: str, key: str) -> list[str]:
 
 
 def _write(entry: str, key: str, value: str) -> None:
-    """Set ``key``; UNSET takes it out."""
+    """Set ``key``; UNSET removes it."""
     run(f"kwriteconfig{_version()}", *_place(entry, key), *(["--delete"] if value == UNSET else [value]))
 
 
 def _read(entry: str, key: str) -> str:
-    """What ``key`` holds, UNSET where it is not there."""
+    """The value of ``key``, UNSET if there is none."""
     try:
         return run(f"kreadconfig{_version()}", *_place(entry, key))
     except ShortcutError:

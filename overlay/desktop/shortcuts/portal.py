@@ -1,7 +1,7 @@
-"""The GlobalShortcuts portal: the desktop asks the user once and tells the running overlay when the keys are pressed.
+"""The GlobalShortcuts portal: the desktop asks the user once, and signals the running overlay at each key press.
 
 CreateSession, BindShortcuts, then the signal Activated (org.freedesktop.portal.GlobalShortcuts, version 1). Backends:
-Plasma, Hyprland, GNOME from 48. The binding belongs to the application and outlives it; only a running one hears it.
+Plasma, Hyprland, GNOME from 48. The binding belongs to the application and outlives it, but needs it to be running.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def portal_version(connection: Gio.DBusConnection) -> int:
-    """The portal's version; 0 where this desktop has none."""
+    """The version of the portal; 0 if this desktop has none."""
     try:
         answer = connection.call_sync(
             BUS,
@@ -45,7 +45,7 @@ def portal_version(connection: Gio.DBusConnection) -> int:
 
 
 class PortalShortcut:
-    """Holds the portal session of the running overlay. ``bound`` tells whether the desktop gave us keys, and which."""
+    """Holds the portal session of the running overlay. ``bound`` is called with the keys that the desktop granted."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class PortalShortcut:
         )
 
     def start(self) -> None:
-        """Open the session and bind; the desktop may ask the user the first time."""
+        """Open the session and bind. The desktop may ask the user the first time."""
         token, options = _token_options()
         options["session_handle_token"] = GLib.Variant("s", f"neurolux_{uuid4().hex}")
         self._call("CreateSession", GLib.Variant("(a{sv})", (options,)), token, self._session_created)
 
     def release(self) -> None:
-        """Close the session; the desktop keeps what the user has granted for the next one."""
+        """Close the session. The desktop keeps what the user granted for the next one."""
         if self._session:
             self._connection.call(
                 BUS, self._session, SESSION, "Close", None, None, Gio.DBusCallFlags.NONE, ANSWER_MS, None, None
@@ -101,7 +101,7 @@ class PortalShortcut:
     def _call(
         self, method: str, arguments: GLib.Variant, token: str, done: Callable[[dict[str, object]], None]
     ) -> None:
-        """Call ``method``, which answers by a signal on an object whose path follows from our name and ``token``."""
+        """Call ``method``, which answers with a signal on an object whose path follows from our name and ``token``."""
         sender = (self._connection.get_unique_name() or "").lstrip(":").replace(".", "_")
         path = f"/org/freedesktop/portal/desktop/request/{sender}/{token}"
 
@@ -131,6 +131,6 @@ class PortalShortcut:
 
 
 def _token_options() -> tuple[str, dict[str, GLib.Variant]]:
-    """A fresh token, and the options that announce it."""
+    """A new token, and the options that announce it."""
     token = f"neurolux_{uuid4().hex}"
     return token, {"handle_token": GLib.Variant("s", token)}

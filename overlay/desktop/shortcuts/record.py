@@ -1,7 +1,7 @@
-"""How the global shortcut was bound, so that it can be undone: a file of its own.
+"""Records how the global shortcut was bound, so that it can be undone.
 
-The overlay's other settings are kept in memory by the running overlay and written at its end; this one is written by
-`imagegen overlay --install`, which is another process.
+It has its own file: `imagegen overlay --install` writes it, and the running overlay, which is another process, keeps
+its preferences in memory and would overwrite it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def record_path() -> Path:
 
 
 def read_record() -> Binding | None:
-    """What was bound; None where nothing was, or where the file is damaged (then there is nothing to undo by)."""
+    """The recorded binding; None if there is none or the file is damaged."""
     try:
         return Binding(**json.loads(record_path().read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -30,7 +30,7 @@ def read_record() -> Binding | None:
 
 
 def write_record(binding: Binding | None) -> None:
-    """Remember ``binding``, or forget it. Raises OSError."""
+    """Record ``binding``; None removes the record. Raises OSError."""
     path = record_path()
     if binding is None:
         path.unlink(missing_ok=True)

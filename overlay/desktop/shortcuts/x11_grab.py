@@ -1,4 +1,4 @@
-"""A key grabbed from the X server while the overlay runs: for X11 window managers without a list of key bindings."""
+"""Grabs the key from the X server while the overlay runs, for X11 window managers without a list of key bindings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from Xlib.display import Display
 from Xlib.error import BadAccess, CatchError
 
 LOCKS = (0, X.LockMask, X.Mod2Mask, X.LockMask | X.Mod2Mask)
-"""Caps Lock and Num Lock are modifiers too: a grab without them fails while one is on."""
+"""Caps Lock and Num Lock are modifiers too: without them the grab does not work while one is on."""
 _log = logging.getLogger(__name__)
 
 
@@ -20,7 +20,7 @@ class GrabRefused(Exception):
 
 
 class X11Grab:
-    """Holds Alt+Space; ``pressed`` is called on a thread of its own."""
+    """Holds Alt+Space. ``pressed`` is called on a separate thread."""
 
     def __init__(self, display_name: str | None, pressed: Callable[[], object]) -> None:
         self._display = Display(display_name)
@@ -39,7 +39,7 @@ class X11Grab:
         threading.Thread(target=self._listen, name="x11 shortcut", daemon=True).start()
 
     def release(self) -> None:
-        """Give the key back."""
+        """Release the key."""
         for lock in LOCKS:
             self._root.ungrab_key(self._keycode, X.Mod1Mask | lock)
         self._display.flush()
@@ -48,8 +48,8 @@ class X11Grab:
         while True:
             try:
                 event = self._display.next_event()
-            except Exception as error:  # noqa: BLE001 - whatever Xlib raises, the connection is gone: the session ends
-                _log.info("the X connection of the shortcut has ended: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever Xlib raises, the connection is gone and the session ends
+                _log.info("the X connection of the shortcut was closed: %s", error)
                 return
             if event.type == X.KeyPress:
                 self._pressed()

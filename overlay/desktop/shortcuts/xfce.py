@@ -1,4 +1,4 @@
-"""Xfce's keyboard shortcuts, in xfconf."""
+"""The keyboard shortcuts of Xfce, in xfconf."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class XfceBinding:
     name = "xfce"
 
     def available(self, environment: Mapping[str, str]) -> bool:
-        """Xfce runs."""
+        """Whether Xfce is running."""
         return "xfce" in desktops(environment) and has("xfconf-query")
 
     def bind(self, command: Sequence[str], keys: str) -> Binding:
-        """Add the entry; the window manager, which has Alt+Space for its menu, lets go of it."""
+        """Add the entry. The window manager, whose menu has Alt+Space, releases it."""
         replaced = {}
         window_manager = f"/xfwm4/custom/{keys}"
         held = _get(window_manager)
@@ -32,7 +32,7 @@ class XfceBinding:
         return Binding(self.name, keys, f"an application shortcut of the desktop ({where})", replaced)
 
     def unbind(self, binding: Binding) -> None:
-        """Take the entry out and put back what it replaced."""
+        """Remove the entry and restore what it replaced."""
         run("xfconf-query", "-c", CHANNEL, "-p", _command(binding.keys), "-r")
         for path, value in binding.replaced.items():
             run("xfconf-query", "-c", CHANNEL, "-p", path, "-n", "-t", "string", "-s", value)
@@ -46,4 +46,4 @@ def _get(path: str) -> str:
     try:
         return run("xfconf-query", "-c", CHANNEL, "-p", path)
     except ShortcutError:
-        return ""  # it is not set
+        return ""  # not set

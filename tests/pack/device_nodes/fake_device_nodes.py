@@ -19,7 +19,7 @@ assert spec is not None
 assert spec.loader is not None
 fake_device = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake_device)
-[pack] = {name.removesuffix(".pipelines.costs") for name in sys.modules if name.endswith(PACK_MODULE)}
+[pack] = {name.removesuffix(".planning.costs") for name in sys.modules if name.endswith(PACK_MODULE)}
 DEVICE = fake_device.FakeDevice(10**12)
 DEVICE.install(pytest.MonkeyPatch(), pack)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.contract import JobStatus
 
 COLOURS = ("red", "green", "blue")

@@ -13,7 +13,7 @@ import torch
 from diffusers import FluxControlNetModel
 from PIL import Image, ImageDraw
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from tests.service.conftest import Service
 from tests.tiny_adapters import randomized
 from tests.tiny_preprocessors import write_preprocessors

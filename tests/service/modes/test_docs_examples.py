@@ -24,7 +24,7 @@ import av
 import pytest
 from PIL import Image, ImageDraw
 
-from bridge.client.client import ImageGenClient
+from bridge.client import ImageGenClient
 from bridge.modes.schema import SHARED_FIELDS
 from tests import tiny_adapters
 from tests.service.conftest import Service

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from tests.service.conftest import Service
 
 SEED = 1
@@ -69,7 +69,7 @@ def test_an_odd_image_is_fitted_and_the_answer_says_so(client: ImageGenClient, a
     parameters = {"prompt": "red apple", "model": "starter", "image": png(photo), "strength": 0.3, "seed": SEED}
     answer = client.run_mode("image-to-image", **parameters)
     assert Image.open(io.BytesIO(client.images(answer)[0])).size == (224, 128)
-    assert "the image of 500x300 was cut to 479x274, scaled to 224x128 to suit the model" in answer.warnings
+    assert "the image of 500x300 was cropped to 479x274, scaled to 224x128 to suit the model" in answer.warnings
     with pytest.raises(ClientError, match="the image is 500x300 and starter would work in 240x144"):
         client.run_mode("image-to-image", **parameters, fit="error")
 

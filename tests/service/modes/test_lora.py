@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from tests import tiny_adapters
 from tests.service.conftest import Service
 

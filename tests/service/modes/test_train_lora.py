@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.contract import ImageGenResponse, JobEvent
 
 MAGENTA, ORANGE, SIDE = (230, 0, 200), (255, 140, 0), 128
@@ -63,7 +63,7 @@ def trained(service: Any, images: bytes) -> Iterator[tuple[dict[str, bytes], Ima
     """One training: its files, its answer, what happened meanwhile."""
     events: list[JobEvent] = []
     with ImageGenClient(service.url) as client:
-        answer = client.run_mode("train-lora", images=images, name="zorb", steps=STEPS, **FAST, on_event=events.append)
+        answer = client.run_mode("train-lora", pictures=images, name="zorb", steps=STEPS, **FAST, on_event=events.append)
         yield by_name(client, answer), answer, events
 
 
@@ -155,4 +155,4 @@ def test_a_zip_with_something_else_in_it_is_refused_by_name(client: ImageGenClie
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("cat.png", b"not an image")
     with pytest.raises(ClientError, match=r"cat\.png is not a PNG, JPEG or WebP image"):
-        client.run_mode("train-lora", images=data.getvalue(), name="no", steps=2, **FAST)
+        client.run_mode("train-lora", pictures=data.getvalue(), name="no", steps=2, **FAST)

@@ -11,7 +11,7 @@ import av
 import pytest
 from PIL import Image
 
-from bridge.client.client import ClientError, ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.contract import JobStatus
 from tests.service.conftest import Service
 from tests.tiny_models import tiny_motion_adapter

@@ -1,1 +1,1 @@
-"""Components that several families share. A component of one family alone is in that family's module."""
+"""Components that several families share. A component of a single family is in that family's module."""

@@ -1,4 +1,4 @@
-"""AutoencoderKL: the VAE of FLUX and of Stable Diffusion, and the ways of its latents."""
+"""AutoencoderKL, the VAE of FLUX and Stable Diffusion, and the scaling of its latents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
-    """AutoencoderKL; the family adds how its latents are scaled."""
+    """Configuration of AutoencoderKL, without the scaling of latents, which depends on the family."""
     levels = numbered(shapes, r"encoder\.down_blocks\.(\d+)\.")
     return {
         "down_block_types": ["DownEncoderBlock2D"] * levels,
@@ -39,7 +39,7 @@ def empty(config: Config, folder: Path | None) -> Any:
 
 
 def renamed_original(tensors: Tensors) -> Tensors:
-    """The layout of LDM and BFL, by diffusers."""
+    """Rename tensors in the layout of LDM and BFL, with diffusers' converter."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     levels = {name.split(".")[2] for name in tensors if name.startswith("encoder.down.")}
@@ -47,7 +47,7 @@ def renamed_original(tensors: Tensors) -> Tensors:
 
 
 def scaled_to_raw(config: Config, latents: torch.Tensor) -> torch.Tensor:
-    """The denoiser's latents in the VAE's space, by a factor and where there is one by a mean for each channel.
+    """Convert the denoiser's latents to the VAE's space: by a factor, and by channel statistics if there are any.
 
     The arithmetic is that of the last lines of pipeline_stable_diffusion_xl.py.
     """
@@ -59,7 +59,7 @@ def scaled_to_raw(config: Config, latents: torch.Tensor) -> torch.Tensor:
 
 
 def scaled_from_raw(config: Config, samples: torch.Tensor) -> torch.Tensor:
-    """The other way round of :func:`scaled_to_raw`."""
+    """The inverse of :func:`scaled_to_raw`."""
     spread = statistics(config, samples)
     if spread is not None:
         mean, std = spread
@@ -68,7 +68,7 @@ def scaled_from_raw(config: Config, samples: torch.Tensor) -> torch.Tensor:
 
 
 def statistics(config: Config, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Mean and standard deviation of each channel, (1, C, 1, 1), where the configuration has them."""
+    """Mean and standard deviation of each channel, (1, C, 1, 1); None if the configuration has none."""
     import torch
 
     mean, std = config.get("latents_mean"), config.get("latents_std")

@@ -14,18 +14,18 @@ HEAD = 64
 G_WIDTH = 1280
 TOKENS = 77
 TOKENIZER = Path("sd1_tokenizer")
-"""ComfyUI's, beside its sd1_clip.py."""
+"""ComfyUI's tokenizer, beside its sd1_clip.py."""
 DIFFUSERS_NAME = "text_model.encoder.layers.0.self_attn.q_proj.weight"
 FLAT_NAME = "encoder.layers.0.self_attn.q_proj.weight"
 
 
 def is_g(query: TensorInfo, prefix: str) -> bool:
-    """Which of SDXL's two CLIP encoders one is: by its name in a checkpoint, else by its width."""
+    """Whether an encoder is the second one of SDXL: by its name in a checkpoint, else by its width."""
     return "clip_g" in prefix or "embedders.1" in prefix or query.shape[0] == G_WIDTH
 
 
 def signatures(g: bool) -> tuple[Signature, ...]:
-    """The names of transformers, which from 5.6 on are without ``text_model.``."""
+    """Signatures with transformers' names, which lack ``text_model.`` from 5.6 on."""
     return (
         Signature("diffusers", DIFFUSERS_NAME, accepts=lambda info, prefix: is_g(info, prefix) is g),
         Signature(
@@ -39,7 +39,8 @@ def signatures(g: bool) -> tuple[Signature, ...]:
 
 
 def config(shapes: Shapes, *, projected: bool) -> dict[str, Any]:
-    """CLIPTextModel, or with ``projected`` CLIPTextModelWithProjection (OpenCLIP's G, which has the exact GELU)."""
+    """Configuration of CLIPTextModel, or with ``projected`` of CLIPTextModelWithProjection (OpenCLIP's G, which uses
+    the exact GELU)."""
     own = {name.removeprefix("text_model."): shape for name, shape in shapes.items()}
     width = own["encoder.layers.0.self_attn.q_proj.weight"][0]
     vocabulary = own["embeddings.token_embedding.weight"][0]
@@ -68,7 +69,7 @@ def empty(config: Config, folder: Path | None, *, projected: bool) -> Any:
 
 
 def renamed_open_clip(tensors: Tensors) -> Tensors:
-    """OpenCLIP's names, by diffusers."""
+    """Rename OpenCLIP's tensors, with diffusers' converter."""
     from types import SimpleNamespace
 
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint

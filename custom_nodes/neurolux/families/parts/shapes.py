@@ -1,4 +1,4 @@
-"""Reading a configuration off the shapes of tensors, and a size off a configuration."""
+"""Functions that derive a configuration from tensor names and shapes, and an image size from a configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def children(names: Iterable[str], prefix: str) -> int:
 
 
 def sensible_side(pixels: object) -> int:
-    """The size that a model says it was made for, where that makes sense; else 1024."""
+    """``pixels`` if it is a plausible image size, else 1024."""
     if isinstance(pixels, int) and SMALLEST_SIDE <= pixels <= LARGEST_SIDE and pixels % 16 == 0:
         return pixels
     return USUAL_SIDE

@@ -13,7 +13,7 @@ from .shapes import numbered
 
 TOKENS = 512
 TOKENIZER = Path("text_encoders/t5_tokenizer")
-"""ComfyUI's, beside its sd1_clip.py."""
+"""ComfyUI's tokenizer, beside its sd1_clip.py."""
 OUTSIDE = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
 LAYERS = {
     "attn_norm": "layer.0.layer_norm",
@@ -32,7 +32,7 @@ BLOCK = re.compile(r"enc\.blk\.(\d+)\.(\w+)")
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
-    """T5EncoderModel."""
+    """Configuration of T5EncoderModel."""
     first = "encoder.block.0.layer.0.SelfAttention"
     buckets, heads = shapes[f"{first}.relative_attention_bias.weight"]
     vocabulary, width = shapes["shared.weight"]
@@ -59,7 +59,7 @@ def empty(config: Config, folder: Path | None) -> Any:
 
 
 def renamed_llama_cpp(tensors: Tensors) -> Tensors:
-    """The encoder out of a GGUF; names of a decoder, or of llama.cpp's own, are left out."""
+    """Rename the encoder's tensors from a GGUF file. Leaves out those of a decoder and llama.cpp's own."""
     found: Tensors = {}
     for name, value in tensors.items():
         stem, _, kind = name.rpartition(".")

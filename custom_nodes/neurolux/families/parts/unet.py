@@ -1,4 +1,4 @@
-"""The UNets of Stable Diffusion 1.5 and SDXL, and what their pipelines have in common."""
+"""The UNets of Stable Diffusion 1.5 and SDXL, and the common behaviour of their pipelines."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .shapes import numbered, sensible_side
 
 HEAD = 64
 TIME_IDS_WIDTH = 256
-"""SDXL embeds each of its six size and crop numbers in so many values."""
+"""SDXL embeds each of its six size and crop values into a vector of this width."""
 UNET_BLOCKS = BlockLists(("down_blocks", "mid_block", "up_blocks"), levels=True)
 BYTES_PER_PIXEL = 79
-"""Activations of an SDXL step per pixel and byte of the number format; of a 1.5 step at most as many."""
+"""Activations of an SDXL step per pixel and byte of the number format. A step of 1.5 takes at most as many."""
 LORA_WORDS = ("unet.", "lora_unet_", "text_encoder", "lora_te")
-"""What the names in a UNet's LoRA begin with."""
+"""Prefixes of the tensor names in a LoRA for a UNet."""
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
-    """UNet2DConditionModel of SDXL."""
+    """Configuration of SDXL's UNet2DConditionModel."""
     levels = numbered(shapes, r"down_blocks\.(\d+)\.")
     channels = [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)]
     depths = [
@@ -58,7 +58,7 @@ def empty(config: Config, folder: Path | None) -> Any:
 
 
 def renamed_original(tensors: Tensors) -> Tensors:
-    """SDXL's UNet in the layout of LDM, by diffusers."""
+    """Rename SDXL's UNet from the layout of LDM, with diffusers' converter."""
     from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
 
     blocks = {name.split(".")[1] for name in tensors if name.startswith("input_blocks.")}
@@ -68,22 +68,22 @@ def renamed_original(tensors: Tensors) -> Tensors:
 
 
 def sample_values(width: int, height: int) -> float:
-    """Bytes of activations of a step for each byte of the number format."""
+    """Bytes of activations of a step, per byte of the number format."""
     return width * height * BYTES_PER_PIXEL
 
 
 def step_operations(parameters: int, width: int, height: int) -> float:
-    """Operations of a step: FlopCounterMode's 6.76 TFLOP for SDXL at 1024, other sizes in proportion."""
+    """Operations of a step: 6.76 TFLOP for SDXL at 1024x1024 (FlopCounterMode), proportional to the pixels."""
     return parameters * 0.0025 * width * height
 
 
 def running_steps(steps: int, strength: float) -> int:
-    """How many of ``steps`` are run: Stable Diffusion's pipelines round down."""
+    """How many of ``steps`` run. Stable Diffusion's pipelines round down."""
     return min(int(steps * strength), steps)
 
 
 def lora_widths(header: Shapes) -> set[int] | None:
-    """The widths of the text that a UNet's LoRA attends to; None for another kind of file."""
+    """The widths of the text embeddings that a UNet's LoRA attends to; None for another kind of file."""
     if not any(name.startswith(LORA_WORDS) for name in header):
         return None
     return {
@@ -97,7 +97,7 @@ def lora_widths(header: Shapes) -> set[int] | None:
 
 
 def side_of(read: Callable[[str], dict[str, Any]]) -> int:
-    """The side, in pixels, of the images that the UNet in a diffusers folder was trained on."""
+    """The side in pixels of the training images of the UNet in a diffusers folder."""
     sample_size = read("unet/config.json").get("sample_size")
     scale = 2 ** (len(read("vae/config.json")["block_out_channels"]) - 1)
     return sensible_side(sample_size * scale if isinstance(sample_size, int) else None)
