@@ -72,15 +72,17 @@ def report(rows: list[Overhead]) -> str:
 
 def measure_all(images: int, warm_up: int, names: list[str] | None = None) -> list[Overhead]:
     """The starter model and one tiny model of each kind; of these only ``names``, if given."""
-    from tests.tiny_models import write_tiny_models
+    from tests.tiny_models import WRITERS
 
+    known = ("starter", *WRITERS)
+    if unknown := set(names or ()) - set(known):
+        raise SystemExit(f"no model is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    rows: list[Overhead] = []
     with tempfile.TemporaryDirectory() as root:
-        folders = {"starter": STARTER, **write_tiny_models(Path(root))}
-        folders = {name: folder for name, folder in folders.items() if (folder / "vae").is_dir()}
-        if unknown := set(names or ()) - folders.keys():
-            raise SystemExit(f"no model is called {', '.join(sorted(unknown))}; there are {', '.join(folders)}")
-        chosen = {name: folder for name, folder in folders.items() if names is None or name in names}
-        return [measure(name, folder, images, warm_up) for name, folder in chosen.items()]
+        for name in known if names is None else names:
+            folder = WRITERS[name](Path(root, name)) if name in WRITERS else STARTER
+            rows.append(measure(name, folder, images, warm_up))
+    return rows
 
 
 def measure(name: str, folder: Path, images: int, warm_up: int) -> Overhead:
