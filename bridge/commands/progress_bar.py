@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from bridge.contract import JobEvent, JobProgress, duration_text, size_text
 
-PHASES = {"download": "downloading", "load": "loading", "sample": "drawing"}
+PHASES = {"download": "downloading", "load": "loading", "sample": "generating"}
 FORMAT = "{desc}: {bar:24}{postfix} [{elapsed}]"
 LINE_INTERVAL_S = 10.0
 """The shortest time between two lines about the same phase; its last line does not wait."""

@@ -23,7 +23,7 @@ from bridge.modes.graphs import Graph
 PREVIEW_INTERVAL_S = 0.25
 PROGRESS_INTERVAL_S = 0.1
 """Least time between two progress events of one phase. The last event of a count is always published."""
-SAMPLERS = ("NeuroLuxSample", "NeuroLuxDraw", "KSampler", "SamplerCustom")
+SAMPLERS = ("NeuroLuxSample", "NeuroLuxGenerate", "KSampler", "SamplerCustom")
 """Prefixes of the class names of nodes that count denoising steps."""
 
 Publish = Callable[[JobEvent], Awaitable[None]]

@@ -22,7 +22,7 @@ def test_generate_saves_the_image_and_never_overwrites(imagegen, tmp_path: Path)
     assert again.stdout.strip() == f"a-cute-cat-{DEFAULT_MODEL}-5 (2).png"
     assert again.stderr == ""
     assert "128x96, seed 5, 2 steps" in first.stderr
-    assert "drawing: 2/2\n" in first.stderr
+    assert "generating: 2/2\n" in first.stderr
     assert "\r" not in first.stderr
     assert not re.search(r"\d{6}|\de\+\d", first.stderr), "sizes are told in MB"
     with Image.open(tmp_path / first.stdout.strip()) as image:

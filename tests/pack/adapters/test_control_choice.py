@@ -19,7 +19,6 @@ CUSTOM_NODES = Path(__file__).parents[3] / "custom_nodes"
 FETCH = """
 import json, sys
 from neurolux.catalog.auxiliary import read_auxiliary_catalog
-    from neurolux.families.registry import families
 from neurolux.errors import NeuroLuxError
 from neurolux.weights.auxiliary import fetch, auxiliary_status
 from neurolux.weights.progress import LoadReporter

@@ -101,7 +101,7 @@ def test_what_a_single_file_lacks_is_counted_as_published(planner: Planner) -> N
 
 def test_an_unknown_name_lists_what_is_here(planner: Planner) -> None:
     code, _, error = planner.ask("--model", "nope")
-    assert code == plan_command.WRONG
+    assert code == plan_command.INVALID
     assert "my-flux" in error
     assert "diffusion_models/own.safetensors" in error
 
@@ -128,5 +128,5 @@ def test_loras_and_controlnets_take_their_room(planner: Planner) -> None:
 )
 def test_adapters_that_cannot_be_used_say_so(planner: Planner, arguments: tuple[str, ...], message: str) -> None:
     code, _, error = planner.ask("--model", "my-flux", *arguments)
-    assert code == plan_command.WRONG
+    assert code == plan_command.INVALID
     assert message in error

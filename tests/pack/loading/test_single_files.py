@@ -334,7 +334,7 @@ def test_a_model_that_fills_is_not_taken_for_text_to_image(flux: Any, tmp_path: 
     state = bfl_flux(state_of(flux.transformer))
     state["img_in.weight"] = torch.zeros(256, 384)
     main = put(tmp_path, {"diffusion_models/flux1-fill-dev.safetensors": state, **encoders(flux)})
-    with pytest.raises(WeightsMissing, match=r"flux1-fill-dev.safetensors takes 384 channels and gives 64"):
+    with pytest.raises(WeightsMissing, match=r"flux1-fill-dev.safetensors takes 384 channels and returns 64"):
         complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
 
 
@@ -384,7 +384,7 @@ def test_a_pickled_file_is_not_opened(flux: Any, tmp_path: Path) -> None:
     put(tmp_path, FLUX_LAYOUTS["original names"](flux))
     pickled = tmp_path / "vae" / "ae.ckpt"
     shutil.move(tmp_path / "vae" / "ae.safetensors", pickled)
-    with pytest.raises(WeightsMissing, match=r"ae.ckpt is a pickled file.*use its safetensors or GGUF version"):
+    with pytest.raises(WeightsMissing, match=r"ae.ckpt is a pickled file.*use a safetensors or GGUF version"):
         complete(
             family_of("flux"),
             {"transformer": tmp_path / "diffusion_models/flux.safetensors", "vae": pickled},

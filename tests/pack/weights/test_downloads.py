@@ -22,7 +22,7 @@ CUSTOM_NODES = Path(__file__).parents[3] / "custom_nodes"
 FETCH = """
 import json, sys
 from dataclasses import replace
-from neurolux.catalog.models import read_catalog
+from neurolux.catalog.reading import read_catalog
 from neurolux.errors import NeuroLuxError
 from neurolux.weights import sources
 from neurolux.weights.progress import LoadReporter

@@ -32,7 +32,7 @@ def zorb(left: int) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def make_images() -> bytes:
+def images() -> bytes:
     """A zip of four zorbs, one of them with a caption of its own."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
