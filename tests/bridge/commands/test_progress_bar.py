@@ -52,8 +52,8 @@ downloading: 0.0 MB of 4.2 GB
 downloading: 1.1 GB of 4.2 GB, 100 MB/s, 32 s left
 downloading: 4.2 GB of 4.2 GB, 100 MB/s
 loading: 24 MB of 24 MB
-drawing: 1/4
-drawing: 4/4
+generating: 1/4
+generating: 4/4
 Decode: 1/1
 """
 
@@ -99,7 +99,7 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(
     if kind == "pipe":
         assert written == LINES + "job 7\n"
     else:
-        assert "\rdrawing: ##" in written.replace("█", "#")
+        assert "\rgenerating: ##" in written.replace("█", "#")
         assert "4.2 GB of 4.2 GB, 100 MB/s" in written
         assert "job 7" in written
 
