@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -34,6 +35,20 @@ class Desktop:
     environment: dict[str, str]
     display: str
     home: Path
+
+
+@pytest.fixture(autouse=True)
+def quiet_glib(request: pytest.FixtureRequest) -> None:
+    """GLib's log lines do not count as Python warnings: AT-SPI logs one whenever a program is slow to answer.
+
+    Their class is in no module that can be imported, and with ``-n`` the process that collects warnings imports it.
+    """
+    if "desktop" not in request.fixturenames:
+        return
+    request.getfixturevalue("desktop")  # it makes gi importable
+    from gi._gi import Warning as GLibWarning
+
+    warnings.filterwarnings("ignore", category=GLibWarning)
 
 
 @pytest.fixture(scope="session")
