@@ -2,7 +2,8 @@
 # Installs the Debian packages that tests need and that are missing. With nothing missing it does nothing, as anyone.
 set -euo pipefail
 
-python=$(command -v "$(dirname "$0")/../.venv/bin/python" python3 | head -n 1) # the Python that runs the tests
+python=$(dirname "$0")/../.venv/bin/python # the Python that runs the tests
+[ -x "$python" ] || python=python3
 read -r version headers < <("$python" -c 'import sys, sysconfig
 print("%d.%d" % sys.version_info[:2], sysconfig.get_path("include"))')
 
