@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,6 @@ TOKENS = 77
 OTHER_TEXT_WIDTHS = {768, 1024}
 """Of the text that Stable Diffusion 1 and 2 attend to."""
 LIGHTNING_STEPS = (1, 2, 4, 8)
-LIGHTNING_NAME = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 
 UNET = Part(
     name="sdxl-unet",
@@ -120,12 +118,6 @@ def folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
         guidance_scale=GuidanceLimit(0.0, 1.0),
     )
     return ModelFacts(Defaults(side, side, 4, 0.0), limits, TOKENS)
-
-
-def lightning_steps(name: str) -> int | None:
-    """The number of steps in the name of a Lightning file; None for any other name."""
-    match = LIGHTNING_NAME.search(name)
-    return int(match[1]) if match else None
 
 
 def lightning(model: Model, steps: int) -> Model:
@@ -383,7 +375,7 @@ FAMILY = FamilySpec(
         facts=lambda configs: plain_facts(USUAL_SIDE),
         folders={name: "checkpoints" for name in ("text_encoder", "text_encoder_2", "vae")},
         only_by_name=frozenset({"vae"}),  # its shapes are the same as in Stable Diffusion 1
-        steps_of=lightning_steps,
+        steps_of=unet.lightning_steps,
         distilled=lightning,
     ),
     loras=Loras(detect_lora, state_arguments=lambda pipe: {"unet_config": pipe.unet.config}),

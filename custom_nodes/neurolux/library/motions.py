@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import folder_paths
 
 from ..catalog.auxiliary import CatalogMotion, auxiliary_catalog
 from ..errors import InvalidParameter
+from ..families.parts.unet import lightning_steps
 from ..loading.handle import AppliedMotion, PipelineHandle
 from ..weights.auxiliary import fetch
 from ..weights.progress import LoadReporter
@@ -19,7 +19,6 @@ AUTO = "auto"
 FOLDER = "animatediff_models"
 """ComfyUI-AnimateDiff-Evolved uses the same folder, so both can share files."""
 PLACE = f"ComfyUI's models/{FOLDER}/"
-LIGHTNING = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 
 
 def folders() -> list[Path]:
@@ -91,12 +90,11 @@ def own_motion(file: FileStamp, for_family: list[CatalogMotion]) -> AppliedMotio
     same = next((entry for entry in for_family if entry.name == file.name), None)
     if same is not None:
         return applied(file, same)
-    match = LIGHTNING.search(file.name)
+    steps = lightning_steps(file.name)
     plain = next((entry for entry in for_family if entry.only_steps is None), for_family[-1])
     distilled = next((entry for entry in for_family if entry.only_steps is not None), None)
-    if match is None or distilled is None:
+    if steps is None or distilled is None:
         return applied(file, plain)
-    steps = int(match[1])
     return replace(applied(file, distilled), steps=steps, only_steps=steps)
 
 

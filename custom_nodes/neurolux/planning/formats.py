@@ -12,8 +12,6 @@ from .records import ComponentShape, ComputeType, FamilyCosts, Machine, StorageT
 
 Formats = Mapping[str, tuple[StorageType, ComputeType]]
 FULL_TYPES: tuple[ComputeType, ...] = ("fp32", "bf16", "fp16")
-COMPRESSED_TYPES: tuple[StorageType, ...] = ("fp8", "int8", "nf4", "gguf")
-"""Storage types that nothing computes in: a layer widens its weights as it runs."""
 
 
 def is_text_encoder(name: str) -> bool:

@@ -20,6 +20,7 @@ BYTES_PER_PIXEL = 79
 """Activations of an SDXL step per pixel and byte of the number format. A step of 1.5 takes at most as many."""
 LORA_WORDS = ("unet.", "lora_unet_", "text_encoder", "lora_te")
 """Prefixes of the tensor names in a LoRA for a UNet."""
+LIGHTNING_NAME = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
@@ -101,3 +102,9 @@ def side_of(read: Callable[[str], dict[str, Any]]) -> int:
     sample_size = read("unet/config.json").get("sample_size")
     scale = 2 ** (len(read("vae/config.json")["block_out_channels"]) - 1)
     return sensible_side(sample_size * scale if isinstance(sample_size, int) else None)
+
+
+def lightning_steps(name: str) -> int | None:
+    """The number of steps in the name of a Lightning file; None for any other name."""
+    match = LIGHTNING_NAME.search(name)
+    return int(match[1]) if match else None
