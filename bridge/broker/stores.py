@@ -24,7 +24,7 @@ def queue_config(names: Names, max_pending: int) -> StreamConfig:
     """The queue of jobs that wait or run."""
     return StreamConfig(
         name=names.stream,
-        subjects=[f"{names.jobs}.>"],
+        subjects=[f"{names.jobs}.>", names.probe_jobs],
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
         # The broker enforces the bound, so it holds for any number of gateways.
@@ -38,7 +38,7 @@ def callbacks_config(names: Names, retention: Retention) -> StreamConfig:
     """The queue of webhooks to send."""
     return StreamConfig(
         name=names.callbacks_stream,
-        subjects=[names.callbacks],
+        subjects=[names.callbacks, names.probe_callbacks],
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
         max_age=retention.jobs_s,

@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bridge.disk import Disks
 from bridge.names import DEFAULT_PREFIX, Names
 from bridge.settings.records import Access, Retention
 from bridge.settings.texts import ENV_PREFIX, SettingsError, check_token, explain, is_loopback, variable, write_setting
@@ -153,6 +154,14 @@ class Settings(BaseSettings):
     image_retention_s: PositiveFloat = setting(Retention.images_s, "seconds to keep the images of a job")
     image_store_bytes: PositiveInt = setting(
         Retention.images_bytes, "most bytes of images; the oldest are removed first"
+    )
+    min_free_disk_bytes: NonNegativeInt = setting(
+        256 * 1024 * 1024, "free bytes below which a disk of disk_folders refuses new jobs with a 503; 0 is no limit"
+    )
+    disk_folders: CommaList = setting(
+        (),
+        "folders on the disks that jobs fill, separated by commas, as this gateway sees them",
+        shown="those of the NATS server and the ComfyUI that 'imagegen up' starts, else none",
     )
     webhook_secret: str | None = setting(
         None, "secret that signs webhooks (callback_url); without it callback_url is refused", repr=False
@@ -303,6 +312,11 @@ class Settings(BaseSettings):
             tls_cert=self.nats_tls_cert,
             tls_key=self.nats_tls_key,
         )
+
+    @property
+    def disks(self) -> Disks:
+        """The disks that must keep space free for new jobs."""
+        return Disks(tuple(Path(folder) for folder in self.disk_folders), self.min_free_disk_bytes)
 
     @property
     def comfyui_base(self) -> Path:
