@@ -19,7 +19,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError
 
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
-from bridge.broker.stores import NO_SPACE_ERRORS, make_stream
+from bridge.broker.stores import LEAST_AGE_S, NO_SPACE_ERRORS, make_stream
 from bridge.contract import ImageExpired, ImageObject, StorageFull, Unavailable
 
 CHUNK_BYTES = 512 * 1024
@@ -46,7 +46,7 @@ class ImageStore:
             name=self._stream,
             subjects=[f"$O.{self._bucket}.C.>", f"$O.{self._bucket}.M.>"],
             storage=StorageType.FILE,
-            max_age=max_age_s,
+            max_age=max(max_age_s, LEAST_AGE_S),
             max_bytes=self._max_bytes,
             discard=DiscardPolicy.OLD,
             allow_rollup_hdrs=True,

@@ -18,6 +18,8 @@ STREAM_CONFIG_ERROR = 10058
 NO_SPACE_ERRORS = (10023, 10047, 10077)
 """Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
 LEAST_BYTES = 16 * 1024**2
+LEAST_AGE_S = 1.0
+"""Servers refuse to keep messages for less than a tenth of a second."""
 
 
 def queue_config(names: Names, max_pending: int) -> StreamConfig:
@@ -41,8 +43,9 @@ def callbacks_config(names: Names, retention: Retention) -> StreamConfig:
         subjects=[names.callbacks, names.probe_callbacks],
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
-        max_age=retention.jobs_s,
-        duplicate_window=DEDUPLICATION_S,
+        max_age=max(retention.jobs_s, LEAST_AGE_S),
+        # The server refuses a window that is longer than messages are kept.
+        duplicate_window=min(DEDUPLICATION_S, max(retention.jobs_s, LEAST_AGE_S)),
     )
 
 
@@ -56,7 +59,7 @@ def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamCon
         subjects=[f"$KV.{bucket}.>"],
         storage=StorageType.FILE,
         max_msgs_per_subject=1,
-        max_age=max_age_s,
+        max_age=max(max_age_s, LEAST_AGE_S),
         max_bytes=max_bytes,
         discard=DiscardPolicy.OLD,
         allow_direct=True,

@@ -7,6 +7,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
+import pytest
 from nats.aio.client import Client
 from nats.js.api import KeyValueConfig, ObjectStoreConfig, StorageType
 
@@ -16,6 +17,7 @@ from bridge.names import Names
 from bridge.service.comfyui import free_port
 from bridge.service.nats import nats_server_program
 from bridge.settings import Retention
+from tests.bridge.house import House
 
 
 async def test_stores_of_an_earlier_version_and_other_settings_are_taken_over(nc: Client) -> None:
@@ -52,3 +54,12 @@ async def test_a_small_disk_gets_smaller_stores(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.wait(timeout=10)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.5, 1, 99, 3599, 3600, 8 * 86400, 10**9])
+async def test_every_retention_that_the_settings_take_starts_a_service(house: House, seconds: float) -> None:
+    for values in ({"job_retention_s": seconds}, {"image_retention_s": seconds}, {}):  # also one after the other
+        gateway = await house.gateway(**values)
+        assert (await gateway.get("/readyz")).status == 200
+        await house.worker(**values)
+        await house.stop(gateway)
