@@ -1,7 +1,7 @@
 """Whether JetStream still stores: a small write to each stream that a job needs.
 
-When a write fails, for want of disk space above all, nats-server gives up the stream that it was for until the server is
-restarted, even if there is space again. The server answers every other question as before, and a write to another
+When a write fails, for want of disk space above all, nats-server gives up the stream that it was for until the server
+is restarted, even if there is space again. The server answers every other question as before, and a write to another
 stream may succeed. So each stream is written to, with what no reader of it sees. A message is larger than a page of the
 file system: a smaller one may still fit into the last page of a full disk.
 """

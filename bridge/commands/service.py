@@ -22,6 +22,7 @@ from bridge.service.installer import (
     pinned_installation,
     write_extra_model_paths,
 )
+from bridge.service.state_folder import prepare
 from bridge.service.status import get_status
 from bridge.service.supervisor import run_service, say
 from bridge.settings import Settings
@@ -102,7 +103,7 @@ def setup_command(args: argparse.Namespace) -> int:
     """`imagegen setup`"""
     settings = settings_of(args)
     try:
-        settings.make_directories()
+        prepare(settings, say)
         installation = _install(settings, args.comfyui)
         write_extra_model_paths(settings, installation)
     except ComfyUIError as error:

@@ -80,7 +80,7 @@ class Generation:
         self._disks = disks
 
     def check_disk(self) -> None:
-        """Raise StorageFull if a disk that jobs fill is nearly full: a new job would fail late, or take others along."""
+        """Raise StorageFull if a disk that jobs fill is nearly full: a new job would fail late, and others with it."""
         if problem := self._disks.shortage():
             raise StorageFull(f"no new jobs are accepted: {problem}")
 

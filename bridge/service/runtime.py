@@ -29,13 +29,17 @@ class Runtime:
     started_at: float = 0.0
 
     def write(self, settings: Settings) -> None:
-        """Replace the file in one step; only its owner may read it."""
+        """Replace the file in one step; only its owner may read it. Raises OSError, and then leaves it as it was."""
         directory = settings.runtime_file.parent
         handle, name = tempfile.mkstemp(prefix=".runtime-", dir=directory)  # mode 0600
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2)
-            file.write("\n")
-        os.replace(name, settings.runtime_file)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(asdict(self), file, indent=2)
+                file.write("\n")
+            os.replace(name, settings.runtime_file)
+        except OSError:
+            os.unlink(name)
+            raise
 
 
 def running_service(settings: Settings) -> Runtime | None:

@@ -41,6 +41,8 @@ DEFAULT_JOB_TIMEOUT_S = 600.0
 DEFAULT_MAX_PENDING = 64
 OPEN_RATE_PER_MINUTE = 600
 """Requests a minute from one client where other machines can reach the service."""
+_SECRET = re.compile(rf"{ENV_PREFIX}\w*(TOKEN|SECRET|PASSWORD|CREDENTIALS|KEY)\w*", re.IGNORECASE)
+"""Also of versions that this one does not know."""
 WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -341,6 +343,11 @@ class Settings(BaseSettings):
         return self.state_dir / "nats"
 
     @property
+    def nats_token_file(self) -> Path:
+        """The token of the service's own NATS server, for this user's programs; exists only if the service has one."""
+        return self.state_dir / "nats.token"
+
+    @property
     def logs(self) -> Path:
         return self.state_dir / "logs"
 
@@ -369,6 +376,12 @@ class Settings(BaseSettings):
             self.logs,
         ):
             path.mkdir(parents=True, exist_ok=True, mode=0o700 if path == self.state_dir else 0o777)
+
+
+def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment for programs of others: without the variables of this service that hold or locate a secret."""
+    secret = {variable(name) for name, item in Settings.model_fields.items() if not item.repr}
+    return {name: value for name, value in env.items() if name.upper() not in secret and not _SECRET.fullmatch(name)}
 
 
 def read_setting(name: str, text: str, source: str | None = None) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -33,8 +32,7 @@ class SmallDisk:
                 while self.free - leave >= block:
                     try:
                         file.write(bytes(block))
-                    except OSError as error:
-                        assert error.errno == errno.ENOSPC
+                    except OSError:  # The last pages are the file system's own.
                         break
 
     def release(self) -> None:

@@ -133,7 +133,10 @@ async def test_readiness_names_the_disk_and_new_jobs_are_refused_early(
             assert answer.status_code == 503
             assert str(disk.folder / "nats") in answer.json()["error"]["message"]
             assert answer.json()["error"]["code"] == "storage_full"
-            for path, body in (("/v1/jobs", {"prompt": "x", "mode": "work"}), ("/v1/load-model?model_name=alpha", None)):
+            for path, body in (
+                ("/v1/jobs", {"prompt": "x", "mode": "work"}),
+                ("/v1/load-model?model_name=alpha", None),
+            ):
                 refused = requests.post(client.url + path, json=body, timeout=30)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_full"), path
                 assert refused.headers["Retry-After"]
