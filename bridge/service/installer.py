@@ -226,9 +226,12 @@ def model_folders(settings: Settings) -> list[Path]:
     found = [settings.models]
     file = settings.state_dir / EXTRA_MODEL_PATHS
     if file.is_file():
-        config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        if base := config.get("existing", {}).get("base_path"):
-            found.append(Path(base))
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            if base := config.get("existing", {}).get("base_path"):
+                found.append(Path(base))
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+            pass  # It is damaged. Every start writes it anew, and imagegen doctor reports it.
     return found
 
 

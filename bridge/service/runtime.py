@@ -66,7 +66,7 @@ def is_locked(settings: Settings) -> bool:
 
 
 @contextmanager
-def single_instance(settings: Settings) -> Iterator[None]:
+def locked(settings: Settings) -> Iterator[None]:
     """Hold the lock of the state directory; raises ServiceError with the other instance's URL when it is taken.
 
     The kernel drops the lock with the process, however it dies. Python's files are not inherited by children.
@@ -81,6 +81,13 @@ def single_instance(settings: Settings) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise ServiceError(_already_running(settings)) from None
                 time.sleep(0.05)
+        yield
+
+
+@contextmanager
+def single_instance(settings: Settings) -> Iterator[None]:
+    """Be the service that runs on the state directory. Raises ServiceError if there is one already."""
+    with locked(settings):
         settings.runtime_file.unlink(missing_ok=True)  # left by a service that was killed
         try:
             yield

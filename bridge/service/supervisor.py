@@ -17,7 +17,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.comfyui.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
+from bridge.contract import BridgeError
 from bridge.service.checks import ReservedPort, check_port
 from bridge.service.child import ChildProcess
 from bridge.service.comfyui import ManagedComfyUI, has_nodes, output_directory
@@ -25,6 +27,7 @@ from bridge.service.errors import ServiceError
 from bridge.service.installer import Installation, find_installation, write_extra_model_paths
 from bridge.service.keeper import Keeper
 from bridge.service.nats import nats_child, with_nats_token
+from bridge.service.nats_store import damaged_consumers, set_aside
 from bridge.service.nats_watch import NatsWatch, greets
 from bridge.service.runtime import Runtime, single_instance
 from bridge.service.state_folder import prepare
@@ -38,7 +41,7 @@ NATS_TIMEOUT_S = 15.0
 POLL_S = 0.2
 SILENT_S = 10.0
 """A gateway or worker that has sent no sign of life for this long does not answer."""
-RUNTIME_RETRY_S = 5.0
+RETRY_S = 5.0
 COMPLAIN_AFTER_S = 30.0
 """How long after ComfyUI is up the gateway may be not ready before the reason is shown."""
 
@@ -169,15 +172,27 @@ class Supervisor:
             port = urlsplit(self._nats_url).port
             assert port is not None
             child = nats_child(self._settings, port)
-            keeper = self._keep(child, ready=lambda: self._wait_nats(child))
+            keeper = self._keep(child, ready=lambda: self._nats_ready(child))
             self._guard(keeper, lambda: greets(self._nats_url))
             watch = NatsWatch(child, self._settings, self._nats_url, watched=lambda: keeper.works, say=self._say)
-            self._spawn(watch.run())
+            self._spawn(self._lasting(watch.run))
             await keeper.was_ready.wait()
         elif not await _accepts(self._nats_url):
             raise ServiceError(
                 f"no NATS server answers at {self._nats_url}: start it, or leave --nats-url out, and one is started"
             )
+
+    async def _nats_ready(self, child: ChildProcess) -> None:
+        await self._wait_nats(child)
+        damaged = await find_damaged(self._settings, self._nats_url)
+        if not damaged:
+            return
+        await child.stop()
+        for folder in damaged:
+            self._say(f"NATS cannot read {folder}: it is made anew, and now in {set_aside(self._settings, folder)}")
+        await child.start()
+        self._write_runtime()
+        await self._wait_nats(child)
 
     async def _wait_nats(self, child: ChildProcess) -> None:
         deadline = time.monotonic() + NATS_TIMEOUT_S
@@ -236,7 +251,16 @@ class Supervisor:
 
     def _guard(self, keeper: Keeper, answers: Callable[[], Awaitable[bool]]) -> None:
         """Let a watchdog replace the child when it is frozen."""
-        self._spawn(Watchdog(keeper.child, answers, watched=lambda: keeper.works, say=self._say).run())
+        self._spawn(self._lasting(Watchdog(keeper.child, answers, watched=lambda: keeper.works, say=self._say).run))
+
+    async def _lasting(self, watch: Callable[[], Awaitable[None]]) -> None:
+        """Run a watch again and again: no fault of a watch may end what it watches."""
+        while True:
+            try:
+                await watch()
+            except Exception as error:
+                self._say(f"warning: a watchdog failed ({type(error).__name__}: {error}); it is started again")
+            await asyncio.sleep(RETRY_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._watch(asyncio.create_task(work))
@@ -281,7 +305,7 @@ class Supervisor:
             if problem != self._runtime_problem:
                 self._say(f"warning: {problem}; the service goes on, and tries again")
             self._runtime_problem = problem
-            asyncio.get_running_loop().call_later(RUNTIME_RETRY_S, self._write_runtime_again)
+            asyncio.get_running_loop().call_later(RETRY_S, self._write_runtime_again)
 
     def _write_runtime_again(self) -> None:
         if self._runtime_problem is not None and not self._stopping:
@@ -298,6 +322,7 @@ class Supervisor:
                 await self._children[name].stop(grace_s)
         for port in self._ports:
             port.release()
+        self._settings.nats_token_file.unlink(missing_ok=True)
 
 
 def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -306,6 +331,20 @@ def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str
     result |= settings.environment(with_token=with_token)
     result["PYTHONUNBUFFERED"] = "1"
     return result
+
+
+async def find_damaged(settings: Settings, nats_url: str) -> list[Path]:
+    """The damaged consumers of the service's own nats-server; none if that cannot be found out."""
+    try:
+        nc = await connect(nats_url, "imagegen-supervisor", access=settings.nats_access, patience_s=NATS_TIMEOUT_S)
+    except BridgeError:
+        return []  # The processes that need the server will say it.
+    try:
+        return await damaged_consumers(nc.jetstream(), settings.nats_store)
+    except BROKER_ERRORS:
+        return []
+    finally:
+        await nc.close()
 
 
 async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
