@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -46,7 +47,7 @@ async def queue_with_jobs(settings: Settings, act: Callable[[JobQueue], object] 
     queue = await JobQueue.open(nc, max_pending=64, retention=SMALL)
     subscription = await queue.subscribe()
     for _ in range(4):
-        values = {"prompt": "a secret castle"}
+        values: dict[str, Any] = {"prompt": "a secret castle"}
         job = Job(job_id=str(uuid4()), kind=JobKind.GENERATE, mode="m", parameters=values, submitted_at=LONG_AGO)
         await queue.submit(job)
     [msg] = await subscription.fetch(1)

@@ -8,6 +8,7 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nats
 import nats.errors
@@ -19,7 +20,7 @@ from tests.bridge_process.instance import CHILDREN, Instance
 from tests.faults.disk import MIB, small_disk
 
 OWN = sorted(CHILDREN - {"supervisor"})
-SMALL = {"IMAGEGEN_IMAGE_STORE_BYTES": str(16 * MIB), "IMAGEGEN_JOB_STORE_BYTES": str(8 * MIB)}
+SMALL: dict[str, Any] = {"IMAGEGEN_IMAGE_STORE_BYTES": str(16 * MIB), "IMAGEGEN_JOB_STORE_BYTES": str(8 * MIB)}
 
 
 def said(instance: Instance, text: str, timeout_s: float = 40) -> None:
@@ -106,11 +107,12 @@ async def test_with_a_token_nats_asks_for_one_too(instance: Instance) -> None:
     instance.end()
     instance.up()
     status = instance.ready()
+    assert status.nats_url
     await (await nats.connect(status.nats_url)).close()  # Without a token, this machine's programs are trusted.
     assert not file.exists()
 
 
-SECRETS = {
+SECRETS: dict[str, Any] = {
     "IMAGEGEN_TOKEN": "s3cret-token",
     "IMAGEGEN_WEBHOOK_SECRET": "s3cret-webhook",
     "IMAGEGEN_NATS_PASSWORD": "s3cret-password",

@@ -29,7 +29,7 @@ RETENTION = Retention(jobs_s=3600, jobs_bytes=4 * MIB, images_s=3600, images_byt
 
 
 async def fill_job(queue: JobQueue) -> None:
-    parameters = {"prompt": "x" * 20_000}
+    parameters: dict[str, Any] = {"prompt": "x" * 20_000}
     await queue.submit(Job(job_id=str(uuid4()), kind=JobKind.GENERATE, mode="m", parameters=parameters, submitted_at=1))
 
 
