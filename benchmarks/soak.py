@@ -14,16 +14,13 @@ import io
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import aiohttp
@@ -31,6 +28,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from PIL import Image
 
+from benchmarks.soak_trouble import Outcome, Trouble, Troublemaker
 from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.names import Names
 from bridge.service.installer import Installation, pinned_installation
@@ -39,80 +37,14 @@ from tests.faults.cluster import MODE, Cluster
 from tests.faults.disk import SmallDisk, small_disk
 
 APIS = ("REST", "NATS")
-KILLED = ("worker", "gateway", "nats", "comfyui")
-DEATHS = ("worker_died", "comfyui_unavailable")
-"""Error codes that a killed or frozen process explains."""
-NO_SPACE = ("storage_full",)
-"""Error codes that a full disk explains."""
-FREEZES_S = (1.0, 5.0, 20.0)
-"""How long a process may be frozen: less, and more, than the broker waits for a sign of life."""
-FULL_S = 6.0
-"""How long the disk stays full."""
 DISK_MIB = 512
 STORE_BYTES = 32 * 1024**2
 LEAST_FREE_BYTES = 16 * 1024**2
-LARGE_BODIES = (1_048_000, 1_048_300, 1_048_576, 1_048_577, 1_100_000, 5_000_000)
-"""Bytes of a request around NATS' limit for a message and this service's limit for a body, and far above."""
-REFUSED = (413, 422)
 IN_FLIGHT = 24
 REPLY_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 600.0
 RETRY_S = 0.2
 RECOVERY_S = 60.0
-
-
-@dataclass
-class Outcome:
-    """What became of the jobs."""
-
-    jobs: int
-    kills: Counter[str] = field(default_factory=Counter)
-    freezes: Counter[str] = field(default_factory=Counter)
-    full_disks: int = 0
-    oversized: Counter[int] = field(default_factory=Counter)
-    """Oversized requests, by the status of the answer."""
-    statuses: Counter[str] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    untrue: list[str] = field(default_factory=list)
-    unanswered: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def sound(self) -> bool:
-        return not (self.lost or self.doubled or self.untrue or self.unanswered)
-
-    def explains(self, code: str) -> bool:
-        """Whether a job may have failed with this code, after what was done to the service."""
-        return (code in DEATHS and bool(self.kills or self.freezes)) or (code in NO_SPACE and self.full_disks > 0)
-
-    def report(self) -> str:
-        lines = [
-            f"{self.jobs} jobs in {self.seconds:.0f} s; killed: {_listed(self.kills)}; "
-            f"frozen: {_listed(self.freezes)}; disk full: {self.full_disks}x; oversized requests, by status: {_listed(self.oversized)}",
-            "ended: " + ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items())),
-            f"lost {len(self.lost)}, doubled {len(self.doubled)}, untrue states {len(self.untrue)}, "
-            f"wrong answers to oversized requests {len(self.unanswered)}",
-        ]
-        return "\n".join([*lines, *self.lost[:20], *self.doubled[:20], *self.untrue[:20], *self.unanswered[:20]])
-
-
-def _listed(counts: Counter[Any]) -> str:
-    return ", ".join(f"{name} {count}x" for name, count in sorted(counts.items())) or "nothing"
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """How often each thing is done to the service."""
-
-    kills: int = 0
-    freezes: int = 0
-    full_disks: int = 0
-    oversized: int = 0
-
-
-Deed = Callable[[Outcome, Callable[[str], None]], Awaitable[None]]
-"""Something that is done to the service; it tells the given function what it does."""
 
 
 class Soak:
@@ -133,18 +65,10 @@ class Soak:
         began = time.monotonic()
         # not one id is the server's: a request whose answer was lost is sent again, and is the same job
         ids = {str(UUID(int=self._dice.getrandbits(128), version=4)): number for number in range(jobs)}
-        moments = sorted(self._dice.randrange(jobs) for _ in range(trouble.kills))
-        victims = [self._dice.choice(KILLED) for _ in range(trouble.kills)]
-        schedule = [(moment, self._killing(victim)) for moment, victim in zip(moments, victims, strict=True)]
-        for count, kind in (
-            (trouble.freezes, self._freezing),
-            (trouble.full_disks, self._filling),
-            (trouble.oversized, self._exceeding),
-        ):
-            schedule += [(self._dice.randrange(jobs), kind()) for _ in range(count)]
-        schedule.sort(key=lambda item: item[0])
+        maker = Troublemaker(self._cluster, self._disk, self._dice, self._insist)
+        schedule = maker.schedule(trouble, jobs)
         await self._nc.subscribe(Names().result, cb=self._on_result)
-        troubling = asyncio.create_task(self._disturb(schedule, outcome, say))
+        troubling = asyncio.create_task(maker.run(schedule, lambda: self._accepted, outcome, say))
         free = asyncio.Semaphore(IN_FLIGHT)
         self._accepted = 0
 
@@ -166,71 +90,6 @@ class Soak:
 
     async def _on_result(self, msg: Msg) -> None:
         self._ends[json.loads(msg.data)["job_id"]] += 1
-
-    # -- what is done to the service ---------------------------------------------------------------------------------
-
-    async def _disturb(self, schedule: list[tuple[int, Deed]], outcome: Outcome, say: Callable[[str], None]) -> None:
-        for moment, deed in schedule:
-            while self._accepted < moment:  # noqa: ASYNC110 - counted by many tasks
-                await asyncio.sleep(0.02)
-            await deed(outcome, lambda text, moment=moment: say(f"after {moment} jobs: {text}"))
-
-    def _killing(self, victim: str) -> Deed:
-        async def kill(outcome: Outcome, say: Callable[[str], None]) -> None:
-            say(f"kill -9 {victim}")
-            outcome.kills[victim] += 1
-            await asyncio.to_thread(self._cluster.processes[victim].restart)
-
-        return kill
-
-    def _freezing(self) -> Deed:
-        victim, seconds = self._dice.choice(KILLED), self._dice.choice(FREEZES_S)
-
-        async def freeze(outcome: Outcome, say: Callable[[str], None]) -> None:
-            say(f"{victim} is frozen for {seconds:g} s")
-            outcome.freezes[victim] += 1
-            process = self._cluster.processes[victim].process
-            assert process is not None
-            process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(seconds)
-            process.send_signal(signal.SIGCONT)
-
-        return freeze
-
-    def _filling(self) -> Deed:
-        async def fill(outcome: Outcome, say: Callable[[str], None]) -> None:
-            assert self._disk is not None
-            say(f"the disk is full for {FULL_S:g} s")
-            outcome.full_disks += 1
-            await asyncio.to_thread(self._disk.fill)
-            await asyncio.sleep(FULL_S)
-            self._disk.release()
-            if (await self._rest("GET", "/readyz"))[0] != 200:  # as `imagegen up` does, and an operator is told to
-                say("the disk is free; NATS is restarted")
-                await asyncio.to_thread(self._cluster.processes["nats"].restart)
-
-        return fill
-
-    def _exceeding(self) -> Deed:
-        size, wide = self._dice.choice(LARGE_BODIES), self._dice.random() < 0.5
-
-        async def exceed(outcome: Outcome, say: Callable[[str], None]) -> None:
-            body = {"mode": MODE, "prompt": ""}
-            room = size - len(json.dumps(body, ensure_ascii=False))
-            body["prompt"] = "é" * (room // 2) if wide else "x" * room
-            data = json.dumps(body, ensure_ascii=False).encode()
-            say(f"a request of {len(data)} bytes")
-            headers = {"Content-Type": "application/json"}
-            status, _ = await self._insist("POST", "/v1/jobs", data=data, headers=headers)
-            outcome.oversized[status] += 1
-            if status not in REFUSED:
-                outcome.unanswered.append(f"a request of {len(data)} bytes was answered with HTTP {status}")
-            plain = {"mode": MODE, "prompt": "x", "color": 1}
-            status, _ = await self._insist("POST", "/v1/jobs", json=plain)
-            if status != 202:
-                outcome.unanswered.append(f"the request after one of {len(data)} bytes got HTTP {status}")
-
-        return exceed
 
     async def _insist(self, method: str, path: str, **options: object) -> tuple[int, bytes]:
         """Ask until the service has an opinion, for as long as it may take to recover from other trouble."""
