@@ -273,6 +273,11 @@ class Settings(BaseSettings):
             check_token(token, f"a token in {self.token_file}")
         return tokens
 
+    def secrets(self) -> list[str]:
+        """The values of all secret settings."""
+        named = (getattr(self, name) for name, item in type(self).model_fields.items() if not item.repr)
+        return [value for value in named if isinstance(value, str)]
+
     @property
     def own_token(self) -> str | None:
         """The token that the clients on this machine send."""

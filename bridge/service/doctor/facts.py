@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from bridge.service.installer import (
     Installation,
     InstallError,
     comfy_cli_workspaces,
+    comfyui_version,
     existing_installation,
     model_folders,
 )
@@ -65,18 +65,6 @@ def installed(settings: Settings) -> Installation | None:
             return existing_installation(folder, "pinned" if folder == pinned else "existing")
         except InstallError:
             continue
-    return None
-
-
-def comfyui_version(root: Path) -> str | None:
-    """The version of a ComfyUI folder; None if it does not say."""
-    for name in ("comfyui_version.py", "pyproject.toml"):
-        try:
-            text = (root / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if found := re.search(r"^(?:__version__|version)\s*=\s*[\"']([^\"']+)", text, re.MULTILINE):
-            return found[1]
     return None
 
 
