@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import configparser
 import fcntl
-import re
 import shutil
 import subprocess
 import sys
@@ -88,18 +87,6 @@ def comfy_cli_workspaces(settings: Settings) -> Iterator[Path]:
 
 def own_comfy_cli_workspace(settings: Settings) -> Path:
     return settings.state_dir / "comfy-cli" / "ComfyUI"
-
-
-def comfyui_version(root: Path) -> str | None:
-    """The version of a ComfyUI folder; None if it does not say."""
-    for name in ("comfyui_version.py", "pyproject.toml"):
-        try:
-            text = (root / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if found := re.search(r"^(?:__version__|version)\s*=\s*[\"']([^\"']+)", text, re.MULTILINE):
-            return found[1]
-    return None
 
 
 # -- the pinned copy -----------------------------------------------------------------------------------------------

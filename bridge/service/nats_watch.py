@@ -19,7 +19,8 @@ from bridge.settings import Settings
 
 INTERVAL_S = 5.0
 FAILURES = 3
-"""So many failed probes in a row are no accident."""
+"""So many failed probes in a row are no accident. Twice as many are borne after a restart that did not help."""
+MOST_FAILURES = 96
 SPACE_BYTES = 8 * 1024 * 1024
 """With less free space, a restarted server would fail again."""
 CONNECT_S = 3.0
@@ -48,15 +49,15 @@ class NatsWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        failures = 0
+        failures, borne = 0, FAILURES
         told = False
         while True:
             await asyncio.sleep(self._interval_s)
             problem = await self._problem() if self._watched() else None
             failures = failures + 1 if problem else 0
             if problem is None:
-                told = False
-            if failures < FAILURES:
+                told, borne = False, FAILURES
+            if failures < borne:
                 continue
             free = free_bytes(self._settings.nats_store)
             if free is not None and free < SPACE_BYTES:
@@ -68,7 +69,7 @@ class NatsWatch:
                 told = True
                 continue
             self._say(f"NATS does not store any more, restarting it: {problem}")
-            failures = 0
+            failures, borne = 0, min(2 * borne, MOST_FAILURES)
             await self._child.stop(STOP_GRACE_S)
 
     async def _problem(self) -> str | None:

@@ -13,7 +13,7 @@ from bridge.settings import Settings
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 OWN_NAMES = (
-    "comfyui", "comfyui-*", "comfy-cli", "workflows", "nats", "nats.conf", "nats.token", "logs", "runtime.json",
+    "comfyui", "comfyui-*", "comfy-cli", "workflows", "nats", "nats.conf", "*.token", "logs", "runtime.json",
     ".runtime-*", ".comfyui-*", "service.lock", "extra_model_paths.yaml", "damaged", "lost+found",
 )  # fmt: skip
 """What the service keeps in a state folder. A folder that holds anything else is not the service's alone."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
 import time
@@ -30,7 +31,7 @@ from bridge.service.nats import nats_child, with_nats_token
 from bridge.service.nats_store import damaged_consumers, set_aside
 from bridge.service.nats_watch import NatsWatch, greets
 from bridge.service.runtime import Runtime, single_instance
-from bridge.service.state_folder import prepare
+from bridge.service.state_folder import prepare, write_private
 from bridge.service.status import probe_ready
 from bridge.service.watchdog import Watchdog
 from bridge.settings import ENV_PREFIX, Settings, without_secrets
@@ -38,6 +39,7 @@ from bridge.settings import ENV_PREFIX, Settings, without_secrets
 STOP_ORDER = {"gateway": 2.0, "worker": 3.0, "comfyui": 2.0, "nats": 3.0}
 """The order of stopping: sources of work first. Seconds that each may take before it is killed."""
 NATS_TIMEOUT_S = 15.0
+COMFYUI_TOKEN_VARIABLE = "NEUROLUX_COMFYUI_TOKEN_FILE"
 POLL_S = 0.2
 SILENT_S = 10.0
 """A gateway or worker that has sent no sign of life for this long does not answer."""
@@ -72,6 +74,8 @@ class Supervisor:
 
     def __init__(self, settings: Settings, *, require_pack: bool = True, say: Say = say) -> None:
         self._settings = with_nats_token(settings) if settings.nats_url is None else settings
+        if settings.comfyui_url is None:
+            self._protect_comfyui()
         self._require_pack = require_pack
         self._say = say
         self._children: dict[str, ChildProcess] = {}
@@ -83,6 +87,18 @@ class Supervisor:
         self._nats_url = settings.nats_url or f"nats://127.0.0.1:{self._reserve()}"
         self._stopping = False
         self._runtime_problem: str | None = None
+
+    def _protect_comfyui(self) -> None:
+        """If requests need a token, so does the service's own ComfyUI: the node pack's middleware demands it.
+
+        The processes that ask ComfyUI learn the file's name from the environment.
+        """
+        file = self._settings.comfyui_token_file
+        if not self._settings.tokens() or COMFYUI_TOKEN_VARIABLE in os.environ:
+            file.unlink(missing_ok=True)
+            return
+        write_private(file, secrets.token_hex(32) + "\n")
+        os.environ[COMFYUI_TOKEN_VARIABLE] = str(file)
 
     async def run(self) -> None:
         outcome = self._outcome = asyncio.get_running_loop().create_future()
@@ -322,7 +338,8 @@ class Supervisor:
                 await self._children[name].stop(grace_s)
         for port in self._ports:
             port.release()
-        self._settings.nats_token_file.unlink(missing_ok=True)
+        for file in (self._settings.nats_token_file, self._settings.comfyui_token_file):
+            file.unlink(missing_ok=True)
 
 
 def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str, str] = os.environ) -> dict[str, str]:

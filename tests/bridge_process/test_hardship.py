@@ -97,19 +97,24 @@ async def test_with_a_token_nats_asks_for_one_too(instance: Instance) -> None:
     status = instance.ready()
     assert status.nats_url
     file = instance.state_dir / "nats.token"
-    for private in (file, instance.state_dir / "nats.conf"):
+    comfyui_file = instance.state_dir / "comfyui.token"
+    for private in (file, instance.state_dir / "nats.conf", comfyui_file):
         assert stat.S_IMODE(private.stat().st_mode) == 0o600
     with pytest.raises(nats.errors.Error, match="(?i)authorization"):
         await nats.connect(status.nats_url, allow_reconnect=False)
     nc = await nats.connect(status.nats_url, token=file.read_text().strip())
     assert (await nc.request("ai.vision.imagegen.model_info", b"", timeout=10)).data
     await nc.close()
+    for name in ("comfyui", "worker"):  # ComfyUI's middleware demands it, the worker sends it
+        assert psutil.Process(status.pids[name]).environ()["NEUROLUX_COMFYUI_TOKEN_FILE"] == str(comfyui_file)
+    assert len({file.read_text(), comfyui_file.read_text()}) == 2
     instance.end()
     instance.up()
     status = instance.ready()
     assert status.nats_url
     await (await nats.connect(status.nats_url)).close()  # Without a token, this machine's programs are trusted.
     assert not file.exists()
+    assert not comfyui_file.exists()
 
 
 SECRETS: dict[str, Any] = {
