@@ -69,12 +69,8 @@ def _check_access(report: Report, settings: Settings) -> None:
                 report.problem("the state folder stays as it is", str(error))
     else:
         report.ok(f"{root} is its owner's alone")
-    for private in (
-        settings.state_dir / "nats.conf",
-        settings.nats_token_file,
-        settings.comfyui_token_file,
-        settings.runtime_file,
-    ):
+    tokens = (settings.nats_token_file, settings.comfyui_token_file)
+    for private in (root / "nats.conf", *tokens, settings.runtime_file):
         if private.is_file() and (problem := loose(private)) and report.mendable(f"{private} {problem}"):
             private.chmod(0o600)
             report.repaired(f"{private} is its owner's alone")
@@ -91,9 +87,8 @@ def _check_disk(report: Report, settings: Settings) -> None:
 def _check_left_overs(report: Report, settings: Settings) -> None:
     """What a service leaves that was killed: files that only a running one has."""
     root = settings.state_dir
-    stale = [
-        path for path in (settings.runtime_file, settings.nats_token_file, settings.comfyui_token_file) if path.exists()
-    ]
+    of_a_service = (settings.runtime_file, settings.nats_token_file, settings.comfyui_token_file)
+    stale = [path for path in of_a_service if path.exists()]
     stale += [*root.glob(".runtime-*"), *root.glob(f".comfyui-{PINNED_VERSION}-*")]
     for path in stale:
         if report.mendable(f"{path} is left over from a service or an installation that was killed"):
