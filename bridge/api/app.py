@@ -89,7 +89,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                 callbacks=callbacks,
                 disks=settings.disks,
             )
-            app[PROBE] = StoreProbe(lambda: queue.nc, settings.names)
+            app[PROBE] = StoreProbe(lambda: queue.nc, settings.names, disks=settings.disks)
             await NatsApi(generation, index, limiter=limiter, waits=waits, metrics=figures).open()
             background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
             yield
