@@ -14,6 +14,7 @@ from bridge.broker.connection import connect
 from bridge.broker.probe import StoreProbe
 from bridge.contract import BridgeError
 from bridge.disk import free_bytes, size
+from bridge.service.checks import LEAST_SPACE_BYTES
 from bridge.service.child import ChildProcess
 from bridge.settings import Settings
 
@@ -21,8 +22,6 @@ INTERVAL_S = 5.0
 FAILURES = 3
 """So many failed probes in a row are no accident. Twice as many are borne after a restart that did not help."""
 MOST_FAILURES = 96
-SPACE_BYTES = 8 * 1024 * 1024
-"""With less free space, a restarted server would fail again."""
 CONNECT_S = 3.0
 STOP_GRACE_S = 5.0
 
@@ -60,7 +59,7 @@ class NatsWatch:
             if failures < borne:
                 continue
             free = free_bytes(self._settings.nats_store)
-            if free is not None and free < SPACE_BYTES:
+            if free is not None and free < LEAST_SPACE_BYTES:
                 if not told:
                     self._say(
                         f"NATS cannot store: the disk of {self._settings.nats_store} has {size(free)} free; free space "

@@ -21,7 +21,7 @@ import aiohttp
 from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.comfyui.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
 from bridge.contract import BridgeError
-from bridge.service.checks import ReservedPort, check_port
+from bridge.service.checks import ReservedPort, check_port, check_space
 from bridge.service.child import ChildProcess
 from bridge.service.comfyui import ManagedComfyUI, has_nodes, output_directory
 from bridge.service.errors import ServiceError
@@ -64,6 +64,7 @@ async def run_service(settings: Settings, *, require_pack: bool = True, say: Say
     """Run until SIGINT, SIGTERM or SIGHUP. Raises SettingsError, ServiceError or ComfyUIError if it cannot continue."""
     settings.refuse_open_host()
     prepare(settings, say)
+    check_space(settings)
     with single_instance(settings):
         check_port(settings.host, settings.port)
         await Supervisor(settings, require_pack=require_pack, say=say).run()

@@ -89,6 +89,16 @@ def test_a_disk_that_fills_and_is_freed_costs_nothing_but_time(
         instance.end()
 
 
+def test_a_start_on_a_full_disk_is_refused_with_its_name(instances: Callable[[str], Instance], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 16) as disk:
+        instance = instances("disk/state")
+        instance.log = tmp_path / "up.out"
+        disk.fill(leave=64 * 1024)
+        output = instance.fails()
+        assert f"the disk of {instance.state_dir} has" in output
+        assert len(output.splitlines()) == 1
+
+
 # -- other users of the machine ------------------------------------------------------------------------------------
 
 
