@@ -15,7 +15,7 @@ from bridge.disk import Disks
 from bridge.service.doctor.findings import Report
 from bridge.service.errors import ServiceError
 from bridge.service.installer import EXTRA_MODEL_PATHS, MARKER, PINNED_VERSION, model_folders
-from bridge.service.nats_store import set_aside
+from bridge.service.nats import set_aside
 from bridge.service.state_folder import loose, prepare
 from bridge.settings import Settings
 

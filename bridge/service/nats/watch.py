@@ -101,3 +101,17 @@ async def greets(url: str) -> bool:
         return False
     finally:
         writer.close()
+
+
+async def accepts(nats_url: str) -> bool:
+    """True when something accepts connections at one of the servers of a NATS URL (they are comma-separated)."""
+    for server in nats_url.split(","):
+        parts = urlsplit(server.strip())
+        try:
+            async with asyncio.timeout(3):
+                _, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 4222)
+            writer.close()
+            return True
+        except (OSError, TimeoutError):
+            continue
+    return False
