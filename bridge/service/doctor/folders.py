@@ -33,18 +33,21 @@ def check_folders(report: Report, settings: Settings, *, running: bool) -> None:
     if not root.is_dir():
         report.problem(f"{root} is no folder", "remove it, or use another --state-dir")
         return
-    _check_access(report, settings)
-    _check_disk(report, settings)
-    if not running:
-        _check_left_overs(report, settings)
-    _check_comfyui(report, settings)
-    _check_texts(report, settings)
-    _check_weights(report, settings)
+    checks = [_check_access, _check_disk, _check_left_overs, _check_comfyui, _check_texts, _check_weights]
+    for check in checks:
+        if running and check is _check_left_overs:
+            continue
+        try:
+            check(report, settings)
+        except OSError as error:
+            report.problem(
+                f"{error.filename or root} cannot be checked ({error.strerror})", "look at its access rights"
+            )
 
 
 def _check_access(report: Report, settings: Settings) -> None:
     root = settings.state_dir
-    for folder in [root, *(root / name for name in OWN_FOLDERS)]:
+    for folder in [root, *(root / name for name in OWN_FOLDERS), settings.models, settings.output]:
         if not folder.exists():
             if report.mendable(f"{folder} is missing"):
                 settings.make_directories()
@@ -92,7 +95,10 @@ def _check_left_overs(report: Report, settings: Settings) -> None:
     stale += [*root.glob(".runtime-*"), *root.glob(f".comfyui-{PINNED_VERSION}-*")]
     for path in stale:
         if report.mendable(f"{path} is left over from a service or an installation that was killed"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
             report.repaired(f"{path} is removed")
     for lock in (settings.lock_file, *root.glob("comfyui-*.lock")):
         if lock.is_dir() and report.mendable(f"{lock} is a folder, not a file"):
@@ -131,8 +137,8 @@ def _check_texts(report: Report, settings: Settings) -> None:
             raise ValueError("no mapping")
     except (OSError, ValueError, yaml.YAMLError):
         if report.mendable(f"{paths} is damaged"):
-            paths.unlink()
-            report.repaired(f"{paths} is removed; it is written at every start")
+            place = set_aside(settings, paths)
+            report.repaired(f"{paths} is written at every start; what was there is {place}")
     if settings.runtime_file.is_file():
         try:
             json.loads(settings.runtime_file.read_text(encoding="utf-8"))
