@@ -29,13 +29,15 @@ from bridge import logs
 from bridge.api.limits import RateLimiter, Waits, too_many
 from bridge.api.metrics import Metrics
 from bridge.api.parsing import parse_body
-from bridge.broker.connection import BROKER_ERRORS, subscribed
+from bridge.broker.connection import BROKER_ERRORS, respond, subscribed
+from bridge.broker.nats_client import MessageTooLarge
 from bridge.contract import (
     JOB_ID_PATTERN,
     BridgeError,
     CancelRequest,
     ErrorBody,
     ErrorEnvelope,
+    ImageGenResponse,
     InvalidRequest,
     JobState,
     UnknownJob,
@@ -59,9 +61,8 @@ Serve = Callable[[Msg], Awaitable[Reply]]
 QUEUE_GROUP = "gateways"
 CLIENT = "NATS"
 KEY_HEADER, REPLAYED_HEADER = "Idempotency-Key", "Idempotency-Replayed"
-BASE64_GROWTH = 4 / 3
-REPLY_OVERHEAD_BYTES = 64 * 1024
-"""Bytes for everything in a reply but its images: the largest prompts, with JSON escapes."""
+REPLY_HEADER_BYTES = 64
+"""For `Idempotency-Replayed`."""
 
 
 class NatsApi:
@@ -114,16 +115,24 @@ class NatsApi:
                 log.exception("a NATS request failed")
                 message = f"{type(error).__name__}; the service's log has the details under request {request_id}"
                 reply = Reply(ErrorEnvelope(error=ErrorBody(code=code, message=message)))
-            if msg.reply:
-                with contextlib.suppress(*BROKER_ERRORS):  # The caller misses the reply; the job is safe.
-                    # Not `respond`, which sends the headers of the request back.
-                    headers = {REPLAYED_HEADER: "true"} if reply.replayed else None
-                    await self._generation.queue.nc.publish(
-                        msg.reply, reply.model.model_dump_json().encode(), headers=headers
-                    )
+            with contextlib.suppress(*BROKER_ERRORS):  # The caller misses the reply; the job is safe.
+                code = await self._send(msg, reply) or code
             self._metrics.nats_request_ended(code)
             facts = logs.fields(code=code, ms=round((time.monotonic() - began) * 1000, 1))
             log.log(logging.WARNING if code == "internal_error" else logging.INFO, "NATS request", extra=facts)
+
+    async def _send(self, msg: Msg, reply: Reply) -> str | None:
+        """Send a reply. Returns the code of the error that went instead of a reply that was too large."""
+        nc, headers = self._generation.queue.nc, {REPLAYED_HEADER: "true"} if reply.replayed else None
+        try:
+            await respond(nc, msg, reply.model.model_dump_json().encode(), headers)
+        except MessageTooLarge as error:
+            body = ErrorBody(
+                code="reply_too_large", message=f"the reply is {error}; the job is not affected: read it over REST"
+            )
+            await respond(nc, msg, ErrorEnvelope(error=body).model_dump_json().encode())
+            return body.code
+        return None
 
     async def _reply(self, msg: Msg, serve: Serve, waits: bool) -> Reply:
         """The answer to one request. Raises BridgeError."""
@@ -159,10 +168,7 @@ class NatsApi:
         return Reply(await self._generation.cancel(asked.job_id))
 
     def _fits(self, state: JobState) -> bool:
-        # The first image is in the reply twice: alone, and first in the list.
-        sizes = [image.size for image in state.images]
-        needed = (sum(sizes) + sizes[0]) * BASE64_GROWTH + REPLY_OVERHEAD_BYTES
-        return needed <= self._generation.queue.nc.max_payload
+        return ImageGenResponse.inline_bytes(state) + REPLY_HEADER_BYTES <= self._generation.queue.nc.max_payload
 
 
 def _job_id(text: str) -> str:

@@ -35,6 +35,7 @@ from bridge.contract.errors import (
     UnknownJob,
     UnknownMode,
     UnknownModel,
+    UnreadableRecord,
     UnsupportedMediaType,
     WorkerError,
 )
@@ -191,6 +192,7 @@ __all__ = [
     "UnknownJob",
     "UnknownMode",
     "UnknownModel",
+    "UnreadableRecord",
     "UnsupportedMediaType",
     "WebhookBody",
     "WidgetOptions",

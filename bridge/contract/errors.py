@@ -162,6 +162,16 @@ class Unavailable(BridgeError):
     retry_after_s = RETRY_SOON_S
 
 
+class UnreadableRecord(BridgeError):
+    """What is stored of a job cannot be read. `revision` is that of its state, for who wants to replace it."""
+
+    status, code = 503, "unreadable_record"
+
+    def __init__(self, message: str, *, revision: int) -> None:
+        super().__init__(message)
+        self.revision = revision
+
+
 class StorageFull(BridgeError):
     """The disk, or the space that the NATS server may use of it, is full."""
 
@@ -202,6 +212,7 @@ FAILURE_STATUS = {
     "comfyui_unavailable": 503,
     "unavailable": 503,
     "storage_full": 503,
+    "unreadable_record": 503,
     "cancelled": 409,
 }
 """HTTP status by error code. Every other code (`out_of_memory`, `node_failed`, …) is a 500."""

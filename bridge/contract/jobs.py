@@ -46,6 +46,8 @@ class Job(WireModel):
     model: str | None = None
     parameters: dict[str, JsonValue]
     submitted_at: float
+    submitted_clock: str | None = None
+    """The same moment as `bridge.clock.stamp`, for workers of the same machine."""
     warnings: list[str] = Field(default_factory=list)
     callback_url: str | None = None
 
@@ -96,7 +98,7 @@ class JobState(WireModel):
     @classmethod
     def queued(cls, job: Job) -> JobState:
         """The state of a job that has just been accepted."""
-        return cls(status=JobStatus.QUEUED, **job.model_dump())
+        return cls(status=JobStatus.QUEUED, **job.model_dump(exclude={"submitted_clock"}))
 
     def moved(self, status: JobStatus, **changes: Any) -> JobState:
         """The same job with another status."""
@@ -134,3 +136,6 @@ class JobPage(WireModel):
 
     jobs: list[JobState]
     next_cursor: str | None = None
+    unreadable: int = Field(
+        default=0, description="Jobs of this page that are left out because this version cannot read their records."
+    )

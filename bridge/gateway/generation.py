@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import re
 import time
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from bridge.broker.jobs import JobQueue
 from bridge.broker.mailbox import Mailbox
 from bridge.contract import (
     JOB_ID_PATTERN,
+    BodyTooLarge,
     BridgeError,
     CancelAnswer,
     ImageGenResponse,
@@ -24,7 +26,9 @@ from bridge.contract import (
     JobState,
     JobStatus,
     LoadModelResponse,
+    QueueFull,
     TimedOut,
+    Unavailable,
     UnknownJob,
     WorkerError,
 )
@@ -46,6 +50,8 @@ class Accepted:
     job: Job | JobState
     replayed: bool = False
     """An earlier request with the same Idempotency-Key made the job."""
+    key: str | None = None
+    """The Idempotency-Key, which is free again if the queue refuses the job."""
 
     @property
     def job_id(self) -> str:
@@ -93,25 +99,36 @@ class Generation:
             except UnknownJob:
                 pass  # The request that claimed the key has not queued its job yet.
         try:
-            return Accepted(await self._job(replace(body, values={**body.values, "job_id": first.job_id})), replayed)
+            job = await self._job(replace(body, values={**body.values, "job_id": first.job_id}))
+            return Accepted(job, replayed, key)
         except BridgeError:
             await self._keys.release(key)
             raise
 
     async def submit(self, accepted: Accepted) -> JobState:
-        """Queue a job, unless it was queued before. When this returns, the job is on the broker's disk."""
-        return accepted.job if isinstance(accepted.job, JobState) else await self.queue.submit(accepted.job)
+        """Queue a job, unless it was queued before. When this returns, the job is on the broker's disk.
+
+        Raises QueueFull, BodyTooLarge and Unavailable.
+        """
+        if isinstance(accepted.job, JobState):
+            return accepted.job
+        try:
+            return await self.queue.submit(accepted.job)
+        except (QueueFull, BodyTooLarge):  # Of any other error it is not known whether the job was queued.
+            if accepted.key is not None:
+                with contextlib.suppress(Unavailable):
+                    await self._keys.release(accepted.key)
+            raise
 
     async def run(self, accepted: Accepted) -> JobState:
         """Queue a job, unless it was queued before, and wait for its end.
 
         Raises WorkerError, JobCancelled, TimedOut, QueueFull and Unavailable.
         """
-        job = accepted.job
-        with self.queue.listen(job.job_id, ends_only=True) as events:
-            state = job if isinstance(job, JobState) else await self.queue.submit(job)
+        with self.queue.listen(accepted.job_id, ends_only=True) as events:
+            state = await self.submit(accepted)
             if not state.status.final:
-                state = await self._wait(job.job_id, events)
+                state = await self._wait(accepted.job_id, events)
         if state.status is JobStatus.FAILED and state.error:
             raise WorkerError(state.error)
         if state.status is JobStatus.CANCELLED:
@@ -156,6 +173,7 @@ class Generation:
         job = make_job(values, self.modes, models, time.time(), problems, self.limits.request, mode)
         if job.callback_url is not None:
             await self._callbacks.check(job.callback_url)
+        self.queue.check_size(job)
         await self._uploads.store(images, job_id)
         return job
 

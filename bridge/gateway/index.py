@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 from pydantic import ValidationError
 
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
-from bridge.contract import JobKind, JobState, JobStatus
+from bridge.contract import JobKind, JobState, JobStatus, read_answer
 from bridge.gateway.run_times import JobKey, RunTimes, work_of
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class JobIndex:
         self._heard_at = 0.0
         self._broken = False
         self._complete = asyncio.Event()
+        self.unreadable = 0
+        """The number of states that could not be read: another version wrote them, or they are damaged."""
         self._schedule: dict[str, Place] = {}
         self._scheduled_at = 0.0
         self._freed_at = 0.0
@@ -193,6 +195,11 @@ class JobIndex:
     async def _follow(self) -> None:
         """Follow with one subscription, until it breaks."""
         nc, js = self._queue.nc, self._queue.nc.jetstream()
+        if (await js.stream_info(self._queue.states_stream)).state.last_seq < self._revision:
+            log.warning("the bucket of job states was made anew; reading it again")
+            for job_id in list(self._entries):
+                self.forget(job_id)
+            self._revision = 0
         inbox = nc.new_inbox()
         self._delivered, self._broken, self._heard_at = 0, False, time.monotonic()
         subscription = await nc.subscribe(inbox, cb=self._on_message)
@@ -223,9 +230,11 @@ class JobIndex:
 
     async def _on_message(self, msg: Msg) -> None:
         self._heard_at = time.monotonic()
-        if (msg.headers or {}).get("Status") == "100":  # A heartbeat, or a flow control message, which needs an answer.
-            if msg.reply:
-                await msg.respond(b"")
+        headers = msg.headers or {}
+        if headers.get("Status") == "100":  # A heartbeat, or a flow control message, which needs an answer.
+            # The heartbeat of a consumer that waits for an answer that was lost says where to send it.
+            if stalled := msg.reply or headers.get(Header.CONSUMER_STALLED):
+                await self._queue.nc.publish(stalled)
             elif not self._delivered:
                 self._complete.set()
             return
@@ -235,16 +244,17 @@ class JobIndex:
             return
         self._delivered += 1
         self._revision = meta.sequence.stream
-        if (msg.headers or {}).get("KV-Operation"):  # A deletion has no value.
+        if headers.get("KV-Operation"):  # A deletion has no value.
             self.forget(msg.subject.rpartition(".")[2])
         else:
             try:
-                state = JobState.model_validate_json(msg.data)
+                state = read_answer(JobState, msg.data)
                 if state.status.final:
                     self._queue.ended(state)
                 self.note(state, meta.sequence.stream)
             except ValidationError as error:  # Written by another version of this program.
                 job_id = msg.subject.rpartition(".")[2]
+                self.unreadable += 1
                 log.warning("job %s has a state that cannot be read: %s", job_id, logs.what_failed(error))
         if not meta.num_pending:
             self._complete.set()

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from pydantic import JsonValue, ValidationError
 
+from bridge import clock
 from bridge.contract import (
     DEFAULT_MODE,
     ErrorDetail,
@@ -158,6 +159,7 @@ def make_job(
         model=model.name if model else None,
         parameters={name: value for name, value in parameters.items() if name in mode.parameters},
         submitted_at=now,
+        submitted_clock=clock.stamp(),
         warnings=warnings,
         callback_url=values["callback_url"],
     )
@@ -172,7 +174,15 @@ def _own_defaults(body: Mapping[str, Any], mode: Mode) -> dict[str, JsonValue]:
 def make_load_job(model_name: str, models: ModelInfoResponse, now: float) -> Job:
     """The job that loads a model. Raises UnknownModel."""
     model = _known(model_name, models, "model_name")
-    return Job(job_id=str(uuid4()), kind=JobKind.LOAD, mode="load", model=model.name, parameters={}, submitted_at=now)
+    return Job(
+        job_id=str(uuid4()),
+        kind=JobKind.LOAD,
+        mode="load",
+        model=model.name,
+        parameters={},
+        submitted_at=now,
+        submitted_clock=clock.stamp(),
+    )
 
 
 def _find_model(values: Mapping[str, Any], mode: Mode, models: ModelInfoResponse) -> ModelInfo | None:

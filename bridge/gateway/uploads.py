@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bridge.broker.images import KeptImage
 from bridge.broker.jobs import JobQueue
-from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, UnknownJob
+from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, StorageFull, UnknownJob, UnreadableRecord
 from bridge.gateway.requests import Body, Limits
 from bridge.modes import files_in, images_in
 from bridge.modes.images_in import BadImage, InputImage, JobImage
@@ -14,6 +15,10 @@ from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
 
 KIND_NAMES = {ParameterKind.IMAGE: "an image", ParameterKind.FILE: "a file"}
 """What error messages call the value of a parameter."""
+ORPHAN_S = 600.0
+"""An upload whose job is not queued after this long belongs to a request that was refused."""
+SPACE_FACTOR = 8
+"""How much more than one upload needs is freed at once in a full store."""
 
 
 class Uploads:
@@ -56,7 +61,31 @@ class Uploads:
         for name, image in images.items():
             reference = images_in.stored(image.reference(job_id, name), self._queue.names.inputs)
             assert reference is not None
-            await self._queue.inputs.put(reference.name, image.data)
+            try:
+                await self._queue.inputs.put(reference.name, image.data)
+            except StorageFull:
+                if not await self._make_space(len(image.data)):
+                    raise
+                await self._queue.inputs.put(reference.name, image.data)
+
+    async def _make_space(self, size: int) -> bool:
+        """Delete uploads of jobs that have ended, the oldest first. False if there are none. Raises Unavailable."""
+        wanted, freed = SPACE_FACTOR * size, 0
+        for kept in await self._queue.inputs.kept():
+            if await self._is_unneeded(kept):
+                await self._queue.inputs.delete(kept)
+                freed += kept.size
+            if freed >= wanted:
+                break
+        return freed >= size
+
+    async def _is_unneeded(self, kept: KeptImage) -> bool:
+        try:
+            return (await self._queue.state(kept.name.partition("/")[0])).status.final
+        except UnknownJob:  # Its request was refused, or its job is about to be queued.
+            return kept.age_s > ORPHAN_S
+        except UnreadableRecord:
+            return False
 
     async def _named(self, value: object, wanted: str) -> bytes:
         """The bytes that a text holds or refers to. Raises BadImage and Unavailable."""

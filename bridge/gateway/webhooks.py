@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import aiohttp
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
-from nats.js.api import ConsumerConfig
 from nats.js.client import JetStreamContext
 from yarl import URL
 
+from bridge.broker import consumer
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
 from bridge.contract import BridgeError, JobState, UnknownJob, WebhookBody
@@ -100,11 +100,10 @@ class Webhooks:
 
     async def _serve(self, session: aiohttp.ClientSession) -> None:
         names = self._queue.names
-        subscription = await self._queue.nc.jetstream().pull_subscribe(
-            names.callbacks,
-            durable=names.callbacks_consumer,
-            stream=names.callbacks_stream,
-            config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
+        js = self._queue.nc.jetstream()
+        await consumer.repair(js, names.callbacks_stream, names.callbacks_consumer)
+        subscription = await consumer.subscribe(
+            js, names.callbacks_stream, names.callbacks_consumer, names.callbacks, ack_wait_s=ACK_WAIT_S
         )
         # Not a TaskGroup: it cancels its tasks only once, and one that lost the cancellation would block it forever.
         lanes = [asyncio.create_task(self._lane(subscription, session)) for _ in range(AT_ONCE)]

@@ -18,15 +18,15 @@ from urllib.parse import urlsplit
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
-from pydantic import ValidationError
 
 from bridge import logs
-from bridge.broker.connection import BROKER_ERRORS, connect
+from bridge.broker.connection import BROKER_ERRORS, connect, respond
 from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject
 from bridge.broker.jobs import HEARTBEAT_S, WATCH_S, JobQueue
+from bridge.broker.questions import answer
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
-from bridge.contract import BridgeError, ErrorBody, Job, JobStatus
+from bridge.contract import BridgeError, ErrorBody, Job, JobStatus, Unavailable, read_answer
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
 from bridge.stopping import stop
@@ -34,11 +34,12 @@ from bridge.worker import inputs
 from bridge.worker.execution import Execution, Outcome, Workplace
 from bridge.worker.held_job import HeldJob, State
 from bridge.worker.input_cleaning import InputCleaner
-from bridge.worker.offers import answer_options
+from bridge.worker.offers import options_for
 from bridge.worker.patience import insist
-from bridge.worker.plans import answer_plan
+from bridge.worker.plans import plan_of
 from bridge.worker.record import JobRecord
 from bridge.worker.report import WorkerReport
+from bridge.worker.unhandled import MAX_DELIVERIES, give_up, leave
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,9 @@ RELEASE_AFTER_S = 2.0
 """A job that has waited in ComfyUI this long goes back to the queue when another worker is idle."""
 MAX_HELD = MAX_SLOTS + 8
 """Most jobs on this worker, with those whose images are on their way to the store."""
-MAX_DELIVERIES = 20
-"""A job that was delivered this often without a start has failed."""
 FETCH_WAIT_S = 5.0
+REPAIR_AFTER = 2
+"""After so many fetches without a job, a worker checks whether the queue is really empty."""
 RETRY_S = 1.0
 
 
@@ -98,7 +99,7 @@ class Worker:
 
     async def _serve(self, number: int) -> None:
         """Serve one slot. Slots beyond the first take jobs only while jobs are short."""
-        subscription = None
+        subscription, quiet = None, 0
         while True:
             try:
                 while number * self._run_seconds > AHEAD_S:
@@ -108,7 +109,11 @@ class Worker:
                     subscription = await self._queue.subscribe()
                 await self._report.wait_usable()
                 [msg] = await subscription.fetch(1, timeout=FETCH_WAIT_S)
+                quiet = 0
             except NatsTimeout:
+                quiet += 1
+                if number == 0 and quiet % REPAIR_AFTER == 0 and await self._repaired():
+                    subscription = None
                 continue
             except (BridgeError, *BROKER_ERRORS) as error:
                 log.warning("the queue cannot be reached: %s", error or type(error).__name__)
@@ -116,6 +121,12 @@ class Worker:
                 await asyncio.sleep(RETRY_S)
                 continue
             await self._take(msg)
+
+    async def _repaired(self) -> bool:
+        """Whether the queue's consumer, which has delivered nothing for a while, has to be made anew."""
+        with contextlib.suppress(BridgeError):
+            return not self._held and await self._queue.repair_subscription()
+        return False
 
     async def _take(self, msg: Msg) -> None:
         """Start a job, and return when ComfyUI is done with it and this worker can hold another."""
@@ -134,14 +145,15 @@ class Worker:
         return task
 
     async def _handle(self, msg: Msg, free: asyncio.Event, *, handed: bool = False) -> None:
-        """Handle one delivery. It is left alone on every error, so that the broker delivers the job again."""
+        """Handle one delivery. On an error it is left alone, and delivered again, up to MAX_DELIVERIES times."""
+        deliveries = msg.metadata.num_delivered
         try:
-            job = Job.model_validate_json(msg.data)
+            job = read_answer(Job, msg.data)
             logs.bind(job_id=job.job_id)  # This task is about nothing else.
             logs.keep_private(job.parameters)
-            if msg.metadata.num_delivered > 1:
+            if deliveries > 1:
                 self._report.redeliveries += 1
-                log.info("job delivered again", extra=logs.fields(deliveries=msg.metadata.num_delivered))
+                log.info("job delivered again", extra=logs.fields(deliveries=deliveries))
             alive = self._spawn(self._keep_alive(msg, job.job_id))
             try:
                 if not handed and await self._hand_over(msg, job):
@@ -149,12 +161,12 @@ class Worker:
                 await self._see_through(msg, job, free)
             finally:
                 alive.cancel()
-        except ValidationError as error:
-            log.error("a job that this version cannot read is left to others: %s", logs.what_failed(error))
-            await asyncio.sleep(RETRY_S)
-        except (BridgeError, *BROKER_ERRORS) as error:
-            log.warning("a job is left to be delivered again: %s", error or type(error).__name__)
-            await asyncio.sleep(RETRY_S)
+        except Exception as error:
+            # The barrier of a delivery: one that cannot be handled must neither stop this worker nor stay for ever.
+            if isinstance(error, (Unavailable, *BROKER_ERRORS)) or deliveries <= MAX_DELIVERIES:
+                await leave(msg, error)
+            else:
+                await give_up(self._queue, msg, error)
 
     async def _hand_over(self, msg: Msg, job: Job) -> bool:
         """Give a job to a worker that has its model loaded, if this one has not and there is one."""
@@ -227,8 +239,7 @@ class Worker:
         held.ask_to_cancel()
         with contextlib.suppress(ComfyUIError):  # A ComfyUI that is away has lost the run, and it is not sent again.
             await self._comfy.cancel(held.job.job_id)
-        if msg.reply:
-            await msg.respond(b"")
+        await respond(self._queue.nc, msg)
 
     async def _on_watch(self, msg: Msg) -> None:
         now = time.monotonic()
@@ -244,7 +255,7 @@ class Worker:
         free = self._report.usable and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
         if free:
             self._spawn(self._handle(handed_over(self._queue.nc, msg), asyncio.Event(), handed=True))
-        await msg.respond(TAKEN if free else BUSY)
+        await respond(self._queue.nc, msg, TAKEN if free else BUSY)
 
     def _uploads(self) -> list[str]:
         bucket = self._queue.names.inputs
@@ -280,11 +291,11 @@ class Worker:
 
     async def _on_plan(self, msg: Msg) -> None:
         if msg.reply:
-            await msg.respond(await answer_plan(self._comfy, msg.data))
+            await answer(self._queue.nc, msg, plan_of(self._comfy, msg.data), "planning")
 
     async def _on_options(self, msg: Msg) -> None:
         if msg.reply:
-            await msg.respond(await answer_options(self._comfy, msg.data))
+            await answer(self._queue.nc, msg, options_for(self._comfy, msg.data), "options")
 
 
 def default_worker_id(comfyui_url: str) -> str:

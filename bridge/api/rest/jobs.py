@@ -21,6 +21,7 @@ from bridge.contract import (
     RangeNotSatisfiable,
     Unavailable,
     UnknownJob,
+    UnreadableRecord,
 )
 from bridge.gateway.index import Entry, JobIndex
 
@@ -99,16 +100,19 @@ async def _page(
     more = found[limit - 1] if len(found) > limit else None
     states = await asyncio.gather(*(_state(request, entry.job_id) for entry in found[:limit]))
     return JobPage(
-        jobs=[index.view(state) for state in states if state is not None],
+        jobs=[index.view(state) for state in states if isinstance(state, JobState)],
         next_cursor=None if more is None else _write_cursor(more.submitted_at, more.job_id),
+        unreadable=sum(isinstance(state, UnreadableRecord) for state in states),
     )
 
 
-async def _state(request: web.Request, job_id: str) -> JobState | None:
+async def _state(request: web.Request, job_id: str) -> JobState | UnreadableRecord | None:
     try:
         return await request.app[GENERATION].queue.state(job_id)
     except UnknownJob:  # The retention has removed it.
         return None
+    except UnreadableRecord as error:
+        return error
 
 
 def _limit(text: str | None) -> int:
