@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 MAX_DELIVERIES = 20
 """A job that was delivered this often without a start has failed."""
-AGAIN_AFTER_S = 1.0
+AGAIN_AFTER_S = 0.25
 """When a delivery that is left is repeated."""
 
 
