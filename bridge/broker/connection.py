@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -25,6 +26,13 @@ CONNECT_PATIENCE_S = 10.0
 PING_INTERVAL_S = 10
 """A server that leaves two pings without an answer is frozen, and the client connects again."""
 BROKER_ERRORS = (nats.errors.Error, OSError, asyncio.TimeoutError)
+OUR_ERRORS = (
+    nats.errors.MaxPayloadError,
+    nats.errors.BadSubjectError,
+    nats.errors.BadHeaderError,
+    nats.js.errors.InvalidKeyError,
+)
+"""Those of BROKER_ERRORS that waiting does not help against: what was to be sent is wrong."""
 
 
 def access_options(access: Access) -> dict[str, Any]:
@@ -134,5 +142,7 @@ def broker_errors() -> Iterator[None]:
         yield
     except MessageTooLarge as error:
         raise BodyTooLarge(str(error)) from error
+    except OUR_ERRORS:
+        raise
     except BROKER_ERRORS as error:
         raise Unavailable(f"the NATS server did not answer ({error or type(error).__name__}); try again") from error

@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 
 from bridge.contract.envelope import ErrorBody
 from bridge.contract.files import FileFormat, ImageObject
-from bridge.contract.wire import WireModel
+from bridge.contract.wire import JobId, WireModel
 
 
 class JobKind(StrEnum):
@@ -40,7 +40,7 @@ class JobStatus(StrEnum):
 class Job(WireModel):
     """A fully resolved request, as the queue holds it. `parameters` are the values for the mode's graph."""
 
-    job_id: str
+    job_id: JobId
     kind: JobKind
     mode: str
     model: str | None = None

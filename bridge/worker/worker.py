@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 
 from bridge import logs
-from bridge.broker.connection import BROKER_ERRORS, connect, respond
+from bridge.broker.connection import BROKER_ERRORS, OUR_ERRORS, connect, respond
 from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject
 from bridge.broker.jobs import HEARTBEAT_S, WATCH_S, JobQueue
 from bridge.broker.questions import answer
@@ -163,7 +163,8 @@ class Worker:
                 alive.cancel()
         except Exception as error:
             # The barrier of a delivery: one that cannot be handled must neither stop this worker nor stay for ever.
-            if isinstance(error, (Unavailable, *BROKER_ERRORS)) or deliveries <= MAX_DELIVERIES:
+            away = isinstance(error, (Unavailable, *BROKER_ERRORS)) and not isinstance(error, OUR_ERRORS)
+            if away or deliveries <= MAX_DELIVERIES:
                 await leave(msg, error)
             else:
                 await give_up(self._queue, msg, error)
