@@ -153,8 +153,8 @@ class Settings(BaseSettings):
     image_retention_s: PositiveFloat = setting(Retention.images_s, "seconds to keep the images of a job")
     image_store_bytes: PositiveInt = setting(
         Retention.images_bytes,
-        "most bytes of images, and again of uploads; the oldest images are removed first, and a store that is full of the "
-        "uploads of waiting jobs refuses more",
+        "most bytes of images, and again of uploads; the oldest images are removed first, and a store that is full of "
+        "the uploads of waiting jobs refuses more",
     )
     webhook_secret: str | None = setting(
         None, "secret that signs webhooks (callback_url); without it callback_url is refused", repr=False

@@ -123,9 +123,7 @@ def test_a_refused_request_leaves_its_key_free(client: ImageGenClient) -> None:
         assert requests.post(f"{client.url}/v1/jobs", json=body, headers=headers, timeout=20).status_code == status
 
 
-@pytest.mark.parametrize(
-    "subject", [NAMES.request, NAMES.submit, f"{NAMES.state}.{uuid4()}", NAMES.cancel, NAMES.model_info]
-)
+@pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize(
     ("payload", "headers"),
     [
