@@ -81,10 +81,11 @@ def train(
 
 
 def make_image(handle: PipelineHandle) -> torch.Tensor:
-    from neurolux.training.lora import TrainingReporter, draw_samples
+    from neurolux.training.lora import TrainingReporter
+    from neurolux.training.samples import sample_images
 
     with torch.inference_mode():
-        return draw_samples(handle, "zorb", 3, 1, 128, TrainingReporter())
+        return sample_images(handle, "zorb", 3, 1, 128, TrainingReporter())
 
 
 def latents_of(handle: PipelineHandle, archive: Path) -> torch.Tensor:
@@ -186,7 +187,7 @@ def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
 ) -> None:
     from neurolux.families.registry import families
-    from neurolux.training.lora import with_trained
+    from neurolux.training.samples import with_trained
 
     handle = handle_for(tiny_models[model])
     before = make_image(handle)
