@@ -103,10 +103,16 @@ def generate(
     return [made[number] for number in range(len(prompts))]
 
 
-def _features(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Pixels and edges of ``box``, as one vector; edges weigh as much as pixels."""
-    part = Image.fromarray(image).crop(box).resize((COMPARED, COMPARED), Image.Resampling.BOX)
-    pixels = np.asarray(part, dtype=np.float32) / 255.0
+def _cut(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The part of ``image`` in ``box``: left, top, right, bottom."""
+    left, top, right, bottom = box
+    return image[top:bottom, left:right]
+
+
+def _features(part: np.ndarray) -> np.ndarray:
+    """Pixels and edges of a part of an image, as one vector; edges weigh as much as pixels."""
+    small = Image.fromarray(np.ascontiguousarray(part)).resize((COMPARED, COMPARED), Image.Resampling.BOX)
+    pixels = np.asarray(small, dtype=np.float32) / 255.0
     wide, tall = np.diff(pixels, axis=1), np.diff(pixels, axis=0)
     return np.concatenate([pixels.ravel(), 2.0 * wide.ravel(), 2.0 * tall.ravel()])
 
@@ -136,12 +142,12 @@ def _rank(
     image: np.ndarray, case: Case, item: Item, box: tuple[int, int, int, int], truths: dict[str, np.ndarray]
 ) -> int:
     """The place of ``item`` among all candidates in ``box``; images equal to the truth do not count."""
-    made, number = _features(image, box), case.scene.items.index(item)
+    made, number = _features(_cut(image, box)), case.scene.items.index(item)
     distances = []
     for candidate in _candidates(item):
         items = tuple(candidate if n == number else other for n, other in enumerate(case.scene.items))
-        drawn = draw(replace(case.scene, items=items), truths, case.size)
-        distances.append(float(np.square(made - _features(drawn, box)).mean()))
+        drawn = draw(replace(case.scene, items=items), truths, case.size, part=box)
+        distances.append(float(np.square(made - _features(drawn)).mean()))
     return 1 + sum(distance < distances[0] - 1e-9 for distance in distances)
 
 
@@ -154,15 +160,15 @@ def _distances(
     """
     size = (image.shape[1], image.shape[0])
     ((item, box),) = _boxes(scene, size)
-    made, own = _features(image, box), item.name
+    made, own = _features(_cut(image, box)), item.name
     found = {}
     for candidate in _candidates(item):
         key = (candidate.name, scene.ground)
         if key not in features:
-            features[key] = _features(draw(replace(scene, items=(candidate,)), truths, size), box)
+            features[key] = _features(draw(replace(scene, items=(candidate,)), truths, size, part=box))
         found[candidate.name] = float(np.square(made - features[key]).mean())
     empty = np.broadcast_to(np.array(GROUNDS[scene.ground], np.uint8), image.shape)
-    scale = float(np.square(_features(empty, box) - features[own, scene.ground]).mean())
+    scale = float(np.square(_features(_cut(empty, box)) - features[own, scene.ground]).mean())
     truth = found.pop(own)
     return truth / scale, min(found.values()) / scale
 
