@@ -1,4 +1,4 @@
-"""The training commands in the order of ``training/README.md``, from nothing but icons to a pipeline that draws."""
+"""The training commands in the order of ``training/README.md``, from icons to a pipeline that makes images."""
 
 from __future__ import annotations
 
