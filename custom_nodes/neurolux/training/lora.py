@@ -49,6 +49,15 @@ class TrainingReporter:
         """The share of the whole progress that the next ``steps`` of sampling take."""
 
 
+def check_handle(handle: PipelineHandle) -> None:
+    """Raise InvalidParameter for a pipeline that something was applied to: its LoRA would need that too."""
+    if handle.loras or handle.controls or handle.motion:
+        raise InvalidParameter(
+            "pipeline",
+            "the pipeline has a LoRA, a ControlNet or a motion adapter; link the loader itself to Train LoRA",
+        )
+
+
 def train_lora(
     handle: PipelineHandle,
     images: TrainingSet,

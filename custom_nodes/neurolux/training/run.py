@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from ..adapters.borrow import borrow
-from ..errors import InvalidParameter
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
 from .image_set import TrainingSet
-from .lora import train_lora
+from .lora import check_handle, train_lora
 from .loss_curve import draw_loss_curve
 from .progress import TrainingProgress
 from .samples import SampleSettings, sample_both, with_trained
@@ -74,15 +73,6 @@ def run_training(
         f"{trained.path.name}: {settings.steps} steps, loss {trained.losses[-1]:.4f}",
         (*trained.warnings, *borrow(pipeline).take_warnings()),
     )
-
-
-def check_handle(handle: PipelineHandle) -> None:
-    """Raise InvalidParameter for a pipeline that something was applied to: its LoRA would need that too."""
-    if handle.loras or handle.controls or handle.motion:
-        raise InvalidParameter(
-            "pipeline",
-            "the pipeline has a LoRA, a ControlNet or a motion adapter; link the loader itself to Train LoRA",
-        )
 
 
 def as_image(pixels: np.ndarray) -> torch.Tensor:
