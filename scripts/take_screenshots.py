@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageGrab
-from playwright.async_api import Page
+from playwright.async_api import Page, ViewportSize
 
 from bridge.client import ImageGenClient
 from bridge.modes.library import SHIPPED_WORKFLOWS
@@ -29,7 +29,7 @@ from bridge.service.runtime import Runtime, running_service
 from bridge.settings import Settings
 from overlay.pygobject import require_gtk
 from scripts.export_workflows import FIT_VIEW, editor, open_graph
-from tests.overlay.desktop import Hands, Person, eventually, session_bus, window_manager, x_server
+from tests.overlay.desktop import Hands, Person, session_bus, window_manager, x_server
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -58,12 +58,20 @@ SHOWS_IMAGE = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
     return (result.imgs ?? []).some(image => image.complete);
 }"""
+LARGE = ViewportSize(width=2350, height=1200)
+"""The text in the nodes is legible."""
+BESIDE_MENU = """() => {
+    app.graph.arrange(60);
+    app.canvas.ds.scale = 0.6;
+    app.canvas.ds.offset = [700, 260];
+}"""
 MENU_SIZE = {"x": 0, "y": 0, "width": 1280, "height": 530}
-OVERLAY_TITLE = "Generate an image"
+APPLICATION, OVERLAY_TITLE = "org.neurolux.Overlay", "Generate an image"
 
 
 async def take_editor(page: Page) -> None:
     """The graph of text-to-image after a run."""
+    await page.set_viewport_size(LARGE)
     await open_graph(page, json.loads((SHIPPED_WORKFLOWS / "text-to-image.json").read_bytes()))
     await page.evaluate(SET_VALUES, {"model": "starter", "prompt": PROMPT})
     await page.get_by_role("button", name="Run", exact=True).first.click()
@@ -74,7 +82,9 @@ async def take_editor(page: Page) -> None:
 async def take_menu(page: Page) -> None:
     """*File › Publish as mode*, over a small graph."""
     await page.evaluate("graph => app.loadApiJson(graph, 'negative')", OWN_MODE)
-    await page.evaluate("() => { app.graph.arrange(120); app.canvas.ds.scale = 1; app.canvas.ds.offset = [420, 120]; }")
+    await page.evaluate(
+        "() => { app.graph.arrange(60); app.canvas.ds.scale = 0.6; app.canvas.ds.offset = [700, 260]; }"
+    )
     await page.locator(".comfy-menu-button-wrapper").first.click()
     await page.get_by_role("menuitem", name="File").hover()
     await page.get_by_role("menuitem", name="Publish as mode").hover()
@@ -86,10 +96,10 @@ async def take_menu(page: Page) -> None:
 
 
 async def take_editor_and_menu(comfyui_url: str) -> None:
-    """Both, in one browser."""
-    async with editor(comfyui_url) as page:
-        await take_editor(page)
-        await take_menu(page)
+    """Each in a browser of its own, so that neither shows the other's tab."""
+    for take in (take_editor, take_menu):
+        async with editor(comfyui_url) as page:
+            await take(page)
 
 
 @contextmanager
@@ -116,8 +126,8 @@ def take_overlay(url: str, home: Path) -> None:
         command = [sys.executable, "-m", "overlay"]
         running = subprocess.Popen([*command, "--hidden"], env={**environment, "IMAGEGEN_URL": url}, cwd=home)
         try:
-            person, hands = Person("org.neurolux.Overlay"), Hands(environment["DISPLAY"])
-            eventually(person._root, "the overlay")
+            person, hands = Person(APPLICATION), Hands(environment["DISPLAY"])
+            subprocess.run(["gdbus", "wait", "--session", "--timeout=30", APPLICATION], env=environment, check=True)
             subprocess.run([*command, "--toggle"], env=environment, cwd=home, check=True)
             person.press("Generate an image")
             person.find("Generate", "push button")
