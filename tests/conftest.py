@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+# Before torch, here and in every process that a test starts: threads that wait sleep. More processes than cores run at
+# a time, and threads that spin take most of it: a training test of 8 s of CPU time took 79 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-"""Before torch, here and in every process that a test starts: threads that wait sleep. More processes than cores run at
-a time, and threads that spin took most of it: a training test of 8 s of CPU time took 79 s."""
+
 TESTS = Path(__file__).parent
 SHARED_PROCESSES = ("service", "faults", "overlay", "bridge_process")
 """Folders whose tests share processes that take long to start: each runs on one worker."""
