@@ -93,10 +93,11 @@ bench: $(VENV)/.synced-dev ## measure: overhead over raw ComfyUI, the nodes, the
 
 JOBS ?= 1000
 SEED ?= 1
+FULL_DISKS ?= 0
 
 .PHONY: soak
-soak: $(VENV)/.synced-dev ## jobs while processes are killed at random: JOBS=1000 SEED=1
-	$(BIN)/python -m benchmarks.soak --jobs $(JOBS) --seed $(SEED)
+soak: $(VENV)/.synced-dev ## jobs while processes die, freeze and the disk fills: JOBS=1000 SEED=1 FULL_DISKS=0
+	$(BIN)/python -m benchmarks.soak --jobs $(JOBS) --seed $(SEED) --full-disks $(FULL_DISKS)
 
 .PHONY: workflows
 workflows: $(VENV)/.synced-dev ## export workflows/api from workflows with ComfyUI's own front end

@@ -193,7 +193,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     """Set up logging for this process. Raises SettingsError if the token file cannot be read."""
     make = JsonFormatter if settings.log_format == "json" else HumanFormatter
     handler = logging.StreamHandler(stream or sys.stderr)
-    secrets = [*settings.tokens(), settings.nats_password or "", settings.nats_token or ""]
+    secrets = [*settings.tokens(), *settings.secrets()]
     handler.setFormatter(make(show_prompts=settings.log_prompts, secrets=secrets))
     root = logging.getLogger()
     root.handlers[:] = [handler]

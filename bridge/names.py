@@ -120,6 +120,21 @@ class Names:
         return f"{self._slug}-idempotency"
 
     @property
+    def probe_jobs(self) -> str:
+        """A subject of the queue of jobs that no worker reads: a write to it shows that the queue is stored."""
+        return f"{self.prefix}.probe.jobs"
+
+    @property
+    def probe_callbacks(self) -> str:
+        """The same for the queue of webhooks."""
+        return f"{self.prefix}.probe.callbacks"
+
+    @property
+    def probe_key(self) -> str:
+        """The same for buckets: a key that is no job's id and no claim's."""
+        return "=probe"
+
+    @property
     def _slug(self) -> str:
         # Names of streams and buckets may hold no dot. No token holds "__", so two prefixes never make one slug.
         return "imagegen" if self.prefix == DEFAULT_PREFIX else self.prefix.replace(".", "__")

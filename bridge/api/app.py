@@ -15,10 +15,11 @@ from bridge.api.rest import service as rest
 from bridge.api.rest.limits import BODY_MEMORY, limited
 from bridge.api.rest.metrics import METRICS
 from bridge.api.rest.operations import check_declared
-from bridge.api.rest.replies import GENERATION, INDEX, ROSTER
+from bridge.api.rest.replies import GENERATION, INDEX, PROBE, ROSTER
 from bridge.broker.connection import connect
 from bridge.broker.fleet import Roster
 from bridge.broker.jobs import JobQueue
+from bridge.broker.probe import StoreProbe
 from bridge.gateway.callback_address import CallbackPolicy
 from bridge.gateway.generation import Generation
 from bridge.gateway.idempotency import KEEP_S as IDEMPOTENCY_S
@@ -86,7 +87,9 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                 timeout_s=settings.job_timeout_s,
                 limits=request_limits(settings),
                 callbacks=callbacks,
+                disks=settings.disks,
             )
+            app[PROBE] = StoreProbe(lambda: queue.nc, settings.names)
             await NatsApi(generation, index, limiter=limiter, waits=waits, metrics=figures).open()
             background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
             yield

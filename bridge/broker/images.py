@@ -20,7 +20,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError
 
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
-from bridge.broker.stores import NO_SPACE_ERRORS, STREAM_FULL_ERROR, make_stream
+from bridge.broker.stores import LEAST_AGE_S, NO_SPACE_ERRORS, is_at_its_bound, make_stream
 from bridge.contract import ImageExpired, ImageObject, StorageFull, Unavailable
 
 CHUNK_BYTES = 512 * 1024
@@ -61,7 +61,7 @@ class ImageStore:
             name=self._stream,
             subjects=[f"$O.{self._bucket}.C.>", f"$O.{self._bucket}.M.>"],
             storage=StorageType.FILE,
-            max_age=max_age_s,
+            max_age=max(max_age_s, LEAST_AGE_S),
             max_bytes=self._max_bytes,
             discard=DiscardPolicy.NEW if self._keeps else DiscardPolicy.OLD,
             allow_rollup_hdrs=True,
@@ -94,7 +94,7 @@ class ImageStore:
             )
         except APIError as error:
             if error.err_code in NO_SPACE_ERRORS:
-                if self._keeps and error.err_code == STREAM_FULL_ERROR:
+                if self._keeps and is_at_its_bound(error):
                     raise StorageFull(
                         f"the images and files of jobs that wait take all {self._max_bytes} bytes of their store; try "
                         "again when a job has ended"

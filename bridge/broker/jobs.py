@@ -28,7 +28,15 @@ from bridge.broker.connection import BROKER_ERRORS, broker_errors
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
 from bridge.broker.nats_client import MessageTooLarge
-from bridge.broker.stores import STREAM_FULL_ERROR, bucket_config, callbacks_config, make_stream, queue_config, span
+from bridge.broker.stores import (
+    NO_SPACE_ERRORS,
+    bucket_config,
+    callbacks_config,
+    is_at_its_bound,
+    make_stream,
+    queue_config,
+    span,
+)
 from bridge.contract import (
     EXTENSIONS,
     FileFormat,
@@ -41,6 +49,7 @@ from bridge.contract import (
     JobState,
     JobStatus,
     QueueFull,
+    StorageFull,
     Unavailable,
     UnknownJob,
     UnreadableRecord,
@@ -157,8 +166,12 @@ class JobQueue:
                         await self._states.delete(job.job_id, last=revision)
                 raise ack
         except APIError as error:
-            if error.err_code == STREAM_FULL_ERROR:
+            if is_at_its_bound(error):
                 raise QueueFull("the queue is full; try again when a job has finished") from error
+            if error.err_code in NO_SPACE_ERRORS:
+                raise StorageFull(
+                    f"the NATS server has no space for the job ({error.description}): free space on its disk"
+                ) from error
             raise Unavailable(f"the NATS server refused the job: {error.description}") from error
         except BROKER_ERRORS as error:
             raise Unavailable(f"the NATS server did not take the job: {error or type(error).__name__}") from error

@@ -16,17 +16,25 @@ log = logging.getLogger(__name__)
 
 DEDUPLICATION_S = 3600.0
 STREAM_CONFIG_ERROR = 10058
-STREAM_FULL_ERROR = 10077
-NO_SPACE_ERRORS = (10023, 10047, STREAM_FULL_ERROR)
+STORE_ERROR = 10077
+NO_SPACE_ERRORS = (10023, 10047, STORE_ERROR)
 """Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
 LEAST_BYTES = 16 * 1024**2
+LEAST_AGE_S = 1.0
+"""Servers refuse to keep messages for less than a tenth of a second."""
+
+
+def is_at_its_bound(error: APIError) -> bool:
+    """Whether a stream refuses a message because it holds as much as it may, rather than for a fault of the disk."""
+    text = error.description or ""
+    return error.err_code == STORE_ERROR and ("maximum messages" in text or "maximum bytes" in text)
 
 
 def queue_config(names: Names, max_pending: int) -> StreamConfig:
     """The queue of jobs that wait or run."""
     return StreamConfig(
         name=names.stream,
-        subjects=[f"{names.jobs}.>"],
+        subjects=[f"{names.jobs}.>", names.probe_jobs],
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
         # The broker enforces the bound, so it holds for any number of gateways.
@@ -40,11 +48,12 @@ def callbacks_config(names: Names, retention: Retention) -> StreamConfig:
     """The queue of webhooks to send."""
     return StreamConfig(
         name=names.callbacks_stream,
-        subjects=[names.callbacks],
+        subjects=[names.callbacks, names.probe_callbacks],
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
-        max_age=retention.jobs_s,
-        duplicate_window=DEDUPLICATION_S,
+        max_age=max(retention.jobs_s, LEAST_AGE_S),
+        # The server refuses a window that is longer than messages are kept.
+        duplicate_window=min(DEDUPLICATION_S, max(retention.jobs_s, LEAST_AGE_S)),
     )
 
 
@@ -58,7 +67,7 @@ def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamCon
         subjects=[f"$KV.{bucket}.>"],
         storage=StorageType.FILE,
         max_msgs_per_subject=1,
-        max_age=max_age_s,
+        max_age=max(max_age_s, LEAST_AGE_S),
         max_bytes=max_bytes,
         discard=DiscardPolicy.OLD,
         allow_direct=True,

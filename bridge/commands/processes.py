@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from bridge import logs
+from bridge.alive import beat
 from bridge.commands.options import GATEWAY, WORKER, add_settings, settings_of
 from bridge.settings import SettingsError
 
@@ -63,11 +64,15 @@ def _serve(service: Coroutine[Any, Any, None]) -> int:
 
     async def until_signalled() -> None:
         task = asyncio.ensure_future(service)
+        beating = asyncio.ensure_future(beat())
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        finally:
+            beating.cancel()
 
     # Not uvloop: a write to a lost connection raises RuntimeError there, which nats-py does not expect.
     asyncio.run(until_signalled())

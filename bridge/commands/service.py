@@ -12,16 +12,19 @@ from pathlib import Path
 from bridge import logs
 from bridge.comfyui.errors import ComfyUIError
 from bridge.commands.options import COMFYUI, SERVICE, add_settings, settings_of
+from bridge.service.advisories import known_of
 from bridge.service.demo import run_demo
 from bridge.service.device import find_device
 from bridge.service.errors import ServiceError
 from bridge.service.installer import (
     Installation,
+    comfyui_version,
     find_installation,
     install_with_comfy_cli,
     pinned_installation,
     write_extra_model_paths,
 )
+from bridge.service.state_folder import prepare
 from bridge.service.status import get_status
 from bridge.service.supervisor import run_service, say
 from bridge.settings import Settings
@@ -102,13 +105,16 @@ def setup_command(args: argparse.Namespace) -> int:
     """`imagegen setup`"""
     settings = settings_of(args)
     try:
-        settings.make_directories()
+        prepare(settings, say)
         installation = _install(settings, args.comfyui)
         write_extra_model_paths(settings, installation)
     except ComfyUIError as error:
         raise ServiceError(str(error)) from error
     device = find_device(installation.python)
-    print(f"ComfyUI  {installation.root} ({installation.origin})")
+    version = comfyui_version(installation.root)
+    print(f"ComfyUI  {version or 'of unknown version'} in {installation.root} ({installation.origin})")
+    if known := known_of(version):
+        print(f"note     {known}")
     print(f"Python   {installation.python}")
     print(f"device   {device.kind}" + (f" ({device.note})" if device.note else ""))
     print(f"models   {settings.models}")

@@ -27,11 +27,13 @@ from bridge.contract import (
     JobStatus,
     LoadModelResponse,
     QueueFull,
+    StorageFull,
     TimedOut,
     Unavailable,
     UnknownJob,
     WorkerError,
 )
+from bridge.disk import Disks
 from bridge.gateway import cancellation
 from bridge.gateway.callback_address import CallbackPolicy
 from bridge.gateway.idempotency import Claim, IdempotencyKeys
@@ -70,6 +72,7 @@ class Generation:
         timeout_s: float,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         callbacks: CallbackPolicy = CallbackPolicy(),  # noqa: B008 - frozen
+        disks: Disks = Disks(),  # noqa: B008 - frozen
     ) -> None:
         self.queue = queue
         self.modes = modes
@@ -80,6 +83,12 @@ class Generation:
         self._uploads = Uploads(queue, limits)
         self._callbacks = callbacks
         self._timeout_s = timeout_s
+        self._disks = disks
+
+    def check_disk(self) -> None:
+        """Raise StorageFull if a disk that jobs fill is nearly full: a new job would fail late, and others with it."""
+        if problem := self._disks.shortage():
+            raise StorageFull(f"no new jobs are accepted: {problem}")
 
     async def accept(self, body: Body, key: str | None = None, *, endpoint: str = "") -> Accepted:
         """Check a request and store its images. The same `key` with the same request gives the same job.
@@ -137,6 +146,7 @@ class Generation:
 
     async def load(self, model_name: str) -> LoadModelResponse:
         """Load a model and wait until it is on its device. Raises UnknownModel and what `run` raises."""
+        self.check_disk()
         state = await self.run(Accepted(make_load_job(model_name, await self.models.recent(), time.time())))
         return LoadModelResponse.model_validate({"job_id": state.job_id, **(state.loaded or {})})
 
@@ -158,6 +168,7 @@ class Generation:
     async def _job(self, body: Body) -> Job:
         """The job that a request asks for, its images stored. It is not queued yet."""
         logs.keep_private(body.values)
+        self.check_disk()
         mode = find_mode(body.values, self.modes)
         values = dict(form_values(body.values, mode) if body.is_form else body.values)
         given = values.get("job_id")

@@ -122,6 +122,11 @@ class ManagedComfyUI:
         except TimeoutError:
             raise ComfyUIStartFailed(f"ComfyUI did not answer within {timeout_s:g} s", self.child.log_file) from None
 
+    async def answers(self) -> bool:
+        """Whether it answers any request at all."""
+        async with aiohttp.ClientSession() as session:
+            return await self._status(session, "/system_stats") is not None
+
     async def _status(self, session: aiohttp.ClientSession, path: str) -> int | None:
         try:
             async with session.get(self.url + path, timeout=aiohttp.ClientTimeout(total=10)) as response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import fcntl
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,18 @@ def comfy_cli_workspaces(settings: Settings) -> Iterator[Path]:
 
 def own_comfy_cli_workspace(settings: Settings) -> Path:
     return settings.state_dir / "comfy-cli" / "ComfyUI"
+
+
+def comfyui_version(root: Path) -> str | None:
+    """The version of a ComfyUI folder; None if it does not say."""
+    for name in ("comfyui_version.py", "pyproject.toml"):
+        try:
+            text = (root / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if found := re.search(r"^(?:__version__|version)\s*=\s*[\"']([^\"']+)", text, re.MULTILINE):
+            return found[1]
+    return None
 
 
 # -- the pinned copy -----------------------------------------------------------------------------------------------
@@ -226,9 +239,12 @@ def model_folders(settings: Settings) -> list[Path]:
     found = [settings.models]
     file = settings.state_dir / EXTRA_MODEL_PATHS
     if file.is_file():
-        config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        if base := config.get("existing", {}).get("base_path"):
-            found.append(Path(base))
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            if base := config.get("existing", {}).get("base_path"):
+                found.append(Path(base))
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+            pass  # It is damaged. Every start writes it anew, and imagegen doctor reports it.
     return found
 
 

@@ -29,13 +29,17 @@ class Runtime:
     started_at: float = 0.0
 
     def write(self, settings: Settings) -> None:
-        """Replace the file in one step; only its owner may read it."""
+        """Replace the file in one step; only its owner may read it. Raises OSError, and then leaves it as it was."""
         directory = settings.runtime_file.parent
         handle, name = tempfile.mkstemp(prefix=".runtime-", dir=directory)  # mode 0600
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2)
-            file.write("\n")
-        os.replace(name, settings.runtime_file)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(asdict(self), file, indent=2)
+                file.write("\n")
+            os.replace(name, settings.runtime_file)
+        except OSError:
+            os.unlink(name)
+            raise
 
 
 def running_service(settings: Settings) -> Runtime | None:
@@ -62,7 +66,7 @@ def is_locked(settings: Settings) -> bool:
 
 
 @contextmanager
-def single_instance(settings: Settings) -> Iterator[None]:
+def locked(settings: Settings) -> Iterator[None]:
     """Hold the lock of the state directory; raises ServiceError with the other instance's URL when it is taken.
 
     The kernel drops the lock with the process, however it dies. Python's files are not inherited by children.
@@ -77,6 +81,13 @@ def single_instance(settings: Settings) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise ServiceError(_already_running(settings)) from None
                 time.sleep(0.05)
+        yield
+
+
+@contextmanager
+def single_instance(settings: Settings) -> Iterator[None]:
+    """Be the service that runs on the state directory. Raises ServiceError if there is one already."""
+    with locked(settings):
         settings.runtime_file.unlink(missing_ok=True)  # left by a service that was killed
         try:
             yield

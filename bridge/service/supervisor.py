@@ -10,28 +10,38 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.comfyui.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
+from bridge.contract import BridgeError
 from bridge.service.checks import ReservedPort, check_port
 from bridge.service.child import ChildProcess
 from bridge.service.comfyui import ManagedComfyUI, has_nodes, output_directory
 from bridge.service.errors import ServiceError
 from bridge.service.installer import Installation, find_installation, write_extra_model_paths
 from bridge.service.keeper import Keeper
-from bridge.service.nats import nats_child
+from bridge.service.nats import nats_child, with_nats_token
+from bridge.service.nats_store import damaged_consumers, set_aside
+from bridge.service.nats_watch import NatsWatch, greets
 from bridge.service.runtime import Runtime, single_instance
+from bridge.service.state_folder import prepare
 from bridge.service.status import probe_ready
-from bridge.settings import ENV_PREFIX, Settings
+from bridge.service.watchdog import Watchdog
+from bridge.settings import ENV_PREFIX, Settings, without_secrets
 
 STOP_ORDER = {"gateway": 2.0, "worker": 3.0, "comfyui": 2.0, "nats": 3.0}
 """The order of stopping: sources of work first. Seconds that each may take before it is killed."""
 NATS_TIMEOUT_S = 15.0
 POLL_S = 0.2
+SILENT_S = 10.0
+"""A gateway or worker that has sent no sign of life for this long does not answer."""
+RETRY_S = 5.0
 COMPLAIN_AFTER_S = 30.0
 """How long after ComfyUI is up the gateway may be not ready before the reason is shown."""
 
@@ -44,15 +54,14 @@ def say(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    except OSError:
+        pass  # It is a file on a full disk. What is in its buffer comes with the next line.
 
 
 async def run_service(settings: Settings, *, require_pack: bool = True, say: Say = say) -> None:
     """Run until SIGINT, SIGTERM or SIGHUP. Raises SettingsError, ServiceError or ComfyUIError if it cannot continue."""
     settings.refuse_open_host()
-    try:
-        settings.make_directories()
-    except OSError as error:
-        raise ServiceError(f"cannot create {error.filename} ({error.strerror}); choose another --state-dir") from None
+    prepare(settings, say)
     with single_instance(settings):
         check_port(settings.host, settings.port)
         await Supervisor(settings, require_pack=require_pack, say=say).run()
@@ -62,7 +71,7 @@ class Supervisor:
     """The parent of the processes of one instance."""
 
     def __init__(self, settings: Settings, *, require_pack: bool = True, say: Say = say) -> None:
-        self._settings = settings
+        self._settings = with_nats_token(settings) if settings.nats_url is None else settings
         self._require_pack = require_pack
         self._say = say
         self._children: dict[str, ChildProcess] = {}
@@ -73,6 +82,7 @@ class Supervisor:
         self._comfyui_url = settings.comfyui_url or f"http://127.0.0.1:{self._reserve()}"
         self._nats_url = settings.nats_url or f"nats://127.0.0.1:{self._reserve()}"
         self._stopping = False
+        self._runtime_problem: str | None = None
 
     async def run(self) -> None:
         outcome = self._outcome = asyncio.get_running_loop().create_future()
@@ -113,6 +123,7 @@ class Supervisor:
         if device.note:
             self._say(f"warning: {device.note}")
         keeper = self._keep(comfyui.child, ready=comfyui.wait_ready)
+        self._guard(keeper, comfyui.answers)
         await keeper.was_ready.wait()
         self._say(f"ComfyUI is ready after {time.monotonic() - self._began:.1f} s")
 
@@ -125,7 +136,7 @@ class Supervisor:
             port=urlsplit(self._comfyui_url).port,
             require_pack=self._require_pack,
             env={
-                **os.environ,
+                **without_secrets(os.environ),  # third-party nodes read their environment
                 MODES_VARIABLE: str(self._settings.workflows),
                 SERVICE_VARIABLE: self._settings.url,
             },
@@ -161,12 +172,27 @@ class Supervisor:
             port = urlsplit(self._nats_url).port
             assert port is not None
             child = nats_child(self._settings, port)
-            keeper = self._keep(child, ready=lambda: self._wait_nats(child))
+            keeper = self._keep(child, ready=lambda: self._nats_ready(child))
+            self._guard(keeper, lambda: greets(self._nats_url))
+            watch = NatsWatch(child, self._settings, self._nats_url, watched=lambda: keeper.works, say=self._say)
+            self._spawn(self._lasting(watch.run))
             await keeper.was_ready.wait()
         elif not await _accepts(self._nats_url):
             raise ServiceError(
                 f"no NATS server answers at {self._nats_url}: start it, or leave --nats-url out, and one is started"
             )
+
+    async def _nats_ready(self, child: ChildProcess) -> None:
+        await self._wait_nats(child)
+        damaged = await find_damaged(self._settings, self._nats_url)
+        if not damaged:
+            return
+        await child.stop()
+        for folder in damaged:
+            self._say(f"NATS cannot read {folder}: it is made anew, and now in {set_aside(self._settings, folder)}")
+        await child.start()
+        self._write_runtime()
+        await self._wait_nats(child)
 
     async def _wait_nats(self, child: ChildProcess) -> None:
         deadline = time.monotonic() + NATS_TIMEOUT_S
@@ -178,8 +204,27 @@ class Supervisor:
     def _start_bridge(self, name: str, *arguments: str) -> None:
         """Start a worker or gateway. `-P` ignores a folder named bridge in the current directory."""
         argv = [sys.executable, "-P", "-m", "bridge", name, *arguments]
-        env = bridge_environment(self._settings, with_token=name == "gateway")
-        self._keep(ChildProcess(name, argv, log_file=self._settings.logs / f"{name}.log", env=env))
+        env = bridge_environment(self._with_disks(), with_token=name == "gateway")
+        child = ChildProcess(name, argv, log_file=self._settings.logs / f"{name}.log", env=env, beats=True)
+
+        async def beats() -> bool:
+            return time.monotonic() - child.beat_at < SILENT_S
+
+        self._guard(self._keep(child), beats)
+
+    def _with_disks(self) -> Settings:
+        """The settings with the disks that the children of this process fill, unless the user names others."""
+        if self._settings.disk_folders:
+            return self._settings
+        own: list[Path] = []
+        if self._settings.nats_url is None:
+            own.append(self._settings.nats_store)
+        if self._settings.comfyui_url is None:
+            own.append(self._settings.output)
+        # A comma separates the folders, so one with a comma in its name cannot be passed on.
+        return self._settings.model_copy(
+            update={"disk_folders": tuple(str(path) for path in own if "," not in str(path))}
+        )
 
     async def _announce(self) -> None:
         url = self._settings.url
@@ -203,6 +248,19 @@ class Supervisor:
         keeper = Keeper(child, say=self._say, changed=self._write_runtime, **options)
         self._spawn(keeper.keep())
         return keeper
+
+    def _guard(self, keeper: Keeper, answers: Callable[[], Awaitable[bool]]) -> None:
+        """Let a watchdog replace the child when it is frozen."""
+        self._spawn(self._lasting(Watchdog(keeper.child, answers, watched=lambda: keeper.works, say=self._say).run))
+
+    async def _lasting(self, watch: Callable[[], Awaitable[None]]) -> None:
+        """Run a watch again and again: no fault of a watch may end what it watches."""
+        while True:
+            try:
+                await watch()
+            except Exception as error:
+                self._say(f"warning: a watchdog failed ({type(error).__name__}: {error}); it is started again")
+            await asyncio.sleep(RETRY_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._watch(asyncio.create_task(work))
@@ -239,7 +297,19 @@ class Supervisor:
         pids = {"supervisor": os.getpid()}
         pids.update((name, child.pid) for name, child in self._children.items() if child.pid is not None)
         runtime = Runtime(self._settings.url, self._comfyui_url, self._nats_url, pids, self._started_at)
-        runtime.write(self._settings)
+        try:
+            runtime.write(self._settings)
+            self._runtime_problem = None
+        except OSError as error:
+            problem = f"{self._settings.runtime_file} cannot be written ({error.strerror})"
+            if problem != self._runtime_problem:
+                self._say(f"warning: {problem}; the service goes on, and tries again")
+            self._runtime_problem = problem
+            asyncio.get_running_loop().call_later(RETRY_S, self._write_runtime_again)
+
+    def _write_runtime_again(self) -> None:
+        if self._runtime_problem is not None and not self._stopping:
+            self._write_runtime()
 
     # -- stop ------------------------------------------------------------------------------------------------------
 
@@ -252,6 +322,7 @@ class Supervisor:
                 await self._children[name].stop(grace_s)
         for port in self._ports:
             port.release()
+        self._settings.nats_token_file.unlink(missing_ok=True)
 
 
 def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -260,6 +331,20 @@ def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str
     result |= settings.environment(with_token=with_token)
     result["PYTHONUNBUFFERED"] = "1"
     return result
+
+
+async def find_damaged(settings: Settings, nats_url: str) -> list[Path]:
+    """The damaged consumers of the service's own nats-server; none if that cannot be found out."""
+    try:
+        nc = await connect(nats_url, "imagegen-supervisor", access=settings.nats_access, patience_s=NATS_TIMEOUT_S)
+    except BridgeError:
+        return []  # The processes that need the server will say it.
+    try:
+        return await damaged_consumers(nc.jetstream(), settings.nats_store)
+    except BROKER_ERRORS:
+        return []
+    finally:
+        await nc.close()
 
 
 async def _status(session: aiohttp.ClientSession, url: str) -> int | None:

@@ -12,6 +12,7 @@ from bridge.settings.model import (
     Settings,
     default_state_dir,
     read_setting,
+    without_secrets,
 )
 from bridge.settings.records import Access, Retention
 from bridge.settings.texts import ENV_PREFIX, SettingsError, flag, is_loopback, shown_default, variable, write_setting
@@ -34,5 +35,6 @@ __all__ = [
     "read_setting",
     "shown_default",
     "variable",
+    "without_secrets",
     "write_setting",
 ]

@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bridge.disk import Disks
 from bridge.names import DEFAULT_PREFIX, Names
 from bridge.settings.records import Access, Retention
 from bridge.settings.texts import ENV_PREFIX, SettingsError, check_token, explain, is_loopback, variable, write_setting
@@ -40,6 +41,8 @@ DEFAULT_JOB_TIMEOUT_S = 600.0
 DEFAULT_MAX_PENDING = 64
 OPEN_RATE_PER_MINUTE = 600
 """Requests a minute from one client where other machines can reach the service."""
+_SECRET = re.compile(rf"{ENV_PREFIX}\w*(TOKEN|SECRET|PASSWORD|CREDENTIALS|KEY)\w*", re.IGNORECASE)
+"""Also of versions that this one does not know."""
 WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -156,6 +159,14 @@ class Settings(BaseSettings):
         "most bytes of images, and again of uploads; the oldest images are removed first, and a store that is full of "
         "the uploads of waiting jobs refuses more",
     )
+    min_free_disk_bytes: NonNegativeInt = setting(
+        256 * 1024 * 1024, "free bytes below which a disk of disk_folders refuses new jobs with a 503; 0 is no limit"
+    )
+    disk_folders: CommaList = setting(
+        (),
+        "folders on the disks that jobs fill, separated by commas, as this gateway sees them",
+        shown="those of the NATS server and the ComfyUI that 'imagegen up' starts, else none",
+    )
     webhook_secret: str | None = setting(
         None, "secret that signs webhooks (callback_url); without it callback_url is refused", repr=False
     )
@@ -264,6 +275,11 @@ class Settings(BaseSettings):
             check_token(token, f"a token in {self.token_file}")
         return tokens
 
+    def secrets(self) -> list[str]:
+        """The values of all secret settings."""
+        named = (getattr(self, name) for name, item in type(self).model_fields.items() if not item.repr)
+        return [value for value in named if isinstance(value, str)]
+
     @property
     def own_token(self) -> str | None:
         """The token that the clients on this machine send."""
@@ -307,6 +323,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def disks(self) -> Disks:
+        """The disks that must keep space free for new jobs."""
+        return Disks(tuple(Path(folder) for folder in self.disk_folders), self.min_free_disk_bytes)
+
+    @property
     def comfyui_base(self) -> Path:
         """ComfyUI's --base-directory: models, input, output, user and custom_nodes."""
         return self.state_dir / "comfyui"
@@ -327,6 +348,11 @@ class Settings(BaseSettings):
     @property
     def nats_store(self) -> Path:
         return self.state_dir / "nats"
+
+    @property
+    def nats_token_file(self) -> Path:
+        """The token of the service's own NATS server, for this user's programs; exists only if the service has one."""
+        return self.state_dir / "nats.token"
 
     @property
     def logs(self) -> Path:
@@ -357,6 +383,12 @@ class Settings(BaseSettings):
             self.logs,
         ):
             path.mkdir(parents=True, exist_ok=True, mode=0o700 if path == self.state_dir else 0o777)
+
+
+def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment for programs of others: without the variables of this service that hold or locate a secret."""
+    secret = {variable(name) for name, item in Settings.model_fields.items() if not item.repr}
+    return {name: value for name, value in env.items() if name.upper() not in secret and not _SECRET.fullmatch(name)}
 
 
 def read_setting(name: str, text: str, source: str | None = None) -> Any:

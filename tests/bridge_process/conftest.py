@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from bridge.comfyui import ComfyUI
 from bridge.service.comfyui import ManagedComfyUI
 from bridge.service.installer import Installation, pinned_installation
 from bridge.settings import Settings
+from tests.bridge_process.instance import Instance
 
 HERE = Path(__file__).parent
 STATE_DIR = Settings.from_environment(os.environ).state_dir
@@ -57,3 +58,21 @@ async def comfyui(server: ManagedComfyUI) -> AsyncIterator[ComfyUI]:
         queue = await client.queue_snapshot(not_before=asyncio.get_running_loop().time())
         for prompt_id in [*queue.pending, *queue.running]:
             await client.cancel(prompt_id)
+
+
+@pytest.fixture
+def instances(tmp_path: Path) -> Iterator[Callable[[str], Instance]]:
+    made: list[Instance] = []
+
+    def make(name: str) -> Instance:
+        made.append(Instance(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for instance in made:
+        instance.end()
+
+
+@pytest.fixture
+def instance(instances: Callable[[str], Instance]) -> Instance:
+    return instances("state")

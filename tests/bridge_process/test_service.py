@@ -10,107 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from bridge.service.comfyui import free_port
-from bridge.service.keeper import MAX_DEATHS
-from bridge.service.status import Status, get_status
-from bridge.settings import Settings
-from tests.signals import take_sigint
-
-STAND_IN = Path(__file__).parent / "stand_in"
-CHILDREN = {"supervisor", "nats", "comfyui", "worker", "gateway"}
-
-
-class Instance:
-    """One `imagegen up` on a state directory and port of its own."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self.state_dir = state_dir
-        self.port = free_port()
-        self.log = state_dir.with_suffix(".out")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "bridge", *arguments, "--state-dir", str(self.state_dir)]
-
-    def up(self, *arguments: str, comfyui: bool = True, **env: str) -> subprocess.Popen[bytes]:
-        command = self.command("up", "--port", str(self.port), *arguments)
-        if comfyui:
-            command += ["--comfyui-dir", str(STAND_IN)]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEGEN_")}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=clean | env, preexec_fn=take_sigint
-            )
-        return self.process
-
-    def fails(self, *arguments: str, comfyui: bool = True, **env: str) -> str:
-        """Start, expect exit code 1 without a traceback, and return what was printed."""
-        assert self.up(*arguments, comfyui=comfyui, **env).wait(60) == 1
-        assert "Traceback" not in self.output
-        assert not self.status().running
-        return self.output
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text()
-
-    def status(self) -> Status:
-        return get_status(Settings(state_dir=self.state_dir))
-
-    def until(self, condition: Callable[[Status], bool]) -> Status:
-        deadline = time.monotonic() + 40
-        while not condition(status := self.status()):
-            assert time.monotonic() < deadline, (status, self.output)
-            assert self.process is not None
-            assert self.process.poll() is None, self.output
-            time.sleep(0.1)
-        return status
-
-    def ready(self) -> Status:
-        return self.until(lambda status: status.ready)
-
-    def is_empty(self) -> bool:
-        """No process has this state directory or port in its command line or environment."""
-        for process in psutil.process_iter():
-            try:
-                texts = [*process.cmdline(), *process.environ().values()]
-            except psutil.Error:
-                continue
-            if process.pid != os.getpid() and str(self.state_dir) in " ".join(texts):
-                return False
-        return True
-
-    def end(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(20)
-
-
-@pytest.fixture
-def instances(tmp_path: Path) -> Iterator[Callable[[str], Instance]]:
-    made: list[Instance] = []
-
-    def make(name: str) -> Instance:
-        made.append(Instance(tmp_path / name))
-        return made[-1]
-
-    yield make
-    for instance in made:
-        instance.end()
-
-
-@pytest.fixture
-def instance(instances: Callable[[str], Instance]) -> Instance:
-    return instances("state")
-
+from tests.bridge_process.instance import CHILDREN, STAND_IN, Instance
 
 # -- refusals: one clear line, exit code 1 -------------------------------------------------------------------------
 
@@ -228,14 +136,6 @@ def test_every_killed_child_is_started_again_at_the_same_address(instance: Insta
     for address in ("url", "comfyui_url", "nats_url"):
         assert getattr(after, address) == getattr(before, address)
     assert "comfyui ended with signal 9; restarting it" in instance.output
-
-
-def test_a_child_that_keeps_dying_ends_the_service_with_its_last_lines(instance: Instance) -> None:
-    assert instance.up(STAND_IN_LIFETIME_S="0.8").wait(60) == 1
-    assert f"comfyui ended {MAX_DEATHS} times, last with code 7" in instance.output
-    assert "the stand-in has not long to live" in instance.output
-    assert "Traceback" not in instance.output
-    assert instance.is_empty()
 
 
 def test_instances_live_side_by_side_and_one_state_directory_has_one(instances: Callable[[str], Instance]) -> None:

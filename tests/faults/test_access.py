@@ -25,26 +25,6 @@ PATIENCE_S = 3600.0
 """Longer than any test: a refusal is told at once."""
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, and what it signed for the server and for a client."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "rsa:2048", "-nodes")
-    openssl(*new, "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    for name in ("server", "client"):
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl(
-            "x509", "-req", "-days", "2", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
-            "-CAcreateserial", "-extfile", "names", "-out", f"{name}.pem",
-        )  # fmt: skip
-    return folder
-
-
 @pytest.fixture
 def secured(installation: Installation, certificates: Path, tmp_path: Path) -> Iterator[Cluster]:
     """A cluster whose NATS server asks for a certificate, a user and a password."""
@@ -138,8 +118,8 @@ PREFIXES = {
 }
 
 
-def write_credentials(path: Path) -> tuple[Path, dict[str, Any]]:
-    """A .creds file, and the configuration of a server that trusts it."""
+def write_credentials(path: Path, **permissions: Any) -> tuple[Path, dict[str, Any]]:
+    """A .creds file of a user with these permissions, and the configuration of a server that trusts it."""
     keys = {kind: SigningKey.generate() for kind in PREFIXES}
     public = {kind: public_key(kind, key) for kind, key in keys.items()}
     limits = {"subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1, "data": -1, "payload": -1,
@@ -150,7 +130,9 @@ def write_credentials(path: Path) -> tuple[Path, dict[str, Any]]:
     public["system"] = public_key("account", system)
     system_claims = {**public, "account": public["system"]}
     system_jwt = jwt("account", system_claims, keys["operator"], public["operator"], {})
-    user = jwt("user", public, keys["account"], public["account"], {"subs": -1, "data": -1, "payload": -1})
+    user = jwt(
+        "user", public, keys["account"], public["account"], {"subs": -1, "data": -1, "payload": -1, **permissions}
+    )
     seed = seed_of("user", keys["user"])
     path.write_text(
         f"-----BEGIN NATS USER JWT-----\n{user}\n------END NATS USER JWT------\n\n"

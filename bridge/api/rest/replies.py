@@ -9,12 +9,14 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from bridge.broker.fleet import Roster
+from bridge.broker.probe import StoreProbe
 from bridge.contract import JOB_ID_PATTERN, UnknownJob
 from bridge.gateway.generation import Generation
 from bridge.gateway.index import JobIndex
 
 GENERATION = web.AppKey("generation", Generation)
 INDEX = web.AppKey("index", JobIndex)
+PROBE = web.AppKey("probe", StoreProbe)
 ROSTER = web.AppKey("roster", Roster)
 
 

@@ -11,7 +11,7 @@ from bridge.api.rest import modes as modes_rest
 from bridge.api.rest import plan as plan_rest
 from bridge.api.rest import workers as workers_rest
 from bridge.api.rest.operations import Answer, Query, operation
-from bridge.api.rest.replies import GENERATION, reply
+from bridge.api.rest.replies import GENERATION, PROBE, reply
 from bridge.contract import InvalidRequest, LoadModelResponse, ModelInfoResponse, Unavailable
 
 routes = web.RouteTableDef()
@@ -57,10 +57,14 @@ async def healthz(_: web.Request) -> web.Response:
     open=True,
 )
 async def readyz(request: web.Request) -> web.Response:
-    """Whether a request would run now: NATS, a worker, its ComfyUI and the node pack all answer."""
-    if not request.app[GENERATION].queue.nc.is_connected:
+    """Whether a request would run now: NATS stores, there is disk space, and a worker, its ComfyUI and the node pack
+    all answer."""
+    generation = request.app[GENERATION]
+    if not generation.queue.nc.is_connected:
         raise Unavailable("the connection to the NATS server is down; reconnecting")
-    info = await request.app[GENERATION].models.ask()
+    generation.check_disk()
+    await request.app[PROBE].check()
+    info = await generation.models.ask()
     return web.json_response({"status": "ready", "device": info.device, "default_model": info.default_model})
 
 

@@ -26,6 +26,7 @@ from bridge.service.comfyui import free_port
 from bridge.service.nats import nats_server_program
 from bridge.settings import Retention
 from tests.bridge.broker.test_jobs import job
+from tests.bridge.house import House
 
 
 async def test_stores_of_an_earlier_version_and_other_settings_are_taken_over(nc: Client) -> None:
@@ -240,3 +241,12 @@ async def test_a_consumer_that_does_not_deliver_what_the_queue_holds_is_made_ane
     assert not await queue.repair_subscription()  # A worker has the only job.
     await msg.ack_sync()
     assert not await queue.repair_subscription()
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.5, 1, 99, 3599, 3600, 8 * 86400, 10**9])
+async def test_every_retention_that_the_settings_take_starts_a_service(house: House, seconds: float) -> None:
+    for values in ({"job_retention_s": seconds}, {"image_retention_s": seconds}, {}):  # also one after the other
+        gateway = await house.gateway(**values)
+        assert (await gateway.get("/readyz")).status == 200
+        await house.worker(**values)
+        await house.stop(gateway)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,18 +42,27 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def die():
+    print("the stand-in dies", flush=True)
+    os._exit(7)
+
+
 def main():
     if os.environ.get("STAND_IN_BROKEN"):
         raise RuntimeError("the stand-in is broken")
+    once = os.environ.get("STAND_IN_KILLED_UNLESS")
+    if once and not os.path.exists(once):
+        open(once, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("STAND_IN_WITHOUT_NODES"):
         print("Error while calling comfy_entrypoint in /packs/neurolux: No module named 'diffusers'", flush=True)
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
     args, _ = parser.parse_known_args()
     server = ThreadingHTTPServer(("127.0.0.1", args.port), Handler)
-    if lifetime := os.environ.get("STAND_IN_LIFETIME_S"):
-        print("the stand-in has not long to live", flush=True)
-        threading.Timer(float(lifetime), os._exit, args=(7,)).start()
+    ill = os.environ.get("STAND_IN_DIES_WHILE")
+    if ill and os.path.exists(ill):
+        threading.Timer(0.6, die).start()
     server.serve_forever()
 
 
