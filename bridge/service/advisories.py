@@ -52,15 +52,15 @@ _NUMBERS = re.compile(r"\s*[vV]?(\d+(?:\.\d+)*)")
 
 def known_of(version: str) -> list[Advisory]:
     """The advisories that concern this version of ComfyUI; all of them if it is no version, such as `unknown`."""
-    running = _numbers(version)
-    return [advisory for advisory in ADVISORIES if running is None or running < (_numbers(advisory.fixed_in) or ())]
+    running = version_numbers(version)
+    return [each for each in ADVISORIES if not running or running < version_numbers(each.fixed_in)]
 
 
-def _numbers(version: str) -> tuple[int, ...] | None:
-    """(0, 28) for `v0.28.0`: trailing zeros do not count. None if there is no number."""
+def version_numbers(version: str) -> tuple[int, ...]:
+    """(0, 28) for `v0.28.0`: trailing zeros do not count. Empty if there is no number."""
     match = _NUMBERS.match(version)
     if match is None:
-        return None
+        return ()
     numbers = [int(number) for number in match[1].split(".")]
     while numbers and numbers[-1] == 0:
         numbers.pop()
