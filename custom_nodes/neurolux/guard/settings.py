@@ -81,7 +81,10 @@ def _token(env: Mapping[str, str]) -> str | None:
     try:
         with open(path, encoding="ascii") as file:
             token = file.read(4096).strip()
+            loose = os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077
         problem = "" if token else "it is empty"
+        if loose:
+            _log.warning("NeuroLux: other users can read the token file %s; chmod 600 it", path)
     except (OSError, ValueError) as error:
         token, problem = "", str(error)
     if problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -288,3 +289,25 @@ def test_programs_pass(caplog: pytest.LogCaptureFixture) -> None:
 def test_one_variable_opens_comfyui_on_purpose(value: str, enabled: bool, checks: bool) -> None:
     settings = guard_settings({"NEUROLUX_GUARD": value})
     assert (settings.enabled, settings.enabled and settings.check_callers) == (enabled, checks)
+
+
+def test_a_token_that_cannot_be_read_opens_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "token"
+    assert guard_settings({}).token is None
+    for content in (None, b"", b" \n", b"\xff"):
+        if content is not None:
+            file.write_bytes(content)
+        caplog.clear()
+        first, second = (guard_settings({"NEUROLUX_COMFYUI_TOKEN_FILE": str(file)}).token for _ in range(2))
+        assert first
+        assert first != second
+        assert str(file) in caplog.text
+    file.write_text("secret\n")
+    file.chmod(0o640)
+    caplog.clear()
+    assert guard_settings({"NEUROLUX_COMFYUI_TOKEN_FILE": str(file)}).token == "secret"
+    assert "chmod 600" in caplog.text
+    file.chmod(0o600)
+    caplog.clear()
+    assert guard_settings({"NEUROLUX_COMFYUI_TOKEN_FILE": str(file)}).token == "secret"
+    assert not caplog.text
