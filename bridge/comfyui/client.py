@@ -24,6 +24,7 @@ from bridge.comfyui.listener import Listener
 from bridge.comfyui.messages import Event, Frame, Poke, Started
 from bridge.comfyui.output_folder import OutputFolder
 from bridge.comfyui.run import LATE_S, QueueSnapshot, Run
+from bridge.comfyui.token import token_headers
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class ComfyUI:
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=token_headers())
         scheme = "wss" if self.url.startswith("https:") else "ws"
         socket_url = URL(self.url + "/ws").with_scheme(scheme)
         self._listener = Listener(self._session, socket_url, self._deliver, self._poke_all)

@@ -11,6 +11,7 @@ from bridge.commands.generate import add_connection, connect
 from bridge.commands.progress_bar import count_text, phase_name
 from bridge.commands.tables import print_table
 from bridge.contract import JobState, JobStatus, duration_text
+from bridge.terminal import show
 
 DEFAULT_LIMIT = 20
 
@@ -48,7 +49,7 @@ def jobs_command(args: argparse.Namespace) -> int:
         states = list(itertools.islice(client.jobs(**filters), max(0, args.limit)))
     if args.json:
         for state in states:
-            print(state.model_dump_json())
+            show(state.model_dump_json())
         return 0
     rows = [("ID", "STATUS", "SUBMITTED", "MODE", "MODEL", "")]
     rows += [_row(state) for state in states]
@@ -75,7 +76,7 @@ def _about(state: JobState) -> str:
 def cancel_command(args: argparse.Namespace) -> int:
     """`imagegen cancel`"""
     with connect(args) as client:
-        print(client.cancel(args.job_id).message)
+        show(client.cancel(args.job_id).message)
     return 0
 
 
@@ -87,7 +88,7 @@ def modes_command(args: argparse.Namespace) -> int:
             return 0
         answer = client.modes()
     if args.json:
-        print(answer.model_dump_json(indent=2))
+        show(answer.model_dump_json(indent=2))
         return 0
     rows = [("MODE", "TITLE", "")]
     rows += [
@@ -100,7 +101,7 @@ def modes_command(args: argparse.Namespace) -> int:
 
 def _print_mode(schema: dict, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(schema, indent=2))
+        show(json.dumps(schema, indent=2))
         return
     rows = [("PARAMETER", "TYPE", "DEFAULT", "")]
     for name, field in schema["properties"].items():

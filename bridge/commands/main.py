@@ -12,6 +12,7 @@ from bridge.commands import doctor, generate, jobs, overlay, plan, processes, se
 from bridge.contract import BridgeError
 from bridge.service.errors import ServiceError
 from bridge.settings import SettingsError
+from bridge.terminal import show
 
 INTERRUPTED = 130
 
@@ -34,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except ClientError as error:
-        print(f"imagegen: {_client_message(error)}", file=sys.stderr)
+        show(f"imagegen: {_client_message(error)}", file=sys.stderr)
     except (ServiceError, SettingsError, BridgeError, OSError) as error:
-        print(f"imagegen: {error}", file=sys.stderr)
+        show(f"imagegen: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("imagegen: stopped", file=sys.stderr)
+        show("imagegen: stopped", file=sys.stderr)
         return INTERRUPTED
     return 1
 

@@ -22,7 +22,6 @@ from bridge.service.installer import (
     Installation,
     InstallError,
     comfy_cli_workspaces,
-    comfyui_version,
     existing_installation,
     model_folders,
 )
@@ -80,10 +79,9 @@ def _versions(report: Report, installation: Installation | None) -> dict[str, st
     if installation is None:
         facts["ComfyUI"] = "none yet (imagegen setup fetches it)"
     else:
-        version = comfyui_version(installation.root)
-        facts["ComfyUI"] = f"{version or 'of unknown version'}, {installation.origin} ({installation.root})"
-        if known := known_of(version):
-            report.note(known)
+        facts["ComfyUI"] = f"{installation.version}, {installation.origin} ({installation.root})"
+        for advisory in known_of(installation.version):
+            report.note(str(advisory))
     try:
         facts["nats-server"] = _run(nats_server_program(), "--version").strip().removeprefix("nats-server: ")
     except (ServiceError, OSError, subprocess.SubprocessError) as error:

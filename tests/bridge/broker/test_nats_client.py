@@ -80,7 +80,7 @@ async def test_an_error_of_the_server_is_survived(nats_url: str) -> None:
         await heard.put(msg.data)
 
     await nc.subscribe("place.d", cb=hear)
-    assert nc._transport
+    assert nc._transport is not None
     nc._transport.write(b"NONSENSE\r\n")  # The server answers with -ERR and hangs up.
     deadline = time.monotonic() + 10
     while not nc.stats["reconnects"] and time.monotonic() < deadline:
