@@ -104,6 +104,15 @@ from bridge.contract.responses import (
     ImageGenResponse,
     LoadModelResponse,
 )
+from bridge.contract.texts import (
+    VISIBLE_PATTERN,
+    as_whole,
+    decimal_number,
+    is_blank,
+    shorten,
+    shown,
+    whole_number,
+)
 from bridge.contract.wire import (
     JOB_ID_PATTERN,
     Answer,
@@ -192,6 +201,7 @@ __all__ = [
     "UnknownMode",
     "UnknownModel",
     "UnsupportedMediaType",
+    "VISIBLE_PATTERN",
     "WebhookBody",
     "WidgetOptions",
     "WireModel",
@@ -199,10 +209,16 @@ __all__ = [
     "WorkerError",
     "WorkerList",
     "WorkerStatus",
+    "as_whole",
+    "decimal_number",
     "duration_text",
     "extension_of",
     "format_of",
+    "is_blank",
     "media_type_of",
     "read_answer",
+    "shorten",
+    "shown",
     "size_text",
+    "whole_number",
 ]

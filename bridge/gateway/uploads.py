@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 
 from bridge.broker.jobs import JobQueue
-from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, UnknownJob
+from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, UnknownJob, shown
 from bridge.gateway.requests import Body, Limits
 from bridge.modes import files_in, images_in
 from bridge.modes.images_in import BadImage, InputImage, JobImage
@@ -31,14 +32,14 @@ class Uploads:
         images: dict[str, InputImage] = {}
         problems: list[ErrorDetail] = []
         wanted = {name: parameter for name, parameter in mode.parameters.items() if parameter.kind in UPLOADS}
-        text_bytes = body.text_bytes - sum(len(v) for name in wanted if isinstance(v := body.values.get(name), str))
+        text_bytes = _text_bytes(body, wanted)
         if text_bytes > self._limits.body_bytes:
             raise BodyTooLarge(
                 f"the body has {text_bytes} bytes besides its images and files; the limit (max_body_bytes) is "
                 f"{self._limits.body_bytes}"
             )
         for name in sorted(body.files.keys() - wanted.keys()):
-            message = f"mode {mode.name} takes no image or file {name!r}; it takes {', '.join(wanted) or 'none'}"
+            message = f"mode {mode.name} takes no image or file {shown(name)}; it takes {', '.join(wanted) or 'none'}"
             problems.append(ErrorDetail(field=name, message=message))
         for name, parameter in wanted.items():
             value = body.files.get(name, body.values.get(name))
@@ -86,3 +87,12 @@ class Uploads:
             return await self._queue.image(state.images[place.index])
         except (UnknownJob, ImageExpired) as error:
             raise BadImage(f"{name}: {error.message}") from error
+
+
+def _text_bytes(body: Body, uploads: Collection[str]) -> int:
+    """The size of a request without its images and files."""
+    if not any(isinstance(body.values.get(name), str) for name in uploads):
+        return body.text_bytes
+    # Not the size of the body less that of its base64: escapes such as \/ and \r\n make that longer as it is sent.
+    others = {name: value for name, value in body.values.items() if name not in uploads}
+    return min(body.text_bytes, len(json.dumps(others, ensure_ascii=False).encode("utf-8", "replace")))

@@ -16,14 +16,18 @@ import struct
 import zlib
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
-from bridge.contract import JOB_ID_PATTERN, ImageObject
+from bridge.contract import JOB_ID_PATTERN, ImageObject, shown
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
 """Extensions by Pillow's format names. MPO is a JPEG with a second image behind the first, as phones write them."""
 OPENERS = ("PNG", "JPEG", "WEBP")
 """The Pillow readers that may open uploads."""
-DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
+DATA_URL = re.compile(r"\s*data:(?P<head>(?:\"[^\"]{0,500}\"|[^,\"]){0,500}),", re.IGNORECASE)
+"""The beginning of a data URL (RFC 2397). A parameter may be quoted."""
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_WHITE_SPACE = b" \t\r\n\f\v"
 JOB_IMAGE = re.compile(f"job:({JOB_ID_PATTERN.strip('^$')})/([0-9]{{1,3}})")
 INPUT = re.compile(
     f"input:(?P<name>{JOB_ID_PATTERN.strip('^$')}/\\w+\\.(?:png|jpg|webp|zip|safetensors|json|txt))"
@@ -75,16 +79,29 @@ def read_text(text: object, wanted: str = "an image") -> bytes | JobImage:
         raise BadImage(f"must be a string, not {type(text).__name__}: {WAYS}")
     if match := JOB_IMAGE.fullmatch(text):
         return JobImage(match[1], int(match[2]))
+    payload = text
     if url := DATA_URL.match(text):
-        text = text[url.end() :]
+        if not re.search(r";\s*base64\s*$", url["head"], re.IGNORECASE):
+            raise BadImage("is a data URL without ;base64; encode it as base64")
+        payload = text[url.end() :]
+        if "%" in payload:
+            payload = unquote(payload)
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        shown = text if len(text) <= 40 else text[:40] + "…"
-        raise BadImage(f"{shown!r} is not {wanted}: {WAYS}") from error
+        data = _decode_base64(payload)
+    except ValueError as error:
+        raise BadImage(f"{shown(text, 40)} is not {wanted}: {WAYS}") from error
     if not data:
         raise BadImage(f"is empty: {WAYS}")
     return data
+
+
+def _decode_base64(text: str) -> bytes:
+    """Base64 as any program writes it: with line breaks, without padding, in the URL-safe alphabet. Raises ValueError."""
+    data = text.encode("ascii").translate(_TO_STANDARD, _WHITE_SPACE)
+    bare = data.rstrip(b"=")
+    if len(data) - len(bare) > 2:
+        raise ValueError("too much padding")
+    return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
 
 
 async def check(data: bytes, limits: ImageLimits) -> InputImage:

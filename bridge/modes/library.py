@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from bridge.contract import BridgeError, UnknownMode
+from bridge.contract import BridgeError, UnknownMode, shorten, shown
 from bridge.modes.graphs import Graph
 from bridge.modes.parameters import PARAMETER_CLASSES, Parameter, ParameterKind, read_parameter
 
@@ -32,6 +32,8 @@ ANY_MODEL = "starter"
 """The model that every installation has. A graph saved with it runs with the default model; a graph saved with another
 model keeps that."""
 NOTE_CLASSES = ("MarkdownNote", "Note")
+NAMES_CHARS = 1000
+"""The most characters of a list of modes in an error."""
 UI_VALUE_INDEX = 1
 """The value is the second widget of every parameter node; the name is the first."""
 
@@ -163,10 +165,11 @@ class ModeLibrary:
         """The mode of that name. Raises UnknownMode or BrokenMode."""
         if Path(name).name == name:  # The name must not lead out of the folders.
             for folder in reversed(self._folders):
-                if (path := folder / f"{name}.json").is_file():
+                path = folder / f"{name}.json"
+                if _is_file(path):
                     return self._load(path)
-        names = self.names()
-        raise UnknownMode(f"no mode is called {name!r}; available: {', '.join(names) or 'none'}", field="mode")
+        names = shorten(", ".join(self.names()), NAMES_CHARS)
+        raise UnknownMode(f"no mode is called {shown(name)}; available: {names or 'none'}", field="mode")
 
     def _load(self, path: Path) -> Mode:
         api_path = path.parent / "api" / path.name
@@ -181,6 +184,14 @@ class ModeLibrary:
             raise BrokenMode(f"mode {path.stem!r} cannot be read: {type(error).__name__}: {error}") from error
         self._read[path] = (version, mode)
         return mode
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file of that name. A name that no file can have, such as one of 5,000 letters, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _stamp(path: Path) -> tuple[int, int]:

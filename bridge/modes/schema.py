@@ -75,6 +75,7 @@ def _narrow(schema: dict[str, Any], shared: dict[str, Any]) -> None:
         values = [each[name] for each in (schema, bounds) if name in each]
         if values:
             schema[name] = choose(values)
+    schema |= {name: bounds[name] for name in ("pattern",) if name in bounds and schema["type"] == "string"}
     if "enum" in bounds and "enum" not in schema:
         schema["enum"] = bounds["enum"]
 

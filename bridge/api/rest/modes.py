@@ -11,7 +11,16 @@ from bridge.api.rest.bodies import FORM, JSON, read_body
 from bridge.api.rest.generate import FORM_SCHEMA, KEY, LOCATION, REPLAYED, accept, wait
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, reply
-from bridge.contract import BridgeError, ErrorDetail, ImageGenResponse, InvalidRequest, JobState, ModeList, ModeSummary
+from bridge.contract import (
+    BridgeError,
+    ErrorDetail,
+    ImageGenResponse,
+    InvalidRequest,
+    JobState,
+    ModeList,
+    ModeSummary,
+    shown,
+)
 from bridge.gateway.requests import Body
 from bridge.modes.library import ModeLibrary
 from bridge.modes.parameters import ParameterKind
@@ -103,8 +112,9 @@ async def run_mode(request: web.Request) -> web.Response:
 async def _read_for(name: str, request: web.Request) -> Body:
     """The body of a request to a mode. Raises what `read_body` raises, and InvalidRequest for one of another mode."""
     body = await read_body(request, request.app[GENERATION].limits)
-    if body.values.get("mode", name) != name:
-        message = f"the path already names the mode {name!r}; leave mode out of the body"
+    given = body.values.get("mode")
+    if given not in (None, name):
+        message = f"the path already names the mode {shown(name)}; leave mode out of the body"
         raise InvalidRequest.of([ErrorDetail(field="mode", message=message)])
     return Body({**body.values, "mode": name}, body.files, body.text_bytes, body.is_form)
 
