@@ -96,7 +96,7 @@ def read_text(text: object, wanted: str = "an image") -> bytes | JobImage:
 
 
 def _decode_base64(text: str) -> bytes:
-    """Base64 as any program writes it: with line breaks, without padding, in the URL-safe alphabet. Raises ValueError."""
+    """Base64 as programs write it: with line breaks, without padding, in the URL-safe alphabet. Raises ValueError."""
     data = text.encode("ascii").translate(_TO_STANDARD, _WHITE_SPACE)
     bare = data.rstrip(b"=")
     if len(data) - len(bare) > 2:
