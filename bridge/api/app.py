@@ -15,6 +15,8 @@ from bridge.api.rest import service as rest
 from bridge.api.rest.limits import BODY_MEMORY, limited
 from bridge.api.rest.metrics import METRICS
 from bridge.api.rest.operations import check_declared
+from bridge.api.rest.protocol import GatewayRunner
+from bridge.api.rest.queries import checked_query
 from bridge.api.rest.replies import GENERATION, INDEX, ROSTER
 from bridge.broker.connection import connect
 from bridge.broker.fleet import Roster
@@ -52,6 +54,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
         # Before the token is checked, so that guessing it is limited too.
         limited(limiter, waits, body_timeout_s=settings.body_timeout_s),
         auth.bearer_token(tokens),
+        checked_query,
     ]
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     app[METRICS] = figures
@@ -110,7 +113,7 @@ def request_limits(settings: Settings) -> Limits:
 
 async def run_gateway(settings: Settings, nats_url: str) -> None:
     """Serve until cancelled. Raises Unavailable if there is no NATS server, and OSError if the port is in use."""
-    runner = web.AppRunner(
+    runner = GatewayRunner(
         make_app(settings, nats_url),
         access_log=None,
         shutdown_timeout=SHUTDOWN_S,

@@ -21,6 +21,7 @@ IMAGES_AT_ONCE = 4
 REQUEST_PART = "request"
 """The form part that may hold the whole request as JSON; other parts are single fields."""
 CHUNK_BYTES = 256 * 1024
+ENCODINGS = ("", "identity", "gzip", "deflate")
 UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 PLAIN = ("binary", "8bit", "7bit")
 
@@ -34,6 +35,9 @@ async def read_body(request: web.Request, limits: Limits) -> Body:
     most = limits.body_bytes + (IMAGES_AT_ONCE * limits.image.max_bytes + limits.file_bytes) * 4 // 3
     if request.content_length is not None and request.content_length > most:
         raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {most} are allowed")
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ENCODINGS:  # aiohttp hands out a body in an encoding that it does not know as it came.
+        raise UnsupportedMediaType(f"Content-Encoding {shorten(encoding)} is not known; send gzip, deflate, or none")
     lease = request[BODY] = request.app[BODY_MEMORY].lease(request.content_length)
     if request.content_type in (JSON, FORM):
         _check_charset(request.content_type, request.charset)

@@ -123,8 +123,8 @@ def document(app: web.Application) -> dict[str, Any]:
 
 
 @operation(
-    "This API as OpenAPI", answers={200: Answer("An OpenAPI 3.1 document.", schema={"type": "object"})}
-)  # fmt: skip
+    "This API as OpenAPI", answers={200: Answer("An OpenAPI 3.1 document.", schema={"type": "object"})}, page=True
+)
 async def openapi(request: web.Request) -> web.Response:
     """GET /openapi.json"""
     version = request.app[GENERATION].modes.version()
@@ -134,13 +134,15 @@ async def openapi(request: web.Request) -> web.Response:
     return web.json_response(text=written.text)
 
 
-@operation("Documentation of this API", answers={200: Answer("A page.", media="text/html")})
+@operation("Documentation of this API", answers={200: Answer("A page.", media="text/html")}, page=True)
 async def docs(_: web.Request) -> web.Response:
     """GET /docs"""
     return web.Response(text=PAGE, content_type="text/html")
 
 
-@operation("The script of the documentation page", answers={200: Answer("A script.", media="text/javascript")})
+@operation(
+    "The script of the documentation page", answers={200: Answer("A script.", media="text/javascript")}, page=True
+)
 async def start_script(_: web.Request) -> web.Response:
     """GET /docs/start.js: a file of its own, so that the page needs no inline scripts."""
     return web.Response(text=START_SCRIPT, content_type="text/javascript")

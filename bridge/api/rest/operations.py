@@ -41,6 +41,7 @@ ERRORS = {
 EVERYWHERE = (400, 403, 500)
 GUARDED = (401, 429)
 """Errors of every endpoint that is not open."""
+WITH_A_QUERY = (422,)
 WITH_A_BODY = (408, 413, 415, 422)
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "job_id": {"type": "string", "pattern": JOB_ID_PATTERN},
@@ -49,6 +50,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "model": {"type": "string", "description": "A name that GET /v1/model-info lists."},
 }
 """The parameters in paths."""
+NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200}
+"""The name of a mode or model in a query."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,13 @@ class Operation:
     """It holds its connection until something happens. The number of such requests is limited."""
     open: bool = False
     """Needs no token, and has no rate limit."""
+    page: bool = False
+    """Something for a browser or a scraper, and no part of the API."""
+
+    @property
+    def ignores_query(self) -> bool:
+        """Probes, which take no parameters, and pages, which scripts may call with any, do not look at the query."""
+        return self.open or self.page
 
     @property
     def takes_body(self) -> bool:
@@ -95,7 +105,12 @@ class Operation:
 
     def statuses(self) -> list[int]:
         """Every error status that this operation may answer with."""
-        more = (*EVERYWHERE, *(() if self.open else GUARDED), *(WITH_A_BODY if self.takes_body else ()))
+        more = (
+            *EVERYWHERE,
+            *(() if self.open else GUARDED),
+            *(() if self.ignores_query else WITH_A_QUERY),
+            *(WITH_A_BODY if self.takes_body else ()),
+        )
         return sorted({*self.errors, *more})
 
 
@@ -112,12 +127,13 @@ def operation(
     parameters: Iterable[Query] = (),
     waits: bool = False,
     open: bool = False,  # noqa: A002 - the word for it
+    page: bool = False,
 ) -> Callable[[AnyHandler], AnyHandler]:
     """Declare what a handler takes and answers. `errors` are the statuses besides those that every endpoint has."""
     unknown = set(errors) - set(ERRORS)
     assert not unknown, f"describe {unknown} in ERRORS"
     declared = Operation(
-        summary, answers, frozenset(errors), body, body_schemas or {}, tuple(parameters), waits=waits, open=open
+        summary, answers, frozenset(errors), body, body_schemas or {}, tuple(parameters), waits, open, page
     )
 
     def keep(handler: AnyHandler) -> AnyHandler:

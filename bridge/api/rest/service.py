@@ -10,9 +10,9 @@ from bridge.api.rest import jobs as jobs_rest
 from bridge.api.rest import modes as modes_rest
 from bridge.api.rest import plan as plan_rest
 from bridge.api.rest import workers as workers_rest
-from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.operations import NAME_SCHEMA, Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, reply
-from bridge.contract import InvalidRequest, LoadModelResponse, ModelInfoResponse, Unavailable
+from bridge.contract import LoadModelResponse, ModelInfoResponse, Unavailable
 
 routes = web.RouteTableDef()
 
@@ -31,15 +31,12 @@ async def model_info(request: web.Request) -> web.Response:
     "Load a model and wait for it",
     answers={200: Answer("The model is loaded.", LoadModelResponse)},
     errors=(404, 409, 422, 503, 504),
-    parameters=[Query("model_name", {"type": "string", "minLength": 1}, "A name from model-info.", required=True)],
+    parameters=[Query("model_name", NAME_SCHEMA, "A name from model-info.", required=True)],
     waits=True,
 )
 async def load_model(request: web.Request) -> web.Response:
     """Load a model, and wait until it is on its device."""
-    name = request.query.get("model_name", "")
-    if not name:
-        raise InvalidRequest("model_name is required: POST /v1/load-model?model_name=…", field="model_name")
-    return reply(await request.app[GENERATION].load(name))
+    return reply(await request.app[GENERATION].load(request.query["model_name"]))
 
 
 @routes.get("/healthz")
