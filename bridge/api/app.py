@@ -106,7 +106,7 @@ def request_limits(settings: Settings) -> Limits:
     return Limits(
         body_bytes=settings.max_body_bytes,
         file_bytes=settings.max_file_bytes,
-        image=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        image=ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_decoded_pixels),
         request=RequestLimits.of(settings),
     )
 

@@ -129,6 +129,9 @@ class Settings(BaseSettings):
         512 * 1024 * 1024, "most bytes of request bodies that one gateway holds at once; more get a 429"
     )
     max_image_pixels: PositiveInt = setting(64 * 1024 * 1024, "most pixels of an image in a request")
+    max_decoded_pixels: PositiveInt = setting(
+        64 * 1024 * 1024, "most pixels of images in requests that one gateway decodes at once; more of them wait"
+    )
     max_pixels: PositiveInt = setting(4096 * 4096, "most pixels (width x height) of a generated image")
     max_steps: PositiveInt = setting(1000, "most denoising steps of one request")
     max_images: PositiveInt = setting(64, "most images of one request")
