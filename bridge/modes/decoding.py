@@ -108,7 +108,7 @@ def _pixels(data: bytes, most: int) -> int:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """The size of a WebP, which Pillow cannot open without taking memory for all of its pixels; None for other files."""
+    """The size of a WebP, which Pillow cannot open without taking memory for all pixels; None for other files."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     match data[12:16]:
