@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.contract import ErrorDetail
+from bridge.modes.model_limits import Most
 from bridge.settings import Settings
 
 
@@ -22,6 +23,11 @@ class RequestLimits:
     def of(cls, settings: Settings) -> RequestLimits:
         """The limits of the settings."""
         return cls(settings.max_pixels, settings.max_steps, settings.max_images)
+
+    @property
+    def most(self) -> Most:
+        """The same for the schemas of modes."""
+        return Most(self.max_pixels, self.max_steps, self.max_images)
 
     def problems(self, parameters: Mapping[str, Any]) -> list[ErrorDetail]:
         """Every limit that the parameters of a job exceed."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from bridge.api.rest.bodies import FORM, read_body
 from bridge.api.rest.limits import release_body
-from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.operations import JOB_LINKS, Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, INDEX, reply
 from bridge.contract import ImageGenRequest, ImageGenResponse, JobState
 from bridge.gateway.generation import Accepted, Generation
@@ -88,7 +88,7 @@ async def _while_connected(
 @routes.post("/v1/generate-image")
 @operation(
     "Generate images and wait for them",
-    answers={200: Answer("The images.", ImageGenResponse, headers=REPLAYED)},
+    answers={200: Answer("The images.", ImageGenResponse, headers=REPLAYED, links=JOB_LINKS)},
     errors=(404, 409, 410, 503, 504),
     body=ImageGenRequest,
     body_schemas={FORM: FORM_SCHEMA},
@@ -103,7 +103,9 @@ async def generate_image(request: web.Request) -> web.Response:
 @routes.post("/v1/jobs")
 @operation(
     "Queue a request and return its job",
-    answers={202: Answer("Accepted: the job is stored on disk.", JobState, headers={**LOCATION, **REPLAYED})},
+    answers={
+        202: Answer("Accepted: the job is stored on disk.", JobState, headers={**LOCATION, **REPLAYED}, links=JOB_LINKS)
+    },
     errors=(404, 409, 503),
     body=ImageGenRequest,
     body_schemas={FORM: FORM_SCHEMA},

@@ -75,7 +75,7 @@ class Filter(NamedTuple):
 @routes.get("/v1/jobs")
 @operation(
     "List jobs, newest first",
-    answers={200: Answer("A page of jobs.", JobPage)},
+    answers={200: Answer("A page of jobs.", JobPage, links={"list_jobs": {"cursor": "$response.body#/next_cursor"}})},
     errors=(422, 503),
     parameters=FILTERS,
 )

@@ -12,15 +12,18 @@ from bridge.api.rest.generate import FORM_SCHEMA, KEY, LOCATION, REPLAYED, accep
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, reply
 from bridge.contract import (
+    DEFAULT_MODE,
     BridgeError,
     ErrorDetail,
     ImageGenResponse,
     InvalidRequest,
     JobState,
+    ModelInfoResponse,
     ModeList,
     ModeSummary,
     shown,
 )
+from bridge.gateway.generation import Generation
 from bridge.gateway.requests import Body
 from bridge.modes.library import ModeLibrary
 from bridge.modes.parameters import ParameterKind
@@ -77,7 +80,16 @@ async def mode_schema(request: web.Request) -> web.Response:
     """The parameters of a saved graph, as JSON Schema."""
     generation = request.app[GENERATION]
     mode = generation.modes.get(request.match_info["name"])
-    return web.json_response(request_schema(await generation.offers.fill(mode)))
+    models = await known_models(generation)
+    return web.json_response(request_schema(await generation.offers.fill(mode), models, generation.limits.request.most))
+
+
+async def known_models(generation: Generation) -> ModelInfoResponse | None:
+    """The models, whose limits schemas hold; None while no worker answers."""
+    try:
+        return await generation.models.recent()
+    except BridgeError:
+        return None
 
 
 @routes.post("/v1/modes/{name}")
@@ -119,13 +131,31 @@ async def _read_for(name: str, request: web.Request) -> Body:
     return Body({**body.values, "mode": name}, body.files, body.text_bytes, body.is_form)
 
 
-def mode_paths(library: ModeLibrary, described: dict[str, Any]) -> dict[str, Any]:
+def default_body(generation: Generation, models: ModelInfoResponse | None, general: dict[str, Any]) -> dict[str, Any]:
+    """The JSON body of the endpoints that take any mode: that of the default mode, or with another `mode` the `general`
+    schema and the parameters of that mode."""
+    most = generation.limits.request.most
+    try:
+        own = request_schema(generation.modes.get(DEFAULT_MODE), models, most)
+    except BridgeError:
+        return general
+    other = {
+        "description": "For other modes: the fields that GET /v1/modes/{name} lists, and the name of the mode.",
+        "allOf": [general],
+        "required": ["mode"],
+        "properties": {"mode": {"type": "string", "minLength": 1, "not": {"const": DEFAULT_MODE}}},
+    }
+    return {"anyOf": [own, other]}
+
+
+def mode_paths(generation: Generation, models: ModelInfoResponse | None, described: dict[str, Any]) -> dict[str, Any]:
     """An entry in OpenAPI's `paths` for every mode that can be used: `described`, the entry of `/v1/modes/{name}`, with
     the body of that mode in place of the general one.
 
     Options that are files are left out: they change, and only a worker knows them. `/v1/modes/{name}` has them.
     """
     paths: dict[str, Any] = {}
+    library, most = generation.modes, generation.limits.request.most
     for name in library.names():
         try:
             mode = library.get(name)
@@ -134,8 +164,11 @@ def mode_paths(library: ModeLibrary, described: dict[str, Any]) -> dict[str, Any
         methods: dict[str, Any] = {}
         for method, entry in described.items():
             parameters = [each for each in entry.get("parameters", []) if each["in"] != "path"]
-            methods[method] = {**entry, "parameters": parameters}
-        content = {JSON: {"schema": request_schema(mode)}, FORM: {"schema": form_schema(mode)}}
+            methods[method] = {**entry, "parameters": parameters, "operationId": f"{entry['operationId']}-{name}"}
+        content = {
+            JSON: {"schema": request_schema(mode, models, most)},
+            FORM: {"schema": form_schema(mode, models, most)},
+        }
         summary_text = f"{mode.title}: {mode.description}" if mode.description else mode.title
         methods["post"] = {
             **methods["post"],

@@ -50,6 +50,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "model": {"type": "string", "description": "A name that GET /v1/model-info lists."},
 }
 """The parameters in paths."""
+JOB_LINKS: dict[str, dict[str, str]] = {
+    name: {"job_id": "$response.body#/job_id"} for name in ("job_state", "job_events", "job_image", "cancel_job")
+}
+"""What an answer that names a job leads to."""
 NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200}
 """The name of a mode or model in a query."""
 
@@ -64,6 +68,8 @@ class Answer:
     schema: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     """The headers of this answer, with their descriptions."""
+    links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Operations that this answer leads to, by the name of their handler, with where their parameters are in it."""
 
 
 class Query(NamedTuple):
@@ -80,6 +86,8 @@ class Query(NamedTuple):
 class Operation:
     """One method of one path."""
 
+    name: str
+    """The name of its handler: `operationId` in OpenAPI."""
     summary: str
     answers: Mapping[int, Answer]
     errors: frozenset[int] = frozenset()
@@ -132,12 +140,11 @@ def operation(
     """Declare what a handler takes and answers. `errors` are the statuses besides those that every endpoint has."""
     unknown = set(errors) - set(ERRORS)
     assert not unknown, f"describe {unknown} in ERRORS"
-    declared = Operation(
-        summary, answers, frozenset(errors), body, body_schemas or {}, tuple(parameters), waits, open, page
-    )
 
     def keep(handler: AnyHandler) -> AnyHandler:
-        _DECLARED[handler] = declared
+        name = getattr(handler, "__name__", summary)
+        more = (frozenset(errors), body, body_schemas or {}, tuple(parameters), waits, open, page)
+        _DECLARED[handler] = Operation(name, summary, answers, *more)
         return handler
 
     return keep
