@@ -24,7 +24,7 @@ class Uploads:
     def __init__(self, queue: JobQueue, limits: Limits) -> None:
         self._queue = queue
         self._limits = limits
-        self._decoder = Decoder(limits.image)
+        self.decoder = Decoder(limits.image)
 
     async def read(self, body: Body, mode: Mode) -> tuple[dict[str, InputImage], list[ErrorDetail]]:
         """The uploads of a request by parameter, and what is wrong with those that cannot be used.
@@ -76,8 +76,8 @@ class Uploads:
     async def _checked(self, data: bytes, parameter: Parameter) -> InputImage:
         """The upload, if the parameter can take it. Raises BadImage."""
         if parameter.kind is ParameterKind.IMAGE:
-            return await self._decoder.check(data)
-        return await self._decoder.run(files_in.check, data, self._limits.file_bytes, parameter.accept)
+            return await self.decoder.check(data)
+        return await self.decoder.run(files_in.check, data, self._limits.file_bytes, parameter.accept)
 
     async def _image_of(self, place: JobImage) -> bytes:
         """An image of an earlier job. Raises BadImage and Unavailable."""

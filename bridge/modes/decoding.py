@@ -12,14 +12,21 @@ import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from bridge.contract import ImageFormat
 from bridge.modes.images_in import BadImage, ImageLimits, InputImage
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
 """Extensions by Pillow's format names. MPO is a JPEG with a second image behind the first, as phones write them."""
 OPENERS = ("PNG", "JPEG", "WEBP")
 """The Pillow readers that may open uploads."""
+SAVE_OPTIONS: dict[ImageFormat, dict[str, Any]] = {
+    "png": {"compress_level": 4},
+    "jpeg": {"quality": 95, "subsampling": 0},
+    "webp": {"quality": 95},
+}
+MOST_PIXELS = 2**31
 THREADS = 2
 M_MMAP_THRESHOLD = -3
 RETURNED_BYTES = 1024 * 1024
@@ -91,6 +98,12 @@ class Decoder:
         async with self._budget.hold(pixels):
             return await self.run(_decode, data)
 
+    async def converted(self, data: bytes, image_format: ImageFormat) -> bytes:
+        """An image of the service's own in another format. Raises BadImage."""
+        pixels = await self.run(_pixels, data, MOST_PIXELS)
+        async with self._budget.hold(pixels):
+            return await self.run(_convert, data, image_format)
+
 
 def return_large_blocks() -> None:
     """Make the C library give large blocks back to the system when they are freed. By itself glibc keeps those up to
@@ -136,6 +149,14 @@ def _decode(data: bytes) -> InputImage:
         extension = FORMATS[image.format or ""]
         image.load()
     return InputImage(data, extension)
+
+
+def _convert(data: bytes, image_format: ImageFormat) -> bytes:
+    written = io.BytesIO()
+    with _opened(data) as image:
+        kept = image.convert("RGB") if image_format == "jpeg" or image.mode not in ("RGB", "RGBA", "L") else image
+        kept.save(written, image_format.upper(), **SAVE_OPTIONS[image_format])
+    return written.getvalue()
 
 
 @contextlib.contextmanager

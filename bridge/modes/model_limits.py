@@ -17,6 +17,8 @@ class Most(NamedTuple):
     pixels: int
     steps: int
     images: int
+    callbacks: bool = True
+    """Whether webhooks are sent."""
 
 
 def limit_schema(schema: dict[str, Any], models: ModelInfoResponse | None, default: str | None, most: Most) -> None:
@@ -29,6 +31,8 @@ def limit_schema(schema: dict[str, Any], models: ModelInfoResponse | None, defau
         _lower(properties, name, bound)
     for name, other in zip(SIDES, reversed(SIDES), strict=True):
         _lower(properties, name, most.pixels // max(1, properties.get(other, {}).get("minimum", 1)))
+    if not most.callbacks:
+        properties["callback_url"] = {"type": "null", "description": "Webhooks are off (IMAGEGEN_WEBHOOK_SECRET)."}
     if models is None or default is None or "model" not in properties:
         return
     known = [model.name for model in models.models]

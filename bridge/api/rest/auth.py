@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 
 from aiohttp import web
 
+from bridge.api.rest.cors import ALLOWED_ORIGIN
 from bridge.api.rest.operations import Handler, Middleware, declared
 from bridge.contract import ForeignOrigin, Unauthorized, shorten
 from bridge.settings import Settings, is_loopback
@@ -44,8 +45,9 @@ def own_hosts(settings: Settings) -> Collection[str] | None:
     return None
 
 
-def same_origin(hosts: Collection[str] | None) -> Middleware:
-    """Refuse requests from web pages of other sites. `hosts` are those of `own_hosts`."""
+def same_origin(hosts: Collection[str] | None, origins: Collection[str] = ()) -> Middleware:
+    """Refuse requests from web pages of other sites, except those of `origins`. `hosts` are those of `own_hosts`."""
+    allowed = {_origin(origin) for origin in origins} - {None}
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -59,7 +61,11 @@ def same_origin(hosts: Collection[str] | None) -> Middleware:
             raise ForeignOrigin(
                 f"this service is not called {shorten(host)}; use {names}, or set IMAGEGEN_ALLOWED_HOSTS"
             )
-        _check_origin(request, given[0])
+        origin = request.headers.getall("Origin", [])
+        if len(origin) == 1 and allowed and _origin(origin[0]) in allowed:
+            request[ALLOWED_ORIGIN] = origin[0]
+        else:
+            _check_origin(request, given[0])
         return await handler(request)
 
     return middleware
@@ -83,6 +89,13 @@ def is_same_origin(origin: str, host: str) -> bool:
         return False
     own = _place(match["authority"], match["scheme"])
     return own is not None and own == _place(host, match["scheme"])
+
+
+def _origin(text: str) -> tuple[str, tuple[str, int]] | None:
+    """Scheme, host and port of an origin; None for a text that is none. `null` is none."""
+    match = ORIGIN.fullmatch(text)
+    place = match and _place(match["authority"], match["scheme"])
+    return (match["scheme"].lower(), place) if match and place else None
 
 
 def _place(authority: str, scheme: str) -> tuple[str, int] | None:

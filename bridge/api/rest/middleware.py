@@ -13,6 +13,7 @@ from bridge import logs
 from bridge.api.limits import RateLimiter
 from bridge.api.metrics import Metrics
 from bridge.api.rest.auth import CLIENT, challenge
+from bridge.api.rest.cors import cors_headers
 from bridge.api.rest.limits import RATE, rate_headers
 from bridge.api.rest.operations import Handler, Middleware, declared
 from bridge.api.rest.replies import error_reply
@@ -143,14 +144,16 @@ def _write_down(request: web.Request, status: int, seconds: float, metrics: Metr
     log.log(level, "%s %s", method, route, extra=facts)
 
 
-def common_headers(limiter: RateLimiter):
+def common_headers(limiter: RateLimiter, *, cors: bool = False):
     """A signal handler that sets the headers of every response, including streams and pages."""
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         headers = {**SAFE_HEADERS, "Content-Security-Policy": NO_PAGE, "Cache-Control": "no-store"}
         if request.path.startswith("/docs"):
             headers |= {"Content-Security-Policy": DOCS_PAGE, "Cache-Control": "no-cache"}
-        headers |= rate_headers(limiter, request.get(RATE))
+        headers |= rate_headers(limiter, request.get(RATE)) | cors_headers(request)
+        if cors:
+            response.headers["Vary"] = ", ".join(filter(None, (response.headers.get("Vary"), "Origin")))
         if request_id := request.get(REQUEST_ID):
             headers[REQUEST_ID_HEADER] = request_id
         for name, value in headers.items():

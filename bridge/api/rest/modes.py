@@ -7,15 +7,15 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from bridge.api.rest.bodies import FORM, JSON, read_body
-from bridge.api.rest.generate import FORM_SCHEMA, KEY, LOCATION, REPLAYED, accept, wait
+from bridge.api.rest.bodies import FORM, JSON, REQUEST_PART, read_body
+from bridge.api.rest.generate import ACCEPT, FORM_SCHEMA, IMAGES, KEY, LOCATION, REPLAYED, accept, wait
 from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.raw_images import wanted_formats
 from bridge.api.rest.replies import GENERATION, reply
 from bridge.contract import (
     DEFAULT_MODE,
     BridgeError,
     ErrorDetail,
-    ImageGenResponse,
     InvalidRequest,
     JobState,
     ModelInfoResponse,
@@ -96,17 +96,17 @@ async def known_models(generation: Generation) -> ModelInfoResponse | None:
 @operation(
     "Run a saved graph",
     answers={
-        200: Answer("The images.", ImageGenResponse, headers=REPLAYED),
+        200: IMAGES,
         202: Answer(
             "Accepted, for a request with `Prefer: respond-async`.", JobState, headers={**LOCATION, **REPLAYED}
         ),
     },
-    errors=(404, 409, 410, 503, 504),
+    errors=(404, 406, 409, 410, 503, 504),
     body_schemas={
         JSON: {"type": "object", "description": "The schema that GET returns for the same path."},
         FORM: FORM_SCHEMA,
     },
-    parameters=[PREFER, KEY],
+    parameters=[PREFER, KEY, ACCEPT],
     waits=True,
 )
 async def run_mode(request: web.Request) -> web.Response:
@@ -118,6 +118,7 @@ async def run_mode(request: web.Request) -> web.Response:
         response = await accept(request, await _read_for(name, request))
         response.headers["Preference-Applied"] = ASYNC_PREFERENCE
         return response
+    wanted_formats(request)  # Fail before a large body is read.
     return await wait(request, await _read_for(name, request))
 
 
@@ -131,21 +132,36 @@ async def _read_for(name: str, request: web.Request) -> Body:
     return Body({**body.values, "mode": name}, body.files, body.text_bytes, body.is_form)
 
 
-def default_body(generation: Generation, models: ModelInfoResponse | None, general: dict[str, Any]) -> dict[str, Any]:
-    """The JSON body of the endpoints that take any mode: that of the default mode, or with another `mode` the `general`
-    schema and the parameters of that mode."""
+def default_bodies(
+    generation: Generation, models: ModelInfoResponse | None, content: dict[str, Any], *, waits: bool
+) -> dict[str, Any]:
+    """The bodies, by media type, of an endpoint that takes any mode: that of the default mode, or with another `mode`
+    the general one in `content` and the parameters of that mode."""
     most = generation.limits.request.most
     try:
-        own = request_schema(generation.modes.get(DEFAULT_MODE), models, most)
+        mode = generation.modes.get(DEFAULT_MODE)
     except BridgeError:
-        return general
-    other = {
+        return content
+    own, form = request_schema(mode, models, most), form_schema(mode, models, most)
+    other: dict[str, Any] = {
         "description": "For other modes: the fields that GET /v1/modes/{name} lists, and the name of the mode.",
-        "allOf": [general],
+        "allOf": [content[JSON]["schema"]],
         "required": ["mode"],
         "properties": {"mode": {"type": "string", "minLength": 1, "not": {"const": DEFAULT_MODE}}},
     }
-    return {"anyOf": [own, other]}
+    if not waits:
+        for schema in (own, form, other):
+            schema["properties"]["cancel_on_disconnect"] = {"enum": [False, None], "description": "Nobody waits here."}
+    whole = {"anyOf": [own, other]}
+    return {JSON: {"schema": whole}, FORM: {"schema": {"anyOf": [form, whole_form(whole)]}}}
+
+
+def whole_form(body: dict[str, Any]) -> dict[str, Any]:
+    """A form with the whole `body` as JSON in one part."""
+    return {"type": "object", "properties": {REQUEST_PART: body}, "required": [REQUEST_PART]} | {
+        "additionalProperties": False,
+        "description": "All fields as JSON. Files may be parts of their own beside it, each named like its parameter.",
+    }
 
 
 def mode_paths(generation: Generation, models: ModelInfoResponse | None, described: dict[str, Any]) -> dict[str, Any]:

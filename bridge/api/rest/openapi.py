@@ -18,8 +18,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from bridge import __version__
-from bridge.api.rest.modes import default_body, known_models, mode_paths
+from bridge.api.rest.modes import default_bodies, known_models, mode_paths
 from bridge.api.rest.operations import ERRORS, PATH_PARAMETERS, Answer, Operation, Query, operation, routes_of
+from bridge.api.rest.prefix import prefix_of
 from bridge.api.rest.replies import GENERATION
 from bridge.contract import ErrorEnvelope, JobEvent, ModelInfoResponse
 
@@ -49,6 +50,7 @@ class Written:
 
     version: object = None
     models: ModelInfoResponse | None = None
+    prefix: str = ""
     text: str = ""
 
 
@@ -64,6 +66,7 @@ def _answer(answer: Answer, refs: References) -> dict[str, Any]:
     if answer.media:
         schema = refs[answer.model, "serialization"] if answer.model else answer.schema
         entry["content"] = {answer.media: {"schema": schema} if schema is not None else {}}
+        entry["content"] |= {media: {} for media in answer.other_media}
     if answer.headers:
         entry["headers"] = {name: _header(text) for name, text in answer.headers.items()}
     if answer.links:
@@ -123,11 +126,13 @@ def document(app: web.Application) -> dict[str, Any]:
         models = app[WRITTEN].models
         paths |= mode_paths(app[GENERATION], models, paths["/v1/modes/{name}"])
         for path in ANY_MODE:
-            content = paths[path]["post"]["requestBody"]["content"][JSON]
-            content["schema"] = default_body(app[GENERATION], models, content["schema"])
+            body = paths[path]["post"]["requestBody"]
+            waits = path == "/v1/generate-image"
+            body["content"] = default_bodies(app[GENERATION], models, body["content"], waits=waits)
     return {
         "openapi": "3.1.0",
         "info": {"title": "NeuroLux Image Generation", "version": __version__},
+        "servers": [{"url": app[WRITTEN].prefix or "/"}],
         "paths": paths,
         "components": {"schemas": schemas["$defs"], "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
@@ -141,7 +146,8 @@ async def openapi(request: web.Request) -> web.Response:
     written, generation = request.app[WRITTEN], request.app[GENERATION]
     written.models = await known_models(generation)
     limits = [(model.name, model.limits.model_dump_json()) for model in written.models.models] if written.models else []
-    version = (generation.modes.version(), limits, written.models and written.models.default_model)
+    written.prefix = prefix_of(request)
+    version = (written.prefix, generation.modes.version(), limits, written.models and written.models.default_model)
     if written.version != version:
         written.text, written.version = json.dumps(document(request.app)), version
     return web.json_response(text=written.text)

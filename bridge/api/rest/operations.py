@@ -24,6 +24,7 @@ ERRORS = {
     401: "The service requires a token, and the request has none, or a wrong one.",
     403: "The request comes from a web page of another site, or its Host is not a name of the service.",
     404: "There is no such model, mode, job or image.",
+    406: "The client accepts no media type that this endpoint answers with.",
     408: "The body did not arrive in time.",
     409: "The job was cancelled.",
     410: "The image of the job is no longer kept.",
@@ -51,7 +52,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 }
 """The parameters in paths."""
 JOB_LINKS: dict[str, dict[str, str]] = {
-    name: {"job_id": "$response.body#/job_id"} for name in ("job_state", "job_events", "job_image", "cancel_job")
+    name: {"job_id": "$response.body#/job_id"}
+    for name in ("job_state", "job_events", "job_image", "job_archive", "cancel_job")
 }
 """What an answer that names a job leads to."""
 NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200}
@@ -66,6 +68,8 @@ class Answer:
     model: type[BaseModel] | None = None
     media: str | None = "application/json"
     schema: Mapping[str, Any] | None = None
+    other_media: tuple[str, ...] = ()
+    """Media types of bytes that the client may ask for instead."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """The headers of this answer, with their descriptions."""
     links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

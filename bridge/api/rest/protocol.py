@@ -11,8 +11,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 
 from bridge import logs
+from bridge.api.rest.prefix import without_prefix
 from bridge.api.rest.replies import error_reply
 from bridge.contract import shorten
+from bridge.settings import Settings
 
 log = logging.getLogger(__name__)
 LINGER_S = 1.0
@@ -23,13 +25,24 @@ REASON_CHARS = 200
 
 
 class GatewayRunner(web.AppRunner):
-    """A runner whose connections answer refusals of aiohttp's own in the error envelope."""
+    """A runner whose connections answer refusals of aiohttp's own in the error envelope, and whose requests may have a
+    proxy's prefix in their path."""
+
+    __slots__ = ("_settings",)
+
+    def __init__(self, app: web.Application, settings: Settings, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._settings = settings
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
+
+        def make_request(message: Any, *others: Any, **options: Any) -> web.BaseRequest:
+            return made.request_factory(without_prefix(message, self._settings), *others, **options)
+
         return _Server(
             made.request_handler,
-            request_factory=made.request_factory,
+            request_factory=make_request,
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
             **made._kwargs,  # noqa: SLF001 - aiohttp has no other way to choose the class of connections

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from bridge.api.rest import archive as archive_rest
 from bridge.api.rest import events as events_rest
 from bridge.api.rest import generate as generate_rest
 from bridge.api.rest import jobs as jobs_rest
@@ -63,6 +64,6 @@ async def readyz(request: web.Request) -> web.Response:
 
 def add_routes(app: web.Application) -> None:
     """Add every endpoint."""
-    for module in (generate_rest, jobs_rest, events_rest, modes_rest, plan_rest, workers_rest):
+    for module in (generate_rest, jobs_rest, archive_rest, events_rest, modes_rest, plan_rest, workers_rest):
         app.add_routes(module.routes)
     app.add_routes(routes)
