@@ -120,10 +120,14 @@ class Settings(BaseSettings):
         shown="localhost and the address of --host; any name on a wider address, which needs a token",
     )
     cors_origins: CommaList = setting(
-        (), "web pages that may use the service: origins such as http://localhost:3000, separated by commas"
+        (),
+        "web pages that may use the service: origins such as http://localhost:3000, separated by commas",
+        shown="none",
     )
     root_path: str = setting(
-        "", "path under which a proxy serves the service, such as /images; links and redirects then start with it"
+        "",
+        "path under which a proxy serves the service, such as /images; links and redirects then start with it",
+        shown="none",
     )
     forwarded_prefix: bool = setting(
         False, "take that path from the header X-Forwarded-Prefix, which the proxy must set or remove in every request"
