@@ -70,7 +70,7 @@ class Uploads:
                 return await self._queue.inputs.get(given)
             except ImageExpired as error:
                 raise BadImage(f"{given.name} is not {wanted} that is still kept: send it again") from error
-        data = images_in.read_text(value, wanted)
+        data = await self.decoder.run(images_in.read_text, value, wanted)
         return await self._image_of(data) if isinstance(data, JobImage) else data
 
     async def _checked(self, data: bytes, parameter: Parameter) -> InputImage:

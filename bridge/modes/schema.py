@@ -47,7 +47,26 @@ def form_schema(mode: Mode, models: ModelInfoResponse | None = None, most: Most 
         if parameter.kind in UPLOADS:
             text = {"type": "string", "contentMediaType": _media(parameter), "description": parameter.description}
             schema["properties"][name] = text
-    return schema
+    return _without_null(schema)
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a form: its fields are texts, and what JSON gives as null is empty there, or left out."""
+    properties = {name: _not_null(each) for name, each in schema["properties"].items()}
+    variants = [_without_null(each) for each in schema.get("anyOf", [])]
+    return {**schema, "properties": properties} | ({"anyOf": variants} if variants else {})
+
+
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in schema.items() if name != "default" or value is not None}
+    if isinstance(kept.get("type"), list):
+        kept["type"] = next(kind for kind in kept["type"] if kind != "null")
+    if "enum" in kept:
+        kept["enum"] = [value for value in kept["enum"] if value is not None]
+    if "anyOf" in kept:
+        [kept_option] = [option for option in kept.pop("anyOf") if option.get("type") != "null"]
+        kept |= kept_option
+    return {**kept, "maxLength": 0, "type": "string"} if kept.get("type") == "null" else kept
 
 
 def _media(parameter: Parameter) -> str:

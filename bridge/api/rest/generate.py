@@ -33,15 +33,15 @@ FORM_SCHEMA = {
     "properties": {"request": {"type": "object", "description": "The JSON body."}},
     "additionalProperties": True,
 }
-ACCEPT = Query(
-    "Accept",
-    {"type": "string"},
-    f"{', '.join(TYPES)}: answer with the first image itself, if one of them is preferred to application/json.",
-    where="header",
-)
 REPLAYED = {REPLAYED_HEADER: "`true` if an earlier request with this Idempotency-Key made the job."}
 LOCATION = {"Location": "The path of the job."}
-IMAGES = Answer("The images.", ImageGenResponse, headers=REPLAYED, links=JOB_LINKS, other_media=tuple(TYPES))
+IMAGES = Answer(
+    "The images; as an image type, which `Accept` must prefer to JSON: the first one itself.",
+    ImageGenResponse,
+    headers=REPLAYED,
+    links=JOB_LINKS,
+    other_media=tuple(TYPES),
+)
 
 routes = web.RouteTableDef()
 
@@ -105,7 +105,7 @@ async def _while_connected(
     errors=(404, 406, 409, 410, 503, 504),
     body=ImageGenRequest,
     body_schemas={FORM: FORM_SCHEMA},
-    parameters=[KEY, ACCEPT],
+    parameters=[KEY],
     waits=True,
 )
 async def generate_image(request: web.Request) -> web.Response:

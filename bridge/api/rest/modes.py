@@ -8,7 +8,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from bridge.api.rest.bodies import FORM, JSON, REQUEST_PART, read_body
-from bridge.api.rest.generate import ACCEPT, FORM_SCHEMA, IMAGES, KEY, LOCATION, REPLAYED, accept, wait
+from bridge.api.rest.generate import FORM_SCHEMA, IMAGES, KEY, LOCATION, REPLAYED, accept, wait
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.raw_images import wanted_formats
 from bridge.api.rest.replies import GENERATION, reply
@@ -106,7 +106,7 @@ async def known_models(generation: Generation) -> ModelInfoResponse | None:
         JSON: {"type": "object", "description": "The schema that GET returns for the same path."},
         FORM: FORM_SCHEMA,
     },
-    parameters=[PREFER, KEY, ACCEPT],
+    parameters=[PREFER, KEY],
     waits=True,
 )
 async def run_mode(request: web.Request) -> web.Response:

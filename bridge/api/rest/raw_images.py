@@ -44,9 +44,9 @@ class NotAcceptable(BridgeError):
 def wanted_formats(request: web.Request) -> list[ImageFormat]:
     """The image formats that the client prefers to JSON, best first; empty: it takes JSON. Raises NotAcceptable."""
     header = ",".join(request.headers.getall("Accept", []))
-    if not header.strip():
-        return []
     ranges = _ranges(header)
+    if not ranges:  # no header, or none that says anything
+        return []
     qualities = {media: _quality(media, ranges) for media in (JSON, *TYPES)}
     best = max(qualities.values())
     if best == 0:

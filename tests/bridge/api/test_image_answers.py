@@ -60,6 +60,8 @@ async def generate(
         ("image/png, application/json", "application/json"),
         ("image/png;q=0.5, application/json;q=0.9", "application/json"),
         ("nonsense, */*", "application/json"),
+        ("nonsense", "application/json"),
+        (",;q=x,", "application/json"),
         ("image/*", "image/png"),
         ("image/png", "image/png"),
         ("IMAGE/PNG", "image/png"),
