@@ -17,6 +17,7 @@ from bridge.api.rest.limits import BODY_MEMORY, limited
 from bridge.api.rest.metrics import METRICS
 from bridge.api.rest.operations import check_declared
 from bridge.api.rest.prefix import SETTINGS as PREFIX_SETTINGS
+from bridge.api.rest.prefix import checked_prefix
 from bridge.api.rest.protocol import GatewayRunner
 from bridge.api.rest.queries import checked_query
 from bridge.api.rest.replies import GENERATION, INDEX, ROSTER
@@ -58,6 +59,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
         # Browsers send no token with the question whether they may send one.
         preflight(settings.cors_origins),
         auth.bearer_token(tokens),
+        checked_prefix,
         checked_query,
     ]
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)

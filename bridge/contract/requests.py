@@ -58,7 +58,7 @@ class ImageGenRequest(BaseModel):
     callback_url: str | None = Field(
         default=None,
         max_length=MAX_URL_CHARS,
-        json_schema_extra={"pattern": "^https?://[^/?#@]+"},
+        json_schema_extra={"pattern": r"^https?://[^/?#@\s]+([/?#]|$)"},
         description="A URL that receives a signed POST when the job ends, repeated until it answers with 2xx.",
     )
     cancel_on_disconnect: bool | None = Field(

@@ -102,6 +102,7 @@ async def _send(response: web.StreamResponse, queue: JobQueue, state: JobState, 
             first = b""
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.external_attr = 0o644 << 16
+            entry.file_size = len(data)
             with archive.open(entry, "w") as file:
                 for start in range(0, len(data), CHUNK_BYTES):
                     file.write(data[start : start + CHUNK_BYTES])

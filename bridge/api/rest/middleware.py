@@ -69,7 +69,9 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
         reason = str(error).rpartition("\n")[2].strip()
         return error_reply(400, "bad_request", f"the body cannot be read: {shorten(reason, 200)}")
     except web.HTTPError as error:
-        message = f"{shorten(request.method)} {shorten(request.path)}: {error.reason}"
+        # aiohttp's own text where it says more, such as what is wrong with a WebSocket handshake.
+        reason = error.reason if (error.text or "").startswith(f"{error.status}:") else shorten(error.text or "", 200)
+        message = f"{shorten(request.method)} {shorten(request.path)}: {reason}"
         if error.status == 404:
             message += "; /docs lists the endpoints"
         response = error_reply(error.status, error.reason.lower().replace(" ", "_"), message)

@@ -150,8 +150,8 @@ def default_bodies(
         "properties": {"mode": {"type": "string", "minLength": 1, "not": {"const": DEFAULT_MODE}}},
     }
     if not waits:
-        for schema in (own, form, other):
-            schema["properties"]["cancel_on_disconnect"] = {"enum": [False, None], "description": "Nobody waits here."}
+        for schema, values in ((own, [False, None]), (other, [False, None]), (form, [False])):
+            schema["properties"]["cancel_on_disconnect"] = {"enum": values, "description": "Nobody waits here."}
     whole = {"anyOf": [own, other]}
     return {JSON: {"schema": whole}, FORM: {"schema": {"anyOf": [form, whole_form(whole)]}}}
 

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 from yarl import URL
 
+from bridge.api.rest.operations import Handler
 from bridge.contract import BridgeError, shown
 from bridge.settings import PATH_PREFIX, Settings
 
@@ -36,6 +37,13 @@ def prefix_of(request: web.Request) -> str:
             f"the header {HEADER} is {shown(', '.join(given))}; the proxy must send one path such as /images"
         )
     return path
+
+
+@web.middleware
+async def checked_prefix(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse a bad header before anything is done, such as queueing the job that an answer would name."""
+    prefix_of(request)
+    return await handler(request)
 
 
 def without_prefix(message: Any, settings: Settings) -> Any:

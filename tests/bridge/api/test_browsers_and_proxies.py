@@ -157,8 +157,10 @@ def test_every_path_that_the_service_names_has_the_prefix(
     ],
 )
 def test_a_prefix_that_is_no_path_is_refused(gateway: GatewayProcess, text: str) -> None:
+    before = len(gateway.get("/v1/jobs?limit=200", headers=AUTH).json()["jobs"])
     answer = gateway.post("/v1/jobs", json=BODY, headers={"X-Forwarded-Prefix": text, **AUTH})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_prefix")
+    assert len(gateway.get("/v1/jobs?limit=200", headers=AUTH).json()["jobs"]) == before
 
 
 def test_the_header_counts_only_where_it_is_trusted(plain: GatewayProcess) -> None:
