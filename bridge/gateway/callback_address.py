@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from bridge.contract import InvalidRequest
+from bridge.contract import InvalidRequest, shown
 
 RESOLVE_TIMEOUT_S = 5.0
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -57,9 +57,11 @@ class CallbackPolicy:
             parsed = URL(url)
             port = parsed.port
         except ValueError as error:
-            raise InvalidRequest(f"callback_url {url!r} is not a URL: {error}", field="callback_url") from error
+            raise InvalidRequest(
+                f"callback_url {shown(url, 200)} is not a URL: {error}", field="callback_url"
+            ) from error
         if parsed.scheme not in ("http", "https") or not parsed.host or not port:
-            raise InvalidRequest(f"callback_url {url!r} is not an http or https URL", field="callback_url")
+            raise InvalidRequest(f"callback_url {shown(url, 200)} is not an http or https URL", field="callback_url")
         if parsed.user is not None or parsed.password is not None:
             raise InvalidRequest(
                 "callback_url contains a user name or a password, which would be stored with the job; leave it out",
@@ -68,7 +70,7 @@ class CallbackPolicy:
         try:
             await self.addresses(parsed.host, port)
         except OSError as error:
-            raise InvalidRequest(f"callback_url {url!r}: {error}", field="callback_url") from error
+            raise InvalidRequest(f"callback_url {shown(url, 200)}: {error}", field="callback_url") from error
 
     async def addresses(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
         """The addresses of a host. Raises AddressRefused if any of them is not public, and OSError."""
@@ -76,7 +78,7 @@ class CallbackPolicy:
             async with timeout(RESOLVE_TIMEOUT_S):
                 found = await get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError, TimeoutError) as error:
-            raise OSError(f"the name {host!r} cannot be resolved ({error or 'no answer'})") from error
+            raise OSError(f"the name {shown(host)} cannot be resolved ({error or 'no answer'})") from error
         results = []
         for found_family, _, protocol, _, address in found:
             if not self.allow_private and not is_public(str(address[0])):
