@@ -12,9 +12,14 @@ from bridge.api.metrics import Metrics
 from bridge.api.nats import NatsApi
 from bridge.api.rest import auth, metrics, middleware, openapi
 from bridge.api.rest import service as rest
+from bridge.api.rest.cors import preflight
 from bridge.api.rest.limits import BODY_MEMORY, limited
 from bridge.api.rest.metrics import METRICS
 from bridge.api.rest.operations import check_declared
+from bridge.api.rest.prefix import SETTINGS as PREFIX_SETTINGS
+from bridge.api.rest.prefix import checked_prefix
+from bridge.api.rest.protocol import GatewayRunner
+from bridge.api.rest.queries import checked_query
 from bridge.api.rest.replies import GENERATION, INDEX, PROBE, ROSTER
 from bridge.broker.connection import connect
 from bridge.broker.fleet import Roster
@@ -48,16 +53,21 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
     guards = [
         middleware.accounted(figures),
         middleware.envelope,
-        auth.same_origin(auth.own_hosts(settings)),
+        auth.same_origin(auth.own_hosts(settings), settings.cors_origins),
         auth.identify(tokens),
         # Before the token is checked, so that guessing it is limited too.
         limited(limiter, waits, body_timeout_s=settings.body_timeout_s),
+        # Browsers send no token with the question whether they may send one.
+        preflight(settings.cors_origins),
         auth.bearer_token(tokens),
+        checked_prefix,
+        checked_query,
     ]
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     app[METRICS] = figures
+    app[PREFIX_SETTINGS] = settings
     app[BODY_MEMORY] = BodyMemory(settings.max_bodies_bytes)
-    app.on_response_prepare.append(middleware.common_headers(limiter))
+    app.on_response_prepare.append(middleware.common_headers(limiter, cors=bool(settings.cors_origins)))
     rest.add_routes(app)
     openapi.add_routes(app)
     metrics.add_routes(app)
@@ -106,15 +116,16 @@ def request_limits(settings: Settings) -> Limits:
     return Limits(
         body_bytes=settings.max_body_bytes,
         file_bytes=settings.max_file_bytes,
-        image=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        image=ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_decoded_pixels),
         request=RequestLimits.of(settings),
     )
 
 
 async def run_gateway(settings: Settings, nats_url: str) -> None:
     """Serve until cancelled. Raises Unavailable if there is no NATS server, and OSError if the port is in use."""
-    runner = web.AppRunner(
+    runner = GatewayRunner(
         make_app(settings, nats_url),
+        settings,
         access_log=None,
         shutdown_timeout=SHUTDOWN_S,
         # aiohttp closes connections that have not sent all headers in this time, idle or slow on purpose.

@@ -10,7 +10,7 @@ from typing import get_args, get_origin
 from bridge.settings import Settings, flag, read_setting, shown_default, variable
 
 WHERE = ("host", "port", "state_dir")
-ACCESS = ("token", "token_file", "allowed_hosts")
+ACCESS = ("token", "token_file", "allowed_hosts", "cors_origins", "root_path", "forwarded_prefix")
 COMFYUI = ("comfyui_url", "comfyui_dir", "comfyui_output_dir")
 LOGS = ("log_format", "log_level", "log_prompts")
 NATS = tuple(name for name in Settings.model_fields if name.startswith("nats_"))

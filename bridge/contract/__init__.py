@@ -105,6 +105,15 @@ from bridge.contract.responses import (
     ImageGenResponse,
     LoadModelResponse,
 )
+from bridge.contract.texts import (
+    VISIBLE_PATTERN,
+    as_whole,
+    decimal_number,
+    is_blank,
+    shorten,
+    shown,
+    whole_number,
+)
 from bridge.contract.wire import (
     JOB_ID_PATTERN,
     Answer,
@@ -194,6 +203,7 @@ __all__ = [
     "UnknownModel",
     "UnreadableRecord",
     "UnsupportedMediaType",
+    "VISIBLE_PATTERN",
     "WebhookBody",
     "WidgetOptions",
     "WireModel",
@@ -201,10 +211,16 @@ __all__ = [
     "WorkerError",
     "WorkerList",
     "WorkerStatus",
+    "as_whole",
+    "decimal_number",
     "duration_text",
     "extension_of",
     "format_of",
+    "is_blank",
     "media_type_of",
     "read_answer",
+    "shorten",
+    "shown",
     "size_text",
+    "whole_number",
 ]

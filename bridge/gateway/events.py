@@ -26,9 +26,16 @@ WAIT_NEWS_S = 2.0
 async def tell(
     queue: JobQueue, index: JobIndex, job_id: str, *, previews: bool, unknown_wait_s: float = UNKNOWN_JOB_WAIT_S
 ) -> AsyncIterator[JobEvent]:
-    """Every event of a job. Ends with the job, or after `unknown_wait_s` if no job has that id."""
+    """Every event of a job. Ends with the job. If no job has that id, it says so at once, and gives the job
+    `unknown_wait_s` to be submitted."""
     with queue.listen(job_id, previews=previews) as mailbox:
-        state = await _known(queue, job_id)
+        try:
+            state = await queue.state(job_id)
+        except Unavailable:
+            state = None
+        except UnknownJob:
+            state = None
+            yield JobEvent(type="unknown", job_id=job_id)
         if state is not None:
             if state.status.final:
                 yield JobEvent.ending(state)

@@ -81,6 +81,7 @@ class Generation:
         self.offers = Offers(queue)
         self._keys = keys
         self._uploads = Uploads(queue, limits)
+        self.decoder = self._uploads.decoder
         self._callbacks = callbacks
         self._timeout_s = timeout_s
         self._disks = disks

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 
 from bridge.broker.images import KeptImage
 from bridge.broker.jobs import JobQueue
-from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, StorageFull, UnknownJob, UnreadableRecord
+from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, StorageFull, UnknownJob, UnreadableRecord, shown
 from bridge.gateway.requests import Body, Limits
 from bridge.modes import files_in, images_in
+from bridge.modes.decoding import Decoder
 from bridge.modes.images_in import BadImage, InputImage, JobImage
 from bridge.modes.library import Mode
 from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
@@ -27,6 +29,7 @@ class Uploads:
     def __init__(self, queue: JobQueue, limits: Limits) -> None:
         self._queue = queue
         self._limits = limits
+        self.decoder = Decoder(limits.image)
 
     async def read(self, body: Body, mode: Mode) -> tuple[dict[str, InputImage], list[ErrorDetail]]:
         """The uploads of a request by parameter, and what is wrong with those that cannot be used.
@@ -36,14 +39,14 @@ class Uploads:
         images: dict[str, InputImage] = {}
         problems: list[ErrorDetail] = []
         wanted = {name: parameter for name, parameter in mode.parameters.items() if parameter.kind in UPLOADS}
-        text_bytes = body.text_bytes - sum(len(v) for name in wanted if isinstance(v := body.values.get(name), str))
+        text_bytes = _text_bytes(body, wanted)
         if text_bytes > self._limits.body_bytes:
             raise BodyTooLarge(
                 f"the body has {text_bytes} bytes besides its images and files; the limit (max_body_bytes) is "
                 f"{self._limits.body_bytes}"
             )
         for name in sorted(body.files.keys() - wanted.keys()):
-            message = f"mode {mode.name} takes no image or file {name!r}; it takes {', '.join(wanted) or 'none'}"
+            message = f"mode {mode.name} takes no image or file {shown(name)}; it takes {', '.join(wanted) or 'none'}"
             problems.append(ErrorDetail(field=name, message=message))
         for name, parameter in wanted.items():
             value = body.files.get(name, body.values.get(name))
@@ -96,14 +99,14 @@ class Uploads:
                 return await self._queue.inputs.get(given)
             except ImageExpired as error:
                 raise BadImage(f"{given.name} is not {wanted} that is still kept: send it again") from error
-        data = images_in.read_text(value, wanted)
+        data = await self.decoder.run(images_in.read_text, value, wanted)
         return await self._image_of(data) if isinstance(data, JobImage) else data
 
     async def _checked(self, data: bytes, parameter: Parameter) -> InputImage:
         """The upload, if the parameter can take it. Raises BadImage."""
         if parameter.kind is ParameterKind.IMAGE:
-            return await images_in.check(data, self._limits.image)
-        return await files_in.check(data, self._limits.file_bytes, parameter.accept)
+            return await self.decoder.check(data)
+        return await self.decoder.run(files_in.check, data, self._limits.file_bytes, parameter.accept)
 
     async def _image_of(self, place: JobImage) -> bytes:
         """An image of an earlier job. Raises BadImage and Unavailable."""
@@ -115,3 +118,12 @@ class Uploads:
             return await self._queue.image(state.images[place.index])
         except (UnknownJob, ImageExpired) as error:
             raise BadImage(f"{name}: {error.message}") from error
+
+
+def _text_bytes(body: Body, uploads: Collection[str]) -> int:
+    """The size of a request without its images and files."""
+    if not any(isinstance(body.values.get(name), str) for name in uploads):
+        return body.text_bytes
+    # Not the size of the body less that of its base64: escapes such as \/ and \r\n make that longer as it is sent.
+    others = {name: value for name, value in body.values.items() if name not in uploads}
+    return min(body.text_bytes, len(json.dumps(others, ensure_ascii=False).encode("utf-8", "replace")))

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from bridge.contract import BridgeError, UnknownMode
+from bridge.contract import BridgeError, UnknownMode, shorten, shown
 from bridge.modes.graphs import Graph
 from bridge.modes.parameters import PARAMETER_CLASSES, Parameter, ParameterKind, read_parameter
 
@@ -38,6 +38,8 @@ REPLACED = "\ufffd"
 LARGEST_BYTES = 64 * 1024 * 1024
 MOST_NESTED = 100
 """Levels of a graph's JSON. The editor writes about ten."""
+NAMES_CHARS = 1000
+"""The most characters of a list of modes in an error."""
 UI_VALUE_INDEX = 1
 """The value is the second widget of every parameter node; the name is the first."""
 
@@ -172,9 +174,9 @@ class ModeLibrary:
                 if os.path.lexists(path := folder / f"{name}.json"):
                     return self._load(path)
             if REPLACED in name and name in self.names():
-                raise BrokenMode(f"mode {name!r} cannot be used: the name of its file is not UTF-8; rename it")
-        names = self.names()
-        raise UnknownMode(f"no mode is called {name!r}; available: {', '.join(names) or 'none'}", field="mode")
+                raise BrokenMode(f"mode {shown(name)} cannot be used: the name of its file is not UTF-8; rename it")
+        names = shorten(", ".join(self.names()), NAMES_CHARS)
+        raise UnknownMode(f"no mode is called {shown(name)}; available: {names or 'none'}", field="mode")
 
     def _load(self, path: Path) -> Mode:
         api_path = path.parent / "api" / path.name

@@ -43,6 +43,9 @@ OPEN_RATE_PER_MINUTE = 600
 """Requests a minute from one client where other machines can reach the service."""
 _SECRET = re.compile(rf"{ENV_PREFIX}\w*(TOKEN|SECRET|PASSWORD|CREDENTIALS|KEY)\w*", re.IGNORECASE)
 """Also of versions that this one does not know."""
+ORIGIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE)
+PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,100}){1,10}")
+"""A path that may stand in front of every path of the service."""
 WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -119,6 +122,19 @@ class Settings(BaseSettings):
         "host names that clients may use, separated by commas (that of a reverse proxy, for example)",
         shown="localhost and the address of --host; any name on a wider address, which needs a token",
     )
+    cors_origins: CommaList = setting(
+        (),
+        "web pages that may use the service: origins such as http://localhost:3000, separated by commas",
+        shown="none",
+    )
+    root_path: str = setting(
+        "",
+        "path under which a proxy serves the service, such as /images; links and redirects then start with it",
+        shown="none",
+    )
+    forwarded_prefix: bool = setting(
+        False, "take that path from the header X-Forwarded-Prefix, which the proxy must set or remove in every request"
+    )
     job_timeout_s: PositiveFloat = setting(DEFAULT_JOB_TIMEOUT_S, "seconds a synchronous request waits for its job")
     max_pending: PositiveInt = setting(
         DEFAULT_MAX_PENDING, "most jobs that wait or run, over all gateways; more get a 429"
@@ -132,6 +148,9 @@ class Settings(BaseSettings):
         512 * 1024 * 1024, "most bytes of request bodies that one gateway holds at once; more get a 429"
     )
     max_image_pixels: PositiveInt = setting(64 * 1024 * 1024, "most pixels of an image in a request")
+    max_decoded_pixels: PositiveInt = setting(
+        64 * 1024 * 1024, "most pixels of images in requests that one gateway decodes at once; more of them wait"
+    )
     max_pixels: PositiveInt = setting(4096 * 4096, "most pixels (width x height) of a generated image")
     max_steps: PositiveInt = setting(1000, "most denoising steps of one request")
     max_images: PositiveInt = setting(64, "most images of one request")
@@ -237,6 +256,25 @@ class Settings(BaseSettings):
         if worker_id is not None and not WORKER_ID.fullmatch(worker_id):
             raise ValueError(f"worker_id {worker_id!r} may hold only letters, digits, - and _, at most 64 of them")
         return worker_id
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"cors_origins: {origin!r} is not an origin; write it like https://app.example.org, with its port "
+                    "and without a path, and list each one: there is no wildcard"
+                )
+        return origins
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if path and not PATH_PREFIX.fullmatch(path):
+            raise ValueError(f"root_path {path!r} is not a path such as /images")
+        return path
 
     @field_validator("token")
     @classmethod

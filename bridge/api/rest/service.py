@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from bridge.api.rest import archive as archive_rest
 from bridge.api.rest import events as events_rest
 from bridge.api.rest import generate as generate_rest
 from bridge.api.rest import jobs as jobs_rest
 from bridge.api.rest import modes as modes_rest
 from bridge.api.rest import plan as plan_rest
 from bridge.api.rest import workers as workers_rest
-from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.operations import NAME_SCHEMA, Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, PROBE, reply
-from bridge.contract import InvalidRequest, LoadModelResponse, ModelInfoResponse, Unavailable
+from bridge.contract import LoadModelResponse, ModelInfoResponse, Unavailable
 
 routes = web.RouteTableDef()
 
@@ -31,15 +32,12 @@ async def model_info(request: web.Request) -> web.Response:
     "Load a model and wait for it",
     answers={200: Answer("The model is loaded.", LoadModelResponse)},
     errors=(404, 409, 422, 503, 504),
-    parameters=[Query("model_name", {"type": "string", "minLength": 1}, "A name from model-info.", required=True)],
+    parameters=[Query("model_name", NAME_SCHEMA, "A name from model-info.", required=True)],
     waits=True,
 )
 async def load_model(request: web.Request) -> web.Response:
     """Load a model, and wait until it is on its device."""
-    name = request.query.get("model_name", "")
-    if not name:
-        raise InvalidRequest("model_name is required: POST /v1/load-model?model_name=…", field="model_name")
-    return reply(await request.app[GENERATION].load(name))
+    return reply(await request.app[GENERATION].load(request.query["model_name"]))
 
 
 @routes.get("/healthz")
@@ -70,6 +68,6 @@ async def readyz(request: web.Request) -> web.Response:
 
 def add_routes(app: web.Application) -> None:
     """Add every endpoint."""
-    for module in (generate_rest, jobs_rest, events_rest, modes_rest, plan_rest, workers_rest):
+    for module in (generate_rest, jobs_rest, archive_rest, events_rest, modes_rest, plan_rest, workers_rest):
         app.add_routes(module.routes)
     app.add_routes(routes)
