@@ -15,11 +15,13 @@ from bridge.api.rest import service as rest
 from bridge.api.rest.limits import BODY_MEMORY, limited
 from bridge.api.rest.metrics import METRICS
 from bridge.api.rest.operations import check_declared
-from bridge.api.rest.replies import GENERATION, INDEX, ROSTER
+from bridge.api.rest.replies import CONTROLS, GENERATION, INDEX, ROSTER
 from bridge.broker.connection import connect
+from bridge.broker.control import PauseSwitch
 from bridge.broker.fleet import Roster
 from bridge.broker.jobs import JobQueue
 from bridge.gateway.callback_address import CallbackPolicy
+from bridge.gateway.controls import Controls
 from bridge.gateway.generation import Generation
 from bridge.gateway.idempotency import KEEP_S as IDEMPOTENCY_S
 from bridge.gateway.idempotency import IdempotencyKeys
@@ -87,8 +89,12 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                 limits=request_limits(settings),
                 callbacks=callbacks,
             )
-            await NatsApi(generation, index, limiter=limiter, waits=waits, metrics=figures).open()
+            switch = await PauseSwitch.open(nc, settings.names)
+            index.paused = lambda: switch.pause is not None
+            controls = app[CONTROLS] = Controls(queue, index, roster, generation.models, switch)
+            await NatsApi(generation, index, controls, limiter=limiter, waits=waits, metrics=figures).open()
             background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
+            background.append(asyncio.create_task(switch.follow()))
             yield
             await stop(background)
         finally:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import ConsumerConfig, Header
+from nats.js.api import Header
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
@@ -25,6 +25,7 @@ from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
+from bridge.broker.priorities import JobSubscription, make_consumers, subject_of, turns
 from bridge.broker.stores import bucket_config, callbacks_config, make_stream, queue_config, span
 from bridge.contract import (
     EXTENSIONS,
@@ -93,6 +94,7 @@ class JobQueue:
         """Called with every state that this process writes for a new or cancelled job, and its revision."""
         self.accepted: Callable[[JobState], None] | None = None
         """Called once for every job that this process queues."""
+        self._turns = turns()
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
 
@@ -142,7 +144,7 @@ class JobQueue:
         headers: dict[str, str] = {Header.MSG_ID: job.job_id}
         # Both go out in one write, so the state exists before a worker can look for it.
         ack, revision = await asyncio.gather(
-            self._js.publish(f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers=headers),
+            self._js.publish(subject_of(self.names, job), job.model_dump_json().encode(), headers=headers),
             self._states.update(job.job_id, data, last=0),
             return_exceptions=True,
         )
@@ -299,16 +301,11 @@ class JobQueue:
 
     # -- for workers -------------------------------------------------------------------------------------
 
-    async def subscribe(self) -> JetStreamContext.PullSubscription:
+    async def subscribe(self) -> JobSubscription:
         """Subscribe to the queue. A delivery is repeated after ACK_WAIT_S without a sign of life."""
         with broker_errors():
-            return await self._js.pull_subscribe(
-                f"{self.names.jobs}.>",
-                durable=self.names.consumer,
-                stream=self.names.stream,
-                # The worker bounds deliveries itself: the broker would drop the job silently.
-                config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
-            )
+            await make_consumers(self._js, self.names, ACK_WAIT_S)
+        return JobSubscription(self.nc, self.names, self._turns)
 
     async def begin(self, job: Job) -> StoredState:
         """The state of a job, created if the gateway has not written it yet. Raises Unavailable."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bridge import __version__
 from bridge.client import ClientError
-from bridge.commands import generate, jobs, overlay, plan, processes, service, workers
+from bridge.commands import control, generate, jobs, overlay, plan, processes, service, workers
 from bridge.contract import BridgeError
 from bridge.service.errors import ServiceError
 from bridge.settings import SettingsError
@@ -23,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (generate, jobs, plan, workers, service, overlay, processes):
+    for module in (generate, jobs, control, plan, workers, service, overlay, processes):
         module.add_parsers(subparsers)
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.contract.files import ImageFormat
+from bridge.contract.jobs import Priority
 from bridge.contract.wire import JobId, WireModel
 
 DEFAULT_MODE = "text-to-image"
@@ -55,6 +56,9 @@ class ImageGenRequest(BaseModel):
         default=None,
         max_length=MAX_URL_CHARS,
         description="A URL that receives a signed POST when the job ends, repeated until it answers with 2xx.",
+    )
+    priority: Priority | None = Field(
+        default=None, description="Jobs of a higher priority are taken first. Null: normal."
     )
     cancel_on_disconnect: bool = Field(
         default=False, description="Cancel the job if the caller hangs up before it ends. For requests that wait."

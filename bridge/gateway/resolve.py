@@ -28,7 +28,7 @@ from bridge.modes.parameters import ParameterKind
 RANDOM_SEED_BITS = 32
 """Random seeds are short enough to read out and type in again."""
 
-SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect"}
+SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect", "priority"}
 """Request fields that are not parameters of a graph."""
 FORM_KINDS: dict[ParameterKind, type] = {
     ParameterKind.INTEGER: int,
@@ -160,6 +160,7 @@ def make_job(
         submitted_at=now,
         warnings=warnings,
         callback_url=values["callback_url"],
+        priority=values["priority"] or "normal",
     )
 
 

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -103,6 +104,9 @@ class Settings(BaseSettings):
     )
     nats_tls_key: LocalPath | None = setting(None, "private key of nats_tls_cert (PEM)")
     worker_id: str | None = setting(None, "name of this worker, unique among all workers", shown="from host and port")
+    idle_unload_s: NonNegativeFloat = setting(
+        0.0, "seconds without a job after which a worker frees the memory of its device; 0 is never"
+    )
     token: str | None = setting(
         None,
         "token that every request must carry; other users of this machine can read it on the command line",

@@ -22,7 +22,8 @@ from pydantic import ValidationError
 
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS, connect
-from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject
+from bridge.broker.control import PauseSwitch
+from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject, unload_subject
 from bridge.broker.jobs import HEARTBEAT_S, WATCH_S, JobQueue
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
@@ -39,6 +40,7 @@ from bridge.worker.patience import insist
 from bridge.worker.plans import answer_plan
 from bridge.worker.record import JobRecord
 from bridge.worker.report import WorkerReport
+from bridge.worker.unloading import Unloading
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +62,31 @@ RETRY_S = 1.0
 class Worker:
     """One worker and its ComfyUI."""
 
-    def __init__(self, queue: JobQueue, comfy: ComfyUI, modes: ModeLibrary, worker_id: str) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        comfy: ComfyUI,
+        modes: ModeLibrary,
+        worker_id: str,
+        *,
+        idle_unload_s: float = 0.0,
+    ) -> None:
         self.worker_id = worker_id
         self._queue = queue
         self._comfy = comfy
         self._roster = Roster(queue.nc, queue.names)
         self._report = WorkerReport(queue, comfy, worker_id)
         self._held: dict[str, HeldJob] = {}
+        self._switch: PauseSwitch
+        """Opened by `run`."""
+        self._unloading = Unloading(
+            comfy,
+            self._report,
+            worker_id,
+            running=lambda: [job_id for job_id, held in self._held.items() if held.state.occupies_comfyui],
+            told=lambda: self._changed.set(),
+            idle_s=idle_unload_s,
+        )
         self._cleaner = InputCleaner(comfy, queue.retention, self._uploads)
         self._place = Workplace(queue, comfy, modes, self._cleaner, self._is_watched)
         self._watched: dict[str, float] = {}  # until when (monotonic) somebody looks at the previews of a job
@@ -78,16 +98,20 @@ class Worker:
     async def run(self) -> None:
         """Serve until cancelled. Jobs that are held then are delivered to the next worker."""
         nc, names = self._queue.nc, self._queue.names
+        self._switch = await PauseSwitch.open(nc, names)
+        self._switch.on_pause = lambda: self._changed.set()
         await nc.subscribe(names.model_info, queue="workers", cb=self._report.answer_model_info)
         await nc.subscribe(names.plan, queue="workers", cb=self._on_plan)
         await nc.subscribe(names.options, queue="workers", cb=self._on_options)
         await nc.subscribe(f"{names.cancel}.*", cb=self._on_cancel)
         await nc.subscribe(f"{names.watch}.*", cb=self._on_watch)
         await nc.subscribe(offer_subject(names, self.worker_id), cb=self._on_offer)
+        await nc.subscribe(unload_subject(names, self.worker_id), cb=self._on_unload)
         await nc.subscribe(names.workers, cb=self._on_roll_call)
         await self._roster.open()
         serving = [asyncio.create_task(self._serve(number)) for number in range(MAX_SLOTS)]
         serving += [asyncio.create_task(self._beat()), asyncio.create_task(self._cleaner.run())]
+        serving += [asyncio.create_task(self._switch.follow()), asyncio.create_task(self._unloading.run())]
         try:
             await asyncio.gather(*serving)
         finally:
@@ -106,6 +130,7 @@ class Worker:
                     await self._shorter.wait()
                 if subscription is None:
                     subscription = await self._queue.subscribe()
+                await self._switch.wait_running()
                 await self._report.wait_usable()
                 [msg] = await subscription.fetch(1, timeout=FETCH_WAIT_S)
             except NatsTimeout:
@@ -115,6 +140,7 @@ class Worker:
                 subscription = None
                 await asyncio.sleep(RETRY_S)
                 continue
+            await self._switch.hold(msg)
             await self._take(msg)
 
     async def _take(self, msg: Msg) -> None:
@@ -241,7 +267,8 @@ class Worker:
     async def _on_offer(self, msg: Msg) -> None:
         """Another worker offers a job whose model is loaded here."""
         ahead = sum(held.state.occupies_comfyui for held in self._held.values())
-        free = self._report.usable and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
+        open_ = self._report.usable and self._switch.pause is None
+        free = open_ and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
         if free:
             self._spawn(self._handle(handed_over(self._queue.nc, msg), asyncio.Event(), handed=True))
         await msg.respond(TAKEN if free else BUSY)
@@ -272,11 +299,19 @@ class Worker:
                 await asyncio.sleep(0.2)  # Changes come in bursts.
 
     async def _release(self) -> None:
-        """Give back the jobs that wait behind a long one while another worker is idle."""
+        """Give back the jobs that ComfyUI has not started: during a pause, all; while another worker is idle, those
+        behind a long one."""
         for held in list(self._held.values()):
-            if held.held_s > RELEASE_AFTER_S and self._roster.idle(but=self.worker_id) and held.ask_to_release():
+            late = held.held_s > RELEASE_AFTER_S and self._roster.idle(but=self.worker_id)
+            if (late or self._switch.pause is not None) and held.ask_to_release():
                 with contextlib.suppress(ComfyUIError):
                     await self._comfy.cancel(held.job.job_id)
+
+    async def _on_unload(self, msg: Msg) -> None:
+        async def answer() -> None:  # It takes seconds, and a callback blocks its subscription.
+            await msg.respond(await self._unloading.answer(msg.data))
+
+        self._spawn(answer())
 
     async def _on_plan(self, msg: Msg) -> None:
         if msg.reply:
@@ -306,6 +341,6 @@ async def run_worker(settings: Settings, nats_url: str, comfyui_url: str) -> Non
         worker_id = settings.worker_id or default_worker_id(comfyui_url)
         async with ComfyUI(comfyui_url, output_dir=settings.comfyui_output_dir) as comfy:
             modes = ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows])
-            await Worker(queue, comfy, modes, worker_id).run()
+            await Worker(queue, comfy, modes, worker_id, idle_unload_s=settings.idle_unload_s).run()
     finally:
         await nc.close()

@@ -10,10 +10,12 @@ from pydantic import BaseModel
 
 from bridge.broker.fleet import Roster
 from bridge.contract import JOB_ID_PATTERN, UnknownJob
+from bridge.gateway.controls import Controls
 from bridge.gateway.generation import Generation
 from bridge.gateway.index import JobIndex
 
 GENERATION = web.AppKey("generation", Generation)
+CONTROLS = web.AppKey("controls", Controls)
 INDEX = web.AppKey("index", JobIndex)
 ROSTER = web.AppKey("roster", Roster)
 

@@ -9,10 +9,11 @@ from bridge.api.rest import generate as generate_rest
 from bridge.api.rest import jobs as jobs_rest
 from bridge.api.rest import modes as modes_rest
 from bridge.api.rest import plan as plan_rest
+from bridge.api.rest import queue as queue_rest
 from bridge.api.rest import workers as workers_rest
 from bridge.api.rest.operations import Answer, Query, operation
-from bridge.api.rest.replies import GENERATION, reply
-from bridge.contract import InvalidRequest, LoadModelResponse, ModelInfoResponse, Unavailable
+from bridge.api.rest.replies import CONTROLS, GENERATION, reply
+from bridge.contract import InvalidRequest, LoadModelResponse, ModelInfoResponse, Unavailable, UnloadAnswer
 
 routes = web.RouteTableDef()
 
@@ -42,6 +43,25 @@ async def load_model(request: web.Request) -> web.Response:
     return reply(await request.app[GENERATION].load(name))
 
 
+@routes.post("/v1/unload-model")
+@operation(
+    "Free device memory",
+    answers={200: Answer("What was freed, by worker.", UnloadAnswer)},
+    errors=(404, 422, 503),
+    parameters=[
+        Query("model_name", {"type": "string", "minLength": 1}, "A name from model-info. Default: every model."),
+        Query("worker_id", {"type": "string", "minLength": 1}, "A name from workers. Default: every worker."),
+    ],
+)
+async def unload_model(request: web.Request) -> web.Response:
+    """Take one model, or all, out of memory, on one worker or on all. The next job loads its model again."""
+    names = {name: request.query.get(name) for name in ("model_name", "worker_id")}
+    for name, value in names.items():
+        if value == "":
+            raise InvalidRequest(f"{name} is empty; leave it out to mean all", field=name)
+    return reply(await request.app[CONTROLS].unload(names["model_name"], names["worker_id"]))
+
+
 @routes.get("/healthz")
 @operation("Check that the process is alive", answers={200: Answer("It is.", schema={"type": "object"})}, open=True)
 async def healthz(_: web.Request) -> web.Response:
@@ -57,15 +77,16 @@ async def healthz(_: web.Request) -> web.Response:
     open=True,
 )
 async def readyz(request: web.Request) -> web.Response:
-    """Whether a request would run now: NATS, a worker, its ComfyUI and the node pack all answer."""
+    """Whether a request would run now: NATS, a worker, its ComfyUI and the node pack all answer, and no pause."""
     if not request.app[GENERATION].queue.nc.is_connected:
         raise Unavailable("the connection to the NATS server is down; reconnecting")
     info = await request.app[GENERATION].models.ask()
+    request.app[CONTROLS].refuse_paused()
     return web.json_response({"status": "ready", "device": info.device, "default_model": info.default_model})
 
 
 def add_routes(app: web.Application) -> None:
     """Add every endpoint."""
-    for module in (generate_rest, jobs_rest, events_rest, modes_rest, plan_rest, workers_rest):
+    for module in (generate_rest, jobs_rest, events_rest, modes_rest, plan_rest, queue_rest, workers_rest):
         app.add_routes(module.routes)
     app.add_routes(routes)

@@ -1,0 +1,168 @@
+"""Taking jobs from the queue by their priority.
+
+Each priority has a consumer of its own on the one stream, with subjects that no other has, as a work queue demands.
+Jobs of normal priority have the subject and the consumer that all jobs had before there were priorities: what an older
+version has queued is taken, and older workers and gateways go on beside newer ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js.api import ConsumerConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from bridge.broker.connection import BROKER_ERRORS
+from bridge.contract import PRIORITIES, Job, Priority
+from bridge.names import Names
+
+ASK_TIMEOUT_S = 2.0
+LATE_S = 0.5
+"""How much later than a pull expires the server may say so."""
+TURNS: tuple[tuple[Priority, ...], ...] = (
+    *[PRIORITIES] * 3,
+    ("normal", "high", "low"),
+    *[PRIORITIES] * 3,
+    ("low", "normal", "high"),
+)
+"""Which priority a worker looks at first, job by job: of eight jobs at least one is low and one normal, if such wait.
+So none starves, however many jobs of high priority arrive."""
+API_PREFIX = "$JS.API"
+NO_MESSAGE = ("404", "408")
+"""Statuses of a pull: no message now, none until it expired."""
+
+
+def subject_of(names: Names, job: Job) -> str:
+    """The subject that a job is queued under."""
+    return f"{names.jobs}.{job.kind}" if job.priority == "normal" else f"{names.jobs}.{job.priority}.{job.kind}"
+
+
+def consumer_of(names: Names, priority: Priority) -> str:
+    """The consumer that delivers the jobs of a priority."""
+    return names.consumer if priority == "normal" else f"{names.consumer}-{priority}"
+
+
+def consumer_config(names: Names, priority: Priority, ack_wait_s: float) -> ConsumerConfig:
+    """The consumer's configuration. The worker bounds deliveries itself: the broker would drop the job silently."""
+    return ConsumerConfig(
+        durable_name=consumer_of(names, priority),
+        filter_subject=f"{names.jobs}.*" if priority == "normal" else f"{names.jobs}.{priority}.*",
+        ack_wait=ack_wait_s,
+        max_deliver=-1,
+    )
+
+
+async def make_consumers(js: JetStreamContext, names: Names, ack_wait_s: float) -> None:
+    """Create the consumers that are missing, and narrow the one of a version without priorities. Raises what nats-py
+    raises."""
+    # That one first: it took every subject, and the others may not overlap with it.
+    for priority in ("normal", "high", "low"):
+        wanted = consumer_config(names, priority, ack_wait_s)
+        assert wanted.durable_name is not None
+        with contextlib.suppress(NotFoundError):
+            known = await js.consumer_info(names.stream, wanted.durable_name)
+            if known.config.filter_subject == wanted.filter_subject:
+                continue
+        await js.add_consumer(names.stream, wanted)  # Creates it, or changes its filter; deliveries stay known.
+
+
+class JobSubscription:
+    """Takes jobs for one slot of a worker. `turns` is shared by the slots."""
+
+    def __init__(self, nc: Client, names: Names, turns: Iterator[tuple[Priority, ...]]) -> None:
+        self._nc = nc
+        self._names = names
+        self._turns = turns
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
+        """The next job, by priority. Raises nats' TimeoutError if none comes in `timeout` seconds, and its other
+        errors."""
+        assert batch == 1, "one job at a time"
+        for priority in next(self._turns):
+            if (msg := await self._ask(priority)) is not None:
+                return [msg]
+        return [await self._wait(timeout)]
+
+    async def _ask(self, priority: Priority) -> Msg | None:
+        """A job that waits now."""
+        question = json.dumps({"batch": 1, "no_wait": True}).encode()
+        # Old style: an inbox of its own. The job comes with the subject that it is stored under, by which nats-py's
+        # shared inbox does not find the request.
+        msg = await self._nc.request(self._subject(priority), question, timeout=ASK_TIMEOUT_S, old_style=True)
+        return None if _nothing(msg) else msg
+
+    async def _wait(self, timeout_s: float) -> Msg:
+        """The first job that comes, of any priority."""
+        first: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        open_pulls = len(PRIORITIES)
+
+        async def take(msg: Msg) -> None:
+            nonlocal open_pulls
+            if _nothing(msg, expected=first.done()):
+                open_pulls -= 1
+                if not open_pulls and not first.done():
+                    first.set_exception(NatsTimeout())
+            elif first.done():
+                await msg.nak()  # Two came at once; the other goes to the next worker.
+            else:
+                first.set_result(msg)
+
+        async def guarded(msg: Msg) -> None:
+            try:
+                await take(msg)
+            except BROKER_ERRORS as error:
+                if not first.done():
+                    first.set_exception(error)
+
+        inbox = self._nc.new_inbox()
+        subscription = await self._nc.subscribe(inbox, cb=guarded)
+        question = json.dumps({"batch": 1, "expires": int(timeout_s * 1e9)}).encode()
+        try:
+            for priority in PRIORITIES:
+                await self._nc.publish(self._subject(priority), question, reply=inbox)
+            done, _ = await asyncio.wait({first}, timeout=timeout_s + LATE_S)
+            if not done:
+                raise NatsTimeout()
+            return first.result()
+        finally:
+            first.cancel()  # Whatever comes now is given back.
+            closing = asyncio.create_task(self._close(subscription))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def _close(self, subscription: Subscription) -> None:
+        """End the other pulls: without interest in their inbox the server forgets them."""
+        with contextlib.suppress(*BROKER_ERRORS):
+            if self._nc.is_connected:
+                await subscription.drain()  # Unlike `unsubscribe`, it still hands over what is on its way.
+            else:
+                await subscription.unsubscribe()
+
+    def _subject(self, priority: Priority) -> str:
+        consumer = consumer_of(self._names, priority)
+        return f"{API_PREFIX}.CONSUMER.MSG.NEXT.{self._names.stream}.{consumer}"
+
+
+def _nothing(msg: Msg, *, expected: bool = False) -> bool:
+    """Whether a pull was answered without a job. Raises nats' NotFoundError for a consumer that is gone."""
+    status = (msg.headers or {}).get("Status")
+    if status is None:
+        return False
+    if status in NO_MESSAGE or expected:
+        return True
+    raise NotFoundError(code=int(status), description=(msg.headers or {}).get("Description", ""))
+
+
+def turns() -> Iterator[tuple[Priority, ...]]:
+    """The order of the priorities for each job that a worker takes."""
+    return itertools.cycle(TURNS)
