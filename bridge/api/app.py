@@ -25,6 +25,7 @@ from bridge.gateway.controls import Controls
 from bridge.gateway.generation import Generation
 from bridge.gateway.idempotency import KEEP_S as IDEMPOTENCY_S
 from bridge.gateway.idempotency import IdempotencyKeys
+from bridge.gateway.image_urls import ImageUrls
 from bridge.gateway.index import JobIndex
 from bridge.gateway.limits import RequestLimits
 from bridge.gateway.requests import Limits
@@ -88,6 +89,11 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                 timeout_s=settings.job_timeout_s,
                 limits=request_limits(settings),
                 callbacks=callbacks,
+                image_urls=ImageUrls(
+                    settings.image_urls,
+                    max_bytes=settings.max_image_bytes,
+                    allow_private=settings.image_urls_allow_private,
+                ),
             )
             switch = await PauseSwitch.open(nc, settings.names)
             index.paused = lambda: switch.pause is not None

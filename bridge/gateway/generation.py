@@ -31,6 +31,7 @@ from bridge.contract import (
 from bridge.gateway import cancellation
 from bridge.gateway.callback_address import CallbackPolicy
 from bridge.gateway.idempotency import Claim, IdempotencyKeys
+from bridge.gateway.image_urls import ImageUrls
 from bridge.gateway.models import Models
 from bridge.gateway.offers import Offers
 from bridge.gateway.requests import Body, Limits
@@ -64,6 +65,7 @@ class Generation:
         timeout_s: float,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         callbacks: CallbackPolicy = CallbackPolicy(),  # noqa: B008 - frozen
+        image_urls: ImageUrls | None = None,
     ) -> None:
         self.queue = queue
         self.modes = modes
@@ -71,7 +73,7 @@ class Generation:
         self.models = Models(queue)
         self.offers = Offers(queue)
         self._keys = keys
-        self._uploads = Uploads(queue, limits)
+        self._uploads = Uploads(queue, limits, image_urls or ImageUrls(max_bytes=limits.image.max_bytes))
         self._callbacks = callbacks
         self._timeout_s = timeout_s
 

@@ -164,6 +164,15 @@ class Settings(BaseSettings):
     webhook_allow_private: bool = setting(
         False, "allow callback_url to reach loopback, private and link-local addresses"
     )
+    image_urls: CommaList = setting(
+        (),
+        "hosts from which requests may name images by URL, separated by commas: a name, *.name for all below it, or * "
+        "for any",
+        shown="none: requests bring their images",
+    )
+    image_urls_allow_private: bool = setting(
+        False, "allow image URLs to reach loopback, private and link-local addresses"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
