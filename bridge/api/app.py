@@ -29,6 +29,7 @@ from bridge.gateway.image_urls import ImageUrls
 from bridge.gateway.index import JobIndex
 from bridge.gateway.limits import RequestLimits
 from bridge.gateway.requests import Limits
+from bridge.gateway.s3 import Bucket, Exports
 from bridge.gateway.webhooks import Webhooks
 from bridge.modes.images_in import ImageLimits
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
@@ -42,9 +43,10 @@ SHUTDOWN_S = 2.0
 def make_app(settings: Settings, nats_url: str) -> web.Application:
     """The REST application. When it starts, it connects to NATS and serves the NATS API too.
 
-    Raises SettingsError if the tokens cannot be read.
+    Raises SettingsError if the tokens cannot be read, or S3 cannot be used.
     """
     tokens = auth.Tokens(settings.tokens())
+    bucket = Bucket.of(settings)
     limiter, waits = RateLimiter.of(settings), Waits(settings.max_waits)
     figures = Metrics(waits)
     guards = [
@@ -81,6 +83,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
             keys = await IdempotencyKeys.open(
                 nc.jetstream(), settings.names.idempotency, keep_s=min(IDEMPOTENCY_S, settings.retention.jobs_s)
             )
+            exports = Exports(queue, bucket)
             callbacks = CallbackPolicy(settings.webhook_secret, settings.webhook_allow_private)
             generation = app[GENERATION] = Generation(
                 queue,
@@ -89,6 +92,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                 timeout_s=settings.job_timeout_s,
                 limits=request_limits(settings),
                 callbacks=callbacks,
+                exports=exports,
                 image_urls=ImageUrls(
                     settings.image_urls,
                     max_bytes=settings.max_image_bytes,
@@ -99,8 +103,9 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
             index.paused = lambda: switch.pause is not None
             controls = app[CONTROLS] = Controls(queue, index, roster, generation.models, switch)
             await NatsApi(generation, index, controls, limiter=limiter, waits=waits, metrics=figures).open()
-            background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
-            background.append(asyncio.create_task(switch.follow()))
+            background = [asyncio.create_task(index.run()), asyncio.create_task(switch.follow())]
+            background.append(asyncio.create_task(Webhooks(queue, callbacks, exports=exports).run()))
+            background.append(asyncio.create_task(exports.run()))
             yield
             await stop(background)
         finally:

@@ -173,7 +173,8 @@ class NatsApi:
 
     async def _state(self, msg: Msg) -> Reply:
         job_id = _job_id(msg.subject.rpartition(".")[2])
-        return Reply(self._index.view(await self._generation.queue.state(job_id)))
+        state = await self._generation.exports.linked(await self._generation.queue.state(job_id))
+        return Reply(self._index.view(state))
 
     async def _cancel(self, msg: Msg) -> Reply:
         asked = _read(CancelRequest, msg, 'cancel takes {"job_id": "<the id of the job>"} and nothing else', "job_id")

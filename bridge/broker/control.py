@@ -42,6 +42,8 @@ class PauseSwitch:
         self._pause: Pause | None = None
         self._hint = asyncio.Event()
         self._running = asyncio.Event()
+        self.paused = asyncio.Event()
+        """Set while the queue is paused."""
         self.on_pause: Callable[[], object] = lambda: None
         """Called when this process learns of a pause."""
 
@@ -99,9 +101,11 @@ class PauseSwitch:
     def _take(self, pause: Pause | None) -> None:
         was, self._pause = self._pause, pause
         if pause is None:
+            self.paused.clear()
             self._running.set()
         else:
             self._running.clear()
+            self.paused.set()
             if was is None:
                 self.on_pause()
 

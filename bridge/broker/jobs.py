@@ -25,7 +25,7 @@ from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
-from bridge.broker.priorities import JobSubscription, make_consumers, subject_of, turns
+from bridge.broker.priorities import JobSubscription, Turns, make_consumers, subject_of
 from bridge.broker.stores import bucket_config, callbacks_config, make_stream, queue_config, span
 from bridge.contract import (
     EXTENSIONS,
@@ -94,7 +94,7 @@ class JobQueue:
         """Called with every state that this process writes for a new or cancelled job, and its revision."""
         self.accepted: Callable[[JobState], None] | None = None
         """Called once for every job that this process queues."""
-        self._turns = turns()
+        self._turns = Turns()
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
 
@@ -301,11 +301,14 @@ class JobQueue:
 
     # -- for workers -------------------------------------------------------------------------------------
 
-    async def subscribe(self) -> JobSubscription:
-        """Subscribe to the queue. A delivery is repeated after ACK_WAIT_S without a sign of life."""
+    async def subscribe(self, closed: asyncio.Event | None = None) -> JobSubscription:
+        """Subscribe to the queue. A delivery is repeated after ACK_WAIT_S without a sign of life.
+
+        While `closed` is set, the subscription waits for no job.
+        """
         with broker_errors():
             await make_consumers(self._js, self.names, ACK_WAIT_S)
-        return JobSubscription(self.nc, self.names, self._turns)
+        return JobSubscription(self.nc, self.names, self._turns, closed)
 
     async def begin(self, job: Job) -> StoredState:
         """The state of a job, created if the gateway has not written it yet. Raises Unavailable."""
@@ -319,7 +322,17 @@ class JobQueue:
                 return await self.stored_state(job.job_id)
 
     async def advance(self, stored: StoredState) -> StoredState | None:
-        """Write a state unless it has changed since `stored.revision`; None if it has. Raises Unavailable."""
+        """Write the next state of a job unless it has changed since `stored.revision`; None if it has.
+
+        Raises Unavailable.
+        """
+        written = await self.amend(stored)
+        if written is not None:
+            log_transition(stored.state)
+        return written
+
+    async def amend(self, stored: StoredState) -> StoredState | None:
+        """`advance` for a change that is no step in the life of the job."""
         with broker_errors():
             try:
                 revision = await self._states.update(
@@ -327,7 +340,6 @@ class JobQueue:
                 )
             except KeyWrongLastSequenceError:
                 return None
-        log_transition(stored.state)
         return StoredState(stored.state, revision)
 
     async def announce(self, state: JobState) -> None:

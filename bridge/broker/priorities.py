@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
-from collections.abc import Iterator
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -75,23 +73,49 @@ async def make_consumers(js: JetStreamContext, names: Names, ack_wait_s: float) 
         await js.add_consumer(names.stream, wanted)  # Creates it, or changes its filter; deliveries stay known.
 
 
-class JobSubscription:
-    """Takes jobs for one slot of a worker. `turns` is shared by the slots."""
+class Turns:
+    """Whose turn it is, for all slots of one worker. It begins anew whenever no job waits."""
 
-    def __init__(self, nc: Client, names: Names, turns: Iterator[tuple[Priority, ...]]) -> None:
+    def __init__(self) -> None:
+        self._taken = 0
+
+    @property
+    def order(self) -> tuple[Priority, ...]:
+        """The priorities, in the order in which to look for the next job."""
+        return TURNS[self._taken % len(TURNS)]
+
+    def took(self) -> None:
+        """A job was taken."""
+        self._taken += 1
+
+    def found_none(self) -> None:
+        """No job waited."""
+        self._taken = 0
+
+
+class JobSubscription:
+    """Takes jobs for one slot of a worker. `turns` is shared by the slots. While `closed` is set, nothing is waited
+    for: a job that comes then stays in the queue, in its place."""
+
+    def __init__(self, nc: Client, names: Names, turns: Turns, closed: asyncio.Event | None = None) -> None:
         self._nc = nc
         self._names = names
         self._turns = turns
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = closed or asyncio.Event()
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
         """The next job, by priority. Raises nats' TimeoutError if none comes in `timeout` seconds, and its other
         errors."""
         assert batch == 1, "one job at a time"
-        for priority in next(self._turns):
+        for priority in self._turns.order:
             if (msg := await self._ask(priority)) is not None:
+                self._turns.took()
                 return [msg]
-        return [await self._wait(timeout)]
+        self._turns.found_none()
+        msg = await self._wait(timeout)
+        self._turns.took()
+        return [msg]
 
     async def _ask(self, priority: Priority) -> Msg | None:
         """A job that waits now."""
@@ -127,20 +151,22 @@ class JobSubscription:
         inbox = self._nc.new_inbox()
         subscription = await self._nc.subscribe(inbox, cb=guarded)
         question = json.dumps({"batch": 1, "expires": int(timeout_s * 1e9)}).encode()
+        closing = asyncio.create_task(self._closed.wait())
         try:
             for priority in PRIORITIES:
                 await self._nc.publish(self._subject(priority), question, reply=inbox)
-            done, _ = await asyncio.wait({first}, timeout=timeout_s + LATE_S)
-            if not done:
+            await asyncio.wait({first, closing}, timeout=timeout_s + LATE_S, return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
                 raise NatsTimeout()
             return first.result()
         finally:
+            closing.cancel()
             first.cancel()  # Whatever comes now is given back.
-            closing = asyncio.create_task(self._close(subscription))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            ending = asyncio.create_task(self._end(subscription))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
-    async def _close(self, subscription: Subscription) -> None:
+    async def _end(self, subscription: Subscription) -> None:
         """End the other pulls: without interest in their inbox the server forgets them."""
         with contextlib.suppress(*BROKER_ERRORS):
             if self._nc.is_connected:
@@ -161,8 +187,3 @@ def _nothing(msg: Msg, *, expected: bool = False) -> bool:
     if status in NO_MESSAGE or expected:
         return True
     raise NotFoundError(code=int(status), description=(msg.headers or {}).get("Description", ""))
-
-
-def turns() -> Iterator[tuple[Priority, ...]]:
-    """The order of the priorities for each job that a worker takes."""
-    return itertools.cycle(TURNS)

@@ -36,6 +36,7 @@ from bridge.gateway.models import Models
 from bridge.gateway.offers import Offers
 from bridge.gateway.requests import Body, Limits
 from bridge.gateway.resolve import find_mode, form_values, make_job, make_load_job
+from bridge.gateway.s3 import Exports
 from bridge.gateway.uploads import Uploads
 from bridge.modes.library import ModeLibrary
 
@@ -66,12 +67,14 @@ class Generation:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         callbacks: CallbackPolicy = CallbackPolicy(),  # noqa: B008 - frozen
         image_urls: ImageUrls | None = None,
+        exports: Exports | None = None,
     ) -> None:
         self.queue = queue
         self.modes = modes
         self.limits = limits
         self.models = Models(queue)
         self.offers = Offers(queue)
+        self.exports = exports or Exports(queue, None)
         self._keys = keys
         self._uploads = Uploads(queue, limits, image_urls or ImageUrls(max_bytes=limits.image.max_bytes))
         self._callbacks = callbacks
@@ -136,6 +139,7 @@ class Generation:
         """
         if state.kind is not JobKind.GENERATE:
             raise InvalidRequest(f"job_id {state.job_id} is that of a job that loads a model", field="job_id")
+        state = await self.exports.ended(state)
         contents = await asyncio.gather(*(self.queue.image(image) for image in state.images)) if inline else []
         images = [base64.b64encode(content).decode() for content in contents]
         return ImageGenResponse.of(state, images, by_reference=not inline)

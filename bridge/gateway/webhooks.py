@@ -24,6 +24,7 @@ from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
 from bridge.contract import BridgeError, JobState, UnknownJob, WebhookBody
 from bridge.gateway.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
+from bridge.gateway.s3 import Exports
 from bridge.stopping import stop
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,15 @@ class Backoff:
 class Webhooks:
     """The calls of one gateway. Call `run` once and let it go on."""
 
-    def __init__(self, queue: JobQueue, policy: CallbackPolicy, backoff: Backoff = Backoff()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        queue: JobQueue,
+        policy: CallbackPolicy,
+        backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+        exports: Exports | None = None,
+    ) -> None:
         self._queue = queue
+        self._exports = exports or Exports(queue, None)
         self._policy = policy
         self._backoff = backoff
 
@@ -149,7 +157,8 @@ class Webhooks:
         """Send a webhook once; None if the receiver accepted it."""
         assert self._policy.secret is not None
         assert state.callback_url is not None
-        url, body = URL(state.callback_url), WebhookBody.of(state).model_dump_json().encode()
+        shown = await self._exports.ended(state)
+        url, body = URL(state.callback_url), WebhookBody.of(shown).model_dump_json().encode()
         headers = {
             "Content-Type": "application/json",
             SIGNATURE_HEADER: sign(self._policy.secret, body, int(time.time())),

@@ -41,6 +41,8 @@ DEFAULT_JOB_TIMEOUT_S = 600.0
 DEFAULT_MAX_PENDING = 64
 OPEN_RATE_PER_MINUTE = 600
 """Requests a minute from one client where other machines can reach the service."""
+MAX_S3_URL_LIFETIME_S = 7 * 24 * 3600.0
+"""What S3 allows."""
 WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -174,6 +176,18 @@ class Settings(BaseSettings):
         False, "allow image URLs to reach loopback, private and link-local addresses"
     )
 
+    s3_bucket: str | None = setting(
+        None, "S3 bucket to which results are copied, with presigned URLs in the answers; needs the extra s3"
+    )
+    s3_endpoint: str | None = setting(
+        None, "URL of an S3-compatible server, such as http://127.0.0.1:9000", shown="that of AWS"
+    )
+    s3_region: str | None = setting(None, "region of the bucket", shown="AWS_REGION, else us-east-1")
+    s3_prefix: str = setting("", "what the keys of the copies begin with", shown="nothing")
+    s3_url_lifetime_s: PositiveFloat = setting(
+        3600.0, "seconds for which a presigned URL is valid, at most a week", le=MAX_S3_URL_LIFETIME_S
+    )
+
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
@@ -215,11 +229,11 @@ class Settings(BaseSettings):
             raise ValueError(f"port {port} is not between 1 and 65535")
         return port
 
-    @field_validator("comfyui_url", "nats_url")
+    @field_validator("comfyui_url", "nats_url", "s3_endpoint")
     @classmethod
     def _check_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and "://" not in url:
-            scheme = "http" if info.field_name == "comfyui_url" else "nats"
+            scheme = "nats" if info.field_name == "nats_url" else "http"
             raise ValueError(f"{info.field_name} {url!r} has no scheme; write {scheme}://{url}")
         return url
 

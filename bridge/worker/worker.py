@@ -129,7 +129,7 @@ class Worker:
                     self._shorter.clear()
                     await self._shorter.wait()
                 if subscription is None:
-                    subscription = await self._queue.subscribe()
+                    subscription = await self._queue.subscribe(self._switch.paused)
                 await self._switch.wait_running()
                 await self._report.wait_usable()
                 [msg] = await subscription.fetch(1, timeout=FETCH_WAIT_S)

@@ -160,6 +160,23 @@ async def test_the_queue_of_a_version_without_priorities_is_drained(nc: Client, 
     await held.ack_sync()
 
 
+async def test_a_closed_subscription_leaves_jobs_where_they_are(own: JobQueue) -> None:
+    closed = asyncio.Event()
+    subscription, other = await own.subscribe(closed), await own.subscribe()
+    waiting = asyncio.create_task(subscription.fetch(1, timeout=5))
+    await asyncio.sleep(0.2)
+    closed.set()
+    with pytest.raises(NatsTimeout):
+        await asyncio.wait_for(waiting, 1)
+    await asyncio.sleep(0.1)
+    for priority in ("low", "high"):
+        await own.submit(job(priority))
+    for priority in ("high", "low"):
+        [msg] = await other.fetch(1, timeout=2)
+        assert (Job.model_validate_json(msg.data).priority, msg.metadata.num_delivered) == (priority, 1)
+        await msg.ack_sync()
+
+
 async def test_a_consumer_that_is_gone_is_an_error_and_comes_back(own: JobQueue, nc: Client) -> None:
     subscription = await own.subscribe()
     await nc.jetstream().delete_consumer(own.names.stream, consumer_of(own.names, "high"))
