@@ -27,15 +27,15 @@ WAIT_NEWS_S = 2.0
 async def tell(
     queue: JobQueue,
     index: JobIndex,
-    exports: Exports,
     job_id: str,
     *,
     previews: bool,
     unknown_wait_s: float = UNKNOWN_JOB_WAIT_S,
+    exports: Exports | None = None,
 ) -> AsyncIterator[JobEvent]:
     """Every event of a job. Ends with the job, or after `unknown_wait_s` if no job has that id."""
     async for event in _tell(queue, index, job_id, previews=previews, unknown_wait_s=unknown_wait_s):
-        if event.final and event.state is not None:
+        if exports is not None and event.final and event.state is not None:
             yield event.model_copy(update={"state": await exports.ended(event.state)})
         else:
             yield event

@@ -59,7 +59,12 @@ async def job_events(request: web.Request) -> web.StreamResponse:
 def _events(request: web.Request, job_id: str, previews: bool, wait_s: float) -> AsyncIterator[JobEvent]:
     generation = request.app[GENERATION]
     return tell(
-        generation.queue, request.app[INDEX], generation.exports, job_id, previews=previews, unknown_wait_s=wait_s
+        generation.queue,
+        request.app[INDEX],
+        job_id,
+        previews=previews,
+        unknown_wait_s=wait_s,
+        exports=generation.exports,
     )
 
 
