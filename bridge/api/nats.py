@@ -29,7 +29,7 @@ from uuid import uuid4
 from nats.aio.msg import Msg
 from pydantic import BaseModel, ValidationError
 
-from bridge import logs
+from bridge import logs, tracing
 from bridge.api.limits import RateLimiter, Waits, too_many
 from bridge.api.metrics import Metrics
 from bridge.api.parsing import parse_body
@@ -128,7 +128,8 @@ class NatsApi:
 
     async def _answer(self, msg: Msg, serve: Serve, waits: bool) -> None:
         request_id, began, code = uuid4().hex, time.monotonic(), "ok"
-        with logs.about(request_id=request_id):
+        name = f"NATS {msg.subject.removeprefix(self._generation.queue.names.prefix + '.').partition('.')[0]}"
+        with tracing.span(name, "server", tracing.of(msg.headers)) as span, logs.about(request_id=request_id):
             try:
                 reply = await self._reply(msg, serve, waits)
             except BridgeError as error:
@@ -146,6 +147,9 @@ class NatsApi:
                     await self._generation.queue.nc.publish(
                         msg.reply, reply.model.model_dump_json().encode(), headers=headers
                     )
+            if code == "internal_error":
+                span.fail(code)
+            span.set(code=code)
             self._metrics.nats_request_ended(code)
             facts = logs.fields(code=code, ms=round((time.monotonic() - began) * 1000, 1))
             log.log(logging.WARNING if code == "internal_error" else logging.INFO, "NATS request", extra=facts)

@@ -21,7 +21,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from bridge import logs
+from bridge import logs, tracing
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
@@ -359,6 +359,7 @@ class JobQueue:
 def log_transition(state: JobState) -> None:
     """Log a state change of a job: one line, from the process that caused it."""
     failed = state.status is JobStatus.FAILED
+    trace = tracing.Trace.read(state.traceparent)
     facts = logs.fields(
         job_id=state.job_id,
         status=state.status.value,
@@ -369,6 +370,7 @@ def log_transition(state: JobState) -> None:
         **({"queue_ms": round(state.queue_time_ms, 1)} if state.started_at else {}),
         **({"run_ms": round(state.generation_time_ms, 1)} if state.finished_at else {}),
         **({"code": state.error.code} if state.error else {}),
+        **({"trace_id": trace.trace_id} if trace else {}),
     )
     log.log(logging.WARNING if failed else logging.INFO, "job %s", state.status.value, extra=facts)
     if failed and state.error:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import ValidationError
 
+from bridge import tracing
 from bridge.client.errors import AnswerTimeout, ClientError, ServiceUnreachable, UnexpectedAnswer
 from bridge.contract import Answer, ErrorEnvelope, read_answer
 
@@ -59,7 +60,7 @@ class Transport:
                 base + path,
                 params=_query(query or {}),
                 json=body,
-                headers={**self._headers, **(headers or {})},
+                headers={**tracing.headers(), **self._headers, **(headers or {})},
                 timeout=timeout,
             ) as answer:
                 data = await answer.read()

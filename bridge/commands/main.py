@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from bridge import __version__
+from bridge import __version__, tracing
 from bridge.client import ClientError
 from bridge.commands import control, generate, jobs, overlay, plan, processes, service, workers
 from bridge.contract import BridgeError
@@ -32,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = make_parser().parse_args(argv)
     try:
-        return args.run(args)
+        # The variable by which build systems and shells pass a trace on; the service takes its own from requests.
+        with tracing.entered(tracing.Trace.read(os.environ.get("TRACEPARENT"), os.environ.get("TRACESTATE"))):
+            return args.run(args)
     except ClientError as error:
         print(f"imagegen: {_client_message(error)}", file=sys.stderr)
     except (ServiceError, SettingsError, BridgeError, OSError) as error:

@@ -53,6 +53,8 @@ class Job(WireModel):
     warnings: list[str] = Field(default_factory=list)
     callback_url: str | None = None
     priority: Priority = "normal"
+    traceparent: str | None = None
+    tracestate: str | None = None
 
 
 class JobProgress(WireModel):
@@ -90,6 +92,8 @@ class JobState(WireModel):
     error: ErrorBody | None = None
     callback_url: str | None = None
     priority: Priority = "normal"
+    traceparent: str | None = Field(default=None, description="The W3C trace context that the job belongs to.")
+    tracestate: str | None = None
     cancel_requested: bool = Field(default=False, description="A caller cancelled the job while it ran.")
     attempts: int = Field(default=0, description="How often the job was started; more than once after a crash.")
     worker: str | None = Field(default=None, description="The worker that last ran the job.")

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from bridge import logs
+from bridge import logs, tracing
 from bridge.broker.jobs import JobQueue
 from bridge.broker.mailbox import Mailbox
 from bridge.contract import (
@@ -125,7 +125,7 @@ class Generation:
 
     async def load(self, model_name: str) -> LoadModelResponse:
         """Load a model and wait until it is on its device. Raises UnknownModel and what `run` raises."""
-        state = await self.run(Accepted(make_load_job(model_name, await self.models.recent(), time.time())))
+        state = await self.run(Accepted(_traced(make_load_job(model_name, await self.models.recent(), time.time()))))
         return LoadModelResponse.model_validate({"job_id": state.job_id, **(state.loaded or {})})
 
     async def cancel(self, job_id: str) -> CancelAnswer:
@@ -163,7 +163,7 @@ class Generation:
         if job.callback_url is not None:
             await self._callbacks.check(job.callback_url)
         await self._uploads.store(images, job_id)
-        return job
+        return _traced(job)
 
     async def _wait(self, job_id: str, events: Mailbox) -> JobState:
         try:
@@ -176,3 +176,8 @@ class Generation:
                 f"job {job_id} is not done after {self._timeout_s:g} s; it goes on: ask GET /v1/jobs/{job_id}"
             ) from error
         raise AssertionError("the event stream ends with the job")
+
+
+def _traced(job: Job) -> Job:
+    """The job with the trace context of the request."""
+    return job.model_copy(update=tracing.headers())  # The fields are named like the headers.

@@ -20,6 +20,7 @@ from nats.js.api import ConsumerConfig
 from nats.js.client import JetStreamContext
 from yarl import URL
 
+from bridge import logs, tracing
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
 from bridge.contract import BridgeError, JobState, UnknownJob, WebhookBody
@@ -141,7 +142,14 @@ class Webhooks:
             return
         except BridgeError:
             return  # The broker is down; it will deliver again.
-        failure = await self._call(state, attempt, session)
+        trace = tracing.Trace.read(state.traceparent, state.tracestate)
+        with (
+            tracing.span("webhook", "client", trace, job_id=job_id, attempt=attempt) as span,
+            logs.about(job_id=job_id),
+        ):
+            failure = await self._call(state, attempt, session)
+            if failure is not None:
+                span.fail("webhook_failed")
         if failure is None:
             await msg.ack_sync()
             return
@@ -164,6 +172,7 @@ class Webhooks:
             SIGNATURE_HEADER: sign(self._policy.secret, body, int(time.time())),
             JOB_HEADER: state.job_id,
             ATTEMPT_HEADER: str(attempt),
+            **tracing.headers(),
         }
         try:
             # aiohttp does not call the resolver for a host that is an address.

@@ -13,6 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 from pydantic import ValidationError
 
-from bridge import logs
+from bridge import logs, tracing
 from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.broker.control import PauseSwitch
 from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject, unload_subject
@@ -164,6 +165,8 @@ class Worker:
         try:
             job = Job.model_validate_json(msg.data)
             logs.bind(job_id=job.job_id)  # This task is about nothing else.
+            if (trace := tracing.Trace.read(job.traceparent, job.tracestate)) is not None:
+                logs.bind(trace_id=trace.trace_id)
             logs.keep_private(job.parameters)
             if msg.metadata.num_delivered > 1:
                 self._report.redeliveries += 1
@@ -172,7 +175,8 @@ class Worker:
             try:
                 if not handed and await self._hand_over(msg, job):
                     return
-                await self._see_through(msg, job, free)
+                with _traced(job) as span:
+                    await self._see_through(msg, job, free, span)
             finally:
                 alive.cancel()
         except ValidationError as error:
@@ -196,7 +200,7 @@ class Worker:
             with contextlib.suppress(*BROKER_ERRORS):
                 await (held.delivery if held else msg).in_progress()
 
-    async def _see_through(self, msg: Msg, job: Job, free: asyncio.Event) -> None:
+    async def _see_through(self, msg: Msg, job: Job, free: asyncio.Event, span: tracing.Span) -> None:
         """Take a job to its end, then acknowledge it or give it back."""
         record = await JobRecord.open(self._queue, job, self.worker_id)
         if record.state.status.final:
@@ -227,6 +231,10 @@ class Worker:
         finally:
             del self._held[job.job_id]
             self._changed.set()
+            state = record.state
+            span.set(status=state.status.value, attempts=state.attempts, queue_ms=state.queue_time_ms)
+            if state.error is not None and state.status is JobStatus.FAILED:
+                span.fail(state.error.code)
         if held.state is State.ENDED:
             await held.delivery.ack()
         elif held.state is State.RELEASED:
@@ -320,6 +328,19 @@ class Worker:
     async def _on_options(self, msg: Msg) -> None:
         if msg.reply:
             await msg.respond(await answer_options(self._comfy, msg.data))
+
+
+def _traced(job: Job) -> AbstractContextManager[tracing.Span]:
+    """The span of a job on this worker."""
+    return tracing.span(
+        f"job {job.kind.value}",
+        "consumer",
+        tracing.Trace.read(job.traceparent, job.tracestate),
+        job_id=job.job_id,
+        mode=job.mode,
+        model=job.model,
+        priority=job.priority,
+    )
 
 
 def default_worker_id(comfyui_url: str) -> str:
