@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 KEY = "pause"
 MAX_BYTES = 1024**2
-READ_S = 2.0
+READ_S = 5.0
 """How often the key is read, for a message that was lost."""
 KEEP_ALIVE_S = 4.0
 

@@ -103,16 +103,20 @@ class JobSubscription:
         self._turns = turns
         self._closed = closed or asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
+        self._found_none = False
+        """The last wait was in vain. The next one begins at once: if a job came meanwhile, it is delivered all the
+        same, and an idle worker asks half as often."""
 
     async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
         """The next job, by priority. Raises nats' TimeoutError if none comes in `timeout` seconds, and its other
         errors."""
         assert batch == 1, "one job at a time"
-        for priority in self._turns.order:
+        for priority in () if self._found_none else self._turns.order:
             if (msg := await self._ask(priority)) is not None:
                 self._turns.took()
                 return [msg]
         self._turns.found_none()
+        self._found_none = False
         msg = await self._wait(timeout)
         self._turns.took()
         return [msg]
@@ -157,6 +161,7 @@ class JobSubscription:
                 await self._nc.publish(self._subject(priority), question, reply=inbox)
             await asyncio.wait({first, closing}, timeout=timeout_s + LATE_S, return_when=asyncio.FIRST_COMPLETED)
             if not first.done():
+                self._found_none = not closing.done()
                 raise NatsTimeout()
             return first.result()
         finally:

@@ -175,6 +175,7 @@ class Worker:
             try:
                 if not handed and await self._hand_over(msg, job):
                     return
+                await self._switch.hold(msg)
                 with _traced(job) as span:
                     await self._see_through(msg, job, free, span)
             finally:

@@ -177,6 +177,23 @@ async def test_a_closed_subscription_leaves_jobs_where_they_are(own: JobQueue) -
         await msg.ack_sync()
 
 
+async def test_jobs_that_come_while_the_subscription_is_closed_are_taken_by_priority(own: JobQueue) -> None:
+    closed = asyncio.Event()
+    subscription = await own.subscribe(closed)
+    waiting = asyncio.create_task(subscription.fetch(1, timeout=5))
+    await asyncio.sleep(0.2)
+    closed.set()
+    with pytest.raises(NatsTimeout):
+        await waiting
+    for priority in ("low", "normal", "high"):
+        await own.submit(job(priority))
+    closed.clear()
+    for priority in PRIORITIES:
+        [msg] = await subscription.fetch(1, timeout=2)
+        assert (Job.model_validate_json(msg.data).priority, msg.metadata.num_delivered) == (priority, 1)
+        await msg.ack_sync()
+
+
 async def test_a_consumer_that_is_gone_is_an_error_and_comes_back(own: JobQueue, nc: Client) -> None:
     subscription = await own.subscribe()
     await nc.jetstream().delete_consumer(own.names.stream, consumer_of(own.names, "high"))
