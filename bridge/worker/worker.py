@@ -318,7 +318,9 @@ class Worker:
 
     async def _on_unload(self, msg: Msg) -> None:
         async def answer() -> None:  # It takes seconds, and a callback blocks its subscription.
-            await msg.respond(await self._unloading.answer(msg.data))
+            reply = await self._unloading.answer(msg.data)
+            with contextlib.suppress(*BROKER_ERRORS):
+                await msg.respond(reply)
 
         self._spawn(answer())
 

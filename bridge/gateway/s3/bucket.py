@@ -21,6 +21,9 @@ from bridge.settings import Settings, SettingsError
 TIMEOUT_S = 30.0
 """For one request; an attempt to put an object makes a few."""
 RETRY_S = 10.0
+SIGN_TIMEOUT_S = 5.0
+INSTANCE_ADDRESS = "169.254.169.254"
+"""Where a program without credentials asks for those of its virtual machine."""
 DEFAULT_REGION = "us-east-1"
 CREDENTIAL_NAMES = {
     "aws_access_key_id": "access_key_id",
@@ -105,7 +108,7 @@ class Bucket:
             await self._obstore.put_async(self._store, self._key(uri), data, attributes=attributes, use_multipart=False)
         except Exception as error:
             # obstore raises its own errors, FileNotFoundError for a missing bucket, and more: all mean the same here.
-            raise S3Error(f"the bucket {self.name} did not take an image: {_first_line(error)}") from error
+            raise S3Error(f"the bucket {self.name} did not take an image: {_cause(error)}") from error
 
     async def links(self, uris: Sequence[str]) -> list[Link | None]:
         """A presigned URL for each object; None for one of another bucket. Raises S3Error without credentials."""
@@ -113,12 +116,13 @@ class Bucket:
         if not own:
             return [None] * len(uris)
         expires_at = time.time() + self._lifetime.total_seconds()
+        keys = [self._key(uri) for uri in own]
         try:
-            signed = await self._obstore.sign_async(self._store, "GET", [self._key(uri) for uri in own], self._lifetime)
-        except asyncio.CancelledError:
-            raise
+            async with asyncio.timeout(SIGN_TIMEOUT_S):
+                signed = await self._obstore.sign_async(self._store, "GET", keys, self._lifetime)
         except Exception as error:
-            raise S3Error(f"no URL can be signed for the bucket {self.name}: {_first_line(error)}") from error
+            # A signature needs no request, but credentials may: those of an instance, for example.
+            raise S3Error(f"no URL can be signed for the bucket {self.name}: {_cause(error)}") from error
         found = dict(zip(own, signed, strict=True))
         return [Link(found[uri], expires_at) if uri in found else None for uri in uris]
 
@@ -146,6 +150,12 @@ def shared_credentials(env: Mapping[str, str]) -> dict[str, str]:
             raise SettingsError(f"the AWS credentials file {path} has no profile {profile!r} (AWS_PROFILE)")
         return {}
     return {to: parser[section][name] for name, to in CREDENTIAL_NAMES.items() if name in parser[section]}
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, TimeoutError) or INSTANCE_ADDRESS in str(error):
+        return "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -60,7 +60,8 @@ class Exports:
         try:
             links = dict(zip(copied, await self._bucket.links(copied), strict=True))
         except S3Error as error:
-            warnings.append(f"the images have no URL: {error}")
+            log.warning("job %s: %s", state.job_id, error)
+            warnings.append("the images have no URL: the service cannot sign one, and its log says why")
         if len(copied) < len(state.images):
             warnings.append("the images are not in the S3 bucket yet; they are kept here, and the service tries again")
         return state.model_copy(

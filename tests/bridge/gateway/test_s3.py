@@ -201,6 +201,14 @@ async def test_what_the_storage_refuses_is_told(server: S3Server) -> None:
     assert await bucket.links(["s3://other/a/0.png"]) == [None]
 
 
+async def test_without_credentials_the_remedy_is_named(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    bucket = Bucket("any", endpoint=server.url, env={"AWS_SHARED_CREDENTIALS_FILE": "/none"})
+    with pytest.raises(S3Error, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"):
+        await bucket.links([bucket.uri("x")])
+
+
 def test_credentials_come_from_the_shared_file_and_its_profiles(tmp_path: Path) -> None:
     file = tmp_path / "credentials"
     file.write_text(
