@@ -166,6 +166,9 @@ class Metrics:
 
     def _gauges(self) -> Iterator[Metric]:
         yield _gauge("imagegen_nats_up", "Whether this gateway is connected to NATS.", [((), self._connected)])
+        if self._index is not None:
+            paused = [((), self._index.paused())]
+            yield _gauge("imagegen_queue_paused", "Whether the queue is paused.", paused)
         if self._depth is not None:
             yield _gauge("imagegen_queue_depth", "Jobs that are accepted and have not ended.", [((), self._depth)])
         yield self._jobs()

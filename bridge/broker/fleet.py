@@ -119,12 +119,17 @@ class Roster:
         return answer.data == TAKEN
 
 
-# -- where jobs are handed over ----------------------------------------------------------------------------------------
+# -- the subjects of one worker ----------------------------------------------------------------------------------------
 
 
 def offer_subject(names: Names, worker_id: str) -> str:
     """The subject on which a worker receives offers."""
     return f"{names.workers}.{worker_id}.take"
+
+
+def unload_subject(names: Names, worker_id: str) -> str:
+    """The subject on which a worker is asked to free its memory."""
+    return f"{names.workers}.{worker_id}.unload"
 
 
 def handed_over(nc: Client, offer: Msg) -> Msg:

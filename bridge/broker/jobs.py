@@ -22,12 +22,13 @@ from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
-from bridge import logs
-from bridge.broker import consumer, sizes
+from bridge import logs, tracing
+from bridge.broker import sizes
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
 from bridge.broker.nats_client import MessageTooLarge
+from bridge.broker.priorities import JobSubscription, Turns, make_consumers, subject_of
 from bridge.broker.stores import (
     NO_SPACE_ERRORS,
     bucket_config,
@@ -104,6 +105,7 @@ class JobQueue:
         """Called with every state that this process writes for a new or cancelled job, and its revision."""
         self.accepted: Callable[[JobState], None] | None = None
         """Called once for every job that this process queues."""
+        self._turns = Turns()
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
 
@@ -155,7 +157,7 @@ class JobQueue:
         headers: dict[str, str] = {Header.MSG_ID: job.job_id}
         # Both go out in one write, so the state exists before a worker can look for it.
         ack, revision = await asyncio.gather(
-            self._js.publish(f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers=headers),
+            self._js.publish(subject_of(self.names, job), job.model_dump_json().encode(), headers=headers),
             self._states.update(job.job_id, data, last=0),
             return_exceptions=True,
         )
@@ -340,18 +342,14 @@ class JobQueue:
 
     # -- for workers -------------------------------------------------------------------------------------
 
-    async def subscribe(self) -> JetStreamContext.PullSubscription:
-        """Subscribe to the queue. A delivery is repeated after ACK_WAIT_S without a sign of life."""
-        with broker_errors():
-            return await consumer.subscribe(self._js, self.names.stream, self.names.consumer, f"{self.names.jobs}.>")
+    async def subscribe(self, closed: asyncio.Event | None = None) -> JobSubscription:
+        """Subscribe to the queue. A delivery is repeated after ACK_WAIT_S without a sign of life.
 
-    async def repair_subscription(self) -> bool:
-        """Whether the queue's consumer was deleted, because it delivers less than the queue holds. Raises Unavailable.
-
-        For a worker that has got nothing for a while. It subscribes anew then.
+        While `closed` is set, the subscription waits for no job.
         """
         with broker_errors():
-            return await consumer.repair(self._js, self.names.stream, self.names.consumer)
+            consumers = await make_consumers(self._js, self.names)
+        return JobSubscription(self.nc, self.names.stream, consumers, self._turns, closed)
 
     async def begin(self, job: Job) -> StoredState:
         """The state of a job, created if the gateway has not written it yet. Raises Unavailable."""
@@ -365,10 +363,17 @@ class JobQueue:
                 return await self.stored_state(job.job_id)
 
     async def advance(self, stored: StoredState) -> StoredState | None:
-        """Write a state unless it has changed since `stored.revision`; None if it has. Raises Unavailable.
+        """Write the next state of a job unless it has changed since `stored.revision`; None if it has.
 
-        Returns what was written: of a state that is too large, what `sizes.bounded` leaves.
+        Returns what was written: of a state that is too large, what `sizes.bounded` leaves. Raises Unavailable.
         """
+        written = await self.amend(stored)
+        if written is not None:
+            log_transition(written.state)
+        return written
+
+    async def amend(self, stored: StoredState) -> StoredState | None:
+        """`advance` for a change that is no step in the life of the job."""
         state = sizes.bounded(stored.state, self.nc.max_payload)
         with broker_errors():
             try:
@@ -377,7 +382,6 @@ class JobQueue:
                 )
             except KeyWrongLastSequenceError:
                 return None
-        log_transition(state)
         return StoredState(state, revision)
 
     async def announce(self, state: JobState) -> None:
@@ -406,6 +410,7 @@ class JobQueue:
 def log_transition(state: JobState) -> None:
     """Log a state change of a job: one line, from the process that caused it."""
     failed = state.status is JobStatus.FAILED
+    trace = tracing.Trace.read(state.traceparent)
     facts = logs.fields(
         job_id=state.job_id,
         status=state.status.value,
@@ -416,6 +421,7 @@ def log_transition(state: JobState) -> None:
         **({"queue_ms": round(state.queue_time_ms, 1)} if state.started_at else {}),
         **({"run_ms": round(state.generation_time_ms, 1)} if state.finished_at else {}),
         **({"code": state.error.code} if state.error else {}),
+        **({"trace_id": trace.trace_id} if trace else {}),
     )
     log.log(logging.WARNING if failed else logging.INFO, "job %s", state.status.value, extra=facts)
     if failed and state.error:

@@ -14,6 +14,7 @@ import aiohttp
 from pydantic import ValidationError
 from yarl import URL
 
+from bridge import tracing
 from bridge.client.errors import (
     AnswerTimeout,
     BadUrl,
@@ -73,7 +74,7 @@ class Transport:
                 base + path,
                 params=_query(query or {}),
                 json=body,
-                headers={**self._headers, **(headers or {})},
+                headers={**tracing.headers(), **self._headers, **(headers or {})},
                 timeout=timeout,
             ) as answer:
                 data = await answer.read()

@@ -18,6 +18,7 @@ from typing import Any, Self
 import aiohttp
 from yarl import URL
 
+from bridge import tracing
 from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable, PromptRejected
 from bridge.comfyui.history import RunResult
 from bridge.comfyui.listener import Listener
@@ -354,7 +355,8 @@ class ComfyUI:
         if self._session is None:
             raise RuntimeError("use ComfyUI as `async with ComfyUI(url) as comfyui:`")
         try:
-            async with self._session.request(method, URL(self.url + path), **options) as response:
+            headers = tracing.headers()
+            async with self._session.request(method, URL(self.url + path), headers=headers, **options) as response:
                 body = await _read(response, limit, path)
         except TimeoutError as error:
             raise ComfyUIUnavailable(self.url, f"no answer to {path} in time") from error

@@ -16,6 +16,7 @@ from bridge.commands.tables import print_table
 from bridge.contract import (
     DEFAULT_MODE,
     IMAGE_FORMATS,
+    PRIORITIES,
     AdapterInfo,
     ErrorBody,
     ImageGenResponse,
@@ -47,6 +48,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     generate.add_argument("--seed", type=int, help="the same seed gives the same image (random)")
     generate.add_argument("--n", type=int, help="how many images; image i has seed + i")
     generate.add_argument("--format", choices=list(IMAGE_FORMATS), help="encoding (png, or what --out ends in)")
+    generate.add_argument("--priority", choices=PRIORITIES, help="which waiting jobs are taken first (normal)")
     generate.add_argument("--mode", default=DEFAULT_MODE, help="the saved graph to run (%(default)s)")
     generate.add_argument(
         "--set",
@@ -107,6 +109,7 @@ def generate_command(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "num_images": args.n,
         "output_format": args.format,
+        "priority": args.priority,
         "mode": args.mode,
     }
     with connect(args) as client, ProgressBar(hidden=args.quiet) as bar:

@@ -11,6 +11,7 @@ from bridge.commands.generate import add_connection, connect
 from bridge.commands.progress_bar import count_text, phase_name
 from bridge.commands.tables import print_table
 from bridge.contract import JobState, JobStatus, duration_text
+from bridge.settings import SettingsError
 from bridge.terminal import show
 
 DEFAULT_LIMIT = 20
@@ -29,8 +30,10 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     jobs.add_argument("--json", action="store_true", help="print one JSON object a line")
     jobs.set_defaults(run=jobs_command)
 
-    cancel = subparsers.add_parser("cancel", help="cancel a job that waits or runs")
-    cancel.add_argument("job_id", metavar="ID", help="the id that 'imagegen jobs' prints")
+    cancel = subparsers.add_parser("cancel", help="cancel a job that waits or runs, or all jobs")
+    cancel.add_argument("job_id", metavar="ID", nargs="?", help="the id that 'imagegen jobs' prints")
+    cancel.add_argument("--all", action="store_true", help="cancel every job that waits")
+    cancel.add_argument("--running", action="store_true", help="with --all: those that run, too")
     cancel.set_defaults(run=cancel_command)
 
     modes = subparsers.add_parser("modes", help="list the saved graphs, or the parameters of one of them")
@@ -65,7 +68,8 @@ def _row(state: JobState) -> tuple[str, ...]:
 def _about(state: JobState) -> str:
     if state.position is not None:
         wait = "" if state.wait_seconds is None else f", starts in about {duration_text(state.wait_seconds)}"
-        return f"{state.position} ahead{wait}"
+        rank = "" if state.priority == "normal" else f", priority {state.priority}"
+        return f"{state.position} ahead{wait}{rank}" + (", the queue is paused" if state.paused else "")
     if state.progress is not None and state.progress.maximum:
         return f"{phase_name(state.progress)} {count_text(state.progress)}"
     if state.status is JobStatus.DONE:
@@ -75,8 +79,14 @@ def _about(state: JobState) -> str:
 
 def cancel_command(args: argparse.Namespace) -> int:
     """`imagegen cancel`"""
+    if bool(args.job_id) == args.all or (args.running and not args.all):
+        raise SettingsError("name one job, or cancel all with --all (and --running)")
     with connect(args) as client:
-        show(client.cancel(args.job_id).message)
+        if args.job_id:
+            show(client.cancel(args.job_id).message)
+            return 0
+        counts = client.cancel_all(running=args.running)
+    print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts if count) or "no job waits")
     return 0
 
 

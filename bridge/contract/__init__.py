@@ -7,6 +7,18 @@ Times are seconds since the epoch unless a name ends in `_ms`. Sizes are pixels 
 
 from __future__ import annotations
 
+from bridge.contract.controls import (
+    MAX_REASON_CHARS,
+    Pause,
+    PauseRequest,
+    QueueCancelAnswer,
+    QueueCancelRequest,
+    QueueState,
+    UnloadAnswer,
+    UnloadOutcome,
+    UnloadRequest,
+    WorkerUnload,
+)
 from bridge.contract.envelope import (
     ErrorBody,
     ErrorDetail,
@@ -23,6 +35,7 @@ from bridge.contract.errors import (
     JobCancelled,
     NotJson,
     QueueFull,
+    QueuePaused,
     RangeNotSatisfiable,
     SlowBody,
     StorageFull,
@@ -35,6 +48,7 @@ from bridge.contract.errors import (
     UnknownJob,
     UnknownMode,
     UnknownModel,
+    UnknownWorker,
     UnreadableRecord,
     UnsupportedMediaType,
     WorkerError,
@@ -57,6 +71,7 @@ from bridge.contract.files import (
     media_type_of,
 )
 from bridge.contract.jobs import (
+    PRIORITIES,
     CancelAnswer,
     CancelOutcome,
     Job,
@@ -65,6 +80,7 @@ from bridge.contract.jobs import (
     JobProgress,
     JobState,
     JobStatus,
+    Priority,
 )
 from bridge.contract.models import (
     AdapterInfo,
@@ -223,4 +239,18 @@ __all__ = [
     "shown",
     "size_text",
     "whole_number",
+    "MAX_REASON_CHARS",
+    "Pause",
+    "PauseRequest",
+    "QueueCancelAnswer",
+    "QueueCancelRequest",
+    "QueueState",
+    "UnloadAnswer",
+    "UnloadOutcome",
+    "UnloadRequest",
+    "WorkerUnload",
+    "PRIORITIES",
+    "Priority",
+    "UnknownWorker",
+    "QueuePaused",
 ]

@@ -91,6 +91,19 @@ class UnknownJob(BridgeError):
     status, code = 404, "unknown_job"
 
 
+class UnknownWorker(BridgeError):
+    """No worker of that name has been heard of lately."""
+
+    status, code = 404, "unknown_worker"
+
+
+class QueuePaused(BridgeError):
+    """The queue is paused: a job would be accepted, and would wait."""
+
+    status, code = 503, "paused"
+    retry_after_s = RETRY_SOON_S
+
+
 class ImageExpired(BridgeError):
     """The job is known, and the retention has removed its image."""
 

@@ -6,13 +6,17 @@ Times are seconds since the epoch unless a name ends in `_ms`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
 from bridge.contract.envelope import ErrorBody
 from bridge.contract.files import FileFormat, ImageObject
 from bridge.contract.wire import JobId, WireModel
+
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+"""In the order in which jobs are taken."""
 
 
 class JobKind(StrEnum):
@@ -50,6 +54,9 @@ class Job(WireModel):
     """The same moment as `bridge.clock.stamp`, for workers of the same machine."""
     warnings: list[str] = Field(default_factory=list)
     callback_url: str | None = None
+    priority: Priority = "normal"
+    traceparent: str | None = None
+    tracestate: str | None = None
 
 
 class JobProgress(WireModel):
@@ -67,8 +74,8 @@ class JobProgress(WireModel):
 class JobState(WireModel):
     """The state of a job.
 
-    `position`, `wait_seconds` and `progress` are filled in when a state is returned; the stored state does not have
-    them.
+    `position`, `wait_seconds`, `paused` and `progress` are filled in when a state is returned; the stored state does
+    not have them.
     """
 
     job_id: str
@@ -86,12 +93,18 @@ class JobState(WireModel):
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
     callback_url: str | None = None
+    priority: Priority = "normal"
+    traceparent: str | None = Field(default=None, description="The W3C trace context that the job belongs to.")
+    tracestate: str | None = None
     cancel_requested: bool = Field(default=False, description="A caller cancelled the job while it ran.")
     attempts: int = Field(default=0, description="How often the job was started; more than once after a crash.")
     worker: str | None = Field(default=None, description="The worker that last ran the job.")
     position: int | None = Field(default=None, description="The number of jobs ahead of a queued job; 0: it is next.")
     wait_seconds: float | None = Field(
         default=None, description="Estimated seconds until a queued job starts, from earlier jobs. Null: not known."
+    )
+    paused: bool | None = Field(
+        default=None, description="True: the queue is paused, and the job waits until it is resumed."
     )
     progress: JobProgress | None = Field(default=None, description="The progress of a running job.")
 

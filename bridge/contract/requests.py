@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bridge.contract.files import ImageFormat
+from bridge.contract.jobs import Priority
 from bridge.contract.texts import VisibleText, as_whole
 from bridge.contract.wire import JobId, WireModel
 
@@ -60,6 +61,9 @@ class ImageGenRequest(BaseModel):
         max_length=MAX_URL_CHARS,
         json_schema_extra={"pattern": r"^https?://[^/?#@\s]+([/?#]|$)"},
         description="A URL that receives a signed POST when the job ends, repeated until it answers with 2xx.",
+    )
+    priority: Priority | None = Field(
+        default=None, description="Jobs of a higher priority are taken first. Null: normal."
     )
     cancel_on_disconnect: bool | None = Field(
         default=None,

@@ -44,6 +44,8 @@ class CallbackPolicy:
 
     secret: str | None = None
     allow_private: bool = False
+    setting: str = "IMAGEGEN_WEBHOOK_ALLOW_PRIVATE"
+    """The setting that allows private addresses."""
 
     async def check(self, url: str) -> None:
         """Raise InvalidRequest for a URL that webhooks must not go to."""
@@ -83,8 +85,7 @@ class CallbackPolicy:
         for found_family, _, protocol, _, address in found:
             if not self.allow_private and not is_public(str(address[0])):
                 raise AddressRefused(
-                    f"{host} is {address[0]}, which is not a public address; "
-                    "IMAGEGEN_WEBHOOK_ALLOW_PRIVATE=1 allows private ones"
+                    f"{host} is {address[0]}, which is not a public address; {self.setting}=1 allows private ones"
                 )
             results.append(
                 ResolveResult(

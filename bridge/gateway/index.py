@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
-from bridge.contract import JobKind, JobState, JobStatus, read_answer
+from bridge.contract import PRIORITIES, JobKind, JobState, JobStatus, Priority, read_answer
 from bridge.gateway.run_times import JobKey, RunTimes, work_of
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Entry:
     finished_at: float | None
     work: float | None
     revision: int
+    priority: Priority = "normal"
 
 
 class Place(NamedTuple):
@@ -65,6 +66,8 @@ class JobIndex:
 
     def __init__(self, queue: JobQueue, *, clock: Callable[[], float] = time.time) -> None:
         self._queue = queue
+        self.paused: Callable[[], bool] = lambda: False
+        """Whether the queue is paused."""
         self._clock = clock
         self._entries: dict[str, Entry] = {}
         self._order: list[tuple[float, str]] = []  # (submitted_at, job_id), oldest first
@@ -97,6 +100,14 @@ class JobIndex:
         """The record of one job."""
         return self._entries.get(job_id)
 
+    def waiting(self) -> list[Entry]:
+        """The jobs that wait, those submitted last at the end."""
+        return list(self._waiting.values())
+
+    def running(self) -> list[Entry]:
+        """The jobs that run."""
+        return list(self._running.values())
+
     def newest_first(self, before: tuple[float, str] | None = None) -> Iterator[Entry]:
         """All jobs, last submitted first; with `before`, those submitted before (submitted_at, job_id)."""
         index = len(self._order) if before is None else bisect.bisect_left(self._order, before)
@@ -118,19 +129,23 @@ class JobIndex:
         if state.status is JobStatus.RUNNING:
             return state.model_copy(update={"progress": self._queue.last_progress(state.job_id)})
         if state.status is JobStatus.QUEUED and (place := self.place(state.job_id)):
-            return state.model_copy(update=place._asdict())
+            return state.model_copy(update={**place._asdict(), "paused": self.paused() or None})
         return state
 
     def _places(self, now: float) -> Iterator[tuple[str, Place]]:
-        """Simulate the queue: waiting jobs run in order, on as many machines as run jobs now."""
+        """Simulate the queue: waiting jobs run by priority and in order, on as many machines as run jobs now.
+
+        That a few jobs of low priority are taken first, so that none starves, is left out.
+        """
+        waiting = sorted(self._waiting.values(), key=lambda entry: PRIORITIES.index(entry.priority))  # stable
         lanes = [self._left(entry, now) for entry in self._running.values()] or [0.0]
         first = next(iter(self._waiting.values()), None)
         if not self._running and first and now - max(first.submitted_at, self._freed_at) > NOBODY_WORKS_S:
             lanes = [None]
         free: list[float] | None = sorted(lane for lane in lanes if lane is not None)
-        if None in lanes:
+        if None in lanes or self.paused():
             free = None
-        for position, entry in enumerate(self._waiting.values()):
+        for position, entry in enumerate(waiting):
             yield entry.job_id, Place(position, round(free[0], 3) if free else None)
             seconds = self._times.estimate(entry.key, entry.work)
             if free and seconds is not None:
@@ -159,6 +174,7 @@ class JobIndex:
             finished_at=state.finished_at,
             work=work_of(state.parameters),
             revision=revision,
+            priority=state.priority,
         )
         self._entries[state.job_id] = entry
         if known is None:

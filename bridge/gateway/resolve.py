@@ -35,7 +35,7 @@ from bridge.modes.parameters import Parameter, ParameterKind
 RANDOM_SEED_BITS = 32
 """Random seeds are short enough to read out and type in again."""
 
-SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect"}
+SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect", "priority"}
 """Request fields that are not parameters of a graph."""
 FORM_KINDS: dict[ParameterKind, type] = {
     ParameterKind.INTEGER: int,
@@ -175,6 +175,7 @@ def make_job(
         submitted_clock=clock.stamp(),
         warnings=warnings,
         callback_url=values["callback_url"],
+        priority=values["priority"] or "normal",
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from bridge.broker.images import KeptImage
 from bridge.broker.jobs import JobQueue
 from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, StorageFull, UnknownJob, UnreadableRecord, shown
+from bridge.gateway.image_urls import ImageUrls, is_url
 from bridge.gateway.requests import Body, Limits
 from bridge.modes import files_in, images_in
 from bridge.modes.decoding import Decoder
@@ -26,10 +27,11 @@ SPACE_FACTOR = 8
 class Uploads:
     """Reads and stores the uploads of one gateway's requests."""
 
-    def __init__(self, queue: JobQueue, limits: Limits) -> None:
+    def __init__(self, queue: JobQueue, limits: Limits, urls: ImageUrls) -> None:
         self._queue = queue
         self._limits = limits
         self.decoder = Decoder(limits.image)
+        self._urls = urls
 
     async def read(self, body: Body, mode: Mode) -> tuple[dict[str, InputImage], list[ErrorDetail]]:
         """The uploads of a request by parameter, and what is wrong with those that cannot be used.
@@ -53,7 +55,7 @@ class Uploads:
             if value is None:
                 continue
             try:
-                data = value if isinstance(value, bytes) else await self._named(value, KIND_NAMES[parameter.kind])
+                data = value if isinstance(value, bytes) else await self._named(value, parameter.kind)
                 images[name] = await self._checked(data, parameter)
             except BadImage as error:
                 problems.append(ErrorDetail(field=name, message=f"{name} {error}"))
@@ -90,8 +92,11 @@ class Uploads:
         except UnreadableRecord:
             return False
 
-    async def _named(self, value: object, wanted: str) -> bytes:
+    async def _named(self, value: object, kind: ParameterKind) -> bytes:
         """The bytes that a text holds or refers to. Raises BadImage and Unavailable."""
+        wanted = KIND_NAMES[kind]
+        if kind is ParameterKind.IMAGE and isinstance(value, str) and is_url(value):
+            return await self._urls.fetch(value)
         given = images_in.stored(value, self._queue.names.inputs)
         if given is not None:
             # The parameters of an earlier job, sent again. They hold its digest, so the caller has seen that job.

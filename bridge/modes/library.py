@@ -27,7 +27,7 @@ RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
 """Node classes whose output is `{"images": [{"filename", "subfolder", "type"}]}`, whatever the files are."""
 PACK_PREFIX = "NeuroLux"
 """The prefix of the node pack's classes."""
-RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect")
+RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
 """Fields of every request; parameters must not have these names."""
 ANY_MODEL = "starter"
 """The model that every installation has. A graph saved with it runs with the default model; a graph saved with another

@@ -9,9 +9,12 @@ from bridge.modes.library import Mode
 from bridge.modes.model_limits import Most, limit_schema
 from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
 
-SHARED_FIELDS = ("job_id", "callback_url", "cancel_on_disconnect")
+SHARED_FIELDS = ("job_id", "callback_url", "cancel_on_disconnect", "priority")
 """Fields of every request that are not parameters of a graph. The path names the mode."""
-IMAGE_TEXT = "base64, a data URL, or job:<id>/<n>, an image of an earlier job; in a form: the file itself"
+IMAGE_TEXT = (
+    "base64, a data URL, an https URL where the service allows them, or job:<id>/<n>, an image of an earlier job; in a "
+    "form: the file itself"
+)
 FILE_TEXT = "base64, a data URL, or job:<id>/<n>, a file of an earlier job; in a form: the file itself"
 
 

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -46,6 +47,8 @@ _SECRET = re.compile(rf"{ENV_PREFIX}\w*(TOKEN|SECRET|PASSWORD|CREDENTIALS|KEY)\w
 ORIGIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE)
 PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,100}){1,10}")
 """A path that may stand in front of every path of the service."""
+MAX_S3_URL_LIFETIME_S = 7 * 24 * 3600.0
+"""What S3 allows."""
 WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -109,6 +112,9 @@ class Settings(BaseSettings):
     )
     nats_tls_key: LocalPath | None = setting(None, "private key of nats_tls_cert (PEM)")
     worker_id: str | None = setting(None, "name of this worker, unique among all workers", shown="from host and port")
+    idle_unload_s: NonNegativeFloat = setting(
+        0.0, "seconds without a job after which a worker frees the memory of its device; 0 is never"
+    )
     token: str | None = setting(
         None,
         "token that every request must carry; other users of this machine can read it on the command line",
@@ -192,6 +198,27 @@ class Settings(BaseSettings):
     webhook_allow_private: bool = setting(
         False, "allow callback_url to reach loopback, private and link-local addresses"
     )
+    image_urls: CommaList = setting(
+        (),
+        "hosts from which requests may name images by URL, separated by commas: a name, *.name for all below it, or * "
+        "for any",
+        shown="none: requests bring their images",
+    )
+    image_urls_allow_private: bool = setting(
+        False, "allow image URLs to reach loopback, private and link-local addresses"
+    )
+
+    s3_bucket: str | None = setting(
+        None, "S3 bucket to which results are copied, with presigned URLs in the answers; needs the extra s3"
+    )
+    s3_endpoint: str | None = setting(
+        None, "URL of an S3-compatible server, such as http://127.0.0.1:9000", shown="that of AWS"
+    )
+    s3_region: str | None = setting(None, "region of the bucket", shown="AWS_REGION, else us-east-1")
+    s3_prefix: str = setting("", "what the keys of the copies begin with", shown="nothing")
+    s3_url_lifetime_s: PositiveFloat = setting(
+        3600.0, "seconds for which a presigned URL is valid, at most a week", le=MAX_S3_URL_LIFETIME_S
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -234,11 +261,11 @@ class Settings(BaseSettings):
             raise ValueError(f"port {port} is not between 1 and 65535")
         return port
 
-    @field_validator("comfyui_url", "nats_url")
+    @field_validator("comfyui_url", "nats_url", "s3_endpoint")
     @classmethod
     def _check_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and "://" not in url:
-            scheme = "http" if info.field_name == "comfyui_url" else "nats"
+            scheme = "nats" if info.field_name == "nats_url" else "http"
             raise ValueError(f"{info.field_name} {url!r} has no scheme; write {scheme}://{url}")
         return url
 

@@ -64,7 +64,15 @@ async def job_events(request: web.Request) -> web.StreamResponse:
 
 
 def _events(request: web.Request, job_id: str, previews: bool, wait_s: float) -> AsyncIterator[JobEvent]:
-    return tell(request.app[GENERATION].queue, request.app[INDEX], job_id, previews=previews, unknown_wait_s=wait_s)
+    generation = request.app[GENERATION]
+    return tell(
+        generation.queue,
+        request.app[INDEX],
+        job_id,
+        previews=previews,
+        unknown_wait_s=wait_s,
+        exports=generation.exports,
+    )
 
 
 async def _as_server_sent(request: web.Request, job_id: str, previews: bool) -> web.StreamResponse:

@@ -106,7 +106,11 @@ async def _page(
     more = found[limit - 1] if len(found) > limit else None
     states = await asyncio.gather(*(_state(request, entry.job_id) for entry in found[:limit]))
     return JobPage(
-        jobs=[index.view(state) for state in states if isinstance(state, JobState)],
+        jobs=[
+            await request.app[GENERATION].exports.linked(index.view(state))
+            for state in states
+            if isinstance(state, JobState)
+        ],
         next_cursor=None if more is None else _write_cursor(more.submitted_at, more.job_id),
         unreadable=sum(isinstance(state, UnreadableRecord) for state in states),
     )
@@ -139,7 +143,8 @@ def _read_cursor(text: str) -> tuple[float, str]:
 )
 async def job_state(request: web.Request) -> web.Response:
     """The state of a job."""
-    state = await request.app[GENERATION].queue.state(job_id_of(request))
+    generation = request.app[GENERATION]
+    state = await generation.exports.linked(await generation.queue.state(job_id_of(request)))
     return reply(request.app[INDEX].view(state), headers={"Cache-Control": "no-store"})
 
 

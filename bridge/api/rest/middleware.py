@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from uuid import uuid4
 
 from aiohttp import web
 
-from bridge import logs
+from bridge import logs, tracing
 from bridge.api.limits import RateLimiter
 from bridge.api.metrics import Metrics
 from bridge.api.rest.auth import CLIENT, challenge
@@ -118,15 +119,27 @@ def accounted(metrics: Metrics) -> Middleware:
         job_id = request.match_info.get("job_id", "")
         if re.fullmatch(JOB_ID_PATTERN, job_id):
             ids["job_id"] = job_id
-        with logs.about(**ids):
+        with _traced(request) as span, logs.about(**ids):
             try:
                 response = await handler(request)
                 status = response.status
                 return response
             finally:
+                span.set(status=status, job_id=ids.get("job_id"))
+                if status >= 500:
+                    span.fail(f"HTTP {status}")
                 _write_down(request, status, clock() - began, metrics)
 
     return middleware
+
+
+def _traced(request: web.Request) -> contextlib.AbstractContextManager[tracing.Span]:
+    """The span of a request. Probes, which come every few seconds, have none."""
+    operation = declared(request.match_info.handler)
+    if operation is not None and operation.open:
+        return contextlib.nullcontext(tracing.Span(None))
+    method = request.method if request.method in METHODS else "OTHER"
+    return tracing.span(f"{method} {route_of(request)}", "server", tracing.of(request.headers))
 
 
 def _write_down(request: web.Request, status: int, seconds: float, metrics: Metrics) -> None:

@@ -23,7 +23,7 @@ ERRORS = {
     400: "The request cannot be read: it is malformed, or its body is not JSON.",
     401: "The service requires a token, and the request has none, or a wrong one.",
     403: "The request comes from a web page of another site, or its Host is not a name of the service.",
-    404: "There is no such model, mode, job or image.",
+    404: "There is no such model, mode, job, image or worker.",
     406: "The client accepts no media type that this endpoint answers with.",
     408: "The body did not arrive in time.",
     409: "The job was cancelled.",

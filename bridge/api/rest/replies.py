@@ -11,10 +11,12 @@ from pydantic import BaseModel
 from bridge.broker.fleet import Roster
 from bridge.broker.probe import StoreProbe
 from bridge.contract import JOB_ID_PATTERN, ErrorBody, ErrorEnvelope, UnknownJob, shown
+from bridge.gateway.controls import Controls
 from bridge.gateway.generation import Generation
 from bridge.gateway.index import JobIndex
 
 GENERATION = web.AppKey("generation", Generation)
+CONTROLS = web.AppKey("controls", Controls)
 INDEX = web.AppKey("index", JobIndex)
 PROBE = web.AppKey("probe", StoreProbe)
 ROSTER = web.AppKey("roster", Roster)

@@ -16,7 +16,7 @@ from typing import Any
 import nats.errors
 import pytest
 from nats.aio.client import Client
-from nats.js.api import ConsumerConfig, KeyValueConfig, ObjectStoreConfig, StorageType
+from nats.js.api import KeyValueConfig, ObjectStoreConfig, StorageType
 
 from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue
@@ -226,24 +226,6 @@ async def test_a_damaged_consumer_is_replaced_and_every_job_is_delivered(server:
     await nc.close()
 
 
-async def test_a_consumer_that_does_not_deliver_what_the_queue_holds_is_made_anew(nc: Client) -> None:
-    names, js = Names(f"wrong{uuid.uuid4().hex}"), nc.jetstream()
-    small = Retention(jobs_bytes=2**24, images_bytes=2**25)
-    queue = await JobQueue.open(nc, max_pending=10, names=names, retention=small)
-    wrong = ConsumerConfig(durable_name=names.consumer, filter_subject=f"{names.jobs}.other", ack_wait=15)
-    await js.add_consumer(names.stream, wrong)
-    sent = (await queue.submit(job())).job_id
-    with pytest.raises(nats.errors.TimeoutError):
-        await (await queue.subscribe()).fetch(1, timeout=0.5)
-    assert await queue.repair_subscription()
-    [msg] = await (await queue.subscribe()).fetch(1, timeout=2)
-    assert read_answer(Job, msg.data).job_id == sent
-    assert not await queue.repair_subscription()  # A worker has the only job.
-    await msg.ack_sync()
-    assert not await queue.repair_subscription()
-
-
-@pytest.mark.parametrize("seconds", [0.05, 0.5, 1, 99, 3599, 3600, 8 * 86400, 10**9])
 async def test_every_retention_that_the_settings_take_starts_a_service(house: House, seconds: float) -> None:
     for values in ({"job_retention_s": seconds}, {"image_retention_s": seconds}, {}):  # also one after the other
         gateway = await house.gateway(**values)
