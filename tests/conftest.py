@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
@@ -28,8 +29,8 @@ The longest first: no worker is left with a long one when the others have nothin
 """
 
 
-SHARED_FIXTURE = "comfyui: ComfyServer"
-"""What a test of the pack asks for if it needs the ComfyUI that one worker starts once."""
+SHARED_FIXTURE = re.compile(r"\bcomfyui: ComfyServer[,)]")
+"""The argument of a test of the pack that needs the ComfyUI which one worker starts once."""
 
 
 def group(nodeid: str) -> str:
@@ -44,7 +45,7 @@ def group_of_file(file: str) -> str:
     folder, _, _ = file.partition("/")
     if folder in SHARED_PROCESSES:
         return folder
-    if folder == "pack" and SHARED_FIXTURE in (TESTS / file).read_text(encoding="utf-8"):
+    if folder == "pack" and SHARED_FIXTURE.search((TESTS / file).read_text(encoding="utf-8")):
         return "pack with ComfyUI"
     return file
 
