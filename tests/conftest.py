@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,25 @@ The longest first: no worker is left with a long one when the others have nothin
 """
 
 
+SHARED_FIXTURE = re.compile(r"\bcomfyui: ComfyServer[,)]")
+"""The argument of a test of the pack that needs the ComfyUI which one worker starts once."""
+
+
 def group(nodeid: str) -> str:
     """The tests that run on one worker, one after another, by the id of a test (relative to this folder)."""
     file = nodeid.split("::")[0]
+    return nodeid if file in SPREAD else group_of_file(file)
+
+
+@cache
+def group_of_file(file: str) -> str:
+    """The same for all tests of a file."""
     folder, _, _ = file.partition("/")
-    return folder if folder in SHARED_PROCESSES else nodeid if file in SPREAD else file
+    if folder in SHARED_PROCESSES:
+        return folder
+    if folder == "pack" and SHARED_FIXTURE.search((TESTS / file).read_text(encoding="utf-8")):
+        return "pack with ComfyUI"
+    return file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -189,7 +189,7 @@ class FormView(Gtk.Box):
 
     def _add_number(self, field: Field, shown: Callable[[], bool] = lambda: True) -> None:
         whole = field.kind is not FieldKind.NUMBER
-        spin = Gtk.SpinButton(valign=Gtk.Align.CENTER, digits=0 if whole else 2, numeric=True, width_chars=5)
+        spin = Gtk.SpinButton(valign=Gtk.Align.CENTER, digits=0 if whole else 2, numeric=True)
         row = Adw.ActionRow(title=field.label, tooltip_text=field.description, activatable_widget=spin)
         row.add_suffix(spin)
 
