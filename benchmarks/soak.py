@@ -28,7 +28,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from PIL import Image
 
-from benchmarks.soak_trouble import Outcome, Trouble, Troublemaker
+from benchmarks.soak_trouble import NO_SPACE, Outcome, Trouble, Troublemaker
 from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.names import Names
 from bridge.service.installer import Installation, pinned_installation
@@ -116,7 +116,10 @@ class Soak:
                 try:
                     reply = await self._nc.request(Names().request, json.dumps(body).encode(), timeout=REPLY_TIMEOUT_S)
                     code = json.loads(reply.data).get("error", {}).get("code")
-                    if code not in ("unavailable", "timeout", "queue_full"):
+                    if code not in ("unavailable", "timeout", "queue_full", *NO_SPACE):
+                        return
+                    # Refused for want of space, or accepted and failed for it: the service knows.
+                    if code in NO_SPACE and (await self._rest("GET", f"/v1/jobs/{job_id}"))[0] == 200:
                         return
                 except BROKER_ERRORS:
                     # Nobody answered: the gateway may have died before or after it queued the job.

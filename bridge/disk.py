@@ -42,6 +42,12 @@ class Disks:
                 )
         return None
 
+    def free(self) -> str:
+        """How much each disk has free, as a clause for an error; empty if no folder is known."""
+        known = [(folder, free_bytes(folder)) for folder in self.folders]
+        listed = [f"{size(free)} on the disk of {folder}" for folder, free in known if free is not None]
+        return f"; free: {', '.join(listed)}" if listed else ""
+
 
 def size(count: int) -> str:
     """A number of bytes for people: `3.2 GiB`."""

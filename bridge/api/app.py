@@ -111,7 +111,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                     allow_private=settings.image_urls_allow_private,
                 ),
             )
-            app[PROBE] = StoreProbe(lambda: queue.nc, settings.names)
+            app[PROBE] = StoreProbe(lambda: queue.nc, settings.names, disks=settings.disks)
             switch = await PauseSwitch.open(nc, settings.names)
             index.paused = lambda: switch.pause is not None
             controls = app[CONTROLS] = Controls(queue, index, roster, generation.models, switch)

@@ -19,6 +19,7 @@ from nats.js.errors import APIError, NoStreamResponseError
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.stores import is_at_its_bound
 from bridge.contract import StorageFull, Unavailable
+from bridge.disk import Disks
 from bridge.names import Names
 
 TIMEOUT_S = 3.0
@@ -62,9 +63,20 @@ def writes_of(names: Names) -> list[Write]:
 
 
 class StoreProbe:
-    """Probes the streams of one installation. `connection` gives the connection, which may be another one each time."""
+    """Probes the streams of one installation. `connection` gives the connection, which may be another one each time.
 
-    def __init__(self, connection: Callable[[], Client], names: Names, *, timeout_s: float = TIMEOUT_S) -> None:
+    `disks` are those that this process can see; an error says how much they have free.
+    """
+
+    def __init__(
+        self,
+        connection: Callable[[], Client],
+        names: Names,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        disks: Disks = Disks(),  # noqa: B008 - frozen
+    ) -> None:
+        self._disks = disks
         self._connection = connection
         self._writes = writes_of(names)
         self._timeout_s = timeout_s
@@ -107,9 +119,12 @@ class StoreProbe:
             # A queue and a bucket that refuse what they have no place for answer, and hold what they have.
             if error.err_code in MISSING_ERRORS or is_at_its_bound(error):
                 return
-            raise StorageFull(f"the NATS server stores nothing in {write.stream}: {error.description}") from error
+            raise StorageFull(
+                f"the NATS server stores nothing in {write.stream}: {error.description}{self._disks.free()}"
+            ) from error
         except BROKER_ERRORS as error:
             raise Unavailable(
                 f"the NATS server confirms no write to {write.stream} within {self._timeout_s:g} s "
-                f"({error or type(error).__name__}): if its disk is full, free space on it, then restart nats-server"
+                f"({error or type(error).__name__}): if its disk is full, free space on it, then restart nats-server "
+                f"(imagegen up restarts its own){self._disks.free()}"
             ) from error

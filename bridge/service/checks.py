@@ -5,7 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 
+from bridge.disk import free_bytes, size
 from bridge.service.errors import ServiceError
+from bridge.settings import Settings
+
+LEAST_SPACE_BYTES = 8 * 1024 * 1024
+"""With less free space than this, nats-server cannot store."""
 
 
 def check_port(host: str, port: int) -> None:
@@ -21,6 +26,16 @@ def check_port(host: str, port: int) -> None:
             probe.listen(1)
         except OSError as error:
             raise _cannot_listen(host, port, error) from None
+
+
+def check_space(settings: Settings) -> None:
+    """Raise ServiceError if the disk of the state folder takes not even the files of a start."""
+    free = free_bytes(settings.state_dir)
+    if free is not None and free < LEAST_SPACE_BYTES:
+        raise ServiceError(
+            f"the disk of {settings.state_dir} has {size(free)} free, and a start needs {size(LEAST_SPACE_BYTES)}: "
+            "free space there, or choose another --state-dir"
+        )
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> ServiceError:

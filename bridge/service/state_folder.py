@@ -13,7 +13,7 @@ from bridge.settings import Settings
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 OWN_NAMES = (
-    "comfyui", "comfyui-*", "comfy-cli", "workflows", "nats", "nats.conf", "nats.token", "logs", "runtime.json",
+    "comfyui", "comfyui-*", "comfy-cli", "workflows", "nats", "nats.conf", "*.token", "logs", "runtime.json",
     ".runtime-*", ".comfyui-*", "service.lock", "extra_model_paths.yaml", "damaged", "lost+found",
 )  # fmt: skip
 """What the service keeps in a state folder. A folder that holds anything else is not the service's alone."""
@@ -28,6 +28,11 @@ def prepare(settings: Settings, say: Callable[[str], None]) -> None:
     root = settings.state_dir
     try:
         settings.make_directories()
+        for folder in (root, settings.comfyui_base, settings.workflows, settings.nats_store, settings.logs):
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise ServiceError(
+                    f"{folder} cannot be written: run imagegen doctor --repair, or use another --state-dir"
+                )
         problem = loose(root)
         if problem is None:
             return
@@ -50,7 +55,8 @@ def prepare(settings: Settings, say: Callable[[str], None]) -> None:
                 folder.chmod(0o700)
     except OSError as error:
         raise ServiceError(
-            f"cannot use the state folder: {error.filename or root} ({error.strerror}); choose another --state-dir"
+            f"cannot use the state folder: {error.filename or root} ({error.strerror}); run imagegen doctor --repair, "
+            "or choose another --state-dir"
         ) from None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
 import time
@@ -17,21 +18,17 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.comfyui.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
 from bridge.comfyui.token import TOKEN_VARIABLE, token_headers
-from bridge.contract import BridgeError
-from bridge.service.checks import ReservedPort, check_port
+from bridge.service.checks import ReservedPort, check_port, check_space
 from bridge.service.child import ChildProcess
 from bridge.service.comfyui import ManagedComfyUI, has_nodes, output_directory
 from bridge.service.errors import ServiceError
 from bridge.service.installer import Installation, find_installation, write_extra_model_paths
 from bridge.service.keeper import Keeper
-from bridge.service.nats import nats_child, with_nats_token
-from bridge.service.nats_store import damaged_consumers, set_aside
-from bridge.service.nats_watch import NatsWatch, greets
+from bridge.service.nats import NatsWatch, accepts, find_damaged, greets, nats_child, set_aside, with_nats_token
 from bridge.service.runtime import Runtime, single_instance
-from bridge.service.state_folder import prepare
+from bridge.service.state_folder import prepare, write_private
 from bridge.service.status import probe_ready
 from bridge.service.watchdog import Watchdog
 from bridge.settings import ENV_PREFIX, Settings, without_secrets
@@ -64,6 +61,7 @@ async def run_service(settings: Settings, *, require_pack: bool = True, say: Say
     """Run until SIGINT, SIGTERM or SIGHUP. Raises SettingsError, ServiceError or ComfyUIError if it cannot continue."""
     settings.refuse_open_host()
     prepare(settings, say)
+    check_space(settings)
     with single_instance(settings):
         check_port(settings.host, settings.port)
         await Supervisor(settings, require_pack=require_pack, say=say).run()
@@ -74,6 +72,8 @@ class Supervisor:
 
     def __init__(self, settings: Settings, *, require_pack: bool = True, say: Say = say) -> None:
         self._settings = with_nats_token(settings) if settings.nats_url is None else settings
+        if settings.comfyui_url is None:
+            self._protect_comfyui()
         self._require_pack = require_pack
         self._say = say
         self._children: dict[str, ChildProcess] = {}
@@ -85,6 +85,19 @@ class Supervisor:
         self._nats_url = settings.nats_url or f"nats://127.0.0.1:{self._reserve()}"
         self._stopping = False
         self._runtime_problem: str | None = None
+
+    def _protect_comfyui(self) -> None:
+        """If requests need a token, so does the service's own ComfyUI: the node pack's middleware demands it.
+
+        The processes that ask ComfyUI learn the file's name from the environment.
+        """
+        file = self._settings.comfyui_token_file
+        named = os.environ.get(TOKEN_VARIABLE) or str(file)
+        if not self._settings.tokens() or named != str(file):
+            file.unlink(missing_ok=True)
+            return
+        write_private(file, secrets.token_hex(32) + "\n")
+        os.environ[TOKEN_VARIABLE] = str(file)
 
     async def run(self) -> None:
         outcome = self._outcome = asyncio.get_running_loop().create_future()
@@ -185,7 +198,7 @@ class Supervisor:
             watch = NatsWatch(child, self._settings, self._nats_url, watched=lambda: keeper.works, say=self._say)
             self._spawn(self._lasting(watch.run))
             await keeper.was_ready.wait()
-        elif not await _accepts(self._nats_url):
+        elif not await accepts(self._nats_url):
             raise ServiceError(
                 f"no NATS server answers at {self._nats_url}: start it, or leave --nats-url out, and one is started"
             )
@@ -204,7 +217,7 @@ class Supervisor:
 
     async def _wait_nats(self, child: ChildProcess) -> None:
         deadline = time.monotonic() + NATS_TIMEOUT_S
-        while not await _accepts(self._nats_url):
+        while not await accepts(self._nats_url):
             if child.returncode is not None or time.monotonic() > deadline:
                 raise ServiceError(f"nats-server did not start; log: {child.log_file}\n{child.log_tail(5)}")
             await asyncio.sleep(0.02)
@@ -333,7 +346,8 @@ class Supervisor:
                 await self._children[name].stop(grace_s)
         for port in self._ports:
             port.release()
-        self._settings.nats_token_file.unlink(missing_ok=True)
+        for file in (self._settings.nats_token_file, self._settings.comfyui_token_file):
+            file.unlink(missing_ok=True)
 
 
 def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -344,37 +358,9 @@ def bridge_environment(settings: Settings, *, with_token: bool, env: Mapping[str
     return result
 
 
-async def find_damaged(settings: Settings, nats_url: str) -> list[Path]:
-    """The damaged consumers of the service's own nats-server; none if that cannot be found out."""
-    try:
-        nc = await connect(nats_url, "imagegen-supervisor", access=settings.nats_access, patience_s=NATS_TIMEOUT_S)
-    except BridgeError:
-        return []  # The processes that need the server will say it.
-    try:
-        return await damaged_consumers(nc.jetstream(), settings.nats_store)
-    except BROKER_ERRORS:
-        return []
-    finally:
-        await nc.close()
-
-
 async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
     try:
         async with session.get(url) as response:
             return response.status
     except (aiohttp.ClientError, OSError, TimeoutError):
         return None
-
-
-async def _accepts(nats_url: str) -> bool:
-    """True when something accepts connections at one of the servers of a NATS URL (they are comma-separated)."""
-    for server in nats_url.split(","):
-        parts = urlsplit(server.strip())
-        try:
-            async with asyncio.timeout(3):
-                _, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 4222)
-            writer.close()
-            return True
-        except (OSError, TimeoutError):
-            continue
-    return False

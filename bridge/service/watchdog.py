@@ -55,18 +55,22 @@ class Patience:
 
 @dataclass(frozen=True)
 class Activity:
-    """What a child and its descendants have used so far: CPU ticks, bytes read and written, pages fetched from disk."""
+    """What a child and its descendants have used so far: CPU ticks, bytes read and written, pages fetched from disk.
+
+    `state` is the letter of the child's own state in proc(5).
+    """
 
     cpu: int
     bytes: int
     faults: int
-    stopped: bool
+    state: str
 
     def since(self, earlier: Activity | None) -> Doing:
         """What they have done since then."""
-        if self.stopped:
+        if self.state == "T":
             return Doing.STOPPED
-        if earlier is None or self.cpu - earlier.cpu >= LEAST_TICKS:
+        # One that waits for a disk (D) cannot be killed before the disk answers; one in a debugger (t) is in use.
+        if self.state in "Dt" or earlier is None or self.cpu - earlier.cpu >= LEAST_TICKS:
             return Doing.WORKING
         return Doing.NOTHING if (self.bytes, self.faults) == (earlier.bytes, earlier.faults) else Doing.WORKING
 
@@ -74,7 +78,7 @@ class Activity:
 def activity_of(session: int) -> Activity | None:
     """The activity of all processes of a session; None where the system does not tell (no Linux)."""
     cpu = count = faults = 0
-    stopped = known = False
+    state, known = "", False
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             # The name, in brackets, may hold anything. Fields as in proc(5), from the third on.
@@ -83,13 +87,13 @@ def activity_of(session: int) -> Activity | None:
                 continue
             known = True
             if int(folder.name) == session:
-                stopped = fields[0] == "T"
+                state = fields[0]
             cpu += int(fields[11]) + int(fields[12])
             faults += int(fields[9])
             for line in (folder / "io").read_text().splitlines():
                 if line.startswith(("read_bytes", "write_bytes", "rchar")):
                     count += int(line.partition(":")[2])
-    return Activity(cpu, count, faults, stopped) if known else None
+    return Activity(cpu, count, faults, state) if known else None
 
 
 class Watchdog:

@@ -420,6 +420,11 @@ class Settings(BaseSettings):
         return self.state_dir / "nats.token"
 
     @property
+    def comfyui_token_file(self) -> Path:
+        """The same for the service's own ComfyUI."""
+        return self.state_dir / "comfyui.token"
+
+    @property
     def logs(self) -> Path:
         return self.state_dir / "logs"
 

@@ -22,11 +22,10 @@ from bridge.broker.jobs import JobQueue
 from bridge.contract import Job, JobKind
 from bridge.service.child import ChildProcess
 from bridge.service.comfyui import free_port
-from bridge.service.doctor.examination import examine_folder
+from bridge.service.doctor.examination import examine_folder, status_of
 from bridge.service.doctor.findings import Level, Report
 from bridge.service.installer import MARKER, PINNED_VERSION
 from bridge.service.nats import nats_server_program
-from bridge.service.status import get_status
 from bridge.settings import Retention, Settings
 from tests.bridge_process.instance import Instance
 
@@ -85,7 +84,7 @@ def settings(used: Path, tmp_path: Path) -> Settings:
 
 
 def examined(settings: Settings, *, repair: bool) -> Report:
-    return asyncio.run(examine_folder(settings, get_status(settings), repair=repair))
+    return asyncio.run(examine_folder(settings, status_of(settings), repair=repair))
 
 
 def overwrite(path: str, content: Callable[[bytes], bytes]) -> Callable[[Path], object]:
@@ -116,6 +115,14 @@ def replaced_by_file(path: str) -> Callable[[Path], object]:
     return replace
 
 
+def replaced_by_folder(path: str) -> Callable[[Path], object]:
+    def replace(root: Path) -> None:
+        (root / path).unlink()
+        (root / path).mkdir()
+
+    return replace
+
+
 def stored(subject: str, data: bytes) -> Callable[[Path], object]:
     async def publish(queue: JobQueue) -> None:
         await queue.nc.jetstream().publish(subject, data)
@@ -139,6 +146,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "ComfyUI file cut off": (touched(f"{PINNED}/comfy/sd.py", "def f(:"), "damaged file, sd.py"),
     "ComfyUI file empty": (touched(f"{PINNED}/execution.py"), "empty file, execution.py"),
     "paths file of zeros": (overwrite("extra_model_paths.yaml", zeros), "extra_model_paths.yaml is damaged"),
+    "paths file that is a folder": (replaced_by_folder("extra_model_paths.yaml"), "extra_model_paths.yaml is damaged"),
+    "runtime file that is a folder": (lambda root: (root / "runtime.json").mkdir(), "left over"),
+    "lock that is a folder": (lambda root: (root / "service.lock").mkdir(), "is a folder, not a file"),
+    "NATS store that is a file": (replaced_by_file("nats"), "is no folder"),
+    "root that nobody may enter": (lambda root: root.chmod(0o000), "cannot be written"),
     "loose folder": (lambda root: root.chmod(0o755), "can be read by other users"),
     "locked folder": (lambda root: (root / "logs").chmod(0o000), "cannot be written"),
     "folder that is a file": (replaced_by_file("logs"), "is no folder"),
@@ -224,6 +236,33 @@ def test_the_page_of_a_running_service_and_after_it(instance: Instance) -> None:
     assert code == 0
     assert "does not exist yet" in page
     assert not instance.state_dir.exists()
+
+
+@pytest.mark.parametrize("folder", [".", "nats", "comfyui/models"])
+def test_a_folder_that_its_owner_cannot_enter(instance: Instance, folder: str) -> None:
+    # Root may enter every folder: it gives that right up first.
+    drop = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+    def imagegen(*arguments: str) -> tuple[int, str]:
+        command = [*drop, *instance.command(*arguments)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Traceback" not in result.stderr
+        return result.returncode, result.stdout + result.stderr
+
+    Settings(state_dir=instance.state_dir).make_directories()
+    place = instance.state_dir / folder
+    place.chmod(0o000)
+    try:
+        if folder != "comfyui/models":  # which the service itself does not enter
+            code, page = imagegen("setup", "--comfyui-dir", str(Path(__file__).parent / "stand_in"))
+            assert (code, "imagegen doctor --repair" in page) == (1, True), page
+        code, page = imagegen("doctor")
+        assert code == 1, page
+        code, page = imagegen("doctor", "--repair")
+        assert (code, "can be written again" in page) == (0, True), page
+        assert imagegen("doctor")[0] == 0
+    finally:
+        place.chmod(0o700)
 
 
 def test_a_service_heals_a_damaged_consumer_at_its_start(instance: Instance, used: Path) -> None:

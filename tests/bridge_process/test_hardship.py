@@ -89,6 +89,16 @@ def test_a_disk_that_fills_and_is_freed_costs_nothing_but_time(
         instance.end()
 
 
+def test_a_start_on_a_full_disk_is_refused_with_its_name(instances: Callable[[str], Instance], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 16) as disk:
+        instance = instances("disk/state")
+        instance.log = tmp_path / "up.out"
+        disk.fill(leave=64 * 1024)
+        output = instance.fails()
+        assert f"the disk of {instance.state_dir} has" in output
+        assert len(output.splitlines()) == 1
+
+
 # -- other users of the machine ------------------------------------------------------------------------------------
 
 
@@ -97,19 +107,24 @@ async def test_with_a_token_nats_asks_for_one_too(instance: Instance) -> None:
     status = instance.ready()
     assert status.nats_url
     file = instance.state_dir / "nats.token"
-    for private in (file, instance.state_dir / "nats.conf"):
+    comfyui_file = instance.state_dir / "comfyui.token"
+    for private in (file, instance.state_dir / "nats.conf", comfyui_file):
         assert stat.S_IMODE(private.stat().st_mode) == 0o600
     with pytest.raises(nats.errors.Error, match="(?i)authorization"):
         await nats.connect(status.nats_url, allow_reconnect=False)
     nc = await nats.connect(status.nats_url, token=file.read_text().strip())
     assert (await nc.request("ai.vision.imagegen.model_info", b"", timeout=10)).data
     await nc.close()
+    for name in ("comfyui", "worker"):  # ComfyUI's middleware demands it, the worker sends it
+        assert psutil.Process(status.pids[name]).environ()["NEUROLUX_COMFYUI_TOKEN_FILE"] == str(comfyui_file)
+    assert len({file.read_text(), comfyui_file.read_text()}) == 2
     instance.end()
     instance.up()
     status = instance.ready()
     assert status.nats_url
     await (await nats.connect(status.nats_url)).close()  # Without a token, this machine's programs are trusted.
     assert not file.exists()
+    assert not comfyui_file.exists()
 
 
 SECRETS: dict[str, Any] = {

@@ -18,6 +18,7 @@ from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue
 from bridge.broker.probe import StoreProbe, writes_of
 from bridge.contract import BridgeError, Job, JobKind
+from bridge.disk import Disks
 from bridge.gateway.idempotency import IdempotencyKeys
 from bridge.names import Names
 from bridge.service.installer import Installation
@@ -62,7 +63,7 @@ async def test_a_write_that_failed_for_want_of_space_is_seen_until_the_server_re
             await IdempotencyKeys.open(nc.jetstream(), queue.names.idempotency)
 
             def probe() -> StoreProbe:
-                return StoreProbe(lambda: nc, queue.names, timeout_s=1)
+                return StoreProbe(lambda: nc, queue.names, timeout_s=1, disks=Disks((disk.folder,)))
 
             await probe().check()
             disk.fill()
@@ -70,7 +71,7 @@ async def test_a_write_that_failed_for_want_of_space_is_seen_until_the_server_re
                 async with asyncio.timeout(1.5):
                     await write(queue)
             disk.release()
-            with pytest.raises(BridgeError, match="restart nats-server"):
+            with pytest.raises(BridgeError, match=rf"restart nats-server.*free: .* MiB on the disk of {disk.folder}"):
                 await probe().check()
             cluster.processes["nats"].restart()
             cluster.wait_nats()

@@ -38,15 +38,18 @@ def test_while_comfyui_is_down_requests_are_told_to_come_back_and_then_they_run(
     assert client.generate("a cat", seed=1, **SMALL).images
 
 
-def test_a_job_that_runs_while_comfyui_is_killed_is_run_again(service: Service, client: ImageGenClient) -> None:
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_job_that_runs_while_comfyui_is_killed_or_frozen_is_run_again(
+    service: Service, client: ImageGenClient, blow: signal.Signals
+) -> None:
     runtime = running_service(service.settings)
     assert runtime
-    job = client.submit("a cat", seed=2, width=256, height=256, num_inference_steps=30)
+    job = client.submit("a cat", seed=blow, width=256, height=256, num_inference_steps=30)
     deadline = time.monotonic() + 60
     while client.job(job.job_id).status != "running":
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.kill(runtime.pids["comfyui"], signal.SIGKILL)
+    os.kill(runtime.pids["comfyui"], blow)
     deadline = time.monotonic() + 180
     while not (state := client.job(job.job_id)).status.final:
         assert time.monotonic() < deadline, state

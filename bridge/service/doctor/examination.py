@@ -16,13 +16,18 @@ from bridge.settings import Settings
 
 async def examine(settings: Settings, *, repair: bool) -> Report:
     """Check everything. With `repair`, mend what can be mended; a running service is never touched."""
-    try:
-        status = get_status(settings)
-    except OSError as error:
-        status = Status(message=f"unknown ({error.strerror}: {error.filename})")
+    status = status_of(settings)
     report = await examine_folder(settings, status, repair=repair)
     gather(report, settings, status)
     return report
+
+
+def status_of(settings: Settings) -> Status:
+    """The status of the service, also where its files cannot be read."""
+    try:
+        return get_status(settings)
+    except OSError as error:
+        return Status(message=f"unknown ({error.strerror}: {error.filename})")
 
 
 async def examine_folder(settings: Settings, status: Status, *, repair: bool) -> Report:

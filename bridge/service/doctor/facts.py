@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bridge import __version__
@@ -47,12 +48,22 @@ WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".sft", ".pt")
 
 def gather(report: Report, settings: Settings, status: Status) -> None:
     """Write down everything that is no judgement."""
-    installation = installed(settings)
-    report.facts["versions"] = _versions(report, installation)
-    report.facts["devices"] = _devices(report, installation)
-    report.facts["space"] = _space(settings)
-    report.facts["service"] = _service(report, settings, status)
-    report.facts["models"] = _models(settings)
+    try:
+        installation = installed(settings)
+    except OSError:
+        installation = None  # The checks say which folder cannot be read.
+    sections: dict[str, Callable[[], dict[str, str]]] = {
+        "versions": lambda: _versions(report, installation),
+        "devices": lambda: _devices(report, installation),
+        "space": lambda: _space(settings),
+        "service": lambda: _service(report, settings, status),
+        "models": lambda: _models(settings),
+    }
+    for title, section in sections.items():
+        try:
+            report.facts[title] = section()
+        except OSError as error:
+            report.facts[title] = {"unknown": f"{error.filename or title} cannot be read ({error.strerror})"}
 
 
 def installed(settings: Settings) -> Installation | None:

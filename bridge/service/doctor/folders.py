@@ -15,7 +15,7 @@ from bridge.disk import Disks
 from bridge.service.doctor.findings import Report
 from bridge.service.errors import ServiceError
 from bridge.service.installer import EXTRA_MODEL_PATHS, MARKER, PINNED_VERSION, model_folders
-from bridge.service.nats_store import set_aside
+from bridge.service.nats import set_aside
 from bridge.service.state_folder import loose, prepare
 from bridge.settings import Settings
 
@@ -33,18 +33,21 @@ def check_folders(report: Report, settings: Settings, *, running: bool) -> None:
     if not root.is_dir():
         report.problem(f"{root} is no folder", "remove it, or use another --state-dir")
         return
-    _check_access(report, settings)
-    _check_disk(report, settings)
-    if not running:
-        _check_left_overs(report, settings)
-    _check_comfyui(report, settings)
-    _check_texts(report, settings)
-    _check_weights(report, settings)
+    checks = [_check_access, _check_disk, _check_left_overs, _check_comfyui, _check_texts, _check_weights]
+    for check in checks:
+        if running and check is _check_left_overs:
+            continue
+        try:
+            check(report, settings)
+        except OSError as error:
+            report.problem(
+                f"{error.filename or root} cannot be checked ({error.strerror})", "look at its access rights"
+            )
 
 
 def _check_access(report: Report, settings: Settings) -> None:
     root = settings.state_dir
-    for folder in [root, *(root / name for name in OWN_FOLDERS)]:
+    for folder in [root, *(root / name for name in OWN_FOLDERS), settings.models, settings.output]:
         if not folder.exists():
             if report.mendable(f"{folder} is missing"):
                 settings.make_directories()
@@ -69,7 +72,8 @@ def _check_access(report: Report, settings: Settings) -> None:
                 report.problem("the state folder stays as it is", str(error))
     else:
         report.ok(f"{root} is its owner's alone")
-    for private in (settings.state_dir / "nats.conf", settings.nats_token_file, settings.runtime_file):
+    tokens = (settings.nats_token_file, settings.comfyui_token_file)
+    for private in (root / "nats.conf", *tokens, settings.runtime_file):
         if private.is_file() and (problem := loose(private)) and report.mendable(f"{private} {problem}"):
             private.chmod(0o600)
             report.repaired(f"{private} is its owner's alone")
@@ -86,11 +90,15 @@ def _check_disk(report: Report, settings: Settings) -> None:
 def _check_left_overs(report: Report, settings: Settings) -> None:
     """What a service leaves that was killed: files that only a running one has."""
     root = settings.state_dir
-    stale = [path for path in (settings.runtime_file, settings.nats_token_file) if path.exists()]
+    of_a_service = (settings.runtime_file, settings.nats_token_file, settings.comfyui_token_file)
+    stale = [path for path in of_a_service if path.exists()]
     stale += [*root.glob(".runtime-*"), *root.glob(f".comfyui-{PINNED_VERSION}-*")]
     for path in stale:
         if report.mendable(f"{path} is left over from a service or an installation that was killed"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
             report.repaired(f"{path} is removed")
     for lock in (settings.lock_file, *root.glob("comfyui-*.lock")):
         if lock.is_dir() and report.mendable(f"{lock} is a folder, not a file"):
@@ -129,8 +137,8 @@ def _check_texts(report: Report, settings: Settings) -> None:
             raise ValueError("no mapping")
     except (OSError, ValueError, yaml.YAMLError):
         if report.mendable(f"{paths} is damaged"):
-            paths.unlink()
-            report.repaired(f"{paths} is removed; it is written at every start")
+            place = set_aside(settings, paths)
+            report.repaired(f"{paths} is written at every start; what was there is {place}")
     if settings.runtime_file.is_file():
         try:
             json.loads(settings.runtime_file.read_text(encoding="utf-8"))

@@ -26,8 +26,7 @@ from bridge.disk import size
 from bridge.service.child import ChildProcess
 from bridge.service.comfyui import free_port
 from bridge.service.doctor.findings import Report
-from bridge.service.nats import nats_server_program
-from bridge.service.nats_store import damaged_consumers, set_aside
+from bridge.service.nats import damaged_consumers, nats_server_program, set_aside
 from bridge.service.status import Status
 from bridge.settings import Access, Settings
 

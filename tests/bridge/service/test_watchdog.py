@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridge.service.child import ChildProcess
-from bridge.service.watchdog import Patience, Watchdog
+from bridge.service.watchdog import LEAST_TICKS, Activity, Doing, Patience, Watchdog
 
 BUSY = "import threading, time\nwhile True: pass"
 IDLE = "import time\ntime.sleep(600)"
@@ -63,6 +63,25 @@ async def test_a_silent_child_is_killed_when_it_does_nothing(
     finally:
         watching.cancel()
         await child.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("state", "cpu", "count", "faults", "doing"),
+    [
+        ("S", 0, 0, 0, Doing.NOTHING),
+        ("R", LEAST_TICKS - 1, 0, 0, Doing.NOTHING),
+        ("R", LEAST_TICKS, 0, 0, Doing.WORKING),
+        ("S", 0, 1, 0, Doing.WORKING),
+        ("S", 0, 0, 1, Doing.WORKING),  # Weights that are mapped, not read.
+        ("D", 0, 0, 0, Doing.WORKING),
+        ("t", 0, 0, 0, Doing.WORKING),
+        ("T", 1000, 1000, 1000, Doing.STOPPED),
+    ],
+)
+def test_what_counts_as_work(state: str, cpu: int, count: int, faults: int, doing: Doing) -> None:
+    assert Activity(100 + cpu, 100 + count, 100 + faults, state).since(Activity(100, 100, 100, "S")) is doing
+    first = Activity(cpu, count, faults, state).since(None)
+    assert first is (Doing.STOPPED if state == "T" else Doing.WORKING)
 
 
 async def test_one_that_is_busy_without_an_end_is_killed_at_last(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ from bridge.broker.connection import connect
 from bridge.broker.probe import StoreProbe
 from bridge.contract import BridgeError
 from bridge.disk import free_bytes, size
+from bridge.service.checks import LEAST_SPACE_BYTES
 from bridge.service.child import ChildProcess
 from bridge.settings import Settings
 
 INTERVAL_S = 5.0
 FAILURES = 3
-"""So many failed probes in a row are no accident."""
-SPACE_BYTES = 8 * 1024 * 1024
-"""With less free space, a restarted server would fail again."""
+"""So many failed probes in a row are no accident. Twice as many are borne after a restart that did not help."""
+MOST_FAILURES = 96
 CONNECT_S = 3.0
 STOP_GRACE_S = 5.0
 
@@ -48,18 +48,18 @@ class NatsWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        failures = 0
+        failures, borne = 0, FAILURES
         told = False
         while True:
             await asyncio.sleep(self._interval_s)
             problem = await self._problem() if self._watched() else None
             failures = failures + 1 if problem else 0
             if problem is None:
-                told = False
-            if failures < FAILURES:
+                told, borne = False, FAILURES
+            if failures < borne:
                 continue
             free = free_bytes(self._settings.nats_store)
-            if free is not None and free < SPACE_BYTES:
+            if free is not None and free < LEAST_SPACE_BYTES:
                 if not told:
                     self._say(
                         f"NATS cannot store: the disk of {self._settings.nats_store} has {size(free)} free; free space "
@@ -68,7 +68,7 @@ class NatsWatch:
                 told = True
                 continue
             self._say(f"NATS does not store any more, restarting it: {problem}")
-            failures = 0
+            failures, borne = 0, min(2 * borne, MOST_FAILURES)
             await self._child.stop(STOP_GRACE_S)
 
     async def _problem(self) -> str | None:
@@ -101,3 +101,17 @@ async def greets(url: str) -> bool:
         return False
     finally:
         writer.close()
+
+
+async def accepts(nats_url: str) -> bool:
+    """True when something accepts connections at one of the servers of a NATS URL (they are comma-separated)."""
+    for server in nats_url.split(","):
+        parts = urlsplit(server.strip())
+        try:
+            async with asyncio.timeout(3):
+                _, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 4222)
+            writer.close()
+            return True
+        except (OSError, TimeoutError):
+            continue
+    return False

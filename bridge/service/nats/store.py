@@ -14,7 +14,11 @@ from pathlib import Path
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from bridge.broker.connection import BROKER_ERRORS, connect
+from bridge.contract import BridgeError
 from bridge.settings import Settings
+
+PATIENCE_S = 15.0
 
 
 async def damaged_consumers(js: JetStreamContext, store: Path) -> list[Path]:
@@ -32,6 +36,20 @@ async def damaged_consumers(js: JetStreamContext, store: Path) -> list[Path]:
         except NotFoundError:
             damaged.append(path)
     return damaged
+
+
+async def find_damaged(settings: Settings, nats_url: str) -> list[Path]:
+    """The damaged consumers of the service's own nats-server; none if that cannot be found out."""
+    try:
+        nc = await connect(nats_url, "imagegen-supervisor", access=settings.nats_access, patience_s=PATIENCE_S)
+    except BridgeError:
+        return []  # The processes that need the server will say it.
+    try:
+        return await damaged_consumers(nc.jetstream(), settings.nats_store)
+    except BROKER_ERRORS:
+        return []
+    finally:
+        await nc.close()
 
 
 def set_aside(settings: Settings, path: Path) -> Path:
