@@ -61,7 +61,7 @@ def as_download(request: web.Request, response: web.StreamResponse) -> None:
     if not name.lower().startswith("attachment"):
         headers[DISPOSITION] = f"attachment; {name}" if name.lower().startswith("filename") else "attachment"
     headers[POLICY] = "sandbox; default-src 'none'; style-src 'unsafe-inline'"
-    headers["Vary"] = "Sec-Fetch-Dest"
+    headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Sec-Fetch-Dest"]))
     # In an <img>, an SVG runs no script; under another type it would not be shown.
     if not (response.content_type.lower() == SVG and request.headers.get("Sec-Fetch-Dest") == "image"):
         headers["Content-Type"] = BINARY

@@ -84,10 +84,15 @@ def files_below(root: Path) -> list[Path]:
     """The weight files below a folder, sorted. Pipes, devices and names that are not text are left out."""
     try:
         found = sorted(root.rglob("*")) if root.is_dir() else []
-        return [path for path in found if path.suffix in READABLE and is_readable_name(str(path)) and path.is_file()]
+        return [path for path in found if path.suffix in READABLE and is_text(path, root) and path.is_file()]
     except OSError as error:
         _log.warning("NeuroLux: %s cannot be listed: %s", root, error)
         return []
+
+
+def is_text(path: Path, root: Path) -> bool:
+    """Whether the name of a file below a folder is text, as the name of a model must be."""
+    return is_readable_name(str(path.relative_to(root)))
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
