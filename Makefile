@@ -67,11 +67,15 @@ lint: $(VENV)/.synced-dev ## style, types, the order of the rooms, and what the 
 .PHONY: test
 test: $(VENV)/.synced-dev ## run every test (set-up included)
 	scripts/install-test-packages.sh
-	$(MAKE) --no-print-directory lint
 	for folder in . custom_nodes/neurolux; do \
 	  (cd $$folder && DO_NOT_TRACK=1 $(CURDIR)/$(BIN)/comfy --skip-prompt node validate); done
 	$(BIN)/imagegen setup
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+# Three workers on two cores: one of them mostly waits for processes.
+.PHONY: pytest
+pytest: $(VENV)/.synced-dev
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 MIRROR ?= http://deb.debian.org/debian
 KEEP ?=

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from pydantic import ValidationError
 
 from bridge.settings import Settings
+from bridge.terminal import safe_text
 
 HIDDEN = "[left out]"
 OWN_LOGGERS = "bridge"
@@ -151,7 +152,7 @@ class JsonFormatter(Formatter):
         }
         if failure := self.failure(record):
             line["exception"] = failure
-        return self.without_secrets(json.dumps(line, ensure_ascii=False, default=str))
+        return safe_text(self.without_secrets(json.dumps(line, ensure_ascii=False, default=str)))
 
 
 class HumanFormatter(Formatter):
@@ -165,7 +166,7 @@ class HumanFormatter(Formatter):
         text = f"{moment}.{int(record.msecs):03d} {record.levelname:<7} {name}: {message}"
         text = _one_line(text + (f" ({facts})" if facts else ""))
         failure = self.failure(record)
-        return self.without_secrets(text if failure is None else f"{text}\n{failure}")
+        return safe_text(self.without_secrets(text if failure is None else f"{text}\n{failure}"))
 
 
 def what_failed(error: ValidationError) -> str:

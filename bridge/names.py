@@ -70,6 +70,21 @@ class Names:
         return f"{self.prefix}.cancel"
 
     @property
+    def unload(self) -> str:
+        """Callers free device memory here."""
+        return f"{self.prefix}.unload"
+
+    @property
+    def queue(self) -> str:
+        """Callers ask for the state of the queue here, and change it at `<this>.pause`, `.resume` and `.cancel`."""
+        return f"{self.prefix}.queue"
+
+    @property
+    def queue_changed(self) -> str:
+        """Whoever pauses or resumes the queue says so here."""
+        return f"{self.prefix}.queue_changed"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}.workers"
 
@@ -103,6 +118,11 @@ class Names:
     def states(self) -> str:
         """The key-value bucket of job states."""
         return f"{self._slug}-jobs"
+
+    @property
+    def control(self) -> str:
+        """The key-value bucket of what holds for all workers: the pause."""
+        return f"{self._slug}-control"
 
     @property
     def images(self) -> str:

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Draws the images of docs/modes, of the README and of the template browser with the starter model.
+"""Makes the images of docs/modes, of the README and of the template browser with the starter model.
 
 python scripts/generate_docs_images.py [--url URL]
 
-A service must run (`imagegen up`). Run it after the starter model was trained again, and look at what it drew.
+A service must run (`imagegen up`). Run it after another training of the starter model, and look at the result.
+The screenshots come from scripts/take_screenshots.py.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 def row(*images: Labelled, gap: int = 6) -> Image.Image:
-    """Images side by side, aligned at their tops, each under its label; no room for labels where none has one."""
+    """Images side by side, aligned at their tops, each under its label; no space for labels if none has one."""
     head = 20 if any(label for label, _ in images) else 0
     width = sum(image.width for _, image in images) + gap * (len(images) - 1)
     sheet = Image.new("RGB", (width, head + max(image.height for _, image in images)), PAPER)
@@ -55,7 +56,7 @@ def row(*images: Labelled, gap: int = 6) -> Image.Image:
 
 
 def column(titled: Sequence[Labelled], width: int) -> Image.Image:
-    """Images below each other, each under its title, made smaller where they are wider than ``width``."""
+    """Images below each other, each under its title, made smaller if they are wider than ``width``."""
     shown = [(title, fitted(image, width)) for title, image in titled]
     sheet = Image.new("RGB", (width, sum(image.height + 46 for _, image in shown)), PAPER)
     draw, top = ImageDraw.Draw(sheet), 0
@@ -104,15 +105,15 @@ def stripes(side: int, band: int, margin: int) -> Image.Image:
 
 
 class Artist:
-    """Draws with the starter model, and keeps what goes where."""
+    """Makes images with the starter model, and keeps them for the overview."""
 
     def __init__(self, client: ImageGenClient) -> None:
         self.client = client
-        self.apple = self.draw("red apple, blue background")
+        self.apple = self.make("red apple, blue background")
         self.lora_name = f"zorb-{uuid4().hex[:8]}"  # a name that is taken is not overwritten
         self.overview: dict[str, Image.Image] = {}
 
-    def draw(self, prompt: str, seed: int = 1) -> Image.Image:
+    def make(self, prompt: str, seed: int = 1) -> Image.Image:
         """An image of ``prompt``."""
         return self.images("text-to-image", prompt=prompt, seed=seed)[0]
 
@@ -136,7 +137,7 @@ class Artist:
     def text_to_image(self) -> None:
         prompts = ("red apple, blue background", "yellow star above purple heart, pink background")
         prompts += ("smiling face, green background", "rocket, yellow background")
-        tiled([self.draw(prompt) for prompt in prompts], 2).save(TEMPLATES / "text-to-image.jpg", quality=85)
+        tiled([self.make(prompt) for prompt in prompts], 2).save(TEMPLATES / "text-to-image.jpg", quality=85)
 
     def image_to_image(self) -> None:
         images = [("image", self.apple)]
@@ -155,7 +156,7 @@ class Artist:
         self.page("inpaint", row(*images), inset(images[-2][1], self.apple))
 
     def outpaint(self) -> None:
-        half = self.draw("house, blue background").crop((64, 0, 128, 128))
+        half = self.make("house, blue background").crop((64, 0, 128, 128))
         images = [("half house", half)]
         for seed in (2, 3):
             values = {"prompt": "house, blue background", "image": png(half), "left": 64, "right": 0, "seed": seed}
@@ -189,7 +190,7 @@ class Artist:
         with zipfile.ZipFile(archive, "w") as images:
             for number, (band, margin) in enumerate(((12, 22), (11, 20), (13, 24), (12, 16))):
                 images.writestr(f"{number}.png", png(stripes(128, band, margin)))
-        values = {"images": archive.getvalue(), "name": self.lora_name, "trigger": "zorb", "steps": 50, "rank": 8}
+        values = {"pictures": archive.getvalue(), "name": self.lora_name, "trigger": "zorb", "steps": 50, "rank": 8}
         trained = dict(self.files("train-lora", batch=4, seed=3, **values))
         (PAGES / "train-lora-loss.png").write_bytes(trained["loss_curve"])
         shown = stripes(128, 12, 22)
@@ -205,8 +206,8 @@ class Artist:
             images.append((f"lora_strength {strength}", self.images("lora", lora_strength=strength, **values)[0]))
         self.page("lora", row(*images), images[-1][1].resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
-    def draw_all(self) -> None:
-        """Every image, one mode after the other, and last the one that shows them all."""
+    def make_all(self) -> None:
+        """Every image, one mode after the other, and last the overview."""
         self.text_to_image()
         self.image_to_image()
         self.inpaint()
@@ -230,12 +231,12 @@ class Artist:
 
 
 def main() -> None:
-    """Parse the arguments and draw."""
-    parser = argparse.ArgumentParser(description="Draw the images of the docs with the starter model.")
+    """Parse the arguments and make the images."""
+    parser = argparse.ArgumentParser(description="Make the images of the docs with the starter model.")
     parser.add_argument("--url", default=DEFAULT_URL)
     with ImageGenClient(parser.parse_args().url) as client:
         client.wait_ready(60)
-        Artist(client).draw_all()
+        Artist(client).make_all()
 
 
 if __name__ == "__main__":

@@ -4,27 +4,54 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Before torch, here and in every process that a test starts: threads that wait sleep. More processes than cores run at
+# a time, and threads that spin take most of it: a training test of 8 s of CPU time took 79 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 TESTS = Path(__file__).parent
-SHARED_PROCESSES = ("service", "overlay", "faults", "bridge_process")
-"""Folders whose tests share processes that take long to start: each runs on one worker, the longest begins first."""
-ORDER = (*SHARED_PROCESSES, "benchmarks", "starter", "pack", "bridge")
-"""The folders with the longest files first: no worker is left with a long one when the other has nothing more to do."""
+SHARED_PROCESSES = ("service", "faults", "overlay", "bridge_process")
+"""Folders whose tests share processes that take long to start: each runs on one worker."""
+SPREAD = ("starter/test_quality.py",)
+"""Files of long tests that share nothing worth sharing: each test runs on any worker."""
+ORDER = ("service", "faults", "starter", "overlay", "bridge_process", "benchmarks", "pack", "bridge")
+"""The folders in the order in which they begin.
+
+The longest first: no worker is left with a long one when the others have nothing more to do. And what mostly waits
+(faults, overlay) beside what mostly computes (service, starter), so that the cores are never idle.
+"""
 
 
-def group(file: str) -> str:
-    """The tests that run on one worker, one after another, by the file of a test (relative to this folder)."""
+SHARED_FIXTURE = re.compile(r"\bcomfyui: ComfyServer[,)]")
+"""The argument of a test of the pack that needs the ComfyUI which one worker starts once."""
+
+
+def group(nodeid: str) -> str:
+    """The tests that run on one worker, one after another, by the id of a test (relative to this folder)."""
+    file = nodeid.split("::")[0]
+    return nodeid if file in SPREAD else group_of_file(file)
+
+
+@cache
+def group_of_file(file: str) -> str:
+    """The same for all tests of a file."""
     folder, _, _ = file.partition("/")
-    return folder if folder in SHARED_PROCESSES else file
+    if folder in SHARED_PROCESSES:
+        return folder
+    if folder == "pack" and SHARED_FIXTURE.search((TESTS / file).read_text(encoding="utf-8")):
+        return "pack with ComfyUI"
+    return file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones begin first."""
+    """In the order of ``ORDER``."""
     first = {name: index for index, name in enumerate(ORDER)}
     items.sort(key=lambda item: first.get(item.path.relative_to(TESTS).parts[0], len(first)))  # stable
 
@@ -47,7 +74,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group(nodeid.split("::")[0].removeprefix(f"{TESTS.name}/"))
+            return group(nodeid.removeprefix(f"{TESTS.name}/"))
 
     return Groups(config, log)
 

@@ -82,11 +82,11 @@ def _unseen_rows(verdicts: list[Verdict]) -> str:
     return "\n".join(rows)
 
 
-def _words(drawn_surely: list[str]) -> str:
+def _words(sure_subjects: list[str]) -> str:
     groups: dict[str, list[str]] = {}
     for subject in SUBJECTS:
         groups.setdefault(subject.group, []).append(
-            f"**{subject.name}**" if subject.name in drawn_surely else subject.name
+            f"**{subject.name}**" if subject.name in sure_subjects else subject.name
         )
     lines = [f"- *{group}*: {', '.join(names)}" for group, names in groups.items()]
     lines += [
@@ -135,22 +135,22 @@ def _by_kind(figures: dict[str, Any]) -> str:
 def _larger_rows(figures: dict[str, Any]) -> str:
     """A table row for each larger size."""
     return "\n".join(
-        f"| of {len(distances)} sure subjects, drawn surely at {size} | {len(sure(distances))} |"
+        f"| of {len(distances)} sure subjects, sure at {size} | {len(sure(distances))} |"
         for size, distances in figures["larger"].items()
     )
 
 
-def _write_rough_words(folder: Path, drawn_surely: list[str]) -> None:
-    """Add to the word list the subjects, and the words that mean them, that are not drawn surely."""
+def _write_rough_words(folder: Path, sure_subjects: list[str]) -> None:
+    """Add to the word list the subjects, and the words that mean them, that are not sure."""
     path = folder / VOCABULARY
     figures = json.loads(path.read_text(encoding="utf-8"))
-    rough = {subject.name for subject in SUBJECTS} - set(drawn_surely)
+    rough = {subject.name for subject in SUBJECTS} - set(sure_subjects)
     aliases = {alias for alias, word in all_aliases().items() if word in rough}
     path.write_text(json.dumps(figures | {"rough_words": sorted(rough | aliases)}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Evaluate, draw both sheets, fill in the template."""
+    """Evaluate, make both sheets, fill in the template."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=export_dir(), help="folder of the exported pipeline")
     options = parser.parse_args()
@@ -163,8 +163,8 @@ def main() -> None:
     pipeline, truths = load_pipeline(folder), load_truths(folder)
     figures, _ = measure(pipeline, truths)
     (folder / RESULT).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    drawn_surely = sure(figures["subjects"])
-    _write_rough_words(folder, drawn_surely)
+    sure_subjects = sure(figures["subjects"])
+    _write_rough_words(folder, sure_subjects)
 
     labelled(generate(pipeline, GRID_PROMPTS), list(GRID_PROMPTS), 5).quantize(128).save(
         folder / "grid.png", optimize=True
@@ -182,10 +182,10 @@ def main() -> None:
         "unseen_items": unseen_told["items_nearest"],
         "harder_score": figures["harder"]["score"],
         "harder_by_kind": _by_kind(figures["harder"]),
-        "words": _words(drawn_surely),
-        "sure": len(drawn_surely),
+        "words": _words(sure_subjects),
+        "sure": len(sure_subjects),
         "sure_limit": SURE,
-        "rest": len(SUBJECTS) - len(drawn_surely),
+        "rest": len(SUBJECTS) - len(sure_subjects),
         "subjects_in_all": len(SUBJECTS),
         "cases": len(CASES),
         "harder_cases": len(HARDER_CASES),

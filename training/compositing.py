@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image
 
@@ -19,5 +21,13 @@ def paste(canvas: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
 
 
 def scale(sprite: np.ndarray, size: int) -> np.ndarray:
-    """``sprite`` at (size, size); PIL premultiplies alpha itself when it resizes RGBA."""
-    return np.asarray(Image.fromarray(sprite).resize((size, size), Image.Resampling.LANCZOS))
+    """The square RGBA ``sprite`` at (size, size), read-only; PIL premultiplies alpha itself when it resizes RGBA."""
+    return _scaled(sprite.tobytes(), len(sprite), size)
+
+
+@lru_cache(maxsize=1024)  # 50 MB; the evaluation compares with every subject again and again
+def _scaled(pixels: bytes, side: int, size: int) -> np.ndarray:
+    image = Image.frombytes("RGBA", (side, side), pixels)
+    scaled = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+    scaled.flags.writeable = False
+    return scaled

@@ -1,6 +1,6 @@
-"""Draws a bank of training scenes and encodes it; resumes shard by shard.
+"""Composes a bank of training scenes and encodes it; resumes shard by shard.
 
-The encoder is a written linear transform, so this is drawing and one matrix product per shard. A shard is a thousand
+The encoder is a written linear transform, so this is composing and one matrix product per shard. A shard is a thousand
 scenes; another ``--seed`` adds other scenes to the same bank.
 """
 

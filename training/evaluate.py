@@ -2,10 +2,9 @@
 
 For every item of a prompt its box in the generated image is compared with what each known subject would look like
 there, in pixel and in edge space; the item counts where its own truth is nearest. The ground counts where the mean
-colour of the border is near the named colour. Then every subject is drawn alone on four grounds: those that come out
-near their truth are the ones that the model draws surely. Needs only the exported folder: true images come from its
-small sheet, so no package is fetched. Some of these are drawn again in larger images. About eight minutes on two
-CPU cores.
+colour of the border is near the named colour. Then every subject is generated alone on four grounds: those that come
+out near their truth are sure. Some of these are generated again in larger images. Needs only the exported folder: true
+images come from its small sheet, so no package is fetched. Takes about eight minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ COMPARED = 32  # both images are compared at this side
 GROUND_TOLERANCE = 0.06  # mean absolute error of the border's colour, on 0..1
 SURE = 0.35  # of an empty image's distance from the truth; above it a subject is a smear of the right colours
 LARGER = ((160, 160), (192, 192), (256, 192), (256, 256))  # width and height
-ONE_IN = 6  # of the subjects drawn surely, which are drawn again in the larger sizes
+ONE_IN = 6  # of the sure subjects, which are generated again in the larger sizes
 RESULT = "evaluation.json"
 
 
@@ -89,7 +88,7 @@ def generate(
     ]
     made: dict[int, np.ndarray] = {}
     for (width, height), numbers in tqdm(batches, desc="generate", mininterval=2):
-        drawn = pipeline(
+        images = pipeline(
             [prompts[number] for number in numbers],
             num_inference_steps=steps,
             guidance_scale=0.0,
@@ -99,14 +98,20 @@ def generate(
             generator=[torch.Generator().manual_seed(seed * 100003 + noises[number]) for number in numbers],
             output_type="np",
         ).images
-        made.update(zip(numbers, np.round(drawn * 255).astype(np.uint8), strict=True))
+        made.update(zip(numbers, np.round(images * 255).astype(np.uint8), strict=True))
     return [made[number] for number in range(len(prompts))]
 
 
-def _features(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Pixels and edges of ``box``, as one vector; edges weigh as much as pixels."""
-    part = Image.fromarray(image).crop(box).resize((COMPARED, COMPARED), Image.Resampling.BOX)
-    pixels = np.asarray(part, dtype=np.float32) / 255.0
+def _cut(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The part of ``image`` in ``box``: left, top, right, bottom."""
+    left, top, right, bottom = box
+    return image[top:bottom, left:right]
+
+
+def _features(part: np.ndarray) -> np.ndarray:
+    """Pixels and edges of a part of an image, as one vector; edges weigh as much as pixels."""
+    small = Image.fromarray(np.ascontiguousarray(part)).resize((COMPARED, COMPARED), Image.Resampling.BOX)
+    pixels = np.asarray(small, dtype=np.float32) / 255.0
     wide, tall = np.diff(pixels, axis=1), np.diff(pixels, axis=0)
     return np.concatenate([pixels.ravel(), 2.0 * wide.ravel(), 2.0 * tall.ravel()])
 
@@ -136,12 +141,12 @@ def _rank(
     image: np.ndarray, case: Case, item: Item, box: tuple[int, int, int, int], truths: dict[str, np.ndarray]
 ) -> int:
     """The place of ``item`` among all candidates in ``box``; images equal to the truth do not count."""
-    made, number = _features(image, box), case.scene.items.index(item)
+    made, number = _features(_cut(image, box)), case.scene.items.index(item)
     distances = []
     for candidate in _candidates(item):
         items = tuple(candidate if n == number else other for n, other in enumerate(case.scene.items))
-        drawn = draw(replace(case.scene, items=items), truths, case.size)
-        distances.append(float(np.square(made - _features(drawn, box)).mean()))
+        drawn = draw(replace(case.scene, items=items), truths, case.size, part=box)
+        distances.append(float(np.square(made - _features(drawn)).mean()))
     return 1 + sum(distance < distances[0] - 1e-9 for distance in distances)
 
 
@@ -150,19 +155,19 @@ def _distances(
 ) -> tuple[float, float]:
     """From ``image`` to the truth of its one subject and to the nearest other, in shares of an empty image's.
 
-    ``features`` keeps what was drawn for comparison in images of this size, by subject and ground.
+    ``features`` keeps those of the true images of this size, by subject and ground.
     """
     size = (image.shape[1], image.shape[0])
     ((item, box),) = _boxes(scene, size)
-    made, own = _features(image, box), item.name
+    made, own = _features(_cut(image, box)), item.name
     found = {}
     for candidate in _candidates(item):
         key = (candidate.name, scene.ground)
         if key not in features:
-            features[key] = _features(draw(replace(scene, items=(candidate,)), truths, size), box)
+            features[key] = _features(draw(replace(scene, items=(candidate,)), truths, size, part=box))
         found[candidate.name] = float(np.square(made - features[key]).mean())
     empty = np.broadcast_to(np.array(GROUNDS[scene.ground], np.uint8), image.shape)
-    scale = float(np.square(_features(empty, box) - features[own, scene.ground]).mean())
+    scale = float(np.square(_features(_cut(empty, box)) - features[own, scene.ground]).mean())
     truth = found.pop(own)
     return truth / scale, min(found.values()) / scale
 
@@ -293,12 +298,12 @@ def measure(
     first, verdicts, images = evaluate(pipeline, truths, CASES, seed, steps)
     harder, harder_verdicts, more = evaluate(pipeline, truths, HARDER_CASES, seed, steps)
     subjects = recall(pipeline, truths, [subject.name for subject in SUBJECTS], seed, steps)
-    drawn_surely = sure(subjects)
-    some = drawn_surely[::ONE_IN]
+    sure_ones = sure(subjects)
+    some = sure_ones[::ONE_IN]
     figures = {
         **_told(first, verdicts),
         "harder": _told(harder, harder_verdicts),
-        "sure_subjects": len(drawn_surely),
+        "sure_subjects": len(sure_ones),
         "larger": {f"{size[0]}x{size[1]}": recall(pipeline, truths, some, seed, steps, size) for size in LARGER},
         "subjects": subjects,
     }
@@ -323,7 +328,7 @@ def main() -> None:
             if not case["right"]:
                 print(f"wrong: {case['prompt']}: ranks {case['ranks']}, ground error {case['ground_error']}")
         print(json.dumps({"by_kind": part["by_kind"]}))
-    print(f"{figures['sure_subjects']} of {len(SUBJECTS)} subjects drawn surely")
+    print(f"{figures['sure_subjects']} of {len(SUBJECTS)} subjects are sure")
     for size, distances in figures["larger"].items():
         print(f"{len(sure(distances))} of {len(distances)} of them also at {size}")
     print(f"score {figures['score']}, of the harder ones {figures['harder']['score']}; {time.time() - begun:.0f} s")

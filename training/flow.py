@@ -99,7 +99,7 @@ def random_size(rng: np.random.Generator) -> tuple[int, int]:
 
 
 class Sizes:
-    """Batches of images of other sizes, drawn as they are needed."""
+    """Batches of images of other sizes, composed as they are needed."""
 
     def __init__(self, mixture: str) -> None:
         """Scenes of the first of ``mixture``'s mixtures."""

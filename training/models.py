@@ -97,7 +97,7 @@ def start_reading_order(t5: T5EncoderModel) -> None:
     """Make some heads look at the words around each word.
 
     FLUX gives text no positions: the order of words reaches the image through T5's relative bias alone. That hardly
-    moves from its small random start: without this the model reads a bag of words, and draws "a square above a circle"
+    moves from its small random start: without this the model reads a bag of words, and makes "a square above a circle"
     where "a circle above a square" was asked for.
     """
     bias = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # (buckets, heads)

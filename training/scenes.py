@@ -163,13 +163,19 @@ def draw(
     sprites: dict[str, np.ndarray],
     size: tuple[int, int] = (SIDE, SIDE),
     rng: np.random.Generator | None = None,
+    part: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
-    """The image of ``scene``, uint8 (height, width, 3); with ``rng``, now and then moved by up to three pixels."""
+    """The image of ``scene``, uint8 (height, width, 3); with ``rng``, now and then moved by up to three pixels.
+
+    With ``part`` (left, top, right, bottom), only that part of the image is made.
+    """
     dx, dy = map(int, rng.integers(-3, 4, 2)) if rng is not None and rng.random() < _MOVED else (0, 0)
-    canvas = np.empty((size[1], size[0], 3), dtype=np.float32)
+    first_x, first_y, last_x, last_y = part or (0, 0, *size)
+    canvas = np.empty((last_y - first_y, last_x - first_x, 3), dtype=np.float32)
     canvas[:] = GROUNDS[scene.ground]
     for item, left, top, side in boxes(scene, size):
-        paste(canvas, scale(draw_item(sprites, item, scene.style), side), left + dx, top + dy)
+        sprite = scale(draw_item(sprites, item, scene.style), side)
+        paste(canvas, sprite, left + dx - first_x, top + dy - first_y)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing the model draws: the words of its caption, its icon in both packages, its natural colour if any."""
+    """One thing that the model knows: its words in a caption, its icon in both packages, its natural colour if any."""
 
     name: str
     icon: str
@@ -74,7 +74,7 @@ def _subjects() -> tuple[Subject, ...]:
 
 SUBJECTS: tuple[Subject, ...] = _subjects()
 
-# The subjects that are taught most: everyday things, drawn surely before the rest is drawn at all.
+# The subjects that are taught most: everyday things, sure before the others take shape.
 CORE: tuple[str, ...] = tuple(
     """
     apple lemon banana watermelon grapes strawberry cherries pineapple tomato carrot corn eggplant mushroom pumpkin
@@ -120,7 +120,7 @@ COUNTS = {"two": 2, "three": 3, "four": 4}
 PLACES = ("left", "right", "top", "bottom", "center")
 RELATIONS = ("and", "above", "below")
 
-# Words drawn as the trained word before the colon; their embedding rows are copied at export.
+# Words that mean the trained word before the colon; their embedding rows are copied at export.
 _SAME_AS = """
     cat: kitten kitty, dog: puppy, rabbit: bunny hare, car: automobile, airplane: plane aeroplane jet, bicycle:
     bike, motorcycle: motorbike, hamburger: burger cheeseburger, doughnut: donut, house: home cottage, corn: maize,
@@ -147,7 +147,7 @@ ALIASES: dict[str, str] = {
 # Dropped by the tokenizers before words are looked up.
 FILLERS: tuple[str, ...] = tuple(
     """
-    a an the on in of at with to is it its side image image drawing photo emoji emoticon icon illustration
+    a an the on in of at with to is it its side picture image drawing photo emoji emoticon icon illustration
     face faces please draw one single against s
     """.split()  # noqa: SIM905 - a list this long is easier to read as prose
 )

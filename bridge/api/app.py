@@ -12,21 +12,30 @@ from bridge.api.metrics import Metrics
 from bridge.api.nats import NatsApi
 from bridge.api.rest import auth, metrics, middleware, openapi
 from bridge.api.rest import service as rest
+from bridge.api.rest.cors import preflight
 from bridge.api.rest.limits import BODY_MEMORY, limited
 from bridge.api.rest.metrics import METRICS
 from bridge.api.rest.operations import check_declared
-from bridge.api.rest.replies import GENERATION, INDEX, PROBE, ROSTER
+from bridge.api.rest.prefix import SETTINGS as PREFIX_SETTINGS
+from bridge.api.rest.prefix import checked_prefix
+from bridge.api.rest.protocol import GatewayRunner
+from bridge.api.rest.queries import checked_query
+from bridge.api.rest.replies import CONTROLS, GENERATION, INDEX, PROBE, ROSTER
 from bridge.broker.connection import connect
+from bridge.broker.control import PauseSwitch
 from bridge.broker.fleet import Roster
 from bridge.broker.jobs import JobQueue
 from bridge.broker.probe import StoreProbe
 from bridge.gateway.callback_address import CallbackPolicy
+from bridge.gateway.controls import Controls
 from bridge.gateway.generation import Generation
 from bridge.gateway.idempotency import KEEP_S as IDEMPOTENCY_S
 from bridge.gateway.idempotency import IdempotencyKeys
+from bridge.gateway.image_urls import ImageUrls
 from bridge.gateway.index import JobIndex
 from bridge.gateway.limits import RequestLimits
 from bridge.gateway.requests import Limits
+from bridge.gateway.s3 import Bucket, Exports
 from bridge.gateway.webhooks import Webhooks
 from bridge.modes.images_in import ImageLimits
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
@@ -40,24 +49,30 @@ SHUTDOWN_S = 2.0
 def make_app(settings: Settings, nats_url: str) -> web.Application:
     """The REST application. When it starts, it connects to NATS and serves the NATS API too.
 
-    Raises SettingsError if the tokens cannot be read.
+    Raises SettingsError if the tokens cannot be read, or S3 cannot be used.
     """
     tokens = auth.Tokens(settings.tokens())
+    bucket = Bucket.of(settings)
     limiter, waits = RateLimiter.of(settings), Waits(settings.max_waits)
     figures = Metrics(waits)
     guards = [
         middleware.accounted(figures),
         middleware.envelope,
-        auth.same_origin(auth.own_hosts(settings)),
+        auth.same_origin(auth.own_hosts(settings), settings.cors_origins),
         auth.identify(tokens),
         # Before the token is checked, so that guessing it is limited too.
         limited(limiter, waits, body_timeout_s=settings.body_timeout_s),
+        # Browsers send no token with the question whether they may send one.
+        preflight(settings.cors_origins),
         auth.bearer_token(tokens),
+        checked_prefix,
+        checked_query,
     ]
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     app[METRICS] = figures
+    app[PREFIX_SETTINGS] = settings
     app[BODY_MEMORY] = BodyMemory(settings.max_bodies_bytes)
-    app.on_response_prepare.append(middleware.common_headers(limiter))
+    app.on_response_prepare.append(middleware.common_headers(limiter, cors=bool(settings.cors_origins)))
     rest.add_routes(app)
     openapi.add_routes(app)
     metrics.add_routes(app)
@@ -79,6 +94,7 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
             keys = await IdempotencyKeys.open(
                 nc.jetstream(), settings.names.idempotency, keep_s=min(IDEMPOTENCY_S, settings.retention.jobs_s)
             )
+            exports = Exports(queue, bucket)
             callbacks = CallbackPolicy(settings.webhook_secret, settings.webhook_allow_private)
             generation = app[GENERATION] = Generation(
                 queue,
@@ -88,10 +104,21 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                 limits=request_limits(settings),
                 callbacks=callbacks,
                 disks=settings.disks,
+                exports=exports,
+                image_urls=ImageUrls(
+                    settings.image_urls,
+                    max_bytes=settings.max_image_bytes,
+                    allow_private=settings.image_urls_allow_private,
+                ),
             )
             app[PROBE] = StoreProbe(lambda: queue.nc, settings.names, disks=settings.disks)
-            await NatsApi(generation, index, limiter=limiter, waits=waits, metrics=figures).open()
-            background = [asyncio.create_task(index.run()), asyncio.create_task(Webhooks(queue, callbacks).run())]
+            switch = await PauseSwitch.open(nc, settings.names)
+            index.paused = lambda: switch.pause is not None
+            controls = app[CONTROLS] = Controls(queue, index, roster, generation.models, switch)
+            await NatsApi(generation, index, controls, limiter=limiter, waits=waits, metrics=figures).open()
+            background = [asyncio.create_task(index.run()), asyncio.create_task(switch.follow())]
+            background.append(asyncio.create_task(Webhooks(queue, callbacks, exports=exports).run()))
+            background.append(asyncio.create_task(exports.run()))
             yield
             await stop(background)
         finally:
@@ -106,15 +133,16 @@ def request_limits(settings: Settings) -> Limits:
     return Limits(
         body_bytes=settings.max_body_bytes,
         file_bytes=settings.max_file_bytes,
-        image=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        image=ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_decoded_pixels),
         request=RequestLimits.of(settings),
     )
 
 
 async def run_gateway(settings: Settings, nats_url: str) -> None:
     """Serve until cancelled. Raises Unavailable if there is no NATS server, and OSError if the port is in use."""
-    runner = web.AppRunner(
+    runner = GatewayRunner(
         make_app(settings, nats_url),
+        settings,
         access_log=None,
         shutdown_timeout=SHUTDOWN_S,
         # aiohttp closes connections that have not sent all headers in this time, idle or slow on purpose.

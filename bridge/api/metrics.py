@@ -25,7 +25,7 @@ from bridge.api.limits import Waits
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.fleet import Roster
 from bridge.broker.jobs import JobQueue
-from bridge.contract import JobResultEvent, JobState, JobStatus, WorkerEntry
+from bridge.contract import JobResultEvent, JobState, JobStatus, WorkerEntry, read_answer
 from bridge.gateway.index import JobIndex
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Metrics:
 
     async def _on_result(self, msg: Msg) -> None:
         try:
-            ended = JobResultEvent.model_validate_json(msg.data)
+            ended = read_answer(JobResultEvent, msg.data)
         except ValidationError:
             log.warning("a message on %s is not the result of a job", msg.subject)
             return
@@ -166,6 +166,9 @@ class Metrics:
 
     def _gauges(self) -> Iterator[Metric]:
         yield _gauge("imagegen_nats_up", "Whether this gateway is connected to NATS.", [((), self._connected)])
+        if self._index is not None:
+            paused = [((), self._index.paused())]
+            yield _gauge("imagegen_queue_paused", "Whether the queue is paused.", paused)
         if self._depth is not None:
             yield _gauge("imagegen_queue_depth", "Jobs that are accepted and have not ended.", [((), self._depth)])
         yield self._jobs()

@@ -10,18 +10,29 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
-import nats
 import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
-from bridge.contract import Unavailable
+from bridge.broker.nats_client import MessageTooLarge, NatsClient
+from bridge.contract import BodyTooLarge, Unavailable
 from bridge.settings import Access
 from bridge.stopping import stop
 
 log = logging.getLogger(__name__)
 
 CONNECT_PATIENCE_S = 10.0
+PING_INTERVAL_S = 10
+"""A server that leaves two pings without an answer is frozen, and the client connects again."""
 BROKER_ERRORS = (nats.errors.Error, OSError, asyncio.TimeoutError)
+OUR_ERRORS = (
+    nats.errors.MaxPayloadError,
+    nats.errors.BadSubjectError,
+    nats.errors.BadHeaderError,
+    nats.js.errors.InvalidKeyError,
+)
+"""Those of BROKER_ERRORS that waiting does not help against: what was to be sent is wrong."""
 
 
 def access_options(access: Access) -> dict[str, Any]:
@@ -49,7 +60,7 @@ class Refused(Unavailable):
 
 async def connect(
     url: str, name: str, *, access: Access | None = None, patience_s: float = CONNECT_PATIENCE_S
-) -> Client:
+) -> NatsClient:
     """Connect, and reconnect whenever the broker restarts. `url` may name several servers, separated by commas.
 
     Raises Unavailable if no server answers within `patience_s`, and Refused if the server refuses the login: at once
@@ -68,9 +79,16 @@ async def connect(
                 refused.set()
         await _log_error(error)
 
+    nc = NatsClient()
     connecting = asyncio.create_task(
-        nats.connect(
-            servers, name=name, max_reconnect_attempts=-1, reconnect_time_wait=0.25, error_cb=on_error, **options
+        nc.connect(
+            servers,
+            name=name,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.25,  # pyright: ignore[reportArgumentType] - asyncio.sleep takes it
+            ping_interval=PING_INTERVAL_S,
+            error_cb=on_error,
+            **options,
         )
     )
     giving_up = asyncio.create_task(refused.wait())
@@ -78,13 +96,20 @@ async def connect(
         await asyncio.wait([connecting, giving_up], timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         if not connecting.done():
             raise TimeoutError
-        return connecting.result()
+        connecting.result()
+        return nc
     except BROKER_ERRORS as error:
         if refusals:
             raise Refused(f"the NATS server at {_bare(url)} refuses this connection: {refusals[-1]}") from error
         raise Unavailable(f"no NATS server answers at {_bare(url)}: {error or type(error).__name__}") from error
     finally:
         await stop([connecting, giving_up])
+
+
+async def respond(nc: Client, msg: Msg, data: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    """Reply to a message that wants a reply. nats-py's `Msg.respond` sends the headers of the request back too."""
+    if msg.reply:
+        await nc.publish(msg.reply, data, headers=headers)
 
 
 async def subscribed(nc: Client) -> None:
@@ -112,8 +137,12 @@ async def _log_error(error: Exception) -> None:
 
 @contextlib.contextmanager
 def broker_errors() -> Iterator[None]:
-    """Turn what the NATS client raises into Unavailable."""
+    """Turn what the NATS client raises into Unavailable, or BodyTooLarge for what no repetition makes smaller."""
     try:
         yield
+    except MessageTooLarge as error:
+        raise BodyTooLarge(str(error)) from error
+    except OUR_ERRORS:
+        raise
     except BROKER_ERRORS as error:
         raise Unavailable(f"the NATS server did not answer ({error or type(error).__name__}); try again") from error

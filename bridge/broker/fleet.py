@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from bridge.broker.connection import BROKER_ERRORS
-from bridge.contract import WorkerEntry, WorkerList, WorkerStatus
+from bridge.contract import WorkerEntry, WorkerList, WorkerStatus, read_answer
 from bridge.names import Names
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Roster:
 
     async def _on_status(self, msg: Msg) -> None:
         with contextlib.suppress(ValidationError):  # of another version
-            status = WorkerStatus.model_validate_json(msg.data)
+            status = read_answer(WorkerStatus, msg.data)
             self._heard[status.worker_id] = (self._clock(), status)
 
     # -- jobs handed over --------------------------------------------------------------------------------------------
@@ -119,12 +119,17 @@ class Roster:
         return answer.data == TAKEN
 
 
-# -- where jobs are handed over ----------------------------------------------------------------------------------------
+# -- the subjects of one worker ----------------------------------------------------------------------------------------
 
 
 def offer_subject(names: Names, worker_id: str) -> str:
     """The subject on which a worker receives offers."""
     return f"{names.workers}.{worker_id}.take"
+
+
+def unload_subject(names: Names, worker_id: str) -> str:
+    """The subject on which a worker is asked to free its memory."""
+    return f"{names.workers}.{worker_id}.unload"
 
 
 def handed_over(nc: Client, offer: Msg) -> Msg:

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import nats.js.errors
 from nats.js.api import DiscardPolicy, Header, StorageType, StreamConfig
@@ -19,7 +20,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError
 
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
-from bridge.broker.stores import LEAST_AGE_S, NO_SPACE_ERRORS, make_stream
+from bridge.broker.stores import LEAST_AGE_S, NO_SPACE_ERRORS, is_at_its_bound, make_stream
 from bridge.contract import ImageExpired, ImageObject, StorageFull, Unavailable
 
 CHUNK_BYTES = 512 * 1024
@@ -30,14 +31,28 @@ RETRIES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Waits between attempts to read while the server is down."""
 
 
+class KeptImage(NamedTuple):
+    """An image in a bucket. A higher `sequence` was stored later."""
+
+    name: str
+    size: int
+    nuid: str
+    sequence: int
+    age_s: float
+
+
 class ImageStore:
     """One bucket. The subject of an image's chunks is derived from its name and digest: a reader that knows both needs
     no look-up, and an image that is written twice is stored once."""
 
-    def __init__(self, js: JetStreamContext, bucket: str, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self, js: JetStreamContext, bucket: str, max_bytes: int = DEFAULT_MAX_BYTES, *, keeps: bool = False
+    ) -> None:
+        """`keeps`: a full bucket refuses new images; else it drops the oldest."""
         self._js = js
         self._bucket = bucket
         self._max_bytes = max_bytes
+        self._keeps = keeps
         self._stream = f"OBJ_{bucket}"
 
     async def open(self, *, max_age_s: float) -> None:
@@ -48,7 +63,7 @@ class ImageStore:
             storage=StorageType.FILE,
             max_age=max(max_age_s, LEAST_AGE_S),
             max_bytes=self._max_bytes,
-            discard=DiscardPolicy.OLD,
+            discard=DiscardPolicy.NEW if self._keeps else DiscardPolicy.OLD,
             allow_rollup_hdrs=True,
             allow_direct=True,
         )
@@ -72,14 +87,18 @@ class ImageStore:
             "digest": digest,
             "options": {"max_chunk_size": CHUNK_BYTES},
         }
-        key = base64.urlsafe_b64encode(name.encode()).decode()
         try:
             await asyncio.gather(
                 self._put_chunks(nuid, chunks),
-                self._put_info(f"$O.{self._bucket}.M.{key}", json.dumps(info).encode()),
+                self._put_info(self._info_subject(name), json.dumps(info).encode()),
             )
         except APIError as error:
             if error.err_code in NO_SPACE_ERRORS:
+                if self._keeps and is_at_its_bound(error):
+                    raise StorageFull(
+                        f"the images and files of jobs that wait take all {self._max_bytes} bytes of their store; try "
+                        "again when a job has ended"
+                    ) from error
                 raise StorageFull(
                     f"the NATS server has no space for the image ({error.description}): free disk space, or raise "
                     "the server's storage limit"
@@ -115,6 +134,30 @@ class ImageStore:
         await self._js.publish(subject, chunks[0], headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"})
         # A connection preserves order, so the other chunks need not wait for each other.
         await asyncio.gather(*(self._js.publish(subject, chunk) for chunk in chunks[1:]))
+
+    async def kept(self) -> list[KeptImage]:
+        """All images, the oldest first. Raises Unavailable."""
+        found = []
+        with broker_errors():
+            subjects = (await self._js.stream_info(self._stream, f"$O.{self._bucket}.M.>")).state.subjects or {}
+            for subject in subjects:
+                try:
+                    msg = await self._js.get_last_msg(self._stream, subject, direct=True)
+                    info = json.loads(msg.data or b"{}")
+                    age_s = (datetime.now(UTC) - datetime.fromisoformat(info["mtime"])).total_seconds()
+                    found.append(KeptImage(info["name"], info["size"], info["nuid"], msg.seq or 0, age_s))
+                except (nats.js.errors.NotFoundError, ValueError, KeyError, TypeError):  # Gone meanwhile, or damaged.
+                    continue
+        return sorted(found, key=lambda image: image.sequence)
+
+    async def delete(self, image: KeptImage) -> None:
+        """Delete an image. Raises Unavailable."""
+        with broker_errors():
+            await self._js.purge_stream(self._stream, subject=f"$O.{self._bucket}.C.{image.nuid}")
+            await self._js.purge_stream(self._stream, subject=self._info_subject(image.name))
+
+    def _info_subject(self, name: str) -> str:
+        return f"$O.{self._bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 
     async def get(self, image: ImageObject) -> bytes:
         """The bytes of an image. Raises ImageExpired if the retention has removed it, and Unavailable."""

@@ -16,16 +16,28 @@ from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import ConsumerConfig, Header
+from nats.js.api import Header
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
+from pydantic import ValidationError
 
-from bridge import logs
+from bridge import logs, tracing
+from bridge.broker import sizes
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
 from bridge.broker.images import ImageStore
 from bridge.broker.mailbox import Mailbox
-from bridge.broker.stores import bucket_config, callbacks_config, make_stream, queue_config, span
+from bridge.broker.nats_client import MessageTooLarge
+from bridge.broker.priorities import JobSubscription, Turns, make_consumers, subject_of
+from bridge.broker.stores import (
+    NO_SPACE_ERRORS,
+    bucket_config,
+    callbacks_config,
+    is_at_its_bound,
+    make_stream,
+    queue_config,
+    span,
+)
 from bridge.contract import (
     EXTENSIONS,
     FileFormat,
@@ -38,16 +50,17 @@ from bridge.contract import (
     JobState,
     JobStatus,
     QueueFull,
+    StorageFull,
     Unavailable,
     UnknownJob,
+    UnreadableRecord,
+    read_answer,
 )
 from bridge.names import Names
 from bridge.settings import Retention
 
 log = logging.getLogger(__name__)
 
-ACK_WAIT_S = 15.0
-"""A worker that is silent for this long counts as dead, and its job goes to another."""
 HEARTBEAT_S = 4.0
 STATE_POLL_S = 2.0
 """How often a reader checks the bucket for an event that it missed."""
@@ -56,7 +69,6 @@ MAX_PROGRESS = 4096
 PROGRESS_START = b'{"type":"progress"'
 FINAL_STARTS = (b'{"type":"done"', b'{"type":"failed"', b'{"type":"cancelled"')
 """The first bytes of events of these types: `type` is the first field of JobEvent. Most events need no parsing here."""
-STREAM_FULL_ERROR = 10077
 WATCH_S = 5.0
 """How often a gateway repeats that someone watches a job's previews. A worker forgets it after twice as long."""
 
@@ -93,6 +105,7 @@ class JobQueue:
         """Called with every state that this process writes for a new or cancelled job, and its revision."""
         self.accepted: Callable[[JobState], None] | None = None
         """Called once for every job that this process queues."""
+        self._turns = Turns()
         self._listeners: dict[str, list[Mailbox]] = {}
         self._progress: OrderedDict[str, bytes] = OrderedDict()
 
@@ -108,7 +121,7 @@ class JobQueue:
         """Create the stores that are missing. `max_pending` bounds the jobs that wait or run, over all gateways."""
         js = nc.jetstream()
         images = ImageStore(js, names.images, retention.images_bytes)
-        inputs = ImageStore(js, names.inputs, retention.images_bytes)
+        inputs = ImageStore(js, names.inputs, retention.images_bytes, keeps=True)
         with broker_errors():
             configs = (
                 queue_config(names, max_pending),
@@ -133,16 +146,18 @@ class JobQueue:
     async def submit(self, job: Job) -> JobState:
         """Queue a job. When this returns, the broker has it on disk.
 
-        If the job id was submitted before, returns the state of that job. Raises QueueFull and Unavailable.
+        If the job id was submitted before, returns the state of that job. Raises QueueFull, BodyTooLarge and
+        Unavailable: then the job is not queued, unless the answer of the server was lost.
         """
         if not self.nc.is_connected:
             raise Unavailable("the connection to the NATS server is down; reconnecting")
+        self.check_size(job)
         state = JobState.queued(job)
         data = state.model_dump_json().encode()
         headers: dict[str, str] = {Header.MSG_ID: job.job_id}
         # Both go out in one write, so the state exists before a worker can look for it.
         ack, revision = await asyncio.gather(
-            self._js.publish(f"{self.names.jobs}.{job.kind}", job.model_dump_json().encode(), headers=headers),
+            self._js.publish(subject_of(self.names, job), job.model_dump_json().encode(), headers=headers),
             self._states.update(job.job_id, data, last=0),
             return_exceptions=True,
         )
@@ -153,8 +168,12 @@ class JobQueue:
                         await self._states.delete(job.job_id, last=revision)
                 raise ack
         except APIError as error:
-            if error.err_code == STREAM_FULL_ERROR:
+            if is_at_its_bound(error):
                 raise QueueFull("the queue is full; try again when a job has finished") from error
+            if error.err_code in NO_SPACE_ERRORS:
+                raise StorageFull(
+                    f"the NATS server has no space for the job ({error.description}): free space on its disk"
+                ) from error
             raise Unavailable(f"the NATS server refused the job: {error.description}") from error
         except BROKER_ERRORS as error:
             raise Unavailable(f"the NATS server did not take the job: {error or type(error).__name__}") from error
@@ -168,20 +187,29 @@ class JobQueue:
         if isinstance(revision, BaseException):
             # The state exists, perhaps from an attempt whose answer was lost; or a worker will write it.
             try:
-                return await self.state(job.job_id)
-            except UnknownJob:
-                with broker_errors():
-                    revision = await self._states.create(job.job_id, data)
+                try:
+                    return await self.state(job.job_id)
+                except UnknownJob:
+                    with broker_errors():
+                        revision = await self._states.create(job.job_id, data)
+            except Unavailable as error:
+                # The job is queued: an error would make the caller send it again.
+                log.warning("the state of an accepted job is not written yet: %s", error)
+                return state
         if self.noted:
             self.noted(state, revision)
         return state
 
+    def check_size(self, job: Job) -> None:
+        """Raise BodyTooLarge if the server would refuse the job, or a state that it can reach."""
+        sizes.check_fits(job, {Header.MSG_ID: job.job_id}, self.nc.max_payload)
+
     async def state(self, job_id: str) -> JobState:
-        """The current state of a job. Raises UnknownJob and Unavailable."""
+        """The current state of a job. Raises UnknownJob, UnreadableRecord and Unavailable."""
         return (await self.stored_state(job_id)).state
 
     async def stored_state(self, job_id: str) -> StoredState:
-        """The current state of a job with its revision. Raises UnknownJob and Unavailable."""
+        """The current state of a job with its revision. Raises UnknownJob, UnreadableRecord and Unavailable."""
         with broker_errors():
             try:
                 entry = await self._states.get(job_id)
@@ -191,7 +219,15 @@ class JobQueue:
                 ) from error
         assert entry.value is not None
         assert entry.revision is not None
-        return StoredState(JobState.model_validate_json(entry.value), entry.revision)
+        try:
+            return StoredState(read_answer(JobState, entry.value), entry.revision)
+        except ValidationError as error:
+            log.warning("job %s has a state that cannot be read: %s", job_id, logs.what_failed(error))
+            raise UnreadableRecord(
+                f"the record of job {job_id} cannot be read: another version wrote it, or it is damaged; "
+                "update this process",
+                revision=entry.revision,
+            ) from error
 
     @contextlib.contextmanager
     def listen(self, job_id: str, *, previews: bool = False, ends_only: bool = False) -> Iterator[Mailbox]:
@@ -235,7 +271,11 @@ class JobQueue:
         listeners = [events for events in self._listeners.get(job_id, ()) if ends or not events.ends_only]
         if not listeners:
             return
-        event = JobEvent.model_validate_json(msg.data)
+        try:
+            event = read_answer(JobEvent, msg.data)
+        except ValidationError as error:  # Of another version. The end comes from the bucket.
+            log.debug("an event of job %s cannot be read: %s", job_id, logs.what_failed(error))
+            return
         for events in listeners:
             events.put(event)
 
@@ -247,7 +287,9 @@ class JobQueue:
     def last_progress_event(self, job_id: str) -> JobEvent | None:
         """The last progress event of a job; None if there was none, or it has been forgotten."""
         data = self._progress.get(job_id)
-        return JobEvent.model_validate_json(data) if data else None
+        with contextlib.suppress(ValidationError):  # Of another version.
+            return read_answer(JobEvent, data) if data else None
+        return None
 
     def last_progress(self, job_id: str) -> JobProgress | None:
         """The last progress of a job, as a record."""
@@ -262,7 +304,8 @@ class JobQueue:
             except TimeoutError:
                 try:
                     state = await self.state(job_id)
-                except (Unavailable, UnknownJob):  # The broker is down, or the job is not submitted yet.
+                # The broker is down, the job is not submitted yet, or its worker is of a newer version.
+                except (Unavailable, UnknownJob, UnreadableRecord):
                     continue
                 if not state.status.final:
                     continue
@@ -299,16 +342,14 @@ class JobQueue:
 
     # -- for workers -------------------------------------------------------------------------------------
 
-    async def subscribe(self) -> JetStreamContext.PullSubscription:
-        """Subscribe to the queue. A delivery is repeated after ACK_WAIT_S without a sign of life."""
+    async def subscribe(self, closed: asyncio.Event | None = None) -> JobSubscription:
+        """Subscribe to the queue. A delivery is repeated after ACK_WAIT_S without a sign of life.
+
+        While `closed` is set, the subscription waits for no job.
+        """
         with broker_errors():
-            return await self._js.pull_subscribe(
-                f"{self.names.jobs}.>",
-                durable=self.names.consumer,
-                stream=self.names.stream,
-                # The worker bounds deliveries itself: the broker would drop the job silently.
-                config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
-            )
+            consumers = await make_consumers(self._js, self.names)
+        return JobSubscription(self.nc, self.names.stream, consumers, self._turns, closed)
 
     async def begin(self, job: Job) -> StoredState:
         """The state of a job, created if the gateway has not written it yet. Raises Unavailable."""
@@ -322,25 +363,44 @@ class JobQueue:
                 return await self.stored_state(job.job_id)
 
     async def advance(self, stored: StoredState) -> StoredState | None:
-        """Write a state unless it has changed since `stored.revision`; None if it has. Raises Unavailable."""
+        """Write the next state of a job unless it has changed since `stored.revision`; None if it has.
+
+        Returns what was written: of a state that is too large, what `sizes.bounded` leaves. Raises Unavailable.
+        """
+        written = await self.amend(stored)
+        if written is not None:
+            log_transition(written.state)
+        return written
+
+    async def amend(self, stored: StoredState) -> StoredState | None:
+        """`advance` for a change that is no step in the life of the job."""
+        state = sizes.bounded(stored.state, self.nc.max_payload)
         with broker_errors():
             try:
                 revision = await self._states.update(
-                    stored.state.job_id, stored.state.model_dump_json().encode(), last=stored.revision
+                    state.job_id, state.model_dump_json().encode(), last=stored.revision
                 )
             except KeyWrongLastSequenceError:
                 return None
-        log_transition(stored.state)
-        return StoredState(stored.state, revision)
+        return StoredState(state, revision)
 
     async def announce(self, state: JobState) -> None:
         """Publish the end of a job: its last event and its result event."""
         await self.publish(JobEvent.ending(state))
-        await self.nc.publish(self.names.result, JobResultEvent.of(state).model_dump_json().encode())
+        result = JobResultEvent.of(state).model_dump_json().encode()
+        await self._publish_hint(self.names.result, result)
 
     async def publish(self, event: JobEvent) -> None:
         """Publish an event to everyone who listens now. It is not repeated."""
-        await self.nc.publish(f"{self.names.events}.{event.job_id}", event.model_dump_json(exclude_none=True).encode())
+        data = event.model_dump_json(exclude_none=True).encode()
+        await self._publish_hint(f"{self.names.events}.{event.job_id}", data)
+
+    async def _publish_hint(self, subject: str, data: bytes) -> None:
+        """Publish what readers can do without: a preview, or a node's title, may be of any size."""
+        try:
+            await self.nc.publish(subject, data)
+        except MessageTooLarge as error:
+            log.warning("not sent on %s: %s", subject, error)
 
     async def store_image(self, job_id: str, index: int, image_format: FileFormat, data: bytes) -> ImageObject:
         """Store an image. Raises StorageFull and Unavailable."""
@@ -350,6 +410,7 @@ class JobQueue:
 def log_transition(state: JobState) -> None:
     """Log a state change of a job: one line, from the process that caused it."""
     failed = state.status is JobStatus.FAILED
+    trace = tracing.Trace.read(state.traceparent)
     facts = logs.fields(
         job_id=state.job_id,
         status=state.status.value,
@@ -360,6 +421,7 @@ def log_transition(state: JobState) -> None:
         **({"queue_ms": round(state.queue_time_ms, 1)} if state.started_at else {}),
         **({"run_ms": round(state.generation_time_ms, 1)} if state.finished_at else {}),
         **({"code": state.error.code} if state.error else {}),
+        **({"trace_id": trace.trace_id} if trace else {}),
     )
     log.log(logging.WARNING if failed else logging.INFO, "job %s", state.status.value, extra=facts)
     if failed and state.error:

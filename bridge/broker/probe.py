@@ -17,6 +17,7 @@ from nats.aio.client import Client
 from nats.js.errors import APIError, NoStreamResponseError
 
 from bridge.broker.connection import BROKER_ERRORS
+from bridge.broker.stores import is_at_its_bound
 from bridge.contract import StorageFull, Unavailable
 from bridge.disk import Disks
 from bridge.names import Names
@@ -27,7 +28,6 @@ FRESH_S = 1.0
 """Questions within this time share one answer."""
 QUEUE_INTERVAL_S = 20.0
 """A probe takes a place in the queue for a moment, so the queue is probed less often."""
-QUEUE_FULL = "maximum messages exceeded"
 MISSING_ERRORS = (10059,)
 """Stream not found."""
 
@@ -116,11 +116,11 @@ class StoreProbe:
         except NoStreamResponseError:
             return
         except APIError as error:
-            description = error.description or ""
-            if error.err_code in MISSING_ERRORS or (write.purge and QUEUE_FULL in description):
+            # A queue and a bucket that refuse what they have no place for answer, and hold what they have.
+            if error.err_code in MISSING_ERRORS or is_at_its_bound(error):
                 return
             raise StorageFull(
-                f"the NATS server stores nothing in {write.stream}: {description}{self._disks.free()}"
+                f"the NATS server stores nothing in {write.stream}: {error.description}{self._disks.free()}"
             ) from error
         except BROKER_ERRORS as error:
             raise Unavailable(

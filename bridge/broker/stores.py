@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.client import JetStreamContext
-from nats.js.errors import APIError, BadRequestError
+from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from bridge.names import Names
 from bridge.settings import Retention
@@ -15,11 +16,18 @@ log = logging.getLogger(__name__)
 
 DEDUPLICATION_S = 3600.0
 STREAM_CONFIG_ERROR = 10058
-NO_SPACE_ERRORS = (10023, 10047, 10077)
+STORE_ERROR = 10077
+NO_SPACE_ERRORS = (10023, 10047, STORE_ERROR)
 """Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
 LEAST_BYTES = 16 * 1024**2
 LEAST_AGE_S = 1.0
 """Servers refuse to keep messages for less than a tenth of a second."""
+
+
+def is_at_its_bound(error: APIError) -> bool:
+    """Whether a stream refuses a message because it holds as much as it may, rather than for a fault of the disk."""
+    text = error.description or ""
+    return error.err_code == STORE_ERROR and ("maximum messages" in text or "maximum bytes" in text)
 
 
 def queue_config(names: Names, max_pending: int) -> StreamConfig:
@@ -72,18 +80,30 @@ def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamCon
 async def make_stream(js: JetStreamContext, config: StreamConfig) -> int:
     """Make a stream, or give an existing one this configuration. Returns the bytes that it may grow to; -1: any.
 
+    Nothing that an existing stream holds is discarded: its bounds never go below that. Raises what nats-py raises.
+    """
+    try:
+        info = await js.stream_info(config.name or "")
+    except NotFoundError:
+        try:
+            return await _create(js, config)
+        except BadRequestError as error:
+            if error.err_code != STREAM_CONFIG_ERROR:
+                raise
+            info = await js.stream_info(config.name or "")  # Another process has just made it, with other bounds.
+    return await _update(js, config, info)
+
+
+async def _create(js: JetStreamContext, config: StreamConfig) -> int:
+    """Create a stream. Returns the bytes that it may grow to.
+
     The server reserves the maximum size of a stream. If the disk is too small, the stream gets half of it, or half of
-    that, and so on: a service that keeps less is better than none. Raises what nats-py raises.
+    that, and so on: a service that keeps less is better than none.
     """
     wanted = config.max_bytes
     while True:
         try:
-            try:
-                await js.add_stream(config)
-            except BadRequestError as error:
-                if error.err_code != STREAM_CONFIG_ERROR:
-                    raise
-                await js.update_stream(config)
+            await js.add_stream(config)
             break
         except APIError as error:
             if error.err_code not in NO_SPACE_ERRORS or not config.max_bytes or config.max_bytes < 2 * LEAST_BYTES:
@@ -92,6 +112,42 @@ async def make_stream(js: JetStreamContext, config: StreamConfig) -> int:
     if config.max_bytes != wanted:
         log.warning("%s holds %d bytes, not %d: the NATS server's disk is small", config.name, config.max_bytes, wanted)
     return config.max_bytes or -1
+
+
+async def _update(js: JetStreamContext, config: StreamConfig, info: StreamInfo) -> int:
+    """Give an existing stream this configuration. Returns the bytes that it may grow to.
+
+    The server discards what exceeds the bounds of an update, and it reserves the difference to a larger size. So the
+    bounds stay above what the stream holds, and without space for a larger size it keeps its own. What the
+    configuration leaves open, such as replicas, stays as an operator has set it.
+    """
+    held, has = info.state, info.config
+    if config.max_bytes and 0 < config.max_bytes < held.bytes:
+        log.warning("%s holds %d bytes already, so it is not limited to %d", config.name, held.bytes, config.max_bytes)
+        config = config.evolve(max_bytes=held.bytes)
+    if config.max_msgs and 0 < config.max_msgs < held.messages:
+        log.warning(
+            "%s holds %d items already, so it is not limited to %d", config.name, held.messages, config.max_msgs
+        )
+        config = config.evolve(max_msgs=held.messages)
+    wanted = _merged(config, has)
+    if wanted != has:
+        try:
+            await js.update_stream(wanted)
+        except APIError as error:
+            if error.err_code not in NO_SPACE_ERRORS:
+                raise
+            log.warning("%s keeps its size: the NATS server's disk is too small for more", config.name)
+            wanted = wanted.evolve(max_bytes=has.max_bytes)
+            if wanted != has:
+                await js.update_stream(wanted)
+    return wanted.max_bytes or -1
+
+
+def _merged(config: StreamConfig, has: StreamConfig) -> StreamConfig:
+    """What the stream has, with what the configuration sets. 0 seconds stand for the server's own choice."""
+    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    return has.evolve(**{name: value for name, value in values.items() if value not in (None, 0)})
 
 
 def span(seconds: float) -> str:

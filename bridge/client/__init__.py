@@ -4,7 +4,15 @@ Both ask the service over HTTP; nothing else of the bridge is imported than its 
 """
 
 from bridge.client.async_client import DEFAULT_URL, AsyncImageGenClient
-from bridge.client.errors import AnswerTimeout, ClientClosed, ClientError, ServiceUnreachable, UnexpectedAnswer
+from bridge.client.errors import (
+    AnswerTimeout,
+    BadUrl,
+    ClientClosed,
+    ClientError,
+    ServiceUnreachable,
+    UnexpectedAnswer,
+    Unsendable,
+)
 from bridge.client.loop_thread import LoopThread
 from bridge.client.saving import paths_for
 from bridge.client.sync_client import ImageGenClient
@@ -13,11 +21,13 @@ __all__ = [
     "DEFAULT_URL",
     "AnswerTimeout",
     "AsyncImageGenClient",
+    "BadUrl",
     "ClientClosed",
     "ClientError",
     "ImageGenClient",
     "LoopThread",
     "ServiceUnreachable",
     "UnexpectedAnswer",
+    "Unsendable",
     "paths_for",
 ]

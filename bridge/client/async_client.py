@@ -27,6 +27,9 @@ from bridge.contract import (
     ModelInfoResponse,
     ModeList,
     ModelPlan,
+    QueueCancelAnswer,
+    QueueState,
+    UnloadAnswer,
     WorkerList,
 )
 
@@ -208,6 +211,30 @@ class AsyncImageGenClient:
         """Load a model now, and wait until it is loaded."""
         return await self._transport.ask(
             LoadModelResponse, "POST", "/v1/load-model", query={"model_name": name}, timeout_s=self.timeout_s
+        )
+
+    async def unload_model(self, name: str | None = None, *, worker_id: str | None = None) -> UnloadAnswer:
+        """Free device memory: of one model or of all, on one worker or on all. The answer says what that did."""
+        query = {"model_name": name, "worker_id": worker_id}
+        return await self._transport.ask(UnloadAnswer, "POST", "/v1/unload-model", query=query)
+
+    async def queue(self) -> QueueState:
+        """Whether the queue is paused, and how many jobs wait and run."""
+        return await self._transport.ask(QueueState, "GET", "/v1/queue")
+
+    async def pause(self, reason: str | None = None) -> QueueState:
+        """Pause the queue: running jobs continue, no other job starts. The pause outlives restarts of the service."""
+        return await self._transport.ask(QueueState, "POST", "/v1/queue/pause", query={"reason": reason})
+
+    async def resume(self) -> QueueState:
+        """Resume the queue after a pause."""
+        return await self._transport.ask(QueueState, "POST", "/v1/queue/resume")
+
+    async def cancel_all(self, *, running: bool = False) -> QueueCancelAnswer:
+        """Cancel all waiting jobs; with `running`, those that run too. The answer counts the outcomes."""
+        query = {"running": "true" if running else "false"}
+        return await self._transport.ask(
+            QueueCancelAnswer, "POST", "/v1/queue/cancel", query=query, timeout_s=CANCEL_TIMEOUT_S
         )
 
     async def plan(self, model: str, **query: str | int) -> ModelPlan:

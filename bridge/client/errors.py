@@ -46,6 +46,32 @@ class ServiceUnreachable(ClientError):
         self.url = url
 
 
+class BadUrl(ClientError):
+    """The URL of the service cannot be used."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(UNREACHABLE_STATUS, ErrorBody(code="bad_url", message=f"the URL {url!r} {reason}"))
+        self.url = url
+
+    @property
+    def temporary(self) -> bool:
+        """Never: the URL stays what it is."""
+        return False
+
+
+class Unsendable(ClientError):
+    """A token, a header or a value that HTTP or JSON cannot carry."""
+
+    def __init__(self, reason: str) -> None:
+        message = f"the request cannot be sent: {reason}"
+        super().__init__(UNREACHABLE_STATUS, ErrorBody(code="unsendable", message=message))
+
+    @property
+    def temporary(self) -> bool:
+        """Never: the request stays what it is."""
+        return False
+
+
 class AnswerTimeout(ClientError):
     """The service accepted a request and sent nothing for `timeout_s` seconds."""
 
@@ -65,6 +91,6 @@ class ClientClosed(ClientError):
 class UnexpectedAnswer(ClientError):
     """Something at the URL answered, but not as the service does: a proxy, or another program."""
 
-    def __init__(self, status: int, url: str, path: str) -> None:
+    def __init__(self, status: int, url: str, path: str, retry_after_s: float | None = None) -> None:
         message = f"{url} answered {path} with status {status} and a body that is not the service's; check the URL"
-        super().__init__(status, ErrorBody(code="unexpected", message=message))
+        super().__init__(status, ErrorBody(code="unexpected", message=message), retry_after_s)

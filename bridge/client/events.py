@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from urllib.parse import quote
 
 import aiohttp
@@ -19,6 +19,8 @@ from bridge.contract import JobEvent, JobState, read_answer
 RECONNECT_S = 0.5
 RECONNECT_PATIENCE_S = 60.0
 """How long to wait for a service that went away. The job goes on meanwhile, or waits too."""
+SILENCE_S = 5.0
+"""How long an event stream may say nothing before the state of the job is read beside it."""
 LAST_EVENT_S = 2.0
 """How long the final event may take to arrive after the answer."""
 _log = logging.getLogger(__name__)
@@ -34,23 +36,63 @@ async def follow(transport: Transport, job_id: str, *, previews: bool, patience_
     while True:
         with contextlib.suppress(ServiceUnreachable):
             socket = await transport.open_events(job_id, previews=previews)
+            heard = _heard(socket, transport, job_id)
             try:
-                async for event in _events(socket):
+                async for event in heard:
+                    deadline = time.monotonic() + patience_s
                     yield event
                     if event.final:
                         return
-                    deadline = time.monotonic() + patience_s
             finally:
+                await heard.aclose()
                 await socket.close()
         try:
-            state = await transport.ask(JobState, "GET", f"/v1/jobs/{quote(job_id, safe='')}")
+            state = await _state(transport, job_id)
             if state.status.final:  # also where something on the way lets no WebSocket through
                 yield JobEvent(type="state", job_id=job_id, state=state)
                 return
+            deadline = time.monotonic() + patience_s
         except ClientError as error:
             if not error.temporary or time.monotonic() >= deadline:
                 raise
         await asyncio.sleep(RECONNECT_S)
+
+
+async def _heard(
+    socket: aiohttp.ClientWebSocketResponse, transport: Transport, job_id: str
+) -> AsyncGenerator[JobEvent, None]:
+    """The events of a socket, until it ends, falls silent for good, or says that there is no such job.
+
+    While it is silent, the state of the job is read: something on the way may answer pings and let no event through.
+    """
+    events = _events(socket)
+    coming = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=SILENCE_S)
+            if done:
+                event = coming.result()
+                if event is None or event.type == "unknown":
+                    return
+                yield event
+                coming = asyncio.ensure_future(anext(events, None))
+                continue
+            try:
+                state = await _state(transport, job_id)
+            except ClientError as error:
+                if error.temporary:
+                    continue
+                raise
+            if state.status.final:
+                yield JobEvent(type="state", job_id=job_id, state=state)
+                return
+    finally:
+        coming.cancel()
+        await asyncio.wait({coming})
+
+
+async def _state(transport: Transport, job_id: str) -> JobState:
+    return await transport.ask(JobState, "GET", f"/v1/jobs/{quote(job_id, safe='')}")
 
 
 @contextlib.asynccontextmanager
@@ -83,12 +125,14 @@ async def listening(
 
 async def _report(socket: aiohttp.ClientWebSocketResponse, on_event: Callable[[JobEvent], object]) -> None:
     async for event in _events(socket):
+        if event.type == "unknown":
+            continue  # The request that makes the job is on its way.
         on_event(event)
         if event.final:
             return
 
 
-async def _events(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[JobEvent]:
+async def _events(socket: aiohttp.ClientWebSocketResponse) -> AsyncGenerator[JobEvent, None]:
     """What arrives, until the connection ends, however it ends."""
     with contextlib.suppress(aiohttp.ClientError, OSError):
         async for message in socket:

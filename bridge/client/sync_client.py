@@ -34,6 +34,9 @@ from bridge.contract import (
     ModelInfoResponse,
     ModeList,
     ModelPlan,
+    QueueCancelAnswer,
+    QueueState,
+    UnloadAnswer,
     WorkerList,
 )
 
@@ -169,6 +172,26 @@ class ImageGenClient:
     def load_model(self, name: str) -> LoadModelResponse:
         """Load a model now, and wait until it is loaded."""
         return self._wait(self._client.load_model(name))
+
+    def unload_model(self, name: str | None = None, *, worker_id: str | None = None) -> UnloadAnswer:
+        """Free device memory: of one model or of all, on one worker or on all. The answer says what that did."""
+        return self._wait(self._client.unload_model(name, worker_id=worker_id))
+
+    def queue(self) -> QueueState:
+        """Whether the queue is paused, and how many jobs wait and run."""
+        return self._wait(self._client.queue())
+
+    def pause(self, reason: str | None = None) -> QueueState:
+        """Pause the queue: running jobs continue, no other job starts. The pause outlives restarts of the service."""
+        return self._wait(self._client.pause(reason))
+
+    def resume(self) -> QueueState:
+        """Resume the queue after a pause."""
+        return self._wait(self._client.resume())
+
+    def cancel_all(self, *, running: bool = False) -> QueueCancelAnswer:
+        """Cancel all waiting jobs; with `running`, those that run too. The answer counts the outcomes."""
+        return self._wait(self._client.cancel_all(running=running))
 
     def plan(self, model: str, **query: str | int) -> ModelPlan:
         """Where each part of a model would live: on the worker's machine, or on one with the `vram`, `ram`, … given."""

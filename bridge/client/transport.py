@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import re
+import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 from pydantic import ValidationError
+from yarl import URL
 
-from bridge.client.errors import AnswerTimeout, ClientError, ServiceUnreachable, UnexpectedAnswer
+from bridge import tracing
+from bridge.client.errors import (
+    AnswerTimeout,
+    BadUrl,
+    ClientError,
+    ServiceUnreachable,
+    UnexpectedAnswer,
+    Unsendable,
+)
 from bridge.contract import Answer, ErrorEnvelope, read_answer
 
 CONNECT_TIMEOUT_S = 5.0
@@ -18,6 +31,8 @@ REQUEST_TIMEOUT_S = 30.0
 HEARTBEAT_S = 20.0
 """A WebSocket that leaves a ping unanswered this long is dead: the machine slept, or a network went away."""
 CLOSE_TIMEOUT_S = 2.0
+HTML = "text/html"
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:($|//)")
 
 
 class Transport:
@@ -51,7 +66,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """Send a request and return the body of the answer. Raises ClientError."""
-        base = self.url
+        base = _checked(self.url)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=timeout_s)
         try:
             async with self._open().request(
@@ -59,19 +74,23 @@ class Transport:
                 base + path,
                 params=_query(query or {}),
                 json=body,
-                headers={**self._headers, **(headers or {})},
+                headers={**tracing.headers(), **self._headers, **(headers or {})},
                 timeout=timeout,
             ) as answer:
                 data = await answer.read()
-                if answer.ok:
-                    return data
-                raise _refusal(answer, data, base, path)
+                if not answer.ok:
+                    raise _refusal(answer, data, base, path)
+                if answer.content_type == HTML:  # A proxy's page, or that of another program.
+                    raise UnexpectedAnswer(answer.status, base, path)
+                return data
         except aiohttp.ConnectionTimeoutError as error:
             raise ServiceUnreachable(base) from error
         except TimeoutError as error:
             raise AnswerTimeout(base, path, timeout_s) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ServiceUnreachable(base) from error
+        except (ValueError, TypeError) as error:  # a line end in a header, a value that JSON has no word for
+            raise Unsendable(str(error)) from error
 
     async def ask(self, model: type[Answer], method: str, path: str, **options: Any) -> Answer:
         """`request`, with the answer read as `model`. Fields that this version does not know are left out."""
@@ -82,8 +101,8 @@ class Transport:
             raise UnexpectedAnswer(200, self.url, path) from error
 
     async def open_events(self, job_id: str, *, previews: bool) -> aiohttp.ClientWebSocketResponse:
-        """Open the event stream of a job; each text frame is a `JobEvent`. Raises ServiceUnreachable."""
-        base = self.url
+        """Open the event stream of a job; each text frame is a `JobEvent`. Raises ServiceUnreachable, BadUrl."""
+        base = _checked(self.url)
         path = f"/v1/jobs/{quote(job_id, safe='')}/events" + ("?previews=true" if previews else "")
         try:
             return await self._open().ws_connect(
@@ -95,6 +114,8 @@ class Transport:
             )
         except (aiohttp.ClientError, OSError) as error:
             raise ServiceUnreachable(base) from error
+        except ValueError as error:
+            raise Unsendable(str(error)) from error
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -109,12 +130,35 @@ def _query(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _refusal(answer: aiohttp.ClientResponse, data: bytes, url: str, path: str) -> ClientError:
+    retry_after_s = _retry_after_s(answer.headers.get("Retry-After", ""))
     try:
         body = read_answer(ErrorEnvelope, data).error
     except ValidationError:
-        return UnexpectedAnswer(answer.status, url, path)
-    try:
-        retry_after_s = float(answer.headers["Retry-After"])
-    except (KeyError, ValueError):  # none, or a date
-        retry_after_s = None
+        return UnexpectedAnswer(answer.status, url, path, retry_after_s)
     return ClientError(answer.status, body, retry_after_s)
+
+
+def _retry_after_s(text: str) -> float | None:
+    """The seconds of a Retry-After header, which holds a number or a date (RFC 9110, 10.2.3); None for any other."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _checked(url: str) -> str:
+    """The URL, if it is one. Raises BadUrl."""
+    try:
+        parsed = URL(url)
+        usable = parsed.scheme in ("http", "https") and bool(parsed.host) and bool(parsed.port)
+    except (ValueError, TypeError) as error:
+        raise BadUrl(url, f"cannot be read: {error}") from error
+    if not usable and not SCHEME.match(url):
+        raise BadUrl(url, f"has no scheme; write http://{url.lstrip('/') or '127.0.0.1:8005'}")
+    if not usable:
+        raise BadUrl(url, "is not an http or https URL; write it like http://127.0.0.1:8005")
+    return url

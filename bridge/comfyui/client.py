@@ -18,12 +18,14 @@ from typing import Any, Self
 import aiohttp
 from yarl import URL
 
+from bridge import tracing
 from bridge.comfyui.errors import ComfyUIError, ComfyUIUnavailable, PromptRejected
 from bridge.comfyui.history import RunResult
 from bridge.comfyui.listener import Listener
 from bridge.comfyui.messages import Event, Frame, Poke, Started
 from bridge.comfyui.output_folder import OutputFolder
 from bridge.comfyui.run import LATE_S, QueueSnapshot, Run
+from bridge.comfyui.token import token_headers
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class ComfyUI:
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=token_headers())
         scheme = "wss" if self.url.startswith("https:") else "ws"
         socket_url = URL(self.url + "/ws").with_scheme(scheme)
         self._listener = Listener(self._session, socket_url, self._deliver, self._poke_all)
@@ -353,7 +355,8 @@ class ComfyUI:
         if self._session is None:
             raise RuntimeError("use ComfyUI as `async with ComfyUI(url) as comfyui:`")
         try:
-            async with self._session.request(method, URL(self.url + path), **options) as response:
+            headers = tracing.headers()
+            async with self._session.request(method, URL(self.url + path), headers=headers, **options) as response:
                 body = await _read(response, limit, path)
         except TimeoutError as error:
             raise ComfyUIUnavailable(self.url, f"no answer to {path} in time") from error

@@ -6,6 +6,7 @@ File names come from ComfyUI, hence from any node of any pack. Nothing outside t
 from __future__ import annotations
 
 import asyncio
+import stat
 from pathlib import Path
 
 SMALL_BYTES = 1024 * 1024
@@ -25,7 +26,10 @@ class OutputFolder:
             file = (folder / subfolder / filename).resolve()
             if not file.is_relative_to(folder):
                 return None
-            if file.stat().st_size <= SMALL_BYTES:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if status.st_size <= SMALL_BYTES:
                 return file.read_bytes()
             return await asyncio.to_thread(file.read_bytes)
         except (OSError, ValueError):  # ValueError: a name with a null character

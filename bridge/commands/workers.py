@@ -7,6 +7,7 @@ import argparse
 from bridge.commands.generate import add_connection, connect
 from bridge.commands.tables import print_table
 from bridge.contract import WorkerEntry
+from bridge.terminal import show
 
 GIB = 1024**3
 
@@ -28,7 +29,7 @@ def workers_command(args: argparse.Namespace) -> int:
     with connect(args) as client:
         listed = client.workers()
     if args.json:
-        print(listed.model_dump_json(indent=2))
+        show(listed.model_dump_json(indent=2))
         return 0
     rows = [("WORKER", "COMFYUI", "DEVICE", "VRAM FREE", "JOBS", "MODELS", "HEARD")]
     rows += [_row(worker) for worker in listed.workers]

@@ -7,6 +7,18 @@ Times are seconds since the epoch unless a name ends in `_ms`. Sizes are pixels 
 
 from __future__ import annotations
 
+from bridge.contract.controls import (
+    MAX_REASON_CHARS,
+    Pause,
+    PauseRequest,
+    QueueCancelAnswer,
+    QueueCancelRequest,
+    QueueState,
+    UnloadAnswer,
+    UnloadOutcome,
+    UnloadRequest,
+    WorkerUnload,
+)
 from bridge.contract.envelope import (
     ErrorBody,
     ErrorDetail,
@@ -23,6 +35,7 @@ from bridge.contract.errors import (
     JobCancelled,
     NotJson,
     QueueFull,
+    QueuePaused,
     RangeNotSatisfiable,
     SlowBody,
     StorageFull,
@@ -35,6 +48,8 @@ from bridge.contract.errors import (
     UnknownJob,
     UnknownMode,
     UnknownModel,
+    UnknownWorker,
+    UnreadableRecord,
     UnsupportedMediaType,
     WorkerError,
 )
@@ -56,6 +71,7 @@ from bridge.contract.files import (
     media_type_of,
 )
 from bridge.contract.jobs import (
+    PRIORITIES,
     CancelAnswer,
     CancelOutcome,
     Job,
@@ -64,6 +80,7 @@ from bridge.contract.jobs import (
     JobProgress,
     JobState,
     JobStatus,
+    Priority,
 )
 from bridge.contract.models import (
     AdapterInfo,
@@ -103,6 +120,15 @@ from bridge.contract.requests import (
 from bridge.contract.responses import (
     ImageGenResponse,
     LoadModelResponse,
+)
+from bridge.contract.texts import (
+    VISIBLE_PATTERN,
+    as_whole,
+    decimal_number,
+    is_blank,
+    shorten,
+    shown,
+    whole_number,
 )
 from bridge.contract.wire import (
     JOB_ID_PATTERN,
@@ -191,7 +217,9 @@ __all__ = [
     "UnknownJob",
     "UnknownMode",
     "UnknownModel",
+    "UnreadableRecord",
     "UnsupportedMediaType",
+    "VISIBLE_PATTERN",
     "WebhookBody",
     "WidgetOptions",
     "WireModel",
@@ -199,10 +227,30 @@ __all__ = [
     "WorkerError",
     "WorkerList",
     "WorkerStatus",
+    "as_whole",
+    "decimal_number",
     "duration_text",
     "extension_of",
     "format_of",
+    "is_blank",
     "media_type_of",
     "read_answer",
+    "shorten",
+    "shown",
     "size_text",
+    "whole_number",
+    "MAX_REASON_CHARS",
+    "Pause",
+    "PauseRequest",
+    "QueueCancelAnswer",
+    "QueueCancelRequest",
+    "QueueState",
+    "UnloadAnswer",
+    "UnloadOutcome",
+    "UnloadRequest",
+    "WorkerUnload",
+    "PRIORITIES",
+    "Priority",
+    "UnknownWorker",
+    "QueuePaused",
 ]

@@ -8,8 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bridge.contract.envelope import ErrorBody, ErrorDetail, ErrorEnvelope
+from bridge.contract.texts import shorten
 
 RETRY_SOON_S = 5
+MAX_MESSAGE_CHARS = 2000
+MAX_DETAIL_CHARS = 500
+MAX_FIELD_CHARS = 200
+MAX_DETAILS = 50
+"""What an error holds at most, whatever the caller sent."""
 
 
 class BridgeError(Exception):
@@ -20,10 +26,11 @@ class BridgeError(Exception):
     retry_after_s: int | None = None
 
     def __init__(self, message: str, *, field: str | None = None, details: Sequence[ErrorDetail] = ()) -> None:
+        message = shorten(message, MAX_MESSAGE_CHARS)
         super().__init__(message)
         self.message = message
-        self.field = field
-        self.details = list(details)
+        self.field = _short_field(field)
+        self.details = [_short_detail(detail) for detail in details[:MAX_DETAILS]]
 
     def body(self) -> ErrorBody:
         """The error in its wire format."""
@@ -32,6 +39,14 @@ class BridgeError(Exception):
     def envelope(self) -> ErrorEnvelope:
         """The error as an API answers it."""
         return ErrorEnvelope(error=self.body())
+
+
+def _short_field(field: str | None) -> str | None:
+    return None if field is None else shorten(field, MAX_FIELD_CHARS)
+
+
+def _short_detail(detail: ErrorDetail) -> ErrorDetail:
+    return ErrorDetail(field=_short_field(detail.field), message=shorten(detail.message, MAX_DETAIL_CHARS))
 
 
 class NotJson(BridgeError):
@@ -74,6 +89,19 @@ class UnknownJob(BridgeError):
     """No job has that id, or it is older than the retention."""
 
     status, code = 404, "unknown_job"
+
+
+class UnknownWorker(BridgeError):
+    """No worker of that name has been heard of lately."""
+
+    status, code = 404, "unknown_worker"
+
+
+class QueuePaused(BridgeError):
+    """The queue is paused: a job would be accepted, and would wait."""
+
+    status, code = 503, "paused"
+    retry_after_s = RETRY_SOON_S
 
 
 class ImageExpired(BridgeError):
@@ -121,7 +149,8 @@ class InvalidRequest(BridgeError):
     def of(cls, details: Sequence[ErrorDetail]) -> InvalidRequest:
         """One error for all bad fields, with the message of the first."""
         more = f" (and {len(details) - 1} more, see details)" if len(details) > 1 else ""
-        return cls(details[0].message + more, field=details[0].field, details=details)
+        first = shorten(details[0].message, MAX_DETAIL_CHARS)
+        return cls(first + more, field=details[0].field, details=details)
 
 
 class QueueFull(BridgeError):
@@ -160,6 +189,16 @@ class Unavailable(BridgeError):
 
     status, code = 503, "unavailable"
     retry_after_s = RETRY_SOON_S
+
+
+class UnreadableRecord(BridgeError):
+    """What is stored of a job cannot be read. `revision` is that of its state, for who wants to replace it."""
+
+    status, code = 503, "unreadable_record"
+
+    def __init__(self, message: str, *, revision: int) -> None:
+        super().__init__(message)
+        self.revision = revision
 
 
 class StorageFull(BridgeError):
@@ -202,6 +241,7 @@ FAILURE_STATUS = {
     "comfyui_unavailable": 503,
     "unavailable": 503,
     "storage_full": 503,
+    "unreadable_record": 503,
     "cancelled": 409,
 }
 """HTTP status by error code. Every other code (`out_of_memory`, `node_failed`, …) is a 500."""

@@ -11,7 +11,7 @@ from bridge.contract.files import FileFormat, ImageObject
 from bridge.contract.jobs import JobKind, JobState, JobStatus
 from bridge.contract.wire import WireModel
 
-EventType = Literal["state", "queued", "started", "progress", "preview", "done", "failed", "cancelled"]
+EventType = Literal["unknown", "state", "queued", "started", "progress", "preview", "done", "failed", "cancelled"]
 ENDINGS: dict[JobStatus, EventType] = {
     JobStatus.DONE: "done",
     JobStatus.FAILED: "failed",
@@ -23,7 +23,8 @@ ENDINGS: dict[JobStatus, EventType] = {
 class JobEvent(WireModel):
     """One event of a job.
 
-    `state` comes first and holds the whole `JobState`. `queued` gives the number of jobs ahead (`position`) and the
+    `unknown` comes at once over a WebSocket if no job has that id yet; the stream waits for the job. Otherwise `state`
+    comes first and holds the whole `JobState`. `queued` gives the number of jobs ahead (`position`) and the
     expected wait (`wait_seconds`, absent if not known). `progress` counts `value` of `maximum` in `phase`: `download`
     and `load` count bytes, `sample` counts steps, and any other phase is the title of a node; `node` is that title.
     `preview` holds a small JPEG or PNG. The other types are states that the job reached; the final ones hold the whole

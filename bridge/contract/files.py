@@ -65,6 +65,9 @@ class ImageObject(WireModel):
     digest: str
     media_type: str = ""
     result: str = Field(default="", description="The name of the result in the graph.")
+    s3_uri: str | None = Field(default=None, description="Its copy in S3, as `s3://bucket/key`, where there is one.")
+    url: str | None = Field(default=None, description="A presigned URL of the copy, made for this answer.")
+    url_expires_at: float | None = Field(default=None, description="When that URL expires.")
 
     @model_validator(mode="before")
     @classmethod
@@ -82,10 +85,17 @@ class ResultFile(WireModel):
     media_type: str
     extension: str = Field(description="The file name extension, such as png or mp4.")
     size: int = Field(description="In bytes.")
+    url: str | None = Field(default=None, description="A presigned URL, where results are copied to S3.")
+    url_expires_at: float | None = Field(default=None, description="When that URL expires.")
 
     @classmethod
     def of(cls, image: ImageObject) -> ResultFile:
         """The description of a stored file."""
         return cls(
-            result=image.result, media_type=image.media_type, extension=extension_of(image.name), size=image.size
+            result=image.result,
+            media_type=image.media_type,
+            extension=extension_of(image.name),
+            size=image.size,
+            url=image.url,
+            url_expires_at=image.url_expires_at,
         )

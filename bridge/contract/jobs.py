@@ -6,13 +6,17 @@ Times are seconds since the epoch unless a name ends in `_ms`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
 from bridge.contract.envelope import ErrorBody
 from bridge.contract.files import FileFormat, ImageObject
-from bridge.contract.wire import WireModel
+from bridge.contract.wire import JobId, WireModel
+
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+"""In the order in which jobs are taken."""
 
 
 class JobKind(StrEnum):
@@ -40,14 +44,19 @@ class JobStatus(StrEnum):
 class Job(WireModel):
     """A fully resolved request, as the queue holds it. `parameters` are the values for the mode's graph."""
 
-    job_id: str
+    job_id: JobId
     kind: JobKind
     mode: str
     model: str | None = None
     parameters: dict[str, JsonValue]
     submitted_at: float
+    submitted_clock: str | None = None
+    """The same moment as `bridge.clock.stamp`, for workers of the same machine."""
     warnings: list[str] = Field(default_factory=list)
     callback_url: str | None = None
+    priority: Priority = "normal"
+    traceparent: str | None = None
+    tracestate: str | None = None
 
 
 class JobProgress(WireModel):
@@ -65,8 +74,8 @@ class JobProgress(WireModel):
 class JobState(WireModel):
     """The state of a job.
 
-    `position`, `wait_seconds` and `progress` are filled in when a state is returned; the stored state does not have
-    them.
+    `position`, `wait_seconds`, `paused` and `progress` are filled in when a state is returned; the stored state does
+    not have them.
     """
 
     job_id: str
@@ -84,6 +93,9 @@ class JobState(WireModel):
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
     callback_url: str | None = None
+    priority: Priority = "normal"
+    traceparent: str | None = Field(default=None, description="The W3C trace context that the job belongs to.")
+    tracestate: str | None = None
     cancel_requested: bool = Field(default=False, description="A caller cancelled the job while it ran.")
     attempts: int = Field(default=0, description="How often the job was started; more than once after a crash.")
     worker: str | None = Field(default=None, description="The worker that last ran the job.")
@@ -91,12 +103,15 @@ class JobState(WireModel):
     wait_seconds: float | None = Field(
         default=None, description="Estimated seconds until a queued job starts, from earlier jobs. Null: not known."
     )
+    paused: bool | None = Field(
+        default=None, description="True: the queue is paused, and the job waits until it is resumed."
+    )
     progress: JobProgress | None = Field(default=None, description="The progress of a running job.")
 
     @classmethod
     def queued(cls, job: Job) -> JobState:
         """The state of a job that has just been accepted."""
-        return cls(status=JobStatus.QUEUED, **job.model_dump())
+        return cls(status=JobStatus.QUEUED, **job.model_dump(exclude={"submitted_clock"}))
 
     def moved(self, status: JobStatus, **changes: Any) -> JobState:
         """The same job with another status."""
@@ -134,3 +149,6 @@ class JobPage(WireModel):
 
     jobs: list[JobState]
     next_cursor: str | None = None
+    unreadable: int = Field(
+        default=0, description="Jobs of this page that are left out because this version cannot read their records."
+    )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bridge.contract.files import ImageFormat
+from bridge.contract.jobs import Priority
+from bridge.contract.texts import VisibleText, as_whole
 from bridge.contract.wire import JobId, WireModel
 
 DEFAULT_MODE = "text-to-image"
+WHOLE_FIELDS = ("width", "height", "num_inference_steps", "seed", "num_images")
 MAX_PROMPT_CHARS = 10_000
 MAX_SEED = 2**53 - 1
 """The largest integer that JSON numbers, JavaScript and the graph editor all carry exactly."""
@@ -23,7 +28,7 @@ class ImageGenRequest(BaseModel):
     # Strict: "512" for 512 is a caller's mistake, which would otherwise surface later and elsewhere.
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
-    prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the image shows.")
+    prompt: VisibleText = Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the image shows.")
     negative_prompt: str | None = Field(
         default=None, max_length=MAX_PROMPT_CHARS, description="What it must not show, for models that support it."
     )
@@ -44,9 +49,9 @@ class ImageGenRequest(BaseModel):
     model: str | None = Field(
         default=None, max_length=200, description="A name from /v1/model-info. Null: the default model."
     )
-    num_images: int = Field(default=1, ge=1, le=64, description="How many images.")
-    output_format: ImageFormat = Field(default="png", description="The encoding of the images.")
-    mode: str = Field(default=DEFAULT_MODE, max_length=200, description="The saved graph to run.")
+    num_images: int | None = Field(default=None, ge=1, le=64, description="How many images. Null: 1.")
+    output_format: ImageFormat | None = Field(default=None, description="The encoding of the images. Null: png.")
+    mode: str | None = Field(default=None, max_length=200, description=f"The saved graph to run. Null: {DEFAULT_MODE}.")
     job_id: JobId | None = Field(
         default=None,
         description="A UUID of the caller's choice. The same id again returns the same job, not a second one.",
@@ -54,11 +59,24 @@ class ImageGenRequest(BaseModel):
     callback_url: str | None = Field(
         default=None,
         max_length=MAX_URL_CHARS,
+        json_schema_extra={"pattern": r"^https?://[^/?#@\s]+([/?#]|$)"},
         description="A URL that receives a signed POST when the job ends, repeated until it answers with 2xx.",
     )
-    cancel_on_disconnect: bool = Field(
-        default=False, description="Cancel the job if the caller hangs up before it ends. For requests that wait."
+    priority: Priority | None = Field(
+        default=None, description="Jobs of a higher priority are taken first. Null: normal."
     )
+    cancel_on_disconnect: bool | None = Field(
+        default=None,
+        description="Cancel the job if the caller hangs up before it ends. For requests that wait. Null: false.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_whole_numbers(cls, values: Any) -> Any:
+        # Not validators of the fields: those would hide the bounds from the JSON Schema.
+        if not isinstance(values, dict):
+            return values
+        return {name: as_whole(value) if name in WHOLE_FIELDS else value for name, value in values.items()}
 
 
 class CancelRequest(WireModel):

@@ -47,7 +47,7 @@ class ImageGenResponse(WireModel):
     def of(cls, state: JobState, images: Sequence[str] = (), *, by_reference: bool = False) -> ImageGenResponse:
         """The answer for a job that is done. `images` are its images in base64, unless they go by reference."""
         given = state.parameters
-        first = next((index for index, image in enumerate(state.images) if format_of(image.name) in IMAGE_FORMATS), 0)
+        first = _first_image(state)
         return cls.model_validate(
             {
                 **state.model_dump(include=set(cls.model_fields) & set(JobState.model_fields) - {"images"}),
@@ -62,6 +62,23 @@ class ImageGenResponse(WireModel):
                 "generation_time_ms": state.generation_time_ms,
             }
         )
+
+    @classmethod
+    def inline_bytes(cls, state: JobState) -> int:
+        """The size of the answer with its images in base64, as JSON. The first image is in it twice."""
+        contents = [base64_bytes(image.size) + len('"",') for image in state.images]
+        doubled = contents[_first_image(state)] if contents else 0
+        return len(cls.of(state).model_dump_json().encode()) + sum(contents) + doubled
+
+
+def base64_bytes(size: int) -> int:
+    """The length of `size` bytes in base64."""
+    return (size + 2) // 3 * 4
+
+
+def _first_image(state: JobState) -> int:
+    """The index of the first result that is an image; 0 if none is."""
+    return next((index for index, image in enumerate(state.images) if format_of(image.name) in IMAGE_FORMATS), 0)
 
 
 ECHOED = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed")

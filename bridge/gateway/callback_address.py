@@ -15,10 +15,22 @@ from dataclasses import dataclass
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from bridge.contract import InvalidRequest
+from bridge.contract import InvalidRequest, shown
 
 RESOLVE_TIMEOUT_S = 5.0
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+ISATAP = 0x5EFE
+"""The third quarter of an address that holds an IPv4 address in its last; the two bits that may differ are left out."""
+SPECIAL = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24"),
+        *("2001::/23", "2620:4f:8000::/48", "3ffe::/16", "3fff::/20"),
+    )
+)
+"""Of IANA's registries of special-purpose addresses (RFC 6890) those that Python counts as global: relays, sinks of the
+reverse zones, and documentation. No webhook is served there."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -32,6 +44,8 @@ class CallbackPolicy:
 
     secret: str | None = None
     allow_private: bool = False
+    setting: str = "IMAGEGEN_WEBHOOK_ALLOW_PRIVATE"
+    """The setting that allows private addresses."""
 
     async def check(self, url: str) -> None:
         """Raise InvalidRequest for a URL that webhooks must not go to."""
@@ -45,9 +59,11 @@ class CallbackPolicy:
             parsed = URL(url)
             port = parsed.port
         except ValueError as error:
-            raise InvalidRequest(f"callback_url {url!r} is not a URL: {error}", field="callback_url") from error
+            raise InvalidRequest(
+                f"callback_url {shown(url, 200)} is not a URL: {error}", field="callback_url"
+            ) from error
         if parsed.scheme not in ("http", "https") or not parsed.host or not port:
-            raise InvalidRequest(f"callback_url {url!r} is not an http or https URL", field="callback_url")
+            raise InvalidRequest(f"callback_url {shown(url, 200)} is not an http or https URL", field="callback_url")
         if parsed.user is not None or parsed.password is not None:
             raise InvalidRequest(
                 "callback_url contains a user name or a password, which would be stored with the job; leave it out",
@@ -56,7 +72,7 @@ class CallbackPolicy:
         try:
             await self.addresses(parsed.host, port)
         except OSError as error:
-            raise InvalidRequest(f"callback_url {url!r}: {error}", field="callback_url") from error
+            raise InvalidRequest(f"callback_url {shown(url, 200)}: {error}", field="callback_url") from error
 
     async def addresses(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
         """The addresses of a host. Raises AddressRefused if any of them is not public, and OSError."""
@@ -64,13 +80,12 @@ class CallbackPolicy:
             async with timeout(RESOLVE_TIMEOUT_S):
                 found = await get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError, TimeoutError) as error:
-            raise OSError(f"the name {host!r} cannot be resolved ({error or 'no answer'})") from error
+            raise OSError(f"the name {shown(host)} cannot be resolved ({error or 'no answer'})") from error
         results = []
         for found_family, _, protocol, _, address in found:
             if not self.allow_private and not is_public(str(address[0])):
                 raise AddressRefused(
-                    f"{host} is {address[0]}, which is not a public address; "
-                    "IMAGEGEN_WEBHOOK_ALLOW_PRIVATE=1 allows private ones"
+                    f"{host} is {address[0]}, which is not a public address; {self.setting}=1 allows private ones"
                 )
             results.append(
                 ResolveResult(
@@ -86,17 +101,26 @@ class CallbackPolicy:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is on the public internet. An address that embeds another is judged by both."""
+    """Whether an address is on the public internet. One that embeds an IPv4 address is judged by that too."""
     address: Address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address.teredo:
-            inner = address.teredo[1]
-        if address in NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return address.is_global and not address.is_multicast and not address.is_reserved
+        inner = _embedded(address)
+        if inner is not None and not is_public(str(inner)):
+            return False
+        if address.ipv4_mapped or address in NAT64 or address.sixtofour or address.teredo:
+            return inner is not None
+        if address not in GLOBAL_UNICAST:  # Everything else is local, multicast, or not assigned, as fec0::/10.
+            return False
+    special = any(address in network for network in SPECIAL if network.version == address.version)
+    return address.is_global and not address.is_multicast and not address.is_reserved and not special
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a gateway on the way would send to: of NAT64, 6to4, Teredo, ISATAP, or a mapped one."""
+    low = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address in NAT64 or int(address) >> 32 & 0xFCFFFFFF == ISATAP:
+        return low
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 class CheckedResolver(AbstractResolver):

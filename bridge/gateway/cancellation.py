@@ -21,12 +21,25 @@ async def cancel(queue: JobQueue, job_id: str) -> CancelAnswer:
     The request is stored with the job, so that a worker that takes over after a crash finds it. Raises UnknownJob and
     Unavailable.
     """
+    answer = await _cancel(queue, job_id, running_too=True)
+    assert answer is not None
+    return answer
+
+
+async def dequeue(queue: JobQueue, job_id: str) -> CancelAnswer | None:
+    """Cancel a job if it waits. None: it runs, and is left alone. Raises UnknownJob and Unavailable."""
+    return await _cancel(queue, job_id, running_too=False)
+
+
+async def _cancel(queue: JobQueue, job_id: str, *, running_too: bool) -> CancelAnswer | None:
     with queue.listen(job_id, ends_only=True) as events:
         while True:
             stored = await queue.stored_state(job_id)
             state = stored.state
             if state.status.final:
                 return _answer(state, CancelOutcome.ALREADY_ENDED)
+            if not running_too and state.status is JobStatus.RUNNING:
+                return None
             if state.cancel_requested:
                 break
             if state.status is JobStatus.RUNNING:

@@ -14,6 +14,7 @@ from bridge.broker.jobs import STATE_POLL_S, JobQueue
 from bridge.broker.mailbox import Mailbox
 from bridge.contract import JobEvent, JobState, JobStatus, Unavailable, UnknownJob
 from bridge.gateway.index import JobIndex, Place
+from bridge.gateway.s3 import Exports
 
 UNKNOWN_JOB_WAIT_S = 60.0
 """A client may ask for events of a job before it submits the job. After this long the gateway stops waiting for it."""
@@ -24,11 +25,34 @@ WAIT_NEWS_S = 2.0
 
 
 async def tell(
-    queue: JobQueue, index: JobIndex, job_id: str, *, previews: bool, unknown_wait_s: float = UNKNOWN_JOB_WAIT_S
+    queue: JobQueue,
+    index: JobIndex,
+    job_id: str,
+    *,
+    previews: bool,
+    unknown_wait_s: float = UNKNOWN_JOB_WAIT_S,
+    exports: Exports | None = None,
 ) -> AsyncIterator[JobEvent]:
-    """Every event of a job. Ends with the job, or after `unknown_wait_s` if no job has that id."""
+    """Every event of a job. Ends with the job. If no job has that id, it says so at once, and gives the job
+    `unknown_wait_s` to be submitted."""
+    async for event in _tell(queue, index, job_id, previews=previews, unknown_wait_s=unknown_wait_s):
+        if exports is not None and event.final and event.state is not None:
+            yield event.model_copy(update={"state": await exports.ended(event.state)})
+        else:
+            yield event
+
+
+async def _tell(
+    queue: JobQueue, index: JobIndex, job_id: str, *, previews: bool, unknown_wait_s: float
+) -> AsyncIterator[JobEvent]:
     with queue.listen(job_id, previews=previews) as mailbox:
-        state = await _known(queue, job_id)
+        try:
+            state = await queue.state(job_id)
+        except Unavailable:
+            state = None
+        except UnknownJob:
+            state = None
+            yield JobEvent(type="unknown", job_id=job_id)
         if state is not None:
             if state.status.final:
                 yield JobEvent.ending(state)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import re
 import time
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from bridge import logs
+from bridge import logs, tracing
 from bridge.broker.jobs import JobQueue
 from bridge.broker.mailbox import Mailbox
 from bridge.contract import (
     JOB_ID_PATTERN,
+    BodyTooLarge,
     BridgeError,
     CancelAnswer,
     ImageGenResponse,
@@ -24,8 +26,10 @@ from bridge.contract import (
     JobState,
     JobStatus,
     LoadModelResponse,
+    QueueFull,
     StorageFull,
     TimedOut,
+    Unavailable,
     UnknownJob,
     WorkerError,
 )
@@ -33,10 +37,12 @@ from bridge.disk import Disks
 from bridge.gateway import cancellation
 from bridge.gateway.callback_address import CallbackPolicy
 from bridge.gateway.idempotency import Claim, IdempotencyKeys
+from bridge.gateway.image_urls import ImageUrls
 from bridge.gateway.models import Models
 from bridge.gateway.offers import Offers
 from bridge.gateway.requests import Body, Limits
 from bridge.gateway.resolve import find_mode, form_values, make_job, make_load_job
+from bridge.gateway.s3 import Exports
 from bridge.gateway.uploads import Uploads
 from bridge.modes.library import ModeLibrary
 
@@ -48,6 +54,8 @@ class Accepted:
     job: Job | JobState
     replayed: bool = False
     """An earlier request with the same Idempotency-Key made the job."""
+    key: str | None = None
+    """The Idempotency-Key, which is free again if the queue refuses the job."""
 
     @property
     def job_id(self) -> str:
@@ -67,14 +75,18 @@ class Generation:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         callbacks: CallbackPolicy = CallbackPolicy(),  # noqa: B008 - frozen
         disks: Disks = Disks(),  # noqa: B008 - frozen
+        image_urls: ImageUrls | None = None,
+        exports: Exports | None = None,
     ) -> None:
         self.queue = queue
         self.modes = modes
         self.limits = limits
         self.models = Models(queue)
         self.offers = Offers(queue)
+        self.exports = exports or Exports(queue, None)
         self._keys = keys
-        self._uploads = Uploads(queue, limits)
+        self._uploads = Uploads(queue, limits, image_urls or ImageUrls(max_bytes=limits.image.max_bytes))
+        self.decoder = self._uploads.decoder
         self._callbacks = callbacks
         self._timeout_s = timeout_s
         self._disks = disks
@@ -102,25 +114,36 @@ class Generation:
             except UnknownJob:
                 pass  # The request that claimed the key has not queued its job yet.
         try:
-            return Accepted(await self._job(replace(body, values={**body.values, "job_id": first.job_id})), replayed)
+            job = await self._job(replace(body, values={**body.values, "job_id": first.job_id}))
+            return Accepted(job, replayed, key)
         except BridgeError:
             await self._keys.release(key)
             raise
 
     async def submit(self, accepted: Accepted) -> JobState:
-        """Queue a job, unless it was queued before. When this returns, the job is on the broker's disk."""
-        return accepted.job if isinstance(accepted.job, JobState) else await self.queue.submit(accepted.job)
+        """Queue a job, unless it was queued before. When this returns, the job is on the broker's disk.
+
+        Raises QueueFull, BodyTooLarge and Unavailable.
+        """
+        if isinstance(accepted.job, JobState):
+            return accepted.job
+        try:
+            return await self.queue.submit(accepted.job)
+        except (QueueFull, BodyTooLarge):  # Of any other error it is not known whether the job was queued.
+            if accepted.key is not None:
+                with contextlib.suppress(Unavailable):
+                    await self._keys.release(accepted.key)
+            raise
 
     async def run(self, accepted: Accepted) -> JobState:
         """Queue a job, unless it was queued before, and wait for its end.
 
         Raises WorkerError, JobCancelled, TimedOut, QueueFull and Unavailable.
         """
-        job = accepted.job
-        with self.queue.listen(job.job_id, ends_only=True) as events:
-            state = job if isinstance(job, JobState) else await self.queue.submit(job)
+        with self.queue.listen(accepted.job_id, ends_only=True) as events:
+            state = await self.submit(accepted)
             if not state.status.final:
-                state = await self._wait(job.job_id, events)
+                state = await self._wait(accepted.job_id, events)
         if state.status is JobStatus.FAILED and state.error:
             raise WorkerError(state.error)
         if state.status is JobStatus.CANCELLED:
@@ -130,7 +153,7 @@ class Generation:
     async def load(self, model_name: str) -> LoadModelResponse:
         """Load a model and wait until it is on its device. Raises UnknownModel and what `run` raises."""
         self.check_disk()
-        state = await self.run(Accepted(make_load_job(model_name, await self.models.recent(), time.time())))
+        state = await self.run(Accepted(_traced(make_load_job(model_name, await self.models.recent(), time.time()))))
         return LoadModelResponse.model_validate({"job_id": state.job_id, **(state.loaded or {})})
 
     async def cancel(self, job_id: str) -> CancelAnswer:
@@ -144,6 +167,7 @@ class Generation:
         """
         if state.kind is not JobKind.GENERATE:
             raise InvalidRequest(f"job_id {state.job_id} is that of a job that loads a model", field="job_id")
+        state = await self.exports.ended(state)
         contents = await asyncio.gather(*(self.queue.image(image) for image in state.images)) if inline else []
         images = [base64.b64encode(content).decode() for content in contents]
         return ImageGenResponse.of(state, images, by_reference=not inline)
@@ -167,8 +191,9 @@ class Generation:
         job = make_job(values, self.modes, models, time.time(), problems, self.limits.request, mode)
         if job.callback_url is not None:
             await self._callbacks.check(job.callback_url)
+        self.queue.check_size(job)
         await self._uploads.store(images, job_id)
-        return job
+        return _traced(job)
 
     async def _wait(self, job_id: str, events: Mailbox) -> JobState:
         try:
@@ -181,3 +206,8 @@ class Generation:
                 f"job {job_id} is not done after {self._timeout_s:g} s; it goes on: ask GET /v1/jobs/{job_id}"
             ) from error
         raise AssertionError("the event stream ends with the job")
+
+
+def _traced(job: Job) -> Job:
+    """The job with the trace context of the request."""
+    return job.model_copy(update=tracing.headers())  # The fields are named like the headers.

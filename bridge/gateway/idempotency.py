@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from bridge.broker.connection import broker_errors
 from bridge.broker.stores import bucket_config, make_stream
-from bridge.contract import IdempotencyMismatch, InvalidRequest
+from bridge.contract import IdempotencyMismatch, InvalidRequest, read_answer
 
 KEEP_S = 24 * 3600.0
 MAX_KEY_CHARS = 255
@@ -62,7 +62,7 @@ class IdempotencyKeys:
                 except KeyWrongLastSequenceError:
                     pass
                 try:
-                    first = Claim.model_validate_json((await self._claims.get(name)).value or b"")
+                    first = read_answer(Claim, (await self._claims.get(name)).value or b"")
                 except KeyNotFoundError:
                     continue  # Released, or just expired.
                 if first.fingerprint != claim.fingerprint:

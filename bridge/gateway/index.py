@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 from pydantic import ValidationError
 
 from bridge import logs
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
-from bridge.contract import JobKind, JobState, JobStatus
+from bridge.contract import PRIORITIES, JobKind, JobState, JobStatus, Priority, read_answer
 from bridge.gateway.run_times import JobKey, RunTimes, work_of
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Entry:
     finished_at: float | None
     work: float | None
     revision: int
+    priority: Priority = "normal"
 
 
 class Place(NamedTuple):
@@ -65,6 +66,8 @@ class JobIndex:
 
     def __init__(self, queue: JobQueue, *, clock: Callable[[], float] = time.time) -> None:
         self._queue = queue
+        self.paused: Callable[[], bool] = lambda: False
+        """Whether the queue is paused."""
         self._clock = clock
         self._entries: dict[str, Entry] = {}
         self._order: list[tuple[float, str]] = []  # (submitted_at, job_id), oldest first
@@ -76,6 +79,8 @@ class JobIndex:
         self._heard_at = 0.0
         self._broken = False
         self._complete = asyncio.Event()
+        self.unreadable = 0
+        """The number of states that could not be read: another version wrote them, or they are damaged."""
         self._schedule: dict[str, Place] = {}
         self._scheduled_at = 0.0
         self._freed_at = 0.0
@@ -94,6 +99,14 @@ class JobIndex:
     def get(self, job_id: str) -> Entry | None:
         """The record of one job."""
         return self._entries.get(job_id)
+
+    def waiting(self) -> list[Entry]:
+        """The jobs that wait, those submitted last at the end."""
+        return list(self._waiting.values())
+
+    def running(self) -> list[Entry]:
+        """The jobs that run."""
+        return list(self._running.values())
 
     def newest_first(self, before: tuple[float, str] | None = None) -> Iterator[Entry]:
         """All jobs, last submitted first; with `before`, those submitted before (submitted_at, job_id)."""
@@ -116,19 +129,23 @@ class JobIndex:
         if state.status is JobStatus.RUNNING:
             return state.model_copy(update={"progress": self._queue.last_progress(state.job_id)})
         if state.status is JobStatus.QUEUED and (place := self.place(state.job_id)):
-            return state.model_copy(update=place._asdict())
+            return state.model_copy(update={**place._asdict(), "paused": self.paused() or None})
         return state
 
     def _places(self, now: float) -> Iterator[tuple[str, Place]]:
-        """Simulate the queue: waiting jobs run in order, on as many machines as run jobs now."""
+        """Simulate the queue: waiting jobs run by priority and in order, on as many machines as run jobs now.
+
+        That a few jobs of low priority are taken first, so that none starves, is left out.
+        """
+        waiting = sorted(self._waiting.values(), key=lambda entry: PRIORITIES.index(entry.priority))  # stable
         lanes = [self._left(entry, now) for entry in self._running.values()] or [0.0]
         first = next(iter(self._waiting.values()), None)
         if not self._running and first and now - max(first.submitted_at, self._freed_at) > NOBODY_WORKS_S:
             lanes = [None]
         free: list[float] | None = sorted(lane for lane in lanes if lane is not None)
-        if None in lanes:
+        if None in lanes or self.paused():
             free = None
-        for position, entry in enumerate(self._waiting.values()):
+        for position, entry in enumerate(waiting):
             yield entry.job_id, Place(position, round(free[0], 3) if free else None)
             seconds = self._times.estimate(entry.key, entry.work)
             if free and seconds is not None:
@@ -157,6 +174,7 @@ class JobIndex:
             finished_at=state.finished_at,
             work=work_of(state.parameters),
             revision=revision,
+            priority=state.priority,
         )
         self._entries[state.job_id] = entry
         if known is None:
@@ -193,6 +211,11 @@ class JobIndex:
     async def _follow(self) -> None:
         """Follow with one subscription, until it breaks."""
         nc, js = self._queue.nc, self._queue.nc.jetstream()
+        if (await js.stream_info(self._queue.states_stream)).state.last_seq < self._revision:
+            log.warning("the bucket of job states was made anew; reading it again")
+            for job_id in list(self._entries):
+                self.forget(job_id)
+            self._revision = 0
         inbox = nc.new_inbox()
         self._delivered, self._broken, self._heard_at = 0, False, time.monotonic()
         subscription = await nc.subscribe(inbox, cb=self._on_message)
@@ -223,9 +246,11 @@ class JobIndex:
 
     async def _on_message(self, msg: Msg) -> None:
         self._heard_at = time.monotonic()
-        if (msg.headers or {}).get("Status") == "100":  # A heartbeat, or a flow control message, which needs an answer.
-            if msg.reply:
-                await msg.respond(b"")
+        headers = msg.headers or {}
+        if headers.get("Status") == "100":  # A heartbeat, or a flow control message, which needs an answer.
+            # The heartbeat of a consumer that waits for an answer that was lost says where to send it.
+            if stalled := msg.reply or headers.get(Header.CONSUMER_STALLED):
+                await self._queue.nc.publish(stalled)
             elif not self._delivered:
                 self._complete.set()
             return
@@ -235,16 +260,17 @@ class JobIndex:
             return
         self._delivered += 1
         self._revision = meta.sequence.stream
-        if (msg.headers or {}).get("KV-Operation"):  # A deletion has no value.
+        if headers.get("KV-Operation"):  # A deletion has no value.
             self.forget(msg.subject.rpartition(".")[2])
         else:
             try:
-                state = JobState.model_validate_json(msg.data)
+                state = read_answer(JobState, msg.data)
                 if state.status.final:
                     self._queue.ended(state)
                 self.note(state, meta.sequence.stream)
             except ValidationError as error:  # Written by another version of this program.
                 job_id = msg.subject.rpartition(".")[2]
+                self.unreadable += 1
                 log.warning("job %s has a state that cannot be read: %s", job_id, logs.what_failed(error))
         if not meta.num_pending:
             self._complete.set()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.contract import ErrorDetail
+from bridge.modes.model_limits import Most
 from bridge.settings import Settings
 
 
@@ -17,11 +18,19 @@ class RequestLimits:
     max_pixels: int = 4096 * 4096
     max_steps: int = 1000
     max_images: int = 64
+    callbacks: bool = True
+    """Whether webhooks are sent."""
 
     @classmethod
     def of(cls, settings: Settings) -> RequestLimits:
         """The limits of the settings."""
-        return cls(settings.max_pixels, settings.max_steps, settings.max_images)
+        sends = settings.webhook_secret is not None
+        return cls(settings.max_pixels, settings.max_steps, settings.max_images, sends)
+
+    @property
+    def most(self) -> Most:
+        """The same for the schemas of modes."""
+        return Most(self.max_pixels, self.max_steps, self.max_images, self.callbacks)
 
     def problems(self, parameters: Mapping[str, Any]) -> list[ErrorDetail]:
         """Every limit that the parameters of a job exceed."""

@@ -13,6 +13,12 @@ from bridge.gateway.limits import RequestLimits
 from bridge.modes.images_in import ImageLimits
 
 
+class FormText(str):
+    """A text of a form, not yet converted to the type of its field."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Body:
     """The fields of a request. `files` came as bytes; `text_bytes` is the size of everything else."""
@@ -21,12 +27,13 @@ class Body:
     files: Mapping[str, bytes] = field(default_factory=dict)
     text_bytes: int = 0
     is_form: bool = False
-    """The values are texts of a form, not yet converted."""
+    """It came as a form: values that are `FormText` are not yet converted."""
 
     @property
     def cancel_on_disconnect(self) -> bool:
         """Whether to cancel the job when its caller hangs up. The field is validated with the others."""
-        return self.values.get("cancel_on_disconnect") in (True, "true", "1")
+        value = self.values.get("cancel_on_disconnect")
+        return value is True or (isinstance(value, FormText) and value.lower() in ("true", "1"))
 
     def refuse_cancel_on_disconnect(self) -> None:
         """Raise InvalidRequest if the caller wants a cancellation that this endpoint cannot offer."""

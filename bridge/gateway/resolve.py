@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 from uuid import uuid4
 
 from pydantic import JsonValue, ValidationError
 
+from bridge import clock
 from bridge.contract import (
     DEFAULT_MODE,
     ErrorDetail,
@@ -20,15 +21,21 @@ from bridge.contract import (
     ModelInfo,
     ModelInfoResponse,
     UnknownModel,
+    as_whole,
+    decimal_number,
+    shorten,
+    shown,
+    whole_number,
 )
 from bridge.gateway.limits import RequestLimits
+from bridge.gateway.requests import FormText
 from bridge.modes.library import Mode, ModeLibrary
-from bridge.modes.parameters import ParameterKind
+from bridge.modes.parameters import Parameter, ParameterKind
 
 RANDOM_SEED_BITS = 32
 """Random seeds are short enough to read out and type in again."""
 
-SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect"}
+SERVICE_FIELDS = {"job_id", "mode", "callback_url", "cancel_on_disconnect", "priority"}
 """Request fields that are not parameters of a graph."""
 FORM_KINDS: dict[ParameterKind, type] = {
     ParameterKind.INTEGER: int,
@@ -37,6 +44,12 @@ FORM_KINDS: dict[ParameterKind, type] = {
     ParameterKind.BOOLEAN: bool,
 }
 FORM_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+REQUEST_DEFAULTS: dict[str, JsonValue] = {"num_images": 1, "output_format": "png"}
+"""Values of fields that a request leaves open, where the graph has none of its own."""
+MAX_UNKNOWN_FIELDS = 20
+"""The most unknown fields that an error names one by one."""
+MAX_NAMES = 40
+"""The most names that an error lists."""
 
 
 class Checked(NamedTuple):
@@ -50,29 +63,25 @@ def find_mode(body: Mapping[str, Any], modes: ModeLibrary) -> Mode:
     """The mode of a request, or the default mode. Raises UnknownMode, BrokenMode and InvalidRequest."""
     name = body.get("mode")
     if name is not None and not isinstance(name, str):
-        raise InvalidRequest(f"mode must be a string, not {name!r}", field="mode")
+        raise InvalidRequest(f"mode must be a string, not {shown(name)}", field="mode")
     return modes.get(name or DEFAULT_MODE)
 
 
 def form_values(body: Mapping[str, Any], mode: Mode) -> dict[str, Any]:
     """The texts of a form, converted to the types of their fields. A text that cannot be converted stays as it is and
-    fails validation later, together with any other mistakes."""
-    values: dict[str, Any] = {}
-    for name, text in body.items():
-        values[name] = text
-        kind = _form_kind(name, mode)
-        if not isinstance(text, str) or kind is str:
-            continue
-        if text == "":
-            values[name] = None
-        elif kind is bool:
-            values[name] = FORM_BOOLEANS.get(text.lower(), text)
-        else:
-            try:
-                values[name] = kind(text)
-            except ValueError:
-                continue
-    return values
+    fails validation later, together with any other mistakes. Values that came as JSON stay too."""
+    return {
+        name: _form_value(str(value), _form_kind(name, mode)) if isinstance(value, FormText) else value
+        for name, value in body.items()
+    }
+
+
+def _form_value(text: str, kind: type) -> Any:
+    if kind is bool:
+        return FORM_BOOLEANS.get(text.lower(), text)
+    # Not int() and float(): those take 1_000, spaces, digits of any script, and inf.
+    number = whole_number(text) if kind is int else decimal_number(text) if kind is float else None
+    return text if number is None else number
 
 
 def _form_kind(name: str, mode: Mode) -> type:
@@ -87,8 +96,10 @@ def check_types(body: Mapping[str, Any], *, needs_prompt: bool = True) -> Checke
     """Validate a request against `ImageGenRequest`. Fields that fail are left out of the values, so that the others can
     still be checked against the model, and the caller learns of all mistakes at once."""
     values = dict(body)
-    if not needs_prompt and values.get("prompt") is None:
-        values["prompt"] = "-"  # A placeholder, as below; the caller removes it.
+    if values.get("prompt") is None:
+        values.pop("prompt", None)
+        if not needs_prompt:
+            values["prompt"] = "-"  # A placeholder, as below; the caller removes it.
     details: list[ErrorDetail] = []
     while True:
         try:
@@ -107,9 +118,8 @@ def _detail(error: Any, values: Mapping[str, Any]) -> ErrorDetail:
     field = ".".join(str(part) for part in error["loc"]) or None
     if error["type"] == "missing":
         return ErrorDetail(field=field, message=f"{field} is required")
-    value = repr(error.get("input"))
-    value = value if len(value) <= 80 else value[:77] + "…"
-    return ErrorDetail(field=field, message=f"{field} {value}: {error['msg'][0].lower()}{error['msg'][1:]}")
+    reason = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    return ErrorDetail(field=field, message=f"{field} {shown(error.get('input'))}: {reason}")
 
 
 def make_job(
@@ -134,7 +144,11 @@ def make_job(
     if not needs_prompt and body.get("prompt") is None:
         del values["prompt"]
     model = _find_model(values, mode, models)
-    parameters = {name: value for name, value in values.items() if name not in SERVICE_FIELDS and value is not None}
+    parameters = {
+        name: _whole(value, mode.parameters.get(name))
+        for name, value in values.items()
+        if name not in SERVICE_FIELDS and value is not None
+    }
     parameters |= _own_defaults(body, mode)
     if model:
         parameters["model"] = model.name
@@ -158,21 +172,41 @@ def make_job(
         model=model.name if model else None,
         parameters={name: value for name, value in parameters.items() if name in mode.parameters},
         submitted_at=now,
+        submitted_clock=clock.stamp(),
         warnings=warnings,
         callback_url=values["callback_url"],
+        priority=values["priority"] or "normal",
     )
+
+
+def _whole(value: Any, parameter: Parameter | None) -> Any:
+    return as_whole(value) if parameter is not None and FORM_KINDS.get(parameter.kind) is int else value
 
 
 def _own_defaults(body: Mapping[str, Any], mode: Mode) -> dict[str, JsonValue]:
     """The graph's values for fields that the request leaves out and that also have a default in the request model."""
-    names = [name for name in ("num_images", "output_format") if name in mode.parameters and name not in body]
-    return {name: mode.parameters[name].default for name in names if mode.parameters[name].default}
+    own = {name: mode.parameters[name].default for name in REQUEST_DEFAULTS if name in mode.parameters}
+    return {name: own.get(name) or default for name, default in REQUEST_DEFAULTS.items() if body.get(name) is None}
 
 
 def make_load_job(model_name: str, models: ModelInfoResponse, now: float) -> Job:
     """The job that loads a model. Raises UnknownModel."""
     model = _known(model_name, models, "model_name")
-    return Job(job_id=str(uuid4()), kind=JobKind.LOAD, mode="load", model=model.name, parameters={}, submitted_at=now)
+    return Job(
+        job_id=str(uuid4()),
+        kind=JobKind.LOAD,
+        mode="load",
+        model=model.name,
+        parameters={},
+        submitted_at=now,
+        submitted_clock=clock.stamp(),
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(shorten(name) for name in names[:MAX_NAMES]) + more if names else "none"
 
 
 def _find_model(values: Mapping[str, Any], mode: Mode, models: ModelInfoResponse) -> ModelInfo | None:
@@ -185,7 +219,7 @@ def _known(name: str, models: ModelInfoResponse, field: str) -> ModelInfo:
     model = models.find(name)
     if model is None:
         raise UnknownModel(
-            f"no model is called {name!r}; available: {', '.join(m.name for m in models.models) or 'none'}", field=field
+            f"no model is called {shown(name)}; available: {_listed(m.name for m in models.models)}", field=field
         )
     return model
 
@@ -209,7 +243,9 @@ def _model_problems(parameters: Mapping[str, Any], model: ModelInfo) -> list[Err
     guidance = parameters.get("guidance_scale")
     bounds = limits.guidance_scale
     if guidance is not None and not bounds.min <= guidance <= bounds.max:
-        message = f"guidance_scale {guidance} is outside {bounds.min:g} to {bounds.max:g}, the range of {model.name}"
+        message = (
+            f"guidance_scale {shown(guidance)} is outside {bounds.min:g} to {bounds.max:g}, the range of {model.name}"
+        )
         details.append(ErrorDetail(field="guidance_scale", message=message))
     return details
 
@@ -230,11 +266,14 @@ def _integer_problem(name: str, value: int, limit: IntegerLimit, model: ModelInf
 def _mode_problems(parameters: Mapping[str, Any], body: Mapping[str, Any], mode: Mode) -> list[ErrorDetail]:
     """Every value that the graph does not accept, and every field that it does not have."""
     known = {**mode.parameters}
+    unknown = [name for name in body if name not in known and name not in SERVICE_FIELDS and body[name] is not None]
+    names = _listed(known)
     details = [
-        ErrorDetail(field=name, message=f"mode {mode.name} has no parameter {name!r}; it has {', '.join(known)}")
-        for name in body
-        if name not in known and name not in SERVICE_FIELDS and body[name] is not None
+        ErrorDetail(field=name, message=f"mode {mode.name} has no parameter {shown(name)}; it has {names}")
+        for name in unknown[:MAX_UNKNOWN_FIELDS]
     ]
+    if (more := len(unknown) - MAX_UNKNOWN_FIELDS) > 0:
+        details.append(ErrorDetail(field=None, message=f"{more} more fields are no parameters of mode {mode.name}"))
     for name, parameter in known.items():
         if name not in parameters:
             if parameter.required:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 
+from bridge.broker.images import KeptImage
 from bridge.broker.jobs import JobQueue
-from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, UnknownJob
+from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, StorageFull, UnknownJob, UnreadableRecord, shown
+from bridge.gateway.image_urls import ImageUrls, is_url
 from bridge.gateway.requests import Body, Limits
 from bridge.modes import files_in, images_in
+from bridge.modes.decoding import Decoder
 from bridge.modes.images_in import BadImage, InputImage, JobImage
 from bridge.modes.library import Mode
 from bridge.modes.parameters import UPLOADS, Parameter, ParameterKind
 
 KIND_NAMES = {ParameterKind.IMAGE: "an image", ParameterKind.FILE: "a file"}
 """What error messages call the value of a parameter."""
+ORPHAN_S = 600.0
+"""An upload whose job is not queued after this long belongs to a request that was refused."""
+SPACE_FACTOR = 8
+"""How much more than one upload needs is freed at once in a full store."""
 
 
 class Uploads:
     """Reads and stores the uploads of one gateway's requests."""
 
-    def __init__(self, queue: JobQueue, limits: Limits) -> None:
+    def __init__(self, queue: JobQueue, limits: Limits, urls: ImageUrls) -> None:
         self._queue = queue
         self._limits = limits
+        self.decoder = Decoder(limits.image)
+        self._urls = urls
 
     async def read(self, body: Body, mode: Mode) -> tuple[dict[str, InputImage], list[ErrorDetail]]:
         """The uploads of a request by parameter, and what is wrong with those that cannot be used.
@@ -31,21 +41,21 @@ class Uploads:
         images: dict[str, InputImage] = {}
         problems: list[ErrorDetail] = []
         wanted = {name: parameter for name, parameter in mode.parameters.items() if parameter.kind in UPLOADS}
-        text_bytes = body.text_bytes - sum(len(v) for name in wanted if isinstance(v := body.values.get(name), str))
+        text_bytes = _text_bytes(body, wanted)
         if text_bytes > self._limits.body_bytes:
             raise BodyTooLarge(
                 f"the body has {text_bytes} bytes besides its images and files; the limit (max_body_bytes) is "
                 f"{self._limits.body_bytes}"
             )
         for name in sorted(body.files.keys() - wanted.keys()):
-            message = f"mode {mode.name} takes no image or file {name!r}; it takes {', '.join(wanted) or 'none'}"
+            message = f"mode {mode.name} takes no image or file {shown(name)}; it takes {', '.join(wanted) or 'none'}"
             problems.append(ErrorDetail(field=name, message=message))
         for name, parameter in wanted.items():
             value = body.files.get(name, body.values.get(name))
             if value is None:
                 continue
             try:
-                data = value if isinstance(value, bytes) else await self._named(value, KIND_NAMES[parameter.kind])
+                data = value if isinstance(value, bytes) else await self._named(value, parameter.kind)
                 images[name] = await self._checked(data, parameter)
             except BadImage as error:
                 problems.append(ErrorDetail(field=name, message=f"{name} {error}"))
@@ -56,10 +66,37 @@ class Uploads:
         for name, image in images.items():
             reference = images_in.stored(image.reference(job_id, name), self._queue.names.inputs)
             assert reference is not None
-            await self._queue.inputs.put(reference.name, image.data)
+            try:
+                await self._queue.inputs.put(reference.name, image.data)
+            except StorageFull:
+                if not await self._make_space(len(image.data)):
+                    raise
+                await self._queue.inputs.put(reference.name, image.data)
 
-    async def _named(self, value: object, wanted: str) -> bytes:
+    async def _make_space(self, size: int) -> bool:
+        """Delete uploads of jobs that have ended, the oldest first. False if there are none. Raises Unavailable."""
+        wanted, freed = SPACE_FACTOR * size, 0
+        for kept in await self._queue.inputs.kept():
+            if await self._is_unneeded(kept):
+                await self._queue.inputs.delete(kept)
+                freed += kept.size
+            if freed >= wanted:
+                break
+        return freed >= size
+
+    async def _is_unneeded(self, kept: KeptImage) -> bool:
+        try:
+            return (await self._queue.state(kept.name.partition("/")[0])).status.final
+        except UnknownJob:  # Its request was refused, or its job is about to be queued.
+            return kept.age_s > ORPHAN_S
+        except UnreadableRecord:
+            return False
+
+    async def _named(self, value: object, kind: ParameterKind) -> bytes:
         """The bytes that a text holds or refers to. Raises BadImage and Unavailable."""
+        wanted = KIND_NAMES[kind]
+        if kind is ParameterKind.IMAGE and isinstance(value, str) and is_url(value):
+            return await self._urls.fetch(value)
         given = images_in.stored(value, self._queue.names.inputs)
         if given is not None:
             # The parameters of an earlier job, sent again. They hold its digest, so the caller has seen that job.
@@ -67,14 +104,14 @@ class Uploads:
                 return await self._queue.inputs.get(given)
             except ImageExpired as error:
                 raise BadImage(f"{given.name} is not {wanted} that is still kept: send it again") from error
-        data = images_in.read_text(value, wanted)
+        data = await self.decoder.run(images_in.read_text, value, wanted)
         return await self._image_of(data) if isinstance(data, JobImage) else data
 
     async def _checked(self, data: bytes, parameter: Parameter) -> InputImage:
         """The upload, if the parameter can take it. Raises BadImage."""
         if parameter.kind is ParameterKind.IMAGE:
-            return await images_in.check(data, self._limits.image)
-        return await files_in.check(data, self._limits.file_bytes, parameter.accept)
+            return await self.decoder.check(data)
+        return await self.decoder.run(files_in.check, data, self._limits.file_bytes, parameter.accept)
 
     async def _image_of(self, place: JobImage) -> bytes:
         """An image of an earlier job. Raises BadImage and Unavailable."""
@@ -86,3 +123,12 @@ class Uploads:
             return await self._queue.image(state.images[place.index])
         except (UnknownJob, ImageExpired) as error:
             raise BadImage(f"{name}: {error.message}") from error
+
+
+def _text_bytes(body: Body, uploads: Collection[str]) -> int:
+    """The size of a request without its images and files."""
+    if not any(isinstance(body.values.get(name), str) for name in uploads):
+        return body.text_bytes
+    # Not the size of the body less that of its base64: escapes such as \/ and \r\n make that longer as it is sent.
+    others = {name: value for name, value in body.values.items() if name not in uploads}
+    return min(body.text_bytes, len(json.dumps(others, ensure_ascii=False).encode("utf-8", "replace")))

@@ -20,10 +20,13 @@ from nats.js.api import ConsumerConfig
 from nats.js.client import JetStreamContext
 from yarl import URL
 
+from bridge import logs, tracing
+from bridge.broker import consumer
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
 from bridge.contract import BridgeError, JobState, UnknownJob, WebhookBody
 from bridge.gateway.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
+from bridge.gateway.s3 import Exports
 from bridge.stopping import stop
 
 log = logging.getLogger(__name__)
@@ -79,8 +82,15 @@ class Backoff:
 class Webhooks:
     """The calls of one gateway. Call `run` once and let it go on."""
 
-    def __init__(self, queue: JobQueue, policy: CallbackPolicy, backoff: Backoff = Backoff()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        queue: JobQueue,
+        policy: CallbackPolicy,
+        backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+        exports: Exports | None = None,
+    ) -> None:
         self._queue = queue
+        self._exports = exports or Exports(queue, None)
         self._policy = policy
         self._backoff = backoff
 
@@ -100,12 +110,12 @@ class Webhooks:
 
     async def _serve(self, session: aiohttp.ClientSession) -> None:
         names = self._queue.names
-        subscription = await self._queue.nc.jetstream().pull_subscribe(
-            names.callbacks,
-            durable=names.callbacks_consumer,
-            stream=names.callbacks_stream,
-            config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
+        js = self._queue.nc.jetstream()
+        config = ConsumerConfig(
+            durable_name=names.callbacks_consumer, filter_subject=names.callbacks, ack_wait=ACK_WAIT_S, max_deliver=-1
         )
+        durable = await consumer.make(js, names.callbacks_stream, config)
+        subscription = await js.pull_subscribe_bind(durable, names.callbacks_stream)
         # Not a TaskGroup: it cancels its tasks only once, and one that lost the cancellation would block it forever.
         lanes = [asyncio.create_task(self._lane(subscription, session)) for _ in range(AT_ONCE)]
         try:
@@ -133,7 +143,14 @@ class Webhooks:
             return
         except BridgeError:
             return  # The broker is down; it will deliver again.
-        failure = await self._call(state, attempt, session)
+        trace = tracing.Trace.read(state.traceparent, state.tracestate)
+        with (
+            tracing.span("webhook", "client", trace, job_id=job_id, attempt=attempt) as span,
+            logs.about(job_id=job_id),
+        ):
+            failure = await self._call(state, attempt, session)
+            if failure is not None:
+                span.fail("webhook_failed")
         if failure is None:
             await msg.ack_sync()
             return
@@ -149,12 +166,14 @@ class Webhooks:
         """Send a webhook once; None if the receiver accepted it."""
         assert self._policy.secret is not None
         assert state.callback_url is not None
-        url, body = URL(state.callback_url), WebhookBody.of(state).model_dump_json().encode()
+        shown = await self._exports.ended(state)
+        url, body = URL(state.callback_url), WebhookBody.of(shown).model_dump_json().encode()
         headers = {
             "Content-Type": "application/json",
             SIGNATURE_HEADER: sign(self._policy.secret, body, int(time.time())),
             JOB_HEADER: state.job_id,
             ATTEMPT_HEADER: str(attempt),
+            **tracing.headers(),
         }
         try:
             # aiohttp does not call the resolver for a host that is an address.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from bridge.contract import BridgeError, UnknownMode
+from bridge.contract import BridgeError, UnknownMode, shorten, shown
 from bridge.modes.graphs import Graph
 from bridge.modes.parameters import PARAMETER_CLASSES, Parameter, ParameterKind, read_parameter
 
@@ -26,12 +27,19 @@ RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
 """Node classes whose output is `{"images": [{"filename", "subfolder", "type"}]}`, whatever the files are."""
 PACK_PREFIX = "NeuroLux"
 """The prefix of the node pack's classes."""
-RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect")
+RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
 """Fields of every request; parameters must not have these names."""
 ANY_MODEL = "starter"
 """The model that every installation has. A graph saved with it runs with the default model; a graph saved with another
 model keeps that."""
 NOTE_CLASSES = ("MarkdownNote", "Note")
+REPLACED = "\ufffd"
+"""Stands for what is not text in the name of a file."""
+LARGEST_BYTES = 64 * 1024 * 1024
+MOST_NESTED = 100
+"""Levels of a graph's JSON. The editor writes about ten."""
+NAMES_CHARS = 1000
+"""The most characters of a list of modes in an error."""
 UI_VALUE_INDEX = 1
 """The value is the second widget of every parameter node; the name is the first."""
 
@@ -152,21 +160,23 @@ class ModeLibrary:
 
     def names(self) -> list[str]:
         """The names of all modes, including broken ones."""
-        return sorted({path.stem for folder in self._folders for path in folder.glob("*.json")})
+        return sorted({_shown(path.stem) for folder in self._folders for path in _files(folder)})
 
     def version(self) -> tuple[tuple[str, int, int, int, int], ...]:
         """A value that changes when any file of any mode changes, appears or disappears."""
-        paths = sorted(path for folder in self._folders for path in folder.glob("*.json"))
+        paths = sorted(path for folder in self._folders for path in _files(folder))
         return tuple((str(path), *_stamp(path), *_stamp(path.parent / "api" / path.name)) for path in paths)
 
     def get(self, name: str) -> Mode:
         """The mode of that name. Raises UnknownMode or BrokenMode."""
         if Path(name).name == name:  # The name must not lead out of the folders.
             for folder in reversed(self._folders):
-                if (path := folder / f"{name}.json").is_file():
+                if os.path.lexists(path := folder / f"{name}.json"):
                     return self._load(path)
-        names = self.names()
-        raise UnknownMode(f"no mode is called {name!r}; available: {', '.join(names) or 'none'}", field="mode")
+            if REPLACED in name and name in self.names():
+                raise BrokenMode(f"mode {shown(name)} cannot be used: the name of its file is not UTF-8; rename it")
+        names = shorten(", ".join(self.names()), NAMES_CHARS)
+        raise UnknownMode(f"no mode is called {shown(name)}; available: {names or 'none'}", field="mode")
 
     def _load(self, path: Path) -> Mode:
         api_path = path.parent / "api" / path.name
@@ -177,19 +187,78 @@ class ModeLibrary:
                 return known[1]
             workflow, graph = _read_files(path, api_path)
             mode = read_mode(path.stem, workflow, graph)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BrokenMode(f"mode {path.stem!r} cannot be read: {type(error).__name__}: {error}") from error
+            # What a request does with a mode: a node of another form shows itself now, not in a job.
+            mode.bind({})
+            mode.json_schema()
+            mode.links()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
+            raise BrokenMode(
+                f"mode {path.stem!r} cannot be read: {type(error).__name__}: {_shown_text(reason)}"
+            ) from error
         self._read[path] = (version, mode)
         return mode
 
 
+def _files(folder: Path) -> list[Path]:
+    """What a folder holds for modes: nothing where it cannot be read."""
+    try:
+        return list(folder.glob("*.json"))
+    except OSError:
+        return []
+
+
+def _shown(name: str) -> str:
+    """A file's name in JSON: the bytes of one that is not UTF-8 are replaced."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _shown_text(text: str) -> str:
+    """A text that can be sent: halves of characters are replaced."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _stamp(path: Path) -> tuple[int, int]:
-    """A value that changes when the file changes; zeros if there is none."""
+    """A value that changes when the file changes; zeros if it cannot be found."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return 0, 0
     return status.st_mtime_ns, status.st_size
+
+
+def _read_json(path: Path) -> Any:
+    """The JSON in a file. Raises OSError if it is no file, and ValueError if it holds something else."""
+    if not path.is_file():  # To read a pipe or a device would never end.
+        raise OSError(None, "it is not a file")
+    with path.open("rb") as file:
+        data = file.read(LARGEST_BYTES + 1)
+    if len(data) > LARGEST_BYTES:
+        raise ValueError(f"it is larger than {LARGEST_BYTES:,} bytes")
+    too_deep = ValueError(f"its JSON is nested deeper than {MOST_NESTED} levels")
+    try:
+        found = json.loads(data, parse_constant=_no_number)
+    except RecursionError:
+        raise too_deep from None
+    if _depth(found) > MOST_NESTED:
+        raise too_deep
+    json.dumps(found, ensure_ascii=False).encode()  # Halves of characters cannot be sent on.
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _depth(value: Any) -> int:
+    """How deep a JSON value is nested. Not recursive, because what is too deep must not fail here."""
+    deepest, waiting = 0, [(value, 1)]
+    while waiting and deepest <= MOST_NESTED:
+        item, depth = waiting.pop()
+        deepest = max(deepest, depth)
+        inner = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        waiting += [(each, depth + 1) for each in inner if isinstance(each, dict | list)]
+    return deepest
 
 
 def _read_files(path: Path, api_path: Path) -> tuple[dict[str, Any], Graph]:
@@ -197,13 +266,16 @@ def _read_files(path: Path, api_path: Path) -> tuple[dict[str, Any], Graph]:
 
     Raises BrokenMode if only the editor's format exists, and what reading files and JSON raises.
     """
-    saved = json.loads(path.read_bytes())
+    saved = _read_json(path)
     if _is_graph(saved):
         return {}, saved
     if not isinstance(saved, dict) or not isinstance(saved.get("nodes"), list):
         raise ValueError(f"{path.name} is not a graph, neither in the editor's format nor in API format")
-    if api_path.is_file():
-        return saved, json.loads(api_path.read_bytes())
+    if api_path.exists():
+        graph = _read_json(api_path)
+        if not _is_graph(graph):
+            raise ValueError(f"api/{path.name} is not a graph in API format")
+        return saved, graph
     raise BrokenMode(
         f"mode {path.stem!r} has no exported graph: {path} is in the editor's format, which only the editor can "
         f"convert. Open it there and choose File > Publish as mode, or export it with File > Export (API) to "
@@ -213,11 +285,11 @@ def _read_files(path: Path, api_path: Path) -> tuple[dict[str, Any], Graph]:
 
 def _is_graph(saved: Any) -> bool:
     """Whether the content of a file is a graph in API format."""
-    return (
-        isinstance(saved, dict)
-        and bool(saved)
-        and all(isinstance(node, dict) and "class_type" in node and "inputs" in node for node in saved.values())
-    )
+    return isinstance(saved, dict) and bool(saved) and all(_is_node(node) for node in saved.values())
+
+
+def _is_node(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
 
 
 def read_mode(name: str, workflow: dict[str, Any], graph: Graph) -> Mode:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from bridge.contract import MAX_SEED
+from bridge.contract import MAX_SEED, VISIBLE_PATTERN, is_blank, shorten, shown
 from bridge.modes.files_in import FILE_KINDS
 from bridge.modes.images_in import is_reference
 
@@ -40,6 +40,8 @@ PARAMETER_CLASSES = {
     "NeuroLuxImageParameter": ParameterKind.IMAGE,
     "NeuroLuxFileParameter": ParameterKind.FILE,
 }
+OPTIONS_CHARS = 400
+"""The most characters of a list of options in an error."""
 INPUT_KEYS = {ParameterKind.IMAGE: "image", ParameterKind.FILE: "file"}
 """The node input that holds the value, if it is not called value."""
 UPLOADS = (ParameterKind.IMAGE, ParameterKind.FILE)
@@ -83,11 +85,11 @@ class Parameter:
                 return self._text_problem(value)
             case ParameterKind.IMAGE:
                 # The gateway has replaced the upload by a reference. Any other text would be a file name.
-                return None if is_reference(value) else f"{self.name} must be an image, not {value!r}"
+                return None if is_reference(value) else f"{self.name} must be an image, not {shown(value)}"
             case ParameterKind.FILE:
-                return None if is_reference(value) else f"{self.name} must be a file, not {value!r}"
+                return None if is_reference(value) else f"{self.name} must be a file, not {shown(value)}"
             case ParameterKind.BOOLEAN:
-                return None if isinstance(value, bool) else f"{self.name} must be true or false, not {value!r}"
+                return None if isinstance(value, bool) else f"{self.name} must be true or false, not {shown(value)}"
             case ParameterKind.CHOICE:
                 return self._choice_problem(value)
             case _:
@@ -95,16 +97,18 @@ class Parameter:
 
     def _choice_problem(self, value: JsonValue) -> str | None:
         if not isinstance(value, str):
-            return f"{self.name} must be a string, not {value!r}"
+            return f"{self.name} must be a string, not {shown(value)}"
         if self.options and value not in self.options:
-            return f"{self.name} {value!r} is not one of {', '.join(self.options)}"
+            return f"{self.name} {shown(value)} is not one of {shorten(', '.join(self.options), OPTIONS_CHARS)}"
         if self.offered is not None and not self.options:
-            return f"{self.name} {value!r}: ComfyUI offers no options; put a file into the folder that it reads"
+            return f"{self.name} {shown(value)}: ComfyUI offers no options; put a file into the folder that it reads"
         return None
 
     def _text_problem(self, value: JsonValue) -> str | None:
         if not isinstance(value, str):
-            return f"{self.name} must be a string, not {value!r}"
+            return f"{self.name} must be a string, not {shown(value)}"
+        if self.required and is_blank(value):
+            return f"{self.name} {shown(value)}: it shows nothing: all of it is white space or invisible"
         if self.max_length and len(value) > self.max_length:
             return f"{self.name} has {len(value)} characters; at most {self.max_length} are allowed"
         return None
@@ -113,12 +117,12 @@ class Parameter:
         whole = self.kind is not ParameterKind.NUMBER
         # bool is an int to Python; a caller who sends true for a number has made a mistake.
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            return f"{self.name} must be {'an integer' if whole else 'a number'}, not {value!r}"
+            return f"{self.name} must be {'an integer' if whole else 'a number'}, not {shown(value)}"
         assert isinstance(value, int | float)
         if self.minimum is not None and value < self.minimum:
-            return f"{self.name} {value} is below the minimum of {_short(self.minimum)}"
+            return f"{self.name} {shown(value)} is below the minimum of {_short(self.minimum)}"
         if self.maximum is not None and value > self.maximum:
-            return f"{self.name} {value} is above the maximum of {_short(self.maximum)}"
+            return f"{self.name} {shown(value)} is above the maximum of {_short(self.maximum)}"
         return None
 
     def json_schema(self) -> dict[str, JsonValue]:
@@ -139,6 +143,8 @@ class Parameter:
             schema["enum"] = list(self.options)
         if self.max_length:
             schema["maxLength"] = self.max_length
+        if self.kind is ParameterKind.TEXT and self.required:
+            schema["pattern"] = VISIBLE_PATTERN
         if self.minimum is not None:
             schema["minimum"] = self.minimum
         if self.maximum is not None:

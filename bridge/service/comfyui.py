@@ -14,6 +14,7 @@ import aiohttp
 
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.pack import NODE_ROUTE, PACK_ROUTE, RESULT_NODE
+from bridge.comfyui.token import token_headers
 from bridge.service.child import ChildProcess
 from bridge.service.device import Device, find_device
 from bridge.service.installer import Installation
@@ -82,13 +83,14 @@ class ManagedComfyUI:
         self.url = f"http://127.0.0.1:{self.port}"
         self.device: Device = find_device(installation.python)
         self._require_pack = require_pack
+        self._env = {**DEFAULTS, **env, **ENVIRONMENT}
         if extra_arguments is None:
             extra_arguments = _extra_arguments(env)
         self.child = ChildProcess(
             "comfyui",
             self._command(base_directory, extra_model_paths, extra_arguments),
             log_file=log_file,
-            env={**DEFAULTS, **env, **ENVIRONMENT},
+            env=self._env,
             cwd=installation.root,
         )
 
@@ -109,7 +111,8 @@ class ManagedComfyUI:
     async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until ComfyUI answers and the pack is loaded. Raises ComfyUIStartFailed."""
         try:
-            async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as session:
+            headers = token_headers(self._env)
+            async with asyncio.timeout(timeout_s), aiohttp.ClientSession(headers=headers) as session:
                 while await self._status(session, "/system_stats") != 200:
                     if self.child.returncode is not None:
                         raise self._ended()

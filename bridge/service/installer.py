@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import configparser
 import fcntl
+import math
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +23,7 @@ from pathlib import Path
 import yaml
 
 from bridge.comfyui.errors import ComfyUIError
+from bridge.service.advisories import version_numbers
 from bridge.settings import Settings
 
 PINNED_VERSION = "0.3.75"
@@ -32,6 +36,10 @@ EXTRA_MODEL_PATHS = "extra_model_paths.yaml"
 COMFY_CLI_CONFIG = Path("~/.config/comfy-cli/config.ini")
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACK = REPOSITORY / "custom_nodes" / "neurolux"
+
+COMFYUI_REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
+GITHUB_TIMEOUT_S = 10.0
+_VERSION = re.compile(r"""^(?:__version__|version)\s*=\s*["'](?P<version>[^"'\s]+)["']""", re.MULTILINE)
 
 Say = Callable[[str], None]
 
@@ -48,15 +56,78 @@ class Installation:
     python: Path
     origin: str
 
+    @property
+    def version(self) -> str:
+        """Its version, such as 0.3.75; `unknown` if its files do not say."""
+        for name in ("comfyui_version.py", "pyproject.toml"):
+            try:
+                text = (self.root / name).read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            if match := _VERSION.search(text):
+                return match["version"]
+        return "unknown"
+
 
 def find_installation(settings: Settings, say: Say = print) -> Installation:
-    """The ComfyUI to start. Unpacks the pinned copy if there is no other."""
+    """The ComfyUI to start: the named one, else the newest of the workspaces and the pinned copy.
+
+    Unpacks the pinned copy if there is no other. A workspace that does not say its version counts as new.
+    """
     if settings.comfyui_dir is not None:
         return existing_installation(settings.comfyui_dir, "named")
-    for workspace in comfy_cli_workspaces(settings):
-        if (workspace / "main.py").is_file():
-            return existing_installation(workspace, "comfy-cli")
+    found = find_workspace(settings, say)
+    return found or pinned_installation(settings, say)
+
+
+def find_workspace(settings: Settings, say: Say = print) -> Installation | None:
+    """The newest comfy-cli workspace that is not older than the pinned copy; None if there is none."""
+    places = [place for place in comfy_cli_workspaces(settings) if (place / "main.py").is_file()]
+    best: Installation | None = None
+    for installation in (existing_installation(place, "comfy-cli") for place in dict.fromkeys(places)):
+        if _age(installation) < version_numbers(PINNED_VERSION):
+            say(f"not used: {installation.root} is ComfyUI {installation.version}, older than {PINNED_VERSION}")
+        elif best is None or _age(installation) > _age(best):
+            best = installation
+    return best
+
+
+def _age(installation: Installation) -> tuple[float, ...]:
+    return version_numbers(installation.version) or (math.inf,)
+
+
+def newest_installation(settings: Settings, *, gpu: str, say: Say = print) -> Installation:
+    """What `imagegen setup` prepares: an existing ComfyUI, else the newest from GitHub, else the pinned copy.
+
+    The newest is tried where comfy-cli and git are installed and GitHub answers. It failing is no error.
+    """
+    if settings.comfyui_dir is not None:
+        return existing_installation(settings.comfyui_dir, "named")
+    if found := find_workspace(settings, say):
+        return found
+    if comfy_cli() is not None and github_answers():
+        try:
+            return install_with_comfy_cli(settings, gpu=gpu, say=say)
+        except InstallError as error:
+            say(f"{error}; taking ComfyUI {PINNED_VERSION}")
+            shutil.rmtree(own_comfy_cli_workspace(settings), ignore_errors=True)
     return pinned_installation(settings, say)
+
+
+def github_answers() -> bool:
+    """Whether the newest ComfyUI can be fetched from here."""
+    git = shutil.which("git")
+    if git is None:
+        return False
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        asked = subprocess.run(
+            [git, "ls-remote", "--exit-code", COMFYUI_REPOSITORY, "HEAD"],
+            capture_output=True, env=environment, check=False, timeout=GITHUB_TIMEOUT_S,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
 
 
 def existing_installation(root: Path, origin: str) -> Installation:
@@ -169,10 +240,15 @@ def _locked(path: Path) -> Iterator[None]:
 # -- comfy-cli -----------------------------------------------------------------------------------------------------
 
 
+def comfy_cli() -> str | None:
+    """The program `comfy`, if it is installed."""
+    comfy = Path(sys.executable).with_name("comfy")
+    return str(comfy) if comfy.exists() else shutil.which("comfy")
+
+
 def install_with_comfy_cli(settings: Settings, *, gpu: str, say: Say = print) -> Installation:
     """The newest ComfyUI, installed by the program `comfy` (comfy-cli) from GitHub. `gpu`: cuda, rocm, mps or cpu."""
-    comfy = Path(sys.executable).with_name("comfy")
-    program = str(comfy) if comfy.exists() else shutil.which("comfy")
+    program = comfy_cli()
     if program is None:
         raise InstallError("comfy-cli is not installed; install it with: pip install comfy-cli")
     workspace = own_comfy_cli_workspace(settings)

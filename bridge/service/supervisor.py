@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from bridge.comfyui.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
+from bridge.comfyui.token import TOKEN_VARIABLE, token_headers
 from bridge.service.checks import ReservedPort, check_port, check_space
 from bridge.service.child import ChildProcess
 from bridge.service.comfyui import ManagedComfyUI, has_nodes, output_directory
@@ -31,11 +32,11 @@ from bridge.service.state_folder import prepare, write_private
 from bridge.service.status import probe_ready
 from bridge.service.watchdog import Watchdog
 from bridge.settings import ENV_PREFIX, Settings, without_secrets
+from bridge.terminal import safe_text
 
 STOP_ORDER = {"gateway": 2.0, "worker": 3.0, "comfyui": 2.0, "nats": 3.0}
 """The order of stopping: sources of work first. Seconds that each may take before it is killed."""
 NATS_TIMEOUT_S = 15.0
-COMFYUI_TOKEN_VARIABLE = "NEUROLUX_COMFYUI_TOKEN_FILE"
 POLL_S = 0.2
 SILENT_S = 10.0
 """A gateway or worker that has sent no sign of life for this long does not answer."""
@@ -49,7 +50,7 @@ Say = Callable[[str], None]
 def say(text: str) -> None:
     """Print a line to the terminal, if it still exists."""
     try:
-        print(text, flush=True)
+        print(safe_text(text), flush=True)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
     except OSError:
@@ -91,12 +92,12 @@ class Supervisor:
         The processes that ask ComfyUI learn the file's name from the environment.
         """
         file = self._settings.comfyui_token_file
-        named = os.environ.get(COMFYUI_TOKEN_VARIABLE) or str(file)
+        named = os.environ.get(TOKEN_VARIABLE) or str(file)
         if not self._settings.tokens() or named != str(file):
             file.unlink(missing_ok=True)
             return
         write_private(file, secrets.token_hex(32) + "\n")
-        os.environ[COMFYUI_TOKEN_VARIABLE] = str(file)
+        os.environ[TOKEN_VARIABLE] = str(file)
 
     async def run(self) -> None:
         outcome = self._outcome = asyncio.get_running_loop().create_future()
@@ -133,7 +134,7 @@ class Supervisor:
         installation = await asyncio.to_thread(find_installation, self._settings, self._say)
         comfyui = self._prepare_comfyui(installation)
         device = comfyui.device
-        self._say(f"ComfyUI ({installation.root}) is starting on {device.kind}: {comfyui.url}")
+        self._say(f"ComfyUI {installation.version} ({installation.root}) is starting on {device.kind}: {comfyui.url}")
         if device.note:
             self._say(f"warning: {device.note}")
         keeper = self._keep(comfyui.child, ready=comfyui.wait_ready)
@@ -159,11 +160,17 @@ class Supervisor:
     async def _comfyui_external(self) -> None:
         """Wait for a ComfyUI that the user runs; it may start later than this service."""
         reported = False
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with aiohttp.ClientSession(timeout=timeout, headers=token_headers()) as session:
             while True:
                 status = await _status(session, self._comfyui_url + "/system_stats")
                 if status == 200:
                     break
+                if status in (401, 403):
+                    raise ServiceError(
+                        f"the ComfyUI at {self._comfyui_url} refuses this service (HTTP {status}): give both the same "
+                        f"{TOKEN_VARIABLE}, or start ComfyUI with NEUROLUX_ALLOWED_HOSTS set to the name in the URL"
+                    )
                 if status is not None and status < 500:
                     raise ServiceError(f"{self._comfyui_url} is not a ComfyUI (HTTP {status}); check --comfyui-url")
                 if not reported:
@@ -253,7 +260,10 @@ class Supervisor:
                 reported = True
             await asyncio.sleep(POLL_S)
         self._say(f"ready after {time.monotonic() - self._began:.1f} s: {url} (try {url}/docs)")
-        self._say(f"editor: {self._comfyui_url}   NATS: {self._nats_url}   stop with Ctrl-C")
+        editor = self._comfyui_url
+        if path := os.environ.get(TOKEN_VARIABLE):
+            editor += f"/?token=… (the content of {path})"
+        self._say(f"editor: {editor}   NATS: {self._nats_url}   stop with Ctrl-C")
 
     # -- running -------------------------------------------------------------------------------------------------
 

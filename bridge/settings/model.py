@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -43,6 +44,11 @@ OPEN_RATE_PER_MINUTE = 600
 """Requests a minute from one client where other machines can reach the service."""
 _SECRET = re.compile(rf"{ENV_PREFIX}\w*(TOKEN|SECRET|PASSWORD|CREDENTIALS|KEY)\w*", re.IGNORECASE)
 """Also of versions that this one does not know."""
+ORIGIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE)
+PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,100}){1,10}")
+"""A path that may stand in front of every path of the service."""
+MAX_S3_URL_LIFETIME_S = 7 * 24 * 3600.0
+"""What S3 allows."""
 WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -106,6 +112,9 @@ class Settings(BaseSettings):
     )
     nats_tls_key: LocalPath | None = setting(None, "private key of nats_tls_cert (PEM)")
     worker_id: str | None = setting(None, "name of this worker, unique among all workers", shown="from host and port")
+    idle_unload_s: NonNegativeFloat = setting(
+        0.0, "seconds without a job after which a worker frees the memory of its device; 0 is never"
+    )
     token: str | None = setting(
         None,
         "token that every request must carry; other users of this machine can read it on the command line",
@@ -118,6 +127,19 @@ class Settings(BaseSettings):
         (),
         "host names that clients may use, separated by commas (that of a reverse proxy, for example)",
         shown="localhost and the address of --host; any name on a wider address, which needs a token",
+    )
+    cors_origins: CommaList = setting(
+        (),
+        "web pages that may use the service: origins such as http://localhost:3000, separated by commas",
+        shown="none",
+    )
+    root_path: str = setting(
+        "",
+        "path under which a proxy serves the service, such as /images; links and redirects then start with it",
+        shown="none",
+    )
+    forwarded_prefix: bool = setting(
+        False, "take that path from the header X-Forwarded-Prefix, which the proxy must set or remove in every request"
     )
     job_timeout_s: PositiveFloat = setting(DEFAULT_JOB_TIMEOUT_S, "seconds a synchronous request waits for its job")
     max_pending: PositiveInt = setting(
@@ -132,6 +154,9 @@ class Settings(BaseSettings):
         512 * 1024 * 1024, "most bytes of request bodies that one gateway holds at once; more get a 429"
     )
     max_image_pixels: PositiveInt = setting(64 * 1024 * 1024, "most pixels of an image in a request")
+    max_decoded_pixels: PositiveInt = setting(
+        64 * 1024 * 1024, "most pixels of images in requests that one gateway decodes at once; more of them wait"
+    )
     max_pixels: PositiveInt = setting(4096 * 4096, "most pixels (width x height) of a generated image")
     max_steps: PositiveInt = setting(1000, "most denoising steps of one request")
     max_images: PositiveInt = setting(64, "most images of one request")
@@ -155,7 +180,9 @@ class Settings(BaseSettings):
     )
     image_retention_s: PositiveFloat = setting(Retention.images_s, "seconds to keep the images of a job")
     image_store_bytes: PositiveInt = setting(
-        Retention.images_bytes, "most bytes of images; the oldest are removed first"
+        Retention.images_bytes,
+        "most bytes of images, and again of uploads; the oldest images are removed first, and a store that is full of "
+        "the uploads of waiting jobs refuses more",
     )
     min_free_disk_bytes: NonNegativeInt = setting(
         256 * 1024 * 1024, "free bytes below which a disk of disk_folders refuses new jobs with a 503; 0 is no limit"
@@ -170,6 +197,27 @@ class Settings(BaseSettings):
     )
     webhook_allow_private: bool = setting(
         False, "allow callback_url to reach loopback, private and link-local addresses"
+    )
+    image_urls: CommaList = setting(
+        (),
+        "hosts from which requests may name images by URL, separated by commas: a name, *.name for all below it, or * "
+        "for any",
+        shown="none: requests bring their images",
+    )
+    image_urls_allow_private: bool = setting(
+        False, "allow image URLs to reach loopback, private and link-local addresses"
+    )
+
+    s3_bucket: str | None = setting(
+        None, "S3 bucket to which results are copied, with presigned URLs in the answers; needs the extra s3"
+    )
+    s3_endpoint: str | None = setting(
+        None, "URL of an S3-compatible server, such as http://127.0.0.1:9000", shown="that of AWS"
+    )
+    s3_region: str | None = setting(None, "region of the bucket", shown="AWS_REGION, else us-east-1")
+    s3_prefix: str = setting("", "what the keys of the copies begin with", shown="nothing")
+    s3_url_lifetime_s: PositiveFloat = setting(
+        3600.0, "seconds for which a presigned URL is valid, at most a week", le=MAX_S3_URL_LIFETIME_S
     )
 
     def __init__(self, **values: Any) -> None:
@@ -213,11 +261,11 @@ class Settings(BaseSettings):
             raise ValueError(f"port {port} is not between 1 and 65535")
         return port
 
-    @field_validator("comfyui_url", "nats_url")
+    @field_validator("comfyui_url", "nats_url", "s3_endpoint")
     @classmethod
     def _check_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and "://" not in url:
-            scheme = "http" if info.field_name == "comfyui_url" else "nats"
+            scheme = "nats" if info.field_name == "nats_url" else "http"
             raise ValueError(f"{info.field_name} {url!r} has no scheme; write {scheme}://{url}")
         return url
 
@@ -235,6 +283,25 @@ class Settings(BaseSettings):
         if worker_id is not None and not WORKER_ID.fullmatch(worker_id):
             raise ValueError(f"worker_id {worker_id!r} may hold only letters, digits, - and _, at most 64 of them")
         return worker_id
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"cors_origins: {origin!r} is not an origin; write it like https://app.example.org, with its port "
+                    "and without a path, and list each one: there is no wildcard"
+                )
+        return origins
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if path and not PATH_PREFIX.fullmatch(path):
+            raise ValueError(f"root_path {path!r} is not a path such as /images")
+        return path
 
     @field_validator("token")
     @classmethod

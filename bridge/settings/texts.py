@@ -62,6 +62,8 @@ def explain(error: ErrorDetails, source: Callable[[str], str]) -> str:
             return f"{name} {value} is not above {context['gt']:g}"
         case "greater_than_equal":
             return f"{name} {value} is below {context['ge']:g}; 0 is no limit"
+        case "less_than_equal":
+            return f"{name} {value} is above {context['le']:g}"
         case "literal_error":
             choices = context["expected"].replace(" or ", ", ").replace("'", "")
             return f"{name} {value!r} is not one of {choices}"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
+from bridge import clock
 from bridge.contract import Job, JobEvent
 
 
@@ -79,9 +80,11 @@ class Start:
     monotonic: float
 
     @classmethod
-    def now(cls) -> Start:
-        """This moment."""
-        return cls(time.time(), time.monotonic())
+    def of(cls, job: Job) -> Start:
+        """This moment. A wall clock that was set while the job waited changes nothing."""
+        waited = clock.seconds_since(job.submitted_clock)
+        at = max(time.time(), job.submitted_at) if waited is None else job.submitted_at + waited
+        return cls(at, time.monotonic())
 
     @property
     def elapsed_s(self) -> float:
@@ -169,7 +172,7 @@ class HeldJob:
     def started(self) -> None:
         """ComfyUI started it. Only the first start counts: later ones repeat a run that ComfyUI lost."""
         if self._state is State.SUBMITTED:
-            self._start = Start.now()
+            self._start = Start.of(self.job)
             self._move(State.RUNNING)
 
     def collect(self) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from bridge.broker.questions import answer_of
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
 from bridge.contract import WidgetOptions
@@ -20,12 +19,8 @@ from bridge.contract import WidgetOptions
 log = logging.getLogger(__name__)
 
 
-async def answer_options(comfy: ComfyUI, question: bytes) -> bytes:
-    """The reply to a gateway: the options of each widget, or null if it has none or ComfyUI does not answer."""
-    return await answer_of(_options(comfy, question), "options")
-
-
-async def _options(comfy: ComfyUI, question: bytes) -> WidgetOptions:
+async def options_for(comfy: ComfyUI, question: bytes) -> WidgetOptions:
+    """The options of each widget that a gateway asks about, or null if it has none or ComfyUI does not answer."""
     widgets: list[list[str]] = json.loads(question)
     classes = sorted({class_type for class_type, _ in widgets})
     found = await asyncio.gather(*(_node(comfy, class_type) for class_type in classes))

@@ -6,7 +6,6 @@ import json
 
 from pydantic import ValidationError
 
-from bridge.broker.questions import answer_of
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
 from bridge.contract import ErrorBody, ModelPlan, Unavailable, WorkerError
@@ -14,11 +13,6 @@ from bridge.contract import ErrorBody, ModelPlan, Unavailable, WorkerError
 PLAN_ROUTE = "/neurolux/plan"
 REFUSALS = (404, 422, 503)
 """Statuses with which the pack refuses a plan; the error has the bridge's own shape."""
-
-
-async def answer_plan(comfy: ComfyUI, question: bytes) -> bytes:
-    """The reply to a gateway: the plan, or an error envelope."""
-    return await answer_of(plan_of(comfy, question), "planning")
 
 
 async def plan_of(comfy: ComfyUI, question: bytes) -> ModelPlan:

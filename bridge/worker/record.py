@@ -64,7 +64,7 @@ class JobRecord:
                 **changes,
             )
             if await self._write(ended):
-                return ended
+                return self.state  # Without what the server would not take.
             await self._read_again()
             if self.state == ended:  # It was written; only the broker's answer was lost.
                 return ended

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
-from bridge.broker.questions import answer_of
+from bridge.broker.questions import answer
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.pack import model_info, require_nodes
@@ -98,4 +98,4 @@ class WorkerReport:
     async def answer_model_info(self, msg: Msg) -> None:
         """Reply with the models that ComfyUI reports now."""
         if msg.reply:
-            await msg.respond(await answer_of(model_info(self._comfy), "model_info"))
+            await answer(self._queue.nc, msg, model_info(self._comfy), "model_info")

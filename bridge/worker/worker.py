@@ -13,20 +13,22 @@ import re
 import socket
 import time
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
-from pydantic import ValidationError
 
-from bridge import logs
-from bridge.broker.connection import BROKER_ERRORS, connect
-from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject
+from bridge import logs, tracing
+from bridge.broker.connection import BROKER_ERRORS, OUR_ERRORS, connect, respond
+from bridge.broker.control import PauseSwitch
+from bridge.broker.fleet import BUSY, STATUS_INTERVAL_S, TAKEN, Roster, handed_over, offer_subject, unload_subject
 from bridge.broker.jobs import HEARTBEAT_S, WATCH_S, JobQueue
+from bridge.broker.questions import answer
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
-from bridge.contract import BridgeError, ErrorBody, Job, JobStatus
+from bridge.contract import BridgeError, ErrorBody, Job, JobStatus, Unavailable, read_answer
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
 from bridge.stopping import stop
@@ -34,11 +36,13 @@ from bridge.worker import inputs
 from bridge.worker.execution import Execution, Outcome, Workplace
 from bridge.worker.held_job import HeldJob, State
 from bridge.worker.input_cleaning import InputCleaner
-from bridge.worker.offers import answer_options
+from bridge.worker.offers import options_for
 from bridge.worker.patience import insist
-from bridge.worker.plans import answer_plan
+from bridge.worker.plans import plan_of
 from bridge.worker.record import JobRecord
 from bridge.worker.report import WorkerReport
+from bridge.worker.unhandled import MAX_DELIVERIES, give_up, leave
+from bridge.worker.unloading import Unloading
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +55,6 @@ RELEASE_AFTER_S = 2.0
 """A job that has waited in ComfyUI this long goes back to the queue when another worker is idle."""
 MAX_HELD = MAX_SLOTS + 8
 """Most jobs on this worker, with those whose images are on their way to the store."""
-MAX_DELIVERIES = 20
-"""A job that was delivered this often without a start has failed."""
 FETCH_WAIT_S = 5.0
 RETRY_S = 1.0
 
@@ -60,13 +62,31 @@ RETRY_S = 1.0
 class Worker:
     """One worker and its ComfyUI."""
 
-    def __init__(self, queue: JobQueue, comfy: ComfyUI, modes: ModeLibrary, worker_id: str) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        comfy: ComfyUI,
+        modes: ModeLibrary,
+        worker_id: str,
+        *,
+        idle_unload_s: float = 0.0,
+    ) -> None:
         self.worker_id = worker_id
         self._queue = queue
         self._comfy = comfy
         self._roster = Roster(queue.nc, queue.names)
         self._report = WorkerReport(queue, comfy, worker_id)
         self._held: dict[str, HeldJob] = {}
+        self._switch: PauseSwitch
+        """Opened by `run`."""
+        self._unloading = Unloading(
+            comfy,
+            self._report,
+            worker_id,
+            running=lambda: [job_id for job_id, held in self._held.items() if held.state.occupies_comfyui],
+            told=lambda: self._changed.set(),
+            idle_s=idle_unload_s,
+        )
         self._cleaner = InputCleaner(comfy, queue.retention, self._uploads)
         self._place = Workplace(queue, comfy, modes, self._cleaner, self._is_watched)
         self._watched: dict[str, float] = {}  # until when (monotonic) somebody looks at the previews of a job
@@ -78,16 +98,20 @@ class Worker:
     async def run(self) -> None:
         """Serve until cancelled. Jobs that are held then are delivered to the next worker."""
         nc, names = self._queue.nc, self._queue.names
+        self._switch = await PauseSwitch.open(nc, names)
+        self._switch.on_pause = lambda: self._changed.set()
         await nc.subscribe(names.model_info, queue="workers", cb=self._report.answer_model_info)
         await nc.subscribe(names.plan, queue="workers", cb=self._on_plan)
         await nc.subscribe(names.options, queue="workers", cb=self._on_options)
         await nc.subscribe(f"{names.cancel}.*", cb=self._on_cancel)
         await nc.subscribe(f"{names.watch}.*", cb=self._on_watch)
         await nc.subscribe(offer_subject(names, self.worker_id), cb=self._on_offer)
+        await nc.subscribe(unload_subject(names, self.worker_id), cb=self._on_unload)
         await nc.subscribe(names.workers, cb=self._on_roll_call)
         await self._roster.open()
         serving = [asyncio.create_task(self._serve(number)) for number in range(MAX_SLOTS)]
         serving += [asyncio.create_task(self._beat()), asyncio.create_task(self._cleaner.run())]
+        serving += [asyncio.create_task(self._switch.follow()), asyncio.create_task(self._unloading.run())]
         try:
             await asyncio.gather(*serving)
         finally:
@@ -105,7 +129,8 @@ class Worker:
                     self._shorter.clear()
                     await self._shorter.wait()
                 if subscription is None:
-                    subscription = await self._queue.subscribe()
+                    subscription = await self._queue.subscribe(self._switch.paused)
+                await self._switch.wait_running()
                 await self._report.wait_usable()
                 [msg] = await subscription.fetch(1, timeout=FETCH_WAIT_S)
             except NatsTimeout:
@@ -115,6 +140,7 @@ class Worker:
                 subscription = None
                 await asyncio.sleep(RETRY_S)
                 continue
+            await self._switch.hold(msg)
             await self._take(msg)
 
     async def _take(self, msg: Msg) -> None:
@@ -134,27 +160,33 @@ class Worker:
         return task
 
     async def _handle(self, msg: Msg, free: asyncio.Event, *, handed: bool = False) -> None:
-        """Handle one delivery. It is left alone on every error, so that the broker delivers the job again."""
+        """Handle one delivery. On an error it is left alone, and delivered again, up to MAX_DELIVERIES times."""
+        deliveries = msg.metadata.num_delivered
         try:
-            job = Job.model_validate_json(msg.data)
+            job = read_answer(Job, msg.data)
             logs.bind(job_id=job.job_id)  # This task is about nothing else.
+            if (trace := tracing.Trace.read(job.traceparent, job.tracestate)) is not None:
+                logs.bind(trace_id=trace.trace_id)
             logs.keep_private(job.parameters)
-            if msg.metadata.num_delivered > 1:
+            if deliveries > 1:
                 self._report.redeliveries += 1
-                log.info("job delivered again", extra=logs.fields(deliveries=msg.metadata.num_delivered))
+                log.info("job delivered again", extra=logs.fields(deliveries=deliveries))
             alive = self._spawn(self._keep_alive(msg, job.job_id))
             try:
                 if not handed and await self._hand_over(msg, job):
                     return
-                await self._see_through(msg, job, free)
+                await self._switch.hold(msg)
+                with _traced(job) as span:
+                    await self._see_through(msg, job, free, span)
             finally:
                 alive.cancel()
-        except ValidationError as error:
-            log.error("a job that this version cannot read is left to others: %s", logs.what_failed(error))
-            await asyncio.sleep(RETRY_S)
-        except (BridgeError, *BROKER_ERRORS) as error:
-            log.warning("a job is left to be delivered again: %s", error or type(error).__name__)
-            await asyncio.sleep(RETRY_S)
+        except Exception as error:
+            # The barrier of a delivery: one that cannot be handled must neither stop this worker nor stay for ever.
+            away = isinstance(error, (Unavailable, *BROKER_ERRORS)) and not isinstance(error, OUR_ERRORS)
+            if away or deliveries <= MAX_DELIVERIES:
+                await leave(msg, error)
+            else:
+                await give_up(self._queue, msg, error)
 
     async def _hand_over(self, msg: Msg, job: Job) -> bool:
         """Give a job to a worker that has its model loaded, if this one has not and there is one."""
@@ -170,7 +202,7 @@ class Worker:
             with contextlib.suppress(*BROKER_ERRORS):
                 await (held.delivery if held else msg).in_progress()
 
-    async def _see_through(self, msg: Msg, job: Job, free: asyncio.Event) -> None:
+    async def _see_through(self, msg: Msg, job: Job, free: asyncio.Event, span: tracing.Span) -> None:
         """Take a job to its end, then acknowledge it or give it back."""
         record = await JobRecord.open(self._queue, job, self.worker_id)
         if record.state.status.final:
@@ -201,6 +233,10 @@ class Worker:
         finally:
             del self._held[job.job_id]
             self._changed.set()
+            state = record.state
+            span.set(status=state.status.value, attempts=state.attempts, queue_ms=state.queue_time_ms)
+            if state.error is not None and state.status is JobStatus.FAILED:
+                span.fail(state.error.code)
         if held.state is State.ENDED:
             await held.delivery.ack()
         elif held.state is State.RELEASED:
@@ -227,8 +263,7 @@ class Worker:
         held.ask_to_cancel()
         with contextlib.suppress(ComfyUIError):  # A ComfyUI that is away has lost the run, and it is not sent again.
             await self._comfy.cancel(held.job.job_id)
-        if msg.reply:
-            await msg.respond(b"")
+        await respond(self._queue.nc, msg)
 
     async def _on_watch(self, msg: Msg) -> None:
         now = time.monotonic()
@@ -241,10 +276,11 @@ class Worker:
     async def _on_offer(self, msg: Msg) -> None:
         """Another worker offers a job whose model is loaded here."""
         ahead = sum(held.state.occupies_comfyui for held in self._held.values())
-        free = self._report.usable and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
+        open_ = self._report.usable and self._switch.pause is None
+        free = open_ and ahead < MAX_SLOTS and (not ahead or ahead * self._run_seconds <= AHEAD_S)
         if free:
             self._spawn(self._handle(handed_over(self._queue.nc, msg), asyncio.Event(), handed=True))
-        await msg.respond(TAKEN if free else BUSY)
+        await respond(self._queue.nc, msg, TAKEN if free else BUSY)
 
     def _uploads(self) -> list[str]:
         bucket = self._queue.names.inputs
@@ -272,19 +308,41 @@ class Worker:
                 await asyncio.sleep(0.2)  # Changes come in bursts.
 
     async def _release(self) -> None:
-        """Give back the jobs that wait behind a long one while another worker is idle."""
+        """Give back the jobs that ComfyUI has not started: during a pause, all; while another worker is idle, those
+        behind a long one."""
         for held in list(self._held.values()):
-            if held.held_s > RELEASE_AFTER_S and self._roster.idle(but=self.worker_id) and held.ask_to_release():
+            late = held.held_s > RELEASE_AFTER_S and self._roster.idle(but=self.worker_id)
+            if (late or self._switch.pause is not None) and held.ask_to_release():
                 with contextlib.suppress(ComfyUIError):
                     await self._comfy.cancel(held.job.job_id)
 
+    async def _on_unload(self, msg: Msg) -> None:
+        async def reply() -> None:  # It takes seconds, and a callback blocks its subscription.
+            with contextlib.suppress(*BROKER_ERRORS):
+                await answer(self._queue.nc, msg, self._unloading.asked(msg.data), "unload")
+
+        self._spawn(reply())
+
     async def _on_plan(self, msg: Msg) -> None:
         if msg.reply:
-            await msg.respond(await answer_plan(self._comfy, msg.data))
+            await answer(self._queue.nc, msg, plan_of(self._comfy, msg.data), "planning")
 
     async def _on_options(self, msg: Msg) -> None:
         if msg.reply:
-            await msg.respond(await answer_options(self._comfy, msg.data))
+            await answer(self._queue.nc, msg, options_for(self._comfy, msg.data), "options")
+
+
+def _traced(job: Job) -> AbstractContextManager[tracing.Span]:
+    """The span of a job on this worker."""
+    return tracing.span(
+        f"job {job.kind.value}",
+        "consumer",
+        tracing.Trace.read(job.traceparent, job.tracestate),
+        job_id=job.job_id,
+        mode=job.mode,
+        model=job.model,
+        priority=job.priority,
+    )
 
 
 def default_worker_id(comfyui_url: str) -> str:
@@ -306,6 +364,6 @@ async def run_worker(settings: Settings, nats_url: str, comfyui_url: str) -> Non
         worker_id = settings.worker_id or default_worker_id(comfyui_url)
         async with ComfyUI(comfyui_url, output_dir=settings.comfyui_output_dir) as comfy:
             modes = ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows])
-            await Worker(queue, comfy, modes, worker_id).run()
+            await Worker(queue, comfy, modes, worker_id, idle_unload_s=settings.idle_unload_s).run()
     finally:
         await nc.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
+from .guard.middleware import add_guard
 from .nodes import NODES
 from .routes.registration import add_routes
 
@@ -14,8 +15,8 @@ class NeuroLuxExtension(ComfyExtension):
 
     def __init__(self) -> None:
         # Not in on_load: ComfyUI 0.3.75 to 0.12 declare it but never call it.
-        if PromptServer.instance is not None:
-            add_routes(PromptServer.instance.routes)
+        if PromptServer.instance is not None and add_routes(PromptServer.instance.routes):
+            add_guard(PromptServer.instance.app)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -12,6 +12,7 @@ from overlay.viewmodels.history import PastImage
 from overlay.viewmodels.job_card import JobCard
 
 SIDE = 88
+BAR_HEIGHT = 4
 
 
 class StripItem(Gtk.Overlay):
@@ -37,7 +38,7 @@ class StripItem(Gtk.Overlay):
             can_focus=False,  # otherwise Tab would stop at the scrolled window
             focusable=False,
         )
-        narrow.set_size_request(SIDE, -1)
+        narrow.set_size_request(SIDE, BAR_HEIGHT)  # also without the bar: the strip keeps its height when a job ends
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=3)
         box.append(self.image)
         box.append(narrow)

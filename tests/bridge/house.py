@@ -13,11 +13,11 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.client import JetStreamContext
 
 from bridge.api.app import make_app
 from bridge.broker.connection import subscribed
 from bridge.broker.jobs import JobQueue, StoredState
+from bridge.broker.priorities import JobSubscription
 from bridge.contract import ErrorBody, Job, JobEvent, JobState, JobStatus, ModelInfoResponse
 from bridge.names import Names
 from bridge.settings import Settings
@@ -42,7 +42,7 @@ class HandWorker:
     """The queue from a worker's side."""
 
     queue: JobQueue
-    _subscription: JetStreamContext.PullSubscription | None = None
+    _subscription: JobSubscription | None = None
     _messages: dict[str, Msg] = field(default_factory=dict)
 
     async def take(self) -> Job:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bridge.commands.main import main
 from bridge.service import installer
+from bridge.service.advisories import known_of
 from bridge.service.comfyui import ComfyUIStartFailed, ManagedComfyUI
 from bridge.service.device import find_device
 from bridge.service.installer import Installation, InstallError, find_installation, write_extra_model_paths
@@ -26,10 +28,25 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings
 
 
-def make_comfyui(root: Path) -> Path:
+def make_comfyui(root: Path, version: str = "") -> Path:
     (root / "comfy").mkdir(parents=True)
     (root / "main.py").touch()
+    if version:
+        (root / "comfyui_version.py").write_text(f'# generated\n__version__ = "{version}"\n')
     return root
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "version"),
+    [
+        ("comfyui_version.py", '# made by a script\n__version__ = "0.3.75"\n', "0.3.75"),
+        ("pyproject.toml", '[project]\nname = "ComfyUI"\nversion = "0.33.0"\n', "0.33.0"),
+        ("README.md", "0.3.75", "unknown"),
+    ],
+)
+def test_the_version_is_read_from_its_files(tmp_path: Path, file: str, text: str, version: str) -> None:
+    (tmp_path / file).write_text(text)
+    assert Installation(tmp_path, Path(sys.executable), "named").version == version
 
 
 @pytest.fixture
@@ -57,6 +74,95 @@ def test_a_comfy_cli_workspace_comes_before_the_pinned_copy(settings: Settings, 
     assert find_installation(settings) == Installation(recent, Path(sys.executable), "comfy-cli")
     ours = make_comfyui(settings.state_dir / "comfy-cli" / "ComfyUI")
     assert find_installation(settings).root == ours
+
+
+@pytest.mark.parametrize(
+    ("versions", "chosen"),
+    [
+        (["0.28.0", "0.30.1"], "0.30.1"),
+        (["0.30.1", "0.28.0"], "0.30.1"),
+        (["0.9.0", "0.28.0"], "0.28.0"),
+        (["0.3.74", "0.28.0"], "0.28.0"),
+        (["0.3.75", "0.3.74"], "0.3.75"),
+        (["0.3.74", "0.3.9"], None),
+        (["", "0.28.0"], "unknown"),
+    ],
+)
+def test_the_newest_workspace_is_used_and_none_that_is_older_than_the_pinned_copy(
+    settings: Settings, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    versions: list[str], chosen: str | None,
+) -> None:  # fmt: skip
+    config = Path("~/.config/comfy-cli/config.ini").expanduser()
+    config.parent.mkdir(parents=True)
+    first, second = (make_comfyui(tmp_path / f"comfy{number}", version) for number, version in enumerate(versions))
+    config.write_text(f"[DEFAULT]\ndefault_workspace = {first}\nrecent_workspace = {second}\n")
+    monkeypatch.setattr(installer, "pinned_installation", lambda *_: installation)
+    said: list[str] = []
+    found = find_installation(settings, said.append)
+    assert found.version == (chosen or installer.PINNED_VERSION)
+    assert (found is installation) == (chosen is None)
+    assert sum("older than" in line for line in said) == sum(version.startswith("0.3.") for version in versions) - (
+        "0.3.75" in versions
+    )
+
+
+def program(path: Path, script: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+INSTALL = """
+for word; do [ "$before" = --workspace ] && target=$word; before=$word; done
+mkdir -p "$target/comfy" && touch "$target/main.py"
+echo '__version__ = "0.40.0"' > "$target/comfyui_version.py"
+"""
+
+
+@pytest.mark.parametrize(
+    ("git", "comfy", "version", "said"),
+    [
+        ("exit 0", INSTALL, "0.40.0", "install"),
+        ("exit 0", 'mkdir -p "$3/comfy"; exit 1', installer.PINNED_VERSION, "taking ComfyUI"),
+        ("exit 128", INSTALL, installer.PINNED_VERSION, ""),
+        ("", INSTALL, installer.PINNED_VERSION, ""),
+        ("exit 0", "", installer.PINNED_VERSION, ""),
+    ],
+    ids=["reachable", "fails", "no network", "no git", "no comfy-cli"],
+)
+def test_setup_prefers_a_newer_comfyui_where_one_can_be_had(
+    settings: Settings, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    git: str, comfy: str, version: str, said: str,
+) -> None:  # fmt: skip
+    """GitHub and comfy-cli are played by programs: neither can be had on every machine that runs the tests."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, script in {"git": git, "comfy": comfy}.items():
+        if script:
+            program(programs / name, script)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin" if git else str(programs))
+    if not git:
+        monkeypatch.setattr(installer.shutil, "which", lambda name: str(programs / name) if name == "comfy" else None)
+    monkeypatch.setattr(installer.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(installer, "pinned_installation", lambda *_: installation)
+    lines: list[str] = []
+    found = installer.newest_installation(settings, gpu="cpu", say=lines.append)
+    assert found.version == version
+    assert said in "\n".join(lines)
+    assert found is installation or found.root == installer.own_comfy_cli_workspace(settings)
+    assert find_installation(settings).version == version, "what `imagegen up` starts"
+
+
+def test_setup_says_the_version_and_what_is_known_of_it(
+    installation: Installation, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["setup", "--comfyui-dir", str(installation.root), "--state-dir", str(settings.state_dir)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"ComfyUI  {installer.PINNED_VERSION} in {installation.root}")
+    for advisory in known_of(installer.PINNED_VERSION):
+        assert advisory.id in printed
+    assert printed.count("closed by NeuroLux's guard") == 4
 
 
 def test_a_broken_comfy_cli_configuration_is_no_workspace(

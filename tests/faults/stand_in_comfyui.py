@@ -38,7 +38,7 @@ class StandIn:
         self.loaded: list[str] = []
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(client_max_size=100 * 1024**2)
         app.add_routes(
             [
                 web.get("/ws", self.websocket),

@@ -175,13 +175,21 @@ class Person:
         """What can have the keyboard and has no name; GTK gives what has none the name of its class."""
         focusable = self._atspi.StateType.FOCUSABLE
         found = []
-        inner = [node for row in self.all("combo box") for node in self.below(row)]  # never has it: the row does
         for node in self.all():
-            if node.get_state_set().contains(focusable) and node not in inner:
+            # What is inside a combo box never has it: the row does.
+            if node.get_state_set().contains(focusable) and not self._is_inside(node, "combo box"):
                 name = node.get_name() or ""
                 if not name or name.startswith(("Gtk", "Adw", "overlay+")):
                     found.append(f"{node.get_role_name()} {name!r} in {node.get_parent().get_name()!r}")
         return found
+
+    @staticmethod
+    def _is_inside(node: Any, role: str) -> bool:
+        """Asked of the node as it is now: the lists of a combo box are made anew when its choices change."""
+        parent = node.get_parent()
+        while parent is not None and parent.get_role_name() != role:
+            parent = parent.get_parent()
+        return parent is not None
 
     def middle(self, node: Any) -> tuple[int, int]:
         """Where it is in its window."""

@@ -43,7 +43,7 @@ def with_loras(handle: PipelineHandle, *loras: tuple[Path, float, float]) -> Pip
 
     for path, strength, text_strength in loras:
         added = AppliedLora(stamp_file(path.name, path), strength, text_strength)
-        handle = replace(handle, adapters=with_lora(handle.adapters, added))
+        handle = replace(handle, loras=with_lora(handle.loras, added))
     return handle
 
 

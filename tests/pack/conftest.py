@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads sleep instead of spin on a busy machine
 sys.path.insert(0, str(REPO / "custom_nodes"))
 
 from tests import tiny_adapters  # noqa: E402

@@ -1,8 +1,9 @@
-"""The shipped starter model draws what its card says: its measured score is measured again."""
+"""The shipped starter model does what its card says: its recorded score is measured again."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 from diffusers import FluxPipeline
 
+from training.card import TEMPLATE
 from training.evaluate import evaluate, load_pipeline, load_truths, recall, sure
+from training.export import vocabulary
 from training.prompts import HARDER_CASES
+from training.tokenizer import build_clip_tokenizer, build_t5_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "custom_nodes" / "neurolux" / "models" / "starter"
 LARGEST_FOLDER_BYTES = 25_000_000
@@ -53,9 +57,7 @@ def test_the_recorded_score_is_what_the_weights_give(pipeline: FluxPipeline, tru
     assert harder["score"] >= FLOOR_OF_HARDER
 
 
-def test_the_subjects_that_the_card_calls_sure_are_drawn_surely(
-    pipeline: FluxPipeline, truths: dict[str, np.ndarray]
-) -> None:
+def test_the_subjects_that_the_card_calls_sure_are_sure(pipeline: FluxPipeline, truths: dict[str, np.ndarray]) -> None:
     told = recorded()["subjects"]
     claimed = sure(told)
     assert len(claimed) >= SURE_SUBJECTS
@@ -89,3 +91,18 @@ def test_the_folder_is_small_and_holds_no_pickle() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LARGEST_FOLDER_BYTES
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png"}
+
+
+def test_the_shipped_words_and_tokens_are_those_of_the_training() -> None:
+    words = json.loads((FOLDER / "vocabulary.json").read_text(encoding="utf-8"))
+    del words["rough_words"]
+    assert words == json.loads(json.dumps(vocabulary()))
+    for name, built in (("tokenizer", build_clip_tokenizer()), ("tokenizer_2", build_t5_tokenizer())):
+        shipped = json.loads((FOLDER / name / "tokenizer.json").read_text(encoding="utf-8"))
+        assert json.loads(built.backend_tokenizer.to_str()) == shipped, name
+
+
+def test_the_card_is_the_template_with_its_gaps_filled() -> None:
+    template = re.escape(TEMPLATE.read_text(encoding="utf-8"))
+    gaps = re.sub(r"\\\{\\\{\w+\\\}\\\}", "(?s:.*?)", template)
+    assert re.fullmatch(gaps, (FOLDER / "README.md").read_text(encoding="utf-8"))

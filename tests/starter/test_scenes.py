@@ -64,7 +64,7 @@ def test_a_thing_is_the_same_tokens_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 128), (144, 240), (208, 192), (256, 256)])
-def test_things_of_every_scene_lie_inside_a_image_of_any_size(size: tuple[int, int]) -> None:
+def test_things_of_every_scene_are_inside_an_image_of_any_size(size: tuple[int, int]) -> None:
     for index in range(300):
         scene, _ = scene_of("composed", 12, index)
         for item, left, top, side in boxes(scene, size):

@@ -1,4 +1,4 @@
-"""The training commands in the order of ``training/README.md``, from nothing but icons to a pipeline that draws."""
+"""The training commands in the order of ``training/README.md``, from icons to a pipeline that makes images."""
 
 from __future__ import annotations
 
@@ -35,39 +35,33 @@ for sys.argv in json.loads(sys.argv[1]):
 """``python -m`` for several commands; to import PyTorch for each of them would take longer than they do."""
 
 
-def run(folder: Path, *commands: tuple[str, ...]) -> str:
-    """Everything that ``python -m`` prints for the commands, one after the other."""
-    done = subprocess.run(
+def run(folder: Path, *commands: tuple[str, ...], interrupt_at: str | None = None) -> str:
+    """Everything that ``python -m`` prints for the commands, one after the other.
+
+    As soon as it has printed ``interrupt_at``, the command in hand is stopped as a process manager does.
+    """
+    with subprocess.Popen(
         [sys.executable, "-c", ONE_PROCESS, json.dumps(commands)],
         cwd=REPOSITORY,
         env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def interrupt(folder: Path, *command: str) -> None:
-    """Stop ``python -m command`` as a process manager does, once its bar has moved."""
-    with subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=REPOSITORY, env=environment(folder), stderr=subprocess.PIPE, text=True
-    ) as training:
-        assert training.stderr
+    ) as running:
+        assert running.stdout
         shown = ""
         try:
-            while not re.search(r"transformer: [1-9]\d*it", shown):
-                letter = training.stderr.read(1)
+            while interrupt_at and not re.search(interrupt_at, shown[-80:]):
+                letter = running.stdout.read(1)
                 assert letter, shown
                 shown += letter
-            training.send_signal(signal.SIGTERM)
-            training.communicate(timeout=120)
+            if interrupt_at:
+                running.send_signal(signal.SIGTERM)
+            shown += running.communicate(timeout=240)[0]
         finally:
-            training.kill()
-    assert training.returncode == 0
+            running.kill()
+    assert running.returncode == 0, shown
+    return shown
 
 
 def state(folder: Path) -> dict:
@@ -94,7 +88,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(600)
 def test_the_commands_lead_from_icons_to_a_pipeline(work: Path, tmp_path: Path) -> None:
     decoder = ("training.train_vae", "--steps", "2", "--batch", "2", "--device", "cpu")
-    told = run(work, ("training.render",), decoder, ("training.encode", "--count", "1"))
+    encode = ("training.encode", "--count", "1")
+    # An interrupt in the middle saves; the same command goes on from there, and keeps its weights before the fall.
+    endless = (*TRAIN, "--minutes", "60", "--sized", "1")
+    told = run(work, ("training.render",), decoder, encode, endless, interrupt_at=r"transformer: [1-9]\d*it")
     assert f"{2 * len(SUBJECTS) + 5} sprites" in told
     assert "decoder: 100%" in told
     assert "encode: 100%" in told
@@ -102,8 +99,6 @@ def test_the_commands_lead_from_icons_to_a_pipeline(work: Path, tmp_path: Path) 
     assert latents.shape == (1000, 16, 16, 16)
     assert np.isfinite(latents).all()
 
-    # An interrupt in the middle saves; the same command goes on from there, and keeps its weights before the fall.
-    interrupt(work, *TRAIN, "--minutes", "60", "--sized", "1")
     first = state(work)
     assert first["step"] >= 1
 

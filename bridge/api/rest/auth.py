@@ -16,15 +16,17 @@ from collections.abc import Collection, Sequence
 
 from aiohttp import web
 
+from bridge.api.rest.cors import ALLOWED_ORIGIN
 from bridge.api.rest.operations import Handler, Middleware, declared
-from bridge.contract import ForeignOrigin, Unauthorized
+from bridge.contract import ForeignOrigin, Unauthorized, shorten
 from bridge.settings import Settings, is_loopback
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CLIENT = web.RequestKey("client", str)
 """The client: `token 1`, or an address. Rates apply to it, and the log names it."""
-AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
-ORIGIN = re.compile(r"https?://(?P<authority>.+)")
+AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>.+)", re.IGNORECASE)
+DEFAULT_PORTS = {"http": 80, "https": 443}
 BROWSABLE_PATHS = ("/docs", "/openapi.json")
 """Pages for a browser, which can send a user name and password but no bearer token."""
 OTHER_SITES = ("cross-site", "same-site")
@@ -43,20 +45,27 @@ def own_hosts(settings: Settings) -> Collection[str] | None:
     return None
 
 
-def same_origin(hosts: Collection[str] | None) -> Middleware:
-    """Refuse requests from web pages of other sites. `hosts` are those of `own_hosts`."""
+def same_origin(hosts: Collection[str] | None, origins: Collection[str] = ()) -> Middleware:
+    """Refuse requests from web pages of other sites, except those of `origins`. `hosts` are those of `own_hosts`."""
+    allowed = {_origin(origin) for origin in origins} - {None}
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.getall("Host", [])
         match = AUTHORITY.fullmatch(given[0]) if len(given) == 1 else None
         if match is None:
-            raise ForeignOrigin(f"the Host header is not one address: {', '.join(given) or 'none'}")
+            raise ForeignOrigin(f"the Host header is not one address: {shorten(', '.join(given)) or 'none'}")
         host = match["host"].strip("[]").lower().removesuffix(".")
         if hosts is not None and host not in hosts:
             names = ", ".join(sorted(hosts))
-            raise ForeignOrigin(f"this service is not called {host}; use {names}, or set IMAGEGEN_ALLOWED_HOSTS")
-        _check_origin(request, given[0])
+            raise ForeignOrigin(
+                f"this service is not called {shorten(host)}; use {names}, or set IMAGEGEN_ALLOWED_HOSTS"
+            )
+        origin = request.headers.getall("Origin", [])
+        if len(origin) == 1 and allowed and _origin(origin[0]) in allowed:
+            request[ALLOWED_ORIGIN] = origin[0]
+        else:
+            _check_origin(request, given[0])
         return await handler(request)
 
     return middleware
@@ -64,12 +73,37 @@ def same_origin(hosts: Collection[str] | None) -> Middleware:
 
 def _check_origin(request: web.Request, host: str) -> None:
     for origin in request.headers.getall("Origin", []):
-        match = ORIGIN.fullmatch(origin)
-        if match is None or match["authority"].lower() != host.lower():
-            raise ForeignOrigin(f"requests from web pages of {origin} are refused; this service answers programs")
+        if not is_same_origin(origin, host):
+            raise ForeignOrigin(
+                f"requests from web pages of {shorten(origin)} are refused; this service answers programs"
+            )
     # Browsers send no Origin with requests for images and scripts.
     if request.headers.get("Sec-Fetch-Site", "").lower() in OTHER_SITES and not _is_link(request):
         raise ForeignOrigin("requests from web pages of other sites are refused; this service answers programs")
+
+
+def is_same_origin(origin: str, host: str) -> bool:
+    """Whether an Origin header names the host of the Host header, which lacks a port where it is the scheme's own."""
+    match = ORIGIN.fullmatch(origin)
+    if match is None:
+        return False
+    own = _place(match["authority"], match["scheme"])
+    return own is not None and own == _place(host, match["scheme"])
+
+
+def _origin(text: str) -> tuple[str, tuple[str, int]] | None:
+    """Scheme, host and port of an origin; None for a text that is none. `null` is none."""
+    match = ORIGIN.fullmatch(text)
+    place = match and _place(match["authority"], match["scheme"])
+    return (match["scheme"].lower(), place) if match and place else None
+
+
+def _place(authority: str, scheme: str) -> tuple[str, int] | None:
+    """Host and port."""
+    match = AUTHORITY.fullmatch(authority)
+    if match is None:
+        return None
+    return match["host"].lower().removesuffix("."), int(match["port"] or DEFAULT_PORTS[scheme.lower()])
 
 
 def _is_link(request: web.Request) -> bool:

@@ -6,19 +6,26 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.replies import GENERATION, INDEX, job_id_of
-from bridge.contract import InvalidRequest, JobEvent
+from bridge.contract import JobEvent
 from bridge.gateway.events import UNKNOWN_JOB_WAIT_S, tell
 
 HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 120.0
 """A reader that accepts nothing for this long counts as gone."""
 RETRY_MS = 2000
+UNKNOWN_JOB_CODE = 4404
+"""The code that closes a WebSocket whose job was never submitted."""
 LAST_ID = "end"
 """The id of the final event. An EventSource that reconnects with it has everything, and gets a 204."""
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+}
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 routes = web.RouteTableDef()
@@ -45,10 +52,10 @@ routes = web.RouteTableDef()
 async def job_events(request: web.Request) -> web.StreamResponse:
     """The events of a job: its current state first, then every event up to the final one."""
     job_id = job_id_of(request)
-    text = request.query.get("previews", "false")
-    if text.lower() not in FLAGS:
-        raise InvalidRequest(f"previews {text!r} is neither true nor false", field="previews")
-    previews = FLAGS[text.lower()]
+    previews = FLAGS[request.query.get("previews", "false")]
+    if request.method == "HEAD":
+        await request.app[GENERATION].queue.state(job_id)
+        return web.Response(headers=STREAM_HEADERS)
     if request.headers.get("Upgrade", "").lower() == "websocket":
         return await _over_websocket(request, job_id, previews)
     if request.headers.get("Last-Event-ID") == LAST_ID:
@@ -57,19 +64,21 @@ async def job_events(request: web.Request) -> web.StreamResponse:
 
 
 def _events(request: web.Request, job_id: str, previews: bool, wait_s: float) -> AsyncIterator[JobEvent]:
-    return tell(request.app[GENERATION].queue, request.app[INDEX], job_id, previews=previews, unknown_wait_s=wait_s)
+    generation = request.app[GENERATION]
+    return tell(
+        generation.queue,
+        request.app[INDEX],
+        job_id,
+        previews=previews,
+        unknown_wait_s=wait_s,
+        exports=generation.exports,
+    )
 
 
 async def _as_server_sent(request: web.Request, job_id: str, previews: bool) -> web.StreamResponse:
     # An unknown job is a 404: an EventSource would treat any other answer as a broken stream.
     await request.app[GENERATION].queue.state(job_id)
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",  # nginx would hold events back
-        }
-    )
+    response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(request)
     events = _events(request, job_id, previews, 0.0)
     await _write(response, f"retry: {RETRY_MS}\n\n")
@@ -118,10 +127,12 @@ async def _over_websocket(request: web.Request, job_id: str, previews: bool) -> 
 
 
 async def _send_all(socket: web.WebSocketResponse, events: AsyncIterator[JobEvent]) -> None:
+    code = WSCloseCode.OK
     async for event in events:
+        code = UNKNOWN_JOB_CODE if event.type == "unknown" else WSCloseCode.OK
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await socket.send_str(event.model_dump_json(exclude_none=True))
-    await socket.close()
+    await socket.close(code=code)
 
 
 async def _end(coming: asyncio.Future, events: AsyncIterator[JobEvent]) -> None:

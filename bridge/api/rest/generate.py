@@ -9,9 +9,11 @@ from aiohttp import web
 
 from bridge.api.rest.bodies import FORM, read_body
 from bridge.api.rest.limits import release_body
-from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.operations import JOB_LINKS, Answer, Query, operation
+from bridge.api.rest.prefix import prefix_of
+from bridge.api.rest.raw_images import TYPES, raw_image, wanted_formats, with_format
 from bridge.api.rest.replies import GENERATION, INDEX, reply
-from bridge.contract import ImageGenRequest, ImageGenResponse, JobState
+from bridge.contract import ImageGenRequest, ImageGenResponse, JobKind, JobState
 from bridge.gateway.generation import Accepted, Generation
 from bridge.gateway.idempotency import MAX_KEY_CHARS
 from bridge.gateway.requests import Body
@@ -28,11 +30,18 @@ FORM_SCHEMA = {
     "type": "object",
     "description": "The fields of the JSON body as texts, or all of them as JSON in a part named `request`, and the "
     "images and files of the mode, each in a part named like its parameter.",
-    "properties": {"request": {"type": "string", "contentMediaType": "application/json"}},
+    "properties": {"request": {"type": "object", "description": "The JSON body."}},
     "additionalProperties": True,
 }
 REPLAYED = {REPLAYED_HEADER: "`true` if an earlier request with this Idempotency-Key made the job."}
 LOCATION = {"Location": "The path of the job."}
+IMAGES = Answer(
+    "The images; as an image type, which `Accept` must prefer to JSON: the first one itself.",
+    ImageGenResponse,
+    headers=REPLAYED,
+    links=JOB_LINKS,
+    other_media=tuple(TYPES),
+)
 
 routes = web.RouteTableDef()
 
@@ -43,13 +52,15 @@ async def accept(request: web.Request, body: Body) -> web.Response:
     body.refuse_cancel_on_disconnect()
     accepted = await generation.accept(body, request.headers.get(KEY.name), endpoint=request.path)
     state = await generation.submit(accepted)
-    headers = {"Location": f"/v1/jobs/{quote(state.job_id)}", **_headers(accepted)}
+    headers = {"Location": f"{prefix_of(request)}/v1/jobs/{quote(state.job_id)}", **_headers(accepted)}
     return reply(request.app[INDEX].view(state), 202, headers)
 
 
 async def wait(request: web.Request, body: Body) -> web.Response:
     """Queue a request, wait for its end, and answer with the images."""
     generation = request.app[GENERATION]
+    if formats := wanted_formats(request):
+        body = with_format(request, body, formats)
     cancels = body.cancel_on_disconnect
     accepted = await generation.accept(body, request.headers.get(KEY.name), endpoint=request.path)
     del body  # Its images are in the store. The wait may be long, and other requests need the memory.
@@ -59,7 +70,9 @@ async def wait(request: web.Request, body: Body) -> web.Response:
         state = await _while_connected(request, generation, accepted.job_id, asyncio.ensure_future(run))
     else:
         state = await run
-    return reply(await generation.response(state), headers=_headers(accepted))
+    if formats and state.kind is JobKind.GENERATE:
+        return await raw_image(request, state, formats, _headers(accepted))
+    return reply(await generation.response(state), headers={**_headers(accepted), "Vary": "Accept"})
 
 
 def _headers(accepted: Accepted) -> dict[str, str]:
@@ -88,8 +101,8 @@ async def _while_connected(
 @routes.post("/v1/generate-image")
 @operation(
     "Generate images and wait for them",
-    answers={200: Answer("The images.", ImageGenResponse, headers=REPLAYED)},
-    errors=(404, 409, 410, 503, 504),
+    answers={200: IMAGES},
+    errors=(404, 406, 409, 410, 503, 504),
     body=ImageGenRequest,
     body_schemas={FORM: FORM_SCHEMA},
     parameters=[KEY],
@@ -97,13 +110,16 @@ async def _while_connected(
 )
 async def generate_image(request: web.Request) -> web.Response:
     """Generate images, and answer with them."""
+    wanted_formats(request)  # Fail before a large body is read.
     return await wait(request, await read_body(request, request.app[GENERATION].limits))
 
 
 @routes.post("/v1/jobs")
 @operation(
     "Queue a request and return its job",
-    answers={202: Answer("Accepted: the job is stored on disk.", JobState, headers={**LOCATION, **REPLAYED})},
+    answers={
+        202: Answer("Accepted: the job is stored on disk.", JobState, headers={**LOCATION, **REPLAYED}, links=JOB_LINKS)
+    },
     errors=(404, 409, 503),
     body=ImageGenRequest,
     body_schemas={FORM: FORM_SCHEMA},

@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from datetime import UTC, datetime
+import re
 from typing import NamedTuple
 
 from aiohttp import web
 
-from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.operations import NAME_SCHEMA, Answer, Query, operation
+from bridge.api.rest.queries import read_time
 from bridge.api.rest.replies import GENERATION, INDEX, job_id_of, reply
 from bridge.contract import (
+    JOB_ID_PATTERN,
     CancelAnswer,
-    InvalidRequest,
     JobPage,
     JobState,
     JobStatus,
     RangeNotSatisfiable,
     Unavailable,
     UnknownJob,
+    UnreadableRecord,
+    shorten,
 )
 from bridge.gateway.index import Entry, JobIndex
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
 INDEX_WAIT_S = 10.0
+CURSOR = re.compile(r"([0-9]{1,11}(?:\.[0-9]{1,9})?)_(" + JOB_ID_PATTERN.strip("^$") + ")")
 TIME_SCHEMA = {
-    "anyOf": [{"type": "number", "minimum": 0, "maximum": 32503680000}, {"type": "string", "format": "date-time"}]
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": 32503680000, "x-hint": ", in seconds since the epoch"},
+        {"type": "string", "format": "date-time"},
+    ]
 }
 FILTERS = (
     Query("status", {"type": "string", "enum": [status.value for status in JobStatus]}, "Only jobs in this state."),
-    Query("mode", {"type": "string"}, "Only jobs of this mode."),
-    Query("model", {"type": "string"}, "Only jobs of this model."),
+    Query("mode", NAME_SCHEMA, "Only jobs of this mode."),
+    Query("model", NAME_SCHEMA, "Only jobs of this model."),
     Query("since", TIME_SCHEMA, "Only jobs submitted at or after this time: seconds since the epoch, or ISO 8601."),
     Query("until", TIME_SCHEMA, "Only jobs submitted before this time."),
     Query(
         "limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, f"Jobs on a page ({DEFAULT_PAGE} by default)."
     ),
-    Query("cursor", {"type": "string"}, "`next_cursor` of the previous page."),
+    Query(
+        "cursor",
+        {"type": "string", "pattern": f"^{CURSOR.pattern}$", "x-hint": "is not the next_cursor of a page"},
+        "`next_cursor` of the previous page.",
+    ),
 )
 
 routes = web.RouteTableDef()
@@ -67,18 +76,16 @@ class Filter(NamedTuple):
 @routes.get("/v1/jobs")
 @operation(
     "List jobs, newest first",
-    answers={200: Answer("A page of jobs.", JobPage)},
+    answers={200: Answer("A page of jobs.", JobPage, links={"list_jobs": {"cursor": "$response.body#/next_cursor"}})},
     errors=(422, 503),
     parameters=FILTERS,
 )
 async def list_jobs(request: web.Request) -> web.Response:
     """Jobs, newest first, in pages."""
     query, index = request.query, request.app[INDEX]
-    status = query.get("status")
-    if status is not None and status not in list(JobStatus):
-        raise InvalidRequest(f"status {status!r} is not one of {', '.join(JobStatus)}", field="status")
-    wanted = Filter(status, query.get("mode"), query.get("model"), _time(query, "since"), _time(query, "until"))
-    limit = _limit(query.get("limit"))
+    since, until = (read_time(query[name]) if name in query else None for name in ("since", "until"))
+    wanted = Filter(query.get("status"), query.get("mode"), query.get("model"), since, until)
+    limit = int(query.get("limit", DEFAULT_PAGE))
     before = _read_cursor(query["cursor"]) if "cursor" in query else None
     if not await index.complete(INDEX_WAIT_S):
         raise Unavailable("the list of jobs is still loading; try again")
@@ -99,55 +106,33 @@ async def _page(
     more = found[limit - 1] if len(found) > limit else None
     states = await asyncio.gather(*(_state(request, entry.job_id) for entry in found[:limit]))
     return JobPage(
-        jobs=[index.view(state) for state in states if state is not None],
+        jobs=[
+            await request.app[GENERATION].exports.linked(index.view(state))
+            for state in states
+            if isinstance(state, JobState)
+        ],
         next_cursor=None if more is None else _write_cursor(more.submitted_at, more.job_id),
+        unreadable=sum(isinstance(state, UnreadableRecord) for state in states),
     )
 
 
-async def _state(request: web.Request, job_id: str) -> JobState | None:
+async def _state(request: web.Request, job_id: str) -> JobState | UnreadableRecord | None:
     try:
         return await request.app[GENERATION].queue.state(job_id)
     except UnknownJob:  # The retention has removed it.
         return None
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_PAGE
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MAX_PAGE):
-        raise InvalidRequest(f"limit {text!r} is not a whole number from 1 to {MAX_PAGE}", field="limit")
-    return int(text)
-
-
-def _time(query, name: str) -> float | None:  # noqa: ANN001 - multidict
-    text = query.get(name)
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # An unquoted + in a query is a space.
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        message = f"{name} {text!r} is neither seconds since the epoch nor a time such as 2026-01-31T12:00:00Z"
-        raise InvalidRequest(message, field=name) from None
+    except UnreadableRecord as error:
+        return error
 
 
 def _write_cursor(submitted_at: float, job_id: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([submitted_at, job_id]).encode()).decode().rstrip("=")
+    return f"{submitted_at:.9f}".rstrip("0").rstrip(".") + f"_{job_id}"
 
 
 def _read_cursor(text: str) -> tuple[float, str]:
-    try:
-        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        submitted_at, job_id = json.loads(base64.urlsafe_b64decode(padded))
-        if isinstance(submitted_at, float | int) and isinstance(job_id, str):
-            return float(submitted_at), job_id
-    except (ValueError, TypeError, OverflowError):
-        pass
-    raise InvalidRequest(f"cursor {text[:80]!r} is not the next_cursor of a page", field="cursor")
+    match = CURSOR.fullmatch(text)
+    assert match, "the query was checked"
+    return float(match[1]), match[2]
 
 
 @routes.get("/v1/jobs/{job_id}")
@@ -158,7 +143,8 @@ def _read_cursor(text: str) -> tuple[float, str]:
 )
 async def job_state(request: web.Request) -> web.Response:
     """The state of a job."""
-    state = await request.app[GENERATION].queue.state(job_id_of(request))
+    generation = request.app[GENERATION]
+    state = await generation.exports.linked(await generation.queue.state(job_id_of(request)))
     return reply(request.app[INDEX].view(state), headers={"Cache-Control": "no-store"})
 
 
@@ -206,7 +192,8 @@ async def job_image(request: web.Request) -> web.Response:
     text = request.match_info["index"]
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < len(state.images)):
         raise UnknownJob(
-            f"job {state.job_id} is {state.status} and has {len(state.images)} images; there is no image {text}"
+            f"job {state.job_id} is {state.status} and has {len(state.images)} images; there is no image "
+            f"{shorten(text)}"
         )
     image = state.images[int(text)]
     etag = f'"{image.digest.removeprefix("SHA-256=")}"'
@@ -247,5 +234,5 @@ def _range(header: str | None, size: int) -> range | None:
         if last and int(last) < int(first):
             return None
     if start >= stop:
-        raise RangeNotSatisfiable(f"the range {text} is outside the image, which has {size} bytes")
+        raise RangeNotSatisfiable(f"the range {shorten(text)} is outside the image, which has {size} bytes")
     return range(start, stop)

@@ -14,6 +14,7 @@ METRICS = web.AppKey("metrics", Metrics)
 @operation(
     "Metrics for Prometheus",
     answers={200: Answer("Metrics in the text format.", media="text/plain", schema={"type": "string"})},
+    page=True,
 )
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics"""

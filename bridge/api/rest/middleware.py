@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from uuid import uuid4
 
 from aiohttp import web
 
-from bridge import logs
+from bridge import logs, tracing
 from bridge.api.limits import RateLimiter
 from bridge.api.metrics import Metrics
 from bridge.api.rest.auth import CLIENT, challenge
+from bridge.api.rest.cors import cors_headers
 from bridge.api.rest.limits import RATE, rate_headers
 from bridge.api.rest.operations import Handler, Middleware, declared
-from bridge.contract import JOB_ID_PATTERN, BodyTooLarge, BridgeError, ErrorBody, ErrorEnvelope, SlowBody, Unauthorized
+from bridge.api.rest.replies import error_reply
+from bridge.contract import JOB_ID_PATTERN, BodyTooLarge, BridgeError, SlowBody, Unauthorized, shorten
 
 log = logging.getLogger(__name__)
 
@@ -62,25 +65,39 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPRequestEntityTooLarge as error:
         return error_response(BodyTooLarge(f"the body exceeds the limit of {request.client_max_size} bytes: {error}"))
     except web.RequestPayloadError as error:
-        return _reply(400, "bad_request", f"the body cannot be read: {error}")
+        if _has_left(request):
+            return _nobody_reads()
+        reason = str(error).rpartition("\n")[2].strip()
+        return error_reply(400, "bad_request", f"the body cannot be read: {shorten(reason, 200)}")
     except web.HTTPError as error:
-        message = f"{request.method} {request.path}: {error.reason}"
+        # aiohttp's own text where it says more, such as what is wrong with a WebSocket handshake.
+        reason = error.reason if (error.text or "").startswith(f"{error.status}:") else shorten(error.text or "", 200)
+        message = f"{shorten(request.method)} {shorten(request.path)}: {reason}"
         if error.status == 404:
             message += "; /docs lists the endpoints"
-        response = _reply(error.status, error.reason.lower().replace(" ", "_"), message)
+        response = error_reply(error.status, error.reason.lower().replace(" ", "_"), message)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
     except Exception as error:
+        if isinstance(error, ConnectionError) and _has_left(request):
+            return _nobody_reads()
         request_id = request[REQUEST_ID]
         log.exception("%s failed", route_of(request))
         message = f"{type(error).__name__}; the service's log has the details under request {request_id}"
-        return _reply(500, "internal_error", message)
+        return error_reply(500, "internal_error", message)
 
 
-def _reply(status: int, code: str, message: str) -> web.Response:
-    body = ErrorEnvelope(error=ErrorBody(code=code, message=message))
-    return web.json_response(text=body.model_dump_json(), status=status)
+def _has_left(request: web.Request) -> bool:
+    """Whether the client closed the connection."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def _nobody_reads() -> web.Response:
+    """What the log and the metrics say of a client that left in the middle of its body. Nothing is sent."""
+    response = web.Response(status=CLIENT_LEFT, reason="Client Closed Request")
+    response.force_close()
+    return response
 
 
 def route_of(request: web.Request) -> str:
@@ -102,15 +119,27 @@ def accounted(metrics: Metrics) -> Middleware:
         job_id = request.match_info.get("job_id", "")
         if re.fullmatch(JOB_ID_PATTERN, job_id):
             ids["job_id"] = job_id
-        with logs.about(**ids):
+        with _traced(request) as span, logs.about(**ids):
             try:
                 response = await handler(request)
                 status = response.status
                 return response
             finally:
+                span.set(status=status, job_id=ids.get("job_id"))
+                if status >= 500:
+                    span.fail(f"HTTP {status}")
                 _write_down(request, status, clock() - began, metrics)
 
     return middleware
+
+
+def _traced(request: web.Request) -> contextlib.AbstractContextManager[tracing.Span]:
+    """The span of a request. Probes, which come every few seconds, have none."""
+    operation = declared(request.match_info.handler)
+    if operation is not None and operation.open:
+        return contextlib.nullcontext(tracing.Span(None))
+    method = request.method if request.method in METHODS else "OTHER"
+    return tracing.span(f"{method} {route_of(request)}", "server", tracing.of(request.headers))
 
 
 def _write_down(request: web.Request, status: int, seconds: float, metrics: Metrics) -> None:
@@ -130,14 +159,16 @@ def _write_down(request: web.Request, status: int, seconds: float, metrics: Metr
     log.log(level, "%s %s", method, route, extra=facts)
 
 
-def common_headers(limiter: RateLimiter):
+def common_headers(limiter: RateLimiter, *, cors: bool = False):
     """A signal handler that sets the headers of every response, including streams and pages."""
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         headers = {**SAFE_HEADERS, "Content-Security-Policy": NO_PAGE, "Cache-Control": "no-store"}
         if request.path.startswith("/docs"):
             headers |= {"Content-Security-Policy": DOCS_PAGE, "Cache-Control": "no-cache"}
-        headers |= rate_headers(limiter, request.get(RATE))
+        headers |= rate_headers(limiter, request.get(RATE)) | cors_headers(request)
+        if cors:
+            response.headers["Vary"] = ", ".join(filter(None, (response.headers.get("Vary"), "Origin")))
         if request_id := request.get(REQUEST_ID):
             headers[REQUEST_ID_HEADER] = request_id
         for name, value in headers.items():

@@ -7,11 +7,23 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from bridge.api.rest.bodies import FORM, JSON, read_body
-from bridge.api.rest.generate import FORM_SCHEMA, KEY, LOCATION, REPLAYED, accept, wait
+from bridge.api.rest.bodies import FORM, JSON, REQUEST_PART, read_body
+from bridge.api.rest.generate import FORM_SCHEMA, IMAGES, KEY, LOCATION, REPLAYED, accept, wait
 from bridge.api.rest.operations import Answer, Query, operation
+from bridge.api.rest.raw_images import wanted_formats
 from bridge.api.rest.replies import GENERATION, reply
-from bridge.contract import BridgeError, ErrorDetail, ImageGenResponse, InvalidRequest, JobState, ModeList, ModeSummary
+from bridge.contract import (
+    DEFAULT_MODE,
+    BridgeError,
+    ErrorDetail,
+    InvalidRequest,
+    JobState,
+    ModelInfoResponse,
+    ModeList,
+    ModeSummary,
+    shown,
+)
+from bridge.gateway.generation import Generation
 from bridge.gateway.requests import Body
 from bridge.modes.library import ModeLibrary
 from bridge.modes.parameters import ParameterKind
@@ -68,19 +80,28 @@ async def mode_schema(request: web.Request) -> web.Response:
     """The parameters of a saved graph, as JSON Schema."""
     generation = request.app[GENERATION]
     mode = generation.modes.get(request.match_info["name"])
-    return web.json_response(request_schema(await generation.offers.fill(mode)))
+    models = await known_models(generation)
+    return web.json_response(request_schema(await generation.offers.fill(mode), models, generation.limits.request.most))
+
+
+async def known_models(generation: Generation) -> ModelInfoResponse | None:
+    """The models, whose limits schemas hold; None while no worker answers."""
+    try:
+        return await generation.models.recent()
+    except BridgeError:
+        return None
 
 
 @routes.post("/v1/modes/{name}")
 @operation(
     "Run a saved graph",
     answers={
-        200: Answer("The images.", ImageGenResponse, headers=REPLAYED),
+        200: IMAGES,
         202: Answer(
             "Accepted, for a request with `Prefer: respond-async`.", JobState, headers={**LOCATION, **REPLAYED}
         ),
     },
-    errors=(404, 409, 410, 503, 504),
+    errors=(404, 406, 409, 410, 503, 504),
     body_schemas={
         JSON: {"type": "object", "description": "The schema that GET returns for the same path."},
         FORM: FORM_SCHEMA,
@@ -97,25 +118,60 @@ async def run_mode(request: web.Request) -> web.Response:
         response = await accept(request, await _read_for(name, request))
         response.headers["Preference-Applied"] = ASYNC_PREFERENCE
         return response
+    wanted_formats(request)  # Fail before a large body is read.
     return await wait(request, await _read_for(name, request))
 
 
 async def _read_for(name: str, request: web.Request) -> Body:
     """The body of a request to a mode. Raises what `read_body` raises, and InvalidRequest for one of another mode."""
     body = await read_body(request, request.app[GENERATION].limits)
-    if body.values.get("mode", name) != name:
-        message = f"the path already names the mode {name!r}; leave mode out of the body"
+    given = body.values.get("mode")
+    if given not in (None, name):
+        message = f"the path already names the mode {shown(name)}; leave mode out of the body"
         raise InvalidRequest.of([ErrorDetail(field="mode", message=message)])
     return Body({**body.values, "mode": name}, body.files, body.text_bytes, body.is_form)
 
 
-def mode_paths(library: ModeLibrary, described: dict[str, Any]) -> dict[str, Any]:
+def default_bodies(
+    generation: Generation, models: ModelInfoResponse | None, content: dict[str, Any], *, waits: bool
+) -> dict[str, Any]:
+    """The bodies, by media type, of an endpoint that takes any mode: that of the default mode, or with another `mode`
+    the general one in `content` and the parameters of that mode."""
+    most = generation.limits.request.most
+    try:
+        mode = generation.modes.get(DEFAULT_MODE)
+    except BridgeError:
+        return content
+    own, form = request_schema(mode, models, most), form_schema(mode, models, most)
+    other: dict[str, Any] = {
+        "description": "For other modes: the fields that GET /v1/modes/{name} lists, and the name of the mode.",
+        "allOf": [content[JSON]["schema"]],
+        "required": ["mode"],
+        "properties": {"mode": {"type": "string", "minLength": 1, "not": {"const": DEFAULT_MODE}}},
+    }
+    if not waits:
+        for schema, values in ((own, [False, None]), (other, [False, None]), (form, [False])):
+            schema["properties"]["cancel_on_disconnect"] = {"enum": values, "description": "Nobody waits here."}
+    whole = {"anyOf": [own, other]}
+    return {JSON: {"schema": whole}, FORM: {"schema": {"anyOf": [form, whole_form(whole)]}}}
+
+
+def whole_form(body: dict[str, Any]) -> dict[str, Any]:
+    """A form with the whole `body` as JSON in one part."""
+    return {"type": "object", "properties": {REQUEST_PART: body}, "required": [REQUEST_PART]} | {
+        "additionalProperties": False,
+        "description": "All fields as JSON. Files may be parts of their own beside it, each named like its parameter.",
+    }
+
+
+def mode_paths(generation: Generation, models: ModelInfoResponse | None, described: dict[str, Any]) -> dict[str, Any]:
     """An entry in OpenAPI's `paths` for every mode that can be used: `described`, the entry of `/v1/modes/{name}`, with
     the body of that mode in place of the general one.
 
     Options that are files are left out: they change, and only a worker knows them. `/v1/modes/{name}` has them.
     """
     paths: dict[str, Any] = {}
+    library, most = generation.modes, generation.limits.request.most
     for name in library.names():
         try:
             mode = library.get(name)
@@ -124,8 +180,11 @@ def mode_paths(library: ModeLibrary, described: dict[str, Any]) -> dict[str, Any
         methods: dict[str, Any] = {}
         for method, entry in described.items():
             parameters = [each for each in entry.get("parameters", []) if each["in"] != "path"]
-            methods[method] = {**entry, "parameters": parameters}
-        content = {JSON: {"schema": request_schema(mode)}, FORM: {"schema": form_schema(mode)}}
+            methods[method] = {**entry, "parameters": parameters, "operationId": f"{entry['operationId']}-{name}"}
+        content = {
+            JSON: {"schema": request_schema(mode, models, most)},
+            FORM: {"schema": form_schema(mode, models, most)},
+        }
         summary_text = f"{mode.title}: {mode.description}" if mode.description else mode.title
         methods["post"] = {
             **methods["post"],

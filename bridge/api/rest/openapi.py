@@ -18,14 +18,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from bridge import __version__
-from bridge.api.rest.modes import mode_paths
+from bridge.api.rest.modes import default_bodies, known_models, mode_paths
 from bridge.api.rest.operations import ERRORS, PATH_PARAMETERS, Answer, Operation, Query, operation, routes_of
+from bridge.api.rest.prefix import prefix_of
 from bridge.api.rest.replies import GENERATION
-from bridge.contract import ErrorEnvelope, JobEvent
+from bridge.contract import ErrorEnvelope, JobEvent, ModelInfoResponse
 
 JSON = "application/json"
 References = Mapping[tuple[Any, JsonSchemaMode], Mapping[str, Any]]
 """`{"$ref": …}` by model, and by whether the service reads (validation) or writes it (serialization)."""
+ANY_MODE = ("/v1/generate-image", "/v1/jobs")
+"""Endpoints whose body may be a request to any mode."""
 RETRY_STATUSES = (429, 503)
 SWAGGER_DIR = Path(str(swagger_ui_bundle.swagger_ui_path))
 PAGE = """<!doctype html>
@@ -43,9 +46,11 @@ START_SCRIPT = """SwaggerUIBundle({
 
 @dataclass
 class Written:
-    """The last generated document. Only changed modes change it."""
+    """The last generated document. Only changed modes and limits of models change it."""
 
     version: object = None
+    models: ModelInfoResponse | None = None
+    prefix: str = ""
     text: str = ""
 
 
@@ -61,8 +66,13 @@ def _answer(answer: Answer, refs: References) -> dict[str, Any]:
     if answer.media:
         schema = refs[answer.model, "serialization"] if answer.model else answer.schema
         entry["content"] = {answer.media: {"schema": schema} if schema is not None else {}}
+        entry["content"] |= {media: {} for media in answer.other_media}
     if answer.headers:
         entry["headers"] = {name: _header(text) for name, text in answer.headers.items()}
+    if answer.links:
+        entry["links"] = {
+            name: {"operationId": name, "parameters": dict(places)} for name, places in answer.links.items()
+        }
     return entry
 
 
@@ -82,7 +92,7 @@ def operation_object(declared: Operation, path: str, refs: References) -> dict[s
     """One operation as an OpenAPI Operation Object."""
     responses = {str(status): _answer(answer, refs) for status, answer in declared.answers.items()}
     responses |= {str(status): _error(status, refs) for status in declared.statuses() if str(status) not in responses}
-    entry: dict[str, Any] = {"summary": declared.summary, "responses": responses}
+    entry: dict[str, Any] = {"operationId": declared.name, "summary": declared.summary, "responses": responses}
     names = re.findall(r"{(\w+)}", path)
     parameters = [_parameter(Query(name, PATH_PARAMETERS[name], required=True, where="path")) for name in names]
     parameters += [_parameter(query) for query in declared.parameters]
@@ -113,34 +123,45 @@ def document(app: web.Application) -> dict[str, Any]:
     for method, path, declared in routes:
         paths.setdefault(path, {})[method.lower()] = operation_object(declared, path, refs)
     if GENERATION in app:
-        paths |= mode_paths(app[GENERATION].modes, paths["/v1/modes/{name}"])
+        models = app[WRITTEN].models
+        paths |= mode_paths(app[GENERATION], models, paths["/v1/modes/{name}"])
+        for path in ANY_MODE:
+            body = paths[path]["post"]["requestBody"]
+            waits = path == "/v1/generate-image"
+            body["content"] = default_bodies(app[GENERATION], models, body["content"], waits=waits)
     return {
         "openapi": "3.1.0",
         "info": {"title": "NeuroLux Image Generation", "version": __version__},
+        "servers": [{"url": app[WRITTEN].prefix or "/"}],
         "paths": paths,
         "components": {"schemas": schemas["$defs"], "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
 
 
 @operation(
-    "This API as OpenAPI", answers={200: Answer("An OpenAPI 3.1 document.", schema={"type": "object"})}
-)  # fmt: skip
+    "This API as OpenAPI", answers={200: Answer("An OpenAPI 3.1 document.", schema={"type": "object"})}, page=True
+)
 async def openapi(request: web.Request) -> web.Response:
     """GET /openapi.json"""
-    version = request.app[GENERATION].modes.version()
-    written = request.app[WRITTEN]
+    written, generation = request.app[WRITTEN], request.app[GENERATION]
+    written.models = await known_models(generation)
+    limits = [(model.name, model.limits.model_dump_json()) for model in written.models.models] if written.models else []
+    written.prefix = prefix_of(request)
+    version = (written.prefix, generation.modes.version(), limits, written.models and written.models.default_model)
     if written.version != version:
         written.text, written.version = json.dumps(document(request.app)), version
     return web.json_response(text=written.text)
 
 
-@operation("Documentation of this API", answers={200: Answer("A page.", media="text/html")})
+@operation("Documentation of this API", answers={200: Answer("A page.", media="text/html")}, page=True)
 async def docs(_: web.Request) -> web.Response:
     """GET /docs"""
     return web.Response(text=PAGE, content_type="text/html")
 
 
-@operation("The script of the documentation page", answers={200: Answer("A script.", media="text/javascript")})
+@operation(
+    "The script of the documentation page", answers={200: Answer("A script.", media="text/javascript")}, page=True
+)
 async def start_script(_: web.Request) -> web.Response:
     """GET /docs/start.js: a file of its own, so that the page needs no inline scripts."""
     return web.Response(text=START_SCRIPT, content_type="text/javascript")

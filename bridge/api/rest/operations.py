@@ -23,7 +23,8 @@ ERRORS = {
     400: "The request cannot be read: it is malformed, or its body is not JSON.",
     401: "The service requires a token, and the request has none, or a wrong one.",
     403: "The request comes from a web page of another site, or its Host is not a name of the service.",
-    404: "There is no such model, mode, job or image.",
+    404: "There is no such model, mode, job, image or worker.",
+    406: "The client accepts no media type that this endpoint answers with.",
     408: "The body did not arrive in time.",
     409: "The job was cancelled.",
     410: "The image of the job is no longer kept.",
@@ -41,6 +42,7 @@ ERRORS = {
 EVERYWHERE = (400, 403, 500)
 GUARDED = (401, 429)
 """Errors of every endpoint that is not open."""
+WITH_A_QUERY = (422,)
 WITH_A_BODY = (408, 413, 415, 422)
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "job_id": {"type": "string", "pattern": JOB_ID_PATTERN},
@@ -49,6 +51,13 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "model": {"type": "string", "description": "A name that GET /v1/model-info lists."},
 }
 """The parameters in paths."""
+JOB_LINKS: dict[str, dict[str, str]] = {
+    name: {"job_id": "$response.body#/job_id"}
+    for name in ("job_state", "job_events", "job_image", "job_archive", "cancel_job")
+}
+"""What an answer that names a job leads to."""
+NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200}
+"""The name of a mode or model in a query."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,12 @@ class Answer:
     model: type[BaseModel] | None = None
     media: str | None = "application/json"
     schema: Mapping[str, Any] | None = None
+    other_media: tuple[str, ...] = ()
+    """Media types of bytes that the client may ask for instead."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """The headers of this answer, with their descriptions."""
+    links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Operations that this answer leads to, by the name of their handler, with where their parameters are in it."""
 
 
 class Query(NamedTuple):
@@ -77,6 +90,8 @@ class Query(NamedTuple):
 class Operation:
     """One method of one path."""
 
+    name: str
+    """The name of its handler: `operationId` in OpenAPI."""
     summary: str
     answers: Mapping[int, Answer]
     errors: frozenset[int] = frozenset()
@@ -88,6 +103,13 @@ class Operation:
     """It holds its connection until something happens. The number of such requests is limited."""
     open: bool = False
     """Needs no token, and has no rate limit."""
+    page: bool = False
+    """Something for a browser or a scraper, and no part of the API."""
+
+    @property
+    def ignores_query(self) -> bool:
+        """Probes, which take no parameters, and pages, which scripts may call with any, do not look at the query."""
+        return self.open or self.page
 
     @property
     def takes_body(self) -> bool:
@@ -95,7 +117,12 @@ class Operation:
 
     def statuses(self) -> list[int]:
         """Every error status that this operation may answer with."""
-        more = (*EVERYWHERE, *(() if self.open else GUARDED), *(WITH_A_BODY if self.takes_body else ()))
+        more = (
+            *EVERYWHERE,
+            *(() if self.open else GUARDED),
+            *(() if self.ignores_query else WITH_A_QUERY),
+            *(WITH_A_BODY if self.takes_body else ()),
+        )
         return sorted({*self.errors, *more})
 
 
@@ -112,16 +139,16 @@ def operation(
     parameters: Iterable[Query] = (),
     waits: bool = False,
     open: bool = False,  # noqa: A002 - the word for it
+    page: bool = False,
 ) -> Callable[[AnyHandler], AnyHandler]:
     """Declare what a handler takes and answers. `errors` are the statuses besides those that every endpoint has."""
     unknown = set(errors) - set(ERRORS)
     assert not unknown, f"describe {unknown} in ERRORS"
-    declared = Operation(
-        summary, answers, frozenset(errors), body, body_schemas or {}, tuple(parameters), waits=waits, open=open
-    )
 
     def keep(handler: AnyHandler) -> AnyHandler:
-        _DECLARED[handler] = declared
+        name = getattr(handler, "__name__", summary)
+        more = (frozenset(errors), body, body_schemas or {}, tuple(parameters), waits, open, page)
+        _DECLARED[handler] = Operation(name, summary, answers, *more)
         return handler
 
     return keep

@@ -9,8 +9,16 @@ from bridge.api.rest.replies import GENERATION, reply
 from bridge.contract import ModelPlan
 from bridge.gateway.planning import ask_for_plan
 
-SIZE = {"type": "string", "examples": ["8GB", "7.5GB", "8GiB"]}
-COUNT = {"type": "integer", "minimum": 1}
+SIZE = {
+    "type": "string",
+    "pattern": r"^[0-9]{1,15}(\.[0-9]{1,6})?( ?([kKmMgGtT]([iI]?[bB])?|[bB]))?$",
+    "x-hint": "is not a size; write 8GB, 7.5GB or 8GiB",
+    "examples": ["8GB", "7.5GB", "8GiB"],
+}
+PIXELS = {"type": "integer", "minimum": 1, "maximum": 16384}
+COUNT = {"type": "integer", "minimum": 1, "maximum": 10_000}
+ADAPTERS = {"type": "string", "minLength": 1, "maxLength": 2000}
+TRUTHS = ("true", "false", "yes", "no", "1", "0")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp8", "int8", "nf4", "as-is")
 OFFLOADS = ("auto", "none", "model", "stream", "sequential", "disk")
 
@@ -25,19 +33,19 @@ routes = web.RouteTableDef()
     parameters=[
         Query("vram", SIZE, "Memory of the GPU; 0 for a CPU. Default: the worker's."),
         Query("ram", SIZE, "RAM of the machine. Default: the free RAM of the worker."),
-        Query("bf16", {"type": "boolean"}, "Whether the GPU computes in bf16."),
-        Query("width", COUNT, "Pixels. Default, here and below: the model's."),
-        Query("height", COUNT, "Pixels. Default: the width."),
+        Query("bf16", {"type": "string", "enum": list(TRUTHS)}, "Whether the GPU computes in bf16."),
+        Query("width", PIXELS, "Pixels. Default, here and below: the model's."),
+        Query("height", PIXELS, "Pixels. Default: the width."),
         Query("count", COUNT, "Number of images."),
         Query("steps", COUNT, "Denoising steps."),
         Query("precision", {"type": "string", "enum": list(PRECISIONS)}, "The type of the weights."),
         Query("offload", {"type": "string", "enum": list(OFFLOADS)}, "Where the weights are."),
         Query(
             "controlnet",
-            {"type": "string"},
+            ADAPTERS,
             "ControlNets to include: names, or sizes such as 2.5GB, separated by commas.",
         ),
-        Query("lora", {"type": "string"}, "LoRAs to include: names or sizes, separated by commas."),
+        Query("lora", ADAPTERS, "LoRAs to include: names or sizes, separated by commas."),
     ],
 )
 async def plan(request: web.Request) -> web.Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -79,16 +78,6 @@ def installed(settings: Settings) -> Installation | None:
     return None
 
 
-def comfyui_version(root: Path) -> str:
-    """The version of a ComfyUI folder, such as 0.3.75; `unknown` if it does not say."""
-    try:
-        text = (root / "comfyui_version.py").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "unknown"
-    found = re.search(r"^__version__\s*=\s*[\"']([^\"'\s]+)", text, re.MULTILINE)
-    return found[1] if found else "unknown"
-
-
 def _versions(report: Report, installation: Installation | None) -> dict[str, str]:
     facts = {"imagegen": __version__, "system": platform.platform()}
     python = installation.python if installation else Path(sys.executable)
@@ -101,10 +90,9 @@ def _versions(report: Report, installation: Installation | None) -> dict[str, st
     if installation is None:
         facts["ComfyUI"] = "none yet (imagegen setup fetches it)"
     else:
-        version = comfyui_version(installation.root)
-        facts["ComfyUI"] = f"{version}, {installation.origin} ({installation.root})"
-        for advisory in known_of(version):
-            report.note(f"ComfyUI {version}: {advisory}")
+        facts["ComfyUI"] = f"{installation.version}, {installation.origin} ({installation.root})"
+        for advisory in known_of(installation.version):
+            report.note(str(advisory))
     try:
         facts["nats-server"] = _run(nats_server_program(), "--version").strip().removeprefix("nats-server: ")
     except (ServiceError, OSError, subprocess.SubprocessError) as error:

@@ -15,7 +15,7 @@ def borrow(handle: PipelineHandle, reporter: LoadReporter | None = None) -> Load
     Raises InvalidParameter or WeightsMissing for a LoRA that does not fit, and what loading raises.
     """
     loaded = pipelines.acquire(handle, reporter)
-    switch_loras(loaded, handle.adapters)
+    switch_loras(loaded, handle.loras)
     loaded.controls = handle.controls
     loaded.compiled.enabled = handle.compile
     return loaded

@@ -46,7 +46,7 @@ def choose_file(files: Iterable[FileStamp], family: str, width: int, kind: str) 
         try:
             found = detect("controlnet", file)
             fits = found.problem is None and found.family == family and file_width(file, family) in (width, None)
-        except WeightsMissing:
+        except (WeightsMissing, ValueError, LookupError, TypeError, ArithmeticError):
             continue  # damaged; chosen by name it says so
         if fits:
             return file

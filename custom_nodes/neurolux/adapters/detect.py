@@ -6,6 +6,7 @@ refused, before anything is loaded.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from ..families.identify import detect_control, detect_lora
 from ..families.registry import families
 from ..families.spec import Detected
 from ..weights.stamps import CONFIG_FILE, FileStamp, read_config, read_shapes, stamp_file, weight_files
+from ..weights.user_files import is_readable_name, printable_name
 
+_log = logging.getLogger(__name__)
 AdapterKind = Literal["lora", "controlnet"]
 
 
@@ -83,5 +86,11 @@ def list_files(kind: AdapterKind, files: Iterable[tuple[str, Path]]) -> list[Ada
             detected = detect(kind, stamp)
         except WeightsMissing as error:
             detected = Detected(None, str(error))
-        found.append(AdapterFile(name, kind, detected.family, stamp.size, detected.problem))
+        except Exception as error:  # the names and shapes in a file may be anything
+            _log.warning("NeuroLux: %s cannot be identified", path, exc_info=True)
+            detected = Detected(None, f"{name} cannot be identified ({error!r}); fetch the file again")
+        if not is_readable_name(name):
+            detected = Detected(None, f"the name {printable_name(name)} is not UTF-8; rename the file")
+        problem = None if detected.problem is None else printable_name(detected.problem)
+        found.append(AdapterFile(printable_name(name), kind, detected.family, stamp.size, problem))
     return found

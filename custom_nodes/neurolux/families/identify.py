@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..weights.file_kinds import FileKind, Place
-from ..weights.headers import TensorInfo, WeightHeader
+from ..weights.file_kinds import FileKind, Place, TensorInfo
+from ..weights.headers import WeightHeader
 from ..weights.stamps import Shapes
 from .recognized import recognized_lora
 from .registry import all_parts, families

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..catalog.limits import Defaults, Limits
 from ..catalog.models import Model, Purpose
 from ..planning.records import FamilyCosts
-from ..weights.file_kinds import Layout
-from ..weights.headers import TensorInfo
+from ..weights.file_kinds import Layout, TensorInfo
 from ..weights.stamps import Shapes
 from .blocks import NO_BLOCKS, BlockLists
 

@@ -29,8 +29,11 @@ def locate(kind: AdapterKind, name: str) -> Path | None:
     """The path of the file or diffusers folder called ``name``; None if there is none."""
     for root in folder_paths.get_folder_paths(FOLDERS[kind]):
         path = Path(root, name)
-        if path.exists() and path.resolve().is_relative_to(Path(root).resolve()):
-            return path
+        try:
+            if path.exists() and path.resolve().is_relative_to(Path(root).resolve()):
+                return path
+        except (OSError, RuntimeError):  # no access, a name that is too long, a loop of links
+            continue
     return None
 
 

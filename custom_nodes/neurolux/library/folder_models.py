@@ -7,7 +7,6 @@ folder may override ``title``, ``license``, ``commercial_use``, ``max_sequence_l
 
 from __future__ import annotations
 
-import json
 import logging
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from ..catalog.reading import parse_limits
 from ..families.parts.shapes import SMALLEST_SIDE
 from ..families.registry import families
 from ..families.spec import FamilySpec, ModelFacts
+from ..weights.user_files import is_readable_name, open_regular, read_json
 
 OVERRIDES_FILE = "neurolux.toml"
 _log = logging.getLogger(__name__)
@@ -40,7 +40,17 @@ def model_folders(roots: Iterable[Path]) -> Iterator[Path]:
     """Folders directly below ``roots`` that hold a diffusers pipeline."""
     for root in roots:
         if root.is_dir():
-            yield from (folder for folder in sorted(root.iterdir()) if (folder / "model_index.json").is_file())
+            yield from (folder for folder in listed(root) if (folder / "model_index.json").is_file())
+
+
+def listed(root: Path) -> list[Path]:
+    """What is directly in a folder, sorted: nothing where it cannot be read. A name must be text, to be a model's."""
+    try:
+        found = sorted(root.iterdir())
+    except OSError as error:
+        _log.warning("NeuroLux: %s cannot be listed: %s", root, error)
+        return []
+    return [path for path in found if is_readable_name(path.name)]
 
 
 def folder_model(folder: Path) -> Model | None:
@@ -50,8 +60,8 @@ def folder_model(folder: Path) -> Model | None:
     if cached is None or cached[0] != stamp:
         try:
             cached = (stamp, read_folder(folder))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("NeuroLux: %s is not used as a model: %s", folder, error)
+        except Exception as error:  # its configuration may hold anything, and must not take other models down
+            _log.warning("NeuroLux: %s is not used as a model: %s: %s", folder, type(error).__name__, error)
             cached = (stamp, None)
         _parsed[folder] = cached
     return cached[1]
@@ -72,7 +82,15 @@ def folder_stamp(folder: Path) -> tuple[int, ...]:
     """A stamp that changes when a configuration file or a weight file of the folder is replaced."""
     files = [folder / "model_index.json", folder / OVERRIDES_FILE, *sorted(folder.glob("*/*.json"))]
     files += sorted(folder.glob("*/*.safetensors"))
-    return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files)
+    return tuple(modified_ns(path) for path in files)
+
+
+def modified_ns(path: Path) -> int:
+    """When a file was changed; 0 if it is gone, or is no file."""
+    try:
+        return path.stat().st_mtime_ns if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def read_folder(folder: Path) -> Model | None:
@@ -87,7 +105,7 @@ def read_folder(folder: Path) -> Model | None:
         model = own_model(folder.name, family, FolderSource(folder), facts)
         overrides_file = folder / OVERRIDES_FILE
         if overrides_file.is_file():
-            model = overridden(model, tomllib.loads(overrides_file.read_text(encoding="utf-8")))
+            model = overridden(model, read_overrides(overrides_file))
         return model
     return None
 
@@ -108,6 +126,12 @@ def own_model(name: str, family: FamilySpec, source: FolderSource | SingleFilesS
     )
 
 
+def read_overrides(path: Path) -> dict[str, Any]:
+    """The content of a ``neurolux.toml``. Raises OSError or ValueError."""
+    with open_regular(path) as file:
+        return tomllib.load(file)
+
+
 def overridden(model: Model, overrides: Mapping[str, Any]) -> Model:
     """``model`` with the overrides of its ``neurolux.toml``. Raises TypeError for an unknown key."""
     changes = dict(overrides)
@@ -123,8 +147,3 @@ def size_limits(limits: Limits) -> Limits:
     """``limits`` with a lower minimum size than in the catalog, because folders may hold small models."""
     side = SizeLimit(minimum=SMALLEST_SIDE)
     return replace(limits, width=side, height=side)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from ..loading.handle import AppliedMotion, PipelineHandle
 from ..weights.auxiliary import fetch
 from ..weights.progress import LoadReporter
 from ..weights.stamps import CONFIG_FILE, FileStamp, stamp_file
+from .folder_models import listed
 
 AUTO = "auto"
 FOLDER = "animatediff_models"
@@ -31,7 +32,7 @@ def local_motions() -> dict[str, Path]:
     """The user's own adapters by name: single files, and folders with a configuration."""
     found: dict[str, Path] = {}
     for root in folders():
-        for path in sorted(root.iterdir()) if root.is_dir() else ():
+        for path in listed(root) if root.is_dir() else ():
             if path.suffix == ".safetensors" or (path / CONFIG_FILE).is_file():
                 found.setdefault(path.name, path)
     return found

@@ -22,6 +22,7 @@ from ..families.spec import FamilySpec, SingleFiles
 from ..loading.components import check_single_files, single_components
 from ..weights.file_kinds import FileKind
 from ..weights.headers import READABLE, read_header
+from ..weights.user_files import is_readable_name
 from .folder_models import own_model
 
 AUTO = "auto"
@@ -53,16 +54,15 @@ class Shelf:
         if folder not in self._files:
             found: dict[str, Path] = {}
             for root in self.roots.get(folder, ()):
-                for path in sorted(root.rglob("*")) if root.is_dir() else ():
-                    if path.suffix in READABLE and path.is_file():
-                        found.setdefault(path.relative_to(root).as_posix(), path)
+                for path in files_below(root):
+                    found.setdefault(path.relative_to(root).as_posix(), path)
             self._files[folder] = found
         return self._files[folder]
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """A stamp that changes when a file is added, removed or replaced."""
         paths = [path for folder in FOLDERS.values() for path in self.files(folder).values()]
-        return tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
+        return tuple((str(path), *file_stamp(path)) for path in paths)
 
     def path(self, folder: str, name: str) -> Path:
         """The file with the name from a widget. Raises WeightsMissing, which lists the existing files."""
@@ -80,14 +80,39 @@ class Shelf:
                     yield path
 
 
+def files_below(root: Path) -> list[Path]:
+    """The weight files below a folder, sorted. Pipes, devices and names that are not text are left out."""
+    try:
+        found = sorted(root.rglob("*")) if root.is_dir() else []
+        return [path for path in found if path.suffix in READABLE and is_text(path, root) and path.is_file()]
+    except OSError as error:
+        _log.warning("NeuroLux: %s cannot be listed: %s", root, error)
+        return []
+
+
+def is_text(path: Path, root: Path) -> bool:
+    """Whether the name of a file below a folder is text, as the name of a model must be."""
+    return is_readable_name(str(path.relative_to(root)))
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """A stamp that changes when the file is replaced; zeros if it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
 def kind_of(path: Path) -> FileKind | None:
     """The kind of the file at ``path``; None if it cannot be read, which is logged once."""
     try:
         return identify(read_header(path))
-    except WeightsMissing as error:
+    except Exception as error:  # its tensors may have any names and shapes, and must not take other models down
         if path not in _reported:
             _reported.add(path)
-            _log.warning("NeuroLux: %s", error)
+            text = str(error) if isinstance(error, WeightsMissing) else f"{path} cannot be identified: {error!r}"
+            _log.warning("NeuroLux: %s", text)
         return None
 
 
@@ -186,6 +211,9 @@ def local_variants(model: Model, shelf: Shelf) -> dict[int | None, SingleFilesSo
                 break
             except WeightsMissing:
                 continue
+            except Exception as error:  # the right names with impossible shapes
+                _log.warning("NeuroLux: %s is not used: %r", ", ".join(map(str, chosen.values())), error)
+                continue
     return found
 
 
@@ -239,6 +267,5 @@ def files_stamp(source: SingleFilesSource) -> tuple[int, ...]:
     """A stamp that changes when one of the files is replaced, or another file is used."""
     stamp: list[int] = []
     for path in source.files:
-        status = path.stat() if path.is_file() else None
-        stamp += [crc32(str(path).encode()), status.st_mtime_ns if status else 0, status.st_size if status else 0]
+        stamp += [crc32(str(path).encode("utf-8", "surrogateescape")), *file_stamp(path)]
     return tuple(stamp)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter, LoadProgress, open_file
 from ..weights.quantize import storable_layers, store_weight, stored_type
 from ..weights.sources import ResolvedFiles
+from ..weights.user_files import read_json
 from .components import ComponentFiles, component_files, shapes_of, vae_must_upcast
 from .fill import load_component
 
@@ -77,7 +77,10 @@ def read_index(files: ResolvedFiles) -> dict[str, Any]:
     """The pipeline's ``model_index.json``; empty for single files."""
     if files.pipeline is None:
         return {}
-    return json.loads((files.pipeline / "model_index.json").read_text(encoding="utf-8"))
+    try:
+        return read_json(files.pipeline / "model_index.json")
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(f"{files.pipeline}: its model_index.json is damaged ({error}); fetch it again") from error
 
 
 def other_parts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,8 @@ from ..weights.files import open_files, outlines
 from ..weights.headers import read_header
 from ..weights.key_maps import SCALES, own_tensors
 from ..weights.sources import ResolvedFiles
+from ..weights.stamps import read_config
+from ..weights.user_files import read_json
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,20 @@ def folder_weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
         for suffix in WEIGHTS:
             indexes = sorted(folder.glob(f"*{suffix}.index{middle}.json"))
             if indexes:
-                shards = set(json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values())
-                return tuple(folder / shard for shard in sorted(shards))
+                return tuple(folder / shard for shard in shards_of(indexes[0]))
             for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
                 path = folder / f"{stem}{middle}{suffix}"
                 if path.is_file():
                     return (path,)
     return tuple(sorted(path for path in folder.glob("*") if path.suffix in WEIGHTS and path.is_file()))
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files that an index names. Raises WeightsMissing if it is damaged."""
+    try:
+        return sorted({str(shard) for shard in read_json(index)["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsMissing(f"{index} is damaged ({error}); fetch it again") from error
 
 
 def single_components(family: str, source: SingleFilesSource) -> dict[str, ComponentFiles]:
@@ -199,7 +207,7 @@ def vae_must_upcast(files: ResolvedFiles) -> bool:
     folder = files.vae or (files.pipeline / "vae" if files.pipeline is not None else None)
     if folder is None:
         return True
-    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("force_upcast", True))
+    return bool(read_config(folder.name, folder).get("force_upcast", True))
 
 
 def stored_type(outline: Mapping[str, torch.Tensor]) -> StorageType | None:

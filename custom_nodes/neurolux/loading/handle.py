@@ -73,7 +73,7 @@ class PipelineHandle:
 
     spec: LoadSpec
     model: Model
-    adapters: tuple[AppliedLora, ...] = ()
+    loras: tuple[AppliedLora, ...] = ()
     controls: tuple[AppliedControl, ...] = ()
     motion: AppliedMotion | None = None
     """The motion adapter, which makes the pipeline generate videos."""

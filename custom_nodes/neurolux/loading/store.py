@@ -90,6 +90,14 @@ class PipelineStore:
             del entry
             mm.soft_empty_cache()
 
+    def unload(self, model: str) -> bool:
+        """Remove the pipelines of one model that nobody works with. False if there is none."""
+        with self._lock:
+            free = [spec for spec, entry in self._loaded.items() if spec.model == model and not entry.placement.busy]
+        for spec in free:
+            self.drop(spec)
+        return bool(free)
+
     def clear(self) -> None:
         """Remove every pipeline from memory."""
         for spec in list(self._loaded):

@@ -137,12 +137,12 @@ class ApplyLoras(io.ComfyNode):
 
 def with_loras(pipeline: PipelineHandle, wanted: Sequence[tuple[str, float, float]]) -> PipelineHandle:
     """``pipeline`` with LoRAs (file, strength, strength in the text encoders). Raises InvalidParameter."""
-    applied = pipeline.adapters
+    applied = pipeline.loras
     for name, strength, text_strength in wanted:
         file = find_adapter("lora", name)
         check_lora(pipeline.model, file)
         applied = with_lora(applied, AppliedLora(file, strength, text_strength))
-    handle = replace(pipeline, adapters=applied)
+    handle = replace(pipeline, loras=applied)
     borrow(handle)  # here, so that a file that does not fit is this node's error
     return handle
 

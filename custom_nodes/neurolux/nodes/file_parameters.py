@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..errors import InvalidParameter
+from ..weights.user_files import open_regular
 from .parameters import parameter_schema, required_input
 
 FILE_SUFFIXES = (".zip", ".safetensors", ".json", ".txt")
@@ -39,7 +40,7 @@ def input_file(name: str) -> Path | None:
 
 def content_key(path: Path) -> str:
     """Changes with the file's content."""
-    with path.open("rb") as opened:
+    with open_regular(path) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

@@ -2,71 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
-from pathlib import Path
-
-import folder_paths
-import numpy as np
-import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..adapters.borrow import borrow
-from ..errors import InvalidParameter
 from ..loading.handle import PipelineHandle
-from ..loading.node_progress import NodeReporter
-from ..training.image_files import FIELD
 from ..training.image_set import TrainingSet, read_training_set
-from ..training.lora import (
-    check_handle,
-    check_samples,
-    draw_samples,
-    drawing_steps,
-    text_for_samples,
-    train_lora,
-    with_trained,
-)
-from ..training.loss_curve import draw_loss_curve
-from ..training.progress import TrainingProgress
-from ..training.settings import (
-    HIGHEST_RATE,
-    MOST_BATCH,
-    MOST_RANK,
-    MOST_SAMPLES,
-    MOST_STEPS,
-    LoraSettings,
-    check_settings,
-)
+from ..training.run import run_training
+from ..training.samples import MOST_SAMPLES, SampleSettings
+from ..training.settings import HIGHEST_RATE, MOST_BATCH, MOST_RANK, MOST_STEPS, LoraSettings
+from ..training.source import find_source, source_stamp
 from .inputs import pipeline_input, seed_input, side_input
-from .outputs import pipeline_output, stage_warnings_ui
+from .outputs import pipeline_output
 from .sockets import CATEGORY, AnyComboOutput, FileType
 
 TRAINING = f"{CATEGORY}/training"
-CHECKPOINTS = ("neurolux", "training")
-"""Below ComfyUI's user folder."""
 TrainingSetType = io.Custom("NEUROLUX_TRAINING_IMAGES")
 """A TrainingSet."""
-
-
-def find_source(source: str) -> Path:
-    """The zip or folder that ``source`` names: in ComfyUI's input folder, or an absolute path into one of its folders.
-
-    Raises InvalidParameter if it is elsewhere or does not exist.
-    """
-    inputs = Path(folder_paths.get_input_directory()).resolve()
-    own = [inputs, *(Path(folder).resolve() for folder in (folder_paths.get_output_directory(), temp_folder()))]
-    path = (inputs / source).resolve()
-    if not source.strip() or not any(path.is_relative_to(folder) for folder in own):
-        raise InvalidParameter(FIELD, f"{FIELD} {source!r} is not in ComfyUI's input folder; put the images there")
-    if not path.exists():
-        raise InvalidParameter(FIELD, f"there is no zip or folder {source!r} in ComfyUI's input folder")
-    return path
-
-
-def temp_folder() -> str:
-    """ComfyUI's folder for temporary files."""
-    return folder_paths.get_temp_directory()
 
 
 class TrainingImages(io.ComfyNode):
@@ -95,13 +46,7 @@ class TrainingImages(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, source: str | None = None, **_: object) -> str:
         """Read the images again if the zip, or a file in the folder, has changed."""
-        try:
-            path = find_source(source or "")
-        except InvalidParameter:
-            return ""
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        stats = [(str(file), file.lstat().st_mtime_ns, file.lstat().st_size) for file in files]
-        return hashlib.sha256(repr(stats).encode()).hexdigest()
+        return source_stamp(source or "")
 
     @classmethod
     def execute(cls, source: str) -> io.NodeOutput:
@@ -210,60 +155,10 @@ class TrainLora(io.ComfyNode):
         sample_prompt: str,
         samples: int,
     ) -> io.NodeOutput:
-        check_handle(pipeline)
-        check_samples(samples)
-        settings = check_settings(
-            pipeline.model,
-            LoraSettings(name.strip(), steps, rank, learning_rate, batch, resolution, seed, " ".join(trigger.split())),
-        )
-        borrow(pipeline, NodeReporter())
-        title = f"{settings.name} on {pipeline.model.name}"
-        progress = TrainingProgress(title, settings.steps, 2 * samples * drawing_steps(pipeline))
-        trained = train_lora(
-            pipeline,
-            images,
-            settings,
-            resume=resume,
-            loras=Path(folder_paths.get_folder_paths("loras")[0]),
-            checkpoints=Path(folder_paths.get_user_directory(), *CHECKPOINTS),
-            progress=progress,
-        )
-        after, before = sample_both(pipeline, images, settings, trained.path, sample_prompt, samples, progress)
-        curve = as_image(np.asarray(draw_loss_curve(trained.losses, title)))
-        handle = with_trained(pipeline, trained.path)
-        ui = stage_warnings_ui(borrow(pipeline), trained.warnings) or {}
-        said = [f"{trained.path.name}: {settings.steps} steps, loss {trained.losses[-1]:.4f}"]
-        return io.NodeOutput(
-            handle,
-            trained.path.name,
-            trained.path,
-            curve,
-            after,
-            before,
-            ui={**ui, "text": [*said, *ui.get("text", [])]},
-        )
-
-
-def sample_both(
-    pipeline: PipelineHandle,
-    images: TrainingSet,
-    settings: LoraSettings,
-    lora: Path,
-    prompt: str,
-    count: int,
-    progress: TrainingProgress,
-) -> tuple[torch.Tensor | ExecutionBlocker, torch.Tensor | ExecutionBlocker]:
-    """Images with the LoRA and without it. If ``count`` is 0, nothing that depends on them runs."""
-    if not count:
-        return ExecutionBlocker(None), ExecutionBlocker(None)
-    text = text_for_samples(prompt, images, settings.trigger)
-    made = []
-    for handle, how in ((with_trained(pipeline, lora), "with"), (replace(pipeline), "without")):
-        progress.phase(f"Sampling {count} images {how} the LoRA", long=True)
-        made.append(draw_samples(handle, text, settings.seed, count, settings.side, progress))
-    return made[0], made[1]
-
-
-def as_image(pixels: np.ndarray) -> torch.Tensor:
-    """An image (H, W, 3) of 8 bits a channel as ComfyUI's IMAGE."""
-    return torch.from_numpy(pixels.astype(np.float32) / 255)[None]
+        trigger = " ".join(trigger.split())
+        settings = LoraSettings(name.strip(), steps, rank, learning_rate, batch, resolution, seed, trigger)
+        made = run_training(pipeline, images, settings, SampleSettings(sample_prompt, samples), resume=resume)
+        nothing = ExecutionBlocker(None)  # without sample images, nothing that depends on them runs
+        after, before = made.samples or (nothing, nothing)
+        ui = {"text": [made.summary, *made.warnings], **({"warnings": [*made.warnings]} if made.warnings else {})}
+        return io.NodeOutput(made.pipeline, made.path.name, made.path, made.loss_curve, after, before, ui=ui)

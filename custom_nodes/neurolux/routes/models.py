@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -14,15 +15,16 @@ from ..catalog.limits import GuidanceLimit, SizeLimit, StepLimit
 from ..catalog.models import Model, RepoSource
 from ..library.adapter_folders import adapter_documents
 from ..library.controlnets import auxiliary_documents
-from ..library.inventory import inventory, source_name
+from ..library.inventory import ModelFiles, inventory, source_name
 from ..library.known_models import comfy_shelf, known_models
 from ..library.single_files import Shelf
 from ..loading.store import pipelines
 from ..memory.placement import ComponentMemory
 from ..planning.records import ACCELERATORS
 from ..version import pack_version
-from ..weights.sources import model_status
+from ..weights.sources import ModelStatus, model_status
 
+_log = logging.getLogger(__name__)
 MODELS_PATH = "/neurolux/models"
 
 
@@ -64,8 +66,14 @@ def models_document() -> dict[str, Any]:
 
 def model_document(model: Model, loaded: bool, memory: list[ComponentMemory] | None, shelf: Shelf) -> dict[str, Any]:
     """One model, as JSON. ``memory``: its components as measured now, if it has been loaded."""
-    status = model_status(model)
     source = model.source
+    try:
+        status = model_status(model)
+        files = inventory(model, status, shelf)
+    except Exception as error:  # its files may hold anything, and must not take the other models down
+        _log.warning("NeuroLux: the files of model %s cannot be read", model.name, exc_info=True)
+        status = ModelStatus("missing", f"its files cannot be read: {error}")
+        files = ModelFiles((), (), None, "its files cannot be read; fetch them again")
     wanted = source.download_bytes if isinstance(source, RepoSource) and status.state != "ready" else None
     return {
         "name": model.name,
@@ -79,7 +87,7 @@ def model_document(model: Model, loaded: bool, memory: list[ComponentMemory] | N
         "memory": [asdict(part) for part in memory] if memory is not None else None,
         "source": source_name(model),
         "download_bytes": wanted,
-        "files": asdict(inventory(model, status, shelf)),
+        "files": asdict(files),
         "defaults": asdict(model.defaults),
         "limits": limits_document(model),
     }

@@ -26,7 +26,7 @@ MODE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
 PARAMETER_CLASS = re.compile(r"NeuroLux(Text|Integer|Number|Seed|Choice|Boolean|Image|File)Parameter")
 VALUE_INPUTS = ("value", "image", "file")
-RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect")
+RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
 SHIPPED_MODES = Path(__file__).parents[1] / "example_workflows"
 
 

@@ -12,21 +12,25 @@ from .input_cleaning import add_cleaning_route
 from .models import MODELS_PATH, add_models_route
 from .plan import add_plan_route
 from .publish import add_publish_route
+from .unload import add_unload_route
 
 _log = logging.getLogger(__name__)
 
 
-def add_routes(routes: web.RouteTableDef) -> None:
+def add_routes(routes: web.RouteTableDef) -> bool:
     """Register the pack's routes (ComfyUI serves each under /api as well).
 
-    A second copy of the pack in the same ComfyUI registers nothing: aiohttp refuses a path registered twice.
+    Returns False for a second copy of the pack in the same ComfyUI, which registers nothing: aiohttp refuses a path
+    registered twice.
     """
     if any(getattr(route, "path", None) == MODELS_PATH for route in routes):
         _log.warning("NeuroLux: the pack is installed twice; remove one of its folders from custom_nodes")
-        return
+        return False
     if PromptServer.instance is not None:
         PromptServer.instance.app.middlewares.append(forget_prompts)
     add_models_route(routes)
     add_plan_route(routes)
     add_publish_route(routes)
     add_cleaning_route(routes)
+    add_unload_route(routes)
+    return True

@@ -186,9 +186,9 @@ def changed(pipeline: PipelineHandle, shot: Shot) -> PipelineHandle:
         spec = LoadSpec(model.name, model_stamp(model), model.variant(shot.steps), spec.precision, spec.offload)
     elif model.step_distilled and shot.steps:
         spec = replace(spec, variant=model.variant(shot.steps))
-    adapters = pipeline.adapters
+    loras = pipeline.loras
     if shot.lora_strength is not None:
-        if not adapters:
+        if not loras:
             raise InvalidParameter("lora_strength", "the pipeline has no LoRA; put Apply LoRA between it and the grid")
         if not abs(shot.lora_strength) <= STRENGTH_LIMIT:
             raise InvalidParameter(
@@ -196,17 +196,17 @@ def changed(pipeline: PipelineHandle, shot: Shot) -> PipelineHandle:
                 f"lora_strength {shot.lora_strength:g} is outside -{STRENGTH_LIMIT:g} to {STRENGTH_LIMIT:g}",
             )
         strength = shot.lora_strength
-        adapters = tuple(replace(lora, strength=strength, text_strength=strength) for lora in adapters if strength)
-    if (spec, adapters) == (pipeline.spec, pipeline.adapters):
+        loras = tuple(replace(lora, strength=strength, text_strength=strength) for lora in loras if strength)
+    if (spec, loras) == (pipeline.spec, pipeline.loras):
         return pipeline
-    return replace(pipeline, spec=spec, model=model, adapters=adapters)
+    return replace(pipeline, spec=spec, model=model, loras=loras)
 
 
 def by_pipeline(planned: Sequence[Planned]) -> list[list[Planned]]:
     """Those that need the same weights together, so that each are loaded once."""
     groups: dict[tuple[object, ...], list[Planned]] = {}
     for plan in planned:
-        groups.setdefault((plan.handle.spec, plan.handle.adapters), []).append(plan)
+        groups.setdefault((plan.handle.spec, plan.handle.loras), []).append(plan)
     return list(groups.values())
 
 
@@ -291,8 +291,8 @@ def caption(plan: Planned) -> str:
         "Size": f"{request.width}x{request.height}",
         "Model": handle.model.name,
     }
-    if handle.adapters:
-        settings["LoRA"] = " ".join(f"{lora.file.name}:{lora.strength:g}" for lora in handle.adapters)
+    if handle.loras:
+        settings["LoRA"] = " ".join(f"{lora.file.name}:{lora.strength:g}" for lora in handle.loras)
     negative = negative_of(plan)
     lines = [plan.shot.prompt, *([f"Negative prompt: {negative}"] if negative else [])]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])

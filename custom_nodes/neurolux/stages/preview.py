@@ -7,9 +7,8 @@ This holds for flow matching and for Euler in sigma space alike.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,11 @@ from ..catalog.models import FolderSource
 from ..families.registry import family_of
 from ..images.pixels import as_image
 from ..loading.loaded import LoadedPipeline
+from ..weights.user_files import read_json
 from .decode import to_raw
 
 SMALL_VAE_PARAMETERS = 5_000_000
+_log = logging.getLogger(__name__)
 RGB_FILE = "latent_rgb.json"
 Preview = tuple[str, Image.Image, int]
 """What ComfyUI's progress bar takes: format, image, largest side."""
@@ -75,9 +76,13 @@ def folder_factors(loaded: LoadedPipeline) -> tuple[torch.Tensor, torch.Tensor] 
     source = loaded.model.source
     if not isinstance(source, FolderSource) or not (source.path / RGB_FILE).is_file():
         return None
-    document: dict[str, Any] = json.loads(Path(source.path / RGB_FILE).read_text(encoding="utf-8"))
-    factors = torch.tensor(document["factors"], dtype=torch.float32)
-    return factors, torch.tensor(document.get("bias", [0.0, 0.0, 0.0]), dtype=torch.float32)
+    try:
+        document = read_json(source.path / RGB_FILE)
+        factors = torch.tensor(document["factors"], dtype=torch.float32)
+        return factors, torch.tensor(document.get("bias", [0.0, 0.0, 0.0]), dtype=torch.float32)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("NeuroLux: no previews from %s: %s", source.path / RGB_FILE, error)
+        return None
 
 
 def project(latents: torch.Tensor, factors: torch.Tensor, bias: torch.Tensor) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..catalog.models import FolderSource
 from ..loading.loaded import LoadedPipeline
+from ..weights.user_files import read_json
 
 VOCABULARY_FILE = "vocabulary.json"
 """In a model's folder: its text encoders were shown a few hundred words, and nothing else. ``rough_words`` in it
@@ -54,8 +54,11 @@ def main_tokenizer(loaded: LoadedPipeline) -> Any:
 
 @lru_cache(maxsize=8)
 def rough_words(path: Path) -> frozenset[str]:
-    """The words that a model says it learned only roughly."""
-    return frozenset(json.loads(path.read_text(encoding="utf-8")).get("rough_words", []))
+    """The words that a model says it learned only roughly; none if the file is damaged."""
+    try:
+        return frozenset(str(word) for word in read_json(path).get("rough_words", []))
+    except (OSError, ValueError, TypeError):
+        return frozenset()
 
 
 def listed(words: Iterable[str]) -> str:

@@ -1,10 +1,10 @@
-"""A set of images into a LoRA file, from the first check to the sample images."""
+"""A set of images into a LoRA file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,13 @@ import torch
 
 from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..families.registry import family_of
-from ..loading.handle import AppliedLora, PipelineHandle
+from ..loading.handle import PipelineHandle
 from ..loading.loaded import LoadedPipeline
-from ..stages.decode import decode
-from ..stages.encode import encode
-from ..stages.latent import empty_latent
-from ..stages.sample import ProgressSpan, plan_sample, sample
-from ..weights.stamps import stamp_file
+from ..stages.sample import ProgressSpan
 from .files import Checkpoint, check_writable, load_checkpoint, save_lora
-from .image_set import TrainingSet, spoken
+from .image_set import TrainingSet
 from .memory import check_placement
-from .settings import MOST_SAMPLES, LoraSettings, check_model
+from .settings import LoraSettings, check_model, formula_of
 
 DISTILLED_STEPS = 4
 """A model that samples in so few steps was distilled from another one."""
@@ -31,7 +26,7 @@ DISTILLED_STEPS = 4
 
 @dataclass(frozen=True)
 class TrainedLora:
-    """What became of it."""
+    """The result of a training."""
 
     path: Path
     losses: tuple[float, ...]
@@ -39,26 +34,27 @@ class TrainedLora:
 
 
 class TrainingReporter:
-    """Receives the progress of a training and does nothing with it. A report may raise: so an interrupt stops it."""
+    """Receives the progress of a training and ignores it. A subclass may raise, which interrupts the training."""
 
     def phase(self, text: str, *, long: bool = False) -> None:
-        """What is done now, before and after the steps."""
+        """What is being done now, before and after the steps."""
 
     def begin(self, done: int) -> None:
-        """The steps begin; ``done`` are done already."""
+        """The steps begin; ``done`` of them were done by an earlier run."""
 
     def step(self, losses: Sequence[float]) -> None:
-        """One more step is done; the losses of all."""
+        """One more step is done; the losses of all steps so far."""
 
-    def drawing(self, steps: int) -> ProgressSpan | None:
-        """Where the next ``steps`` of sampling are in the count."""
+    def sampling(self, steps: int) -> ProgressSpan | None:
+        """The share of the whole progress that the next ``steps`` of sampling take."""
 
 
 def check_handle(handle: PipelineHandle) -> None:
     """Raise InvalidParameter for a pipeline that something was applied to: its LoRA would need that too."""
-    if handle.adapters or handle.controls:
+    if handle.loras or handle.controls or handle.motion:
         raise InvalidParameter(
-            "pipeline", "the pipeline has a LoRA or a ControlNet; link the loader itself to Train LoRA"
+            "pipeline",
+            "the pipeline has a LoRA, a ControlNet or a motion adapter; link the loader itself to Train LoRA",
         )
 
 
@@ -150,7 +146,6 @@ def lora_layers(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 def file_metadata(handle: PipelineHandle, images: TrainingSet, settings: LoraSettings) -> dict[str, str]:
     """What the file says of itself, in its header. No date: the same training writes the same bytes."""
     model = handle.model
-    formula = family_of(model.family).training
     record = {
         "base_model": model.name,
         "base_model_license": model.license,
@@ -164,7 +159,7 @@ def file_metadata(handle: PipelineHandle, images: TrainingSet, settings: LoraSet
         "trigger": settings.trigger,
         "images": len(images.images),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": formula.architecture if formula is not None else model.family,
+        "modelspec.architecture": formula_of(model).architecture,
         "modelspec.implementation": "diffusers",
         "modelspec.title": settings.name,
         "modelspec.trigger_phrase": settings.trigger,
@@ -182,35 +177,3 @@ def model_warnings(handle: PipelineHandle) -> list[str]:
         f"{model.name} was distilled to sample in {model.defaults.num_inference_steps} steps, and training undoes some "
         "of that: images may blur. Train on the model that it was made from; the LoRA fits both"
     ]
-
-
-def draw_samples(
-    handle: PipelineHandle, prompt: str, seed: int, count: int, side: int, progress: TrainingReporter
-) -> torch.Tensor:
-    """``count`` images (count, side, side, 3) in [0, 1] by ``handle``, as the nodes make them."""
-    loaded = borrow(handle)
-    latent = {"samples": empty_latent(handle.model, side, side, count)}
-    span = progress.drawing(count * drawing_steps(handle))
-    request = plan_sample(handle.model, handle.spec.variant, latent, seed)
-    return decode(loaded, sample(loaded, request, encode(loaded, prompt), None, span=span))
-
-
-def drawing_steps(handle: PipelineHandle) -> int:
-    """Steps of one sample image."""
-    return handle.spec.variant or handle.model.defaults.num_inference_steps
-
-
-def with_trained(handle: PipelineHandle, lora: Path) -> PipelineHandle:
-    """``handle`` with the LoRA that was written, as Apply LoRA gives it."""
-    return replace(handle, adapters=(AppliedLora(stamp_file(lora.name, lora), 1.0, 1.0),))
-
-
-def text_for_samples(prompt: str, images: TrainingSet, trigger: str) -> str:
-    """What the sample images show: the trigger word, or the first image's caption, unless a prompt is given."""
-    return prompt.strip() or trigger or spoken(images.images[0], trigger)
-
-
-def check_samples(count: int) -> None:
-    """Raise InvalidParameter for too many sample images."""
-    if not 0 <= count <= MOST_SAMPLES:
-        raise InvalidParameter("samples", f"samples {count} is outside 0 to {MOST_SAMPLES}")

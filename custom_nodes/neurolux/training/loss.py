@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from ..families.registry import family_of
-from ..families.spec import TrainingBatch, TrainingFormula
+from ..families.spec import TrainingBatch
 from ..loading.loaded import LoadedPipeline
+from .settings import formula_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Objective:
     def __init__(self, loaded: LoadedPipeline, side: int) -> None:
         self.device = loaded.device
         self.dtype = loaded.precision.main
-        self._formula = formula_of(loaded)
+        self._formula = formula_of(loaded.model)
         self._denoiser: Any = loaded.denoiser
         self._scheduler = self._formula.scheduler(loaded.pipe.scheduler.config)
         self._side = side
@@ -72,14 +72,6 @@ class Objective:
         return joined.to(self.device, self.dtype if joined.is_floating_point() else joined.dtype)
 
 
-def formula_of(loaded: LoadedPipeline) -> TrainingFormula:
-    """The family's; a caller has seen that there is one."""
-    formula = family_of(loaded.model.family).training
-    assert formula is not None
-    return formula
-
-
 def prediction_type(loaded: LoadedPipeline) -> str | None:
-    """What the denoiser predicts; None where the family has no choice, or cannot be trained."""
-    formula = family_of(loaded.model.family).training
-    return None if formula is None else formula.prediction_type(loaded.pipe.scheduler.config)
+    """What the denoiser predicts; None if the family has no choice. Raises InvalidParameter as formula_of does."""
+    return formula_of(loaded.model).prediction_type(loaded.pipe.scheduler.config)

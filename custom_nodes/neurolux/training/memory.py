@@ -12,7 +12,7 @@ from ..errors import InvalidParameter
 from ..loading.loaded import LoadedPipeline
 from ..memory.machine import this_machine
 from ..planning.costs import COMPUTE_BYTES, MARGIN
-from .loss import formula_of
+from .settings import formula_of
 
 CHECKPOINTED_SHARE = 0.07
 """Of these: what is kept if each block's inside is computed again in the backward pass, and one block's inside."""
@@ -24,7 +24,7 @@ FEWER = "Train with a smaller resolution or batch, or load with precision nf4 or
 def activation_bytes(loaded: LoadedPipeline, side: int, batch: int, tokens: int, *, checkpointed: bool) -> int:
     """Memory of the activations of one step."""
     config: Any = loaded.denoiser.config
-    values = formula_of(loaded).kept_values(config, side, tokens)
+    values = formula_of(loaded.model).kept_values(config, side, tokens)
     share = CHECKPOINTED_SHARE if checkpointed else 1.0
     return round(
         values * batch * share * COMPUTE_BYTES[loaded.placement.planned(loaded.denoiser_name).compute] * MARGIN

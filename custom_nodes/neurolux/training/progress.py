@@ -21,15 +21,15 @@ LARGEST_PREVIEW = 512
 
 
 class TrainingProgress(TrainingReporter):
-    """For one training of ``steps``, and ``drawing`` steps of sampling behind it. Raises when the user interrupts."""
+    """For one training of ``steps`` and ``sampling`` steps of sampling after it. Raises when the user interrupts."""
 
-    def __init__(self, title: str, steps: int, drawing: int) -> None:
+    def __init__(self, title: str, steps: int, sampling: int) -> None:
         context = get_executing_context()
         self._node = context.node_id if context is not None else None
         self._title = title
         self._steps = steps
-        self._total = steps + drawing
-        self._drawn = 0
+        self._total = steps + sampling
+        self._sampled = 0
         self._bar = comfy.utils.ProgressBar(self._total)
         self._texts, self._curves = Throttle(), Throttle(CURVE_SECONDS)
         self._begun: tuple[int, float] | None = None
@@ -53,9 +53,9 @@ class TrainingProgress(TrainingReporter):
             preview = ("JPEG", draw_loss_curve(losses, self._title), LARGEST_PREVIEW)
         self._bar.update_absolute(done, self._total, preview)
 
-    def drawing(self, steps: int) -> ProgressSpan:
-        span = ProgressSpan(self._steps + self._drawn, self._total)
-        self._drawn += steps
+    def sampling(self, steps: int) -> ProgressSpan:
+        span = ProgressSpan(self._steps + self._sampled, self._total)
+        self._sampled += steps
         return span
 
     def _time_left(self, done: int) -> str:

@@ -11,13 +11,13 @@ import numpy as np
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..families.registry import families
+from ..families.registry import families, family_of
+from ..families.spec import TrainingFormula
 
 MOST_STEPS = 100_000
 MOST_BATCH = 64
 MOST_RANK = 256
 HIGHEST_RATE = 0.1
-MOST_SAMPLES = 8
 LONGEST_TRIGGER = 100
 NAME = re.compile(r"\w[\w .+-]{0,99}")
 WARM_UP_STEPS = 10
@@ -55,13 +55,20 @@ class LoraSettings:
         return int(np.random.SeedSequence((self.seed, 1, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def check_model(model: Model, variant: int | None, prediction: str | None) -> None:
-    """Raise InvalidParameter for a model that no LoRA can be trained on here."""
-    trained = [family.name for family in families().values() if family.training is not None]
-    if model.family not in trained:
+def formula_of(model: Model) -> TrainingFormula:
+    """How the model's family trains a LoRA. Raises InvalidParameter for a family that does not."""
+    formula = family_of(model.family).training
+    if formula is None:
+        trained = [family.name for family in families().values() if family.training is not None]
         raise InvalidParameter(
             "model", f"{model.name} is a {model.family} model; LoRAs are trained on {' and '.join(trained)} models"
         )
+    return formula
+
+
+def check_model(model: Model, variant: int | None, prediction: str | None) -> None:
+    """Raise InvalidParameter for a model that no LoRA can be trained on here."""
+    formula_of(model)
     if model.purpose != "any":
         raise InvalidParameter(
             "model",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+
+from .user_files import read_json
 
 WEIGHTS = (".safetensors", ".bin")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
@@ -13,16 +14,17 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 def missing_files(folder: Path, *, without_weights: frozenset[str] = frozenset()) -> list[str]:
     """The files that the pipeline in ``folder`` lacks; empty if it is complete.
 
-    ``without_weights`` names components whose weights come from elsewhere (their config must still be here).
+    ``without_weights`` names components whose weights come from elsewhere (their config must still be here). An index
+    that cannot be read counts as missing.
     """
     index = folder / "model_index.json"
     if not index.is_file():
         return ["model_index.json"]
-    components = {
-        name: value
-        for name, value in json.loads(index.read_text(encoding="utf-8")).items()
-        if isinstance(value, list) and value[0] is not None
-    }
+    try:
+        entries = read_json(index)
+    except (OSError, ValueError):
+        return ["model_index.json"]
+    components = [name for name, value in entries.items() if isinstance(value, list) and value and value[0] is not None]
     return [
         missing
         for name in components
@@ -54,7 +56,10 @@ def missing_weights(folder: Path) -> list[str]:
     """
     indexes = list(folder.glob("*.index.json"))
     if indexes:
-        shards = {shard for index in indexes for shard in json.loads(index.read_text())["weight_map"].values()}
+        try:
+            shards = {str(shard) for index in indexes for shard in read_json(index)["weight_map"].values()}
+        except (OSError, ValueError, KeyError, AttributeError):
+            return [index.name for index in indexes]
         return sorted(shard for shard in shards if not (folder / shard).is_file())
     if any(path.suffix in WEIGHTS and path.is_file() for path in folder.glob("*")):
         return []

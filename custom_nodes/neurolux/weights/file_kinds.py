@@ -1,7 +1,8 @@
-"""Records for single weight files: their kind, and where each component is in a file."""
+"""Records for single weight files: their tensors, their kind, and where each component is in a file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -26,3 +27,19 @@ class FileKind:
 
     kind: str
     parts: Mapping[str, Place]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: the file's name for its type, its shape (decoded, for quantized types), its size in the file in
+    bytes, and its offset in the file."""
+
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+    start: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)

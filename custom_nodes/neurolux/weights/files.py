@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .headers import GGUF, SAFETENSORS, damaged, read_header
+from .user_files import open_regular
 
 LoadProgress = Callable[[int, int], None]
 """Called with (bytes read, total bytes). An exception that it raises stops loading."""
@@ -66,7 +67,7 @@ def map_safetensors(path: Path) -> dict[str, torch.Tensor]:
     The mapping is private: writes to a tensor never reach the file.
     """
     header = read_header(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensors: dict[str, torch.Tensor] = {}
     for name, info in header.tensors.items():

@@ -6,15 +6,16 @@ refused, because opening one runs the code in it.
 
 from __future__ import annotations
 
-import json
-import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import WeightsMissing
+from .file_kinds import TensorInfo
+from .gguf_header import read_gguf_header
+from .user_files import json_object, open_regular
 
 SAFETENSORS = (".safetensors", ".sft")
 GGUF = ".gguf"
@@ -22,22 +23,6 @@ READABLE = (*SAFETENSORS, GGUF)
 LARGEST_HEADER = 100_000_000
 """safetensors' own limit."""
 _headers: dict[Path, tuple[tuple[int, int], WeightHeader]] = {}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor: the file's name for its type, its shape (decoded, for quantized types), its size in the file in
-    bytes, and its offset in the file."""
-
-    type: str
-    shape: tuple[int, ...]
-    bytes: int
-    start: int = 0
-
-    @property
-    def parameters(self) -> int:
-        """The number of its elements."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -81,7 +66,7 @@ def read_header(path: Path) -> WeightHeader:
 def parsed(path: Path, size: int) -> dict[str, TensorInfo]:
     """The tensors of ``path``, which is ``size`` bytes long."""
     if path.suffix == GGUF:
-        return parsed_gguf(path)
+        return parsed_gguf(path, size)
     if path.suffix in SAFETENSORS:
         return parsed_safetensors(path, size)
     raise WeightsMissing(
@@ -92,45 +77,50 @@ def parsed(path: Path, size: int) -> dict[str, TensorInfo]:
 def parsed_safetensors(path: Path, size: int) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(size, LARGEST_HEADER):
                 raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
+            header = json_object(file.read(length))
         header.pop("__metadata__", None)
-        found = {
-            name: TensorInfo(
-                entry["dtype"],
-                tuple(entry["shape"]),
-                entry["data_offsets"][1] - entry["data_offsets"][0],
-                8 + length + entry["data_offsets"][0],
-            )
-            for name, entry in header.items()
-        }
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise damaged(path, f"it does not begin as a safetensors file does: {error}") from error
+        found = {name: parsed_entry(name, entry, 8 + length) for name, entry in header.items()}
+        end = 8 + length + max((info.start + info.bytes - 8 - length for info in found.values()), default=0)
+    except (OSError, ValueError, struct.error) as error:
+        raise damaged(path, f"it does not begin as a safetensors file does: {reason(error)}") from error
     if end != size:
         raise damaged(path, f"it has {size} bytes and should have {end}")
     return found
 
 
-def parsed_gguf(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a GGUF file, read with the ``gguf`` package."""
-    from gguf import GGUFReader
+def parsed_entry(name: str, entry: Any, start: int) -> TensorInfo:
+    """One tensor of a header, whose data begins at ``start``. Raises ValueError for an entry of another form."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"the entry of {name!r} is not an object")
+    kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(kind, str) or not are_sizes(shape) or not are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"the entry of {name!r} has no valid dtype, shape and data_offsets")
+    if offsets[0] > offsets[1]:
+        raise ValueError(f"the entry of {name!r} ends before it begins")
+    return TensorInfo(kind, tuple(shape), offsets[1] - offsets[0], start + offsets[0])
 
+
+def are_sizes(value: Any) -> TypeGuard[list[int]]:
+    """Whether a JSON value is a list of numbers from 0 on."""
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+
+
+def parsed_gguf(path: Path, size: int) -> dict[str, TensorInfo]:
+    """The tensors of a GGUF file."""
     try:
-        tensors = GGUFReader(path).tensors
-        return {
-            tensor.name: TensorInfo(
-                tensor.tensor_type.name,
-                tuple(int(side) for side in reversed(tensor.shape.tolist())),
-                int(tensor.n_bytes),
-            )
-            for tensor in tensors
-        }
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise damaged(path, f"it cannot be read as GGUF: {error}") from error
+        with open_regular(path) as file:
+            return read_gguf_header(file, size)
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise damaged(path, f"it cannot be read as GGUF: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """An error as text, without the path that the message names anyway."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def damaged(path: Path, what: str) -> WeightsMissing:

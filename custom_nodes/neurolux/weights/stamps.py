@@ -6,7 +6,6 @@ Imports neither torch nor ComfyUI, so a folder of thousands of files can be list
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..errors import WeightsMissing
 from .headers import parsed_safetensors
+from .user_files import read_json
 
 CONFIG_FILE = "config.json"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -67,12 +67,9 @@ def weight_files(folder: Path) -> list[Path]:
 def read_config(name: str, folder: Path) -> dict[str, Any]:
     """The configuration of a diffusers folder. Raises WeightsMissing if it is damaged."""
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it is not a JSON object")
+        return read_json(folder / CONFIG_FILE)
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"{name}: its {CONFIG_FILE} is damaged ({error}); fetch it again") from error
-    return config
 
 
 def read_shapes(path: Path) -> Shapes:

@@ -125,6 +125,7 @@ async def test_events_of_an_unknown_job_wait_for_it(start: Start, models: None) 
     async with gateway.ws_connect(f"/v1/jobs/{job_id}/events") as socket:
         await gateway.post("/v1/jobs", json={**BODY, "job_id": job_id})
         await gateway.delete(f"/v1/jobs/{job_id}")
+        assert (await socket.receive_json(timeout=5))["type"] == "unknown"
         event = await socket.receive_json(timeout=5)
         assert event["type"] == "cancelled"
         assert event["state"]["job_id"] == job_id

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -15,6 +16,7 @@ from bridge.api.app import make_app
 from bridge.api.rest import openapi
 from bridge.api.rest.operations import check_declared, routes_of
 from bridge.settings import Settings
+from tests.bridge.gateway_process import GatewayProcess, ModelsThread, running_gateway
 from tests.bridge.house import write_mode
 
 STATIC = {"/docs/assets"}
@@ -115,3 +117,76 @@ async def test_the_document_changes_with_the_modes_and_is_made_only_then(
     path.unlink()
     await paths()
     assert len(made) == 4
+
+
+# -- what the schema says and what the service does ------------------------------------------------------------------
+
+BODIES: list[dict[str, Any]] = [
+    {},
+    {"width": None, "height": None, "seed": None, "num_images": None, "mode": None, "output_format": None},
+    *({"width": width} for width in (240, 255, 256, 257, 264, 272, 512.0, 512.5, 2048, 2064, "512", True)),
+    *({"num_inference_steps": steps} for steps in (0, 1, 3, 8, 9, 20, 21, 50)),
+    *({"num_inference_steps": steps, "model": "lightning"} for steps in (1, 2, 3, 8, 9)),
+    *({"num_images": count} for count in (0, 1, 5, 6, 8)),
+    *({"guidance_scale": scale} for scale in (-1, 0, 10, 10.5)),
+    *({"seed": seed} for seed in (-1, 0, 2**53 - 1, 2**53)),
+    *({"prompt": prompt} for prompt in ("", " ", "\u200b", "x" * 10_000, "x" * 10_001, None, 7)),
+    *({"output_format": name} for name in ("png", "gif", "PNG")),
+    *({"job_id": job} for job in ("x", "0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f", "0D4C1D3A-3A3D-4B9F-8A51-0B2F3C4D5E6F")),
+    {"callback_url": "https://hooks.example.org"},
+    {"cancel_on_disconnect": True},
+    {"cancel_on_disconnect": False},
+    {"unknown": 1},
+    {"mode": "text-to-image"},
+]
+
+
+@pytest.fixture(scope="module")
+def limited(nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    options = ("--max-steps", "20", "--max-images", "5", "--max-pending", "1000")
+    with running_gateway(nats_url, tmp_path_factory.mktemp("limited"), *options, prefix="test.schema") as running:
+        models = ModelsThread(nats_url, running.names)
+        yield running
+        models.close()
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: ascii(body)[:50])
+def test_a_body_fits_the_schema_if_and_only_if_it_is_accepted(limited: GatewayProcess, body: dict[str, Any]) -> None:
+    document = limited.get("/openapi.json").json()
+    schema = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    fits = jsonschema_rs.is_valid({**schema, "components": document["components"]}, {"prompt": "a cat", **body})
+    answer = limited.post("/v1/jobs", json={"prompt": "a cat", **body})
+    assert fits == (answer.status_code == 202), answer.text
+
+
+def test_a_cursor_fits_its_pattern_and_so_does_no_other_text(limited: GatewayProcess) -> None:
+    for _ in range(3):
+        limited.post("/v1/jobs", json={"prompt": "a cat"})
+    [cursor] = [
+        each["schema"]
+        for each in limited.get("/openapi.json").json()["paths"]["/v1/jobs"]["get"]["parameters"]
+        if each["name"] == "cursor"
+    ]
+    page = limited.get("/v1/jobs?limit=1").json()
+    assert jsonschema_rs.is_valid(cursor, page["next_cursor"])
+    following = limited.get(f"/v1/jobs?limit=1&cursor={page['next_cursor']}").json()
+    assert following["jobs"][0]["job_id"] != page["jobs"][0]["job_id"]
+    assert not jsonschema_rs.is_valid(cursor, "WzEuMCwgImoiXQ")
+
+
+def test_answers_lead_to_operations_that_there_are(document: dict[str, Any]) -> None:
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    links = [
+        (name, link)
+        for operation in operations
+        for response in operation["responses"].values()
+        for name, link in response.get("links", {}).items()
+    ]
+    assert {name for name, _ in links} == {
+        *("job_state", "job_events", "job_image", "job_archive", "cancel_job", "list_jobs"),
+    }
+    for _, link in links:
+        [target] = [operation for operation in operations if operation["operationId"] == link["operationId"]]
+        assert set(link["parameters"]) <= {parameter["name"] for parameter in target["parameters"]}

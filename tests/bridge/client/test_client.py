@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -18,12 +19,14 @@ from aiohttp import web
 from bridge.client import (
     AnswerTimeout,
     AsyncImageGenClient,
+    BadUrl,
     ClientClosed,
     ClientError,
     ImageGenClient,
     LoopThread,
     ServiceUnreachable,
     UnexpectedAnswer,
+    Unsendable,
 )
 from bridge.contract import CancelOutcome, ImageGenResponse, JobEvent, JobState, ModeList
 from bridge.service.comfyui import free_port
@@ -56,6 +59,10 @@ class ScriptedService:
         self.streams: list[list[JobEvent]] = []
         """What each event stream sends before it breaks off; without any left there is no WebSocket."""
         self.generate_s = 0.0
+        self.silent_streams = False
+        """Event streams open, answer pings, and say nothing."""
+        self.retry_after = "5"
+        self.page_status = 200
         self._loop = LoopThread("scripted service")
         self.url = self._loop.wait(self._start())
 
@@ -72,6 +79,7 @@ class ScriptedService:
                 web.get("/v1/jobs/{job}", self._job),
                 web.delete("/v1/jobs/{job}", self._cancel),
                 web.get("/v1/jobs/{job}/events", self._events),
+                web.get("/v1/jobs/{job}/images/{index}", self._page),
                 web.get("/v1/modes", self._moved),
                 web.get("/elsewhere", self._modes),
                 web.get("/v1/workers", self._page),
@@ -95,6 +103,10 @@ class ScriptedService:
         return web.Response(text=ImageGenResponse.model_dump_json(answer), content_type="application/json")
 
     async def _job(self, request: web.Request) -> web.Response:
+        if request.match_info["job"] == "page":
+            return await self._page(request)
+        if self.status == "unknown":
+            return web.json_response({"error": {"code": "unknown_job", "message": "no such job"}}, status=404)
         return web.json_response({**STATE, "status": self.status})
 
     async def _cancel(self, request: web.Request) -> web.Response:
@@ -102,10 +114,13 @@ class ScriptedService:
         return web.json_response({**STATE, "status": "cancelled", "outcome": outcome, "message": "stopped"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        if not self.streams:
+        if not self.streams and not self.silent_streams:
             return web.Response(status=400)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
+        if self.silent_streams:
+            await socket.receive()
+            return socket
         for each in self.streams.pop(0):
             await socket.send_str(each.model_dump_json(exclude_none=True))
         return socket
@@ -117,11 +132,12 @@ class ScriptedService:
         return web.Response(text=ModeList(modes=[], details=[]).model_dump_json())
 
     async def _page(self, request: web.Request) -> web.Response:
-        return web.Response(text="<html>another program</html>")
+        text = "<html>another program</html>"
+        return web.Response(text=text, status=self.page_status, content_type="text/html")
 
     async def _refusal(self, request: web.Request) -> web.Response:
         body = {"error": {"code": "not_ready", "message": "ComfyUI starts", "hint": "of a newer service"}}
-        return web.json_response(body, status=503, headers={"Retry-After": "5"})
+        return web.json_response(body, status=503, headers={"Retry-After": self.retry_after})
 
     async def _silence(self, request: web.Request) -> web.Response:
         await asyncio.sleep(60)
@@ -158,12 +174,87 @@ def test_a_redirect_is_followed(client: ImageGenClient) -> None:
     assert client.modes().details == []
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:PORT", "localhost:8005", "http://[broken"])
-def test_where_nothing_answers_the_url_is_named(url: str) -> None:
-    url = url.replace("PORT", str(free_port()))
+def test_where_nothing_answers_the_url_is_named() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
     with ImageGenClient(url) as client, pytest.raises(ServiceUnreachable, match="imagegen up") as caught:
         client.modes()
     assert (caught.value.url, caught.value.status, caught.value.code) == (url, 0, "unreachable")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("localhost:8005", "has no scheme; write http://localhost:8005"),
+        ("127.0.0.1:8005", "has no scheme; write http://127.0.0.1:8005"),
+        ("images.example.org", "has no scheme; write http://images.example.org"),
+        ("//127.0.0.1:8005", "has no scheme; write http://127.0.0.1:8005"),
+        ("", "has no scheme; write http://127.0.0.1:8005"),
+        ("http://[broken", "cannot be read"),
+        ("http://localhost:99999", "cannot be read"),
+        ("http://localhost:port", "cannot be read"),
+        ("ftp://localhost", "is not an http or https URL"),
+        ("http://", "is not an http or https URL"),
+        ("http:///path", "is not an http or https URL"),
+        ("nats://127.0.0.1:4222", "is not an http or https URL"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_said(url: str, said: str) -> None:
+    with ImageGenClient(url) as client:
+        for ask in (client.modes, lambda: client.wait("j"), lambda: client.generate("a fox", on_event=print)):
+            with pytest.raises(BadUrl) as caught:
+                ask()
+            assert said in caught.value.message
+            assert not caught.value.temporary
+
+
+@pytest.mark.parametrize("token", ["two\nlines", "\r", "\0"])
+def test_a_token_that_no_header_can_carry_is_an_error_of_the_client(scripted: ScriptedService, token: str) -> None:
+    with ImageGenClient(scripted.url, token=token) as client, pytest.raises(ClientError):
+        client.modes()
+
+
+def test_a_value_that_json_cannot_carry_is_an_error_of_the_client(client: ImageGenClient) -> None:
+    with pytest.raises(Unsendable, match="not JSON serializable"):
+        client.generate("a fox", seed={7})
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("5", 5, 5),
+        ("0.5", 0.5, 0.5),
+        ("-3", 0, 0),
+        (formatdate(time.time() + 60, usegmt=True), 50, 61),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+        ("inf", None, None),
+        ("nan", None, None),
+        ("soon", None, None),
+        ("Wed, 99 Foo 2015", None, None),
+        ("", None, None),
+    ],
+)
+def test_when_to_come_back_is_a_number_or_a_date(
+    client: ImageGenClient, scripted: ScriptedService, text: str, low: float | None, high: float | None
+) -> None:
+    scripted.retry_after = text
+    with pytest.raises(ClientError) as caught:
+        client.model_info()
+    told = caught.value.retry_after_s
+    assert told is None if low is None or high is None else told is not None and low <= told <= high
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 502, 503])
+def test_a_page_in_place_of_an_answer_is_named(client: ImageGenClient, scripted: ScriptedService, status: int) -> None:
+    scripted.page_status = status
+    for ask in (
+        client.workers,
+        lambda: client.job_image("page"),
+        lambda: client.job("page"),
+        lambda: client.wait("page", patience_s=0),
+    ):
+        with pytest.raises(UnexpectedAnswer) as caught:
+            ask()
+        assert caught.value.status == status
 
 
 def test_a_service_that_falls_silent_is_given_up(scripted: ScriptedService) -> None:
@@ -185,6 +276,31 @@ def test_where_no_websocket_comes_through_the_end_of_the_job_does(
 ) -> None:
     threading.Timer(0.3, lambda: setattr(scripted, "status", "done")).start()
     assert client.wait("j").status == "done"
+
+
+@pytest.mark.parametrize("blocked", ["silent", "refused", "closed"])
+def test_the_end_is_told_where_the_websocket_tells_nothing(
+    client: ImageGenClient, scripted: ScriptedService, monkeypatch: pytest.MonkeyPatch, blocked: str
+) -> None:
+    monkeypatch.setattr("bridge.client.events.SILENCE_S", 0.1)
+    scripted.silent_streams = blocked == "silent"
+    scripted.streams = [[], [], []] if blocked == "closed" else []
+    threading.Timer(0.3, lambda: setattr(scripted, "status", "done")).start()
+    before = time.monotonic()
+    told = list(client.events("j"))
+    assert told[-1].state is not None
+    assert told[-1].state.status == "done"
+    assert time.monotonic() - before < 5
+
+
+def test_events_of_a_job_that_does_not_exist_are_an_error_at_once(
+    client: ImageGenClient, scripted: ScriptedService
+) -> None:
+    scripted.streams = [[event("unknown")]]
+    scripted.status = "unknown"
+    with pytest.raises(ClientError) as caught:
+        client.wait("j")
+    assert (caught.value.status, caught.value.code) == (404, "unknown_job")
 
 
 def test_events_are_heard_on_the_calling_thread_where_the_client_may_be_used(

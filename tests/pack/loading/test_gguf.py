@@ -104,11 +104,11 @@ def test_a_lora_acts_on_them_and_leaves_no_trace(
     base = handle_of(models, kind, offload)
     before = make_image(base)
     applied = with_lora((), AppliedLora(stamp_file(lora.name, lora), 0.8, 0.8))
-    changed = make_image(replace(base, adapters=applied))
+    changed = make_image(replace(base, loras=applied))
     assert not torch.allclose(before, changed, atol=0.02)
     assert torch.equal(before, make_image(base))
     weaker = with_lora((), AppliedLora(stamp_file(lora.name, lora), 1e-6, 0.0))
-    assert torch.allclose(before, make_image(replace(base, adapters=weaker)), atol=1e-3)
+    assert torch.allclose(before, make_image(replace(base, loras=weaker)), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -71,6 +71,7 @@ def test_what_a_prompt_in_comfyuis_queue_speaks_of_stays(comfyui: ComfyServer, f
 
 @pytest.mark.parametrize("question", [b"", b"{}", b'{"older_than_s": "x", "most_bytes": 1, "keep": []}', b"[]"])
 def test_a_question_that_makes_no_sense_removes_nothing(comfyui: ComfyServer, folder: Path, question: bytes) -> None:
-    answer = requests.post(f"{comfyui.url}/neurolux/inputs/clean", data=question, timeout=10)
+    headers = {"Content-Type": "application/json"}
+    answer = requests.post(f"{comfyui.url}/neurolux/inputs/clean", data=question, headers=headers, timeout=10)
     assert answer.status_code == 400
     assert len(list(folder.iterdir())) == 5

@@ -62,7 +62,7 @@ def ours(
     from neurolux.stages.encode import encode
     from neurolux.stages.video import plan_video, sample_video
 
-    handle = replace(handle_for(folder, **choices), motion=motion, adapters=loras)
+    handle = replace(handle_for(folder, **choices), motion=motion, loras=loras)
     loaded = borrow(handle)
     with torch.inference_mode():  # as ComfyUI runs nodes
         positive = encode(loaded, PROMPT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +82,11 @@ def train(
 
 
 def make_image(handle: PipelineHandle) -> torch.Tensor:
-    from neurolux.training.lora import TrainingReporter, draw_samples
+    from neurolux.training.lora import TrainingReporter
+    from neurolux.training.samples import sample_images
 
     with torch.inference_mode():
-        return draw_samples(handle, "zorb", 3, 1, 128, TrainingReporter())
+        return sample_images(handle, "zorb", 3, 1, 128, TrainingReporter())
 
 
 def latents_of(handle: PipelineHandle, archive: Path) -> torch.Tensor:
@@ -186,7 +188,7 @@ def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
 ) -> None:
     from neurolux.families.registry import families
-    from neurolux.training.lora import with_trained
+    from neurolux.training.samples import with_trained
 
     handle = handle_for(tiny_models[model])
     before = make_image(handle)
@@ -248,6 +250,27 @@ def test_a_base_in_fewer_bits_is_trained_through(
         for weight, other in zip(load_file(whole.path).values(), load_file(fewer.path).values(), strict=True)
     ]
     assert float(np.mean(similar)) > 0.9
+
+
+def test_a_pipeline_with_something_applied_is_refused(
+    tiny_models: dict[str, Path], adapter_files: dict[str, Path]
+) -> None:
+    """The LoRA would need what is applied, too."""
+    from neurolux.errors import InvalidParameter
+    from neurolux.loading.handle import AppliedControl, AppliedLora, AppliedMotion
+    from neurolux.training.lora import check_handle
+    from neurolux.weights.stamps import stamp_file
+
+    plain = handle_for(tiny_models["tiny-sdxl"])
+    check_handle(plain)
+    file = stamp_file("sdxl-a", adapter_files["sdxl-a"])
+    for applied in (
+        replace(plain, loras=(AppliedLora(file, 1.0, 1.0),)),
+        replace(plain, controls=(AppliedControl(file, "canny", 1.0, 0.0, 1.0, "", torch.zeros(1, 8, 8, 3)),)),
+        replace(plain, motion=AppliedMotion(file, "EulerDiscreteScheduler", {}, 4, 1.0)),
+    ):
+        with pytest.raises(InvalidParameter, match="link the loader itself to Train LoRA"):
+            check_handle(applied)
 
 
 def test_what_cannot_be_trained_is_refused_with_a_remedy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...weights.headers import TensorInfo
+from ...weights.file_kinds import TensorInfo
 from ...weights.stamps import Shapes
 from ..spec import Config, Part, Signature, Tensors
 from .shapes import numbered
