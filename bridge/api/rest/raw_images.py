@@ -20,7 +20,6 @@ from bridge.contract import (
     JobState,
     format_of,
     shorten,
-    shown,
 )
 from bridge.gateway.requests import Body
 from bridge.modes.images_in import BadImage
@@ -122,6 +121,6 @@ async def raw_image(
 
 def _warnings(warnings: Sequence[str]) -> str:
     """The warnings as a JSON list in ASCII: as many as fit."""
-    while warnings and len(text := json.dumps(warnings)) > WARNINGS_CHARS:
+    while len(text := json.dumps(list(warnings))) > WARNINGS_CHARS:
         warnings = warnings[:-1]
-    return text if warnings else shown("too many to list")
+    return text
