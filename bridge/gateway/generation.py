@@ -7,6 +7,7 @@ import base64
 import re
 import time
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 from uuid import uuid4
 
 from bridge import logs
@@ -82,9 +83,9 @@ class Generation:
         `endpoint` is the path or subject that the request came by: a key stands for one request to one endpoint.
         Raises InvalidRequest, UnknownMode, BrokenMode, UnknownModel, BodyTooLarge, IdempotencyMismatch, Unavailable.
         """
-        if key is None:
-            return Accepted(await self._job(body))
         given = body.values.get("job_id")
+        if key is None or not (given is None or _is_job_id(given)):  # A bad id is refused before it takes the key.
+            return Accepted(await self._job(body))
         claim = Claim(job_id=given if isinstance(given, str) else str(uuid4()), fingerprint=body.fingerprint(endpoint))
         first = await self._keys.claim(key, claim)
         replayed = first != claim
@@ -145,7 +146,7 @@ class Generation:
         mode = find_mode(body.values, self.modes)
         values = dict(form_values(body.values, mode) if body.is_form else body.values)
         given = values.get("job_id")
-        job_id = given if isinstance(given, str) and re.fullmatch(JOB_ID_PATTERN, given) else str(uuid4())
+        job_id = given if _is_job_id(given) else str(uuid4())
         images, problems = await self._uploads.read(replace(body, values=values), mode)
         values |= {name: image.reference(job_id, name) for name, image in images.items()}
         if given is None:
@@ -171,3 +172,7 @@ class Generation:
                 f"job {job_id} is not done after {self._timeout_s:g} s; it goes on: ask GET /v1/jobs/{job_id}"
             ) from error
         raise AssertionError("the event stream ends with the job")
+
+
+def _is_job_id(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and re.fullmatch(JOB_ID_PATTERN, value) is not None

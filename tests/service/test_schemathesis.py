@@ -48,11 +48,15 @@ checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 503]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 503]
 
 [[operations]]
+include-path = "/v1/models/{model}/plan"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 422]
+
+[[operations]]
 include-path = "/v1/modes/{name}"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 422]
 """
 """Weights that are not here cannot be loaded without a network: a 503 that says so is the right answer. Names of jobs,
-modes and models may fit their patterns and not exist. What a mode takes is told by its own path, not by the pattern."""
+modes, models and adapters may fit their patterns and not exist. What a mode takes is told by its own path, not by the pattern."""
 HOOKS = """
 from uuid import uuid4
 import schemathesis
