@@ -241,6 +241,16 @@ def test_probes_and_pages_ignore_what_is_added(gateway: GatewayProcess, path: st
     assert gateway.get(f"{path}?_=1785000000").status_code == 200
 
 
+def test_two_keys_are_refused_and_several_preferences_are_one_list(gateway: GatewayProcess) -> None:
+    keys = [TYPE, LENGTH, b"Idempotency-Key: a", b"Idempotency-Key: b"]
+    status, _, content = parsed(raw(gateway, POST, *keys, body=DATA))
+    assert (status, json.loads(content)["error"]["field"]) == (422, "Idempotency-Key")
+    start = b"POST /v1/modes/text-to-image HTTP/1.1"
+    preferences = [TYPE, LENGTH, b"Prefer: wait=100", b"Prefer: handling=strict, Respond-Async; x=y"]
+    status, headers, content = parsed(raw(gateway, start, *preferences, body=DATA))
+    assert (status, headers["preference-applied"]) == (202, "respond-async"), content
+
+
 # -- who leaves ----------------------------------------------------------------------------------------------------
 
 
