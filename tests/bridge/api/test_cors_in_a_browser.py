@@ -32,7 +32,7 @@ LISTEN = """(url) => new Promise((told) => {
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None: ...
+    def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - the base class calls it that
 
 
 @pytest.fixture
