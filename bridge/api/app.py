@@ -111,8 +111,11 @@ def make_app(settings: Settings, nats_url: str) -> web.Application:
                     allow_private=settings.image_urls_allow_private,
                 ),
             )
-            app[PROBE] = StoreProbe(lambda: queue.nc, settings.names, disks=settings.disks)
+            app[PROBE] = StoreProbe(
+                lambda: queue.nc, settings.names, disks=settings.disks, make_missing=queue.make_stores
+            )
             switch = await PauseSwitch.open(nc, settings.names)
+            queue.more_stores += [keys.make_store, switch.make_store]
             index.paused = lambda: switch.pause is not None
             controls = app[CONTROLS] = Controls(queue, index, roster, generation.models, switch)
             await NatsApi(generation, index, controls, limiter=limiter, waits=waits, metrics=figures).open()

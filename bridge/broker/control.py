@@ -14,6 +14,7 @@ from typing import Self
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.api import StreamConfig
 from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
@@ -30,6 +31,10 @@ MAX_BYTES = 1024**2
 READ_S = 5.0
 """How often the key is read, for a message that was lost."""
 KEEP_ALIVE_S = 4.0
+
+
+def _bucket(names: Names) -> StreamConfig:
+    return bucket_config(names.control, max_age_s=0, max_bytes=MAX_BYTES)
 
 
 class PauseSwitch:
@@ -52,11 +57,15 @@ class PauseSwitch:
         """Create the bucket if it is missing, and read the key. Raises Unavailable."""
         js = nc.jetstream()
         with broker_errors():
-            await make_stream(js, bucket_config(names.control, max_age_s=0, max_bytes=MAX_BYTES))
+            await make_stream(js, _bucket(names))
             switch = cls(nc, names, await js.key_value(names.control))
             await nc.subscribe(names.queue_changed, cb=switch._on_hint)
         await switch.read()
         return switch
+
+    async def make_store(self) -> None:
+        """Make the bucket, if the server has lost it. Raises what nats-py raises."""
+        await make_stream(self._nc.jetstream(), _bucket(self._names))
 
     @property
     def pause(self) -> Pause | None:

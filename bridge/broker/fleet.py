@@ -66,6 +66,14 @@ class Roster:
             ]
         )
 
+    def problem(self) -> str | None:
+        """Why no worker gets jobs from the queue; None if one does, or if no worker has been heard of."""
+        now = self._clock()
+        alive = [status for heard_at, status in self._heard.values() if now - heard_at < STALE_S]
+        if alive and all(status.problem for status in alive):
+            return f"worker {alive[0].worker_id}: {alive[0].problem}"
+        return None
+
     def holders(self, model: str, *, but: str) -> list[str]:
         """Workers that have the model loaded, the least busy first."""
         now = self._clock()

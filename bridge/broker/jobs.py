@@ -11,14 +11,20 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import Header
 from nats.js.client import JetStreamContext
-from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import (
+    APIError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NoStreamResponseError,
+    NotFoundError,
+)
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
@@ -93,6 +99,7 @@ class JobQueue:
         images: ImageStore,
         inputs: ImageStore,
         retention: Retention,
+        max_pending: int,
     ) -> None:
         self.nc = nc
         self.names = names
@@ -101,6 +108,9 @@ class JobQueue:
         self._images = images
         self.inputs = inputs
         self.retention = retention
+        self._max_pending = max_pending
+        self.more_stores: list[Callable[[], Awaitable[object]]] = []
+        """Makes the stores of others that this process needs, as often as it is called."""
         self.noted: Callable[[JobState, int], None] | None = None
         """Called with every state that this process writes for a new or cancelled job, and its revision."""
         self.accepted: Callable[[JobState], None] | None = None
@@ -123,18 +133,28 @@ class JobQueue:
         images = ImageStore(js, names.images, retention.images_bytes)
         inputs = ImageStore(js, names.inputs, retention.images_bytes, keeps=True)
         with broker_errors():
-            configs = (
-                queue_config(names, max_pending),
-                callbacks_config(names, retention),
-                bucket_config(names.states, max_age_s=retention.jobs_s, max_bytes=retention.jobs_bytes),
-            )
-            for config in configs:
-                await make_stream(js, config)
+            bucket = bucket_config(names.states, max_age_s=retention.jobs_s, max_bytes=retention.jobs_bytes)
+            await make_stream(js, bucket)
             states = await js.key_value(names.states)
-            await images.open(max_age_s=retention.images_s)
+        queue = cls(nc, names, js, states, images, inputs, retention, max_pending)
+        await queue.make_stores()
+        return queue
+
+    async def make_stores(self) -> None:
+        """Create the stores that are missing: at the start, and when the server has lost them. Raises Unavailable."""
+        names, kept = self.names, self.retention
+        with broker_errors():
+            for config in (
+                queue_config(names, self._max_pending),
+                callbacks_config(names, kept),
+                bucket_config(names.states, max_age_s=kept.jobs_s, max_bytes=kept.jobs_bytes),
+            ):
+                await make_stream(self._js, config)
+            await self._images.open(max_age_s=kept.images_s)
             # A job may wait for as long as its state is kept, and then needs its images.
-            await inputs.open(max_age_s=retention.jobs_s)
-        return cls(nc, names, js, states, images, inputs, retention)
+            await self.inputs.open(max_age_s=kept.jobs_s)
+            for make in self.more_stores:
+                await make()
 
     @property
     def states_stream(self) -> str:
@@ -175,6 +195,9 @@ class JobQueue:
                     f"the NATS server has no space for the job ({error.description}): free space on its disk"
                 ) from error
             raise Unavailable(f"the NATS server refused the job: {error.description}") from error
+        except NoStreamResponseError as error:
+            await self.make_stores()
+            raise Unavailable("the NATS server had lost the queue, which was made anew; try again") from error
         except BROKER_ERRORS as error:
             raise Unavailable(f"the NATS server did not take the job: {error or type(error).__name__}") from error
         if ack.duplicate:
@@ -348,7 +371,12 @@ class JobQueue:
         While `closed` is set, the subscription waits for no job.
         """
         with broker_errors():
-            consumers = await make_consumers(self._js, self.names)
+            try:
+                consumers = await make_consumers(self._js, self.names)
+            except NotFoundError:
+                log.warning("the NATS server has lost the queue; it is made anew")
+                await self.make_stores()
+                consumers = await make_consumers(self._js, self.names)
         return JobSubscription(self.nc, self.names.stream, consumers, self._turns, closed)
 
     async def begin(self, job: Job) -> StoredState:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nats.aio.client import Client
@@ -65,7 +65,8 @@ def writes_of(names: Names) -> list[Write]:
 class StoreProbe:
     """Probes the streams of one installation. `connection` gives the connection, which may be another one each time.
 
-    `disks` are those that this process can see; an error says how much they have free.
+    `disks` are those that this process can see; an error says how much they have free. `make_missing` makes the streams
+    that the server has lost.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class StoreProbe:
         *,
         timeout_s: float = TIMEOUT_S,
         disks: Disks = Disks(),  # noqa: B008 - frozen
+        make_missing: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._make_missing = make_missing
         self._disks = disks
         self._connection = connection
         self._writes = writes_of(names)
@@ -87,7 +90,7 @@ class StoreProbe:
     async def check(self) -> None:
         """Write to every stream. Raises Unavailable or StorageFull with the stream and what the server said.
 
-        The first check may find no streams, where nobody has opened the queue yet: that is no error.
+        A stream that is missing is made. Who cannot make it takes it for one that nobody has opened yet: no error.
         """
         if self._asking is None or (self._asking.done() and time.monotonic() - self._asked_at >= FRESH_S):
             self._asked_at = time.monotonic()
@@ -114,7 +117,8 @@ class StoreProbe:
             if write.purge:
                 await js.purge_stream(write.stream, subject=write.subject)
         except NoStreamResponseError:
-            return
+            if self._make_missing is not None:
+                await self._make_missing()
         except APIError as error:
             # A queue and a bucket that refuse what they have no place for answer, and hold what they have.
             if error.err_code in MISSING_ERRORS or is_at_its_bound(error):

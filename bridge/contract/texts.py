@@ -56,8 +56,10 @@ def shown(value: object, limit: int = SHOWN_CHARS) -> str:
 
 
 def shorten(text: str, limit: int = SHOWN_CHARS) -> str:
-    """The text, or its beginning and an ellipsis: at most `limit` characters."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """The text, or its beginning and an ellipsis: about `limit` characters. Bytes of a header that are not UTF-8, which
+    are surrogates in the text and cannot be sent, are escaped."""
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _visible(text: str) -> str:

@@ -22,6 +22,7 @@ class WorkerStatus(WireModel):
     running: list[str] = Field(description="The jobs it holds.")
     loaded_models: list[str]
     started_at: float
+    problem: str | None = Field(default=None, description="Why it gets no jobs from the queue. Null: it does.")
 
 
 class WorkerEntry(WorkerStatus):

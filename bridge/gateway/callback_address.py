@@ -59,9 +59,7 @@ class CallbackPolicy:
             parsed = URL(url)
             port = parsed.port
         except ValueError as error:
-            raise InvalidRequest(
-                f"callback_url {shown(url, 200)} is not a URL: {error}", field="callback_url"
-            ) from error
+            raise InvalidRequest(f"callback_url {shown(url)} is not a URL: {error}", field="callback_url") from error
         if parsed.scheme not in ("http", "https") or not parsed.host or not port:
             raise InvalidRequest(f"callback_url {shown(url, 200)} is not an http or https URL", field="callback_url")
         if parsed.user is not None or parsed.password is not None:

@@ -8,6 +8,7 @@ import contextlib
 import re
 import time
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 from uuid import uuid4
 
 from bridge import logs, tracing
@@ -102,9 +103,9 @@ class Generation:
         `endpoint` is the path or subject that the request came by: a key stands for one request to one endpoint.
         Raises InvalidRequest, UnknownMode, BrokenMode, UnknownModel, BodyTooLarge, IdempotencyMismatch, Unavailable.
         """
-        if key is None:
-            return Accepted(await self._job(body))
         given = body.values.get("job_id")
+        if key is None or not (given is None or _is_job_id(given)):  # A bad id is refused before it takes the key.
+            return Accepted(await self._job(body))
         claim = Claim(job_id=given if isinstance(given, str) else str(uuid4()), fingerprint=body.fingerprint(endpoint))
         first = await self._keys.claim(key, claim)
         replayed = first != claim
@@ -179,7 +180,7 @@ class Generation:
         mode = find_mode(body.values, self.modes)
         values = dict(form_values(body.values, mode) if body.is_form else body.values)
         given = values.get("job_id")
-        job_id = given if isinstance(given, str) and re.fullmatch(JOB_ID_PATTERN, given) else str(uuid4())
+        job_id = given if _is_job_id(given) else str(uuid4())
         images, problems = await self._uploads.read(replace(body, values=values), mode)
         values |= {name: image.reference(job_id, name) for name, image in images.items()}
         if given is None:
@@ -211,3 +212,7 @@ class Generation:
 def _traced(job: Job) -> Job:
     """The job with the trace context of the request."""
     return job.model_copy(update=tracing.headers())  # The fields are named like the headers.
+
+
+def _is_job_id(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and re.fullmatch(JOB_ID_PATTERN, value) is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
+from nats.js.api import StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
@@ -34,15 +35,22 @@ class Claim(BaseModel):
 class IdempotencyKeys:
     """The keys of one cluster."""
 
-    def __init__(self, claims: KeyValue) -> None:
+    def __init__(self, js: JetStreamContext, claims: KeyValue, bucket: StreamConfig) -> None:
+        self._js = js
         self._claims = claims
+        self._bucket = bucket
 
     @classmethod
     async def open(cls, js: JetStreamContext, bucket: str, *, keep_s: float = KEEP_S) -> IdempotencyKeys:
         """Create the bucket if it is missing. `keep_s` must not exceed the retention of job states."""
         with broker_errors():
-            await make_stream(js, bucket_config(bucket, max_age_s=keep_s, max_bytes=MAX_BYTES))
-            return cls(await js.key_value(bucket))
+            config = bucket_config(bucket, max_age_s=keep_s, max_bytes=MAX_BYTES)
+            await make_stream(js, config)
+            return cls(js, await js.key_value(bucket), config)
+
+    async def make_store(self) -> None:
+        """Make the bucket, if the server has lost it. Raises what nats-py raises."""
+        await make_stream(self._js, self._bucket)
 
     async def claim(self, key: str, claim: Claim) -> Claim:
         """Claim a key. Returns the first claim: the given one, or the one of an earlier request.

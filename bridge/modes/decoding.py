@@ -26,6 +26,8 @@ SAVE_OPTIONS: dict[ImageFormat, dict[str, Any]] = {
     "jpeg": {"quality": 95, "subsampling": 0},
     "webp": {"quality": 95},
 }
+WEBP_COPIES = 4
+"""How often the WebP decoder holds all pixels of an image."""
 MOST_PIXELS = 2**31
 THREADS = 2
 M_MMAP_THRESHOLD = -3
@@ -113,11 +115,13 @@ def return_large_blocks() -> None:
 
 
 def _pixels(data: bytes, most: int) -> int:
-    """The pixels of an image, by its header. Raises BadImage if there are more than `most`."""
-    width, height = _webp_size(data) or _size(data)
+    """The memory of an image while it is decoded, in pixels, by its header. Raises BadImage if it has more than `most`
+    pixels."""
+    webp = _webp_size(data)
+    width, height = webp or _size(data)
     if width * height > most:
         raise BadImage(f"is {width}x{height}, {width * height} pixels; at most {most} are allowed")
-    return max(1, width * height)
+    return max(1, width * height) * (WEBP_COPIES if webp else 1)
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:

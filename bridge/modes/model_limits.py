@@ -51,6 +51,9 @@ def limit_schema(schema: dict[str, Any], models: ModelInfoResponse | None, defau
             properties[name] = {**properties[name], **bounds}
     else:
         schema["anyOf"] = variants
+        for name in (*COUNTED, "guidance_scale"):
+            if name in properties:
+                properties[name] = {**properties[name], **_loosest([each["properties"][name] for each in variants])}
 
 
 def _lower(properties: dict[str, Any], name: str, bound: int) -> None:
@@ -70,6 +73,16 @@ def _bounds(limits: ModelLimits, properties: Mapping[str, Any]) -> dict[str, Any
     bounds: dict[str, Any] = {name: _integer(getattr(limits, name)) for name in COUNTED}
     bounds["guidance_scale"] = {"minimum": limits.guidance_scale.min, "maximum": limits.guidance_scale.max}
     return {name: _within(each, properties[name]) for name, each in bounds.items() if name in properties}
+
+
+def _loosest(bounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What holds for every model: forms and examples are made from it, as few programs look at variants."""
+    values = [[value for value in each.get("enum", ()) if value is not None] for each in bounds]
+    pairs = list(zip(bounds, values, strict=True))
+    return {
+        "minimum": min(each["minimum"] if "minimum" in each else min(own) for each, own in pairs),
+        "maximum": max(each["maximum"] if "maximum" in each else max(own) for each, own in pairs),
+    }
 
 
 def _integer(limit: IntegerLimit) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class WorkerReport:
         self.loaded: set[str] = set()
         """Models that ComfyUI has in memory."""
         self.redeliveries = 0
+        self.problem: str | None = None
+        """Why this worker gets no jobs from the queue."""
         self._queue = queue
         self._comfy = comfy
         self._worker_id = worker_id
@@ -89,6 +91,7 @@ class WorkerReport:
             running=list(running),
             loaded_models=sorted(self.loaded),
             started_at=self._started_at,
+            problem=self.problem,
         )
         with contextlib.suppress(*BROKER_ERRORS):
             await self._queue.nc.publish(

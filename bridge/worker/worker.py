@@ -130,18 +130,27 @@ class Worker:
                     await self._shorter.wait()
                 if subscription is None:
                     subscription = await self._queue.subscribe(self._switch.paused)
+                    self._has_problem(None)
                 await self._switch.wait_running()
                 await self._report.wait_usable()
                 [msg] = await subscription.fetch(1, timeout=FETCH_WAIT_S)
             except NatsTimeout:
                 continue
             except (BridgeError, *BROKER_ERRORS) as error:
-                log.warning("the queue cannot be reached: %s", error or type(error).__name__)
+                self._has_problem(f"the queue cannot be reached: {error or type(error).__name__}")
                 subscription = None
                 await asyncio.sleep(RETRY_S)
                 continue
             await self._switch.hold(msg)
             await self._take(msg)
+
+    def _has_problem(self, problem: str | None) -> None:
+        """Report why this worker gets no jobs, or that it does again."""
+        if problem is not None:
+            log.warning("%s", problem)
+        if problem != self._report.problem:
+            self._report.problem = problem
+            self._changed.set()
 
     async def _take(self, msg: Msg) -> None:
         """Start a job, and return when ComfyUI is done with it and this worker can hold another."""

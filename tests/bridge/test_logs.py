@@ -64,7 +64,7 @@ def test_a_request_is_one_line_with_the_id_that_its_answer_carries(gateway: Gate
     request_id = answer.headers["X-Request-Id"]
     line = gateway.line(request_id=request_id)
     assert line["message"] == "GET /v1/jobs/{job_id}"
-    assert (line["route"], line["status"], line["job_id"]) == ("/v1/jobs/{job_id}", 404, job_id)
+    assert (line["route"], line["status"], line["job_id"]) == ("/v1/jobs/{job_id}", 422, job_id)
     assert line["client"] == "127.0.0.1"
     assert line["ms"] >= 0
     assert [each["request_id"] for each in gateway.lines()].count(request_id) == 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from uuid import uuid4
 import pytest
 import requests
 from nats.aio.client import Client
+from nats.js.api import ConsumerConfig
 
 from bridge.broker.connection import connect
 from bridge.client import ImageGenClient
@@ -52,7 +54,7 @@ def cluster(installation: Installation, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[ImageGenClient]:
     """A client of the cluster, which is ready before and after the test, and has lost no process."""
-    pids = {name: process.process.pid for name, process in cluster.processes.items() if process.process}
+    pids = own_pids(cluster)
     with cluster.ready(timeout_s=5) as client:
         yield client
     for name in ("gateway", "gateway2"):
@@ -60,8 +62,14 @@ def client(cluster: Cluster) -> Iterator[ImageGenClient]:
             assert ended(one, submit(one, color=7), 20).status == "done"
             assert newest(one)
     cluster.check()
-    assert pids == {name: process.process.pid for name, process in cluster.processes.items() if process.process}
+    assert pids == own_pids(cluster)
     assert until(lambda: waiting(cluster) == 0, 30)
+
+
+def own_pids(cluster: Cluster) -> dict[str, int]:
+    """The processes of the service."""
+    found = {name: process.process.pid for name, process in cluster.processes.items() if process.process}
+    return {name: pid for name, pid in found.items() if name != "nats"}
 
 
 def newest(client: ImageGenClient) -> str:
@@ -218,3 +226,44 @@ def test_a_record_of_another_version_hides_no_other_job(cluster: Cluster, client
         assert one.status_code == 503
         assert one.json()["error"]["code"] == "unreadable_record"
         assert page.json()["unreadable"] >= 1
+
+
+def test_a_nats_server_that_has_lost_its_stores_gets_new_ones(cluster: Cluster, client: ImageGenClient) -> None:
+    ended(client, submit(client, color=5))
+    nats = cluster.processes["nats"]
+    nats.kill()
+    shutil.rmtree(cluster.folder / "nats")
+    nats.start()
+    cluster.wait_nats()
+    with cluster.ready(timeout_s=30) as again:
+        job_id = submit(again, color=6)
+        assert ended(again, job_id, 30).status == "done"
+        assert [state.job_id for state in again.jobs()] == [job_id]
+
+
+def test_workers_that_get_no_jobs_make_the_service_unready_and_say_why(
+    cluster: Cluster, client: ImageGenClient
+) -> None:
+    async def delete(nc: Client) -> None:
+        js = nc.jetstream()
+        for info in await js.consumers_info(NAMES.stream):
+            await js.delete_consumer(NAMES.stream, info.name)
+        # Nobody may take jobs beside this one, and it takes them all.
+        other = ConsumerConfig(durable_name="other", filter_subject=f"{NAMES.jobs}.>", ack_wait=15)
+        await js.add_consumer(NAMES.stream, other)
+
+    async def heal(nc: Client) -> None:
+        await nc.jetstream().delete_consumer(NAMES.stream, "other")
+
+    on_nats(cluster, delete)
+    try:
+        answer = until(lambda: _unready(client), 30)
+        assert "no worker takes jobs: worker" in answer
+    finally:
+        on_nats(cluster, heal)
+    cluster.ready(timeout_s=30).close()
+
+
+def _unready(client: ImageGenClient) -> str:
+    answer = requests.get(f"{client.url}/readyz", timeout=20)
+    return "" if answer.status_code == 200 else answer.json()["error"]["message"]

@@ -13,7 +13,7 @@ from bridge.api.rest.operations import JOB_LINKS, Answer, Query, operation
 from bridge.api.rest.prefix import prefix_of
 from bridge.api.rest.raw_images import TYPES, raw_image, wanted_formats, with_format
 from bridge.api.rest.replies import GENERATION, INDEX, reply
-from bridge.contract import ImageGenRequest, ImageGenResponse, JobKind, JobState
+from bridge.contract import ImageGenRequest, ImageGenResponse, InvalidRequest, JobKind, JobState
 from bridge.gateway.generation import Accepted, Generation
 from bridge.gateway.idempotency import MAX_KEY_CHARS
 from bridge.gateway.requests import Body
@@ -50,7 +50,7 @@ async def accept(request: web.Request, body: Body) -> web.Response:
     """Queue a request and answer with its job."""
     generation = request.app[GENERATION]
     body.refuse_cancel_on_disconnect()
-    accepted = await generation.accept(body, request.headers.get(KEY.name), endpoint=request.path)
+    accepted = await generation.accept(body, _key(request), endpoint=request.path)
     state = await generation.submit(accepted)
     headers = {"Location": f"{prefix_of(request)}/v1/jobs/{quote(state.job_id)}", **_headers(accepted)}
     return reply(request.app[INDEX].view(state), 202, headers)
@@ -62,7 +62,7 @@ async def wait(request: web.Request, body: Body) -> web.Response:
     if formats := wanted_formats(request):
         body = with_format(request, body, formats)
     cancels = body.cancel_on_disconnect
-    accepted = await generation.accept(body, request.headers.get(KEY.name), endpoint=request.path)
+    accepted = await generation.accept(body, _key(request), endpoint=request.path)
     del body  # Its images are in the store. The wait may be long, and other requests need the memory.
     release_body(request)
     run = generation.run(accepted)
@@ -73,6 +73,14 @@ async def wait(request: web.Request, body: Body) -> web.Response:
     if formats and state.kind is JobKind.GENERATE:
         return await raw_image(request, state, formats, _headers(accepted))
     return reply(await generation.response(state), headers={**_headers(accepted), "Vary": "Accept"})
+
+
+def _key(request: web.Request) -> str | None:
+    """The Idempotency-Key. Raises InvalidRequest if there are several: readers differ in which of them counts."""
+    keys = request.headers.getall(KEY.name, [])
+    if len(keys) > 1:
+        raise InvalidRequest(f"there are {len(keys)} headers {KEY.name}; send one", field=KEY.name)
+    return keys[0] if keys else None
 
 
 def _headers(accepted: Accepted) -> dict[str, str]:

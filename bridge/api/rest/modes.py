@@ -113,7 +113,8 @@ async def run_mode(request: web.Request) -> web.Response:
     """Run a saved graph with the values in the body."""
     name = request.match_info["name"]
     request.app[GENERATION].modes.get(name)  # Fail before a large body is read.
-    preferences = [part.strip().lower() for part in request.headers.get("Prefer", "").split(",")]
+    given = ",".join(request.headers.getall("Prefer", []))  # RFC 7240: several headers are one list.
+    preferences = [part.partition(";")[0].strip().lower() for part in given.split(",")]
     if ASYNC_PREFERENCE in preferences:
         response = await accept(request, await _read_for(name, request))
         response.headers["Preference-Applied"] = ASYNC_PREFERENCE

@@ -30,16 +30,19 @@ ERRORS = {
     410: "The image of the job is no longer kept.",
     412: "The precondition of a header does not hold.",
     413: "The body, or an image in it, is too large.",
-    415: "This endpoint does not read bodies of this type.",
+    414: "The URL is too long.",
+    415: "This endpoint does not read bodies of this type, charset or encoding.",
     416: "The range is outside the image.",
+    417: "The header Expect asks for something else than 100-continue.",
     422: "One or more values are invalid; details lists all of them.",
     429: "The queue is full, too many requests wait, or the client sends too many; see Retry-After.",
+    431: "A header is too long, or there are too many.",
     500: "The graph or the service failed; code and message give the cause and the remedy.",
     503: "ComfyUI, the worker or NATS is down or starting, or the model's weights are not available.",
     504: "The job is not done in time; it continues.",
 }
 """Every error status. All of them are answered with the same envelope."""
-EVERYWHERE = (400, 403, 500)
+EVERYWHERE = (400, 403, 414, 417, 431, 500)
 GUARDED = (401, 429)
 """Errors of every endpoint that is not open."""
 WITH_A_QUERY = (422,)

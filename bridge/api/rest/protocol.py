@@ -78,6 +78,10 @@ class _Connection(web.RequestHandler):
     def _failure(self, request: web.BaseRequest, status: int, exc: BaseException | None) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; it cannot be replaced")
+        if isinstance(exc, UnicodeError):  # aiohttp repeats a header in the text of a refusal.
+            response = error_reply(400, "bad_request", "a header of the request is not UTF-8")
+            response.force_close()
+            return response
         log.error("a request failed outside of its handler", exc_info=exc)
         code, text = ("timeout", "the request timed out") if status == 504 else ("internal_error", "see the log")
         response = error_reply(status, code, text)

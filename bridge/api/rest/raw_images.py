@@ -20,7 +20,6 @@ from bridge.contract import (
     JobState,
     format_of,
     shorten,
-    shown,
 )
 from bridge.gateway.requests import Body
 from bridge.modes.images_in import BadImage
@@ -122,8 +121,6 @@ async def raw_image(
 
 def _warnings(warnings: Sequence[str]) -> str:
     """The warnings as a JSON list in ASCII: as many as fit."""
-    text = json.dumps(warnings)
-    while warnings and len(text) > WARNINGS_CHARS:
+    while len(text := json.dumps(list(warnings))) > WARNINGS_CHARS:
         warnings = warnings[:-1]
-        text = json.dumps(warnings)
-    return text if warnings else shown("too many to list")
+    return text

@@ -13,7 +13,7 @@ from bridge.api.rest import plan as plan_rest
 from bridge.api.rest import queue as queue_rest
 from bridge.api.rest import workers as workers_rest
 from bridge.api.rest.operations import NAME_SCHEMA, Answer, Query, operation
-from bridge.api.rest.replies import CONTROLS, GENERATION, PROBE, reply
+from bridge.api.rest.replies import CONTROLS, GENERATION, PROBE, ROSTER, reply
 from bridge.contract import LoadModelResponse, ModelInfoResponse, Unavailable, UnloadAnswer
 
 routes = web.RouteTableDef()
@@ -80,6 +80,8 @@ async def readyz(request: web.Request) -> web.Response:
     generation.check_disk()
     await request.app[PROBE].check()
     info = await generation.models.ask()
+    if problem := request.app[ROSTER].problem():
+        raise Unavailable(f"no worker takes jobs: {problem}")
     request.app[CONTROLS].refuse_paused()
     return web.json_response({"status": "ready", "device": info.device, "default_model": info.default_model})
 

@@ -254,6 +254,14 @@ def test_a_bad_value_is_repeated_only_in_part(gateway: GatewayProcess, body: dic
     assert len(answer.content) < 2000
 
 
+@pytest.mark.parametrize("job_id", ["", "x", "a.b", "*", "x" * 300, 7, "0D4C1D3A-3A3D-4B9F-8A51-0B2F3C4D5E6F"])
+def test_a_bad_job_id_is_refused_with_a_key_too_and_does_not_take_it(gateway: GatewayProcess, job_id: Any) -> None:
+    key = {"Idempotency-Key": str(uuid4())}
+    answer = gateway.post("/v1/jobs", json={"prompt": "a cat", "job_id": job_id}, headers=key)
+    assert (answer.status_code, error_of(answer)["field"]) == (422, "job_id"), answer.text
+    assert gateway.post("/v1/jobs", json={"prompt": "a cat"}, headers=key).status_code == 202
+
+
 def test_very_many_mistakes_make_a_short_answer(gateway: GatewayProcess) -> None:
     body = {"prompt": "a cat", **{f"field_{number}": number for number in range(60_000)}}
     answer = gateway.post("/v1/jobs", json=body)

@@ -87,6 +87,10 @@ LENGTH = b"Content-Length: %d" % len(DATA)
         (404, "not_found", b"GET /nowhere HTTP/1.1", [], b""),
         (404, "not_found", b"GET /" + b"x" * 8000 + b" HTTP/1.1", [], b""),
         (404, "not_found", b"OPTIONS * HTTP/1.1", [], b""),
+        (403, "foreign_origin", b"GET /v1/modes HTTP/1.1", [b"Origin: http://\xff\xfe"], b""),
+        (415, "unsupported_media_type", POST, [b"Content-Type: \xff", LENGTH], DATA),
+        (415, "unsupported_media_type", POST, [TYPE, LENGTH, b"Content-Encoding: \xff"], DATA),
+        (400, "bad_request", POST, [TYPE, LENGTH, b"Expect: \xff"], DATA),
         (404, "unknown_job", b"HEAD /v1/jobs/" + UNKNOWN.encode() + b"/events HTTP/1.1", [], b""),
     ],
     ids=lambda value: ascii(value)[:40],
@@ -235,6 +239,16 @@ def test_every_endpoint_checks_its_query(
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/metrics"])
 def test_probes_and_pages_ignore_what_is_added(gateway: GatewayProcess, path: str) -> None:
     assert gateway.get(f"{path}?_=1785000000").status_code == 200
+
+
+def test_two_keys_are_refused_and_several_preferences_are_one_list(gateway: GatewayProcess) -> None:
+    keys = [TYPE, LENGTH, b"Idempotency-Key: a", b"Idempotency-Key: b"]
+    status, _, content = parsed(raw(gateway, POST, *keys, body=DATA))
+    assert (status, json.loads(content)["error"]["field"]) == (422, "Idempotency-Key")
+    start = b"POST /v1/modes/text-to-image HTTP/1.1"
+    preferences = [TYPE, LENGTH, b"Prefer: wait=100", b"Prefer: handling=strict, Respond-Async; x=y"]
+    status, headers, content = parsed(raw(gateway, start, *preferences, body=DATA))
+    assert (status, headers["preference-applied"]) == (202, "respond-async"), content
 
 
 # -- who leaves ----------------------------------------------------------------------------------------------------
