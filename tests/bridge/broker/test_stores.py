@@ -208,7 +208,7 @@ async def test_a_damaged_consumer_is_replaced_and_every_job_is_delivered(server:
         while len(got) < 3:
             try:
                 subscription = subscription or await queue.subscribe()
-                for msg in await subscription.fetch(3, timeout=1):
+                for msg in await subscription.fetch(1, timeout=1):
                     got.add(read_answer(Job, msg.data).job_id)
                     await msg.ack_sync()
             except (Unavailable, nats.errors.Error):
