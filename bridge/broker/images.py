@@ -20,7 +20,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError
 
 from bridge.broker.connection import BROKER_ERRORS, broker_errors
-from bridge.broker.stores import LEAST_AGE_S, NO_SPACE_ERRORS, is_at_its_bound, make_stream
+from bridge.broker.stores import LEAST_AGE_S, NO_SPACE_ERRORS, SERVERS_WINDOW_S, is_at_its_bound, make_stream
 from bridge.contract import ImageExpired, ImageObject, StorageFull, Unavailable
 
 CHUNK_BYTES = 512 * 1024
@@ -62,6 +62,7 @@ class ImageStore:
             subjects=[f"$O.{self._bucket}.C.>", f"$O.{self._bucket}.M.>"],
             storage=StorageType.FILE,
             max_age=max(max_age_s, LEAST_AGE_S),
+            duplicate_window=min(SERVERS_WINDOW_S, max(max_age_s, LEAST_AGE_S)),
             max_bytes=self._max_bytes,
             discard=DiscardPolicy.NEW if self._keeps else DiscardPolicy.OLD,
             allow_rollup_hdrs=True,

@@ -20,6 +20,8 @@ STORE_ERROR = 10077
 NO_SPACE_ERRORS = (10023, 10047, STORE_ERROR)
 """Insufficient resources, storage resources exceeded, and a stream whose file could not be written."""
 LEAST_BYTES = 16 * 1024**2
+SERVERS_WINDOW_S = 120.0
+"""The deduplication window of a stream that asks for none."""
 LEAST_AGE_S = 1.0
 """Servers refuse to keep messages for less than a tenth of a second."""
 
@@ -68,6 +70,8 @@ def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamCon
         storage=StorageType.FILE,
         max_msgs_per_subject=1,
         max_age=max(max_age_s, LEAST_AGE_S),
+        # Said, because a shorter age with the window that the stream had before is refused.
+        duplicate_window=min(SERVERS_WINDOW_S, max(max_age_s, LEAST_AGE_S)),
         max_bytes=max_bytes,
         discard=DiscardPolicy.OLD,
         allow_direct=True,
