@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 LARGEST_JSON = 64_000_000
 """Bytes of a configuration file. The index of a very large model takes less than one tenth of this."""
@@ -22,7 +23,7 @@ _KINDS = (
 )
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading. Raises OSError if it cannot be read, or is a pipe, a device or a folder."""
     _check_regular(os.stat(path))
     # Another program may put a pipe in its place now, which would block without O_NONBLOCK.
