@@ -290,10 +290,15 @@ def test_file_parameter_gives_the_path_of_a_file_in_the_input_folder(
     graph = parameter_graph("NeuroLuxFileParameter", file="imagegen/set.zip", required=True, accept="zip")
     assert comfyui.run(graph).outputs["show"]["text"] == [str(path)]
     path.unlink()
-    for name in ("imagegen/set.zip", "../comfyui.log", "/etc/hostname"):
+    refusals = {
+        "imagegen/set.zip": "no file 'imagegen/set.zip'",
+        "../comfyui.log": "'../comfyui.log' leads out of its folder",
+        "/etc/hostname": "'/etc/hostname' leads out of its folder",
+    }
+    for name, refusal in refusals.items():
         graph["parameter"]["inputs"]["file"] = name
         answer = comfyui.post("/prompt", {"prompt": graph})
-        assert f"no file {name!r}" in json.dumps(answer["node_errors"])
+        assert refusal in json.dumps(answer["node_errors"])
 
 
 def result_node(images: list[Any], **changes: Any) -> dict[str, Any]:
