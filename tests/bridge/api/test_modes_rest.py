@@ -116,6 +116,7 @@ async def test_the_description_of_the_service_holds_every_mode_that_can_be_used(
 async def test_the_schema_of_a_shared_field_is_no_wider_than_any_request_may_be(house: House) -> None:
     schema = await schema_of(await house.gateway(), "text-to-image")
     width = schema["properties"]["width"]
+    # The widest that any of the models takes.
     assert (width["type"], width["minimum"], width["maximum"]) == (
         ["integer", "null"],
         256,
