@@ -19,7 +19,8 @@ from bridge.contract import JobEvent, JobState, read_answer
 RECONNECT_S = 0.5
 RECONNECT_PATIENCE_S = 60.0
 """How long to wait for a service that went away. The job goes on meanwhile, or waits too."""
-SILENCE_S = 5.0
+PASSING = (429, 500, 502, 504)
+SILENCE_S = 10.0
 """How long an event stream may say nothing before the state of the job is read beside it."""
 LAST_EVENT_S = 2.0
 """How long the final event may take to arrive after the answer."""
@@ -53,7 +54,7 @@ async def follow(transport: Transport, job_id: str, *, previews: bool, patience_
                 return
             deadline = time.monotonic() + patience_s
         except ClientError as error:
-            if not error.temporary or time.monotonic() >= deadline:
+            if not _passes(error) or time.monotonic() >= deadline:
                 raise
         await asyncio.sleep(RECONNECT_S)
 
@@ -80,15 +81,20 @@ async def _heard(
             try:
                 state = await _state(transport, job_id)
             except ClientError as error:
-                if error.temporary:
-                    continue
-                raise
+                if not _passes(error):
+                    raise
+                continue
             if state.status.final:
                 yield JobEvent(type="state", job_id=job_id, state=state)
                 return
     finally:
         coming.cancel()
         await asyncio.wait({coming})
+
+
+def _passes(error: ClientError) -> bool:
+    """Whether a job may still be followed after this: the service is away or busy, or a proxy before it failed."""
+    return error.temporary or error.status in PASSING
 
 
 async def _state(transport: Transport, job_id: str) -> JobState:

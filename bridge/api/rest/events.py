@@ -26,7 +26,8 @@ STREAM_HEADERS = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
-FLAGS = {"true": True, "1": True, "false": False, "0": False}
+FLAGS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
+"""With `True` and `False`, as Python writes them."""
 
 routes = web.RouteTableDef()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +30,8 @@ from bridge.modes.library import ModeLibrary
 from bridge.modes.parameters import ParameterKind
 from bridge.modes.schema import form_schema, request_schema
 
+MODELS_WAIT_S = 2.0
+"""How long a description waits for a worker to name its models. Without them it holds the limits of every request."""
 ASYNC_PREFERENCE = "respond-async"
 PREFER = Query(
     "Prefer",
@@ -87,8 +90,9 @@ async def mode_schema(request: web.Request) -> web.Response:
 async def known_models(generation: Generation) -> ModelInfoResponse | None:
     """The models, whose limits schemas hold; None while no worker answers."""
     try:
-        return await generation.models.recent()
-    except BridgeError:
+        async with asyncio.timeout(MODELS_WAIT_S):
+            return await generation.models.recent()
+    except (BridgeError, TimeoutError):
         return None
 
 

@@ -18,7 +18,7 @@ SIZE = {
 PIXELS = {"type": "integer", "minimum": 1, "maximum": 16384}
 COUNT = {"type": "integer", "minimum": 1, "maximum": 10_000}
 ADAPTERS = {"type": "string", "minLength": 1, "maxLength": 2000}
-TRUTHS = ("true", "false", "yes", "no", "1", "0")
+TRUTHS = ("true", "false", "True", "False", "yes", "no", "1", "0")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp8", "int8", "nf4", "as-is")
 OFFLOADS = ("auto", "none", "model", "stream", "sequential", "disk")
 

@@ -241,6 +241,12 @@ def test_probes_and_pages_ignore_what_is_added(gateway: GatewayProcess, path: st
     assert gateway.get(f"{path}?_=1785000000").status_code == 200
 
 
+@pytest.mark.parametrize("flag", ["true", "True", "1", "false", "False", "0"])
+def test_a_flag_is_written_as_json_or_python_does(gateway: GatewayProcess, job_id: str, flag: str) -> None:
+    start = f"HEAD /v1/jobs/{job_id}/events?previews={flag} HTTP/1.1".encode()
+    assert parsed(raw(gateway, start))[0] == 200
+
+
 def test_two_keys_are_refused_and_several_preferences_are_one_list(gateway: GatewayProcess) -> None:
     keys = [TYPE, LENGTH, b"Idempotency-Key: a", b"Idempotency-Key: b"]
     status, _, content = parsed(raw(gateway, POST, *keys, body=DATA))

@@ -62,6 +62,8 @@ class ScriptedService:
         """Event streams open, answer pings, and say nothing."""
         self.retry_after = "5"
         self.page_status = 200
+        self.refusals: list[int] = []
+        """Statuses of the next answers about a job."""
         self._loop = LoopThread("scripted service")
         self.url = self._loop.wait(self._start())
 
@@ -104,6 +106,8 @@ class ScriptedService:
     async def _job(self, request: web.Request) -> web.Response:
         if request.match_info["job"] == "page":
             return await self._page(request)
+        if self.refusals:
+            return web.Response(status=self.refusals.pop(), text="<html>busy</html>", content_type="text/html")
         if self.status == "unknown":
             return web.json_response({"error": {"code": "unknown_job", "message": "no such job"}}, status=404)
         return web.json_response({**STATE, "status": self.status})
@@ -290,6 +294,18 @@ def test_the_end_is_told_where_the_websocket_tells_nothing(
     assert told[-1].state is not None
     assert told[-1].state.status == "done"
     assert time.monotonic() - before < 5
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("silent", [False, True], ids=["no websocket", "silent websocket"])
+def test_a_job_is_followed_through_refusals_that_pass(
+    client: ImageGenClient, scripted: ScriptedService, monkeypatch: pytest.MonkeyPatch, status: int, silent: bool
+) -> None:
+    monkeypatch.setattr("bridge.client.events.SILENCE_S", 0.05)
+    monkeypatch.setattr("bridge.client.events.RECONNECT_S", 0.05)
+    scripted.silent_streams, scripted.refusals, scripted.status = silent, [status] * 2, "done"
+    assert client.wait("j").status == "done"
+    assert not scripted.refusals
 
 
 def test_events_of_a_job_that_does_not_exist_are_an_error_at_once(
