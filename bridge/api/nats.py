@@ -207,6 +207,7 @@ class NatsApi:
         # The first image is in the reply twice: alone, and first in the list.
         sizes = [image.size for image in state.images]
         needed = (sum(sizes) + sizes[0]) * BASE64_GROWTH + REPLY_OVERHEAD_BYTES
+        needed += self._generation.exports.link_bytes(state)
         return needed <= self._generation.queue.nc.max_payload
 
 
