@@ -213,7 +213,8 @@ class NatsApi:
         return Reply(await self._controls.cancel_all(running=asked.running))
 
     def _fits(self, state: JobState) -> bool:
-        return ImageGenResponse.inline_bytes(state) + REPLY_HEADER_BYTES <= self._generation.queue.nc.max_payload
+        needed = ImageGenResponse.inline_bytes(state) + self._generation.exports.link_bytes(state) + REPLY_HEADER_BYTES
+        return needed <= self._generation.queue.nc.max_payload
 
 
 def _read(model: type[Asked], msg: Msg, usage: str, field: str | None = None) -> Asked:

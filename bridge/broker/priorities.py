@@ -169,8 +169,8 @@ class JobSubscription:
                 await self._nc.publish(self._subject(priority), question, reply=inbox)
             await asyncio.wait({first, closing}, timeout=timeout_s + LATE_S, return_when=asyncio.FIRST_COMPLETED)
             if not first.done():
-                self._found_none = not closing.done()
-                raise NatsTimeout()
+                first.set_exception(NatsTimeout())
+            self._found_none = isinstance(first.exception(), NatsTimeout) and not closing.done()
             return first.result()
         finally:
             closing.cancel()

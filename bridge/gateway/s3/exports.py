@@ -36,6 +36,8 @@ ACK_WAIT_S = 20.0
 KEEP_ALIVE_S = 5.0
 FIRST_RETRY_S = 2.0
 LAST_RETRY_S = 600.0
+MAX_LINK_BYTES = 4096
+"""A presigned URL with a long key and the token of a session."""
 WAIT_S = 10.0
 """How long an answer waits for the copies of its images."""
 
@@ -77,6 +79,10 @@ class Exports:
             except (TimeoutError, S3Error, BridgeError) as error:
                 log.info("job %s: its copies are left for later: %s", state.job_id, error or type(error).__name__)
         return await self.linked(state)
+
+    def link_bytes(self, state: JobState) -> int:
+        """The most bytes that the URLs of a job's images take in an answer."""
+        return 0 if self._bucket is None else MAX_LINK_BYTES * len(state.images)
 
     # -- in the background -------------------------------------------------------------------------------------------
 
