@@ -83,9 +83,12 @@ async def test_the_job_on_the_worker_is_a_span_below_the_request(
             await nc.close()
     request = next(span for span in exporter.get_finished_spans() if span.name == "POST /v1/generate-image")
     [job] = jobs
+    above, own = request.get_span_context(), job.get_span_context()
     assert job.parent
-    assert job.parent.span_id == request.get_span_context().span_id
-    assert f"{job.get_span_context().trace_id:032x}" == ID
+    assert above
+    assert own
+    assert job.parent.span_id == above.span_id
+    assert f"{own.trace_id:032x}" == ID
     assert job.kind is otel.SpanKind.CONSUMER
     facts = dict(job.attributes or {})
     assert (facts["imagegen.job_id"], facts["imagegen.status"], facts["imagegen.attempts"]) == (job_id, "done", 1)
