@@ -7,20 +7,21 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from bridge.api.http import auth, middleware
+from bridge.api.http.cors import preflight
+from bridge.api.http.limits import BODY_MEMORY, limited
+from bridge.api.http.operations import check_declared
+from bridge.api.http.prefix import SETTINGS as PREFIX_SETTINGS
+from bridge.api.http.prefix import checked_prefix
+from bridge.api.http.protocol import GatewayRunner
+from bridge.api.http.queries import checked_query
+from bridge.api.http.replies import CONTROLS, GENERATION, INDEX, PROBE, ROSTER
 from bridge.api.limits import BodyMemory, RateLimiter, Waits
 from bridge.api.metrics import Metrics
 from bridge.api.nats import NatsApi
-from bridge.api.rest import auth, metrics, middleware, openapi
+from bridge.api.rest import metrics, openapi
 from bridge.api.rest import service as rest
-from bridge.api.rest.cors import preflight
-from bridge.api.rest.limits import BODY_MEMORY, limited
 from bridge.api.rest.metrics import METRICS
-from bridge.api.rest.operations import check_declared
-from bridge.api.rest.prefix import SETTINGS as PREFIX_SETTINGS
-from bridge.api.rest.prefix import checked_prefix
-from bridge.api.rest.protocol import GatewayRunner
-from bridge.api.rest.queries import checked_query
-from bridge.api.rest.replies import CONTROLS, GENERATION, INDEX, PROBE, ROSTER
 from bridge.broker.connection import connect
 from bridge.broker.control import PauseSwitch
 from bridge.broker.fleet import Roster

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from bridge.api.rest.operations import Answer, operation
-from bridge.api.rest.replies import GENERATION, job_id_of
+from bridge.api.http.operations import Answer, operation
+from bridge.api.http.replies import GENERATION, job_id_of
 from bridge.broker.jobs import JobQueue
 from bridge.contract import ImageObject, JobState, UnknownJob, extension_of
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from bridge.api.rest.operations import Answer, Query, operation
-from bridge.api.rest.replies import GENERATION, INDEX, job_id_of
+from bridge.api.http.operations import Answer, Query, operation
+from bridge.api.http.replies import GENERATION, INDEX, job_id_of
 from bridge.contract import JobEvent
 from bridge.gateway.events import UNKNOWN_JOB_WAIT_S, tell
 

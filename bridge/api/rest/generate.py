@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from bridge.api.rest.bodies import FORM, read_body
-from bridge.api.rest.limits import release_body
-from bridge.api.rest.operations import JOB_LINKS, Answer, Query, operation
-from bridge.api.rest.prefix import prefix_of
+from bridge.api.http.bodies import FORM, read_body
+from bridge.api.http.limits import release_body
+from bridge.api.http.operations import JOB_LINKS, Answer, Query, operation
+from bridge.api.http.prefix import prefix_of
+from bridge.api.http.replies import GENERATION, INDEX, reply
 from bridge.api.rest.raw_images import TYPES, raw_image, wanted_formats, with_format
-from bridge.api.rest.replies import GENERATION, INDEX, reply
 from bridge.contract import ImageGenRequest, ImageGenResponse, InvalidRequest, JobKind, JobState
 from bridge.gateway.generation import Accepted, Generation
 from bridge.gateway.idempotency import MAX_KEY_CHARS

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from bridge.api.rest.operations import NAME_SCHEMA, Answer, Query, operation
-from bridge.api.rest.queries import read_time
-from bridge.api.rest.replies import GENERATION, INDEX, job_id_of, reply
+from bridge.api.http.operations import NAME_SCHEMA, Answer, Query, operation
+from bridge.api.http.queries import read_time
+from bridge.api.http.replies import GENERATION, INDEX, job_id_of, reply
 from bridge.contract import (
     JOB_ID_PATTERN,
     CancelAnswer,

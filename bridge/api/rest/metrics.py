@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from bridge.api.http.operations import Answer, operation
 from bridge.api.metrics import Metrics
-from bridge.api.rest.operations import Answer, operation
 
 METRICS = web.AppKey("metrics", Metrics)
 

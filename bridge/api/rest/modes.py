@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from bridge.api.rest.bodies import FORM, JSON, REQUEST_PART, read_body
+from bridge.api.http.bodies import FORM, JSON, REQUEST_PART, read_body
+from bridge.api.http.operations import Answer, Query, operation
+from bridge.api.http.replies import GENERATION, reply
 from bridge.api.rest.generate import FORM_SCHEMA, IMAGES, KEY, LOCATION, REPLAYED, accept, wait
-from bridge.api.rest.operations import Answer, Query, operation
 from bridge.api.rest.raw_images import wanted_formats
-from bridge.api.rest.replies import GENERATION, reply
 from bridge.contract import (
     DEFAULT_MODE,
     BridgeError,

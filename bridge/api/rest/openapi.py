@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from bridge import __version__
+from bridge.api.http.operations import ERRORS, PATH_PARAMETERS, Answer, Operation, Query, operation, routes_of
+from bridge.api.http.prefix import prefix_of
+from bridge.api.http.replies import GENERATION
 from bridge.api.rest.modes import default_bodies, known_models, mode_paths
-from bridge.api.rest.operations import ERRORS, PATH_PARAMETERS, Answer, Operation, Query, operation, routes_of
-from bridge.api.rest.prefix import prefix_of
-from bridge.api.rest.replies import GENERATION
 from bridge.contract import ErrorEnvelope, JobEvent, ModelInfoResponse
 
 JSON = "application/json"

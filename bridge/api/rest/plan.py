@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from bridge.api.rest.operations import Answer, Query, operation
-from bridge.api.rest.replies import GENERATION, reply
+from bridge.api.http.operations import Answer, Query, operation
+from bridge.api.http.replies import GENERATION, reply
 from bridge.contract import ModelPlan
 from bridge.gateway.planning import ask_for_plan
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from bridge.api.rest.auth import CLIENT
-from bridge.api.rest.operations import Answer, Query, operation
-from bridge.api.rest.replies import CONTROLS, reply
+from bridge.api.http.auth import CLIENT
+from bridge.api.http.operations import Answer, Query, operation
+from bridge.api.http.replies import CONTROLS, reply
 from bridge.contract import MAX_REASON_CHARS, InvalidRequest, QueueCancelAnswer, QueueState
 
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}

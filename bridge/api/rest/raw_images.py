@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from bridge.api.rest.prefix import prefix_of
-from bridge.api.rest.replies import GENERATION
+from bridge.api.http.prefix import prefix_of
+from bridge.api.http.replies import GENERATION
 from bridge.contract import (
     DEFAULT_MODE,
     IMAGE_FORMATS,

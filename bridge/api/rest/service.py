@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from bridge.api.http.operations import NAME_SCHEMA, Answer, Query, operation
+from bridge.api.http.replies import CONTROLS, GENERATION, PROBE, ROSTER, reply
 from bridge.api.rest import archive as archive_rest
 from bridge.api.rest import events as events_rest
 from bridge.api.rest import generate as generate_rest
@@ -12,8 +14,6 @@ from bridge.api.rest import modes as modes_rest
 from bridge.api.rest import plan as plan_rest
 from bridge.api.rest import queue as queue_rest
 from bridge.api.rest import workers as workers_rest
-from bridge.api.rest.operations import NAME_SCHEMA, Answer, Query, operation
-from bridge.api.rest.replies import CONTROLS, GENERATION, PROBE, ROSTER, reply
 from bridge.contract import LoadModelResponse, ModelInfoResponse, Unavailable, UnloadAnswer
 
 routes = web.RouteTableDef()

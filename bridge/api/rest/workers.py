@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from bridge.api.rest.operations import Answer, operation
-from bridge.api.rest.replies import ROSTER, reply
+from bridge.api.http.operations import Answer, operation
+from bridge.api.http.replies import ROSTER, reply
 from bridge.contract import WorkerList
 
 routes = web.RouteTableDef()

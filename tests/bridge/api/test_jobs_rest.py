@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from aiohttp.test_utils import TestClient
 
-from bridge.api.rest.replies import INDEX
+from bridge.api.http.replies import INDEX
 from tests.bridge.house import BODY, HandWorker, House, submit
 
 IMAGE = random.Random(0).randbytes(1024)

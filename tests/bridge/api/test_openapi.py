@@ -13,8 +13,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from bridge.api.app import make_app
+from bridge.api.http.operations import check_declared, routes_of
 from bridge.api.rest import openapi
-from bridge.api.rest.operations import check_declared, routes_of
 from bridge.settings import Settings
 from tests.bridge.gateway_process import GatewayProcess, ModelsThread, running_gateway
 from tests.bridge.house import write_mode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nats.js.api import StreamConfig
 
-from bridge.api.rest.replies import GENERATION, PROBE
+from bridge.api.http.replies import GENERATION, PROBE
 from bridge.broker.probe import StoreProbe, writes_of
 from bridge.names import Names
 from tests.bridge.house import House

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from yarl import URL
 
-from bridge.api.rest.operations import Handler
+from bridge.api.http.operations import Handler
 from bridge.contract import BridgeError, shown
 from bridge.settings import PATH_PREFIX, Settings
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from bridge.api.rest.operations import Handler, Middleware
+from bridge.api.http.operations import Handler, Middleware
 
 ALLOWED_ORIGIN = web.RequestKey("allowed_origin", str)
 """The Origin of a request that comes from a page of the list."""

@@ -7,9 +7,9 @@ from typing import Any
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from bridge.api.http.limits import BODY, BODY_MEMORY
 from bridge.api.limits import BodyLease
 from bridge.api.parsing import parse_body
-from bridge.api.rest.limits import BODY, BODY_MEMORY
 from bridge.contract import BadForm, BodyTooLarge, UnsupportedMediaType, shorten, shown
 from bridge.gateway.requests import Body, FormText, Limits
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from bridge.api.rest.operations import Handler, Query, declared
+from bridge.api.http.operations import Handler, Query, declared
 from bridge.contract import ErrorDetail, InvalidRequest, decimal_number, shown, whole_number
 
 MAX_UNKNOWN = 20

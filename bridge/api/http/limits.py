@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
+from bridge.api.http.auth import CLIENT
+from bridge.api.http.operations import Handler, Middleware, declared
 from bridge.api.limits import BodyLease, BodyMemory, RateLimiter, Verdict, Waits, too_many
-from bridge.api.rest.auth import CLIENT
-from bridge.api.rest.operations import Handler, Middleware, declared
 from bridge.contract import SlowBody
 
 RATE = web.RequestKey("rate", Verdict)

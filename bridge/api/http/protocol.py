@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 
 from bridge import logs
-from bridge.api.rest.prefix import without_prefix
-from bridge.api.rest.replies import error_reply
+from bridge.api.http.prefix import without_prefix
+from bridge.api.http.replies import error_reply
 from bridge.contract import shorten
 from bridge.settings import Settings
 

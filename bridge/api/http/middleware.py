@@ -11,13 +11,13 @@ from uuid import uuid4
 from aiohttp import web
 
 from bridge import logs, tracing
+from bridge.api.http.auth import CLIENT, challenge
+from bridge.api.http.cors import cors_headers
+from bridge.api.http.limits import RATE, rate_headers
+from bridge.api.http.operations import Handler, Middleware, declared
+from bridge.api.http.replies import error_reply
 from bridge.api.limits import RateLimiter
 from bridge.api.metrics import Metrics
-from bridge.api.rest.auth import CLIENT, challenge
-from bridge.api.rest.cors import cors_headers
-from bridge.api.rest.limits import RATE, rate_headers
-from bridge.api.rest.operations import Handler, Middleware, declared
-from bridge.api.rest.replies import error_reply
 from bridge.contract import JOB_ID_PATTERN, BodyTooLarge, BridgeError, SlowBody, Unauthorized, shorten
 
 log = logging.getLogger(__name__)

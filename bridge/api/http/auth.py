@@ -16,8 +16,8 @@ from collections.abc import Collection, Sequence
 
 from aiohttp import web
 
-from bridge.api.rest.cors import ALLOWED_ORIGIN
-from bridge.api.rest.operations import Handler, Middleware, declared
+from bridge.api.http.cors import ALLOWED_ORIGIN
+from bridge.api.http.operations import Handler, Middleware, declared
 from bridge.contract import ForeignOrigin, Unauthorized, shorten
 from bridge.settings import Settings, is_loopback
 

@@ -1,0 +1,1 @@
+"""What every HTTP request passes before its endpoint: prefix, origin, token, limits, query, body, and errors."""
