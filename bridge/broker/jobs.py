@@ -395,14 +395,14 @@ class JobQueue:
 
         Returns what was written: of a state that is too large, what `sizes.bounded` leaves. Raises Unavailable.
         """
-        written = await self.amend(stored)
+        written = await self.amend(StoredState(sizes.bounded(stored.state, self.nc.max_payload), stored.revision))
         if written is not None:
             log_transition(written.state)
         return written
 
     async def amend(self, stored: StoredState) -> StoredState | None:
-        """`advance` for a change that is no step in the life of the job."""
-        state = sizes.bounded(stored.state, self.nc.max_payload)
+        """`advance` for a change that is no step in the life of the job. Raises BodyTooLarge if it does not fit."""
+        state = stored.state
         with broker_errors():
             try:
                 revision = await self._states.update(

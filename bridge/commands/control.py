@@ -8,6 +8,7 @@ from datetime import datetime
 from bridge.commands.generate import add_connection, connect
 from bridge.commands.tables import print_table
 from bridge.contract import QueueState, UnloadOutcome, WorkerUnload, size_text
+from bridge.terminal import show
 
 FAILED = (UnloadOutcome.BUSY, UnloadOutcome.UNREACHABLE)
 
@@ -43,21 +44,21 @@ def queue_command(args: argparse.Namespace) -> int:
     """`imagegen queue`"""
     with connect(args) as client:
         state = client.queue()
-    print(state.model_dump_json(indent=2) if args.json else _text(state))
+    show(state.model_dump_json(indent=2) if args.json else _text(state))
     return 0
 
 
 def pause_command(args: argparse.Namespace) -> int:
     """`imagegen pause`"""
     with connect(args) as client:
-        print(_text(client.pause(args.reason)))
+        show(_text(client.pause(args.reason)))
     return 0
 
 
 def resume_command(args: argparse.Namespace) -> int:
     """`imagegen resume`"""
     with connect(args) as client:
-        print(_text(client.resume()))
+        show(_text(client.resume()))
     return 0
 
 
@@ -66,7 +67,7 @@ def unload_command(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.unload_model(args.model, worker_id=args.worker)
     if args.json:
-        print(answer.model_dump_json(indent=2))
+        show(answer.model_dump_json(indent=2))
     else:
         print_table([("WORKER", "OUTCOME", "FREED", "MODELS", ""), *map(_row, answer.workers)])
     return 1 if any(worker.outcome in FAILED for worker in answer.workers) else 0

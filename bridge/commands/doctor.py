@@ -8,6 +8,7 @@ import json
 
 from bridge.commands.options import NATS, WHERE, add_settings, settings_of
 from bridge.service.doctor.examination import examine
+from bridge.terminal import show
 
 NOT_HEALTHY = 1
 
@@ -29,5 +30,5 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
 def doctor_command(args: argparse.Namespace) -> int:
     """`imagegen doctor`"""
     report = asyncio.run(examine(settings_of(args), repair=args.repair))
-    print(json.dumps(report.as_dict(), indent=2) if args.json else report.text())
+    show(json.dumps(report.as_dict(), indent=2) if args.json else report.text())
     return 0 if report.healthy else NOT_HEALTHY

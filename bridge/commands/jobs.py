@@ -86,7 +86,7 @@ def cancel_command(args: argparse.Namespace) -> int:
             show(client.cancel(args.job_id).message)
             return 0
         counts = client.cancel_all(running=args.running)
-    print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts if count) or "no job waits")
+    show(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts if count) or "no job waits")
     return 0
 
 

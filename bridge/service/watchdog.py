@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ INTERVAL_S = 5.0
 """Between two questions. Rounds are counted, not seconds: this process may have been frozen itself."""
 ANSWER_S = 5.0
 """How long a question may go unanswered."""
-LEAST_TICKS = 25
-"""CPU time in one round, in hundredths of a second: a process that takes less does nothing. Threads that wait for a
-lock take a little."""
+LEAST_SHARE = 0.05
+"""Of one core: a process that takes less does nothing. Threads that wait for a lock take a little."""
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Doing(enum.IntEnum):
@@ -65,12 +66,12 @@ class Activity:
     faults: int
     state: str
 
-    def since(self, earlier: Activity | None) -> Doing:
-        """What they have done since then."""
+    def since(self, earlier: Activity | None, seconds: float) -> Doing:
+        """What they have done since then, `seconds` ago."""
         if self.state == "T":
             return Doing.STOPPED
         # One that waits for a disk (D) cannot be killed before the disk answers; one in a debugger (t) is in use.
-        if self.state in "Dt" or earlier is None or self.cpu - earlier.cpu >= LEAST_TICKS:
+        if self.state in "Dt" or earlier is None or self.cpu - earlier.cpu >= LEAST_SHARE * seconds * TICKS_PER_S:
             return Doing.WORKING
         return Doing.NOTHING if (self.bytes, self.faults) == (earlier.bytes, earlier.faults) else Doing.WORKING
 
@@ -127,7 +128,7 @@ class Watchdog:
                 pid, last, rounds = self._child.pid, None, dict.fromkeys(Doing, 0)
                 continue
             now = await asyncio.to_thread(activity_of, pid)
-            doing = Doing.WORKING if now is None else now.since(last)
+            doing = Doing.WORKING if now is None else now.since(last, self._interval_s)
             last = now
             rounds = {kind: count + 1 if doing >= kind else 0 for kind, count in rounds.items()}
             if (verdict := self._patience.over(rounds)) is not None:

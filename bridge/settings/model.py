@@ -42,6 +42,8 @@ DEFAULT_JOB_TIMEOUT_S = 600.0
 DEFAULT_MAX_PENDING = 64
 OPEN_RATE_PER_MINUTE = 600
 """Requests a minute from one client where other machines can reach the service."""
+AWS_SECRETS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+OTEL_SECRET = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
 _SECRET = re.compile(rf"{ENV_PREFIX}\w*(TOKEN|SECRET|PASSWORD|CREDENTIALS|KEY)\w*", re.IGNORECASE)
 """Also of versions that this one does not know."""
 ORIGIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE)
@@ -456,9 +458,18 @@ class Settings(BaseSettings):
 
 
 def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
-    """An environment for programs of others: without the variables of this service that hold or locate a secret."""
+    """An environment for programs of others: without the variables that hold or locate a secret of this service.
+
+    The standard variables of S3 and OpenTelemetry are its secrets only where it uses them.
+    """
     secret = {variable(name) for name, item in Settings.model_fields.items() if not item.repr}
-    return {name: value for name, value in env.items() if name.upper() not in secret and not _SECRET.fullmatch(name)}
+    if env.get(variable("s3_bucket")):
+        secret |= AWS_SECRETS
+    return {
+        name: value
+        for name, value in env.items()
+        if name.upper() not in secret and not _SECRET.fullmatch(name) and not OTEL_SECRET.fullmatch(name)
+    }
 
 
 def read_setting(name: str, text: str, source: str | None = None) -> Any:

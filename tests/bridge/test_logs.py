@@ -216,7 +216,7 @@ def test_a_value_that_a_model_refuses_is_not_quoted(output: io.StringIO) -> None
     log = configure(output)
     try:
         try:
-            Job.model_validate({"job_id": "1", "kind": "generate", "mode": [PROMPT], "parameters": {}})
+            Job.model_validate({"job_id": str(uuid4()), "kind": "generate", "mode": [PROMPT], "parameters": {}})
         except ValidationError as error:
             raise RuntimeError("outer") from error
     except RuntimeError:

@@ -132,6 +132,7 @@ SECRETS: dict[str, Any] = {
     "IMAGEGEN_NATS_PASSWORD": "s3cret-password",
     "IMAGEGEN_NATS_USER": "someone",
     "IMAGEGEN_S3_SECRET_ACCESS_KEY_OF_ANOTHER_VERSION": "s3cret-key",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "api-key=s3cret-header",
 }
 
 

@@ -20,9 +20,19 @@ from nats.js.client import JetStreamContext
 from pydantic import ValidationError
 
 from bridge import logs
+from bridge.broker import consumer
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue, StoredState
-from bridge.contract import BridgeError, ImageExpired, ImageObject, JobState, JobStatus, UnknownJob, read_answer
+from bridge.contract import (
+    BodyTooLarge,
+    BridgeError,
+    ImageExpired,
+    ImageObject,
+    JobState,
+    JobStatus,
+    UnknownJob,
+    read_answer,
+)
 from bridge.gateway.s3.bucket import Bucket, Link, S3Error
 from bridge.stopping import stop
 
@@ -99,12 +109,15 @@ class Exports:
 
     async def _serve(self) -> None:
         names = self._queue.names
-        subscription = await self._queue.nc.jetstream().pull_subscribe(
-            f"$KV.{names.states}.>",
-            durable=CONSUMER,
-            stream=self._queue.states_stream,
-            config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1, deliver_policy=DeliverPolicy.NEW),
+        js, stream = self._queue.nc.jetstream(), self._queue.states_stream
+        config = ConsumerConfig(
+            durable_name=CONSUMER,
+            filter_subject=f"$KV.{names.states}.>",
+            ack_wait=ACK_WAIT_S,
+            max_deliver=-1,
+            deliver_policy=DeliverPolicy.NEW,
         )
+        subscription = await js.pull_subscribe_bind(await consumer.make(js, stream, config), stream)
         lanes = [asyncio.create_task(self._lane(subscription)) for _ in range(AT_ONCE)]
         try:
             ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
@@ -141,6 +154,9 @@ class Exports:
                     await msg.nak()
                 raise
             except (ImageExpired, UnknownJob):
+                await msg.term()
+            except BodyTooLarge as error:
+                log.error("the images are in S3, but the job's record cannot say so: %s", error)
                 await msg.term()
             except (S3Error, BridgeError) as error:
                 wait = min(FIRST_RETRY_S * 2.0 ** (attempt - 1), LAST_RETRY_S)

@@ -75,7 +75,7 @@ async def test_a_reason_has_a_limit(house: House, text: str) -> None:
     gateway = await house.gateway()
     answer = await gateway.post("/v1/queue/pause", params={"reason": text})
     assert answer.status == 422
-    assert "501 characters; at most 500" in (await answer.json())["error"]["message"]
+    assert "501 characters, at most 500" in (await answer.json())["error"]["message"]
     assert not (await call(gateway, "GET", "/v1/queue"))["paused"]
 
 
@@ -98,7 +98,7 @@ async def test_all_waiting_jobs_are_cancelled_and_running_ones_if_asked(house: H
     await worker.cancelled(running)
     counts = await asked
     assert {name: count for name, count in counts.items() if count} == {"interrupted": 1}
-    counts = await call(gateway, "POST", "/v1/queue/cancel?running=1")
+    counts = await call(gateway, "POST", "/v1/queue/cancel?running=true")
     assert not any(counts.values())
 
 

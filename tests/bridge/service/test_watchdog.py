@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from bridge.service.child import ChildProcess
-from bridge.service.watchdog import LEAST_TICKS, Activity, Doing, Patience, Watchdog
+from bridge.service.watchdog import LEAST_SHARE, TICKS_PER_S, Activity, Doing, Patience, Watchdog
 
 BUSY = "import threading, time\nwhile True: pass"
 IDLE = "import time\ntime.sleep(600)"
 READS = "import os, time\nwhile True:\n open(os.__file__, 'rb').read(); time.sleep(0.2)"
 HELPER = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'while True: pass'])"
 WAITS_FOR_LOCK = "import threading\nlock = threading.Lock(); lock.acquire(); lock.acquire()"
+LEAST = round(LEAST_SHARE * 5 * TICKS_PER_S)
+"""CPU time in a round of five seconds."""
 ROUNDS = 3
 PATIENCE = Patience(working=8, nothing=ROUNDS, stopped=1)
 
@@ -69,8 +71,8 @@ async def test_a_silent_child_is_killed_when_it_does_nothing(
     ("state", "cpu", "count", "faults", "doing"),
     [
         ("S", 0, 0, 0, Doing.NOTHING),
-        ("R", LEAST_TICKS - 1, 0, 0, Doing.NOTHING),
-        ("R", LEAST_TICKS, 0, 0, Doing.WORKING),
+        ("R", LEAST - 1, 0, 0, Doing.NOTHING),
+        ("R", LEAST, 0, 0, Doing.WORKING),
         ("S", 0, 1, 0, Doing.WORKING),
         ("S", 0, 0, 1, Doing.WORKING),  # Weights that are mapped, not read.
         ("D", 0, 0, 0, Doing.WORKING),
@@ -79,8 +81,8 @@ async def test_a_silent_child_is_killed_when_it_does_nothing(
     ],
 )
 def test_what_counts_as_work(state: str, cpu: int, count: int, faults: int, doing: Doing) -> None:
-    assert Activity(100 + cpu, 100 + count, 100 + faults, state).since(Activity(100, 100, 100, "S")) is doing
-    first = Activity(cpu, count, faults, state).since(None)
+    assert Activity(100 + cpu, 100 + count, 100 + faults, state).since(Activity(100, 100, 100, "S"), 5.0) is doing
+    first = Activity(cpu, count, faults, state).since(None, 5.0)
     assert first is (Doing.STOPPED if state == "T" else Doing.WORKING)
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from bridge.commands.options import GATEWAY, LIMITS, SERVICE, WORKER
-from bridge.settings import Settings, SettingsError, flag, read_setting, shown_default, variable, write_setting
+from bridge.settings import (
+    Settings,
+    SettingsError,
+    flag,
+    read_setting,
+    shown_default,
+    variable,
+    without_secrets,
+    write_setting,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "CONFIGURATION.md").read_text(encoding="utf-8")
@@ -94,3 +103,11 @@ def test_a_wrong_option_is_said_as_it_was_typed() -> None:
     run = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 1
     assert "--max-steps='many' is not a whole number" in run.stderr
+
+
+def test_s3_credentials_stay_with_the_service_where_it_uses_them() -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}
+    others = {"AWS_REGION": "eu", "HF_TOKEN": "d"}
+    assert without_secrets({**keys, **others}) == {**keys, **others}
+    used = without_secrets({**keys, **others, "IMAGEGEN_S3_BUCKET": "images"})
+    assert used == {**others, "IMAGEGEN_S3_BUCKET": "images"}

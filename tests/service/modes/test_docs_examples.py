@@ -242,7 +242,7 @@ def documented(page: Path) -> Iterator[tuple[str, str | None]]:
 def test_the_fields_of_a_page_are_those_of_the_mode(page: Path, client: ImageGenClient) -> None:
     properties = client.mode(page.stem)["properties"]
     told = dict(documented(page))
-    assert set(told) == set(properties) - set(SHARED_FIELDS)
+    assert set(told) == set(properties) - {"mode", *SHARED_FIELDS}
     wrong = {
         name: (default, properties[name].get("default"))
         for name, default in told.items()
