@@ -34,7 +34,7 @@ KEEP_ALIVE_S = 4.0
 
 
 def _bucket(names: Names) -> StreamConfig:
-    return bucket_config(names.control, max_age_s=0, max_bytes=MAX_BYTES)
+    return bucket_config(names.control, max_age_s=None, max_bytes=MAX_BYTES)
 
 
 class PauseSwitch:

@@ -59,19 +59,21 @@ def callbacks_config(names: Names, retention: Retention) -> StreamConfig:
     )
 
 
-def bucket_config(bucket: str, *, max_age_s: float, max_bytes: int) -> StreamConfig:
+def bucket_config(bucket: str, *, max_age_s: float | None, max_bytes: int) -> StreamConfig:
     """The stream of a key-value bucket, as nats-py makes it, except that a full bucket drops its oldest values.
 
-    nats-py's own configuration refuses new values, so that no job could be accepted or ended any more.
+    nats-py's own configuration refuses new values, so that no job could be accepted or ended any more. Without
+    `max_age_s` values are kept for good.
     """
+    max_age = 0.0 if max_age_s is None else max(max_age_s, LEAST_AGE_S)
     return StreamConfig(
         name=f"KV_{bucket}",
         subjects=[f"$KV.{bucket}.>"],
         storage=StorageType.FILE,
         max_msgs_per_subject=1,
-        max_age=max(max_age_s, LEAST_AGE_S),
+        max_age=max_age,
         # Said, because a shorter age with the window that the stream had before is refused.
-        duplicate_window=min(SERVERS_WINDOW_S, max(max_age_s, LEAST_AGE_S)),
+        duplicate_window=min(SERVERS_WINDOW_S, max_age or SERVERS_WINDOW_S),
         max_bytes=max_bytes,
         discard=DiscardPolicy.OLD,
         allow_direct=True,
@@ -149,9 +151,9 @@ async def _update(js: JetStreamContext, config: StreamConfig, info: StreamInfo) 
 
 
 def _merged(config: StreamConfig, has: StreamConfig) -> StreamConfig:
-    """What the stream has, with what the configuration sets. 0 seconds stand for the server's own choice."""
+    """What the stream has, with what the configuration sets: None and False stand for what it leaves open."""
     values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    return has.evolve(**{name: value for name, value in values.items() if value not in (None, 0)})
+    return has.evolve(**{name: value for name, value in values.items() if value is not None and value is not False})
 
 
 def span(seconds: float) -> str:

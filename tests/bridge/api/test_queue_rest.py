@@ -65,6 +65,8 @@ async def test_a_pause_holds_at_every_gateway_and_outlives_them(house: House) ->
             await asyncio.sleep(0.02)
     await house.stop(first)
     await house.stop(second)
+    bucket = await house.nc.jetstream().stream_info(f"KV_{house.settings().names.control}")
+    assert not bucket.config.max_age  # However long it lasts.
     third = await house.gateway()
     assert (await call(third, "GET", "/v1/queue"))["paused"]
     assert (await call(third, "GET", "/readyz", 503))["error"]["code"] == "paused"
