@@ -27,17 +27,17 @@ from bridge.broker.control import PauseSwitch
 from bridge.broker.fleet import Roster
 from bridge.broker.jobs import JobQueue
 from bridge.broker.probe import StoreProbe
-from bridge.gateway.callback_address import CallbackPolicy
 from bridge.gateway.controls import Controls
 from bridge.gateway.generation import Generation
 from bridge.gateway.idempotency import KEEP_S as IDEMPOTENCY_S
 from bridge.gateway.idempotency import IdempotencyKeys
-from bridge.gateway.image_urls import ImageUrls
 from bridge.gateway.index import JobIndex
 from bridge.gateway.limits import RequestLimits
+from bridge.gateway.outside.callback_address import CallbackPolicy
+from bridge.gateway.outside.image_urls import ImageUrls
+from bridge.gateway.outside.webhooks import Webhooks
 from bridge.gateway.requests import Limits
 from bridge.gateway.s3 import Bucket, Exports
-from bridge.gateway.webhooks import Webhooks
 from bridge.modes.images_in import ImageLimits
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings

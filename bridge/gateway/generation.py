@@ -36,11 +36,11 @@ from bridge.contract import (
 )
 from bridge.disk import Disks
 from bridge.gateway import cancellation
-from bridge.gateway.callback_address import CallbackPolicy
 from bridge.gateway.idempotency import Claim, IdempotencyKeys
-from bridge.gateway.image_urls import ImageUrls
 from bridge.gateway.models import Models
 from bridge.gateway.offers import Offers
+from bridge.gateway.outside.callback_address import CallbackPolicy
+from bridge.gateway.outside.image_urls import ImageUrls
 from bridge.gateway.requests import Body, Limits
 from bridge.gateway.resolve import find_mode, form_values, make_job, make_load_job
 from bridge.gateway.s3 import Exports

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from bridge.broker.images import KeptImage
 from bridge.broker.jobs import JobQueue
 from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, StorageFull, UnknownJob, UnreadableRecord, shown
-from bridge.gateway.image_urls import ImageUrls, is_url
+from bridge.gateway.outside.image_urls import ImageUrls, is_url
 from bridge.gateway.requests import Body, Limits
 from bridge.modes import files_in, images_in
 from bridge.modes.decoding import Decoder

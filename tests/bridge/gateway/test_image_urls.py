@@ -12,8 +12,8 @@ import pytest
 from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from bridge.gateway import image_urls
-from bridge.gateway.image_urls import ImageUrls
+from bridge.gateway.outside import image_urls
+from bridge.gateway.outside.image_urls import ImageUrls
 from bridge.modes.images_in import BadImage
 from tests.bridge.gateway.test_images_in import IMAGE_NODES, arrived, make_image
 from tests.bridge.house import House, submit, write_mode

@@ -17,8 +17,8 @@ from aiohttp.test_utils import TestServer
 
 from bridge.broker.jobs import JobQueue
 from bridge.contract import InvalidRequest, Job, JobKind
-from bridge.gateway.callback_address import CallbackPolicy, is_public
-from bridge.gateway.webhooks import Backoff, Webhooks, sign, verify
+from bridge.gateway.outside.callback_address import CallbackPolicy, is_public
+from bridge.gateway.outside.webhooks import Backoff, Webhooks, sign, verify
 from bridge.stopping import stop
 from tests.bridge.house import BODY, HandWorker, House, submit
 

@@ -25,7 +25,7 @@ from bridge.broker import consumer
 from bridge.broker.connection import BROKER_ERRORS
 from bridge.broker.jobs import JobQueue
 from bridge.contract import BridgeError, JobState, UnknownJob, WebhookBody
-from bridge.gateway.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
+from bridge.gateway.outside.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
 from bridge.gateway.s3 import Exports
 from bridge.stopping import stop
 

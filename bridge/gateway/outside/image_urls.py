@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from bridge import __version__
-from bridge.gateway.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
+from bridge.gateway.outside.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
 from bridge.modes.images_in import BadImage
 
 SCHEMES = ("https", "http")
