@@ -91,20 +91,25 @@ class NatsClient(Client):
         if not _is_utf8(reply):
             reply = b""
         if not _is_utf8(subject):
-            subject = subject.decode(errors="replace").encode()
+            subject = _as_utf8(subject)
         await super()._process_msg(sid, subject, reply, data, headers)
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         try:
-            return await super()._process_headers(headers)
+            # nats-py drops headers that are not UTF-8. An Idempotency-Key among them has to be seen, and refused.
+            return await super()._process_headers(headers if _is_utf8(headers) else _as_utf8(headers))
         except (ValueError, IndexError) as error:
             log.warning("the headers of a NATS message cannot be read: %r", error)
             return None
 
 
-def _is_utf8(text: bytes) -> bool:
+def _is_utf8(text: bytes | None) -> bool:
     try:
-        text.decode()
+        (text or b"").decode()
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _as_utf8(text: bytes) -> bytes:
+    return text.decode(errors="replace").encode()

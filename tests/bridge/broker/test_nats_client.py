@@ -63,6 +63,13 @@ async def test_a_message_of_any_bytes_is_handed_on_and_the_next_one_too(nc: Clie
     assert nc.stats["reconnects"] == 0
 
 
+async def test_a_header_that_is_not_utf8_is_seen_as_such(nc: Client, nats_url: str) -> None:
+    heard = await nc.subscribe("place.*")
+    await subscribed(nc)
+    await send_raw(nats_url, with_headers(b"\r\nIdempotency-Key: k\xff\xfe\r\nB: c"))
+    assert (await heard.next_msg(2)).headers == {"Idempotency-Key": "k\ufffd\ufffd", "B": "c"}
+
+
 async def test_a_reply_does_not_send_the_headers_of_its_request_back(nc: Client) -> None:
     async def answer(msg: Msg) -> None:
         await respond(nc, msg, b"answer")
