@@ -187,11 +187,13 @@ class Settings(BaseSettings):
         "the uploads of waiting jobs refuses more",
     )
     min_free_disk_bytes: NonNegativeInt = setting(
-        256 * 1024 * 1024, "free bytes below which a disk of disk_folders refuses new jobs with a 503; 0 is no limit"
+        256 * 1024 * 1024,
+        "free bytes below which, on a disk of disk_folders, new jobs are refused with a 503 and a worker takes none; 0 is "
+        "no limit",
     )
     disk_folders: CommaList = setting(
         (),
-        "folders on the disks that jobs fill, separated by commas, as this gateway sees them",
+        "folders on the disks that jobs fill, separated by commas, as this gateway or worker sees them",
         shown="those of the NATS server and the ComfyUI that 'imagegen up' starts, else none",
     )
     webhook_secret: str | None = setting(

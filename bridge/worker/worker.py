@@ -29,6 +29,7 @@ from bridge.broker.questions import answer
 from bridge.comfyui.client import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
 from bridge.contract import BridgeError, ErrorBody, Job, JobStatus, Unavailable, read_answer
+from bridge.disk import Disks
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
 from bridge.stopping import stop
@@ -57,6 +58,8 @@ MAX_HELD = MAX_SLOTS + 8
 """Most jobs on this worker, with those whose images are on their way to the store."""
 FETCH_WAIT_S = 5.0
 RETRY_S = 1.0
+DISK_CHECK_S = 5.0
+"""How often a worker whose disk is nearly full checks whether it has space again."""
 
 
 class Worker:
@@ -70,7 +73,9 @@ class Worker:
         worker_id: str,
         *,
         idle_unload_s: float = 0.0,
+        disks: Disks = Disks(),  # noqa: B008 - frozen
     ) -> None:
+        self._disks = disks
         self.worker_id = worker_id
         self._queue = queue
         self._comfy = comfy
@@ -130,9 +135,13 @@ class Worker:
                     await self._shorter.wait()
                 if subscription is None:
                     subscription = await self._queue.subscribe(self._switch.paused)
-                    self._has_problem(None)
                 await self._switch.wait_running()
                 await self._report.wait_usable()
+                if problem := self._disks.shortage():
+                    self._has_problem(f"no job is taken: {problem}")
+                    await asyncio.sleep(DISK_CHECK_S)
+                    continue
+                self._has_problem(None)
                 [msg] = await subscription.fetch(1, timeout=FETCH_WAIT_S)
             except NatsTimeout:
                 continue
@@ -373,6 +382,8 @@ async def run_worker(settings: Settings, nats_url: str, comfyui_url: str) -> Non
         worker_id = settings.worker_id or default_worker_id(comfyui_url)
         async with ComfyUI(comfyui_url, output_dir=settings.comfyui_output_dir) as comfy:
             modes = ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows])
-            await Worker(queue, comfy, modes, worker_id, idle_unload_s=settings.idle_unload_s).run()
+            await Worker(
+                queue, comfy, modes, worker_id, idle_unload_s=settings.idle_unload_s, disks=settings.disks
+            ).run()
     finally:
         await nc.close()

@@ -6,10 +6,12 @@ Two gateways and two workers with stand-ins for ComfyUI; nothing is restarted by
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -267,3 +269,28 @@ def test_workers_that_get_no_jobs_make_the_service_unready_and_say_why(
 def _unready(client: ImageGenClient) -> str:
     answer = requests.get(f"{client.url}/readyz", timeout=20)
     return "" if answer.status_code == 200 else answer.json()["error"]["message"]
+
+
+def test_a_worker_whose_disk_is_nearly_full_takes_no_jobs_and_says_so(
+    installation: Installation, tmp_path: Path
+) -> None:
+    cluster = Cluster(tmp_path / "small", installation)
+    try:
+        cluster.wait_nats()
+        cluster.gateway()
+        cluster.secrets = {"IMAGEGEN_DISK_FOLDERS": str(tmp_path), "IMAGEGEN_MIN_FREE_DISK_BYTES": str(10**18)}
+        cluster.worker(cluster.stand_in())
+        with cluster.client() as client:
+            until(lambda: _listens(client), 60)
+            job_id = client.submit("x", mode=MODE).job_id
+            answer = until(lambda: "free space" in (said := _unready(client)) and said, 30)
+            assert f"no worker takes jobs: worker worker: no job is taken: the disk of {tmp_path}" in answer
+            assert client.job(job_id).status == "queued"
+    finally:
+        cluster.close()
+
+
+def _listens(client: ImageGenClient) -> bool:
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"{client.url}/v1/model-info", timeout=20).status_code == 200
+    return False
