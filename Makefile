@@ -75,7 +75,7 @@ test: $(VENV)/.synced-dev ## run every test (set-up included)
 # Three workers on two cores: one of them mostly waits for processes.
 .PHONY: pytest
 pytest: $(VENV)/.synced-dev
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 20
 
 MIRROR ?= http://deb.debian.org/debian
 KEEP ?=

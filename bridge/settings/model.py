@@ -188,8 +188,8 @@ class Settings(BaseSettings):
     )
     min_free_disk_bytes: NonNegativeInt = setting(
         256 * 1024 * 1024,
-        "free bytes below which, on a disk of disk_folders, new jobs are refused with a 503 and a worker takes none; 0 is "
-        "no limit",
+        "free bytes below which, on a disk of disk_folders, new jobs are refused with a 503 and a worker takes none; "
+        "0 is no limit",
     )
     disk_folders: CommaList = setting(
         (),
