@@ -11,16 +11,19 @@ from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import decoding_memory, run_stage
 from ..memory.vae_tiling import tiling
+from .latent import check_space
 
 REMEDY = "Use a smaller width and height, or a leaner offload (stream or sequential) on the loader."
 
 
 def decode(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
-    """Decode raw VAE latents (B, C, h, w) into images (B, H, W, 3) in [0, 1], float32 on the CPU.
+    """Decode raw VAE latents (B, C, h, w) into images (B, H, W, 3) in [0, 1], float32 on the CPU. Raises
+    InvalidParameter for another latent space.
 
     One by one: an image of a batch is the same, bit for bit, as the image alone. In tiles where the plan says so.
     """
     vae: Any = loaded.pipe.vae
+    check_space(samples, vae.config.latent_channels, loaded.model)
     scale = loaded.pipe.vae_scale_factor
     height, width = samples.shape[2] * scale, samples.shape[3] * scale
 

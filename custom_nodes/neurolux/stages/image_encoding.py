@@ -126,19 +126,16 @@ def encode_images(
 
     samples = run_stage(loaded, f"encoding {images.shape[0]} x {width}x{height}", REMEDY, work)
     samples = samples.repeat(count, 1, 1, 1)
-    given = None if mask is None else same_size(mask, frame.given)
+    given = None if mask is None else cycled(same_size(mask, frame.given), len(samples))
+    cells = family_of(loaded.model.family).latent.scale
+    noise_mask = None if given is None else whole_cells(fitted_mask(given, frame), cells)[:, None]
+    origin = ImageOrigin(samples, original.repeat(count, 1, 1, 1), given, frame, noise_mask)
     latent: dict[str, Any] = {
         "samples": samples,
         "image": model_images.repeat(count, 1, 1, 1),
-        "image_origin": ImageOrigin(
-            samples, original.repeat(count, 1, 1, 1), None if given is None else cycled(given, len(samples)), frame
-        ),
+        "image_origin": origin,
     }
-    if given is not None:
-        latent["noise_mask"] = cycled(
-            whole_cells(fitted_mask(given, frame), family_of(loaded.model.family).latent.scale), len(samples)
-        )[:, None]
-    return latent
+    return latent if noise_mask is None else {**latent, "noise_mask": noise_mask}
 
 
 def whole_cells(mask: torch.Tensor, scale: int) -> torch.Tensor:

@@ -14,8 +14,8 @@ from ..images.control_images import fitted_batch
 from ..images.tiles import Tile, blend, grid_size, numbered, padded_to, plan_tiles
 from ..loading.handle import AppliedControl
 from ..loading.loaded import LoadedPipeline
+from .conditioning import Conditioning
 from .decode import decode
-from .encode import Conditioning
 from .sample import ProgressSpan, plan_sample, sample
 from .tasks import ImageSource
 

@@ -18,8 +18,8 @@ from ..loading.handle import AppliedMotion, PipelineHandle
 from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import run_stage, sampling_memory
-from .encode import Conditioning
-from .sample import REMEDY, SEEDS, SampleProgress, SampleRequest, plan_sample, prompt_arguments
+from .conditioning import Conditioning
+from .sample import REMEDY, SampleProgress, SampleRequest, generator_of, plan_sample, prompt_arguments
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def denoise(
         height=request.height,
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed % SEEDS),
+        generator=generator_of(request, 0),
         output_type="latent",
         return_dict=False,
         callback_on_step_end=progress.step,
