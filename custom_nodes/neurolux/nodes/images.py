@@ -11,6 +11,7 @@ from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
 from ..images.frames import FIT_CHOICES, Frame, plan_frame, size_in_pixels
 from ..images.masks import check_mask, extended, mask_from
+from ..images.pixels import unused_alpha
 from ..library.known_models import known_models
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
@@ -66,7 +67,8 @@ def encoded(
     loaded = borrow(pipeline, NodeReporter())
     latent = encode_images(loaded, image, mask, frame, batch_size)
     change = frame.summary()
-    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [change] if change else []))
+    unused = unused_alpha(image, ": only colours are encoded; to redraw what is transparent, make a mask of it")
+    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [*([change] if change else []), *unused]))
 
 
 def one_for_each(image: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

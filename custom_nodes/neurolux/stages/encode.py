@@ -10,6 +10,7 @@ import torch
 
 from ..families.registry import family_of
 from ..families.spec import Encoding
+from ..images.pixels import check_finite
 from ..loading.loaded import LoadedPipeline
 from ..loading.working_memory import encoding_memory, run_stage
 from .conditioning import ENCODED, POOLED, Conditioning, Encoded, Prompt, read_prompt
@@ -36,6 +37,8 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
         with loaded.placement.stage(encoders, encoding_memory(loaded, encoders)), torch.no_grad():
             tensors = family.encoding.encode(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
         found = {name: value.cpu() for name, value in tensors.items()}
+        for value in found.values():
+            check_finite(value, "the encoded prompt's embeddings")
         return as_conditioning(family.encoding, found, text, tuple(prompt_warnings(loaded, text)))
 
     started = time.perf_counter()

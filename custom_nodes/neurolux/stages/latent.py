@@ -17,6 +17,7 @@ from ..errors import InvalidParameter
 from ..families.registry import families, family_of
 from ..images.control_images import fitted_batch, same_proportions
 from ..images.frames import Frame, cycled, extent, resized, same_size
+from ..images.pixels import rgb
 
 STOCK_SCALE = 8
 """Pixels to a latent pixel where a LATENT does not say: Empty Latent Image divides by it."""
@@ -214,7 +215,7 @@ def put_back(images: torch.Tensor, origin: ImageOrigin) -> torch.Tensor:
     check_put_back(images, origin)
     frame = origin.frame
     left, top, right, bottom = frame.place
-    finished = resized(images[..., :3].float().cpu(), frame.size)
+    finished = resized(rgb(images).float().cpu(), frame.size)
     inside = resized(finished[:, top:bottom, left:right], extent(frame.part))
     original = cycled(origin.original, len(inside))
     result = original.clone()
@@ -248,7 +249,7 @@ def check_put_back(images: torch.Tensor, origin: ImageOrigin) -> None:
 def fitted_to_latent(images: torch.Tensor, latent: Mapping[str, Any] | None) -> torch.Tensor:
     """``images`` (B, H, W, C) as ``fitted`` brings them to the size of ``latent``; as they are where there is none."""
     if latent is None:
-        return images[..., :3]
+        return rgb(images)
     origin = current_origin(latent)
     if origin is not None:
         return fitted_batch(images, *origin.frame.size, origin.frame)

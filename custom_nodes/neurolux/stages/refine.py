@@ -11,6 +11,7 @@ import torch
 from ..families.registry import family_of
 from ..families.spec import LatentSpace
 from ..images.control_images import fitted_batch
+from ..images.pixels import rgb
 from ..images.tiles import Tile, blend, grid_size, numbered, padded_to, plan_tiles
 from ..loading.handle import AppliedControl
 from ..loading.loaded import LoadedPipeline
@@ -46,7 +47,7 @@ def refine(
     Raises InvalidParameter, or InterruptProcessingException in the middle.
     """
     model = loaded.model
-    images = images[..., :3].detach().float().cpu().clamp(0, 1)
+    images = rgb(images).detach().float().cpu().clamp(0, 1)
     height, width = images.shape[1:3]
     tiles = plan_tiles(
         width, height, request.tile or default_tile(loaded), request.overlap, (model.limits.width, model.limits.height)

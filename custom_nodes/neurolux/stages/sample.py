@@ -16,6 +16,7 @@ from ..errors import InvalidParameter
 from ..families.placed import derived
 from ..families.registry import family_of
 from ..families.spec import Task
+from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
 from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
@@ -116,6 +117,8 @@ def sample(
     loaded.unreported_warnings += request.source.warnings()
     prompt = prompt_arguments(loaded, request, positive, negative)
     control = ControlRun(loaded, request.task) if loaded.controls else None
+    if control:
+        loaded.unreported_warnings += control.warnings(request.running)
     pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
     progress = SampleProgress(loaded, request, span)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
@@ -198,7 +201,9 @@ def sample_one(
         return_dict=False,
         callback_on_step_end=progress.step,
     )[0]
-    return to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
+    made = to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
+    check_finite(made, f"the sampled latents of {loaded.model.name}")
+    return made
 
 
 def unpacked(loaded: LoadedPipeline, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Task
 from ..images.frames import Frame
-from ..images.pixels import as_image
+from ..images.pixels import as_image, check_finite
 from ..loading.loaded import LoadedPipeline
 from .image_encoding import from_raw
 from .latent import check_latent, check_space, current_origin, origin_rows, places_in_batch, sized_for
@@ -73,6 +73,7 @@ class ImageSource:
             return {}
         pixels = None if self.image is None else self.image[index]
         if pixels is None:
+            check_finite(self.samples, "the latents given to Sample", "Look at the node that made them.")
             check_space(self.samples, loaded.pipe.vae.config.latent_channels, loaded.model)
         image = from_raw(loaded, self.samples[index][None]) if pixels is None else as_image(pixels)
         if task == "edit":

@@ -13,6 +13,7 @@ from ..adapters.motion import LoadedMotion, acquire_motion, motion_unet
 from ..errors import InvalidParameter
 from ..families.placed import derived
 from ..families.registry import family_of
+from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
 from ..loading.handle import AppliedMotion, PipelineHandle
 from ..loading.loaded import LoadedPipeline
@@ -83,7 +84,9 @@ def sample_video(
         pipe.on_first_latents = None
     vae: Any = loaded.pipe.vae
     latents = latents[0].movedim(1, 0).to(vae.dtype)
-    return (1 / vae.config.scaling_factor * latents).float().cpu()  # as the pipelines' decode_latents
+    made = (1 / vae.config.scaling_factor * latents).float().cpu()  # as the pipelines' decode_latents
+    check_finite(made, f"the sampled latents of {loaded.model.name}")
+    return made
 
 
 def check_motion(handle: PipelineHandle) -> AppliedMotion:

@@ -84,7 +84,7 @@ def test_an_image_keeps_its_noise_when_its_batch_changes(comfyui: ComfyServer, c
 
 FOREIGN: dict[str, tuple[Graph, str]] = {
     "FLUX": ({"set": node("EmptySD3LatentImage", width=128, height=128, batch_size=1)},
-             r"16 channels \(the latent space of FLUX\.1\) and tiny-sdxl takes 4 channels \(the latent space of S"),
+             r"16 channels \(the latent space of FLUX\) and tiny-sdxl takes 4 channels \(the latent space of SDXL"),
     "pixels": ({"set": node("EmptyChromaRadianceLatentImage", width=128, height=128, batch_size=1)},
                r"3 channels \(an image, not a latent\)"),
     "FLUX.2": ({"set": node("EmptyFlux2LatentImage", width=128, height=128, batch_size=1)}, "128 channels"),
@@ -200,18 +200,19 @@ def test_an_image_of_a_batch_is_put_back_into_its_own(comfyui: ComfyServer) -> N
 
 
 def test_a_larger_image_is_scaled_back_and_one_of_other_proportions_refused(comfyui: ComfyServer) -> None:
-    plain = put_back({"set": node("RepeatLatentBatch", samples=LATENT, amount=1)})
-    expected = pixels(comfyui.images(comfyui.run(plain)))[0]
     for width, height in ((256, 256), (64, 64)):
         added = {
             "set": node("RepeatLatentBatch", samples=LATENT, amount=1),
-            "larger": node("ImageScale", image=["decode", 0], upscale_method="bilinear", width=width, height=height,
-                           crop="disabled"),
+            "larger": node(
+                "ImageScale", image=["image", 0], upscale_method="bilinear", width=width, height=height,
+                crop="disabled",
+            ),
         }  # fmt: skip
         run = comfyui.run(put_back(added, "larger"))
-        made = pixels(comfyui.images(run))[0]
-        assert made.shape == expected.shape
-        assert np.abs(made.astype(int) - expected.astype(int)).mean() < 12
+        made, original = pixels(comfyui.images(run))[0], pixels(comfyui.images(run, "original"))[0]
+        assert made.shape == original.shape
+        for rows in (slice(0, 60), slice(68, 128)):  # where the colours meet they run into each other
+            assert np.abs(made[rows].astype(int) - original[rows].astype(int)).max() <= 3
         assert run.outputs["back"]["warnings"] == [
             f"the images of {width}x{height} were scaled to 128x128, as they were encoded"
         ]
