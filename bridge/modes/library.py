@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from bridge.contract import BridgeError, UnknownMode, shorten, shown
+from bridge.modes.editor_values import set_value
 from bridge.modes.graphs import Graph
 from bridge.modes.parameters import PARAMETER_CLASSES, Parameter, ParameterKind, read_parameter
 
@@ -40,8 +41,6 @@ MOST_NESTED = 100
 """Levels of a graph's JSON. The editor writes about ten."""
 NAMES_CHARS = 1000
 """The most characters of a list of modes in an error."""
-UI_VALUE_INDEX = 1
-"""The value is the second widget of every parameter node; the name is the first."""
 
 
 class BrokenMode(BridgeError):
@@ -136,7 +135,6 @@ class Mode:
         Raises BrokenMode if the graph has no such parameter any more.
         """
         graph, workflow = copy.deepcopy(self.graph), copy.deepcopy(self.workflow)
-        ui_nodes = {str(node["id"]): node for node in workflow.get("nodes", [])}
         for name, value in values.items():
             parameter = self.parameters.get(name)
             if parameter is None:
@@ -145,9 +143,7 @@ class Mode:
                     "accepted; send the request again"
                 )
             graph[parameter.node_id]["inputs"][parameter.input_key] = value
-            widgets = ui_nodes.get(parameter.node_id, {}).get("widgets_values")
-            if isinstance(widgets, list) and len(widgets) > UI_VALUE_INDEX:
-                widgets[UI_VALUE_INDEX] = value
+            set_value(workflow, parameter.node_id, parameter.input_key, value)
         return graph, workflow
 
 

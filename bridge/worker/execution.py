@@ -158,5 +158,5 @@ class Execution:
         if self._results is None:
             return Outcome(JobStatus.DONE, {"loaded": result.first("loaded")})
         image_format, images = await self._results.collect(result)
-        warnings = [*self._held.job.warnings, *result.texts("warnings")]
+        warnings = list(dict.fromkeys([*self._held.job.warnings, *result.texts("warnings")]))
         return Outcome(JobStatus.DONE, {"image_format": image_format, "images": images, "warnings": warnings})

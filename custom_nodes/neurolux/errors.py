@@ -49,5 +49,9 @@ class OutOfMemory(NeuroLuxError):
     """The device ran out of memory, even after everything else was unloaded."""
 
 
+class NotFinite(NeuroLuxError):
+    """A stage computed NaN or infinity: an overflow in fp16, or a damaged file."""
+
+
 class NothingGenerated(NeuroLuxError):
     """A request for many images generated none: every one of them failed."""

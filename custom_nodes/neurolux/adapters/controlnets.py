@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from ..families.placed import derived
 from ..families.registry import families, family_of
 from ..families.spec import ControlKind, Controls, Task
 from ..images.control_images import fitted
+from ..images.pixels import rgb
 from ..loading.handle import AppliedControl
 from ..loading.loaded import LoadedPipeline
 from ..loading.working_memory import decoding_memory
@@ -80,7 +82,7 @@ def make_control(
         raise InvalidParameter(
             "mode", f"mode {mode!r} is not one of a {model.family} union ControlNet; use {', '.join(modes)}"
         )
-    pixels = image[..., :3].detach().float().cpu().contiguous()
+    pixels = rgb(image).detach().float().cpu().contiguous()
     digest = hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()
     return AppliedControl(file, mode, strength, start, end, digest, pixels)
 
@@ -157,6 +159,14 @@ class ControlRun:
         """Whether the pipeline encodes the control images with the VAE."""
         return self._spec.encodes_images and not self._nets[0].reads_pixels
 
+    def warnings(self, steps: int) -> list[str]:
+        """What of the ControlNets has no effect in a run of ``steps``."""
+        return [
+            without_steps(control, steps)
+            for control in self._controls
+            if not covered_steps(control.start, control.end, steps)
+        ]
+
     @contextmanager
     def stage(self, names: Sequence[str], working_bytes: int, width: int, height: int) -> Iterator[None]:
         """The pipeline's components ``names`` and the ControlNets on the device, for an image of that size."""
@@ -198,6 +208,28 @@ class ControlRun:
         """The only ControlNet, or diffusers' module for several. Shares weights where one file comes twice."""
         modules = [net.module for net in self._nets]
         return modules[0] if len(modules) == 1 else self._spec.combined(self._kind, modules)
+
+
+def covered_steps(start: float, end: float, steps: int) -> list[int]:
+    """The steps, from 0, in which a ControlNet acts: those that lie whole between ``start`` and ``end``.
+
+    The arithmetic is that of the pipelines' own ``controlnet_keep``.
+    """
+    return [step for step in range(steps) if not (step / steps < start or (step + 1) / steps > end)]
+
+
+def without_steps(control: AppliedControl, steps: int) -> str:
+    """The warning about a ControlNet that never acts."""
+    first = next(step for step in range(steps + 1) if step / steps >= control.start)
+    remedy = f"set end to {ceil((first + 1) / steps * 1000) / 1000:g} or more"
+    if first >= steps:
+        remedy = f"set start to {floor((steps - 1) / steps * 1000) / 1000:g} or less"
+    enough = next((more for more in range(steps + 1, 1001) if covered_steps(control.start, control.end, more)), None)
+    more = "" if enough is None else f", or use {enough} steps"
+    return (
+        f"ControlNet {control.file.name} had no effect: from {control.start:g} to {control.end:g} it covers none of "
+        f"the {steps} steps whole; {remedy}{more}"
+    )
 
 
 def check_together(controls: Controls, nets: Sequence[LoadedControlNet]) -> None:

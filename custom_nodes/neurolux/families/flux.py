@@ -560,7 +560,12 @@ FAMILY = FamilySpec(
         ("inpaint", "plain"): CONTROL_INPAINT,
         ("inpaint", "union"): CONTROL_INPAINT,
     },
-    encoding=Encoding(encode, width="joint_attention_dim", pooled="pooled_prompt_embeds"),
+    encoding=Encoding(
+        encode,
+        width="joint_attention_dim",
+        pooled="pooled_prompt_embeds",
+        embeds_guidance=lambda config: bool(config["guidance_embeds"]),
+    ),
     latent=LatentSpace(
         # like the last lines of pipeline_flux.py
         to_raw=lambda config, latents: (latents / config["scaling_factor"]) + config["shift_factor"],

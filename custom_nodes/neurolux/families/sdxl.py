@@ -70,6 +70,19 @@ UNET = Part(
 )
 
 
+SIZE_EXTRAS = frozenset({"width", "height", "crop_w", "crop_h", "target_width", "target_height"})
+"""What CLIP Text Encode SDXL sets in a CONDITIONING."""
+
+
+def size_arguments(extra: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
+    """The pipeline's sizes from ``SIZE_EXTRAS``; those of the image where there are none."""
+    return {
+        "original_size": (extra.get("height", height), extra.get("width", width)),
+        "crops_coords_top_left": (extra.get("crop_h", 0), extra.get("crop_w", 0)),
+        "target_size": (extra.get("target_height", height), extra.get("target_width", width)),
+    }
+
+
 def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Tensor]:
     """The concatenated embeddings of both encoders, and the pooled embedding of the second."""
     embeds, _, pooled, _ = pipe.encode_prompt(text, device=device, do_classifier_free_guidance=False)
@@ -350,7 +363,14 @@ FAMILY = FamilySpec(
         ("inpaint", "union"): PipelineClass("StableDiffusionXLControlNetUnionInpaintPipeline", (given_latents,)),
         ("video", None): PipelineClass("AnimateDiffSDXLPipeline"),
     },
-    encoding=Encoding(encode, width="cross_attention_dim", pooled="pooled_prompt_embeds"),
+    encoding=Encoding(
+        encode,
+        width="cross_attention_dim",
+        pooled="pooled_prompt_embeds",
+        cross_attends=True,
+        extras=SIZE_EXTRAS,
+        extra_arguments=size_arguments,
+    ),
     latent=LatentSpace(
         to_raw=scaled_to_raw,
         from_raw=scaled_from_raw,

@@ -100,6 +100,16 @@ class Encoding:
     """The embeddings (1, tokens, width): the first part of a CONDITIONING, which stock nodes average and join."""
     pooled: str | None = None
     """The pooled embeddings (1, width): ``pooled_output`` of a CONDITIONING; None if the family has none."""
+    cross_attends: bool = False
+    """Whether the denoiser only attends to the embeddings, so that repeating all of them changes nothing."""
+    embeds_guidance: Callable[[Config], bool] = lambda config: False
+    """(configuration of the denoiser) -> whether it reads the guidance as an embedding: ``guidance`` of a
+    CONDITIONING."""
+    extras: frozenset[str] = frozenset()
+    """Other fields of a CONDITIONING that the family honours."""
+    extra_arguments: Callable[[Mapping[str, Any], int, int], dict[str, Any]] = lambda extra, width, height: {}
+    """(fields of a CONDITIONING, width and height of the image) -> the pipeline's arguments that follow from
+    ``extras``."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from .frames import Frame, fitted_image, resized
-from .pixels import as_image
+from .pixels import as_image, rgb
 
 
 def fitted(images: torch.Tensor, index: int, width: int, height: int, frame: Frame | None = None) -> Image.Image:
@@ -31,7 +31,7 @@ def fitted(images: torch.Tensor, index: int, width: int, height: int, frame: Fra
 
 def fitted_batch(images: torch.Tensor, width: int, height: int, frame: Frame | None = None) -> torch.Tensor:
     """All ``images`` (B, H, W, C) after ``fitted``: (B, height, width, 3) in [0, 1], rounded to 8 bits per channel."""
-    pixels = images[..., :3].float().cpu()
+    pixels = rgb(images).float().cpu()
     prepared_images = [fitted(pixels, index, width, height, frame) for index in range(len(pixels))]
     return torch.stack([torch.from_numpy(np.asarray(image, dtype=np.float32) / 255) for image in prepared_images])
 

@@ -64,4 +64,6 @@ def save_image(image: Image.Image, path: Path, output_format: str, quality: int,
     if output_format == "jpeg" and len(exif.tobytes()) > MAX_JPEG_EXIF:
         _log.warning("NeuroLux: the graph is too large for JPEG metadata; %s will not contain it", path.name)
         exif = ImageMetadata(None, {}, metadata.caption).exif()
+    if output_format == "jpeg":
+        image = image.convert("RGB")
     image.save(path, format=output_format.upper(), quality=quality, exif=exif)

@@ -7,6 +7,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from ..errors import InvalidParameter
+from .pixels import alpha_of, rgb
 
 BLACK = 0.02
 """Values below this count as black, because black in a JPEG is not exactly 0."""
@@ -20,7 +21,7 @@ def mask_from(
     Raises InvalidParameter if there is neither, or if nothing would be redrawn.
     """
     if image is not None:
-        mask = image[..., :3].float().mean(dim=-1)
+        mask = rgb(image).float().mean(dim=-1)
     elif transparency is not None:
         mask = transparency.reshape(-1, *transparency.shape[-2:]).float()
     else:
@@ -63,9 +64,9 @@ def ramp(mask: np.ndarray, feather: int) -> np.ndarray:
 
 
 def extended(images: torch.Tensor, added: tuple[int, int, int, int], feather: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (B, H, W, 3) with (left, top, right, bottom) pixels added, and a mask of the added part.
+    """Images (B, H, W, C) with (left, top, right, bottom) pixels added, and a mask of the added part.
 
-    The added pixels repeat the edges. Raises InvalidParameter if nothing is added.
+    The added pixels repeat the edges, and are opaque. Raises InvalidParameter if nothing is added.
     """
     left, top, right, bottom = added
     if min(added) < 0:
@@ -75,7 +76,11 @@ def extended(images: torch.Tensor, added: tuple[int, int, int, int], feather: in
             "right", "left, top, right and bottom are all 0, so nothing would be added; set how many pixels to add"
         )
     around = (left, right, top, bottom)
-    pixels = torch.nn.functional.pad(images[..., :3].float().cpu().movedim(-1, 1), around, mode="replicate")
+    pixels = torch.nn.functional.pad(rgb(images).float().cpu().movedim(-1, 1), around, mode="replicate")
+    alpha = alpha_of(images)
+    if alpha is not None:
+        alpha = torch.nn.functional.pad(alpha.float().cpu().movedim(-1, 1), around, value=1.0)
+        pixels = torch.cat([pixels, alpha], dim=1)
     mask = torch.ones(1, *pixels.shape[-2:])
     mask[:, top : top + images.shape[1], left : left + images.shape[2]] = 0
     return pixels.movedim(1, -1).contiguous(), feathered(mask, feather)

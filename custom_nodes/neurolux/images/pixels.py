@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
+from ..errors import NotFinite
+
+CURE = (
+    "Load the model with precision fp32 or bf16 instead of fp16, and take LoRAs and ControlNets out one by one: a "
+    "damaged file has this effect too."
+)
+
 
 def as_image(pixels: torch.Tensor) -> Image.Image:
     """Pixels (H, W, 3) or (H, W) in [0, 1] as an image with 8 bits per channel, the usual input of diffusers.
@@ -16,6 +23,38 @@ def as_image(pixels: torch.Tensor) -> Image.Image:
 
 
 def as_images(images: torch.Tensor) -> list[Image.Image]:
-    """Images (B, H, W, C) in [0, 1] as PIL images, rounded as in diffusers (ComfyUI's SaveImage truncates)."""
-    pixels = (images.cpu().float().clamp(0, 1).numpy() * 255).round().astype("uint8")
-    return [Image.fromarray(frame).convert("RGB") for frame in pixels]
+    """Images (B, H, W, C) in [0, 1] as PIL images, rounded as in diffusers (ComfyUI's SaveImage truncates).
+
+    Four channels are RGBA, as in SaveImage; anything else is RGB. Raises NotFinite for what would be black.
+    """
+    check_finite(images, "the images")
+    channels = images if images.shape[-1] == 4 else rgb(images)
+    pixels = (channels.cpu().float().clamp(0, 1).numpy() * 255).round().astype("uint8")
+    return [Image.fromarray(frame) for frame in pixels]
+
+
+def rgb(images: torch.Tensor) -> torch.Tensor:
+    """The colours (B, H, W, 3) of images (B, H, W, C): grey ones have one channel, or two with transparency."""
+    if images.shape[-1] >= 3:
+        return images[..., :3]
+    return images[..., :1].expand(*images.shape[:-1], 3)
+
+
+def alpha_of(images: torch.Tensor) -> torch.Tensor | None:
+    """The opacity (B, H, W, 1) of images (B, H, W, 4); None if they have none, or all is opaque."""
+    if images.shape[-1] != 4 or bool((images[..., 3:] >= 1).all()):
+        return None
+    return images[..., 3:]
+
+
+def unused_alpha(images: torch.Tensor, remedy: str = "") -> list[str]:
+    """A warning for a node that uses only the colours of images (B, H, W, C)."""
+    return [] if alpha_of(images) is None else [f"the image's transparency is not used{remedy}"]
+
+
+def check_finite(values: torch.Tensor, what: str, remedy: str = "") -> None:
+    """Raise NotFinite if ``values`` holds NaN or infinity, which would become a black image."""
+    if not bool(torch.isfinite(values).all()):
+        raise NotFinite(
+            f"{what} hold values that are not numbers (NaN or infinity), so the image would be black. {remedy or CURE}"
+        )

@@ -14,12 +14,13 @@ from ..adapters.controlnets import AUTO_MODE, check_model, make_control, mode_ch
 from ..adapters.lora_list import NO_LORA, STRENGTH_LIMIT, read_list
 from ..adapters.loras import check_lora, with_lora
 from ..errors import InvalidParameter
+from ..images.pixels import unused_alpha
 from ..library.adapter_folders import adapter_names, find_adapter, stamp_key
 from ..library.controlnets import AUTO, controlnet_key, controlnet_names, find_controlnet
 from ..loading.handle import AppliedLora, PipelineHandle
 from ..loading.node_progress import NodeReporter
 from .inputs import pipeline_input
-from .outputs import pipeline_output
+from .outputs import pipeline_output, warnings_ui
 from .sockets import CATEGORY
 
 ADAPTERS = f"{CATEGORY}/adapters"
@@ -217,4 +218,5 @@ class ApplyControlNet(io.ComfyNode):
         file = find_controlnet(controlnet, pipeline, mode, NodeReporter())
         control = make_control(pipeline.model, file, image, strength, start, end, mode)
         shown: dict[str, Any] | None = {"text": [f"ControlNet {file.name}"]} if controlnet == AUTO else None
-        return io.NodeOutput(replace(pipeline, controls=(*pipeline.controls, control)), ui=shown)
+        shown = {**(shown or {}), **(warnings_ui(unused_alpha(image)) or {})}
+        return io.NodeOutput(replace(pipeline, controls=(*pipeline.controls, control)), ui=shown or None)

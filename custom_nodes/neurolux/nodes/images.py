@@ -11,13 +11,14 @@ from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
 from ..images.frames import FIT_CHOICES, Frame, plan_frame, size_in_pixels
 from ..images.masks import check_mask, extended, mask_from
+from ..images.pixels import unused_alpha
 from ..library.known_models import known_models
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
 from ..stages.image_encoding import encode_images
 from ..stages.latent import current_origin, put_back
 from .inputs import batch_input, pipeline_input, size_inputs
-from .outputs import stage_warnings_ui
+from .outputs import stage_warnings_ui, warnings_ui
 from .sockets import CATEGORY
 
 IMAGES = f"{CATEGORY}/images"
@@ -61,11 +62,26 @@ def encoded(
     pipeline: PipelineHandle, image: torch.Tensor, mask: torch.Tensor | None, frame: Frame, batch_size: int
 ) -> io.NodeOutput:
     """The LATENT, with a warning about what was done to the image."""
+    image = one_for_each(image, mask)
     pipeline.model.limits.num_images.check(image.shape[0] * batch_size)
     loaded = borrow(pipeline, NodeReporter())
     latent = encode_images(loaded, image, mask, frame, batch_size)
     change = frame.summary()
-    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [change] if change else []))
+    unused = unused_alpha(image, ": only colours are encoded; to redraw what is transparent, make a mask of it")
+    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [*([change] if change else []), *unused]))
+
+
+def one_for_each(image: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Images (B, H, W, C): a single one as often as there are masks. Raises InvalidParameter for too many masks."""
+    masks = 1 if mask is None else len(mask.reshape(-1, *mask.shape[-2:]))
+    if masks <= len(image):
+        return image
+    if len(image) > 1:
+        raise InvalidParameter(
+            "mask",
+            f"there are {masks} masks and {len(image)} images; send one mask for all images or one for each",
+        )
+    return image.repeat(masks, 1, 1, 1)
 
 
 class EncodeImage(io.ComfyNode):
@@ -222,7 +238,10 @@ class PutBack(io.ComfyNode):
             ),
             inputs=[
                 io.Image.Input("images", tooltip="The finished images, from Decode."),
-                io.Latent.Input("latent", tooltip="The latent output of Encode Image, which holds the originals."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The latent that Sample began with: from Encode Image, perhaps with a new mask.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The images, at the size of the originals.")
@@ -237,4 +256,7 @@ class PutBack(io.ComfyNode):
                 "latent",
                 "the latent does not hold its source image; link the latent output of Encode Image directly",
             )
-        return io.NodeOutput(put_back(images, origin))
+        size, expected = (images.shape[2], images.shape[1]), origin.frame.size
+        back = put_back(images, origin)
+        scaled = f"the images of {size[0]}x{size[1]} were scaled to {expected[0]}x{expected[1]}, as they were encoded"
+        return io.NodeOutput(back, ui=warnings_ui([] if size == expected else [scaled]))

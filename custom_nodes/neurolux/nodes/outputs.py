@@ -17,7 +17,7 @@ def pipeline_output(tooltip: str, name: str = "applied") -> io.Custom.Output:
 
 def stage_warnings_ui(loaded: LoadedPipeline, warnings: Sequence[str] = ()) -> dict[str, list[str]] | None:
     """``warnings`` and those of the stage that just ran, as ``warnings_ui`` returns them."""
-    return warnings_ui([*warnings, *loaded.take_warnings()])
+    return warnings_ui(list(dict.fromkeys([*warnings, *loaded.take_warnings()])))
 
 
 def warnings_ui(warnings: list[str]) -> dict[str, list[str]] | None:

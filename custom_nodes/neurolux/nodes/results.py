@@ -16,7 +16,8 @@ from comfy_api.latest import io
 
 from ..errors import InvalidParameter
 from ..images.image_file import SUFFIXES, ImageMetadata, save_image
-from ..images.pixels import as_images
+from ..images.pixels import as_images, rgb, unused_alpha
+from .outputs import warnings_ui
 from .sockets import CATEGORY, FileType
 
 VIDEO = f"{CATEGORY}/video"
@@ -79,12 +80,13 @@ class Result(ResultNode):
             filename_prefix, folder_paths.get_output_directory(), images.shape[2], images.shape[1]
         )
         metadata = metadata_of(cls.hidden, caption)
+        warnings = unused_alpha(images, ": jpeg has none; use png or webp") if output_format == "jpeg" else []
         saved = []
         for index, image in enumerate(as_images(images)):
             file = f"{stem.replace('%batch_num%', str(index))}_{counter + index:05}_{SUFFIXES[output_format]}"
             save_image(image, Path(folder) / file, output_format, quality, metadata)
             saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
-        return io.NodeOutput(ui={"images": saved})
+        return io.NodeOutput(ui={"images": saved, **(warnings_ui(warnings) or {})})
 
 
 class VideoResult(ResultNode):
@@ -134,7 +136,7 @@ class VideoResult(ResultNode):
             filename_prefix, folder_paths.get_output_directory(), images.shape[2], images.shape[1]
         )
         metadata = metadata_of(cls.hidden)
-        frames, saved = as_images(images), []
+        frames, saved = as_images(rgb(images)), []
         for suffix in video_format.split(" and "):
             file = f"{stem}_{counter:05}_.{suffix}"
             path = Path(folder) / file
@@ -144,7 +146,7 @@ class VideoResult(ResultNode):
             else:
                 write_webp(frames, path, fps, quality, metadata.exif())
             saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
-        return io.NodeOutput(ui={"images": saved, "animated": (True,)})
+        return io.NodeOutput(ui={"images": saved, "animated": (True,), **(warnings_ui(unused_alpha(images)) or {})})
 
 
 class FileResult(ResultNode):

@@ -10,10 +10,10 @@ from comfy_api.latest import io
 from ..adapters.borrow import borrow
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
+from ..stages.conditioning import told_by
 from ..stages.decode import decode
 from ..stages.encode import encode
 from ..stages.latent import empty_latent
-from ..stages.prompt_check import prompt_warnings
 from ..stages.sample import plan_sample, sample
 from .inputs import (
     ReadsNegative,
@@ -57,10 +57,11 @@ class EncodePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle, text: str) -> io.NodeOutput:
         loaded = borrow(pipeline, NodeReporter())
-        warnings = prompt_warnings(loaded, text)
+        conditioning = encode(loaded, text)
+        warnings = told_by(conditioning)
         for warning in warnings:
             _log.warning("NeuroLux: %s", warning)
-        return io.NodeOutput(encode(loaded, text), ui=stage_warnings_ui(loaded, warnings))
+        return io.NodeOutput(conditioning, ui=stage_warnings_ui(loaded, warnings))
 
 
 class EmptyLatent(io.ComfyNode):
@@ -134,7 +135,7 @@ class Sample(ReadsNegative):
         request = plan_sample(pipeline.model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
         loaded = borrow(pipeline, NodeReporter())
         samples = sample(loaded, request, positive, negative)
-        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded))
+        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded, told_by(positive, negative)))
 
 
 class Decode(io.ComfyNode):

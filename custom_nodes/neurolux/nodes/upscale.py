@@ -8,8 +8,10 @@ import torch
 from comfy_api.latest import io
 
 from ..adapters.borrow import borrow
+from ..images.pixels import unused_alpha
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
+from ..stages.conditioning import told_by
 from ..stages.refine import RefineRequest, refine
 from ..stages.upscale import AUTO, upscale, upscaler_names
 from .inputs import (
@@ -124,4 +126,4 @@ class RefineInTiles(ReadsNegative):
         loaded = borrow(pipeline, NodeReporter())
         request = RefineRequest(strength, seed, steps, guidance, tile, overlap)
         made = refine(loaded, image, positive, negative, request)
-        return io.NodeOutput(made, ui=stage_warnings_ui(loaded))
+        return io.NodeOutput(made, ui=stage_warnings_ui(loaded, [*told_by(positive, negative), *unused_alpha(image)]))

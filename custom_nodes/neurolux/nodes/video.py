@@ -11,6 +11,7 @@ from ..adapters.borrow import borrow
 from ..library.motions import AUTO, find_motion, motion_key, motion_names
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
+from ..stages.conditioning import told_by
 from ..stages.video import plan_video, sample_video
 from .inputs import (
     NOT_LINKED,
@@ -116,4 +117,4 @@ class SampleVideo(ReadsNegative):
         request = plan_video(pipeline, latent, frames, seed, steps, guidance)
         loaded = borrow(pipeline, NodeReporter())
         samples = sample_video(loaded, request, positive, negative)
-        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded))
+        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded, told_by(positive, negative)))

@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Any
 
 import torch
 
+from .conditioning import Conditioning, Encoded
+
 LARGEST_BYTES = 256_000_000
 """About 30 of FLUX.1-dev's prompts in 32 bit, hundreds of SDXL's."""
-Conditioning = list[list[Any]]
-"""ComfyUI's own: a list of [embeddings, extra], where extra holds ``pooled_output``."""
 
 
 class EmbeddingCache:
@@ -65,7 +64,11 @@ def conditioning_bytes(conditioning: Conditioning) -> int:
     """Bytes of its tensors."""
     found = 0
     for embeds, extra in conditioning:
-        others = [value for held in extra.values() for value in (held.values() if isinstance(held, dict) else [held])]
+        others = [
+            value
+            for held in extra.values()
+            for value in (held.others.values() if isinstance(held, Encoded) else [held])
+        ]
         found += sum(value.nbytes for value in (embeds, *others) if isinstance(value, torch.Tensor))
     return found
 

@@ -8,18 +8,15 @@ from typing import Any
 
 import torch
 
-from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Encoding
+from ..images.pixels import check_finite
 from ..loading.loaded import LoadedPipeline
 from ..loading.working_memory import encoding_memory, run_stage
-from .embedding_cache import Conditioning, embedding_cache
+from .conditioning import ENCODED, POOLED, Conditioning, Encoded, Prompt, read_prompt
+from .embedding_cache import embedding_cache
+from .prompt_check import prompt_warnings
 
-EMPTY_PROMPT = "neurolux_empty_prompt"
-"""Marks the conditioning of an empty text. As a negative it means "none", for which a pipeline may have its own rule
-(SDXL's zeros)."""
-OTHER_TENSORS = "neurolux_tensors"
-"""Where a conditioning carries what the encoder returned beside the embeddings and the pooled ones, by name."""
 REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close what else uses the device."
 _log = logging.getLogger(__name__)
 
@@ -39,7 +36,10 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
     def work() -> Conditioning:
         with loaded.placement.stage(encoders, encoding_memory(loaded, encoders)), torch.no_grad():
             tensors = family.encoding.encode(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
-        return as_conditioning(family.encoding, {name: value.cpu() for name, value in tensors.items()}, text)
+        found = {name: value.cpu() for name, value in tensors.items()}
+        for value in found.values():
+            check_finite(value, "the encoded prompt's embeddings")
+        return as_conditioning(family.encoding, found, text, tuple(prompt_warnings(loaded, text)))
 
     started = time.perf_counter()
     made = run_stage(loaded, "encoding the prompt", REMEDY, work)
@@ -48,17 +48,16 @@ def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
     return made
 
 
-def as_conditioning(encoding: Encoding, tensors: dict[str, torch.Tensor], text: str) -> Conditioning:
-    """``tensors`` in the places that ComfyUI's stock nodes know, and what has none under ``OTHER_TENSORS``."""
-    extra: dict[str, Any] = {}
-    if encoding.pooled is not None:
-        extra["pooled_output"] = tensors[encoding.pooled]
+def as_conditioning(
+    encoding: Encoding, tensors: dict[str, torch.Tensor], text: str, warnings: tuple[str, ...] = ()
+) -> Conditioning:
+    """``tensors`` in the places that ComfyUI's stock nodes know, and what has none in an ``Encoded``."""
+    embeds = tensors[encoding.main]
+    pooled = None if encoding.pooled is None else tensors[encoding.pooled]
     others = {name: value for name, value in tensors.items() if name not in (encoding.main, encoding.pooled)}
-    if others:
-        extra[OTHER_TENSORS] = others
-    if not text.strip():
-        extra[EMPTY_PROMPT] = True
-    return [[tensors[encoding.main], extra]]
+    extra: dict[str, Any] = {} if pooled is None else {POOLED: pooled}
+    extra[ENCODED] = Encoded(embeds, pooled, others, not text.strip(), warnings)
+    return [[embeds, extra]]
 
 
 def cache_key(loaded: LoadedPipeline, encoders: list[str], text: str) -> tuple[object, ...]:
@@ -79,32 +78,16 @@ def encoded_tensors(loaded: LoadedPipeline, conditioning: Conditioning, field: s
 
 def named_tensors(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -> dict[str, torch.Tensor]:
     """The tensors of ``conditioning`` by name, the embeddings first. Raises InvalidParameter for another model's."""
-    if len(conditioning) != 1:
-        raise InvalidParameter(
-            field,
-            f"the {field} conditioning has {len(conditioning)} parts; use one Encode Prompt, "
-            "not Conditioning (Combine) or (Set Area)",
-        )
     encoding = family_of(loaded.model.family).encoding
-    embeds, extra = conditioning[0]
-    pooled = None if encoding.pooled is None else extra.get("pooled_output")
+    return prompt_of(loaded, conditioning, field).tensors(encoding, loaded.model, field)
+
+
+def prompt_of(loaded: LoadedPipeline, conditioning: Conditioning, field: str) -> Prompt:
+    """The prompt in ``conditioning``, checked. Raises InvalidParameter."""
     config: Any = loaded.denoiser.config
-    expected = config[encoding.width]
-    if (encoding.pooled is not None and pooled is None) or embeds.shape[-1] != expected:
-        raise InvalidParameter(
-            field,
-            f"the {field} conditioning is {embeds.shape[-1]} wide and {loaded.model.name} takes {expected}; "
-            "encode the prompt with the same pipeline that samples",
-        )
-    found: dict[str, torch.Tensor] = {encoding.main: embeds, **extra.get(OTHER_TENSORS, {})}
-    return found if encoding.pooled is None or pooled is None else found | {encoding.pooled: pooled}
+    return read_prompt(conditioning, loaded.model, family_of(loaded.model.family).encoding, config, field)
 
 
 def placed(value: torch.Tensor, loaded: LoadedPipeline) -> torch.Tensor:
     """On the device, and in the type that is computed in; masks and indices keep theirs."""
     return value.to(loaded.device, loaded.precision.main if value.is_floating_point() else value.dtype)
-
-
-def is_empty(conditioning: Conditioning | None) -> bool:
-    """Whether there is no negative prompt: nothing linked, or an empty text."""
-    return conditioning is None or all(extra.get(EMPTY_PROMPT) for _, extra in conditioning)

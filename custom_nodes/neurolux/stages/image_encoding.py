@@ -16,6 +16,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 from ..families.registry import family_of
 from ..images.frames import Frame, cycled, fitted_image, fitted_mask, same_size
+from ..images.pixels import check_finite, rgb
 from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import decoding_memory, run_stage
@@ -112,7 +113,7 @@ def encode_images(
     (B, H, W, 3); ``noise_mask``: (B, 1, H, W), 1 where the mask (B, H, W) or (1, H, W) is above 0, in whole latent
     pixels, which are all that a model can keep or redraw.
     """
-    original = images[..., :3].detach().float().cpu().clamp(0, 1)
+    original = rgb(images).detach().float().cpu().clamp(0, 1)
     model_images = fitted_image(original, frame)
     width, height = frame.size
     fit(loaded, width, height)
@@ -125,20 +126,18 @@ def encode_images(
             return torch.cat([encode_image(loaded, image[None]) for image in model_images])
 
     samples = run_stage(loaded, f"encoding {images.shape[0]} x {width}x{height}", REMEDY, work)
+    check_finite(samples, "the encoded images")
     samples = samples.repeat(count, 1, 1, 1)
-    given = None if mask is None else same_size(mask, frame.given)
+    given = None if mask is None else cycled(same_size(mask, frame.given), len(samples))
+    cells = family_of(loaded.model.family).latent.scale
+    noise_mask = None if given is None else whole_cells(fitted_mask(given, frame), cells)[:, None]
+    origin = ImageOrigin(samples, original.repeat(count, 1, 1, 1), given, frame, noise_mask)
     latent: dict[str, Any] = {
         "samples": samples,
         "image": model_images.repeat(count, 1, 1, 1),
-        "image_origin": ImageOrigin(
-            samples, original.repeat(count, 1, 1, 1), None if given is None else cycled(given, len(samples)), frame
-        ),
+        "image_origin": origin,
     }
-    if given is not None:
-        latent["noise_mask"] = cycled(
-            whole_cells(fitted_mask(given, frame), family_of(loaded.model.family).latent.scale), len(samples)
-        )[:, None]
-    return latent
+    return latent if noise_mask is None else {**latent, "noise_mask": noise_mask}
 
 
 def whole_cells(mask: torch.Tensor, scale: int) -> torch.Tensor:

@@ -7,15 +7,17 @@ diffusers' pipelines draw the encoded image from a distribution, with the seed, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..catalog.models import Model
-from ..families.registry import family_of
-from ..images.control_images import fitted_batch
-from ..images.frames import Frame, cycled, extent, resized
+from ..errors import InvalidParameter
+from ..families.registry import families, family_of
+from ..images.control_images import fitted_batch, same_proportions
+from ..images.frames import Frame, cycled, extent, resized, same_size
+from ..images.pixels import rgb
 
 STOCK_SCALE = 8
 """Pixels to a latent pixel where a LATENT does not say: Empty Latent Image divides by it."""
@@ -30,6 +32,110 @@ def empty_latent(model: Model, width: int, height: int, count: int) -> torch.Ten
     return torch.zeros(count, space.channels, height // space.scale, width // space.scale)
 
 
+KNOWN_KEYS = frozenset(
+    {"samples", "noise_mask", "batch_index", "image", "image_origin", "type", "downscale_ratio_spacial"}
+)
+"""What a LATENT may hold. Others would be ignored."""
+OTHER_KINDS = {
+    "audio": "sound",
+    "hunyuan3dv2": "a 3D shape",
+    "sample_rate": "sound",
+    "downscale_ratio_temporal": "a video",
+}
+
+
+def check_latent(latent: Mapping[str, Any]) -> None:
+    """Raise InvalidParameter for a LATENT of something else than images, and for keys that would be ignored."""
+    kind = OTHER_KINDS.get(str(latent.get("type")))
+    kind = kind or next((OTHER_KINDS[key] for key in latent if key in OTHER_KINDS), None)
+    shape = tuple(latent["samples"].shape) if isinstance(latent["samples"], torch.Tensor) else ()
+    if kind is not None or getattr(latent["samples"], "is_nested", False) or len(shape) != 4:
+        held = kind or (f"samples of the shape {shape}" if shape else "several tensors")
+        raise InvalidParameter(
+            "latent",
+            f"the latent holds {held}, and images have latents of 4 dimensions (batch, channels, height, width); "
+            "link an Empty Latent, or Encode Image",
+        )
+    unknown = [key for key in latent if key not in KNOWN_KEYS]
+    if "type" in latent:
+        unknown.append(f"type {latent['type']}")
+    if unknown:
+        raise InvalidParameter(
+            "latent",
+            f"the latent carries {' and '.join(map(repr, unknown))}, which is not known here and would have no effect; "
+            "take out the node that sets it",
+        )
+
+
+def sized_for(latent: Mapping[str, Any], scale: int) -> torch.Tensor:
+    """The samples of ``latent`` for a family with ``scale`` pixels to a latent pixel.
+
+    An empty latent of another scale (newer ComfyUI notes it) becomes one of the same size in pixels. Raises
+    InvalidParameter for one that is not empty, or whose scale is not known.
+    """
+    samples: torch.Tensor = latent["samples"]
+    given = latent.get("downscale_ratio_spacial")
+    usual = {family.latent.channels for family in families().values()}
+    if given is None and samples.shape[1] not in usual and not samples.any():
+        raise InvalidParameter(
+            "latent",
+            f"the empty latent has {samples.shape[1]} channels ({space_name(samples.shape[1])}), so its size in pixels "
+            "is not known; link an Empty Latent",
+        )
+    if given in (None, scale):
+        return samples
+    if samples.any():
+        raise InvalidParameter(
+            "latent",
+            f"the latent has {given} pixels to a latent pixel and the model takes {scale}; encode the image with the "
+            "pipeline that samples",
+        )
+    height, width = (side * given // scale for side in samples.shape[-2:])
+    return samples.new_zeros(*samples.shape[:2], height, width)
+
+
+def places_in_batch(latent: Mapping[str, Any]) -> tuple[int, ...]:
+    """For each image, which of its batch it is: ``batch_index`` of ComfyUI, by which its noise is drawn.
+
+    Raises InvalidParameter where they are not as many as the images.
+    """
+    count = len(latent["samples"])
+    given = latent.get("batch_index")
+    if given is None:
+        return tuple(range(count))
+    if len(given) != count:
+        raise InvalidParameter(
+            "latent",
+            f"the latent has {count} images and {len(given)} places in the batch (batch_index); link the nodes that "
+            "change the batch (Rebatch Latents, Latent From Batch, Repeat) after those that make the latent",
+        )
+    return tuple(int(place) for place in given)
+
+
+def check_space(samples: torch.Tensor, channels: int, model: Model, field: str = "latent") -> None:
+    """Raise InvalidParameter for latents (B, C, h, w) that are not of ``channels``, those of the model's VAE."""
+    if samples.ndim == 4 and samples.shape[1] == channels:
+        return
+    wanted = space_name(channels, model)
+    given = samples.shape[1] if samples.ndim == 4 else 0
+    held = f"{given} channels ({space_name(given)})" if given else f"the shape {tuple(samples.shape)}"
+    raise InvalidParameter(
+        field,
+        f"the latent has {held} and {model.name} takes {channels} channels ({wanted}); sample and decode with the same "
+        "pipeline, or go through an image: decode it, then Encode Image",
+    )
+
+
+def space_name(channels: int, model: Model | None = None) -> str:
+    """The latent space with so many channels, for a sentence: the model's own, else those of the families."""
+    if model is not None:
+        return f"the latent space of {family_of(model.family).title}"
+    titles = [family.title for family in families().values() if family.latent.channels == channels]
+    if titles:
+        return f"the latent space of {' or '.join(titles)}"
+    return "an image, not a latent" if channels in (1, 3) else "a latent space that is not known here"
+
+
 @dataclass(frozen=True, eq=False)
 class ImageOrigin:
     """What a LATENT was made of, so that the finished image can be put back where it came from."""
@@ -41,22 +147,76 @@ class ImageOrigin:
     mask: torch.Tensor | None
     """The mask as it was given, (B, H, W); None: everything is redrawn."""
     frame: Frame
+    noise_mask: torch.Tensor | None = None
+    """The ``noise_mask`` that was made of it. A LATENT with another one was given it by a stock node."""
+
+
+def origin_rows(latent: Mapping[str, Any]) -> list[int] | None:
+    """Which image of its origin each image of ``latent`` is; None where one was changed since, or made of none.
+
+    Stock nodes that only select, order and repeat the images of a batch copy their samples.
+    """
+    origin, samples = latent.get("image_origin"), latent["samples"]
+    if origin is None:
+        return None
+    if origin.samples is samples:
+        return list(range(len(samples)))
+    if origin.samples.shape[1:] != samples.shape[1:]:
+        return None
+    count, rows = len(origin.samples), []
+    places = latent.get("batch_index", ())
+    for index, one in enumerate(samples):
+        likely = [place % count for place in [*places[index : index + 1], index]]
+        found = next((row for row in [*likely, *range(count)] if torch.equal(one, origin.samples[row])), None)
+        if found is None:
+            return None
+        rows.append(found)
+    return rows
 
 
 def current_origin(latent: Mapping[str, Any]) -> ImageOrigin | None:
-    """What ``latent`` was made of; None where it was not made of an image, or was changed since."""
-    origin = latent.get("image_origin")
-    return origin if origin is not None and origin.samples is latent["samples"] else None
+    """What ``latent`` was made of, and the mask that it has now; None where it was not made of an image, or was
+    changed since."""
+    rows = origin_rows(latent)
+    if rows is None:
+        return None
+    origin: ImageOrigin = latent["image_origin"]
+    made, present = origin.noise_mask, latent.get("noise_mask")
+    if present is None:
+        mask = None
+    elif made is present or (made is not None and same_mask(made[rows], present)):
+        mask = None if origin.mask is None else origin.mask[rows]
+    else:
+        mask = mask_of_original(cycled(present.reshape(-1, *present.shape[-2:]), len(rows)), origin.frame)
+    return replace(origin, samples=latent["samples"], original=origin.original[rows], mask=mask, noise_mask=present)
+
+
+def same_mask(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two masks are equal."""
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def mask_of_original(mask: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """A mask (B, h, w) of the model's image, in the place and the size of the original: (B, H, W)."""
+    left, top, right, bottom = frame.place
+    inside = same_size(same_size(mask, frame.size)[:, top:bottom, left:right], extent(frame.part))
+    whole = torch.zeros(len(mask), frame.given[1], frame.given[0])
+    left, top, right, bottom = frame.part
+    whole[:, top:bottom, left:right] = inside
+    return whole
 
 
 def put_back(images: torch.Tensor, origin: ImageOrigin) -> torch.Tensor:
     """Finished images (B, H, W, 3) in the place and the size of the ones they were made of.
 
-    A pixel whose mask is 0 is the original's own, to the bit; between 0 and 1 the two are mixed.
+    Larger or smaller images of the same proportions are scaled back. A pixel whose mask is 0 is the original's own, to
+    the bit; between 0 and 1 the two are mixed. Raises InvalidParameter for images that are not of this origin.
     """
+    check_put_back(images, origin)
     frame = origin.frame
     left, top, right, bottom = frame.place
-    inside = resized(images[..., :3].float().cpu()[:, top:bottom, left:right], extent(frame.part))
+    finished = resized(rgb(images).float().cpu(), frame.size)
+    inside = resized(finished[:, top:bottom, left:right], extent(frame.part))
     original = cycled(origin.original, len(inside))
     result = original.clone()
     left, top, right, bottom = frame.part
@@ -69,10 +229,27 @@ def put_back(images: torch.Tensor, origin: ImageOrigin) -> torch.Tensor:
     return result
 
 
+def check_put_back(images: torch.Tensor, origin: ImageOrigin) -> None:
+    """Raise InvalidParameter for images of other proportions than the model's, or that are not as many."""
+    size, expected = (images.shape[2], images.shape[1]), origin.frame.size
+    if size != expected and not same_proportions(size, expected):
+        raise InvalidParameter(
+            "images",
+            f"the images are {size[0]}x{size[1]} and the latent is of {expected[0]}x{expected[1]}: the proportions "
+            "differ, so they cannot be put back; link the images that were decoded from this latent, uncropped",
+        )
+    if len(images) % len(origin.original):
+        raise InvalidParameter(
+            "images",
+            f"there are {len(images)} images and the latent holds {len(origin.original)} originals; "
+            "select the same images of both (Latent From Batch and Image From Batch)",
+        )
+
+
 def fitted_to_latent(images: torch.Tensor, latent: Mapping[str, Any] | None) -> torch.Tensor:
     """``images`` (B, H, W, C) as ``fitted`` brings them to the size of ``latent``; as they are where there is none."""
     if latent is None:
-        return images[..., :3]
+        return rgb(images)
     origin = current_origin(latent)
     if origin is not None:
         return fitted_batch(images, *origin.frame.size, origin.frame)

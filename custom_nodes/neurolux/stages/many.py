@@ -29,7 +29,7 @@ from .prompt_check import prompt_warnings
 from .sample import SEEDS, ProgressSpan, SampleRequest, needs_negative, plan_sample, sample
 
 if TYPE_CHECKING:
-    from .embedding_cache import Conditioning
+    from .conditioning import Conditioning
 
 T = TypeVar("T")
 NAMED_IN_ERROR = 4

@@ -11,11 +11,12 @@ import torch
 from ..families.registry import family_of
 from ..families.spec import LatentSpace
 from ..images.control_images import fitted_batch
+from ..images.pixels import rgb
 from ..images.tiles import Tile, blend, grid_size, numbered, padded_to, plan_tiles
 from ..loading.handle import AppliedControl
 from ..loading.loaded import LoadedPipeline
+from .conditioning import Conditioning
 from .decode import decode
-from .encode import Conditioning
 from .sample import ProgressSpan, plan_sample, sample
 from .tasks import ImageSource
 
@@ -46,7 +47,7 @@ def refine(
     Raises InvalidParameter, or InterruptProcessingException in the middle.
     """
     model = loaded.model
-    images = images[..., :3].detach().float().cpu().clamp(0, 1)
+    images = rgb(images).detach().float().cpu().clamp(0, 1)
     height, width = images.shape[1:3]
     tiles = plan_tiles(
         width, height, request.tile or default_tile(loaded), request.overlap, (model.limits.width, model.limits.height)

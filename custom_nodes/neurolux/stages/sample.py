@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,15 @@ from ..errors import InvalidParameter
 from ..families.placed import derived
 from ..families.registry import family_of
 from ..families.spec import Task
+from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
 from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import decoding_memory, run_stage, sampling_memory
 from ..memory.vae_tiling import tiling
+from .conditioning import GUIDANCE, Conditioning, as_long
 from .decode import to_raw
-from .encode import Conditioning, encode, encoded_tensors, is_empty
+from .encode import encode, encoded_tensors, prompt_of
 from .image_encoding import images_encoded_in_place
 from .preview import Preview, has_small_vae, make_previewer, predicted_clean
 from .tasks import ImageSource, accepted, begin_with, choose_task, steps_to_run
@@ -111,8 +113,12 @@ def sample(
     is sampled alone, so it equals the single image with that seed. The noise is drawn on the CPU: a seed means the same
     on every device. ``span``: where its steps are in a longer count.
     """
+    request = with_guidance(loaded, request, positive)
+    loaded.unreported_warnings += request.source.warnings()
     prompt = prompt_arguments(loaded, request, positive, negative)
     control = ControlRun(loaded, request.task) if loaded.controls else None
+    if control:
+        loaded.unreported_warnings += control.warnings(request.running)
     pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
     progress = SampleProgress(loaded, request, span)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
@@ -190,12 +196,14 @@ def sample_one(
         **accepted(pipe, width=request.width, height=request.height),
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed((request.seed + index) % SEEDS),
+        generator=generator_of(request, index),
         output_type="latent",
         return_dict=False,
         callback_on_step_end=progress.step,
     )[0]
-    return to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
+    made = to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
+    check_finite(made, f"the sampled latents of {loaded.model.name}")
+    return made
 
 
 def unpacked(loaded: LoadedPipeline, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:
@@ -203,20 +211,47 @@ def unpacked(loaded: LoadedPipeline, request: SampleRequest, latents: torch.Tens
     return family_of(loaded.model.family).latent.unpack(loaded.pipe, latents, request.height, request.width)
 
 
+def generator_of(request: SampleRequest, index: int) -> torch.Generator:
+    """The source of the noise of image ``index`` of the batch, on the CPU: its place in the batch that it came from
+    counts (``batch_index`` of a LATENT), as in ComfyUI's ``prepare_noise``."""
+    return torch.Generator("cpu").manual_seed((request.seed + request.source.places[index]) % SEEDS)
+
+
+def with_guidance(loaded: LoadedPipeline, request: SampleRequest, positive: Conditioning) -> SampleRequest:
+    """``request`` with the guidance that FluxGuidance put into the prompt, if any. Raises InvalidParameter."""
+    wanted = prompt_of(loaded, positive, "positive").extra.get(GUIDANCE)
+    if wanted is None or wanted == request.guidance:
+        return request
+    if request.guidance != loaded.model.defaults.guidance_scale:
+        loaded.unreported_warnings.append(
+            f"the prompt's own guidance {wanted:g} (set by FluxGuidance) was used instead of {request.guidance:g}"
+        )
+    return replace(request, guidance=float(wanted))
+
+
 def prompt_arguments(
     loaded: LoadedPipeline, request: SampleRequest, positive: Conditioning, negative: Conditioning | None
-) -> dict[str, torch.Tensor]:
-    """The embeddings, under the pipeline's own argument names."""
-    arguments = encoded_tensors(loaded, positive, "positive")
-    if not needs_negative(loaded.model, request.guidance):
-        return arguments
-    pipe: Any = loaded.pipe
-    if negative is None or is_empty(negative):
-        if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
-            return arguments  # the pipeline itself takes zeros then
-        negative = encode(loaded, "")
-    unwanted = encoded_tensors(loaded, negative, "negative")
-    return arguments | {f"negative_{name}": value for name, value in unwanted.items()}
+) -> dict[str, Any]:
+    """The embeddings and what goes with them, under the pipeline's own argument names. Raises InvalidParameter."""
+    encoding = family_of(loaded.model.family).encoding
+    arguments: dict[str, Any] = encoded_tensors(loaded, positive, "positive")
+    prompts = {"": prompt_of(loaded, positive, "positive")}
+    if needs_negative(loaded.model, request.guidance):
+        if negative is not None:
+            prompts["negative_"] = prompt_of(loaded, negative, "negative")
+        pipe: Any = loaded.pipe
+        empty = negative is None or prompts["negative_"].empty
+        if not (empty and getattr(pipe.config, "force_zeros_for_empty_prompt", False)):  # it takes zeros itself
+            against = encode(loaded, "") if negative is None else negative
+            unwanted = encoded_tensors(loaded, against, "negative")
+            main = encoding.main
+            arguments[main], unwanted[main] = as_long(arguments[main], unwanted[main], encoding, loaded.model)
+            arguments |= {f"negative_{name}": value for name, value in unwanted.items()}
+    if any(prompt.extra.keys() & encoding.extras for prompt in prompts.values()):
+        for prefix, prompt in prompts.items():
+            given = encoding.extra_arguments(prompt.extra, request.width, request.height)
+            arguments |= {f"{prefix}{name}": value for name, value in given.items()}
+    return arguments
 
 
 @dataclass(frozen=True)

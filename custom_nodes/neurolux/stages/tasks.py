@@ -15,10 +15,10 @@ from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Task
 from ..images.frames import Frame
-from ..images.pixels import as_image
+from ..images.pixels import as_image, check_finite
 from ..loading.loaded import LoadedPipeline
 from .image_encoding import from_raw
-from .latent import current_origin
+from .latent import check_latent, check_space, current_origin, origin_rows, places_in_batch, sized_for
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class ImageSource:
     """(B, 1, H, W), 1 = redraw."""
     frame: Frame | None = None
     """How ``image`` was fitted."""
+    places: tuple[int, ...] = (0,)
+    """For each image, which of its batch it is: its noise is that of the seed plus this."""
 
     @classmethod
     def of(cls, latent: Mapping[str, Any], scale: int) -> ImageSource:
@@ -40,12 +42,13 @@ class ImageSource:
 
         Its image counts only if the samples are still those that were made of it.
         """
-        samples: torch.Tensor = latent["samples"]
+        check_latent(latent)
+        samples = sized_for(latent, scale)
         image = latent.get("image")
-        origin = current_origin(latent)
+        origin, rows = current_origin(latent), origin_rows(latent)
         size = (samples.shape[-2] * scale, samples.shape[-1] * scale)
-        if "image_origin" in latent and origin is None:
-            image = None
+        if "image_origin" in latent:
+            image = None if image is None or rows is None else image[rows]
         if image is not None and (tuple(image.shape[1:3]) != size or len(image) != len(samples)):
             image = None
         mask = latent.get("noise_mask")
@@ -53,13 +56,25 @@ class ImageSource:
             mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
             if tuple(mask.shape[-2:]) != size:  # stock nodes make masks of any size
                 mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
-        return cls(samples, image, mask, None if origin is None or image is None else origin.frame)
+        frame = None if origin is None or image is None else origin.frame
+        return cls(samples, image, mask, frame, places_in_batch(latent))
+
+    def warnings(self) -> list[str]:
+        """What of it has no effect."""
+        masks, images = 0 if self.mask is None else len(self.mask), len(self.samples)
+        if masks <= images:
+            return []
+        unused = "only the first is used" if images == 1 else f"only the first {images} are used"
+        return [f"the latent has {masks} masks and {images} image{'s' * (images > 1)}: {unused}"]
 
     def arguments(self, loaded: LoadedPipeline, task: Task, strength: float, index: int) -> dict[str, Any]:
         """The pipeline's own arguments for image ``index`` of the batch."""
         if task == "text-to-image":
             return {}
         pixels = None if self.image is None else self.image[index]
+        if pixels is None:
+            check_finite(self.samples, "the latents given to Sample", "Look at the node that made them.")
+            check_space(self.samples, loaded.pipe.vae.config.latent_channels, loaded.model)
         image = from_raw(loaded, self.samples[index][None]) if pixels is None else as_image(pixels)
         if task == "edit":
             assert isinstance(image, Image.Image)  # choose_task has seen to it

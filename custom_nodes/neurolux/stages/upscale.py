@@ -8,6 +8,7 @@ import torch
 
 from ..errors import InvalidParameter
 from ..images.frames import resized
+from ..images.pixels import alpha_of, rgb
 from ..loading.modules import with_misfits
 from ..memory.out_of_memory import with_memory_errors
 
@@ -37,16 +38,20 @@ def chosen_upscaler(name: str) -> str | None:
 
 
 def upscale(images: torch.Tensor, factor: float, upscaler: str) -> torch.Tensor:
-    """Images (B, H, W, 3) in [0, 1], ``factor`` times as wide and high; float32 on the CPU.
+    """Images (B, H, W, C) in [0, 1], ``factor`` times as wide and high; float32 on the CPU. Transparency is kept.
 
     An upscale model has a factor of its own: what it makes is resized to the size asked for. Raises InvalidParameter,
     WeightsMissing for a file that is no upscale model, or OutOfMemory.
     """
-    images = images[..., :3].detach().float().cpu().clamp(0, 1)
+    images = images.detach().float().cpu().clamp(0, 1)
     size = (max(round(images.shape[2] * factor), 1), max(round(images.shape[1] * factor), 1))
-    file = chosen_upscaler(upscaler)
-    if file is None:
-        return resized(images, size)
+    file, colours, alpha = chosen_upscaler(upscaler), rgb(images).contiguous(), alpha_of(images)
+    made = resized(colours, size) if file is None else enlarged(colours, size, file)
+    return made if alpha is None else torch.cat([made, resized(alpha, size)], dim=-1)
+
+
+def enlarged(images: torch.Tensor, size: tuple[int, int], file: str) -> torch.Tensor:
+    """``images`` (B, H, W, 3) through an upscale model, then at ``size`` (width, height)."""
     remedy = f"Set upscaler to {LANCZOS}, or send a smaller image."
     made = with_memory_errors(f"upscaling with {file}", remedy, lambda: by_model(images, file))
     return resized(made.float().cpu(), size)

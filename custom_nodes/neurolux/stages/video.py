@@ -13,13 +13,14 @@ from ..adapters.motion import LoadedMotion, acquire_motion, motion_unet
 from ..errors import InvalidParameter
 from ..families.placed import derived
 from ..families.registry import family_of
+from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
 from ..loading.handle import AppliedMotion, PipelineHandle
 from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import run_stage, sampling_memory
-from .encode import Conditioning
-from .sample import REMEDY, SEEDS, SampleProgress, SampleRequest, plan_sample, prompt_arguments
+from .conditioning import Conditioning
+from .sample import REMEDY, SampleProgress, SampleRequest, generator_of, plan_sample, prompt_arguments
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def sample_video(
         pipe.on_first_latents = None
     vae: Any = loaded.pipe.vae
     latents = latents[0].movedim(1, 0).to(vae.dtype)
-    return (1 / vae.config.scaling_factor * latents).float().cpu()  # as the pipelines' decode_latents
+    made = (1 / vae.config.scaling_factor * latents).float().cpu()  # as the pipelines' decode_latents
+    check_finite(made, f"the sampled latents of {loaded.model.name}")
+    return made
 
 
 def check_motion(handle: PipelineHandle) -> AppliedMotion:
@@ -128,7 +131,7 @@ def denoise(
         height=request.height,
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed % SEEDS),
+        generator=generator_of(request, 0),
         output_type="latent",
         return_dict=False,
         callback_on_step_end=progress.step,
