@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import InvalidParameter
+from ..images.decoding import WEB_FORMATS, UnreadableImage, decoded, upright_size
+from ..images.decoding import opened as opened_image
 from .image_files import FIELD, TrainingFiles, open_files
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 CAPTION_SUFFIX = ".txt"
 METADATA_FILE = "metadata.jsonl"
 CAPTION_KEYS = ("text", "caption", "prompt")
@@ -34,6 +35,7 @@ SMALLEST_SIDE = 16
 LONGEST_CAPTION = 5_000
 NAMED = 5
 """How many files a sentence names."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,17 +123,17 @@ def read_training_set(label: str, path: Path) -> TrainingSet:
 def training_image(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> TrainingImage:
     """One image's record."""
     data = files.read(name)
-    size = opened(files.label, name, data)[1]
+    size = checked_size(files.label, name, data)
     caption, source = caption_of(files, name, listed)
     return TrainingImage(name, hashlib.sha256(data).hexdigest(), size, caption, source)
 
 
-def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, int]]:
-    """The image, its pixels unread, and its size as its EXIF turns it. Raises InvalidParameter."""
+def checked_size(label: str, name: str, data: bytes) -> tuple[int, int]:
+    """Width and height of an image, turned as its EXIF says. Raises InvalidParameter."""
     try:
-        image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {name} is not a PNG, JPEG or WebP image ({error})") from error
+        image = opened_image(data, WEB_FORMATS)
+    except UnreadableImage as error:
+        raise InvalidParameter(FIELD, f"{label}: {name} {error}") from error
     width, height = image.size
     if width * height > LARGEST_IMAGE:
         raise InvalidParameter(
@@ -140,10 +142,9 @@ def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, 
     if min(width, height) < SMALLEST_SIDE:
         raise InvalidParameter(FIELD, f"{label}: {name} has {width}x{height} pixels; a side needs {SMALLEST_SIDE}")
     try:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # unpacks a PNG's pixels: its EXIF may be at its end
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {name} is damaged ({error}); replace it") from error
-    return image, (height, width) if turned else (width, height)
+        return upright_size(image)
+    except UnreadableImage as error:
+        raise InvalidParameter(FIELD, f"{label}: {name} {error}; replace it") from error
 
 
 def caption_of(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> tuple[str | None, str]:
@@ -210,11 +211,14 @@ def fitted(label: str, entry: TrainingImage, data: bytes, side: int) -> FittedIm
     """
     if hashlib.sha256(data).hexdigest() != entry.digest:
         raise InvalidParameter(FIELD, f"{label}: {entry.name} was changed meanwhile; queue the training again")
-    image, (width, height) = opened(label, entry.name, data)
+    width, height = checked_size(label, entry.name, data)
     try:
-        image = on_white(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {entry.name} is damaged ({error}); replace it") from error
+        found = decoded(data, WEB_FORMATS)
+    except UnreadableImage as error:
+        raise InvalidParameter(FIELD, f"{label}: {entry.name} {error}; replace it") from error
+    for warning in found.warnings:
+        _log.warning("NeuroLux: %s: %s: %s", label, entry.name, warning)
+    image = found.on_white()
     scale = side / min(width, height)
     scaled = (max(side, round(width * scale)), max(side, round(height * scale)))
     left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
@@ -222,15 +226,3 @@ def fitted(label: str, entry: TrainingImage, data: bytes, side: int) -> FittedIm
         image = image.resize(scaled, Image.Resampling.LANCZOS)
     image = image.crop((left, top, left + side, top + side))
     return FittedImage(np.asarray(image, dtype=np.float32) / 255, (width, height), (left, top))
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """As RGB; what is transparent becomes white. 16 bit grey is scaled, where Pillow would cut it off."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image, dtype=np.float64) / 257
-        image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image.convert("RGB")
