@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -62,6 +62,8 @@ class TrainingSet:
     images: tuple[TrainingImage, ...]
     left_out: tuple[str, ...]
     """Files that are no images we read and no captions."""
+    unused: tuple[str, ...] = ()
+    """Text files that are the caption of no image."""
 
     @property
     def digest(self) -> str:
@@ -77,9 +79,13 @@ class TrainingSet:
 
     def warnings(self) -> list[str]:
         """What the user should know of what was left out."""
-        if not self.left_out:
-            return []
-        return [f"left out, because only PNG, JPEG and WebP images and their .txt are read: {named(self.left_out)}"]
+        said = []
+        if self.left_out:
+            what = "only PNG, JPEG and WebP images and their .txt are read"
+            said.append(f"left out, because {what}: {named(self.left_out)}")
+        if self.unused:
+            said.append(f"not used, because there is no image of that name in its folder: {named(self.unused)}")
+        return said
 
     def __str__(self) -> str:
         """ComfyUI writes a failed node's inputs into its error report."""
@@ -113,18 +119,39 @@ def read_training_set(label: str, path: Path) -> TrainingSet:
         if len(names) > MOST_IMAGES:
             raise InvalidParameter(FIELD, f"{label} has {len(names)} images; at most {MOST_IMAGES} are taken")
         listed = read_metadata(files)
-        images = tuple(training_image(files, name, listed) for name in names)
+        beside = captions_beside(files.sizes, names)
+        images = tuple(training_image(files, name, beside.get(name), listed) for name in names)
     known = (*IMAGE_SUFFIXES, CAPTION_SUFFIX)
     others = (name for name in files.sizes if PurePosixPath(name).name != METADATA_FILE)
     left_out = tuple(name for name in others if not name.lower().endswith(known))
-    return TrainingSet(label, path, images, left_out)
+    used = set(beside.values())
+    unused = tuple(name for name in files.sizes if name.lower().endswith(CAPTION_SUFFIX) and name not in used)
+    return TrainingSet(label, path, images, left_out, unused)
 
 
-def training_image(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> TrainingImage:
-    """One image's record."""
+def captions_beside(files: Iterable[str], images: Iterable[str]) -> dict[str, str]:
+    """The text file of each image that has one: of the same name, else of one that differs only in upper case.
+
+    Names differ in case where images and captions come from different programs, such as CAT.JPG and cat.txt.
+    """
+    texts = [name for name in files if name.lower().endswith(CAPTION_SUFFIX)]
+    exact, by_lower_case = set(texts), {}
+    for text in reversed(texts):  # the first of several counts
+        by_lower_case[text.lower()] = text
+    found: dict[str, str] = {}
+    for image in images:
+        beside = str(PurePosixPath(image).with_suffix(CAPTION_SUFFIX))
+        text = beside if beside in exact else by_lower_case.get(beside.lower())
+        if text is not None:
+            found[image] = text
+    return found
+
+
+def training_image(files: TrainingFiles, name: str, beside: str | None, listed: Mapping[str, str]) -> TrainingImage:
+    """One image's record. ``beside``: its text file."""
     data = files.read(name)
     size = checked_size(files.label, name, data)
-    caption, source = caption_of(files, name, listed)
+    caption, source = caption_of(files, name, beside, listed)
     return TrainingImage(name, hashlib.sha256(data).hexdigest(), size, caption, source)
 
 
@@ -147,11 +174,12 @@ def checked_size(label: str, name: str, data: bytes) -> tuple[int, int]:
         raise InvalidParameter(FIELD, f"{label}: {name} {error}; replace it") from error
 
 
-def caption_of(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> tuple[str | None, str]:
+def caption_of(
+    files: TrainingFiles, name: str, beside: str | None, listed: Mapping[str, str]
+) -> tuple[str | None, str]:
     """What the files say that image ``name`` shows, and which of them says it."""
-    beside = str(PurePosixPath(name).with_suffix(CAPTION_SUFFIX))
     found, source = listed.get(name), METADATA_FILE
-    if beside in files.sizes:
+    if beside is not None:
         source = "text files"
         try:
             found = files.read(beside).decode("utf-8-sig")

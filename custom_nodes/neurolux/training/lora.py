@@ -81,7 +81,7 @@ def train_lora(
     check_model(handle.model, handle.spec.variant, prediction_type(loaded))
     check_placement(loaded)
     for folder in (loras, checkpoints):
-        check_writable(folder)
+        check_writable(folder, settings.name)
     path = checkpoints / f"{settings.name}.safetensors"
     begun_with = common_ground(handle, loaded, images, settings)
     checkpoint = checkpoint_to_resume(path, begun_with, settings) if resume else None
