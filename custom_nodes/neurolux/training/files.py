@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,13 +129,23 @@ def longest_name(folder: Path) -> int:
 
 
 def save_lora(
-    pipe: Any, denoiser: str, folder: Path, name: str, layers: dict[str, torch.Tensor], metadata: dict[str, str]
+    pipe: Any,
+    denoiser: str,
+    folder: Path,
+    name: str,
+    layers: dict[str, torch.Tensor],
+    file_tensors: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    metadata: dict[str, str],
 ) -> Path:
-    """Write ``layers`` in diffusers' format as NAME.safetensors, or NAME-2 and so on where that is taken."""
+    """Write ``layers`` as NAME.safetensors, or NAME-2 and so on where that is taken.
+
+    ``file_tensors``: from diffusers' names for the tensors to those of the file.
+    """
     partial = f".{name}.safetensors.partial"
 
     def write(state: dict[str, torch.Tensor], path: str) -> None:
-        save_sorted({key: value.contiguous() for key, value in state.items()}, path, {**FORMAT, **metadata})
+        tensors = {key: value.contiguous() for key, value in file_tensors(state).items()}
+        save_sorted(tensors, path, {**FORMAT, **metadata})
 
     try:
         pipe.save_lora_weights(

@@ -101,7 +101,8 @@ def train_lora(
         done = training.run()
         layers = {key: weight.to(loaded.precision.main) for key, weight in lora_layers(done).items()}
         metadata = file_metadata(handle, images, settings)
-        written = save_lora(loaded.pipe, loaded.denoiser_name, loras, settings.name, layers, metadata)
+        named = formula_of(handle.model).file_tensors
+        written = save_lora(loaded.pipe, loaded.denoiser_name, loras, settings.name, layers, named, metadata)
     return TrainedLora(written, tuple(done.losses), (*model_warnings(handle), *warnings))
 
 
