@@ -93,7 +93,7 @@ class Decoder:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def check(self, data: bytes) -> InputImage:
-        """Decode an image the way ComfyUI will. Raises BadImage."""
+        """Decode an image the way the node pack will. Raises BadImage."""
         if len(data) > self._limits.max_bytes:
             raise BadImage(f"has {len(data)} bytes; at most {self._limits.max_bytes} are allowed")
         pixels = await self.run(_pixels, data, self._limits.max_pixels)

@@ -410,6 +410,7 @@ FAMILY = FamilySpec(
         compare=compare,
         kept_values=kept_values,
         prediction_type=lambda config: str(config.get("prediction_type", "epsilon")),
+        file_tensors=unet.kohya_lora,
     ),
     loader=LoaderNode(
         "NeuroLuxLoadSDXLLightning",

@@ -267,6 +267,8 @@ class TrainingFormula:
     """(configuration of the denoiser, side in pixels, tokens) -> values of one image kept for the backward pass."""
     prediction_type: Callable[[Config], str | None] = lambda config: None
     """(configuration of the scheduler) -> what the denoiser predicts; None if the family has no choice."""
+    file_tensors: Callable[[Tensors], Tensors] = lambda layers: layers
+    """(the LoRA's tensors by diffusers' names) -> those of its file, by names that other programs know as well."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,12 @@
-"""Masks that select the part of an image to redraw. 1 is redrawn, 0 is kept to the bit, values between are blended."""
+"""Masks that select the part of an image to redraw. 1 is redrawn, 0 is kept to the bit, values between are blended.
+
+A mask image says it in one of three ways: white on black; black or any image with a transparent hole, which is how
+OpenAI's API is sent masks; or white painted on a transparent ground.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,15 +19,42 @@ BLACK = 0.02
 """Values below this count as black, because black in a JPEG is not exactly 0."""
 
 
-def mask_from(
-    image: torch.Tensor | None, transparency: torch.Tensor | None, feather: int, invert: bool = False
-) -> torch.Tensor:
-    """The mask (B, H, W) from a mask image (B, H, W, C), else from the transparency of an image (B, H, W).
+BLACK_OR_WHITE = 0.95
+"""If at least this share of the visible pixels is black or white, they were painted as a mask."""
+EDGE = 0.5
+"""Alpha from which a pixel of the border counts as opaque."""
 
-    Raises InvalidParameter if there is neither, or if nothing would be redrawn.
+
+@dataclass(frozen=True)
+class ReadMask:
+    """A mask (B, H, W), and what the user should know of how it was read."""
+
+    mask: torch.Tensor
+    warnings: tuple[str, ...] = ()
+
+
+def mask_from(
+    image: torch.Tensor | None,
+    transparency: torch.Tensor | None,
+    feather: int,
+    invert: bool = False,
+    image_transparency: torch.Tensor | None = None,
+) -> ReadMask:
+    """The mask from a mask image (B, H, W, C), else from the transparency of the image to change (B, H, W).
+
+    ``image_transparency``: that of the mask image, 1 where it is transparent; a fourth channel is its alpha.
+    Raises InvalidParameter if there is neither, if nothing would be redrawn, or if a mask image is all transparent.
     """
+    warnings: list[str] = []
     if image is not None:
-        mask = rgb(image).float().mean(dim=-1)
+        white = image[..., :3].float().mean(dim=-1).cpu()
+        alpha = alpha_of(image, image_transparency)
+        if alpha is None:
+            mask = white
+        else:
+            read = [mask_with_alpha(image[i, ..., :3].float().cpu(), alpha[i]) for i in range(len(image))]
+            mask = torch.stack([one for one, _ in read])
+            warnings = list(dict.fromkeys(warning for _, warning in read if warning))
     elif transparency is not None:
         mask = transparency.reshape(-1, *transparency.shape[-2:]).float()
     else:
@@ -30,7 +63,66 @@ def mask_from(
     if invert:
         mask = 1 - mask
     check_mask(mask)
-    return feathered(mask, feather)
+    return ReadMask(feathered(mask, feather), tuple(warnings))
+
+
+def alpha_of(image: torch.Tensor, transparency: torch.Tensor | None) -> torch.Tensor | None:
+    """The alpha (B, H, W) of mask images; None if all of it is opaque.
+
+    A transparency of another size belongs to another image: LoadImage gives 64x64 zeros for an image without alpha.
+    """
+    if image.shape[-1] == 4:
+        alpha = image[..., 3].float().cpu()
+    elif transparency is None or not transparency.any():
+        return None
+    else:
+        given = transparency.reshape(-1, *transparency.shape[-2:]).float().cpu()
+        if given.shape[-2:] != image.shape[1:3]:
+            raise InvalidParameter(
+                "mask_transparency",
+                f"the mask image is {image.shape[2]}x{image.shape[1]} and its transparency "
+                f"{given.shape[2]}x{given.shape[1]}; link both from the same node",
+            )
+        alpha = 1 - given[torch.arange(len(image)) % len(given)]
+    return None if (alpha >= 1).all() else alpha.clamp(0, 1)
+
+
+def mask_with_alpha(colours: torch.Tensor, alpha: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """The mask (H, W) of a mask image (H, W, 3) that is partly transparent, and a warning where that is a guess."""
+    visible = alpha >= BLACK
+    if not visible.any():
+        raise InvalidParameter(
+            "mask",
+            "the mask image is transparent everywhere, which can mean all or nothing; send white where the image is to "
+            "be redrawn and black where it is kept",
+        )
+    if (alpha > 1 - BLACK).all():
+        return colours.mean(dim=-1), ""  # nothing that anyone would see as transparent
+    seen = colours[visible]
+    if (seen >= 1 - BLACK).all():
+        border = torch.cat([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
+        if (border >= EDGE).float().mean() >= EDGE:
+            return 1 - alpha, (
+                "the mask is white with a transparent part: its transparent part is redrawn. If its white part was "
+                "meant, send white on black"
+            )
+        return alpha, (
+            "the mask is white on a transparent ground: its white part is redrawn. If its transparent part was meant, "
+            "send white on black"
+        )
+    painted = ((seen < BLACK) | (seen >= 1 - BLACK)).all(dim=-1) & (seen.amax(dim=-1) - seen.amin(dim=-1) < BLACK)
+    if painted.float().mean() >= BLACK_OR_WHITE and (seen >= 1 - BLACK).any():
+        return colours.mean(dim=-1) * alpha, (
+            "the mask is black and white with a transparent part: its white part is redrawn, its transparent part is "
+            "kept. If that was not meant, send white on black"
+        )
+    neutral = (seen.amax(dim=-1) - seen.amin(dim=-1) < BLACK).all()
+    if neutral and seen.amax() - seen.amin() >= BLACK:  # a photo in grey, or a soft mask
+        return 1 - alpha, (
+            "the mask has greys and a transparent part: its transparent part is redrawn. If its bright part was meant, "
+            "send it without transparency"
+        )
+    return 1 - alpha, ""
 
 
 def check_mask(mask: torch.Tensor) -> None:

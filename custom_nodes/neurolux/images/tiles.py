@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -62,27 +62,39 @@ def padded_to(images: torch.Tensor, width: int, height: int) -> torch.Tensor:
     return torch.nn.functional.pad(images.movedim(-1, 1), (0, right, 0, below), mode="replicate").movedim(1, -1)
 
 
-def ramp(length: int, overlap: int, *, before: bool, behind: bool) -> torch.Tensor:
-    """The weight of each pixel along one side of a tile. It decreases towards an end where another tile overlaps."""
+def fade(length: int, overlap: int, before: int, behind: int) -> torch.Tensor:
+    """The weight of each pixel along one side of a tile, of ``length`` pixels.
+
+    ``before`` and ``behind``: how many pixels it shares with its neighbours. One tile takes over from the other in the
+    middle of what they share, within ``overlap`` pixels: tiles are independent drawings, and their mean is blurred.
+    """
+    place = torch.arange(length) + 0.5
     share = torch.ones(length)
-    if overlap:
-        rising = (torch.arange(length) + 0.5) / overlap
-        if before:
-            share = torch.minimum(share, rising)
-        if behind:
-            share = torch.minimum(share, rising.flip(0))
+    for shared, inwards in ((before, place), (behind, place.flip(0))):
+        if shared > 0:
+            share = torch.minimum(share, ((inwards - shared / 2) / max(overlap, 1) + 0.5).clamp(0, 1))
     return share
 
 
-def blend(tiles: Iterable[tuple[Tile, torch.Tensor]], width: int, height: int, overlap: int) -> torch.Tensor:
-    """One image (height, width, C) from finished tiles (h, w, C). Overlapping tiles fade into each other."""
+def shared_pixels(starts: Sequence[int], start: int, length: int) -> tuple[int, int]:
+    """How many pixels a tile at ``start`` shares with the one before and the one behind it along a side."""
+    index = starts.index(start)
+    before = starts[index - 1] + length - start if index > 0 else 0
+    behind = start + length - starts[index + 1] if index + 1 < len(starts) else 0
+    return before, behind
+
+
+def blend(tiles: Sequence[Tile], parts: Iterable[torch.Tensor], overlap: int) -> torch.Tensor:
+    """One image (H, W, C) from the finished parts (h, w, C) of ``tiles``. Neighbours fade into each other."""
+    width, height = grid_size(tiles)
+    columns, rows = sorted({tile.left for tile in tiles}), sorted({tile.top for tile in tiles})
     total: torch.Tensor | None = None
     weight = torch.zeros(height, width, 1)
-    for tile, pixels in tiles:
+    for tile, pixels in zip(tiles, parts, strict=True):
         if total is None:
             total = torch.zeros(height, width, pixels.shape[-1])
-        across = ramp(tile.width, overlap, before=tile.left > 0, behind=tile.left + tile.width < width)
-        down = ramp(tile.height, overlap, before=tile.top > 0, behind=tile.top + tile.height < height)
+        across = fade(tile.width, overlap, *shared_pixels(columns, tile.left, tile.width))
+        down = fade(tile.height, overlap, *shared_pixels(rows, tile.top, tile.height))
         share = (down[:, None] * across[None])[..., None]
         tile.cut(total).add_(pixels.float().cpu() * share)
         tile.cut(weight).add_(share)

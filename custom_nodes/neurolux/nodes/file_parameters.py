@@ -9,11 +9,14 @@ import hashlib
 from pathlib import Path
 
 import folder_paths
+import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..errors import InvalidParameter
+from ..images.decoding import DecodedImage, UnreadableImage, decoded
 from ..weights.user_files import open_regular
+from .outputs import warnings_ui
 from .parameters import parameter_schema, required_input
 
 FILE_SUFFIXES = (".zip", ".safetensors", ".json", ".txt")
@@ -62,7 +65,9 @@ class ImageParameter(io.ComfyNode):
                 )
             ],
             [
-                io.Image.Output("image_out", display_name="image", tooltip="The image, rotated as its EXIF data says."),
+                io.Image.Output(
+                    "image_out", display_name="image", tooltip="The image in sRGB, upright as its EXIF data says."
+                ),
                 io.Mask.Output("mask", display_name="mask", tooltip="1 where the image is transparent."),
             ],
             [
@@ -103,10 +108,23 @@ class ImageParameter(io.ComfyNode):
             if if_missing == "none":
                 return io.NodeOutput(None, None)
             return io.NodeOutput(ExecutionBlocker(None), ExecutionBlocker(None))  # what depends on it does not run
-        import nodes as comfy_nodes  # ComfyUI's own LoadImage: same image, same mask
+        read = read_image(name, image)
+        pixels, transparency = torch.from_numpy(read.pixels()), torch.from_numpy(read.transparency())
+        warnings = [f"{name}: {warning}" for warning in read.warnings]
+        return io.NodeOutput(pixels[None], transparency[None], ui=warnings_ui(warnings))
 
-        load_image = comfy_nodes.LoadImage().load_image  # pyright: ignore[reportAttributeAccessIssue]
-        return io.NodeOutput(*load_image(image))
+
+def read_image(name: str, image: str) -> DecodedImage:
+    """The image of parameter ``name`` in ComfyUI's folders. Raises InvalidParameter."""
+    try:
+        with open_regular(Path(folder_paths.get_annotated_filepath(image))) as opened:
+            data = opened.read()
+    except OSError as error:
+        raise InvalidParameter(name, f"{name}: the image {image!r} cannot be read: {error}; upload it again") from error
+    try:
+        return decoded(data)
+    except UnreadableImage as error:
+        raise InvalidParameter(name, f"{name}: the image {image!r} {error}") from error
 
 
 class FileParameter(io.ComfyNode):

@@ -178,6 +178,11 @@ class PrepareMask(io.ComfyNode):
                     tooltip="White is redrawn, black is kept. Takes precedence over transparency.",
                 ),
                 io.Mask.Input("transparency", optional=True, tooltip="A mask, such as that of an Image Parameter."),
+                io.Mask.Input(
+                    "mask_transparency",
+                    optional=True,
+                    tooltip="The transparency of the mask image, such as the mask output of its Image Parameter.",
+                ),
             ],
             outputs=[io.Mask.Output("mask", display_name="mask", tooltip="1: redrawn. 0: kept. In between: blended.")],
         )
@@ -189,8 +194,10 @@ class PrepareMask(io.ComfyNode):
         invert: bool,
         mask_image: torch.Tensor | None = None,
         transparency: torch.Tensor | None = None,
+        mask_transparency: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(mask_from(mask_image, transparency, feather, invert))
+        read = mask_from(mask_image, transparency, feather, invert, mask_transparency)
+        return io.NodeOutput(read.mask, ui=warnings_ui(list(read.warnings)))
 
 
 class ExtendImage(io.ComfyNode):

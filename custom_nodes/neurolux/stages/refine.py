@@ -71,8 +71,8 @@ def refine(
     finished = []
     for image in range(len(source)):
         own = latents[image * len(tiles) : (image + 1) * len(tiles)]
-        decoded = ((tile, decode(loaded, latent)[0]) for tile, latent in zip(tiles, own, strict=True))
-        finished.append(blend(decoded, *covered, request.overlap)[:height, :width])
+        decoded = (decode(loaded, latent)[0] for latent in own)
+        finished.append(blend(tiles, decoded, request.overlap)[:height, :width])
     return torch.stack(finished).clamp(0, 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from .settings import differences
 RECORD = "neurolux_training"
 """Key in the header of a checkpoint, of a JSON text."""
 FORMAT = {"format": "pt"}
+ADDED_TO_NAME = ".-99999_00001_.safetensors.partial"
+"""The most that is added to the name of a LoRA, here and by File Result."""
 
 
 @dataclass(frozen=True)
@@ -102,24 +104,48 @@ def load_checkpoint(path: Path, begun_with: Mapping[str, Any]) -> Checkpoint | N
     return Checkpoint(record["step"], **groups, losses=record["losses"], scaler=record["scaler"])
 
 
-def check_writable(folder: Path) -> None:
-    """Raise InvalidParameter now rather than after hours where nothing can be written into ``folder``."""
+def check_writable(folder: Path, name: str) -> None:
+    """Raise InvalidParameter now rather than after hours where NAME.safetensors cannot be written into ``folder``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidParameter("name", f"the folder {folder} cannot be made ({error.strerror})") from error
     if not os.access(folder, os.W_OK):
         raise InvalidParameter("name", f"the folder {folder} cannot be written to; change its permissions")
+    most = longest_name(folder) - len(ADDED_TO_NAME)
+    length = len(os.fsencode(name))
+    if length > most:
+        raise InvalidParameter(
+            "name", f"name {name!r} has {length} bytes as a file name; at most {most} fit here. Use a shorter one"
+        )
+
+
+def longest_name(folder: Path) -> int:
+    """How many bytes a file name in ``folder`` may have: less than usual where names are encrypted."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError, AttributeError):  # AttributeError: Windows
+        return 255
 
 
 def save_lora(
-    pipe: Any, denoiser: str, folder: Path, name: str, layers: dict[str, torch.Tensor], metadata: dict[str, str]
+    pipe: Any,
+    denoiser: str,
+    folder: Path,
+    name: str,
+    layers: dict[str, torch.Tensor],
+    file_tensors: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    metadata: dict[str, str],
 ) -> Path:
-    """Write ``layers`` in diffusers' format as NAME.safetensors, or NAME-2 and so on where that is taken."""
+    """Write ``layers`` as NAME.safetensors, or NAME-2 and so on where that is taken.
+
+    ``file_tensors``: from diffusers' names for the tensors to those of the file.
+    """
     partial = f".{name}.safetensors.partial"
 
     def write(state: dict[str, torch.Tensor], path: str) -> None:
-        save_sorted({key: value.contiguous() for key, value in state.items()}, path, {**FORMAT, **metadata})
+        tensors = {key: value.contiguous() for key, value in file_tensors(state).items()}
+        save_sorted(tensors, path, {**FORMAT, **metadata})
 
     try:
         pipe.save_lora_weights(

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import InvalidParameter
+from ..images.decoding import WEB_FORMATS, UnreadableImage, decoded, upright_size
+from ..images.decoding import opened as opened_image
 from .image_files import FIELD, TrainingFiles, open_files
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 CAPTION_SUFFIX = ".txt"
 METADATA_FILE = "metadata.jsonl"
 CAPTION_KEYS = ("text", "caption", "prompt")
@@ -34,6 +35,7 @@ SMALLEST_SIDE = 16
 LONGEST_CAPTION = 5_000
 NAMED = 5
 """How many files a sentence names."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class TrainingSet:
     images: tuple[TrainingImage, ...]
     left_out: tuple[str, ...]
     """Files that are no images we read and no captions."""
+    unused: tuple[str, ...] = ()
+    """Text files that are the caption of no image."""
 
     @property
     def digest(self) -> str:
@@ -75,9 +79,13 @@ class TrainingSet:
 
     def warnings(self) -> list[str]:
         """What the user should know of what was left out."""
-        if not self.left_out:
-            return []
-        return [f"left out, because only PNG, JPEG and WebP images and their .txt are read: {named(self.left_out)}"]
+        said = []
+        if self.left_out:
+            what = "only PNG, JPEG and WebP images and their .txt are read"
+            said.append(f"left out, because {what}: {named(self.left_out)}")
+        if self.unused:
+            said.append(f"not used, because there is no image of that name in its folder: {named(self.unused)}")
+        return said
 
     def __str__(self) -> str:
         """ComfyUI writes a failed node's inputs into its error report."""
@@ -111,27 +119,48 @@ def read_training_set(label: str, path: Path) -> TrainingSet:
         if len(names) > MOST_IMAGES:
             raise InvalidParameter(FIELD, f"{label} has {len(names)} images; at most {MOST_IMAGES} are taken")
         listed = read_metadata(files)
-        images = tuple(training_image(files, name, listed) for name in names)
+        beside = captions_beside(files.sizes, names)
+        images = tuple(training_image(files, name, beside.get(name), listed) for name in names)
     known = (*IMAGE_SUFFIXES, CAPTION_SUFFIX)
     others = (name for name in files.sizes if PurePosixPath(name).name != METADATA_FILE)
     left_out = tuple(name for name in others if not name.lower().endswith(known))
-    return TrainingSet(label, path, images, left_out)
+    used = set(beside.values())
+    unused = tuple(name for name in files.sizes if name.lower().endswith(CAPTION_SUFFIX) and name not in used)
+    return TrainingSet(label, path, images, left_out, unused)
 
 
-def training_image(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> TrainingImage:
-    """One image's record."""
+def captions_beside(files: Iterable[str], images: Iterable[str]) -> dict[str, str]:
+    """The text file of each image that has one: of the same name, else of one that differs only in upper case.
+
+    Names differ in case where images and captions come from different programs, such as CAT.JPG and cat.txt.
+    """
+    texts = [name for name in files if name.lower().endswith(CAPTION_SUFFIX)]
+    exact, by_lower_case = set(texts), {}
+    for text in reversed(texts):  # the first of several counts
+        by_lower_case[text.lower()] = text
+    found: dict[str, str] = {}
+    for image in images:
+        beside = str(PurePosixPath(image).with_suffix(CAPTION_SUFFIX))
+        text = beside if beside in exact else by_lower_case.get(beside.lower())
+        if text is not None:
+            found[image] = text
+    return found
+
+
+def training_image(files: TrainingFiles, name: str, beside: str | None, listed: Mapping[str, str]) -> TrainingImage:
+    """One image's record. ``beside``: its text file."""
     data = files.read(name)
-    size = opened(files.label, name, data)[1]
-    caption, source = caption_of(files, name, listed)
+    size = checked_size(files.label, name, data)
+    caption, source = caption_of(files, name, beside, listed)
     return TrainingImage(name, hashlib.sha256(data).hexdigest(), size, caption, source)
 
 
-def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, int]]:
-    """The image, its pixels unread, and its size as its EXIF turns it. Raises InvalidParameter."""
+def checked_size(label: str, name: str, data: bytes) -> tuple[int, int]:
+    """Width and height of an image, turned as its EXIF says. Raises InvalidParameter."""
     try:
-        image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {name} is not a PNG, JPEG or WebP image ({error})") from error
+        image = opened_image(data, WEB_FORMATS)
+    except UnreadableImage as error:
+        raise InvalidParameter(FIELD, f"{label}: {name} {error}") from error
     width, height = image.size
     if width * height > LARGEST_IMAGE:
         raise InvalidParameter(
@@ -140,17 +169,17 @@ def opened(label: str, name: str, data: bytes) -> tuple[Image.Image, tuple[int, 
     if min(width, height) < SMALLEST_SIDE:
         raise InvalidParameter(FIELD, f"{label}: {name} has {width}x{height} pixels; a side needs {SMALLEST_SIDE}")
     try:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # unpacks a PNG's pixels: its EXIF may be at its end
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {name} is damaged ({error}); replace it") from error
-    return image, (height, width) if turned else (width, height)
+        return upright_size(image)
+    except UnreadableImage as error:
+        raise InvalidParameter(FIELD, f"{label}: {name} {error}; replace it") from error
 
 
-def caption_of(files: TrainingFiles, name: str, listed: Mapping[str, str]) -> tuple[str | None, str]:
+def caption_of(
+    files: TrainingFiles, name: str, beside: str | None, listed: Mapping[str, str]
+) -> tuple[str | None, str]:
     """What the files say that image ``name`` shows, and which of them says it."""
-    beside = str(PurePosixPath(name).with_suffix(CAPTION_SUFFIX))
     found, source = listed.get(name), METADATA_FILE
-    if beside in files.sizes:
+    if beside is not None:
         source = "text files"
         try:
             found = files.read(beside).decode("utf-8-sig")
@@ -210,11 +239,14 @@ def fitted(label: str, entry: TrainingImage, data: bytes, side: int) -> FittedIm
     """
     if hashlib.sha256(data).hexdigest() != entry.digest:
         raise InvalidParameter(FIELD, f"{label}: {entry.name} was changed meanwhile; queue the training again")
-    image, (width, height) = opened(label, entry.name, data)
+    width, height = checked_size(label, entry.name, data)
     try:
-        image = on_white(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InvalidParameter(FIELD, f"{label}: {entry.name} is damaged ({error}); replace it") from error
+        found = decoded(data, WEB_FORMATS)
+    except UnreadableImage as error:
+        raise InvalidParameter(FIELD, f"{label}: {entry.name} {error}; replace it") from error
+    for warning in found.warnings:
+        _log.warning("NeuroLux: %s: %s: %s", label, entry.name, warning)
+    image = found.on_white()
     scale = side / min(width, height)
     scaled = (max(side, round(width * scale)), max(side, round(height * scale)))
     left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
@@ -222,15 +254,3 @@ def fitted(label: str, entry: TrainingImage, data: bytes, side: int) -> FittedIm
         image = image.resize(scaled, Image.Resampling.LANCZOS)
     image = image.crop((left, top, left + side, top + side))
     return FittedImage(np.asarray(image, dtype=np.float32) / 255, (width, height), (left, top))
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """As RGB; what is transparent becomes white. 16 bit grey is scaled, where Pillow would cut it off."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image, dtype=np.float64) / 257
-        image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image.convert("RGB")

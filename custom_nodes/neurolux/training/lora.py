@@ -81,7 +81,7 @@ def train_lora(
     check_model(handle.model, handle.spec.variant, prediction_type(loaded))
     check_placement(loaded)
     for folder in (loras, checkpoints):
-        check_writable(folder)
+        check_writable(folder, settings.name)
     path = checkpoints / f"{settings.name}.safetensors"
     begun_with = common_ground(handle, loaded, images, settings)
     checkpoint = checkpoint_to_resume(path, begun_with, settings) if resume else None
@@ -101,7 +101,8 @@ def train_lora(
         done = training.run()
         layers = {key: weight.to(loaded.precision.main) for key, weight in lora_layers(done).items()}
         metadata = file_metadata(handle, images, settings)
-        written = save_lora(loaded.pipe, loaded.denoiser_name, loras, settings.name, layers, metadata)
+        named = formula_of(handle.model).file_tensors
+        written = save_lora(loaded.pipe, loaded.denoiser_name, loras, settings.name, layers, named, metadata)
     return TrainedLora(written, tuple(done.losses), (*model_warnings(handle), *warnings))
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.pack.comfy_server import ComfyServer
 from tests.pack.graphs import Graph, node, text_to_image
+from tests.pack.images.test_decoding import LOSSLESS, REFUSED
 from tests.pack.node_locales import LOCALE_FILE, node_definitions
 
 INPUTS = {
@@ -55,7 +56,7 @@ INPUTS = {
     "NeuroLuxDecode": ["pipeline", "latent"],
     "NeuroLuxEncodeImage": ["pipeline", "image", "fit", "width", "height", "batch_size", "mask"],
     "NeuroLuxImageToEdit": ["pipeline", "image", "fit", "width", "height", "batch_size"],
-    "NeuroLuxPrepareMask": ["feather", "invert", "mask_image", "transparency"],
+    "NeuroLuxPrepareMask": ["feather", "invert", "mask_image", "transparency", "mask_transparency"],
     "NeuroLuxExtendImage": ["image", "left", "top", "right", "bottom", "feather"],
     "NeuroLuxPutBack": ["images", "latent"],
     "NeuroLuxGenerateBatch": [
@@ -243,6 +244,36 @@ def test_image_parameter_turns_by_exif_and_masks_by_alpha(comfyui: ComfyServer, 
     assert image.size == (4, 6)
     assert image.getpixel((0, 0)) == (255, 0, 0)
     assert [mask.getpixel((0, y)) for y in (0, 5)] == [(255, 255, 255), (0, 0, 0)]
+
+
+@pytest.mark.parametrize("kind", ["16-bit grey + tRNS", "16-bit RGBA", "RGB + tRNS", "LA", "lossless WebP with alpha"])
+def test_image_parameter_keeps_what_the_file_says(comfyui: ComfyServer, base_directory: Path, kind: str) -> None:
+    data, colours, alpha = LOSSLESS[kind]
+    assert alpha is not None
+    (base_directory / "input" / "kept.png").write_bytes(data)  # a name says nothing about the format
+    graph = {
+        "parameter": node("NeuroLuxImageParameter", name="image", image="kept.png", description="", required=True),
+        "mask": node("MaskToImage", mask=["parameter", 1]),
+        "result": result_node(["parameter", 0]),
+        "result_mask": result_node(["mask", 0]),
+    }
+    run = comfyui.run(graph)
+    (image,), (mask,) = comfyui.images(run), comfyui.images(run, "result_mask")
+    most = np.iinfo(colours.dtype).max
+    assert np.array_equal(np.asarray(image), (colours / most * 255).round())
+    assert np.abs(255 - np.asarray(mask)[..., 0] - alpha / most * 255.0).max() <= 0.51
+
+
+def test_image_parameter_refuses_an_animation_by_its_name(comfyui: ComfyServer, base_directory: Path) -> None:
+    (base_directory / "input" / "moving.webp").write_bytes(REFUSED["animated WebP"][0]())
+    run = comfyui.run(
+        {
+            "parameter": node("NeuroLuxImageParameter", name="x", image="moving.webp", description="", required=True),
+            "result": result_node(["parameter", 0]),
+        }
+    )
+    assert run.error_class == "InvalidParameter"
+    assert "x: the image 'moving.webp' has 2 frames or pages; use a file with one image" in run.error_text
 
 
 def test_without_an_optional_image_its_dependants_do_not_run(comfyui: ComfyServer) -> None:

@@ -317,3 +317,47 @@ def test_interrupt_in_the_middle_and_progress_through_comfyui(comfyui: ComfyServ
     assert stopped.message("execution_interrupted")["node_id"] == "sample"
     graph["sample"]["inputs"]["seed"] = 7
     assert comfyui.files(comfyui.run(graph))[0][-2000:] == comfyui.files(comfyui.run(graph))[0][-2000:]
+
+
+@pytest.mark.parametrize(
+    ("folder", "task"),
+    [
+        ("tiny-flux-dev", "image-to-image"),
+        ("tiny-flux-dev", "inpaint"),
+        ("tiny-sdxl", "image-to-image"),
+        ("tiny-flux-kontext", "edit"),
+    ],
+)
+def test_memory_is_asked_for_to_encode_the_image_as_well(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, folder: str, task: str
+) -> None:
+    """The pipeline encodes the image inside its call: with the denoiser's memory alone it would run out."""
+    from neurolux.loading.working_memory import decoding_memory, sampling_memory
+    from neurolux.stages.encode import encode
+    from neurolux.stages.sample import plan_sample, sample
+
+    handle = handle_for(tiny_models[folder])
+    side = 176
+    image = some_image(side, side)
+    mask = torch.ones(1, side, side) if task == "inpaint" else None
+    with torch.inference_mode():
+        loaded = borrow(handle)
+        latent = encoded(image, mask)(loaded)
+        positive = encode(loaded, PROMPT)
+        request = plan_sample(handle.model, None, latent, 7, 2, -1.0, 1.0 if task == "edit" else 0.5)
+        assert (request.task, request.width, request.height) == (task, side, side)
+        asked: list[tuple[list[str], int]] = []
+        stage = loaded.placement.stage
+
+        def recorded(names: Sequence[str], needed: int) -> Any:
+            asked.append((list(names), needed))
+            return stage(names, needed)
+
+        monkeypatch.setattr(loaded.placement, "stage", recorded)
+        sample(loaded, request, positive, None)
+        (names, needed) = asked[-1]
+        assert names == [loaded.denoiser_name, "vae"]
+        assert needed >= decoding_memory(loaded, side, side)
+        assert needed >= sampling_memory(loaded, side, side)
+        if task == "edit":  # it attends to the image to edit, of up to a megapixel, as well as to what it draws
+            assert needed >= sampling_memory(loaded, side, side + 1024 * 1024 // side)

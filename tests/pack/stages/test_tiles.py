@@ -97,16 +97,30 @@ def test_impossible_tiles_are_refused(tile: int, overlap: int, said: str) -> Non
         plan_tiles(512, 512, tile, overlap, side_limits())
 
 
-def test_tiles_that_disagree_fade_into_each_other_without_a_jump() -> None:
+@pytest.mark.parametrize(
+    ("size", "overlap"),
+    [((300, 200), 32), ((300, 200), 0), ((300, 200), 64), ((130, 260), 16), ((2048, 2048), 64), ((129, 129), 64)],
+)
+def test_neighbours_that_disagree_fade_once_within_the_overlap(size: tuple[int, int], overlap: int) -> None:
+    """Everywhere else a pixel is that of one tile: the mean of two drawings is blurred."""
     from neurolux.images.tiles import blend, plan_tiles
 
-    tiles = plan_tiles(300, 200, 128, 32, side_limits())
-    shades = [(tile, torch.full((128, 128, 3), float(index % 2))) for index, tile in enumerate(tiles)]
-    made = blend(shades, 300, 200, 32)
-    assert made.min() == 0
-    assert made.max() == 1
-    steps = [made.diff(dim=0).abs().max(), made.diff(dim=1).abs().max()]
-    assert all(0 < step <= 1.5 / 32 for step in steps), steps
+    side = 1024 if size == (2048, 2048) else 128
+    tiles = plan_tiles(*size, side, overlap, side_limits())
+    for axis, starts in ((1, sorted({tile.left for tile in tiles})), (0, sorted({tile.top for tile in tiles}))):
+        shades = [
+            torch.full((side, side, 1), float(starts.index(tile.left if axis else tile.top) % 2)) for tile in tiles
+        ]
+        made = blend(tiles, shades, overlap).select(1 - axis, 0)[..., 0]
+        jumps = made.diff().abs()
+        assert jumps.max() <= 1.01 / max(overlap, 1)
+        fades = len(starts) - 1
+        assert ((made > 0) & (made < 1)).sum() <= fades * max(overlap, 1)
+        middles = [(one + side + other) / 2 for one, other in zip(starts, starts[1:], strict=False)]
+        if overlap <= min(other - one for one, other in zip(starts, starts[1:], strict=False)):
+            assert jumps.sum() == pytest.approx(fades, abs=1e-4)
+            for middle in middles:
+                assert made[int(middle) - 1 : int(middle) + 1].mean() == pytest.approx(0.5, abs=1 / max(overlap, 2))
 
 
 def test_tiles_that_agree_give_the_image_back() -> None:
@@ -114,7 +128,7 @@ def test_tiles_that_agree_give_the_image_back() -> None:
 
     (whole,) = make_image(192, 320)
     tiles = plan_tiles(320, 192, 128, 32, side_limits())
-    made = blend(((tile, tile.cut(whole)) for tile in tiles), 320, 192, 32)
+    made = blend(tiles, [tile.cut(whole) for tile in tiles], 32)
     assert torch.allclose(made, whole, atol=1e-6)
 
 
@@ -196,10 +210,10 @@ def test_under_a_controlnet_each_tile_equals_diffusers_with_that_part_of_the_con
             generator=torch.Generator().manual_seed(7 + index),
             **{key: value for key, value in PLAIN[model][1].items() if key not in ("width", "height")},
         ).images  # fmt: skip
-        parts.append((tile, made.permute(0, 2, 3, 1)[0]))
+        parts.append(made.permute(0, 2, 3, 1)[0])
     controls = [{"path": controlnets[name], "image": drawing}]
     made = refined(tiny_models[model], images, overlap=32, controls=controls)
-    assert torch.equal(made[0], blend(parts, 192, 128, 32))
+    assert torch.equal(made[0], blend(tiles, parts, 32))
     assert not torch.equal(made, refined(tiny_models[model], images, overlap=32))
 
 

@@ -296,6 +296,22 @@ def test_an_mp4_has_every_frame_at_its_time_and_the_graph(tmp_path: Path) -> Non
     assert (tmp_path / "b.mp4").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 120, 40)])
+def test_an_mp4_holds_bt709_and_says_so(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+    from neurolux.images.video_file import write_mp4
+
+    write_mp4([Image.new("RGB", (64, 48), colour)] * 2, tmp_path / "a.mp4", 8.0, 100, {})
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        coding = container.streams.video[0].codec_context
+        assert (coding.colorspace, coding.color_primaries, coding.color_trc, coding.color_range) == (1, 1, 1, 1)
+        frame = next(container.decode(video=0))
+        stored = [bytes(plane)[0] for plane in frame.planes]
+    red, green, blue = (value / 255 for value in colour)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    expected = [16 + 219 * luma, 128 + 224 * (blue - luma) / 1.8556, 128 + 224 * (red - luma) / 1.5748]
+    assert np.abs(np.array(stored, float) - expected).max() <= 2
+
+
 def test_a_webp_is_animated(tmp_path: Path) -> None:
     from neurolux.images.video_file import write_webp
 

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tests.pack.architectures import UNET, shallow_flux
 from tests.pack.pipelines import borrow, handle_for
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     torch.testing.assert_close(latents, plain.latents, rtol=1e-5, atol=2e-6)  # convolutions round by the memory's order
     plain.latents = latents
     expected = plain.run(3, list(targets))
+    expected = formula.file_tensors(expected)
     assert found.keys() == expected.keys()
     for name, weight in found.items():
         assert torch.equal(weight, expected[name]), name
@@ -287,23 +289,62 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(
     assert torch.isfinite(make_image(handle)).all()
 
 
-def test_stock_lora_loader_knows_every_layer(tiny_models: dict[str, Path], archive: Path, tmp_path: Path) -> None:
-    """ComfyUI's own LoRA code maps each pair of matrices to a weight of its own FLUX."""
+STOCK: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "tiny-flux-dev": ("transformer", "Flux", {
+        "image_model": "flux", "in_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 3072,
+        "mlp_ratio": 4.0, "num_heads": 24, "depth": 2, "depth_single_blocks": 2, "axes_dim": [16, 56, 56],
+        "theta": 10_000, "qkv_bias": True, "guidance_embed": True, "patch_size": 2, "out_channels": 16,
+    }),
+    "tiny-sdxl": ("unet", "SDXL", {
+        "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False, "in_channels": 4,
+        "num_classes": "sequential", "adm_in_channels": 2816, "model_channels": 320, "num_res_blocks": [2, 2, 2],
+        "transformer_depth": [0, 0, 2, 2, 10, 10], "channel_mult": [1, 2, 4], "transformer_depth_middle": 10,
+        "use_linear_in_transformer": True, "context_dim": 2048, "num_head_channels": 64,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "use_temporal_attention": False,
+    }),
+}  # fmt: skip
+"""The denoiser's name, ComfyUI's class for it, and its configuration at full size (FLUX with fewer blocks)."""
+
+
+@pytest.mark.parametrize("model", STOCK)
+def test_comfyuis_own_lora_loader_uses_every_layer(
+    model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
+) -> None:
+    """A file as the training writes it, for the full architecture: each pair of matrices changes its weight."""
     import comfy.lora
     import comfy.lora_convert
     import comfy.model_base
     import comfy.supported_models
+    from neurolux.families.registry import families
+    from neurolux.training.files import save_lora
 
-    config = {
-        "image_model": "flux", "in_channels": 4, "vec_in_dim": 32, "context_in_dim": 32, "hidden_size": 32,
-        "mlp_ratio": 4.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 4, 8], "theta": 10_000,
-        "qkv_bias": True, "guidance_embed": True, "patch_size": 2, "out_channels": 4,
-    }  # fmt: skip
-    model = comfy.model_base.Flux(comfy.supported_models.Flux(config))
-    state = load_file(train(handle_for(tiny_models["tiny-flux-dev"]), archive, tmp_path, 2).path)
-    keys = comfy.lora.model_lora_keys_unet(model, {})
-    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(state), keys)
-    used = {name for patch in patches.values() for name in patch.loaded_keys}
-    assert used == set(state)
-    names = {key if isinstance(key, str) else key[0] for key in patches}
-    assert names <= set(model.state_dict())
+    part, stock, config = STOCK[model]
+    formula = families()["flux" if "flux" in model else "sdxl"].training
+    assert formula is not None
+    with torch.device("meta"):
+        denoiser = shallow_flux() if part == "transformer" else diffusers.UNet2DConditionModel(**UNET)
+    layers = {
+        f"{name}.lora_{side}.weight": torch.ones((2, module.in_features) if side == "A" else (module.out_features, 2))
+        for name, module in denoiser.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.endswith(formula.targets)
+        for side in "AB"
+    }
+    pipe_class = diffusers.FluxPipeline if part == "transformer" else diffusers.StableDiffusionXLPipeline
+    path = save_lora(pipe_class, part, tmp_path, "full", layers, formula.file_tensors, {})
+    trained = load_file(train(handle_for(tiny_models[model]), archive, tmp_path, 1).path)
+    written = load_file(path)
+    assert {name.rpartition(".")[2] for name in trained} == {name.rpartition(".")[2] for name in written}
+
+    theirs = getattr(comfy.model_base, stock)(getattr(comfy.supported_models, stock)(config), device="meta")
+    keys = comfy.lora.model_lora_keys_unet(theirs, {})
+    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(written), keys)
+    assert len(patches) == len(layers) / 2 == (560 if part == "unet" else len(patches))
+    assert {name for patch in patches.values() for name in patch.loaded_keys} == set(written)
+    weights = theirs.state_dict()
+    for key, patch in patches.items():
+        name, (_, start, length) = (key, (0, 0, None)) if isinstance(key, str) else (key[0], key[1])
+        shape = (length or weights[name].shape[0], weights[name].shape[1])
+        up, down, alpha = patch.weights[:3]
+        assert (up.shape[0], down.shape[1]) == shape, key
+        assert start + shape[0] <= weights[name].shape[0]
+        assert alpha in (None, 2.0)

@@ -72,6 +72,56 @@ def test_captions_come_from_text_files_then_metadata(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("image", "text", "used"),
+    [
+        ("a.png", "a.txt", True),
+        ("a.png", "a.TXT", True),
+        ("CAT.PNG", "cat.txt", True),
+        ("set/Cat.Jpg", "set/CAT.Txt", True),
+        ("a.png", "b.txt", False),
+        ("a.png", "a.png.txt", False),
+        ("set/a.png", "a.txt", False),
+        ("a.png", "set/a.txt", False),
+    ],
+)
+def test_a_caption_is_used_or_told_of(tmp_path: Path, image: str, text: str, used: bool) -> None:
+    from neurolux.training.image_set import read_training_set
+
+    path = packed(tmp_path / "set.zip", {image: plain(), text: "a red square"})
+    (warnings, (found,)) = read_training_set("set", path).warnings(), read_training_set("set", path).images
+    assert found.caption == ("a red square" if used else None)
+    assert warnings == ([] if used else [f"not used, because there is no image of that name in its folder: {text}"])
+
+
+def test_of_two_captions_the_one_of_the_very_name_counts_and_the_other_is_told_of(tmp_path: Path) -> None:
+    from neurolux.training.image_set import read_training_set
+
+    path = packed(tmp_path / "set.zip", {"a.png": plain(), "A.txt": "other case", "a.txt": "same case"})
+    found = read_training_set("set", path)
+    assert found.images[0].caption == "same case"
+    assert found.warnings() == ["not used, because there is no image of that name in its folder: A.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"), [("a" * 100, True), ("ä" * 100, True), ("猫" * 73, True), ("猫" * 74, False)]
+)
+def test_a_name_whose_file_could_not_be_written_is_refused_before_the_training(
+    tmp_path: Path, name: str, fits: bool
+) -> None:
+    from neurolux.errors import InvalidParameter
+    from neurolux.training.files import ADDED_TO_NAME, check_writable
+
+    if fits:
+        check_writable(tmp_path, name)
+        (tmp_path / (name + ADDED_TO_NAME)).touch()
+    else:
+        with pytest.raises(InvalidParameter, match=r"has 222 bytes as a file name; at most 221 fit"):
+            check_writable(tmp_path, name)
+    with pytest.raises(InvalidParameter, match="has 300 bytes"):
+        check_writable(tmp_path, "猫" * 100)
+
+
+@pytest.mark.parametrize(
     ("name", "caption", "trigger", "spoken"),
     [
         ("a.png", "a cat", "zorb", "zorb, a cat"),

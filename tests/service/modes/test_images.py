@@ -112,6 +112,17 @@ def test_inpaint_takes_the_mask_from_transparency_at_the_images_own_size(
     assert difference(drawn[~kept], photo[~kept]) > 20
 
 
+@pytest.mark.parametrize("kind", ["a hole in white", "white on transparent"])
+def test_inpaint_heeds_the_transparency_of_the_mask(client: ImageGenClient, apple: np.ndarray, kind: str) -> None:
+    inside = np.zeros((128, 128), bool)
+    inside[37:101, 21:106] = True
+    mask = np.full((128, 128, 4), 255, np.uint8)
+    mask[..., 3] = np.where(inside == (kind == "white on transparent"), 255, 0)
+    drawn = run(client, "inpaint", prompt="grinning face, blue background", image=png(apple), mask=png(mask), feather=0)
+    assert np.array_equal(drawn[~inside], apple[~inside])
+    assert difference(drawn[inside], apple[inside]) > 20
+
+
 def test_inpaint_without_any_mask_says_what_to_send(client: ImageGenClient, apple: np.ndarray) -> None:
     with pytest.raises(ClientError, match="nothing in the mask is white.* transparent"):
         run(client, "inpaint", prompt="banana", image=png(apple))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ...weights.stamps import Shapes
 from ..blocks import BlockLists
 from ..spec import Config, Tensors
@@ -108,3 +110,20 @@ def lightning_steps(name: str) -> int | None:
     """The number of steps in the name of a Lightning file; None for any other name."""
     match = LIGHTNING_NAME.search(name)
     return int(match[1]) if match else None
+
+
+def kohya_lora(layers: Tensors) -> Tensors:
+    """A LoRA's tensors, named by diffusers (``unet.X.lora_A.weight``), under kohya's names, each layer with its alpha.
+
+    ComfyUI's Load LoRA and the Automatic1111 family know only these for a UNet. Alpha is the rank: a factor of 1.
+    """
+    found: Tensors = {}
+    for name, tensor in layers.items():
+        layer, _, matrix = name.removeprefix("unet.").partition(".lora_")
+        kohya = f"lora_unet_{layer.replace('.', '_')}"
+        if matrix == "A.weight":
+            found[f"{kohya}.lora_down.weight"] = tensor
+            found[f"{kohya}.alpha"] = torch.tensor(float(tensor.shape[0]), dtype=tensor.dtype)
+        else:
+            found[f"{kohya}.lora_up.weight"] = tensor
+    return found
