@@ -7,9 +7,11 @@ recognized by a tensor that no other component has, with any prefix.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from ..errors import WeightsMissing
 from ..weights.file_kinds import FileKind, Place, TensorInfo
-from ..weights.headers import WeightHeader
+from ..weights.headers import WeightHeader, read_header
 from ..weights.stamps import Shapes
 from .recognized import recognized_lora
 from .registry import all_parts, families
@@ -20,6 +22,15 @@ UMT5_MARKS = ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.wei
 every block."""
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
 CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
+
+
+def read_kind(path: Path) -> FileKind:
+    """The kind of the file at ``path``. Raises WeightsMissing, also where its tensors have impossible shapes."""
+    header = read_header(path)
+    try:
+        return identify(header)
+    except Exception as error:  # the names and shapes in a file may be anything
+        raise WeightsMissing(f"{path} cannot be identified ({error!r}); choose another file") from error
 
 
 def identify(header: WeightHeader) -> FileKind:

@@ -16,12 +16,12 @@ from zlib import crc32
 
 from ..catalog.models import Catalog, Model, SingleFilesSource
 from ..errors import WeightsMissing
-from ..families.identify import identify
+from ..families.identify import read_kind
 from ..families.registry import family_of
 from ..families.spec import FamilySpec, SingleFiles
 from ..loading.components import check_single_files, single_components
 from ..weights.file_kinds import FileKind
-from ..weights.headers import READABLE, read_header
+from ..weights.headers import READABLE
 from ..weights.user_files import is_readable_name
 from .folder_models import own_model
 
@@ -84,7 +84,7 @@ def files_below(root: Path) -> list[Path]:
     """The weight files below a folder, sorted. Pipes, devices and names that are not text are left out."""
     try:
         found = sorted(root.rglob("*")) if root.is_dir() else []
-        return [path for path in found if path.suffix in READABLE and is_text(path, root) and path.is_file()]
+        return [path for path in found if path.suffix.lower() in READABLE and is_text(path, root) and path.is_file()]
     except OSError as error:
         _log.warning("NeuroLux: %s cannot be listed: %s", root, error)
         return []
@@ -107,12 +107,11 @@ def file_stamp(path: Path) -> tuple[int, int]:
 def kind_of(path: Path) -> FileKind | None:
     """The kind of the file at ``path``; None if it cannot be read, which is logged once."""
     try:
-        return identify(read_header(path))
-    except Exception as error:  # its tensors may have any names and shapes, and must not take other models down
+        return read_kind(path)
+    except WeightsMissing as error:
         if path not in _reported:
             _reported.add(path)
-            text = str(error) if isinstance(error, WeightsMissing) else f"{path} cannot be identified: {error!r}"
-            _log.warning("NeuroLux: %s", text)
+            _log.warning("NeuroLux: %s", error)
         return None
 
 
@@ -163,7 +162,8 @@ def fits(family: FamilySpec, files: Mapping[str, Path]) -> bool:
     """Whether the components chosen so far were made for each other."""
     try:
         check_single_files(family.name, SingleFilesSource(files))
-    except WeightsMissing:
+    except WeightsMissing as error:
+        _log.debug("NeuroLux: %s", error)
         return False
     return True
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from .headers import GGUF, SAFETENSORS, damaged, read_header
+from .decoding import in_one_form
+from .headers import damaged, is_gguf, is_safetensors, read_header
 from .user_files import open_regular
 
 LoadProgress = Callable[[int, int], None]
@@ -50,9 +51,9 @@ def open_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 def open_file(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of one file by name. Raises WeightsMissing for a damaged file."""
-    if path.suffix == GGUF:
+    if is_gguf(path):
         return open_gguf(path)
-    if path.suffix in SAFETENSORS:
+    if is_safetensors(path):
         return map_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -82,7 +83,7 @@ def map_safetensors(path: Path) -> dict[str, torch.Tensor]:
             else (torch.empty(0, dtype=kind))
         )
         tensors[name] = flat.view(info.shape)
-    return tensors
+    return in_one_form(tensors, header)
 
 
 def open_gguf(path: Path) -> dict[str, torch.Tensor]:
@@ -109,10 +110,12 @@ def open_gguf(path: Path) -> dict[str, torch.Tensor]:
 
 def outlines(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of ``path`` on the meta device: decoded shapes and types, without data."""
-    if path.suffix not in (*SAFETENSORS, GGUF):
+    if not is_safetensors(path) and not is_gguf(path):
         loaded = torch.load(path, map_location="meta", weights_only=True)
         return {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-    return {
+    header = read_header(path)
+    tensors = {
         name: torch.empty(info.shape, dtype=TYPES.get(info.type, torch.uint8), device="meta")
-        for name, info in read_header(path).tensors.items()
+        for name, info in header.tensors.items()
     }
+    return tensors if header.gguf else in_one_form(tensors, header)
