@@ -299,6 +299,9 @@ class FamilySpec:
     """(maximum tokens) -> tokenizers for single files, which contain none."""
     scheduler: Callable[[Mapping[str, Config]], Scheduler] | None = None
     """(configurations of the components) -> the scheduler for single files, which specify none."""
+    trained_for: Callable[[Mapping[str, Any], Mapping[str, str]], Config] = lambda names, metadata: {}
+    """(names of all tensors in the denoiser's single file, its metadata) -> the settings of the scheduler that they
+    state. Raises ValueError, which names it, for a training that the pack cannot sample."""
     single_files: SingleFiles | None = None
     """None if models of the family can only be loaded from diffusers folders."""
     loras: Loras | None = None

@@ -158,7 +158,23 @@ def single_components(family: str, source: SingleFilesSource) -> dict[str, Compo
             ) from error
         found[name] = replace(files, config=config)
     check_fit(family_of(family), found)
+    denoiser = found.get(family_of(family).denoiser)
+    if denoiser is not None:
+        file_schedule(family_of(family), denoiser)
     return found
+
+
+def file_schedule(family: FamilySpec, denoiser: ComponentFiles) -> Config:
+    """The scheduler's settings that a denoiser's single file states. Raises WeightsMissing if none samples it."""
+    path = denoiser.files[0]
+    header = read_header(path)
+    try:
+        return family.trained_for(header.tensors, header.metadata)
+    except ValueError as error:
+        raise WeightsMissing(
+            f"{path.name} is a {family.title} model that the pack cannot sample: {error}; choose one that predicts "
+            "noise (epsilon) or velocity (v-prediction)"
+        ) from error
 
 
 def check_single_files(family: str, source: SingleFilesSource) -> None:
