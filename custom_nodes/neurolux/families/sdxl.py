@@ -404,7 +404,11 @@ FAMILY = FamilySpec(
         steps_of=unet.lightning_steps,
         distilled=lightning,
     ),
-    loras=Loras(detect_lora, state_arguments=lambda pipe: {"unet_config": pipe.unet.config}),
+    loras=Loras(
+        detect_lora,
+        state_arguments=lambda pipe: {"unet_config": pipe.unet.config},
+        original_names=unet.original_names,
+    ),
     controls=CONTROLS,
     detect_control=detect_control,
     control_folder=control_folder,

@@ -152,6 +152,9 @@ class SingleFiles:
     """ComfyUI's folder for a component, if it is not the usual one."""
     only_by_name: frozenset[str] = frozenset()
     """Components with the same shapes as in another family, so only a preferred name identifies their files."""
+    foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name patterns, in lower case, of another family's files with the same shapes, by component: never taken unless
+    chosen by name."""
     steps_of: Callable[[str], int | None] = lambda name: None
     """(file name) -> the number of steps that the model was distilled for; None if the name has none."""
     distilled: Callable[[Model, int], Model] = lambda model, steps: model
@@ -180,6 +183,12 @@ class Loras:
     """(pipeline) -> arguments of its ``lora_state_dict`` besides the file."""
     check: Callable[[Any, Mapping[str, torch.Tensor]], None] = lambda denoiser, state: None
     """Raises ValueError for layers that diffusers could only load by changing the shared denoiser."""
+    original_names: Callable[[Any], Mapping[str, tuple[str, ...]]] = lambda denoiser: {}
+    """(denoiser) -> its authors' name of each layer, with the layers of diffusers' denoiser that it joins by rows."""
+    swapped: tuple[str, ...] = ()
+    """The layer whose two halves of rows diffusers has in the other order."""
+    widens: str = ""
+    """The layer for which a file may have fewer inputs than the model, whose further inputs it then ignores."""
 
 
 @dataclass(frozen=True)

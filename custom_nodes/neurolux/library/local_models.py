@@ -87,8 +87,8 @@ def local_names(models: Iterable[Path], catalog: Catalog) -> list[str]:
 
 def holds_files(models: Iterable[Path]) -> bool:
     """Whether any folder for main files contains a file."""
-    folders = [root / name for root in models for kind in MAIN_FOLDERS for name in SUBFOLDERS[kind]]
-    return any(path.is_file() for folder in folders if folder.is_dir() for path in folder.rglob("*"))
+    shelf = folder_shelf(models)
+    return any(shelf.files(folder) for folder in MAIN_FOLDERS)
 
 
 def folder_shelf(models: Iterable[Path]) -> Shelf:

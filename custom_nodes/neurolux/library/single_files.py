@@ -7,6 +7,7 @@ The tensors in a file determine its kind (families/identify.py). Its name only d
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -83,11 +84,23 @@ class Shelf:
 def files_below(root: Path) -> list[Path]:
     """The weight files below a folder, sorted. Pipes, devices and names that are not text are left out."""
     try:
-        found = sorted(root.rglob("*")) if root.is_dir() else []
+        found = sorted(walk(root))
         return [path for path in found if path.suffix.lower() in READABLE and is_text(path, root) and path.is_file()]
     except OSError as error:
         _log.warning("NeuroLux: %s cannot be listed: %s", root, error)
         return []
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """All files below a folder, also in folders that links lead to, as ComfyUI lists them; each folder once."""
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, file) for file in files)
 
 
 def is_text(path: Path, root: Path) -> bool:
@@ -150,6 +163,8 @@ def add_component(family: FamilySpec, name: str, found: dict[str, Path], shelf: 
     for path in dict.fromkeys(candidates):
         kind = kind_of(path)
         if kind is None or part not in kind.parts:
+            continue
+        if any(fnmatch(path.name.lower(), pattern) for pattern in files.foreign.get(name, ())):
             continue
         trial = {**found, name: path}
         if fits(family, trial):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import WeightsMissing
 from .decoding import in_one_form
 from .headers import damaged, is_gguf, is_safetensors, read_header
 from .user_files import open_regular
@@ -73,7 +74,10 @@ def map_safetensors(path: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for name, info in header.tensors.items():
         if info.type not in TYPES:
-            raise damaged(path, f"{name} is {info.type}; supported are {', '.join(TYPES)}")
+            raise WeightsMissing(
+                f"{path} cannot be read: {name} is {info.type}, and supported are {', '.join(TYPES)}; use a version "
+                "in one of these"
+            )
         kind = TYPES[info.type]
         if info.bytes != info.parameters * kind.itemsize:
             raise damaged(path, f"{name} has {info.bytes} bytes and should have {info.parameters * kind.itemsize}")
@@ -100,7 +104,10 @@ def open_gguf(path: Path) -> dict[str, torch.Tensor]:
         kind = tensor.tensor_type
         if kind not in plain and kind not in SUPPORTED_GGUF_QUANT_TYPES:
             supported = ", ".join(known.name for known in SUPPORTED_GGUF_QUANT_TYPES)
-            raise damaged(path, f"{tensor.name} is {kind.name}; supported are F32, F16, {supported}")
+            raise WeightsMissing(
+                f"{path} cannot be read: {tensor.name} is {kind.name}, and supported are F32, F16, {supported}; use a "
+                "version in one of these"
+            )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             data = torch.from_numpy(tensor.data)

@@ -70,7 +70,7 @@ def nf4(weight: torch.Tensor, block: int = 64, nested: bool = False) -> Coded:
 
 def int8(weight: torch.Tensor, rows: bool, note: bool, rotated: int = 0, flat: bool = False) -> Coded:
     """As ComfyUI writes it; ``rotated``: with ConvRot in groups of this size."""
-    turned = weight
+    turned, matrix = weight, torch.empty(0)
     if rotated:
         matrix = seed = torch.tensor([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=torch.float32)
         while len(matrix) < rotated:
