@@ -21,7 +21,7 @@ def build_controlnet(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dty
     """The module, in RAM and in ``dtype``. Raises InvalidParameter for a ControlNet of another model."""
     module = load_module(
         f"ControlNet {file.name}",
-        f"fetch it again, or use its diffusers folder, with {CONFIG_FILE}",
+        f"use its diffusers folder, with {CONFIG_FILE}, or choose another",
         lambda: read_module(pipeline, file, dtype),
     )
     check_fit(pipeline, file, module)
@@ -46,7 +46,12 @@ def read_module(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dtype) -
         return from_state(getattr(diffusers, class_name), config, file, dtype)
     with tempfile.TemporaryDirectory() as folder:  # where from_single_file would else ask the Hub
         (Path(folder) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        return getattr(diffusers, class_name).from_single_file(str(file.path), config=folder, dtype=dtype)
+        # for diffusers, only a file called .safetensors is one
+        path = file.path
+        if path.suffix != ".safetensors":
+            path = Path(folder) / "weights.safetensors"
+            path.symlink_to(file.path.resolve())
+        return getattr(diffusers, class_name).from_single_file(str(path), config=folder, dtype=dtype)
 
 
 def from_state(model_class: Any, config: Mapping[str, Any], file: FileStamp, dtype: torch.dtype) -> Any:

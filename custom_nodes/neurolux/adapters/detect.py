@@ -88,7 +88,7 @@ def list_files(kind: AdapterKind, files: Iterable[tuple[str, Path]]) -> list[Ada
             detected = Detected(None, str(error))
         except Exception as error:  # the names and shapes in a file may be anything
             _log.warning("NeuroLux: %s cannot be identified", path, exc_info=True)
-            detected = Detected(None, f"{name} cannot be identified ({error!r}); fetch the file again")
+            detected = Detected(None, f"{name} cannot be identified ({error!r}); choose another file")
         if not is_readable_name(name):
             detected = Detected(None, f"the name {printable_name(name)} is not UTF-8; rename the file")
         problem = None if detected.problem is None else printable_name(detected.problem)

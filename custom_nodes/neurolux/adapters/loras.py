@@ -7,8 +7,10 @@ time are added in one fixed order (by file), so that the order of the nodes does
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,14 +23,23 @@ from ..families.registry import family_of
 from ..loading.handle import AppliedLora
 from ..loading.loaded import LoadedLora, LoadedPipeline
 from ..memory.out_of_memory import is_out_of_memory
-from ..weights.stamps import FileStamp, stamp_file
+from ..weights.files import open_file
+from ..weights.stamps import FileStamp, read_shapes, stamp_file
 from .detect import detect
+from .lora_dialects import read_layers, spells_encoder
+from .lora_insertion import NO_SUCH_LAYER, Insertion, insert, inserted, places_of, planned
 
 MOST_UNUSED = 4
 MOST_UNUSED_BYTES = 1_000_000_000
 """LoRAs that no current graph uses stay in memory, beside their component, up to both bounds."""
-LOAD_ERRORS = (ValueError, KeyError, RuntimeError, AttributeError, NotImplementedError, TypeError, OSError)
+LOAD_ERRORS = (
+    ValueError, LookupError, RuntimeError, AttributeError, NotImplementedError, TypeError, OSError, AssertionError,
+)  # fmt: skip
 """What diffusers and peft raise for a file whose layers do not fit; they have no error of their own for it."""
+PEFT_KEY = re.compile(r"(transformer|unet|text_encoder(_2)?)\.[^:]+\.lora_[AB]\.weight")
+KOHYA_KEY = re.compile(r"lora_(unet|te\d?)_\w+\.(lora_(down|up)\.weight|alpha)")
+XLABS_KEY = re.compile(r"\.processor\.(qkv|proj)_lora\d?\.(down|up)\.weight$")
+LONGEST_REASON = 400
 _log = logging.getLogger(__name__)
 
 
@@ -78,6 +89,13 @@ def switch_loras(pipeline: LoadedPipeline, wanted: tuple[AppliedLora, ...]) -> N
                 loras.loaded[lora.file] = load_lora(pipeline, lora.file)
             loras.loaded.move_to_end(lora.file)
         activate(pipeline, wanted)
+
+
+def notes(pipeline: LoadedPipeline, files: Collection[FileStamp]) -> list[str]:
+    """What to tell the user of those LoRAs in effect that ``files`` names: which of their layers are not in use."""
+    active = [lora.file for lora in pipeline.loras.active if lora.file in files]
+    found = (pipeline.loras.loaded[file].note for file in active)
+    return [note for note in found if note is not None]
 
 
 def clear_loras(pipeline: LoadedPipeline) -> None:
@@ -145,49 +163,127 @@ def converted(pipeline: LoadedPipeline, file: FileStamp) -> Mapping[str, torch.T
     pipe: Any = pipeline.pipe
     loras = family_of(pipeline.model.family).loras
     more = loras.state_arguments(pipe) if loras is not None else {}
-    found = pipe.lora_state_dict(str(file.path.parent), **source(file), **more)
+    found = pipe.lora_state_dict(tensors_of(file), **more)
     return found[0] if isinstance(found, tuple) else found
 
 
-def source(file: FileStamp) -> dict[str, Any]:
-    """diffusers' arguments to read just this file, and never one that can hold code."""
-    return {"weight_name": file.path.name, "use_safetensors": True, "local_files_only": True}
+def tensors_of(file: FileStamp) -> dict[str, torch.Tensor]:
+    """The file's tensors. diffusers is not given its name: it only takes ``.safetensors`` for a safetensors file."""
+    return {name: value.clone() for name, value in open_file(file.path).items()}
 
 
 def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
     """Put ``file``'s layers beside those of the pipeline's components. Raises InvalidParameter."""
     pipe: Any = pipeline.pipe
+    parts: tuple[str, ...] = tuple(pipe._lora_loadable_modules)
     try:
         with quiet():
-            state = converted(pipeline, file)
-        parts = tuple(name for name in pipe._lora_loadable_modules if any(key.startswith(f"{name}.") for key in state))
-        loras = family_of(pipeline.model.family).loras
-        if loras is not None:
-            loras.check(pipeline.denoiser, state)
+            plan = plan_insertion(pipeline, file)
+            parts = tuple(name for name in parts if any(target[0] == name for target in plan.changes))
+            as_diffusers = diffusers_reads(pipeline, file, plan)
         with pipeline.placement.changing(parts), quiet():
             try:
-                pipe.load_lora_weights(str(file.path.parent), adapter_name=file.key, **source(file))
+                if as_diffusers:
+                    pipe.load_lora_weights(tensors_of(file), adapter_name=file.key)
+                else:
+                    for part in parts:
+                        insert(getattr(pipe, part), file.key, plan.of(part), pipeline.precision.main)
+                for part in parts:
+                    if missing := set(plan.of(part)) - inserted(getattr(pipe, part), file.key):
+                        raise ValueError(f"layer {min(missing)} could not be loaded")
             except BaseException:
                 take_out(pipe, file.key, parts)
                 raise
             sizes = {name: adapter_bytes(getattr(pipe, name), file.key) for name in parts}
-            parts = tuple(name for name, size in sizes.items() if size)
     except LOAD_ERRORS as error:
         if is_out_of_memory(error) or isinstance(error, InvalidParameter):
             raise
         raise InvalidParameter(
             "lora",
-            f"LoRA {file.name} does not fit {pipeline.model.name} ({str(error).splitlines()[0]}); "
+            f"LoRA {file.name} does not fit {pipeline.model.name} ({reason(error)}); "
             f"choose one that was trained on this {pipeline.model.family} model",
         ) from error
-    if not parts:
-        raise InvalidParameter(
-            "lora",
-            f"LoRA {file.name} has no layer that {pipeline.model.name} has; choose one that was trained on "
-            f"{pipeline.model.family}",
-        )
+    note = left_out_text(pipeline, file, plan)
     _log.info("NeuroLux: LoRA %s in %s: %.1f MB", file.name, pipeline.model.name, sum(sizes.values()) / 1e6)
-    return LoadedLora(parts, sum(sizes.values()))
+    if note is not None:
+        _log.warning("NeuroLux: %s", note)
+    return LoadedLora(parts, sum(sizes.values()), note)
+
+
+def reason(error: BaseException) -> str:
+    """The lines of an error's text as one, or its class if it has none."""
+    return " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+
+
+def plan_insertion(pipeline: LoadedPipeline, file: FileStamp) -> Insertion:
+    """Where the file's layers go. Raises InvalidParameter for a file of which less than half is used."""
+    pipe: Any = pipeline.pipe
+    family = family_of(pipeline.model.family)
+    loras = family.loras
+    if loras is None:
+        raise InvalidParameter("lora", f"{pipeline.model.name} takes no LoRA: the pack has none for {family.title}")
+    layers = read_layers(open_file(file.path))
+    places = places_of(pipe, tuple(pipe._lora_loadable_modules), family.denoiser, loras)
+    plan = planned(layers, pipe, places, family.denoiser, loras.widens)
+    trained = [layer for layer in layers if not spells_encoder(layer.name)]
+    used = set(plan.placed)
+    if not plan.placed or sum(layer.name in used for layer in trained) * 2 < len(trained):
+        raise InvalidParameter("lora", refusal(pipeline, file, plan, len(layers)))
+    return plan
+
+
+def refusal(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion, count: int) -> str:
+    """Why a file is not loaded at all."""
+    reasons = Counter(plan.left_out.values())
+    common = reasons.most_common(1)[0][0] if reasons else "it has no layers"
+    if common == NO_SUCH_LAYER:
+        return (
+            f"LoRA {file.name} has no layer that {pipeline.model.name} has, or few ({len(plan.placed)} of {count}); "
+            f"choose one that was trained on {pipeline.model.family}"
+        )
+    return f"LoRA {file.name} cannot be loaded: {common}; choose a LoRA, LoCon, LoHa, LoKr or DoRA of this model"
+
+
+def left_out_text(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) -> str | None:
+    """How many of the file's layers are used, and why the others are not; None if all are."""
+    if not plan.left_out:
+        return None
+    whole = len({*plan.placed, *plan.left_out})
+    used = len(set(plan.placed) - set(plan.left_out))
+    reasons = "; ".join(f"{count}: {text}" for text, count in Counter(plan.left_out.values()).most_common(3))
+    example = next(iter(plan.left_out))
+    return (
+        f"LoRA {file.name}: {used} of {whole} layers are in use by {pipeline.model.name} "
+        f"(not in use are {reasons}; such as {example})"
+    )
+
+
+def diffusers_reads(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) -> bool:
+    """Whether diffusers' own loader reads the whole file, and nothing but what is in it.
+
+    Then it is used, so that an image equals diffusers' to the bit: products of other shapes round otherwise.
+    """
+    keys = list(read_shapes(file.path))
+    plain = all(PEFT_KEY.fullmatch(key) for key in keys)
+    kohya = all(KOHYA_KEY.fullmatch(key) for key in keys)
+    if not plain and not kohya and not all(XLABS_KEY.search(key) for key in keys):
+        return False
+    loras = family_of(pipeline.model.family).loras
+    if loras is not None and any(layer == loras.widens for _, layer in plan.changes):
+        return False
+    try:
+        state = converted(pipeline, file)
+        if loras is not None:
+            loras.check(pipeline.denoiser, state)
+    except LOAD_ERRORS:
+        return False
+    found = {without_text_model(key.rpartition(".lora_")[0]) for key in state if ".lora_" in key}
+    return found == {without_text_model(f"{part}.{layer}") for part, layer in plan.changes}
+
+
+def without_text_model(name: str) -> str:
+    """A layer's name without the level of CLIP's module that transformers has dropped."""
+    return name.replace(".text_model.", ".", 1)
 
 
 def remove_lora(pipeline: LoadedPipeline, file: FileStamp) -> None:

@@ -14,8 +14,10 @@ from ..weights.stamps import CONFIG_FILE, FileStamp, Shapes, read_config, read_s
 
 ORIGINAL_MARK = ".temporal_transformer."
 """In the tensor names of AnimateDiff's own files (guoyww/AnimateDiff)."""
-POSITIONS = "pos_embed.pe"
-"""Computed, and left out of some files."""
+POSITIONS = ("pos_embed.pe", "pos_encoder.pe")
+"""Computed, and left out of some files. Their length is the number of frames."""
+WRAPPER = "module."
+"""Before all names in files that were saved from torch's parallel training."""
 HEADS, GROUPS = 8, 32
 """Of every adapter that has been published; the shapes in a single file do not tell."""
 MAX_FRAMES = 32
@@ -37,7 +39,8 @@ def read_module(file: FileStamp, dtype: torch.dtype) -> Any:
 
     path = weights_path(file)
     header = read_shapes(path)
-    state = load_file(path)
+    header = {key.removeprefix(WRAPPER): shape for key, shape in header.items()}
+    state = {key.removeprefix(WRAPPER): value for key, value in load_file(path).items()}
     if any(ORIGINAL_MARK in key for key in header):
         state = convert_animatediff_checkpoint_to_diffusers(state)
     config = read_config(file.name, file.path) if file.path.is_dir() else config_of(renamed(header))

@@ -194,6 +194,11 @@ TRANSFORMER = Part(
             beside="single_blocks.0.linear1.weight",
         ),
         Signature(
+            "original",
+            "double_blocks.0.img_attn.norm.key_norm.weight",  # in files of some converters
+            beside="single_blocks.0.linear1.weight",
+        ),
+        Signature(
             "diffusers",
             "transformer_blocks.0.attn.norm_added_k.weight",
             beside="single_transformer_blocks.0.proj_mlp.weight",
@@ -344,14 +349,18 @@ def example_for(model: str, component: str) -> str | None:
 
 # LoRA files
 
-LORA_WORDS = ("double_blocks", "single_blocks", "single_transformer_blocks", "transformer.transformer_blocks")
+LORA_NAME = re.compile(
+    r"(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d"
+    r"|^(?:base_model[._]model[._]|lycoris_|lora_|diffusion_model[._])*(?:transformer[._])?transformer_blocks[._]\d"
+)
+"""In the names of a LoRA's tensors, whoever trained it. SDXL has ``transformer_blocks`` only further inside."""
 
 
 def detect_lora(header: Shapes) -> Detected | None:
     """Recognize a LoRA for FLUX, and a Control-LoRA, which the pack cannot use."""
     if any("lora_" not in name and name.endswith(("query_norm.scale", "norm_q.weight")) for name in header):
         return Detected("flux", "it is a Control-LoRA, which widens the model's input; use a ControlNet instead")
-    return Detected("flux") if any(word in name for name in header for word in LORA_WORDS) else None
+    return Detected("flux") if any(LORA_NAME.search(name) for name in header) else None
 
 
 def refuse_widening(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:
@@ -362,6 +371,19 @@ def refuse_widening(transformer: Any, state: Mapping[str, torch.Tensor]) -> None
         module: Any = modules.get(name)
         if key.endswith(".lora_A.weight") and module is not None and weight.shape[1] > module.in_features:
             raise ValueError(f"layer {name} takes {module.in_features} values and the file has {weight.shape[1]}")
+
+
+def original_names(transformer: Any) -> dict[str, tuple[str, ...]]:
+    """BFL's name of each layer, with diffusers' layers that it joins."""
+    found = {stem: (target,) for stem, target in OUTSIDE.items()}
+    for groups, blocks, layers in (
+        ("double_blocks", "transformer_blocks", DOUBLE),
+        ("single_blocks", "single_transformer_blocks", SINGLE),
+    ):
+        for number in range(len(getattr(transformer, blocks))):
+            for stem, targets in layers.items():
+                found[f"{groups}.{number}.{stem}"] = tuple(f"{blocks}.{number}.{target}" for target in targets)
+    return found
 
 
 # ControlNets
@@ -585,6 +607,7 @@ FAMILY = FamilySpec(
             "text_encoder_2": ("t5xxl_fp16*", "t5xxl*", "t5-v1_1-xxl*", "t5*"),
             "vae": ("ae.*", "flux*vae*"),
         },
+        foreign={"vae": ("*sd3*", "*sd_3*", "*stable*diffusion*3*")},  # the same shapes, with another scale
         examples={
             "transformer": "flux1-schnell.safetensors",
             "text_encoder": "clip_l.safetensors",
@@ -594,7 +617,13 @@ FAMILY = FamilySpec(
         facts=lambda configs: facts(1024, guided=bool(configs["transformer"]["guidance_embeds"])),
         example_for=example_for,
     ),
-    loras=Loras(detect_lora, check=refuse_widening),
+    loras=Loras(
+        detect_lora,
+        check=refuse_widening,
+        original_names=original_names,
+        swapped=(OUTSIDE["final_layer.adaLN_modulation.1"],),
+        widens=OUTSIDE["img_in"],
+    ),
     controls=CONTROLS,
     detect_control=detect_control,
     control_folder=lambda config: config.get("_class_name") == CONTROL_CLASS,

@@ -7,9 +7,11 @@ recognized by a tensor that no other component has, with any prefix.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from ..errors import WeightsMissing
 from ..weights.file_kinds import FileKind, Place, TensorInfo
-from ..weights.headers import WeightHeader
+from ..weights.headers import WeightHeader, read_header
 from ..weights.stamps import Shapes
 from .recognized import recognized_lora
 from .registry import all_parts, families
@@ -18,8 +20,32 @@ from .spec import Detected, FamilySpec
 UMT5_MARKS = ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", "enc.blk.1.attn_rel_b.weight")
 """T5 has this bias in its first block only. UMT5 (used by Wan and others), which has another vocabulary, has it in
 every block."""
+OTHER_MODELS = (
+    ("nerf_image_embedder.embedder.0.weight", "Chroma Radiance transformer"),
+    ("nerf_blocks.0.param_generator.weight", "Chroma Radiance transformer"),
+    ("distilled_guidance_layer.in_proj.weight", "Chroma transformer"),
+    ("distilled_guidance_layer.in_proj.bias", "Chroma transformer"),
+    ("single_stream_modulation.lin.weight", "FLUX.2 transformer"),
+    ("single_stream_modulation.linear.weight", "FLUX.2 transformer"),
+    ("joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3 transformer"),
+    ("txt_in.individual_token_refiner.blocks.0.norm1.weight", "HunyuanVideo transformer"),
+    ("transformer_blocks.0.img_mlp.net.2.weight", "Qwen-Image transformer"),
+    ("noise_refiner.0.attention.qkv.weight", "Z-Image transformer"),
+    ("txtfusion.projector.weight", "Krea 2 transformer"),
+    ("blocks.0.cross_attn.norm_k.weight", "Wan transformer"),
+)
+"""A tensor that only this kind of model has."""
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
 CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
+
+
+def read_kind(path: Path) -> FileKind:
+    """The kind of the file at ``path``. Raises WeightsMissing, also where its tensors have impossible shapes."""
+    header = read_header(path)
+    try:
+        return identify(header)
+    except Exception as error:  # the names and shapes in a file may be anything
+        raise WeightsMissing(f"{path} cannot be identified ({error!r}); choose another file") from error
 
 
 def identify(header: WeightHeader) -> FileKind:
@@ -32,6 +58,10 @@ def identify(header: WeightHeader) -> FileKind:
     if any(name.endswith(UMT5_MARKS) for name in tensors):
         return FileKind("UMT5 encoder, which other models use", {})
     parts = find_parts(tensors)
+    other = other_model(tensors)
+    if other is not None:  # its names may look like a known denoiser's, and its encoders may be usable
+        denoisers = {family.components[family.denoiser].part.name for family in families().values()}
+        return FileKind(other, {name: place for name, place in parts.items() if name not in denoisers})
     if len(parts) > 1:
         for family in families().values():
             if family.components[family.denoiser].part.name in parts:
@@ -39,6 +69,11 @@ def identify(header: WeightHeader) -> FileKind:
     if len(parts) == 1:
         return FileKind(part_title(next(iter(parts))), parts)
     return FileKind("file of another kind of model", {})
+
+
+def other_model(tensors: Mapping[str, TensorInfo]) -> str | None:
+    """The kind of model that the pack does not support, by a tensor that no supported one has; None for others."""
+    return next((title for end, title in OTHER_MODELS if any(name.endswith(end) for name in tensors)), None)
 
 
 def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
 from ..weights.stamps import Shapes
 from .parts.unet import lora_widths
 from .spec import Detected
 
+OTHERS = (
+    (r"joint_blocks|joint_transformer_blocks", "sd3"),
+    (r"img_mlp[._]net|txt_mlp[._]net|txt_mod[._]1\b|img_mod[._]1\b", "qwen-image"),
+    (r"distilled_guidance_layer|distilled[._]guidance", "chroma"),
+    (r"single_stream_modulation|double_stream_modulation|to_qkv_mlp_proj", "flux2"),
+    (r"noise_refiner|context_refiner|layers[._]\d+[._](attention|feed_forward|adaLN)", "z-image"),
+    (r"(?:^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)[._]", "wan"),
+    (r"individual_token_refiner|\.img_attn_qkv", "hunyuan-video"),
+    (r"txtfusion|text_fusion", "krea-2"),
+)
+"""Names that only the layers of one kind of model have."""
 SD2_TEXT_WIDTH, SD1_TEXT_WIDTH = 1024, 768
 
 
 def recognized_lora(header: Shapes) -> Detected | None:
-    """Recognize a LoRA for Stable Diffusion 2 or 3; None for any other file."""
-    if any("joint_blocks" in name for name in header):
-        return Detected("sd3")
+    """Recognize a LoRA for a model that the pack does not support; None for any other file."""
+    for pattern, title in OTHERS:
+        if any(re.search(pattern, name) for name in header):
+            return Detected(title)
     widths = lora_widths(header) or set()
     return Detected("sd2") if SD2_TEXT_WIDTH in widths and SD1_TEXT_WIDTH not in widths else None

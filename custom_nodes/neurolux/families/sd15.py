@@ -100,7 +100,7 @@ FAMILY = FamilySpec(
         "feature_extractor": None,
         "requires_safety_checker": False,
     },
-    loras=Loras(detect_lora),
+    loras=Loras(detect_lora, original_names=unet.original_names),
     detect_control=detect_control,
     control_folder=control_folder,
 )

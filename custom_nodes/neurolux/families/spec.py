@@ -162,6 +162,9 @@ class SingleFiles:
     """ComfyUI's folder for a component, if it is not the usual one."""
     only_by_name: frozenset[str] = frozenset()
     """Components with the same shapes as in another family, so only a preferred name identifies their files."""
+    foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name patterns, in lower case, of another family's files with the same shapes, by component: never taken unless
+    chosen by name."""
     steps_of: Callable[[str], int | None] = lambda name: None
     """(file name) -> the number of steps that the model was distilled for; None if the name has none."""
     distilled: Callable[[Model, int], Model] = lambda model, steps: model
@@ -190,6 +193,12 @@ class Loras:
     """(pipeline) -> arguments of its ``lora_state_dict`` besides the file."""
     check: Callable[[Any, Mapping[str, torch.Tensor]], None] = lambda denoiser, state: None
     """Raises ValueError for layers that diffusers could only load by changing the shared denoiser."""
+    original_names: Callable[[Any], Mapping[str, tuple[str, ...]]] = lambda denoiser: {}
+    """(denoiser) -> its authors' name of each layer, with the layers of diffusers' denoiser that it joins by rows."""
+    swapped: tuple[str, ...] = ()
+    """The layer whose two halves of rows diffusers has in the other order."""
+    widens: str = ""
+    """The layer for which a file may have fewer inputs than the model, whose further inputs it then ignores."""
 
 
 @dataclass(frozen=True)
@@ -311,6 +320,9 @@ class FamilySpec:
     """(maximum tokens) -> tokenizers for single files, which contain none."""
     scheduler: Callable[[Mapping[str, Config]], Scheduler] | None = None
     """(configurations of the components) -> the scheduler for single files, which specify none."""
+    trained_for: Callable[[Mapping[str, Any], Mapping[str, str]], Config] = lambda names, metadata: {}
+    """(names of all tensors in the denoiser's single file, its metadata) -> the settings of the scheduler that they
+    state. Raises ValueError, which names it, for a training that the pack cannot sample."""
     single_files: SingleFiles | None = None
     """None if models of the family can only be loaded from diffusers folders."""
     loras: Loras | None = None

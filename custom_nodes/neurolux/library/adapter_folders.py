@@ -30,11 +30,17 @@ def locate(kind: AdapterKind, name: str) -> Path | None:
     for root in folder_paths.get_folder_paths(FOLDERS[kind]):
         path = Path(root, name)
         try:
-            if path.exists() and path.resolve().is_relative_to(Path(root).resolve()):
+            if path.exists() and is_below(name):
                 return path
         except (OSError, RuntimeError):  # no access, a name that is too long, a loop of links
             continue
     return None
+
+
+def is_below(name: str) -> bool:
+    """Whether a name stays in its folder. Links in the folder are the user's own, and lead where they like."""
+    parts = Path(name.replace("\\", "/")).parts
+    return not Path(name).is_absolute() and not Path(name).drive and ".." not in parts
 
 
 def find_adapter(kind: AdapterKind, name: str, more: tuple[str, ...] = ()) -> FileStamp:

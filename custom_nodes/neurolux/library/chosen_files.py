@@ -7,10 +7,9 @@ from pathlib import Path
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter, WeightsMissing
-from ..families.identify import family_of_file, identify, main_files
+from ..families.identify import family_of_file, main_files, read_kind
 from ..families.spec import FamilySpec
 from ..weights.file_kinds import FileKind
-from ..weights.headers import read_header
 from .known_models import comfy_shelf, known_models
 from .single_files import AUTO, FOLDERS, Shelf, complete, files_model
 
@@ -37,7 +36,7 @@ def chosen_model(files: ChosenFiles) -> Model:
     """The model in ``files``. Raises WeightsMissing or InvalidParameter, which name what to change."""
     shelf = comfy_shelf()
     main = chosen_file(shelf, files.model_file)
-    family = chosen_family(main, files.family, identify(read_header(main)))
+    family = chosen_family(main, files.family, read_kind(main))
     chosen = {family.denoiser: main}
     for name in ("text_encoder", "text_encoder_2", "vae"):
         value = getattr(files, name)
@@ -73,7 +72,7 @@ def chosen_component(shelf: Shelf, family: FamilySpec, name: str, value: str) ->
     if name not in family.components:
         raise InvalidParameter(name, f"{family.title} has no {name}; set it to {AUTO}")
     path = chosen_file(shelf, value)
-    kind, part = identify(read_header(path)), family.components[name].part
+    kind, part = read_kind(path), family.components[name].part
     if part.name not in kind.parts:
         raise WeightsMissing(
             f"{path.name} is a {kind.kind}; {name} needs a {part.title}: choose another file, or {AUTO}"

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..catalog.models import Catalog, FolderSource, Model, SingleFilesSource
 from ..errors import ModelNotFound, WeightsMissing
-from ..families.identify import family_of_file, identify, main_files
+from ..families.identify import family_of_file, main_files, read_kind
 from ..families.spec import FamilySpec
 from ..planning.records import ComponentShape
-from ..weights.headers import read_header
 from .folder_models import as_shipped, folder_model, model_folders
 
 if TYPE_CHECKING:
@@ -88,8 +87,8 @@ def local_names(models: Iterable[Path], catalog: Catalog) -> list[str]:
 
 def holds_files(models: Iterable[Path]) -> bool:
     """Whether any folder for main files contains a file."""
-    folders = [root / name for root in models for kind in MAIN_FOLDERS for name in SUBFOLDERS[kind]]
-    return any(path.is_file() for folder in folders if folder.is_dir() for path in folder.rglob("*"))
+    shelf = folder_shelf(models)
+    return any(shelf.files(folder) for folder in MAIN_FOLDERS)
 
 
 def folder_shelf(models: Iterable[Path]) -> Shelf:
@@ -170,7 +169,7 @@ def measured_file(path: Path, shelf: Shelf, catalog: Catalog) -> MeasuredModel:
 
 def main_component(path: Path) -> tuple[FamilySpec, dict[str, Path]]:
     """The family of a main file, and the file as its denoiser. Raises WeightsMissing for another kind of file."""
-    kind = identify(read_header(path))
+    kind = read_kind(path)
     family = family_of_file(kind)
     if family is None:
         raise WeightsMissing(f"{path.name} is a {kind.kind}; choose one of: {main_files()}, or a checkpoint with one")

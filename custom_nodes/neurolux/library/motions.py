@@ -12,6 +12,7 @@ from ..errors import InvalidParameter
 from ..families.parts.unet import lightning_steps
 from ..loading.handle import AppliedMotion, PipelineHandle
 from ..weights.auxiliary import fetch
+from ..weights.headers import is_safetensors
 from ..weights.progress import LoadReporter
 from ..weights.stamps import CONFIG_FILE, FileStamp, stamp_file
 from .folder_models import listed
@@ -33,7 +34,7 @@ def local_motions() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in folders():
         for path in listed(root) if root.is_dir() else ():
-            if path.suffix == ".safetensors" or (path / CONFIG_FILE).is_file():
+            if is_safetensors(path) or (path / CONFIG_FILE).is_file():
                 found.setdefault(path.name, path)
     return found
 

@@ -7,6 +7,7 @@ The tensors in a file determine its kind (families/identify.py). Its name only d
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -16,12 +17,12 @@ from zlib import crc32
 
 from ..catalog.models import Catalog, Model, SingleFilesSource
 from ..errors import WeightsMissing
-from ..families.identify import identify
+from ..families.identify import read_kind
 from ..families.registry import family_of
 from ..families.spec import FamilySpec, SingleFiles
 from ..loading.components import check_single_files, single_components
 from ..weights.file_kinds import FileKind
-from ..weights.headers import READABLE, read_header
+from ..weights.headers import READABLE
 from ..weights.user_files import is_readable_name
 from .folder_models import own_model
 
@@ -83,11 +84,23 @@ class Shelf:
 def files_below(root: Path) -> list[Path]:
     """The weight files below a folder, sorted. Pipes, devices and names that are not text are left out."""
     try:
-        found = sorted(root.rglob("*")) if root.is_dir() else []
-        return [path for path in found if path.suffix in READABLE and is_text(path, root) and path.is_file()]
+        found = sorted(walk(root))
+        return [path for path in found if path.suffix.lower() in READABLE and is_text(path, root) and path.is_file()]
     except OSError as error:
         _log.warning("NeuroLux: %s cannot be listed: %s", root, error)
         return []
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """All files below a folder, also in folders that links lead to, as ComfyUI lists them; each folder once."""
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, file) for file in files)
 
 
 def is_text(path: Path, root: Path) -> bool:
@@ -107,12 +120,11 @@ def file_stamp(path: Path) -> tuple[int, int]:
 def kind_of(path: Path) -> FileKind | None:
     """The kind of the file at ``path``; None if it cannot be read, which is logged once."""
     try:
-        return identify(read_header(path))
-    except Exception as error:  # its tensors may have any names and shapes, and must not take other models down
+        return read_kind(path)
+    except WeightsMissing as error:
         if path not in _reported:
             _reported.add(path)
-            text = str(error) if isinstance(error, WeightsMissing) else f"{path} cannot be identified: {error!r}"
-            _log.warning("NeuroLux: %s", text)
+            _log.warning("NeuroLux: %s", error)
         return None
 
 
@@ -152,6 +164,8 @@ def add_component(family: FamilySpec, name: str, found: dict[str, Path], shelf: 
         kind = kind_of(path)
         if kind is None or part not in kind.parts:
             continue
+        if any(fnmatch(path.name.lower(), pattern) for pattern in files.foreign.get(name, ())):
+            continue
         trial = {**found, name: path}
         if fits(family, trial):
             found[name] = path
@@ -163,7 +177,8 @@ def fits(family: FamilySpec, files: Mapping[str, Path]) -> bool:
     """Whether the components chosen so far were made for each other."""
     try:
         check_single_files(family.name, SingleFilesSource(files))
-    except WeightsMissing:
+    except WeightsMissing as error:
+        _log.debug("NeuroLux: %s", error)
         return False
     return True
 

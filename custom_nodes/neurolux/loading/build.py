@@ -20,7 +20,7 @@ from ..weights.files import LoadMeter, LoadProgress, open_file
 from ..weights.quantize import storable_layers, store_weight, stored_type
 from ..weights.sources import ResolvedFiles
 from ..weights.user_files import read_json
-from .components import ComponentFiles, component_files, shapes_of, vae_must_upcast
+from .components import ComponentFiles, component_files, file_schedule, shapes_of, vae_must_upcast
 from .fill import load_component
 
 __all__ = ["build_pipeline", "shapes_of", "vae_must_upcast"]
@@ -111,7 +111,8 @@ def single_file_parts(model: Model, components: dict[str, ComponentFiles]) -> tu
     if family.tokenizers is None or family.scheduler is None:
         raise WeightsMissing(f"{family.title} cannot be loaded from single files; use a diffusers folder of the model")
     scheduler = family.scheduler({name: component.config for name, component in components.items()})
-    made = getattr(diffusers, scheduler.class_name)(**scheduler.config)
+    stated = file_schedule(family, components[family.denoiser])
+    made = getattr(diffusers, scheduler.class_name)(**{**scheduler.config, **stated})
     return family.tokenizers(model.max_sequence_length), made
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ..catalog.models import Model, SingleFilesSource
 from ..errors import WeightsMissing
-from ..families.identify import identify
+from ..families.identify import read_kind
 from ..families.registry import family_of
 from ..families.spec import Component, Config, FamilySpec, Part
 from ..planning.records import ComponentShape, StorageType
@@ -19,8 +19,9 @@ from ..weights.diffusers_folder import WEIGHTS
 from ..weights.dtypes import TYPE_NAMES
 from ..weights.file_kinds import Place
 from ..weights.files import open_files, outlines
-from ..weights.headers import read_header
-from ..weights.key_maps import SCALES, own_tensors
+from ..weights.headers import is_gguf, is_safetensors, read_header
+from ..weights.key_maps import ROTATION, SCALES, own_tensors
+from ..weights.notes import unreadable_format
 from ..weights.sources import ResolvedFiles
 from ..weights.stamps import read_config
 from ..weights.user_files import read_json
@@ -57,10 +58,18 @@ class ComponentFiles:
     def named(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``tensors`` under the names of the component's class."""
         if self.place is None:
-            return tensors
+            return own_tensors(Place("", "diffusers"), tensors)
         own = own_tensors(self.place, tensors)
         rename = self.part.renames.get(self.place.layout)
-        return own if rename is None else rename(own)
+        if rename is None:
+            return own
+        found = rename(own)
+        if sum(map(is_beside, found)) < sum(map(is_beside, own)):  # without its scale a weight is nonsense
+            raise WeightsMissing(
+                f"{self.files[0].name} is a {self.part.title} with quantized layers that the pack does not know; "
+                "use a version in bf16, fp16 or fp8, or a GGUF"
+            )
+        return found
 
     @property
     def bytes(self) -> int:
@@ -98,6 +107,9 @@ def folder_components(model: Model, files: ResolvedFiles, folder: Path) -> dict[
             weights = folder_weights(own, getattr(model.source, "variant", None))
         if not (own / "config.json").is_file() or not weights:
             raise WeightsMissing(f"model {model.name!r}: {own} has no weights or no config.json; fetch its files again")
+        for path in weights:
+            if is_safetensors(path) and path.is_file():
+                check_format(path)
         found[name] = ComponentFiles(name, component, weights, config_folder=own)
     return found
 
@@ -134,16 +146,35 @@ def single_components(family: str, source: SingleFilesSource) -> dict[str, Compo
         path = source.components[name]
         part = component.part
         files = ComponentFiles(name, component, (path,), place=place_of(part, name, path))
-        shapes = {key: tuple(value.shape) for key, value in files.outline().items()}
         try:
+            shapes = {key: tuple(value.shape) for key, value in files.outline().items()}
             config = component.config_of(shapes)
-        except (KeyError, IndexError, StopIteration, ValueError) as error:
+        except WeightsMissing:
+            raise
+        except Exception as error:  # its tensors may have any names and shapes, and must not take others down
+            lacks = f"it lacks {error}" if isinstance(error, KeyError) else repr(error)
             raise WeightsMissing(
-                f"{path} is not a complete {part.title}: it lacks {error}; fetch the file again, or choose another"
+                f"{path} is no {part.title} in a form that the pack knows ({lacks}); choose another file"
             ) from error
         found[name] = replace(files, config=config)
     check_fit(family_of(family), found)
+    denoiser = found.get(family_of(family).denoiser)
+    if denoiser is not None:
+        file_schedule(family_of(family), denoiser)
     return found
+
+
+def file_schedule(family: FamilySpec, denoiser: ComponentFiles) -> Config:
+    """The scheduler's settings that a denoiser's single file states. Raises WeightsMissing if none samples it."""
+    path = denoiser.files[0]
+    header = read_header(path)
+    try:
+        return family.trained_for(header.tensors, header.metadata)
+    except ValueError as error:
+        raise WeightsMissing(
+            f"{path.name} is a {family.title} model that the pack cannot sample: {error}; choose one that predicts "
+            "noise (epsilon) or velocity (v-prediction)"
+        ) from error
 
 
 def check_single_files(family: str, source: SingleFilesSource) -> None:
@@ -153,11 +184,29 @@ def check_single_files(family: str, source: SingleFilesSource) -> None:
 
 def place_of(part: Part, name: str, path: Path) -> Place:
     """Where the component is in ``path``. Raises WeightsMissing, which says what the file is instead."""
-    found = identify(read_header(path))
+    found = read_kind(path)
     place = found.parts.get(part.name)
     if place is None:
         raise WeightsMissing(f"{path.name} is a {found.kind}; {name} needs a {part.title}")
+    check_format(path, place.prefix)
     return place
+
+
+def check_format(path: Path, prefix: str = "") -> None:
+    """Raise WeightsMissing, which names the format, for quantized weights that the pack cannot read."""
+    if not is_safetensors(path):
+        return
+    problem = unreadable_format(read_header(path), prefix)
+    if problem is not None:
+        raise WeightsMissing(
+            f"{path.name} has {problem}, a quantized format that the pack cannot read; use a version in bf16, fp16, "
+            "fp8, plain int8 or nf4, or a GGUF"
+        )
+
+
+def is_beside(name: str) -> bool:
+    """Whether a tensor says how to decode a weight, and is none itself."""
+    return name.endswith((*SCALES, f".{ROTATION}"))
 
 
 def check_fit(family: FamilySpec, components: Mapping[str, ComponentFiles]) -> None:
@@ -187,13 +236,13 @@ def shapes_of(model: Model, variant: int | None, files: ResolvedFiles) -> dict[s
 
 def shape_of(component: ComponentFiles) -> ComponentShape:
     """The size of one component: parameters in total and per block, in order of use, and the type in the files."""
-    outline = {name: value for name, value in component.outline().items() if not name.endswith(SCALES)}
+    outline = {name: value for name, value in component.outline().items() if not is_beside(name)}
     blocks: dict[str, int] = {}
     lists = component.part.blocks
     for name, value in outline.items():
         if (block := lists.block_of(name)) is not None:
             blocks[block] = blocks.get(block, 0) + value.numel()
-    gguf = any(read_header(path).gguf for path in component.files if path.suffix == ".gguf")
+    gguf = any(read_header(path).gguf for path in component.files if is_gguf(path))
     return ComponentShape(
         parameters=sum(value.numel() for value in outline.values()),
         blocks=tuple(blocks[name] for name in sorted(blocks, key=lists.order)),

@@ -17,10 +17,11 @@ from accelerate import init_empty_weights
 from ..errors import WeightsMissing
 from ..families.spec import Part
 from ..planning.records import ComponentPlan
+from ..weights.decoding import rotated_back
 from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter
-from ..weights.key_maps import SCALES
-from ..weights.quantize import storable_layers, store_gguf, store_weight, stored_type, unscaled
+from ..weights.key_maps import ROTATION, SCALES
+from ..weights.quantize import from_nf4, storable_layers, store_gguf, store_weight, stored_type, unscaled
 from .components import ComponentFiles
 
 LISTED = 4
@@ -71,12 +72,20 @@ def fill(
             continue
         source = tensors.pop(name)
         scale = tensors.pop(f"{name.removesuffix('weight')}{SCALES[0]}", None)
-        if decoded_shape(source) != target.shape:
+        rotation = tensors.pop(f"{name.removesuffix('weight')}{ROTATION}", None)
+        shape = decoded_shape(source, scale)
+        if shape != target.shape:
             raise WeightsMissing(
-                f"{file_text(files)} does not fit: {name} is {tuple(decoded_shape(source))} and should be "
+                f"{file_text(files)} does not fit: {name} is {tuple(shape)} and should be "
                 f"{tuple(target.shape)}; choose another {part.title}"
             )
         count = source.nbytes
+        packed = source.dtype == torch.uint8 and scale is not None
+        if packed and (name not in layers or storage != "nf4"):
+            assert scale is not None
+            source, scale = from_nf4(source.flatten(), scale.flatten(), target.shape, torch.float32), None
+        elif rotation is not None:
+            source, scale = rotated_back(unscaled(source, scale), int(rotation)), None
         owner, _, attribute = name.rpartition(".")
         holder = module.get_submodule(owner)
         if coded and name in layers and hasattr(source, "quant_type"):
@@ -162,8 +171,10 @@ def moved(value: torch.Tensor | None, device: torch.device) -> torch.Tensor | No
     return None if value is None else value.to(device)
 
 
-def decoded_shape(value: torch.Tensor) -> torch.Size:
-    """The shape of a tensor after decoding."""
+def decoded_shape(value: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Size:
+    """The shape of a tensor after decoding. NF4 has two values in a byte."""
+    if value.dtype == torch.uint8 and scale is not None:
+        return torch.Size((value.shape[0], value.shape[1] * 2))
     return torch.Size(getattr(value, "quant_shape", value.shape))
 
 

@@ -28,6 +28,8 @@ class LoadedLora:
 
     parts: tuple[str, ...]
     bytes: int
+    note: str | None = None
+    """Which of the file's layers are not in use, as text for the user; None if all are."""
 
 
 @dataclass

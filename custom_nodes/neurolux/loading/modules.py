@@ -12,6 +12,7 @@ from ..memory.out_of_memory import with_memory_errors
 
 T = TypeVar("T")
 REMEDY = "Close other programs that use memory, or choose a smaller number format (precision bf16)."
+LONGEST_REASON = 400
 MISFITS = (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeError)
 """What diffusers, transformers, spandrel and torch raise for weights that do not fit their configuration."""
 
@@ -35,5 +36,5 @@ def with_misfits(what: str, advice: str, work: Callable[[], T], *more: type[Exce
     try:
         return work()
     except (*MISFITS, *more) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
         raise WeightsMissing(f"{what} cannot be loaded ({reason}); {advice}") from error

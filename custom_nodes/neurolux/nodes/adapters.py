@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..adapters.borrow import borrow
 from ..adapters.controlnets import AUTO_MODE, check_model, make_control, mode_choices
 from ..adapters.lora_list import NO_LORA, STRENGTH_LIMIT, read_list
-from ..adapters.loras import check_lora, with_lora
+from ..adapters.loras import check_lora, notes, with_lora
 from ..errors import InvalidParameter
 from ..images.pixels import unused_alpha
 from ..library.adapter_folders import adapter_names, find_adapter, stamp_key
@@ -97,7 +97,7 @@ class ApplyLora(io.ComfyNode):
         for name, value in (("strength", strength), ("text_encoder_strength", text_strength)):
             if not abs(value) <= STRENGTH_LIMIT:
                 raise InvalidParameter(name, f"{name} {value:g} is outside -{STRENGTH_LIMIT:g} to {STRENGTH_LIMIT:g}")
-        return io.NodeOutput(with_loras(pipeline, [(lora, strength, text_strength)]))
+        return applied_output(pipeline, with_loras(pipeline, [(lora, strength, text_strength)]))
 
 
 class ApplyLoras(io.ComfyNode):
@@ -133,7 +133,14 @@ class ApplyLoras(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, loras: str) -> io.NodeOutput:
-        return io.NodeOutput(with_loras(pipeline, [(name, value, value) for name, value in read_list(loras)]))
+        wanted = [(name, value, value) for name, value in read_list(loras)]
+        return applied_output(pipeline, with_loras(pipeline, wanted))
+
+
+def applied_output(before: PipelineHandle, handle: PipelineHandle) -> io.NodeOutput:
+    """The pipeline, and a warning for each added LoRA of which not all layers are in use."""
+    added = {lora.file for lora in handle.loras} - {lora.file for lora in before.loras}
+    return io.NodeOutput(handle, ui=warnings_ui(notes(borrow(handle), added)))
 
 
 def with_loras(pipeline: PipelineHandle, wanted: Sequence[tuple[str, float, float]]) -> PipelineHandle:

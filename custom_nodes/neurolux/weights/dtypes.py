@@ -11,6 +11,7 @@ from ..planning.records import Plan, StorageType
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 TYPE_NAMES: dict[torch.dtype, StorageType] = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3fn: "fp8",
+    torch.int8: "int8", torch.uint8: "nf4",
 }  # fmt: skip
 
 

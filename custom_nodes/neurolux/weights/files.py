@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-from .headers import GGUF, SAFETENSORS, damaged, read_header
+from ..errors import WeightsMissing
+from .decoding import in_one_form
+from .headers import damaged, is_gguf, is_safetensors, read_header
 from .user_files import open_regular
 
 LoadProgress = Callable[[int, int], None]
@@ -50,9 +52,9 @@ def open_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 def open_file(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of one file by name. Raises WeightsMissing for a damaged file."""
-    if path.suffix == GGUF:
+    if is_gguf(path):
         return open_gguf(path)
-    if path.suffix in SAFETENSORS:
+    if is_safetensors(path):
         return map_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -72,7 +74,10 @@ def map_safetensors(path: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for name, info in header.tensors.items():
         if info.type not in TYPES:
-            raise damaged(path, f"{name} is {info.type}; supported are {', '.join(TYPES)}")
+            raise WeightsMissing(
+                f"{path} cannot be read: {name} is {info.type}, and supported are {', '.join(TYPES)}; use a version "
+                "in one of these"
+            )
         kind = TYPES[info.type]
         if info.bytes != info.parameters * kind.itemsize:
             raise damaged(path, f"{name} has {info.bytes} bytes and should have {info.parameters * kind.itemsize}")
@@ -82,7 +87,7 @@ def map_safetensors(path: Path) -> dict[str, torch.Tensor]:
             else (torch.empty(0, dtype=kind))
         )
         tensors[name] = flat.view(info.shape)
-    return tensors
+    return in_one_form(tensors, header)
 
 
 def open_gguf(path: Path) -> dict[str, torch.Tensor]:
@@ -99,7 +104,10 @@ def open_gguf(path: Path) -> dict[str, torch.Tensor]:
         kind = tensor.tensor_type
         if kind not in plain and kind not in SUPPORTED_GGUF_QUANT_TYPES:
             supported = ", ".join(known.name for known in SUPPORTED_GGUF_QUANT_TYPES)
-            raise damaged(path, f"{tensor.name} is {kind.name}; supported are F32, F16, {supported}")
+            raise WeightsMissing(
+                f"{path} cannot be read: {tensor.name} is {kind.name}, and supported are F32, F16, {supported}; use a "
+                "version in one of these"
+            )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             data = torch.from_numpy(tensor.data)
@@ -109,10 +117,12 @@ def open_gguf(path: Path) -> dict[str, torch.Tensor]:
 
 def outlines(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of ``path`` on the meta device: decoded shapes and types, without data."""
-    if path.suffix not in (*SAFETENSORS, GGUF):
+    if not is_safetensors(path) and not is_gguf(path):
         loaded = torch.load(path, map_location="meta", weights_only=True)
         return {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-    return {
+    header = read_header(path)
+    tensors = {
         name: torch.empty(info.shape, dtype=TYPES.get(info.type, torch.uint8), device="meta")
-        for name, info in read_header(path).tensors.items()
+        for name, info in header.tensors.items()
     }
+    return tensors if header.gguf else in_one_form(tensors, header)

@@ -6,9 +6,11 @@ refused, because opening one runs the code in it.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -22,6 +24,10 @@ GGUF = ".gguf"
 READABLE = (*SAFETENSORS, GGUF)
 LARGEST_HEADER = 100_000_000
 """safetensors' own limit."""
+LARGEST_NOTE = 65_536
+"""Bytes of a tensor that holds JSON text about a layer. Usual are below 1000."""
+NOTES = re.compile(r"\.comfy_quant$|\.quant_state\.bitsandbytes__\w+$")
+"""Names of such tensors."""
 _headers: dict[Path, tuple[tuple[int, int], WeightHeader]] = {}
 
 
@@ -31,11 +37,30 @@ class WeightHeader:
 
     path: Path
     tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the program that wrote a safetensors file noted about it."""
 
     @property
     def gguf(self) -> bool:
         """Whether the file is a GGUF."""
-        return self.path.suffix == GGUF
+        return is_gguf(self.path)
+
+    @cached_property
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """The JSON texts that quantizers keep as tensors, by tensor name. Raises WeightsMissing for a damaged one."""
+        names = [name for name in self.tensors if NOTES.search(name)]
+        found: dict[str, Mapping[str, Any]] = {}
+        try:
+            with open_regular(self.path) as file:
+                for name in names:
+                    info = self.tensors[name]
+                    if info.bytes > LARGEST_NOTE:
+                        raise ValueError(f"{name} has {info.bytes} bytes")
+                    file.seek(info.start)
+                    found[name] = json_object(file.read(info.bytes))
+        except (OSError, ValueError) as error:
+            raise damaged(self.path, f"its quantization cannot be read: {reason(error)}") from error
+        return found
 
     @property
     def type(self) -> str:
@@ -58,38 +83,49 @@ def read_header(path: Path) -> WeightHeader:
     stamp = (status.st_mtime_ns, status.st_size)
     known = _headers.get(path)
     if known is None or known[0] != stamp:
-        known = (stamp, WeightHeader(path, parsed(path, status.st_size)))
+        known = (stamp, WeightHeader(path, *parsed(path, status.st_size)))
         _headers[path] = known
     return known[1]
 
 
-def parsed(path: Path, size: int) -> dict[str, TensorInfo]:
-    """The tensors of ``path``, which is ``size`` bytes long."""
-    if path.suffix == GGUF:
-        return parsed_gguf(path, size)
-    if path.suffix in SAFETENSORS:
+def is_safetensors(path: Path) -> bool:
+    """Whether the name is that of a safetensors file: programs write ``.sft`` and capital letters too."""
+    return path.suffix.lower() in SAFETENSORS
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether the name is that of a GGUF file."""
+    return path.suffix.lower() == GGUF
+
+
+def parsed(path: Path, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The tensors and the metadata of ``path``, which is ``size`` bytes long."""
+    if is_gguf(path):
+        return parsed_gguf(path, size), {}
+    if is_safetensors(path):
         return parsed_safetensors(path, size)
     raise WeightsMissing(
         f"{path.name} is a pickled file, which can run code when it is opened; use a safetensors or GGUF version"
     )
 
 
-def parsed_safetensors(path: Path, size: int) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file."""
+def parsed_safetensors(path: Path, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file."""
     try:
         with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(size, LARGEST_HEADER):
                 raise ValueError("its header is longer than the file")
             header = json_object(file.read(length))
-        header.pop("__metadata__", None)
+        noted = header.pop("__metadata__", None)
+        metadata = {str(key): str(value) for key, value in noted.items()} if isinstance(noted, dict) else {}
         found = {name: parsed_entry(name, entry, 8 + length) for name, entry in header.items()}
         end = 8 + length + max((info.start + info.bytes - 8 - length for info in found.values()), default=0)
     except (OSError, ValueError, struct.error) as error:
         raise damaged(path, f"it does not begin as a safetensors file does: {reason(error)}") from error
     if end != size:
         raise damaged(path, f"it has {size} bytes and should have {end}")
-    return found
+    return found, metadata
 
 
 def parsed_entry(name: str, entry: Any, start: int) -> TensorInfo:

@@ -10,6 +10,8 @@ from .file_kinds import Place
 
 SCALES = ("scale_weight", "weight_scale")
 """Names of the scale that a scaled fp8 weight is multiplied with. Newer files for ComfyUI use the second one."""
+ROTATION = "rotation"
+"""Name of the size of the groups of inputs that a weight was rotated in; see decoding.py."""
 NOT_WEIGHTS = ("scale_input", "input_scale", "scaled_fp8", "comfy_quant", "position_ids", "logit_scale")
 T = TypeVar("T")
 

@@ -139,13 +139,18 @@ def store_weight(
 ) -> None:
     """Make ``layer`` keep ``weight`` in ``storage``.
 
-    A ``weight`` with a ``scale`` (from a scaled fp8 file) stays unchanged if ``storage`` is fp8.
+    A ``weight`` with a ``scale`` (from a quantized file) stays unchanged if its type is ``storage``.
     """
     shape = layer.weight.shape
     if storage == "fp8":
         stored = weight.to(torch.float8_e4m3fn)
     elif storage in DTYPES:
         stored, scale = (weight if scale is None else unscaled(weight, scale)).to(DTYPES[storage]), None
+    elif storage == "int8" and weight.dtype == torch.int8 and scale is not None:
+        rows = (weight.shape[0], *[1] * (weight.dim() - 1))
+        stored, scale = weight, scale.expand(rows) if scale.numel() == 1 else scale.reshape(rows)
+    elif storage == "nf4" and weight.dtype == torch.uint8 and scale is not None:
+        stored, scale = weight.flatten(), scale.flatten()
     elif storage == "int8":
         stored, scale = to_int8(unscaled(weight, scale))
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsMissing
-from .headers import parsed_safetensors
+from .headers import is_safetensors, parsed_safetensors
 from .user_files import read_json
 
 CONFIG_FILE = "config.json"
@@ -61,7 +61,7 @@ def stamp_files(name: str, path: Path, files: list[Path]) -> FileStamp:
 
 def weight_files(folder: Path) -> list[Path]:
     """The weight files in a diffusers folder."""
-    return sorted(folder.glob("*.safetensors"))
+    return sorted(path for path in folder.glob("*") if is_safetensors(path))
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def read_shapes(path: Path) -> Shapes:
 
     Unlike ``headers.read_header`` this does not cache: there may be thousands of such files.
     """
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         raise WeightsMissing(
             f"{path.name} is a {path.suffix or 'nameless'} file, which can hold code and is not opened; "
             "convert it to .safetensors, or download a .safetensors version"
@@ -88,7 +88,7 @@ def read_shapes(path: Path) -> Shapes:
         raise WeightsMissing(
             f"{path.name} cannot be read ({error.strerror}); put it back, or choose another file"
         ) from error
-    return {name: tensor.shape for name, tensor in parsed_safetensors(path, size).items()}
+    return {name: tensor.shape for name, tensor in parsed_safetensors(path, size)[0].items()}
 
 
 def all_shapes(file: FileStamp) -> Shapes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...weights.file_kinds import TensorInfo
 from ...weights.stamps import Shapes
 from ..spec import Config, Part, Signature, Tensors
 from .shapes import numbered
@@ -78,14 +79,19 @@ def statistics(config: Config, like: torch.Tensor) -> tuple[torch.Tensor, torch.
     return tuple(torch.tensor(values).view(shape).to(like.device, like.dtype) for values in (mean, std))  # pyright: ignore[reportReturnType]
 
 
+def for_images(info: TensorInfo, prefix: str) -> bool:
+    """Whether a convolution is one of images: those of video models (Wan, Qwen-Image) have another dimension."""
+    return len(info.shape) == 4
+
+
 VAE = Part(
     name="vae",
     title="VAE",
     empty=empty,
     config=config,
     signatures=(
-        Signature("original", "decoder.mid.block_1.conv1.weight"),
-        Signature("diffusers", "decoder.mid_block.resnets.0.conv1.weight"),
+        Signature("original", "decoder.mid.block_1.conv1.weight", accepts=for_images),
+        Signature("diffusers", "decoder.mid_block.resnets.0.conv1.weight", accepts=for_images),
     ),
     renames={"original": renamed_original},
 )

@@ -20,7 +20,10 @@ TIME_IDS_WIDTH = 256
 UNET_BLOCKS = BlockLists(("down_blocks", "mid_block", "up_blocks"), levels=True)
 BYTES_PER_PIXEL = 79
 """Activations of an SDXL step per pixel and byte of the number format. A step of 1.5 takes at most as many."""
-LORA_WORDS = ("unet.", "lora_unet_", "text_encoder", "lora_te")
+LORA_WORDS = (
+    "unet.", "lora_unet_", "text_encoder", "lora_te", "diffusion_model.", "base_model.model.", "lycoris_",
+    "down_blocks.", "mid_block.", "up_blocks.", "input_blocks.", "output_blocks.",
+)  # fmt: skip
 """Prefixes of the tensor names in a LoRA for a UNet."""
 LIGHTNING_NAME = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 
@@ -87,7 +90,7 @@ def running_steps(steps: int, strength: float) -> int:
 
 def lora_widths(header: Shapes) -> set[int] | None:
     """The widths of the text embeddings that a UNet's LoRA attends to; None for another kind of file."""
-    if not any(name.startswith(LORA_WORDS) for name in header):
+    if not any(name.startswith(LORA_WORDS) for name in header) or any("double_blocks" in name for name in header):
         return None
     return {
         shape[1]
@@ -95,8 +98,50 @@ def lora_widths(header: Shapes) -> set[int] | None:
         if "attn2" in name
         and "to_k" in name
         and len(shape) > 1
-        and any(word in name for word in ("lora_A", "down.weight"))
+        and any(word in name for word in ("lora_A", "down.weight", "hada_w1_b"))
     }
+
+
+LDM_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+LDM_OUTSIDE = {
+    "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2",
+    "input_blocks.0.0": "conv_in", "out.2": "conv_out",
+}  # fmt: skip
+BLOCK_LAYER = re.compile(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)|(?:(mid)_block)\.(\w+)\.(\d+)\.(.+)")
+
+
+def original_names(unet: Any) -> dict[str, tuple[str, ...]]:
+    """LDM's name of each layer of ``unet``, which LoRAs of ComfyUI and old trainers use."""
+    layers = unet.config.layers_per_block
+    found = {ours: (theirs,) for ours, theirs in LDM_OUTSIDE.items()}
+    for name, _ in unet.named_modules():
+        match = BLOCK_LAYER.fullmatch(name)
+        if match is not None and "base_layer" not in name and "lora_" not in name:
+            found[original_name(match, layers, unet)] = (name,)
+    for index in range(len(unet.down_blocks)):
+        sampler = f"down_blocks.{index}.downsamplers.0.conv"
+        found[f"input_blocks.{1 + index * (layers + 1) + layers}.0.op"] = (sampler,)
+    return found
+
+
+def original_name(match: re.Match[str], layers: int, unet: Any) -> str:
+    """LDM's name of a layer in a block of ``layers`` resnets."""
+    if match[6]:
+        resnet = match[7] == "resnets"
+        rest = LDM_RESNET.get(match[9], match[9]) if resnet else match[9]
+        return f"middle_block.{2 * int(match[8]) if resnet else 1}.{rest}"
+    down, level, group, number, rest = match[1] == "down", int(match[2]), match[3], int(match[4]), match[5]
+    first = (1 if down else 0) + level * (layers + 1)
+    blocks = "input_blocks" if down else "output_blocks"
+    if group == "upsamplers":
+        attends = hasattr(unet.up_blocks[level], "attentions")
+        return f"{blocks}.{first + layers}.{2 if attends else 1}.{rest}"
+    rest = LDM_RESNET.get(rest, rest) if group == "resnets" else rest
+    return f"{blocks}.{first + number}.{0 if group == 'resnets' else 1}.{rest}"
 
 
 def side_of(read: Callable[[str], dict[str, Any]]) -> int:
