@@ -48,7 +48,7 @@ def mask_from(
     warnings: list[str] = []
     if image is not None:
         white = image[..., :3].float().mean(dim=-1).cpu()
-        alpha = alpha_of(image, image_transparency)
+        alpha = mask_alpha(image, image_transparency)
         if alpha is None:
             mask = white
         else:
@@ -66,7 +66,7 @@ def mask_from(
     return ReadMask(feathered(mask, feather), tuple(warnings))
 
 
-def alpha_of(image: torch.Tensor, transparency: torch.Tensor | None) -> torch.Tensor | None:
+def mask_alpha(image: torch.Tensor, transparency: torch.Tensor | None) -> torch.Tensor | None:
     """The alpha (B, H, W) of mask images; None if all of it is opaque.
 
     A transparency of another size belongs to another image: LoadImage gives 64x64 zeros for an image without alpha.
