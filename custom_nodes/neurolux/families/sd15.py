@@ -91,7 +91,7 @@ FAMILY = FamilySpec(
         ("text-to-image", None): PipelineClass("StableDiffusionPipeline"),
         ("video", None): PipelineClass("AnimateDiffPipeline"),
     },
-    encoding=Encoding(encode, width="cross_attention_dim", cross_attends=True),
+    encoding=Encoding(encode, width="cross_attention_dim", cross_attends=True, weighs_tokens=True),
     latent=LatentSpace(to_raw=scaled_to_raw, from_raw=scaled_from_raw, comfy_format="SD15", channels=4),
     folders={"StableDiffusionPipeline": folder},
     running_steps=unet.running_steps,

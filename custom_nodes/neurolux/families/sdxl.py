@@ -393,6 +393,7 @@ FAMILY = FamilySpec(
         width="cross_attention_dim",
         pooled="pooled_prompt_embeds",
         cross_attends=True,
+        weighs_tokens=True,
         extras=SIZE_EXTRAS,
         extra_arguments=size_arguments,
     ),

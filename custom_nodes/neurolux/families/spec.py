@@ -102,6 +102,8 @@ class Encoding:
     """The pooled embeddings (1, width): ``pooled_output`` of a CONDITIONING; None if the family has none."""
     cross_attends: bool = False
     """Whether the denoiser only attends to the embeddings, so that repeating all of them changes nothing."""
+    weighs_tokens: bool = False
+    """Whether each of the embeddings is that of a token of the first tokenizer, so that a prompt can have weights."""
     embeds_guidance: Callable[[Config], bool] = lambda config: False
     """(configuration of the denoiser) -> whether it reads the guidance as an embedding: ``guidance`` of a
     CONDITIONING."""

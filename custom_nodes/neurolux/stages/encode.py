@@ -15,31 +15,42 @@ from ..loading.loaded import LoadedPipeline
 from ..loading.working_memory import encoding_memory, run_stage
 from .conditioning import ENCODED, POOLED, Conditioning, Encoded, Prompt, read_prompt
 from .embedding_cache import embedding_cache
-from .prompt_check import prompt_warnings
+from .prompt_check import prompt_warnings, weight_warnings
+from .weighting import read_weights, weighted
 
 REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close what else uses the device."
 _log = logging.getLogger(__name__)
 
 
-def encode(loaded: LoadedPipeline, text: str) -> Conditioning:
+def encode(loaded: LoadedPipeline, text: str, *, literal: bool = False) -> Conditioning:
     """Encode ``text`` into ComfyUI's CONDITIONING, on the CPU: every tensor that the family's encoder returns.
 
-    A text that these encoders have encoded before is not encoded again.
+    Its weights apply, unless it is ``literal`` or the encoder knows none. A text that these encoders have encoded
+    before is not encoded again. Raises InvalidParameter.
     """
     family = family_of(loaded.model.family)
     encoders = [name for name in family.text_encoders if getattr(loaded.pipe, name, None) is not None]
-    key = cache_key(loaded, encoders, text)
+    prompt = read_weights(text) if family.encoding.weighs_tokens and not literal else None
+    plain = text if prompt is None else prompt.text
+    key = (*cache_key(loaded, encoders, text), literal)
     known = embedding_cache.get(key)
     if known is not None:
         return known
 
+    def encoded(text: str) -> dict[str, torch.Tensor]:
+        return family.encoding.encode(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
+
     def work() -> Conditioning:
         with loaded.placement.stage(encoders, encoding_memory(loaded, encoders)), torch.no_grad():
-            tensors = family.encoding.encode(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
+            tensors = encoded(plain)
+            if prompt is not None and prompt.weighted:
+                main, pipe = family.encoding.main, loaded.pipe
+                tensors[main] = weighted(tensors[main], encoded("")[main], getattr(pipe, "tokenizer", None), prompt)
         found = {name: value.cpu() for name, value in tensors.items()}
         for value in found.values():
             check_finite(value, "the encoded prompt's embeddings")
-        return as_conditioning(family.encoding, found, text, tuple(prompt_warnings(loaded, text)))
+        warnings = [*prompt_warnings(loaded, plain), *([] if prompt or literal else weight_warnings(loaded, text))]
+        return as_conditioning(family.encoding, found, plain, tuple(warnings))
 
     started = time.perf_counter()
     made = run_stage(loaded, "encoding the prompt", REMEDY, work)

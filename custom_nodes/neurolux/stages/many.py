@@ -21,11 +21,11 @@ from ..library.known_models import known_models, model_stamp
 from ..loading.handle import LoadSpec, PipelineHandle
 from ..loading.loaded import LoadedPipeline
 from ..loading.node_progress import NodeReporter
+from .conditioning import told_by
 from .decode import decode
 from .encode import encode
 from .latent import empty_latent
 from .many_values import MOST_PROMPT_CHARACTERS, shortened
-from .prompt_check import prompt_warnings
 from .sample import SEEDS, ProgressSpan, SampleRequest, needs_negative, plan_sample, sample
 
 if TYPE_CHECKING:
@@ -249,9 +249,10 @@ def encode_all(
 
 def encode_text(loaded: LoadedPipeline, text: str, notes: Notes, *, named: bool) -> Conditioning:
     mm.throw_exception_if_processing_interrupted()
-    for warning in prompt_warnings(loaded, text):
+    conditioning = encode(loaded, text)
+    for warning in told_by(conditioning):
         notes.add(f"{shortened(text)!r}: {warning}" if named else warning)
-    return encode(loaded, text)
+    return conditioning
 
 
 def negative_of(plan: Planned) -> str:

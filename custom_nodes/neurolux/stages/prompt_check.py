@@ -11,17 +11,35 @@ from typing import Any
 from ..catalog.models import FolderSource
 from ..loading.loaded import LoadedPipeline
 from ..weights.user_files import read_json
+from .weighting import unread_weights
 
 VOCABULARY_FILE = "vocabulary.json"
 """In a model's folder: its text encoders were shown a few hundred words, and nothing else. ``rough_words`` in it
 names those that it shows badly."""
 WORD = re.compile(r"[^\W_]+")
+LORA, EMBEDDING = re.compile(r"<lora:[^<>]+>"), re.compile(r"\bembedding:[^\s,()]+")
 SHOWN = 8
 
 
 def prompt_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
     """One sentence for each thing that has no effect; an empty list for a prompt that is used whole."""
-    return [*vocabulary_warnings(loaded, text), *truncation_warnings(loaded, text)]
+    return [*vocabulary_warnings(loaded, text), *truncation_warnings(loaded, text), *syntax_warnings(text)]
+
+
+def syntax_warnings(text: str) -> list[str]:
+    """Names what other programs read as a command and no text encoder here does."""
+    return [
+        *(f"{found!r} is read as text; to apply a LoRA, use Apply LoRA" for found in LORA.findall(text)),
+        *(f"{found!r} is read as text: embeddings in a prompt are not supported" for found in EMBEDDING.findall(text)),
+    ]
+
+
+def weight_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
+    """Names the weights in a prompt, for a model whose encoder applies none."""
+    found = unread_weights(text)
+    if not found:
+        return []
+    return [f"{loaded.model.name} knows no weights in a prompt: {listed(found)} is read as text"]
 
 
 def vocabulary_warnings(loaded: LoadedPipeline, text: str) -> list[str]:

@@ -113,12 +113,9 @@ def sample(
     is sampled alone, so it equals the single image with that seed. The noise is drawn on the CPU: a seed means the same
     on every device. ``span``: where its steps are in a longer count.
     """
-    request = with_guidance(loaded, request, positive)
-    loaded.unreported_warnings += request.source.warnings()
+    asked, request = request, with_guidance(loaded, request, positive)
     prompt = prompt_arguments(loaded, request, positive, negative)
     control = ControlRun(loaded, request.task) if loaded.controls else None
-    if control:
-        loaded.unreported_warnings += control.warnings(request.running)
     pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
     progress = SampleProgress(loaded, request, span)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
@@ -151,10 +148,17 @@ def sample(
         return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
 
     try:
-        return run_stage(loaded, f"sampling {request.width}x{request.height}", REMEDY, work)
+        made = run_stage(loaded, f"sampling {request.width}x{request.height}", REMEDY, work)
     finally:
         pipe.on_first_latents = None
         pipe.maybe_free_model_hooks()
+    # Only now: what fails is not told about in the next job.
+    loaded.unreported_warnings += [
+        *replaced_guidance(loaded, asked, request),
+        *request.source.warnings(),
+        *(control.warnings(request.running) if control else []),
+    ]
+    return made
 
 
 def task_pipeline(loaded: LoadedPipeline, task: Task) -> Any:
@@ -220,13 +224,14 @@ def generator_of(request: SampleRequest, index: int) -> torch.Generator:
 def with_guidance(loaded: LoadedPipeline, request: SampleRequest, positive: Conditioning) -> SampleRequest:
     """``request`` with the guidance that FluxGuidance put into the prompt, if any. Raises InvalidParameter."""
     wanted = prompt_of(loaded, positive, "positive").extra.get(GUIDANCE)
-    if wanted is None or wanted == request.guidance:
-        return request
-    if request.guidance != loaded.model.defaults.guidance_scale:
-        loaded.unreported_warnings.append(
-            f"the prompt's own guidance {wanted:g} (set by FluxGuidance) was used instead of {request.guidance:g}"
-        )
-    return replace(request, guidance=float(wanted))
+    return request if wanted is None else replace(request, guidance=float(wanted))
+
+
+def replaced_guidance(loaded: LoadedPipeline, asked: SampleRequest, used: SampleRequest) -> list[str]:
+    """A warning where Sample's own guidance had no effect; its default may be replaced."""
+    if used.guidance == asked.guidance or asked.guidance == loaded.model.defaults.guidance_scale:
+        return []
+    return [f"the prompt's own guidance {used.guidance:g} (set by FluxGuidance) was used instead of {asked.guidance:g}"]
 
 
 def prompt_arguments(

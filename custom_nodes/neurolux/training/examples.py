@@ -45,7 +45,7 @@ def encode_captions(loaded: LoadedPipeline, captions: list[str], phase: Phase) -
     distinct = list(dict.fromkeys(captions))
     for number, caption in enumerate(distinct, start=1):
         phase(f"Encoding caption {number} of {len(distinct)}")
-        tensors = named_tensors(loaded, encode(loaded, caption), "caption")
+        tensors = named_tensors(loaded, encode(loaded, caption, literal=True), "caption")
         # Copies: what ComfyUI's nodes encoded before is of inference mode, which a backward pass cannot keep.
         found[caption] = {name: value.clone() for name, value in tensors.items()}
     return found
