@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,13 @@ class AuxiliaryModel(RepoFiles):
     license: str
     commercial_use: bool
     download_bytes: int
+    verified: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    """Where its licence and its size were checked; a fact that is missing here could not be."""
+
+    @property
+    def license_text(self) -> str:
+        """Its licence, with a remark if it could not be checked."""
+        return self.license if self.verified.get("license") else f"{self.license} (not verified)"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from ..errors import ModelNotFound
 from ..planning.records import ComponentShape
 from .limits import Defaults, Limits
 
+FACTS = ("license", "size", "settings")
+"""What the catalog states of a model that only its publisher can know."""
 Purpose = Literal["any", "fill", "edit"]
 """What a model was trained for: ``fill`` only completes masked images, ``edit`` edits an image by an instruction."""
 
@@ -107,6 +109,9 @@ class Model:
     force_upcast_vae: bool = True
     """Whether the VAE's config requires fp32 when the rest of the pipeline computes in fp16."""
     purpose: Purpose = "any"
+    verified: Mapping[str, str] = field(default_factory=dict)
+    """Where each fact was checked: ``license``, ``size`` (of the download), ``settings`` (steps, guidance, scheduler).
+    A fact that is missing here could not be checked."""
     lora_learning_rate: float = 1e-4
     """The default learning rate for training a LoRA."""
 
@@ -127,9 +132,19 @@ class Model:
         return steps
 
     @property
+    def unverified(self) -> tuple[str, ...]:
+        """The facts that could not be checked."""
+        return unverified_facts(self.verified)
+
+    @property
     def uses_negative_prompt(self) -> bool:
         """Whether a negative prompt can have any effect."""
         return self.limits.negative_prompt
+
+
+def unverified_facts(verified: Mapping[str, str], facts: tuple[str, ...] = FACTS) -> tuple[str, ...]:
+    """The facts without a place where they were checked."""
+    return tuple(name for name in facts if not verified.get(name))
 
 
 @dataclass(frozen=True)

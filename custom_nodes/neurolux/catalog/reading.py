@@ -10,7 +10,7 @@ from typing import Any
 
 from ..planning.records import ComponentShape
 from .limits import Defaults, Limits
-from .models import Catalog, Checkpoint, FolderSource, Model, RepoFiles, RepoSource, SchedulerChoice, Source
+from .models import FACTS, Catalog, Checkpoint, FolderSource, Model, RepoFiles, RepoSource, SchedulerChoice, Source
 
 CATALOG_FILE = Path(__file__).with_name("models.toml")
 
@@ -46,8 +46,16 @@ def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str,
         components={part: parse_shape(shape) for part, shape in entry.get("components", {}).items()},
         force_upcast_vae=entry.get("components", {}).get("vae", {}).get("force_upcast", True),
         purpose=entry.get("purpose", "any"),
+        verified=parse_verified(entry.get("verified", {})),
         lora_learning_rate=entry.get("lora_learning_rate", 1e-4),
     )
+
+
+def parse_verified(entry: Mapping[str, str]) -> Mapping[str, str]:
+    """A ``verified`` table. Raises TypeError for an unknown fact."""
+    if unknown := set(entry) - set(FACTS):
+        raise TypeError(f"verified: unknown facts {', '.join(sorted(unknown))}; known are {', '.join(FACTS)}")
+    return dict(entry)
 
 
 def parse_shape(entry: Mapping[str, Any]) -> ComponentShape:

@@ -52,6 +52,8 @@ BYTES_PER_TOKEN = 54_000
 """Activations of a step per token and byte of the number format. A token is 16x16 pixels, or a text token."""
 EDIT_PIXELS = 1024 * 1024
 """FluxKontextPipeline scales its input image to about this many pixels."""
+MASK_CHANNELS = 256
+"""A mask of 16x16 pixels for each token of FLUX.1 Fill."""
 SCALING, SHIFT = 0.3611, 0.1159
 SCHEDULES: dict[bool, dict[str, Any]] = {
     True: {"shift": 3.0, "use_dynamic_shifting": True},
@@ -328,10 +330,27 @@ def plain_folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
 
 def fill_folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
     """FLUX.1 Fill: like dev, with the steps and the guidance that its authors recommend."""
-    plain = plain_folder(read)
+    return filling(plain_folder(read))
+
+
+def filling(plain: ModelFacts) -> ModelFacts:
+    """The facts about Fill, whose other facts are ``plain``."""
     defaults = replace(plain.defaults, num_inference_steps=50, guidance_scale=30.0)
     limits = replace(plain.limits, guidance_scale=GuidanceLimit(0.0, 100.0))
     return replace(plain, purpose="fill", defaults=defaults, limits=limits)
+
+
+def fills(config: Config) -> bool:
+    """Whether the transformer takes the masked image too, as many channels as it returns, and a mask of 16x16 pixels
+    a token."""
+    return config["in_channels"] == 2 * config["out_channels"] + MASK_CHANNELS
+
+
+def file_facts(configs: Mapping[str, Config]) -> ModelFacts:
+    """The facts about single files."""
+    main = configs["transformer"]
+    plain = facts(1024, guided=bool(main["guidance_embeds"]))
+    return filling(plain) if fills(main) else plain
 
 
 def edit_folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
@@ -375,7 +394,7 @@ def refuse_widening(transformer: Any, state: Mapping[str, torch.Tensor]) -> None
 
 def original_names(transformer: Any) -> dict[str, tuple[str, ...]]:
     """BFL's name of each layer, with diffusers' layers that it joins."""
-    found = {stem: (target,) for stem, target in OUTSIDE.items()}
+    found: dict[str, tuple[str, ...]] = {stem: (target,) for stem, target in OUTSIDE.items()}
     for groups, blocks, layers in (
         ("double_blocks", "transformer_blocks", DOUBLE),
         ("single_blocks", "single_transformer_blocks", SINGLE),
@@ -614,7 +633,8 @@ FAMILY = FamilySpec(
             "text_encoder_2": "t5xxl_fp16.safetensors",
             "vae": "ae.safetensors",
         },
-        facts=lambda configs: facts(1024, guided=bool(configs["transformer"]["guidance_embeds"])),
+        facts=file_facts,
+        fills=fills,
         example_for=example_for,
     ),
     loras=Loras(

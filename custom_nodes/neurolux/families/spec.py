@@ -160,6 +160,8 @@ class SingleFiles:
     """The name of a published file for each component, for messages."""
     facts: Callable[[Mapping[str, Config]], ModelFacts]
     """(configurations of the components) -> the facts about the model."""
+    fills: Callable[[Config], bool] = lambda config: False
+    """(configuration of the denoiser) -> whether it also takes a masked image and its mask, and only fills."""
     folders: Mapping[str, str] = field(default_factory=dict)
     """ComfyUI's folder for a component, if it is not the usual one."""
     only_by_name: frozenset[str] = frozenset()

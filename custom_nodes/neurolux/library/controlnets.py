@@ -123,7 +123,7 @@ def auxiliary_document(
         "problem": None,
         "memory": None,
         "title": model.title,
-        "license": model.license,
+        "license": model.license_text,
         "status": status.state,
         "reason": status.reason,
         "source": model.repo,

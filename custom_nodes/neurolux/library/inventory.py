@@ -47,6 +47,7 @@ class Download:
     bytes: int | None
     gated: bool
     license: str
+    """With a remark if it could not be checked."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def inventory(model: Model, status: ModelStatus, shelf: Shelf) -> ModelFiles:
     components = {part.component for part in have}
     parts = tuple(family.components) if single else ()
     missing = tuple(missing_part(model, name) for name in parts if name not in components)
-    download = Download(source.repo, source.download_bytes, source.gated, model.license)
+    remark = " (not verified)" if "license" in model.unverified else ""
+    download = Download(source.repo, source.download_bytes, source.gated, model.license + remark)
     return ModelFiles(tuple(have), missing, download, hint(status, download, have, missing))
 
 

@@ -222,8 +222,10 @@ def local_variants(model: Model, shelf: Shelf) -> dict[int | None, SingleFilesSo
     for steps in sorted(model.checkpoints) or [None]:
         for chosen, lora in starting_files(model, steps, shelf):
             try:
-                found[steps] = complete(family_of(model.family), chosen, shelf, lora)
-                break
+                source = complete(family_of(model.family), chosen, shelf, lora)
+                if fills(family_of(model.family), source) == (model.purpose == "fill"):
+                    found[steps] = source
+                    break
             except WeightsMissing:
                 continue
             except Exception as error:  # the right names with impossible shapes
@@ -268,7 +270,7 @@ def files_model(family: FamilySpec, source: SingleFilesSource, catalog: Catalog)
     name = " + ".join(dict.fromkeys(path.stem for path in (source.lora or denoiser, denoiser, *source.files)))
     steps = files.steps_of((source.lora or denoiser).name)
     known = catalog_name(catalog, source.lora or denoiser)
-    if known is not None and known.family == family.name:
+    if known is not None and known.family == family.name and fills(family, source) == (known.purpose == "fill"):
         model = replace(known, name=name, title=name, source=source, vae=None, local={}, patterns={})
         if steps is None or steps not in known.checkpoints:
             return replace(model, checkpoints={})
@@ -276,6 +278,13 @@ def files_model(family: FamilySpec, source: SingleFilesSource, catalog: Catalog)
     configs = {part: found.config for part, found in single_components(family.name, source).items()}
     model = own_model(name, family, source, files.facts(configs))
     return model if steps is None else files.distilled(model, steps)
+
+
+def fills(family: FamilySpec, source: SingleFilesSource) -> bool:
+    """Whether the denoiser only fills masked images, whatever its file is called."""
+    main = SingleFilesSource({family.denoiser: source.components[family.denoiser]})
+    config = single_components(family.name, main)[family.denoiser].config
+    return family.single_files is not None and family.single_files.fills(config)
 
 
 def files_stamp(source: SingleFilesSource) -> tuple[int, ...]:

@@ -145,6 +145,29 @@ def test_a_changed_folder_is_read_again(tiny_models: dict[str, Path], tmp_path: 
     assert changed.title == "Renamed"
 
 
+def test_what_was_not_verified_is_shown_as_such() -> None:
+    from neurolux.catalog.auxiliary import read_auxiliary_catalog
+    from neurolux.library.inventory import inventory
+    from neurolux.library.single_files import Shelf
+    from neurolux.weights.sources import ModelStatus
+
+    catalog = read_catalog()
+    assert not catalog.get("starter").unverified
+    assert catalog.get("sdxl-turbo").unverified == ("license", "settings")
+    schnell = inventory(catalog.get("flux-schnell"), ModelStatus("downloadable"), Shelf({})).download
+    assert schnell is not None
+    assert (schnell.gated, schnell.license) == (True, "Apache-2.0 (not verified)")
+    motion = read_auxiliary_catalog().motions["animatediff-v3"]
+    assert (motion.license_text, motion.commercial_use) == ("unknown (not verified)", False)
+
+
+def test_an_unknown_verified_fact_is_an_error(tmp_path: Path) -> None:
+    from neurolux.catalog.reading import parse_verified
+
+    with pytest.raises(TypeError, match="unknown facts licence; known are license, size, settings"):
+        parse_verified({"licence": "x"})
+
+
 def test_repo_sources_fetch_only_what_the_pipeline_needs() -> None:
     sources = [model.source for model in read_catalog().models.values() if isinstance(model.source, RepoSource)]
     assert len(sources) == 9

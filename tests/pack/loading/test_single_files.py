@@ -330,12 +330,27 @@ def test_umt5_is_not_taken_for_t5(flux: Any, tmp_path: Path, named: Callable[[An
     assert complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path)).components["text_encoder_2"] != umt5
 
 
-def test_a_model_that_fills_is_not_taken_for_text_to_image(flux: Any, tmp_path: Path) -> None:
+def test_a_control_model_is_not_taken_for_text_to_image(flux: Any, tmp_path: Path) -> None:
+    state = bfl_flux(state_of(flux.transformer))
+    state["img_in.weight"] = torch.zeros(256, 128)
+    main = put(tmp_path, {"diffusion_models/flux1-canny-dev.safetensors": state, **encoders(flux)})
+    with pytest.raises(WeightsMissing, match=r"flux1-canny-dev.safetensors takes 128 channels and returns 64"):
+        complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "model"), [("flux1-fill-dev", "flux-fill-dev"), ("flux1-dev", None), ("mine", None)])
+def test_a_model_that_fills_is_one_whatever_its_file_is_called(
+    flux: Any, tmp_path: Path, name: str, model: str | None
+) -> None:
     state = bfl_flux(state_of(flux.transformer))
     state["img_in.weight"] = torch.zeros(256, 384)
-    main = put(tmp_path, {"diffusion_models/flux1-fill-dev.safetensors": state, **encoders(flux)})
-    with pytest.raises(WeightsMissing, match=r"flux1-fill-dev.safetensors takes 384 channels and returns 64"):
-        complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
+    main = put(tmp_path, {f"diffusion_models/{name}.safetensors": state, **encoders(flux)})
+    source = complete(family_of("flux"), {"transformer": main}, shelf_of(tmp_path))
+    chosen = files_model(family_of("flux"), source, read_catalog())
+    assert (chosen.purpose, chosen.defaults.guidance_scale) == ("fill", 30.0)
+    assert build(chosen).transformer.config.in_channels == 384
+    local = catalog_files(read_catalog(), shelf_of(tmp_path)).models.values()
+    assert [known.name for known in local if known.local] == ([model] if model else [])
 
 
 @pytest.mark.parametrize(
