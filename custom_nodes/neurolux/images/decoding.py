@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 WEB_FORMATS = ("PNG", "JPEG", "WEBP")
 """What requests and training sets may contain, as Pillow names it. An MPO, as phones write it, opens as a JPEG."""
@@ -79,7 +79,7 @@ def in_unit_range(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
 
 
-def opened(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+def opened(data: bytes, formats: tuple[str, ...] = FORMATS) -> ImageFile.ImageFile:
     """The image, its pixels unread. Raises UnreadableImage."""
     try:
         return Image.open(BytesIO(data), formats=formats)
