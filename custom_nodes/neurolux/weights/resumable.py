@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ PARTIAL_SUFFIX = ".neurolux-partial"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 """The Hub's etag of a file in large file storage. The etag of a small text file is a git hash, which is shorter."""
 HASH_BYTES = 8_000_000
+WAIT_S = 1.0
 
 
 class DownloadMeter:
@@ -70,6 +73,14 @@ class DownloadMeter:
     def add(self, bar: int, count: int) -> None:
         """Count ``count`` more bytes on one bar."""
         self._bars[bar] = self._bars.get(bar, 0) + count
+        self._report()
+
+    def reached(self, count: int) -> None:
+        """Another process has downloaded ``count`` bytes of the current file."""
+        self._bars[0] = count
+        self._report()
+
+    def _report(self) -> None:
         done = min(self._finished + max(self._bars.values()), self._total)
         self._reporter.downloading(Transfer(self.repo, self.file, done, self._total, self._rate.of(done)))
 
@@ -91,7 +102,7 @@ def fetch_large_file(repo: str, info: DryRunFileInfo, meter: DownloadMeter) -> N
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get, repo_folder_name
-    from huggingface_hub.utils import WeakFileLock, build_hf_headers
+    from huggingface_hub.utils import build_hf_headers
 
     meter.file = info.filename
     url = hf_hub_url(repo, info.filename, revision=info.commit_hash)
@@ -102,22 +113,59 @@ def fetch_large_file(repo: str, info: DryRunFileInfo, meter: DownloadMeter) -> N
     blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
     blobs.mkdir(parents=True, exist_ok=True)
     partial = blobs / f"{metadata.etag}{PARTIAL_SUFFIX}"
-    with WeakFileLock(f"{partial}.lock"):  # another ComfyUI may download the same file
-        with partial.open("ab") as file:
-            if metadata.size is not None and file.tell() > metadata.size:
-                file.truncate(0)
-            http_get(
-                metadata.location,
-                file,
-                resume_size=file.tell(),
-                headers=headers,
-                expected_size=metadata.size,
-                tqdm_class=meter.bar,
-            )
-        check_content(repo, info.filename, partial, str(metadata.etag))
-        partial.replace(blobs / str(metadata.etag))
-    Path(f"{partial}.lock").unlink(missing_ok=True)
+    blob = blobs / str(metadata.etag)
+
+    def waiting() -> None:
+        with suppress(FileNotFoundError):
+            meter.reached(partial.stat().st_size)
+
+    with alone(lock_of(repo, str(metadata.etag)), waiting):  # another ComfyUI may download the same file
+        if blob.exists():  # it has just done so
+            meter.reached(blob.stat().st_size)
+        else:
+            with partial.open("ab") as file:
+                if metadata.size is not None and file.tell() > metadata.size:
+                    file.truncate(0)
+                http_get(
+                    metadata.location,
+                    file,
+                    resume_size=file.tell(),
+                    headers=headers,
+                    expected_size=metadata.size,
+                    tqdm_class=meter.bar,
+                )
+            check_content(repo, info.filename, partial, str(metadata.etag))
+            partial.replace(blob)
     meter.finish()
+
+
+def lock_of(repo: str, etag: str) -> Path:
+    """The lock file of a blob: that of huggingface_hub itself, so that its downloads are waited for as well.
+
+    It is never deleted: who waits for a deleted lock, and who makes a new one of its name, would both go in.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / ".locks" / repo_folder_name(repo_id=repo, repo_type="model")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{etag}.lock"
+
+
+@contextmanager
+def alone(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold ``lock``. Until another process gives it back, ``waiting`` is called every second; it may raise."""
+    from filelock import Timeout
+    from huggingface_hub.utils import WeakFileLock
+
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(WeakFileLock(lock, timeout=WAIT_S))
+                break
+            except Timeout:
+                waiting()
+        yield
 
 
 def check_content(repo: str, name: str, partial: Path, etag: str) -> None:
