@@ -107,12 +107,13 @@ def test_a_catalog_model_needs_no_download_when_its_files_are_there(house: House
     assert dev["files"]["missing"] == []
     assert dev["files"]["hint"].startswith("ready: ")
 
-    assert schnell["status"] == "downloadable"
+    assert schnell["status"] == "missing"
+    assert "FLUX.1-schnell is gated: accept its licence" in schnell["reason"]
     assert schnell["files"]["download"] == {
         "repo": "black-forest-labs/FLUX.1-schnell",
         "bytes": 33_740_000_000,
-        "gated": False,
-        "license": "Apache-2.0",
+        "gated": True,
+        "license": "Apache-2.0 (not verified)",
     }
     (missing, *_) = [part for part in schnell["files"]["missing"] if part["component"] == "transformer"]
     assert (missing["kind"], missing["folder"], missing["example"]) == (
@@ -121,9 +122,8 @@ def test_a_catalog_model_needs_no_download_when_its_files_are_there(house: House
         "flux1-schnell.safetensors",
     )
     assert missing["bytes"] == 2 * 11_891_178_560
-    assert (
-        "the first use will download black-forest-labs/FLUX.1-schnell (33.7 GB, Apache-2.0)" in schnell["files"]["hint"]
-    )
+    wanted = "to download black-forest-labs/FLUX.1-schnell (33.7 GB, gated, Apache-2.0 (not verified))"
+    assert wanted in schnell["files"]["hint"]
 
 
 def test_loading_is_reported(house: House) -> None:
