@@ -154,6 +154,9 @@ class Catalog:
     models: Mapping[str, Model]
     default: str
     fallback: str
+    """The default without a GPU."""
+    ungated: str
+    """The default with a GPU for users without an account for the first one's weights."""
 
     def get(self, name: str) -> Model:
         """The model called ``name``. Raises ModelNotFound, which lists the known models."""

@@ -20,7 +20,8 @@ def read_catalog(path: Path = CATALOG_FILE) -> Catalog:
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = document.get("limits", {})
     models = {name: parse_model(name, entry, shared, path.parent) for name, entry in document["models"].items()}
-    return Catalog(models=models, default=document["default"], fallback=document.get("fallback", document["default"]))
+    default = document["default"]
+    return Catalog(models, default, document.get("fallback", default), document.get("ungated", default))
 
 
 def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str, Any], base: Path) -> Model:

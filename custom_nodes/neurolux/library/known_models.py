@@ -18,7 +18,7 @@ from ..catalog.models import (
 )
 from ..catalog.reading import read_catalog
 from ..planning.records import ACCELERATORS
-from ..weights.sources import is_here
+from ..weights.sources import is_here, needs_account
 from .folder_models import as_shipped, find_folder_models, folder_stamp
 from .single_files import FOLDERS, Shelf, catalog_files, files_stamp
 
@@ -50,13 +50,15 @@ def default_model(catalog: Catalog) -> str:
     """The model for requests that name none: the one in the environment variable, else the best for this machine.
 
     On a machine without a GPU and without the weights of a large model, it is the fallback, which ships with the pack.
-    The large model would be an unrequested download of hours, for images that take minutes.
+    The large model would be an unrequested download of hours, for images that take minutes. With a GPU, a model whose
+    weights nobody can fetch without an account gives way to one that everybody can.
     """
     chosen = os.environ.get(DEFAULT_MODEL_VARIABLE)
     if chosen and chosen in catalog.models:
         return chosen
+    best = catalog.models[catalog.default]
     if mm.get_torch_device().type in ACCELERATORS or catalog.fallback == catalog.default:
-        return catalog.default
+        return catalog.default if is_here(best) or not needs_account(best) else catalog.ungated
     fallback = catalog.fallback
     family = catalog.models[catalog.default].family
     large = sorted(set(shipped_catalog().names(family)) - {fallback}, key=lambda name: name != catalog.default)

@@ -85,7 +85,7 @@ def model_status(model: Model) -> ModelStatus:
         return ModelStatus("missing", f"{gone} no longer exists; put it back")
     if offline():
         return ModelStatus("missing", f"not downloaded, and HF_HUB_OFFLINE is set; unset it to fetch {source.repo}")
-    if source.gated and not token():
+    if needs_account(model):
         return ModelStatus("missing", gated_remedy(source.repo))
     if not hub_reachable():
         return ModelStatus(
@@ -94,6 +94,11 @@ def model_status(model: Model) -> ModelStatus:
             "into ComfyUI's models/diffusers/",
         )
     return ModelStatus("downloadable")
+
+
+def needs_account(model: Model) -> bool:
+    """Whether the weights can be fetched only with an account, and nobody is logged in."""
+    return isinstance(model.source, RepoSource) and model.source.gated and not token()
 
 
 def resolve(model: Model, variant: int | None, reporter: LoadReporter | None = None) -> ResolvedFiles:

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...weights.stamps import Shapes
 from ..blocks import BlockLists
 from ..spec import Config, Tensors
@@ -168,7 +166,7 @@ def kohya_lora(layers: Tensors) -> Tensors:
         kohya = f"lora_unet_{layer.replace('.', '_')}"
         if matrix == "A.weight":
             found[f"{kohya}.lora_down.weight"] = tensor
-            found[f"{kohya}.alpha"] = torch.tensor(float(tensor.shape[0]), dtype=tensor.dtype)
+            found[f"{kohya}.alpha"] = tensor.new_tensor(float(tensor.shape[0]))
         else:
             found[f"{kohya}.lora_up.weight"] = tensor
     return found
