@@ -107,22 +107,26 @@ class StoreProbe:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        if not all(results) and self._make_missing is not None:  # Only where nothing worse is wrong.
+            await self._make_missing()
         if queues:
             self._queues_at = time.monotonic()
 
-    async def _write(self, write: Write) -> None:
+    async def _write(self, write: Write) -> bool:
+        """Write to one stream. False: there is no such stream. Raises Unavailable and StorageFull."""
         js = self._connection().jetstream(timeout=self._timeout_s)
         try:
             await js.publish(write.subject, PAYLOAD, stream=write.stream, headers=dict(write.headers or {}))
             if write.purge:
                 await js.purge_stream(write.stream, subject=write.subject)
+            return True
         except NoStreamResponseError:
-            if self._make_missing is not None:
-                await self._make_missing()
+            return False
         except APIError as error:
-            # A queue and a bucket that refuse what they have no place for answer, and hold what they have.
-            if error.err_code in MISSING_ERRORS or is_at_its_bound(error):
-                return
+            if error.err_code in MISSING_ERRORS:
+                return False
+            if is_at_its_bound(error):  # It answers, and holds what it has.
+                return True
             raise StorageFull(
                 f"the NATS server stores nothing in {write.stream}: {error.description}{self._disks.free()}"
             ) from error
