@@ -43,9 +43,13 @@ QUIET_SETTINGS = {
     "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the images
 }
 
+SETTLING_S = 5
+"""How long the editor may take to give the nodes of a graph their sizes."""
 OPEN_GRAPH = """async (workflow) => {
     await app.loadGraphData(workflow, true, true);
     await new Promise(done => setTimeout(done, 500));
+    // Nodes get their sizes as they are drawn, which takes longer on a busy machine.
+    for (let frame = 0; frame < 30; frame++) await new Promise(done => requestAnimationFrame(done));
     const missing = app.graph.nodes.filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type]);
     return missing.map(node => node.type);
 }"""
@@ -125,16 +129,27 @@ def text(graph: dict[str, Any]) -> str:
     return json.dumps(graph, indent=1, ensure_ascii=False) + "\n"
 
 
+async def files_of(page: Page, path: Path) -> dict[Path, str]:
+    """The files of the open graph, with the content that they should have."""
+    workflow, api = await save_graph(page)
+    return {path: text(workflow), path.parent / "api" / path.name: text(api)}
+
+
 async def export(page: Page, path: Path, *, check: bool) -> bool:
     """Write one graph's files; with `check`, only say whether they are what would be written."""
     await open_graph(page, json.loads(path.read_bytes()))
-    workflow, api = await save_graph(page)
-    files = {path: text(workflow), path.parent / "api" / path.name: text(api)}
+    files = await files_of(page, path)
     if check:
-        stale = [file for file, content in files.items() if not file.is_file() or file.read_text() != content]
+        stale: list[Path] = []
+        for _ in range(SETTLING_S):  # What the editor settles on counts.
+            stale = [file for file, content in files.items() if not file.is_file() or file.read_text() != content]
+            if not stale:
+                return True
+            await page.wait_for_timeout(1000)
+            files = await files_of(page, path)
         for file in stale:
             print(f"{file} is not what the editor saves; run 'make workflows'")
-        return not stale
+        return False
     for file, content in files.items():
         file.parent.mkdir(exist_ok=True)
         file.write_text(content)

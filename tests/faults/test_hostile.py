@@ -19,6 +19,7 @@ import pytest
 import requests
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig
+from nats.js.errors import BadRequestError, NotFoundError
 
 from bridge.broker.connection import connect
 from bridge.client import ImageGenClient
@@ -248,11 +249,16 @@ def test_workers_that_get_no_jobs_make_the_service_unready_and_say_why(
 ) -> None:
     async def delete(nc: Client) -> None:
         js = nc.jetstream()
-        for info in await js.consumers_info(NAMES.stream):
-            await js.delete_consumer(NAMES.stream, info.name)
         # Nobody may take jobs beside this one, and it takes them all.
         other = ConsumerConfig(durable_name="other", filter_subject=f"{NAMES.jobs}.>", ack_wait=15)
-        await js.add_consumer(NAMES.stream, other)
+        async with asyncio.timeout(30):
+            while True:  # The workers make theirs anew at once.
+                for info in await js.consumers_info(NAMES.stream):
+                    with contextlib.suppress(NotFoundError):
+                        await js.delete_consumer(NAMES.stream, info.name)
+                with contextlib.suppress(BadRequestError):
+                    await js.add_consumer(NAMES.stream, other)
+                    return
 
     async def heal(nc: Client) -> None:
         await nc.jetstream().delete_consumer(NAMES.stream, "other")
