@@ -95,7 +95,6 @@ class JobQueue:
         nc: Client,
         names: Names,
         js: JetStreamContext,
-        states: KeyValue,
         images: ImageStore,
         inputs: ImageStore,
         retention: Retention,
@@ -104,7 +103,8 @@ class JobQueue:
         self.nc = nc
         self.names = names
         self._js = js
-        self._states = states
+        self._states: KeyValue
+        """Set by `open`, once the bucket is there."""
         self._images = images
         self.inputs = inputs
         self.retention = retention
@@ -133,11 +133,9 @@ class JobQueue:
         images = ImageStore(js, names.images, retention.images_bytes)
         inputs = ImageStore(js, names.inputs, retention.images_bytes, keeps=True)
         with broker_errors():
-            bucket = bucket_config(names.states, max_age_s=retention.jobs_s, max_bytes=retention.jobs_bytes)
-            await make_stream(js, bucket)
-            states = await js.key_value(names.states)
-        queue = cls(nc, names, js, states, images, inputs, retention, max_pending)
-        await queue.make_stores()
+            queue = cls(nc, names, js, images, inputs, retention, max_pending)
+            await queue.make_stores()
+            queue._states = await js.key_value(names.states)
         return queue
 
     async def make_stores(self) -> None:

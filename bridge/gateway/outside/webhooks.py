@@ -15,9 +15,7 @@ from dataclasses import dataclass
 
 import aiohttp
 from nats.aio.msg import Msg
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import ConsumerConfig
-from nats.js.client import JetStreamContext
 from yarl import URL
 
 from bridge import logs, tracing
@@ -27,7 +25,6 @@ from bridge.broker.jobs import JobQueue
 from bridge.contract import BridgeError, JobState, UnknownJob, WebhookBody
 from bridge.gateway.outside.callback_address import AddressRefused, CallbackPolicy, CheckedResolver
 from bridge.gateway.s3 import Exports
-from bridge.stopping import stop
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +35,6 @@ TOLERANCE_S = 300.0
 TIMEOUT_S = 15.0
 ACK_WAIT_S = 60.0
 """After this long another gateway takes over the webhook of a gateway that died."""
-FETCH_S = 5.0
 AT_ONCE = 8
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 3600.0
@@ -114,25 +110,9 @@ class Webhooks:
         config = ConsumerConfig(
             durable_name=names.callbacks_consumer, filter_subject=names.callbacks, ack_wait=ACK_WAIT_S, max_deliver=-1
         )
-        durable = await consumer.make(js, names.callbacks_stream, config)
-        subscription = await js.pull_subscribe_bind(durable, names.callbacks_stream)
-        # Not a TaskGroup: it cancels its tasks only once, and one that lost the cancellation would block it forever.
-        lanes = [asyncio.create_task(self._lane(subscription, session)) for _ in range(AT_ONCE)]
-        try:
-            ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
-            for lane in ended:
-                lane.result()
-        finally:
-            await stop(lanes)
-
-    async def _lane(self, subscription: JetStreamContext.PullSubscription, session: aiohttp.ClientSession) -> None:
-        """Send webhooks one after the other, beside other lanes, so that a slow receiver does not block the rest."""
-        while True:
-            try:
-                [msg] = await subscription.fetch(1, timeout=FETCH_S)
-            except NatsTimeout:
-                continue
-            await self._deliver(msg, session)
+        await consumer.serve(
+            js, names.callbacks_stream, config, lambda msg: self._deliver(msg, session), at_once=AT_ONCE
+        )
 
     async def _deliver(self, msg: Msg, session: aiohttp.ClientSession) -> None:
         job_id, attempt = msg.data.decode(), msg.metadata.num_delivered

@@ -14,9 +14,7 @@ import weakref
 from collections.abc import Mapping
 
 from nats.aio.msg import Msg
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import ConsumerConfig, DeliverPolicy
-from nats.js.client import JetStreamContext
 from pydantic import ValidationError
 
 from bridge import logs
@@ -34,13 +32,11 @@ from bridge.contract import (
     read_answer,
 )
 from bridge.gateway.s3.bucket import Bucket, Link, S3Error
-from bridge.stopping import stop
 
 log = logging.getLogger(__name__)
 
 CONSUMER = "imagegen-exports"
 AT_ONCE = 4
-FETCH_S = 5.0
 ACK_WAIT_S = 20.0
 """After this long another gateway takes over the copies of a gateway that died."""
 KEEP_ALIVE_S = 5.0
@@ -117,22 +113,7 @@ class Exports:
             max_deliver=-1,
             deliver_policy=DeliverPolicy.NEW,
         )
-        subscription = await js.pull_subscribe_bind(await consumer.make(js, stream, config), stream)
-        lanes = [asyncio.create_task(self._lane(subscription)) for _ in range(AT_ONCE)]
-        try:
-            ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
-            for lane in ended:
-                lane.result()
-        finally:
-            await stop(lanes)
-
-    async def _lane(self, subscription: JetStreamContext.PullSubscription) -> None:
-        while True:
-            try:
-                [msg] = await subscription.fetch(1, timeout=FETCH_S)
-            except NatsTimeout:
-                continue
-            await self._take(msg)
+        await consumer.serve(js, stream, config, self._take, at_once=AT_ONCE)
 
     async def _take(self, msg: Msg) -> None:
         """Copy the images of one job, if this is its end. What fails is delivered again."""

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from bridge.broker import consumer
 from bridge.broker.jobs import JobQueue
 from bridge.contract import InvalidRequest, Job, JobKind
 from bridge.gateway.outside.callback_address import CallbackPolicy, is_public
@@ -257,7 +258,7 @@ async def test_they_stop_although_a_cancellation_is_lost(queue: JobQueue, monkey
         except asyncio.CancelledError:
             await asyncio.sleep(3600)
 
-    monkeypatch.setattr(Webhooks, "_lane", deaf_at_first)
+    monkeypatch.setattr(consumer, "_lane", deaf_at_first)
     running = asyncio.create_task(Webhooks(queue, CallbackPolicy("secret", True)).run())
     await entered.wait()
     await asyncio.wait_for(stop([running]), 20)
