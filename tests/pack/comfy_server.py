@@ -26,7 +26,7 @@ import websocket
 from PIL import Image
 
 from bridge.service.comfyui import DEFAULTS, free_port
-from bridge.service.installer import find_installation
+from bridge.service.installer import existing_installation, find_installation
 from bridge.settings import Settings
 
 START_TIMEOUT_S = 120
@@ -178,7 +178,7 @@ def running_comfyui(
     port = free_port()
     log = base / "comfyui.log"
     command = [
-        sys.executable, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
+        str(existing_installation(comfyui, "named").python), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
         "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
         "--preview-method", "auto", "--disable-auto-launch", "--disable-api-nodes",
     ]  # fmt: skip
