@@ -10,7 +10,6 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -177,8 +176,9 @@ def running_comfyui(
         (base / folder).mkdir(parents=True, exist_ok=True)
     port = free_port()
     log = base / "comfyui.log"
+    python = existing_installation(comfyui, "named").python
     command = [
-        str(existing_installation(comfyui, "named").python), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
+        str(python), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
         "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
         "--preview-method", "auto", "--disable-auto-launch", "--disable-api-nodes",
     ]  # fmt: skip
