@@ -44,6 +44,8 @@ QUIET_SETTINGS = {
     "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the images
 }
 
+NO_ID = "00000000-0000-0000-0000-000000000000"
+"""Newer front ends replace it by one of their own when they open the graph."""
 SETTLING_S = 5
 """How long the editor may take to give the nodes of a graph their sizes."""
 OPEN_GRAPH = """async (workflow) => {
@@ -119,9 +121,16 @@ async def save_graph(page: Page) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def stable(workflow: dict[str, Any]) -> dict[str, Any]:
-    """Without what differs from one saving to the next: where the view stood, and the editor's version."""
+    """Without what differs from one saving or one front end to the next, and is not read again.
+
+    That is where the view stood, the editor's version, the graph's id, and the values by name beside those in order.
+    """
     workflow.get("extra", {}).pop("ds", None)
     workflow.get("extra", {}).pop("frontendVersion", None)
+    workflow["id"] = NO_ID
+    for graph in (workflow, *workflow.get("definitions", {}).get("subgraphs", ())):
+        for node in graph["nodes"]:
+            node.pop("widgets_values_named", None)
     return workflow
 
 
