@@ -159,7 +159,8 @@ def detect_lora(header: Shapes) -> Detected | None:
 
 CONTROL_CLASS, UNION_CLASS = "ControlNetModel", "ControlNetUnionModel"
 CONTROL_MODES = {
-    "pose": 0, "depth": 1, "scribble": 2, "canny": 3, "normal": 4, "segments": 5, "tile": 6, "inpaint": 7,
+    "pose": 0, "depth": 1, "scribble": 2, "soft edge": 2, "canny": 3, "normal": 4, "segments": 5, "tile": 6,
+    "inpaint": 7,
 }  # fmt: skip
 """From the model card of xinsir/controlnet-union-sdxl-1.0. Only the promax version has the last two."""
 CONTROL_VALUES_PER_TOKEN = 64 * 256

@@ -104,11 +104,15 @@ def dora(make: Callable[[tuple[int, ...], torch.Generator], tuple[State, torch.T
     def made(weight: torch.Tensor, generator: torch.Generator) -> Made:
         state, added = make(tuple(weight.shape), generator)
         along = [axis for axis in range(weight.dim()) if axis != (1 if of_inputs else 0)]
-        lengths = weight.norm(dim=along, keepdim=True) * 1.3
+
+        def lengths_of(weight: torch.Tensor) -> torch.Tensor:
+            return weight.square().sum(along, keepdim=True).sqrt()
+
+        lengths = lengths_of(weight) * 1.3
 
         def at(strength: float) -> torch.Tensor:
             changed = weight + strength * added
-            return changed * lengths / changed.norm(dim=along, keepdim=True)
+            return changed * lengths / lengths_of(changed)
 
         return state | {".dora_scale": lengths}, at, 0.0
 
