@@ -52,7 +52,7 @@ class Insertion:
         return {layer for component, layer in self.targets if component == part}
 
 
-class NotUsed(Exception):
+class NotUsed(ValueError):
     """A layer of a file that the pack cannot use. The text says why."""
 
 

@@ -22,7 +22,7 @@ from ..errors import InvalidParameter, WeightsMissing
 from ..families.registry import family_of
 from ..loading.handle import AppliedLora
 from ..loading.loaded import LoadedLora, LoadedPipeline
-from ..memory.out_of_memory import is_out_of_memory
+from ..memory.out_of_memory import is_out_of_memory, with_memory_errors
 from ..weights.files import open_file
 from ..weights.stamps import FileStamp, read_shapes, stamp_file
 from .detect import detect
@@ -173,7 +173,13 @@ def tensors_of(file: FileStamp) -> dict[str, torch.Tensor]:
 
 
 def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
-    """Put ``file``'s layers beside those of the pipeline's components. Raises InvalidParameter."""
+    """Put ``file``'s layers beside those of the pipeline's components. Raises InvalidParameter or OutOfMemory."""
+    remedy = "Use fewer or smaller LoRAs, or a leaner offload (stream or sequential) on the loader."
+    return with_memory_errors(f"loading LoRA {file.name}", remedy, lambda: put_beside(pipeline, file))
+
+
+def put_beside(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
+    """The same, with torch's own errors where memory runs out."""
     pipe: Any = pipeline.pipe
     parts: tuple[str, ...] = tuple(pipe._lora_loadable_modules)
     try:
@@ -283,7 +289,9 @@ def diffusers_reads(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) 
         state = converted(pipeline, file)
         if loras is not None:
             loras.check(pipeline.denoiser, state)
-    except LOAD_ERRORS:
+    except LOAD_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         return False
     found = {without_text_model(key.rpartition(".lora_")[0]) for key in state if ".lora_" in key}
     return found == {without_text_model(f"{part}.{layer}") for part, layer in plan.targets}
