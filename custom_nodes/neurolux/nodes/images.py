@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..images.frames import FIT_CHOICES, Frame, plan_frame, size_in_pixels
+from ..images.frames import FIT_CHOICES, Frame, mask_warnings, plan_frame, size_in_pixels
 from ..images.masks import check_mask, extended, mask_from
 from ..images.pixels import unused_alpha
 from ..library.known_models import known_models
@@ -73,7 +73,8 @@ def encoded(
     latent = encode_images(loaded, image, mask, frame, batch_size)
     change = frame.summary()
     unused = unused_alpha(image, ": only colours are encoded; to redraw what is transparent, make a mask of it")
-    return io.NodeOutput(latent, ui=stage_warnings_ui(node, loaded, [*([change] if change else []), *unused]))
+    masked = [] if mask is None else mask_warnings(mask, frame.given, len(image))
+    return io.NodeOutput(latent, ui=stage_warnings_ui(node, loaded, [*([change] if change else []), *masked, *unused]))
 
 
 def one_for_each(image: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

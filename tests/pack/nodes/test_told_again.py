@@ -99,6 +99,21 @@ def with_lora() -> Graph:
     return graph
 
 
+def masked(nodes: Graph, image: str = "colours") -> Graph:
+    """Encode Image with the mask of the node ``mask``."""
+    graph = encoded(image) | nodes
+    graph["encoded"]["inputs"]["mask"] = ["mask", 0]
+    return graph
+
+
+def latent_masked() -> Graph:
+    """Sample with a mask that a stock node has given the latent."""
+    graph = sampled() | encoded("colours") | {"mask": node("SolidMask", value=1.0, width=32, height=96)}
+    graph["set"] = node("SetLatentNoiseMask", samples=["encoded", 0], mask=["mask", 0])
+    graph["sample"]["inputs"] |= {"latent": ["set", 0], "strength": 1.0}
+    return {name: one for name, one in graph.items() if name != "decoded"} | {"result": result("decode")}
+
+
 SCORES = {"person_score": 0.5, "joint_score": 0.3}
 TOLD: dict[str, tuple[Graph, str]] = {
     "prompt": (sampled(prompt="a cat <lora:first:1>"), "<lora:first:1>"),
@@ -114,6 +129,28 @@ TOLD: dict[str, tuple[Graph, str]] = {
         encoded("colours") | {"back": node("NeuroLuxPutBack", images=["see-through", 0], latent=["encoded", 0]),
                               "result": result("back")},
         "transparency is not used",
+    ),
+    "a mask of other proportions": (
+        masked({"mask": node("SolidMask", value=1.0, width=64, height=128)}),
+        "the mask of 64x128 was stretched to the proportions of 128x128",
+    ),
+    "fewer masks than images": (
+        masked(
+            {"pairs": node("EmptyImage", width=128, height=128, batch_size=2, color=0xFFFFFF),
+             "mask": node("ImageToMask", image=["pairs", 0], channel="red"),
+             "three": node("EmptyImage", width=128, height=128, batch_size=3, color=0x336699)}, image="three",
+        ),
+        "there are 2 masks for 3 images: they are used in turn",
+    ),
+    "a latent's mask of other proportions": (latent_masked(), "the mask of 32x96 was stretched"),
+    "a mask image and a transparent image": (
+        COLOURS | {
+            "white": node("EmptyImage", width=128, height=128, batch_size=1, color=0xFFFFFF),
+            "prepared": node("NeuroLuxPrepareMask", feather=0, invert=False, mask_image=["white", 0],
+                             transparency=["half", 0]),
+            "shown": node("MaskToImage", mask=["prepared", 0]), "result": result("shown"),
+        },
+        "own transparency is not used",
     ),
     "LoRA": (with_lora(), "8 of 10 layers are in use"),
     "jpeg": (COLOURS | {"result": result("see-through", output_format="jpeg")}, "jpeg has none"),
