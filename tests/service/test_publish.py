@@ -5,6 +5,8 @@ The graphs have stock nodes and our boundary nodes only, so no weights are neede
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import io
 import json
 import zipfile
@@ -66,6 +68,27 @@ BUILD_APP = """() => {
         ],
         outputs: [shown.id],
     };
+}"""
+INTO_SUBGRAPH = """(types) => {
+    const graph = app.canvas.graph;
+    const nodes = graph.nodes.filter(node => types.includes(node.type) || (types.length > 2 && node.subgraph));
+    return graph.convertToSubgraph(new Set(nodes)).node.subgraph.nodes.length;
+}"""
+OPENED = """async (encoded) => {
+    const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
+    await app.handleFile(new File([bytes], 'dropped.png', {type: 'image/png'}));
+    await new Promise(done => setTimeout(done, 500));
+    const found = {}, depths = [];
+    const walk = (graph, depth) => graph.nodes.forEach(node => {
+        const value = name => node.widgets?.find(widget => widget.name === name)?.value;
+        if (node.type === 'NeuroLuxIntegerParameter') {
+            found[value('name')] = value('value');
+            depths.push(depth);
+        }
+        if (node.subgraph) walk(node.subgraph, depth + 1);
+    });
+    walk(app.graph, 0);
+    return {found, depths};
 }"""
 PUBLISH = "() => { app.extensionManager.command.execute('NeuroLux.PublishAsMode'); }"
 
@@ -190,6 +213,29 @@ async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
     assert answer.seed == 5
     with pytest.raises(ClientError, match="colour 16777216 is above the maximum of 16777215"):
         client.run_mode("stock", colour=0x1000000)
+
+
+async def test_parameters_that_the_editor_put_into_subgraphs_are_set_and_come_back(
+    page: Page, client: ImageGenClient, modes: Path
+) -> None:
+    """One subgraph, and one in another: the image opens in the editor with the values that made it."""
+    await page.evaluate(BUILD, True)
+    assert await page.evaluate(INTO_SUBGRAPH, ["NeuroLuxIntegerParameter", "EmptyImage"]) == 3
+    await publish_as(page, "once")
+    await agree(page)
+    await expect(page.locator(".p-toast-message-success").last).to_contain_text("/v1/modes/once runs this graph now")
+    assert await page.evaluate(INTO_SUBGRAPH, ["ImageInvert", "", ""]) == 2
+    await publish_as(page, "nested")
+    await agree(page)
+    await expect(page.locator(".p-toast-message-success").last).to_contain_text("/v1/modes/nested runs this graph now")
+    for depth, name in ((1, "once"), (2, "nested")):
+        answer = await asyncio.to_thread(client.run_mode, name, color=0x102030, width=48)
+        (data,) = client.images(answer)
+        made = make_image(data)
+        assert (made.size, made.getpixel((0, 0))) == ((48, 24), (0xEF, 0xDF, 0xCF))
+        opened = await page.evaluate(OPENED, base64.b64encode(data).decode())
+        assert opened["found"] == {"color": 0x102030, "width": 48}
+        assert opened["depths"] == [depth, depth]
 
 
 async def test_publishing_is_in_the_menu_and_among_the_commands(page: Page) -> None:
