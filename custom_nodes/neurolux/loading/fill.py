@@ -16,6 +16,7 @@ from accelerate import init_empty_weights
 
 from ..errors import WeightsMissing
 from ..families.spec import Part
+from ..memory.backends.host import same_memory
 from ..planning.records import ComponentPlan
 from ..weights.decoding import rotated_back
 from ..weights.dtypes import DTYPES
@@ -116,7 +117,7 @@ def keep(value: torch.Tensor, source: torch.Tensor, plan: ComponentPlan) -> torc
 
     With placement ``disk``, a weight that did not change stays mapped from its file.
     """
-    if not is_part(value, source):
+    if not same_memory(value, source):
         return value.contiguous()
     return value if plan.placement == "disk" and value.is_contiguous() else copied(value)
 
@@ -124,11 +125,6 @@ def keep(value: torch.Tensor, source: torch.Tensor, plan: ComponentPlan) -> torc
 def copied(value: torch.Tensor) -> torch.Tensor:
     """A contiguous copy of ``value``."""
     return value.clone(memory_format=torch.contiguous_format)
-
-
-def is_part(value: torch.Tensor, source: torch.Tensor) -> bool:
-    """Whether ``value`` shares the memory of ``source``, so nothing was converted."""
-    return value.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
 
 
 def matching_names(
