@@ -61,7 +61,7 @@ def fill(
     coded = plan.storage == "gguf"
     storable = storable_layers(module, part.blocks.prefixes) if storage or coded else ()
     layers = {f"{name}.weight": layer for name, layer in storable}
-    expected = module.state_dict()
+    expected = module.state_dict(keep_vars=True)
     tensors = matching_names(part.optional_prefix, expected, tensors)
     missing = [name for name in expected if name not in tensors and not tied(part, module, name, tensors)]
     if missing:

@@ -21,6 +21,7 @@ import torch
 from ..catalog.models import Model
 from ..families.registry import family_of
 from ..memory.backends.choice import backend
+from ..memory.cycles import let_go
 from ..memory.machine import this_machine
 from ..memory.module_store import modules
 from ..memory.out_of_memory import with_memory_errors
@@ -87,8 +88,9 @@ class PipelineStore:
             entry = self._loaded.pop(spec, None)  # None if a finalized handle ran a sweep during this one
         if entry is not None:
             _log.info("NeuroLux: freeing %s", spec.model)
-            entry.placement.close()
-            del entry
+            with let_go(entry.placement.modules):
+                entry.placement.close()
+                del entry
             mm.soft_empty_cache()
 
     def unload(self, model: str) -> bool:

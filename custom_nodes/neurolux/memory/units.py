@@ -169,14 +169,18 @@ def split_into_blocks(component: torch.nn.Module, lists: BlockLists) -> tuple[Un
 
 
 def split_into_layers(component: torch.nn.Module) -> tuple[Unit, list[Unit]]:
-    """As ``split_into_blocks``, layer by layer. Tensors of a module that has layers inside stay: both work at once."""
+    """As ``split_into_blocks``, layer by layer.
+
+    Tensors of a module that has layers inside stay, because both work at once. So do embeddings: diffusers and
+    transformers send token ids to the device of an embedding's weight, which is RAM until the layer is called.
+    """
     rest, units = [], []
     for name, module in component.named_modules():
         own = list(tensors_of(module, recurse=False))
         if not own:
             continue
         inner = any(True for child in module.children() for _ in tensors_of(child))
-        if inner:
+        if inner or isinstance(module, torch.nn.Embedding):
             rest += own
         else:
             units.append(make_unit(name, module, own))

@@ -124,11 +124,11 @@ def measured_transfer(backend: DeviceBackend, device: torch.device) -> float:
 def measured_product(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a product of square matrices in ``dtype``: the most that a denoiser can reach."""
     matrix = torch.ones(PROBE_SIDE, PROBE_SIDE, dtype=dtype, device=device)
-    matrix @ matrix
+    torch.matmul(matrix, matrix)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(PROBES):
-        matrix @ matrix
+        torch.matmul(matrix, matrix)
     end.record()
     end.synchronize()
     return PROBES * 2 * PROBE_SIDE**3 / (start.elapsed_time(end) / 1000)
