@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -135,20 +136,25 @@ async def files_of(page: Page, path: Path) -> dict[Path, str]:
     return {path: text(workflow), path.parent / "api" / path.name: text(api)}
 
 
+def difference(file: Path, content: str) -> list[str]:
+    """The lines in which a file and the content that it should have differ."""
+    found = file.read_text().splitlines() if file.is_file() else []
+    return list(unified_diff(found, content.splitlines(), str(file), "the editor's", lineterm=""))
+
+
 async def export(page: Page, path: Path, *, check: bool) -> bool:
     """Write one graph's files; with `check`, only say whether they are what would be written."""
     await open_graph(page, json.loads(path.read_bytes()))
     files = await files_of(page, path)
     if check:
-        stale: list[Path] = []
+        differences: list[str] = []
         for _ in range(SETTLING_S):  # What the editor settles on counts.
-            stale = [file for file, content in files.items() if not file.is_file() or file.read_text() != content]
-            if not stale:
+            differences = [line for file, content in files.items() for line in difference(file, content)]
+            if not differences:
                 return True
             await page.wait_for_timeout(1000)
             files = await files_of(page, path)
-        for file in stale:
-            print(f"{file} is not what the editor saves; run 'make workflows'")
+        print(f"{path} is not what the editor saves; run 'make workflows'", *differences, sep="\n")
         return False
     for file, content in files.items():
         file.parent.mkdir(exist_ok=True)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.utils
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ..planning.records import gigabytes
 from ..weights.progress import LoadReporter, Throttle, Transfer, transfer_text
+from .editor_messages import EditorMessages
 
 DOWNLOAD_EVENT = "neurolux.download"
 LOADING_EVENT = "neurolux.loading"
@@ -22,9 +19,7 @@ class NodeReporter(LoadReporter):
     """
 
     def __init__(self) -> None:
-        context = get_executing_context()
-        self._prompt_id = context.prompt_id if context is not None else None
-        self._node = context.node_id if context is not None else None
+        self._messages = EditorMessages()
         self._bar = comfy.utils.ProgressBar(100)
         self._throttle = Throttle()
 
@@ -32,8 +27,8 @@ class NodeReporter(LoadReporter):
         finished = transfer.done >= transfer.total
         if not self._throttle.due(last=finished):
             return
-        self._text(transfer_text(transfer))
-        self._send(
+        self._messages.text(transfer_text(transfer))
+        self._messages.event(
             DOWNLOAD_EVENT,
             repo=transfer.repo,
             file=transfer.file,
@@ -49,14 +44,6 @@ class NodeReporter(LoadReporter):
             return
         # The editor keeps a node's last text, and an empty one does not clear it.
         of = gigabytes(total)
-        self._text(f"Loaded {model}: {of}" if finished else f"Loading {model}: {gigabytes(done)} of {of}")
-        self._send(LOADING_EVENT, model=model, value=done, maximum=total)
+        self._messages.text(f"Loaded {model}: {of}" if finished else f"Loading {model}: {gigabytes(done)} of {of}")
+        self._messages.event(LOADING_EVENT, model=model, value=done, maximum=total)
         self._bar.update_absolute(done, max(total, 1))
-
-    def _text(self, text: str) -> None:
-        if PromptServer.instance is not None and self._node is not None:
-            PromptServer.instance.send_progress_text(text, self._node)
-
-    def _send(self, event: str, **data: Any) -> None:
-        if PromptServer.instance is not None:
-            PromptServer.instance.send_sync(event, {"prompt_id": self._prompt_id, "node": self._node, **data})

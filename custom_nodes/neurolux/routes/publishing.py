@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .service import service_url
+
 MODES_VARIABLE = "NEUROLUX_MODES_DIR"
-SERVICE_VARIABLE = "NEUROLUX_SERVICE_URL"
-"""The service sets both for a ComfyUI that it starts."""
+"""The service sets it for a ComfyUI that it starts."""
 STATE_VARIABLE = "IMAGEGEN_STATE_DIR"
 APP_NAME = "neurolux-imagegen"
 MODE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -85,8 +86,7 @@ def publish(name: str, workflow: Any, graph: Any, *, overwrite: bool, folder: Pa
     # The API graph goes first: the UI graph is what makes the mode appear.
     _write(folder / "api" / path.name, graph)
     _write(path, workflow)
-    service = os.environ.get(SERVICE_VARIABLE, "").rstrip("/")
-    return Published(name, path, f"{service}/v1/modes/{name}")
+    return Published(name, path, f"{service_url()}/v1/modes/{name}")
 
 
 def check_graph(workflow: Any, graph: Any) -> None:

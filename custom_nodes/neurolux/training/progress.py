@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import comfy.model_management as mm
 import comfy.utils
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
+from ..loading.editor_messages import EditorMessages
 from ..stages.sample import ProgressSpan
 from ..weights.progress import Throttle
 from .lora import TrainingReporter
@@ -24,8 +23,7 @@ class TrainingProgress(TrainingReporter):
     """For one training of ``steps`` and ``sampling`` steps of sampling after it. Raises when the user interrupts."""
 
     def __init__(self, title: str, steps: int, sampling: int) -> None:
-        context = get_executing_context()
-        self._node = context.node_id if context is not None else None
+        self._messages = EditorMessages()
         self._title = title
         self._steps = steps
         self._total = steps + sampling
@@ -38,7 +36,7 @@ class TrainingProgress(TrainingReporter):
         """One that takes long is shown in any case."""
         mm.throw_exception_if_processing_interrupted()
         if self._texts.due(last=long):
-            self._text(text)
+            self._messages.text(text)
 
     def begin(self, done: int) -> None:
         self._begun = done, time.monotonic()
@@ -47,7 +45,7 @@ class TrainingProgress(TrainingReporter):
     def step(self, losses: Sequence[float]) -> None:
         done, last = len(losses), len(losses) == self._steps
         if self._texts.due(last=last):
-            self._text(f"Step {done} of {self._steps}, loss {losses[-1]:.4f}{self._time_left(done)}")
+            self._messages.text(f"Step {done} of {self._steps}, loss {losses[-1]:.4f}{self._time_left(done)}")
         preview = None
         if self._curves.due(last=last):
             preview = ("JPEG", draw_loss_curve(losses, self._title), LARGEST_PREVIEW)
@@ -64,7 +62,3 @@ class TrainingProgress(TrainingReporter):
         each = (time.monotonic() - self._begun[1]) / (done - self._begun[0])
         left = each * (self._steps - done)
         return f", {each:.1f} s a step, {left / 60:.0f} min left" if left >= 90 else f", {left:.0f} s left"
-
-    def _text(self, text: str) -> None:
-        if PromptServer.instance is not None and self._node is not None:
-            PromptServer.instance.send_progress_text(text, self._node)
