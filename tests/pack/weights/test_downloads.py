@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,6 +193,27 @@ def test_a_small_disk_is_noticed_before_the_download(fetch: Fetcher) -> None:
     assert result["error"] == "DownloadFailed"
     assert "GB free; free some space, or set HF_HOME to a larger disk" in str(result["message"])
     assert not any(name.startswith("transformer/diffusion") for name in fetch.hub.requested)
+
+
+def test_of_three_processes_one_downloads_and_the_others_wait(fetch: Fetcher) -> None:
+    """The locks stay where they are: who waits for a deleted one and who makes it anew would both go in."""
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    alone = fetch()  # how often one process asks for a file
+    once = fetch.hub.asked_for.count(name)
+    shutil.rmtree(fetch.home)
+    fetch.hub.requested.clear()
+    fetch.hub.asked_for.clear()
+    fetch.hub.held_back = (name, 3 * once)
+    with ThreadPoolExecutor(3) as pool:
+        results = [made.result() for made in [pool.submit(fetch) for _ in range(3)]]
+    assert {Path(str(result["pipeline"])).name for result in results} == {Path(str(alone["pipeline"])).name}
+    weights = [request for request in fetch.hub.requested if ".safetensors@" in request]
+    assert sorted(weights) == sorted({*weights})  # each from its start, and once
+    assert all(request.endswith("@0") for request in weights)
+    for result in results:
+        assert result["progress"][-1][0] == result["progress"][-1][1]  # pyright: ignore[reportIndexIssue]
+    locks = [path for path in fetch.home.rglob("*.lock") if path.is_file()]
+    assert len(locks) >= len(weights)
 
 
 def test_a_dropped_download_resumes(fetch: Fetcher, tmp_path: Path) -> None:
