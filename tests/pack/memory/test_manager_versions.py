@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,17 +146,6 @@ def test_this_comfyui_s_node_cache_can_be_listened_to(comfy_modules: None) -> No
     assert "def ram_release(self, target" in source or "def poll(self, ram_headroom)" in source
 
 
-@pytest.fixture
-def available(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Bytes of RAM that the machine says are available, one number for each time it is asked; the last one stays."""
-    answers = [0]
-    monkeypatch.setattr(
-        "psutil.virtual_memory",
-        lambda: SimpleNamespace(total=1 << 40, available=answers.pop(0) if len(answers) > 1 else answers[0]),
-    )
-    yield answers
-
-
 @pytest.mark.parametrize(
     ("live", "answers", "left"),
     [
@@ -193,7 +181,9 @@ def test_idle_pipelines_are_given_back_when_ram_is_short(
     assert len(kept) == len(live)
 
 
-def test_a_pipeline_at_work_stays(tiny_models: dict[str, Path], unloaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_at_work_stays(
+    tiny_models: dict[str, Path], unloaded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from neurolux.loading.store import pipelines
 
     entry = borrow(handle_for(tiny_models["tiny-flux-dev"]))
