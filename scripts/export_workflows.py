@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import json
 import sys
 import tempfile
@@ -43,8 +44,10 @@ QUIET_SETTINGS = {
     "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the images
 }
 
-SETTLING_S = 5
-"""How long the editor may take to give the nodes of a graph their sizes."""
+SETTLING_S = 30
+"""How long the editor may take to give the nodes of a graph their sizes; on a busy machine it draws few frames."""
+SHOWN_LINES = 12
+"""Of what differs in a file."""
 OPEN_GRAPH = """async (workflow) => {
     await app.loadGraphData(workflow, true, true);
     await new Promise(done => setTimeout(done, 500));
@@ -135,6 +138,12 @@ async def files_of(page: Page, path: Path) -> dict[Path, str]:
     return {path: text(workflow), path.parent / "api" / path.name: text(api)}
 
 
+def difference(there: str, saved: str) -> str:
+    """The first lines that differ."""
+    changes = [line for line in difflib.ndiff(there.splitlines(), saved.splitlines()) if line[0] in "+-"]
+    return "\n".join(changes[:SHOWN_LINES])
+
+
 async def export(page: Page, path: Path, *, check: bool) -> bool:
     """Write one graph's files; with `check`, only say whether they are what would be written."""
     await open_graph(page, json.loads(path.read_bytes()))
@@ -149,6 +158,7 @@ async def export(page: Page, path: Path, *, check: bool) -> bool:
             files = await files_of(page, path)
         for file in stale:
             print(f"{file} is not what the editor saves; run 'make workflows'")
+            print(difference(file.read_text() if file.is_file() else "", files[file]))
         return False
     for file, content in files.items():
         file.parent.mkdir(exist_ok=True)
