@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import difflib
 import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,8 @@ QUIET_SETTINGS = {
     "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the images
 }
 
-SETTLING_S = 30
-"""How long the editor may take to give the nodes of a graph their sizes; on a busy machine it draws few frames."""
-SHOWN_LINES = 12
-"""Of what differs in a file."""
+SETTLING_S = 5
+"""How long the editor may take to give the nodes of a graph their sizes."""
 OPEN_GRAPH = """async (workflow) => {
     await app.loadGraphData(workflow, true, true);
     await new Promise(done => setTimeout(done, 500));
@@ -138,10 +136,10 @@ async def files_of(page: Page, path: Path) -> dict[Path, str]:
     return {path: text(workflow), path.parent / "api" / path.name: text(api)}
 
 
-def difference(there: str, saved: str) -> str:
-    """The first lines that differ."""
-    changes = [line for line in difflib.ndiff(there.splitlines(), saved.splitlines()) if line[0] in "+-"]
-    return "\n".join(changes[:SHOWN_LINES])
+def difference(file: Path, content: str) -> list[str]:
+    """The lines in which a file and the content that it should have differ."""
+    found = file.read_text().splitlines() if file.is_file() else []
+    return list(unified_diff(found, content.splitlines(), str(file), "the editor's", lineterm=""))
 
 
 async def export(page: Page, path: Path, *, check: bool) -> bool:
@@ -149,16 +147,14 @@ async def export(page: Page, path: Path, *, check: bool) -> bool:
     await open_graph(page, json.loads(path.read_bytes()))
     files = await files_of(page, path)
     if check:
-        stale: list[Path] = []
+        differences: list[str] = []
         for _ in range(SETTLING_S):  # What the editor settles on counts.
-            stale = [file for file, content in files.items() if not file.is_file() or file.read_text() != content]
-            if not stale:
+            differences = [line for file, content in files.items() for line in difference(file, content)]
+            if not differences:
                 return True
             await page.wait_for_timeout(1000)
             files = await files_of(page, path)
-        for file in stale:
-            print(f"{file} is not what the editor saves; run 'make workflows'")
-            print(difference(file.read_text() if file.is_file() else "", files[file]))
+        print(f"{path} is not what the editor saves; run 'make workflows'", *differences, sep="\n")
         return False
     for file, content in files.items():
         file.parent.mkdir(exist_ok=True)

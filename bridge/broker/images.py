@@ -74,8 +74,7 @@ class ImageStore:
         """Store an image. When this returns, the server has it. Raises StorageFull and Unavailable."""
         if 0 < self._max_bytes // 2 < len(data):
             raise StorageFull(f"an image of {len(data)} bytes is too large for a store of {self._max_bytes} bytes")
-        sha = hashlib.sha256(data).digest()
-        digest = "SHA-256=" + base64.urlsafe_b64encode(sha).decode()
+        digest = digest_of(data)
         nuid = _nuid(name, digest)
         chunks = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
         info = {
@@ -182,10 +181,14 @@ class ImageStore:
                     sequence = msg.seq + 1
             except nats.js.errors.NotFoundError:
                 data = b""
-        digest = "SHA-256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
-        if len(data) != image.size or digest != image.digest:
+        if len(data) != image.size or digest_of(data) != image.digest:
             raise ImageExpired(f"{image.name} is no longer kept; send the request again")
         return data
+
+
+def digest_of(data: bytes) -> str:
+    """The digest of an image, as the object store of NATS writes it."""
+    return "SHA-256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def _nuid(name: str, digest: str) -> str:

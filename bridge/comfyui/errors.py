@@ -67,6 +67,16 @@ class JobLost(ComfyUIError):
         super().__init__(f"run {prompt_id} is in neither ComfyUI's queue nor its history: {cause}")
 
 
+class Stalled(ComfyUIError):
+    """ComfyUI ran the job and showed no progress for long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"ComfyUI showed no progress with this job for {seconds:g} s (IMAGEGEN_STALL_S), as when a GPU hangs; "
+            "if it only takes that long, set a higher limit"
+        )
+
+
 class WornOut(ComfyUIError):
     """The job was started several times, and each time ComfyUI or the worker died."""
 

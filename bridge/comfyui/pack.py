@@ -15,6 +15,7 @@ SERVICE_VARIABLE = "NEUROLUX_SERVICE_URL"
 """The URL that the editor shows for a published endpoint."""
 NODE_ROUTE = f"/object_info/{RESULT_NODE}"
 UNLOAD_ROUTE = "/neurolux/unload"
+RESTART_ROUTE = "/neurolux/restart"
 
 
 async def model_info(comfy: ComfyUI) -> ModelInfoResponse:
@@ -44,3 +45,8 @@ async def require_nodes(comfy: ComfyUI) -> None:
 async def unload_model(comfy: ComfyUI, model: str) -> bool:
     """Have the pack take one model out of memory. True: a prompt runs, and nothing was changed. Raises ComfyUIError."""
     return bool((await comfy.post_json(UNLOAD_ROUTE, {"model": model})).get("busy"))
+
+
+async def restart(comfy: ComfyUI, prompt_id: str) -> None:
+    """Have a ComfyUI that is stuck with a prompt end its process, if something starts it again. Raises ComfyUIError."""
+    await comfy.post_json(RESTART_ROUTE, {"prompt_id": prompt_id})

@@ -14,6 +14,7 @@ ACCESS = ("token", "token_file", "allowed_hosts", "cors_origins", "root_path", "
 COMFYUI = ("comfyui_url", "comfyui_dir", "comfyui_output_dir")
 LOGS = ("log_format", "log_level", "log_prompts")
 NATS = tuple(name for name in Settings.model_fields if name.startswith("nats_"))
+PATIENCE = ("idle_unload_s", "stall_s")
 S3 = tuple(name for name in Settings.model_fields if name.startswith("s3_"))
 GROUPS = {
     "address and files": WHERE,
@@ -22,15 +23,25 @@ GROUPS = {
     "NATS": NATS,
     "logs": LOGS,
     "S3": S3,
-    "worker": ("worker_id", "idle_unload_s"),
+    "worker": ("worker_id", *PATIENCE),
 }
 """Titles in `--help`. All other settings are limits."""
 LIMITS = tuple(name for name in Settings.model_fields if not any(name in names for names in GROUPS.values()))
-SERVICE = (*WHERE, *ACCESS, *COMFYUI, *NATS, *LIMITS, *LOGS, *S3, "idle_unload_s")
+SERVICE = (*WHERE, *ACCESS, *COMFYUI, *NATS, *LIMITS, *LOGS, *S3, *PATIENCE)
 GATEWAY = (*WHERE, *ACCESS, *NATS, *LIMITS, *LOGS, *S3)
 STORES = ("max_pending", "job_retention_s", "job_store_bytes", "image_retention_s", "image_store_bytes")
 """The first process creates the stores, so all processes need these."""
-WORKER = ("comfyui_url", "comfyui_output_dir", "state_dir", "worker_id", "idle_unload_s", *STORES, *NATS, *LOGS)
+WORKER = (
+    "comfyui_url",
+    "comfyui_output_dir",
+    "state_dir",
+    "worker_id",
+    "idle_unload_s",
+    "stall_s",
+    *STORES,
+    *NATS,
+    *LOGS,
+)
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

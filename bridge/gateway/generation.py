@@ -86,7 +86,8 @@ class Generation:
         self.offers = Offers(queue)
         self.exports = exports or Exports(queue, None)
         self._keys = keys
-        self._uploads = Uploads(queue, limits, image_urls or ImageUrls(max_bytes=limits.image.max_bytes))
+        urls = image_urls or ImageUrls(max_bytes=limits.image.max_bytes)
+        self._uploads = Uploads(queue, limits, urls, self.exports.image)
         self.decoder = self._uploads.decoder
         self._callbacks = callbacks
         self._timeout_s = timeout_s
@@ -169,7 +170,7 @@ class Generation:
         if state.kind is not JobKind.GENERATE:
             raise InvalidRequest(f"job_id {state.job_id} is that of a job that loads a model", field="job_id")
         state = await self.exports.ended(state)
-        contents = await asyncio.gather(*(self.queue.image(image) for image in state.images)) if inline else []
+        contents = await asyncio.gather(*(self.exports.image(image) for image in state.images)) if inline else []
         images = [base64.b64encode(content).decode() for content in contents]
         return ImageGenResponse.of(state, images, by_reference=not inline)
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from bridge.broker.images import KeptImage
 from bridge.broker.jobs import JobQueue
-from bridge.contract import BodyTooLarge, ErrorDetail, ImageExpired, StorageFull, UnknownJob, UnreadableRecord, shown
+from bridge.contract import (
+    BodyTooLarge,
+    ErrorDetail,
+    ImageExpired,
+    ImageObject,
+    StorageFull,
+    UnknownJob,
+    UnreadableRecord,
+    shown,
+)
 from bridge.gateway.outside.image_urls import ImageUrls, is_url
 from bridge.gateway.requests import Body, Limits
 from bridge.modes import files_in, images_in
@@ -24,11 +33,15 @@ SPACE_FACTOR = 8
 """How much more than one upload needs is freed at once in a full store."""
 
 
-class Uploads:
-    """Reads and stores the uploads of one gateway's requests."""
+ReadImage = Callable[[ImageObject], Awaitable[bytes]]
 
-    def __init__(self, queue: JobQueue, limits: Limits, urls: ImageUrls) -> None:
+
+class Uploads:
+    """Reads and stores the uploads of one gateway's requests. `result` reads an image of an earlier job."""
+
+    def __init__(self, queue: JobQueue, limits: Limits, urls: ImageUrls, result: ReadImage) -> None:
         self._queue = queue
+        self._result = result
         self._limits = limits
         self.decoder = Decoder(limits.image)
         self._urls = urls
@@ -120,7 +133,7 @@ class Uploads:
             state = await self._queue.state(place.job_id)
             if place.index >= len(state.images):
                 raise BadImage(f"{name}: that job is {state.status.value} and has {len(state.images)} images")
-            return await self._queue.image(state.images[place.index])
+            return await self._result(state.images[place.index])
         except (UnknownJob, ImageExpired) as error:
             raise BadImage(f"{name}: {error.message}") from error
 

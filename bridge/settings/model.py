@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     idle_unload_s: NonNegativeFloat = setting(
         0.0, "seconds without a job after which a worker frees the memory of its device; 0 is never"
     )
+    stall_s: NonNegativeFloat = setting(
+        1800.0,
+        "seconds without any progress after which a job fails, and a ComfyUI that does not stop it is started again; "
+        "0 is never",
+    )
     token: str | None = setting(
         None,
         "token that every request must carry; other users of this machine can read it on the command line",

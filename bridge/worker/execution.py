@@ -36,6 +36,8 @@ class Workplace:
     cleaner: InputCleaner
     watched: Callable[[str], bool]
     """Whether anybody looks at the previews of a job, by its id."""
+    stall_s: float = 0.0
+    """How long ComfyUI may be silent about a job that it runs; 0 is without end."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Execution:
             self._bound,
             self._results,
             watched=lambda: place.watched(job_id),
+            stall_s=place.stall_s,
         )
         return await run.run()
 

@@ -9,6 +9,7 @@ from bridge.comfyui.errors import (
     JobLost,
     NodeFailed,
     PromptRejected,
+    Stalled,
     WornOut,
 )
 from bridge.contract import BridgeError, ErrorBody, ErrorDetail
@@ -45,6 +46,8 @@ def error_body(error: Exception, graph: Graph) -> ErrorBody:
             )
         case WornOut():
             return ErrorBody(code="worker_died", message=str(error))
+        case Stalled():
+            return ErrorBody(code="stalled", message=str(error))
         case ComfyUIUnavailable():
             return ErrorBody(code="comfyui_unavailable", message=f"ComfyUI does not answer: {error}; try again")
         case ComfyUIError():

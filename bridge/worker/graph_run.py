@@ -11,17 +11,19 @@ from typing import Any
 
 from bridge.broker.jobs import JobQueue
 from bridge.comfyui.client import ComfyUI
-from bridge.comfyui.errors import ComfyUIUnavailable, Interrupted, JobLost, WornOut
+from bridge.comfyui.errors import ComfyUIUnavailable, Interrupted, JobLost, Stalled, WornOut
 from bridge.comfyui.history import RunResult
-from bridge.comfyui.messages import Event, NodeDone, Started
+from bridge.comfyui.messages import Event, NodeDone, Queued, Started
 from bridge.contract import JobEvent
 from bridge.modes.graphs import Graph
 from bridge.modes.library import Mode
+from bridge.stopping import stop
 from bridge.worker.held_job import HeldJob
 from bridge.worker.patience import comfyui_back
 from bridge.worker.record import JobRecord
 from bridge.worker.relay import Relay
 from bridge.worker.results import Results
+from bridge.worker.stall import Stall
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ class GraphRun:
         bound: BoundGraph,
         results: Results | None,
         watched: Callable[[], bool],
+        *,
+        stall_s: float,
     ) -> None:
         self._comfy = comfy
         self._queue = queue
@@ -64,6 +68,9 @@ class GraphRun:
         self._bound = bound
         self._results = results
         self._watched = watched
+        self._stall_s = stall_s
+        self._stall: Stall
+        """Of the try that runs."""
         self._attached = False
         self._noting: asyncio.Task[None] | None = None
         """Writes that the run started; made by its first event."""
@@ -96,7 +103,7 @@ class GraphRun:
         self._lost = asyncio.get_running_loop().create_future()
         lost = False
         try:
-            return await self._follow(attach=attach)
+            return await self._follow_while_alive(attach=attach)
         except (JobLost, ComfyUIUnavailable):
             lost = True
             raise
@@ -106,6 +113,26 @@ class GraphRun:
             noting, self._noting = self._noting, None
             if noting is not None:
                 await noting
+
+    async def _follow_while_alive(self, *, attach: bool) -> RunResult:
+        """`_follow`. Raises Stalled, or Interrupted for a cancelled job, when ComfyUI does nothing with it any more."""
+        job_id = self._held.job.job_id
+        self._stall = Stall(self._comfy, job_id, self._stall_s, cancelled=lambda: self._held.cancelled)
+        following = asyncio.create_task(self._follow(attach=attach))
+        stuck = asyncio.create_task(self._stall.watch())
+        try:
+            await asyncio.wait({following, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                return await following
+            await stuck
+            await self._stall.end_comfyui()
+            raise Interrupted(job_id, requested=True)
+        except Interrupted as error:
+            if self._stall.found and not self._held.cancelled:
+                raise Stalled(self._stall_s) from error
+            raise
+        finally:
+            await stop([following, stuck])
 
     async def _follow(self, *, attach: bool) -> RunResult:
         """Find the run in ComfyUI, or send it, and wait for its result."""
@@ -130,6 +157,8 @@ class GraphRun:
             )
 
     def _take(self, event: Event) -> None:
+        if not isinstance(event, Queued):
+            self._stall.heard()
         if isinstance(event, Started):
             self._held.started()
             if self._noting is None:

@@ -73,6 +73,7 @@ class Worker:
         worker_id: str,
         *,
         idle_unload_s: float = 0.0,
+        stall_s: float = 0.0,
         disks: Disks = Disks(),  # noqa: B008 - frozen
     ) -> None:
         self._disks = disks
@@ -93,7 +94,7 @@ class Worker:
             idle_s=idle_unload_s,
         )
         self._cleaner = InputCleaner(comfy, queue.retention, self._uploads)
-        self._place = Workplace(queue, comfy, modes, self._cleaner, self._is_watched)
+        self._place = Workplace(queue, comfy, modes, self._cleaner, self._is_watched, stall_s)
         self._watched: dict[str, float] = {}  # until when (monotonic) somebody looks at the previews of a job
         self._changed = asyncio.Event()
         self._run_seconds = AHEAD_S  # a recent average, in ComfyUI
@@ -383,7 +384,13 @@ async def run_worker(settings: Settings, nats_url: str, comfyui_url: str) -> Non
         async with ComfyUI(comfyui_url, output_dir=settings.comfyui_output_dir) as comfy:
             modes = ModeLibrary([SHIPPED_WORKFLOWS, settings.workflows])
             await Worker(
-                queue, comfy, modes, worker_id, idle_unload_s=settings.idle_unload_s, disks=settings.disks
+                queue,
+                comfy,
+                modes,
+                worker_id,
+                idle_unload_s=settings.idle_unload_s,
+                stall_s=settings.stall_s,
+                disks=settings.disks,
             ).run()
     finally:
         await nc.close()

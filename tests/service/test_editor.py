@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -40,6 +41,10 @@ QUEUE = """async () => {
     const headers = {'Content-Type': 'application/json'};
     return (await fetch('/api/prompt', {method: 'POST', headers, body: JSON.stringify(body)})).json();
 }"""
+HEAR_TEXTS = """() => {
+    window.heardTexts = [];
+    app.api.addEventListener('progress_text', event => window.heardTexts.push(event.detail.text));
+}"""
 UPLOADS = ("NeuroLuxImageParameter", "NeuroLuxFileParameter", "LoadImage")
 
 
@@ -73,6 +78,28 @@ async def test_a_image_dropped_on_the_editor_reopens_what_made_it(page: Page, cl
     values = await page.evaluate(DROP_IMAGE, answer.image_bytes_b64)
     assert "a lighthouse at dusk" in values
     assert 987654321 in values
+
+
+async def test_the_text_of_a_node_reaches_the_editor_that_queued_it_and_no_other(
+    page: Page, service: Service, client: ImageGenClient
+) -> None:
+    """Another's job would write under the node of the open graph that happens to have the same id."""
+    console: list[str] = []
+    page.on("console", lambda message: console.append(message.text))
+    await page.evaluate(HEAR_TEXTS)
+    fresh = {"unload_models": True, "free_memory": True}
+    await page.request.post(f"{service.comfyui_url}/free", data=json.dumps(fresh))
+    await asyncio.to_thread(client.generate, "from a program", width=64, height=64, num_inference_steps=1, seed=1)
+    assert await page.evaluate("() => window.heardTexts") == []
+    url = f"{service.comfyui_url}/api/workflow_templates/neurolux/text-to-image.json"
+    await open_graph(page, await (await page.request.get(url)).json())
+    small = {"model": DEFAULT_MODEL, "width": 64, "height": 64, "prompt": "from this editor"}
+    await page.evaluate(SET_PARAMETERS, small)
+    await page.request.post(f"{service.comfyui_url}/free", data=json.dumps(fresh))
+    await page.get_by_role("button", name="Run", exact=True).first.click()
+    await page.wait_for_function(f"() => ({IMAGE_SIZES})().length === 1", timeout=60_000)
+    assert any(f"Loaded {DEFAULT_MODEL}" in text for text in await page.evaluate("() => window.heardTexts"))
+    assert not [line for line in console if "Unhandled message" in line]
 
 
 async def test_every_graph_opens_agrees_with_its_twin_and_is_taken_by_comfyui(

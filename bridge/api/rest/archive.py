@@ -12,8 +12,8 @@ from aiohttp import web
 
 from bridge.api.http.operations import Answer, operation
 from bridge.api.http.replies import GENERATION, job_id_of
-from bridge.broker.jobs import JobQueue
 from bridge.contract import ImageObject, JobState, UnknownJob, extension_of
+from bridge.gateway.s3 import Exports
 
 CHUNK_BYTES = 256 * 1024
 SEND_TIMEOUT_S = 120.0
@@ -68,8 +68,8 @@ def names_of(images: Sequence[ImageObject]) -> list[str]:
 )
 async def job_archive(request: web.Request) -> web.StreamResponse:
     """The images and other files of a job that is done."""
-    queue = request.app[GENERATION].queue
-    state = await queue.state(job_id_of(request))
+    generation = request.app[GENERATION]
+    state = await generation.queue.state(job_id_of(request))
     if not state.images:
         raise UnknownJob(f"job {state.job_id} is {state.status.value} and has no images")
     headers = {
@@ -79,11 +79,11 @@ async def job_archive(request: web.Request) -> web.StreamResponse:
     }
     if request.method == "HEAD":
         return web.Response(headers=headers)
-    first = await queue.image(state.images[0])  # Before the answer begins: an expired image is a 410.
+    first = await generation.exports.image(state.images[0])  # Before the answer begins: an expired image is a 410.
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     try:
-        await _send(response, queue, state, first)
+        await _send(response, generation.exports, state, first)
     except (ConnectionError, TimeoutError):
         pass  # The reader left, or accepts nothing.
     except Exception:
@@ -94,11 +94,11 @@ async def job_archive(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _send(response: web.StreamResponse, queue: JobQueue, state: JobState, first: bytes) -> None:
+async def _send(response: web.StreamResponse, exports: Exports, state: JobState, first: bytes) -> None:
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:
         for index, (name, image) in enumerate(zip(names_of(state.images), state.images, strict=True)):
-            data = first if index == 0 else await queue.image(image)
+            data = first if index == 0 else await exports.image(image)
             first = b""
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.external_attr = 0o644 << 16

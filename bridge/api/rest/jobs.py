@@ -187,8 +187,8 @@ async def cancel_job(request: web.Request) -> web.Response:
 )
 async def job_image(request: web.Request) -> web.Response:
     """One image of a job, counted from 0."""
-    queue = request.app[GENERATION].queue
-    state = await queue.state(job_id_of(request))
+    generation = request.app[GENERATION]
+    state = await generation.queue.state(job_id_of(request))
     text = request.match_info["index"]
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < len(state.images)):
         raise UnknownJob(
@@ -200,7 +200,7 @@ async def job_image(request: web.Request) -> web.Response:
     headers = {"ETag": etag, "Cache-Control": "private, max-age=3600, immutable", "Accept-Ranges": "bytes"}
     if _names(request.headers.get("If-None-Match"), etag):
         return web.Response(status=304, headers=headers)
-    data = await queue.image(image)
+    data = await generation.exports.image(image)
     media = image.media_type
     whole = request.headers.get("If-Range", etag) != etag
     part = None if whole else _range(request.headers.get("Range"), len(data))

@@ -97,7 +97,7 @@ async def raw_image(
     place = f"{prefix_of(request)}/v1/jobs/{quote(state.job_id)}/images/{index}"
     if image is None:
         raise NotAcceptable(f"job {state.job_id} is {state.status.value} and has no image; see {place} for its files")
-    data, made = await generation.queue.image(image), format_of(image.name)
+    data, made = await generation.exports.image(image), format_of(image.name)
     if made not in formats:
         try:
             data, made = await generation.decoder.converted(data, formats[0]), formats[0]

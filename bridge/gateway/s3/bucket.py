@@ -110,9 +110,24 @@ class Bucket:
             # obstore raises its own errors, FileNotFoundError for a missing bucket, and more: all mean the same here.
             raise S3Error(f"the bucket {self.name} did not take an image: {_cause(error)}") from error
 
+    async def get(self, uri: str) -> bytes | None:
+        """An object; None if there is none. Raises S3Error."""
+        try:
+            found = await self._obstore.get_async(self._store, self._key(uri))
+            return bytes(await found.bytes_async())
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            # As for `put`.
+            raise S3Error(f"the bucket {self.name} did not return an image: {_cause(error)}") from error
+
+    def holds(self, uri: str) -> bool:
+        """Whether an address is one of this bucket."""
+        return uri.startswith(f"s3://{self.name}/")
+
     async def links(self, uris: Sequence[str]) -> list[Link | None]:
         """A presigned URL for each object; None for one of another bucket. Raises S3Error without credentials."""
-        own = [uri for uri in uris if uri.startswith(f"s3://{self.name}/")]
+        own = [uri for uri in uris if self.holds(uri)]
         if not own:
             return [None] * len(uris)
         expires_at = time.time() + self._lifetime.total_seconds()

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from bridge import logs
 from bridge.broker import consumer
 from bridge.broker.connection import BROKER_ERRORS
+from bridge.broker.images import digest_of
 from bridge.broker.jobs import JobQueue, StoredState
 from bridge.contract import (
     BodyTooLarge,
@@ -28,6 +29,7 @@ from bridge.contract import (
     ImageObject,
     JobState,
     JobStatus,
+    Unavailable,
     UnknownJob,
     read_answer,
 )
@@ -85,6 +87,24 @@ class Exports:
             except (TimeoutError, S3Error, BridgeError) as error:
                 log.info("job %s: its copies are left for later: %s", state.job_id, error or type(error).__name__)
         return await self.linked(state)
+
+    async def image(self, image: ImageObject) -> bytes:
+        """The bytes of an image: the service's own, or the copy of one that it no longer keeps.
+
+        Raises ImageExpired if neither is there, and Unavailable.
+        """
+        try:
+            return await self._queue.image(image)
+        except ImageExpired:
+            if self._bucket is None or image.s3_uri is None or not self._bucket.holds(image.s3_uri):
+                raise
+            try:
+                data = await self._bucket.get(image.s3_uri)
+            except S3Error as error:
+                raise Unavailable(f"the image {image.name} is kept in S3 alone, and {error}") from error
+            if data is None or digest_of(data) != image.digest:  # Removed or replaced by the bucket's owner.
+                raise
+            return data
 
     def link_bytes(self, state: JobState) -> int:
         """The most bytes that the URLs of a job's images take in an answer."""

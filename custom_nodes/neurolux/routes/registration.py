@@ -12,6 +12,7 @@ from .input_cleaning import add_cleaning_route
 from .models import MODELS_PATH, add_models_route
 from .plan import add_plan_route
 from .publish import add_publish_route
+from .restart import add_restart_route
 from .unload import add_unload_route
 
 _log = logging.getLogger(__name__)
@@ -33,4 +34,5 @@ def add_routes(routes: web.RouteTableDef) -> bool:
     add_publish_route(routes)
     add_cleaning_route(routes)
     add_unload_route(routes)
+    add_restart_route(routes)
     return True

@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import comfy.model_management as mm
-import comfy.utils
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
-
+from ..loading.editor_messages import EditorMessages
+from ..loading.node_bar import NodeBar
 from ..stages.sample import ProgressSpan
 from ..weights.progress import Throttle
 from .lora import TrainingReporter
@@ -24,34 +21,33 @@ class TrainingProgress(TrainingReporter):
     """For one training of ``steps`` and ``sampling`` steps of sampling after it. Raises when the user interrupts."""
 
     def __init__(self, title: str, steps: int, sampling: int) -> None:
-        context = get_executing_context()
-        self._node = context.node_id if context is not None else None
+        self._messages = EditorMessages()
         self._title = title
         self._steps = steps
         self._total = steps + sampling
         self._sampled = 0
-        self._bar = comfy.utils.ProgressBar(self._total)
+        self._bar = NodeBar(self._total)
         self._texts, self._curves = Throttle(), Throttle(CURVE_SECONDS)
         self._begun: tuple[int, float] | None = None
 
     def phase(self, text: str, *, long: bool = False) -> None:
         """One that takes long is shown in any case."""
-        mm.throw_exception_if_processing_interrupted()
+        self._bar.check()
         if self._texts.due(last=long):
-            self._text(text)
+            self._messages.text(text)
 
     def begin(self, done: int) -> None:
         self._begun = done, time.monotonic()
-        self._bar.update_absolute(done, self._total)
+        self._bar.show(done, self._total)
 
     def step(self, losses: Sequence[float]) -> None:
         done, last = len(losses), len(losses) == self._steps
         if self._texts.due(last=last):
-            self._text(f"Step {done} of {self._steps}, loss {losses[-1]:.4f}{self._time_left(done)}")
+            self._messages.text(f"Step {done} of {self._steps}, loss {losses[-1]:.4f}{self._time_left(done)}")
         preview = None
         if self._curves.due(last=last):
             preview = ("JPEG", draw_loss_curve(losses, self._title), LARGEST_PREVIEW)
-        self._bar.update_absolute(done, self._total, preview)
+        self._bar.show(done, self._total, preview)
 
     def sampling(self, steps: int) -> ProgressSpan:
         span = ProgressSpan(self._steps + self._sampled, self._total)
@@ -64,7 +60,3 @@ class TrainingProgress(TrainingReporter):
         each = (time.monotonic() - self._begun[1]) / (done - self._begun[0])
         left = each * (self._steps - done)
         return f", {each:.1f} s a step, {left / 60:.0f} min left" if left >= 90 else f", {left:.0f} s left"
-
-    def _text(self, text: str) -> None:
-        if PromptServer.instance is not None and self._node is not None:
-            PromptServer.instance.send_progress_text(text, self._node)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import time
 import uuid
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,52 @@ async def test_the_state_of_a_job_is_as_it_was_but_for_its_copies(house: House, 
     after = await worker.queue.state(job_id)
     assert after.model_dump(exclude={"images"}) == before.model_dump(exclude={"images"})
     assert all(image.url is None for image in after.images)  # URLs expire, so none is stored.
+
+
+async def test_an_image_that_the_service_no_longer_keeps_is_read_from_its_copy(
+    house: House, s3: dict[str, Any], server: S3Server, nc: Client
+) -> None:
+    gateway, worker = await house.gateway(**s3), await house.worker()
+    job_id = await submit(gateway)
+    await done(worker)
+    await until_copied(gateway, job_id)
+    await nc.jetstream().purge_stream(f"OBJ_{Names(house.prefix).images}")
+
+    for index, data in enumerate(IMAGES):
+        answer = await gateway.get(f"/v1/jobs/{job_id}/images/{index}", headers={"Range": "bytes=0-4"})
+        assert (answer.status, await answer.read()) == (206, data[:5])
+    packed = await (await gateway.get(f"/v1/jobs/{job_id}/images.zip")).read()
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        assert [archive.read(name) for name in archive.namelist()] == IMAGES
+    again = await gateway.post("/v1/modes/image-to-image", json={"prompt": "x", "image": f"job:{job_id}/0"})
+    assert "first image" not in await again.text()
+    assert "no longer kept" not in await again.text()  # It was read, and is no image of any format.
+
+    keys = await asyncio.to_thread(server.keys, s3["s3_bucket"])
+    first, second = sorted(keys)
+    await asyncio.to_thread(server.client().delete_object, Bucket=s3["s3_bucket"], Key=first)
+    await asyncio.to_thread(server.client().put_object, Bucket=s3["s3_bucket"], Key=second, Body=b"replaced")
+    for index in (0, 1):
+        answer = await gateway.get(f"/v1/jobs/{job_id}/images/{index}")
+        assert (answer.status, (await answer.json())["error"]["code"]) == (410, "image_expired")
+
+
+async def test_while_s3_is_away_an_image_that_it_alone_has_is_unavailable_and_not_gone(
+    house: House, s3: dict[str, Any], server: S3Server, nc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.gateway.s3.bucket.RETRY_S", 0.5)
+    gateway, worker = await house.gateway(**s3), await house.worker()
+    job_id = await submit(gateway)
+    await done(worker)
+    await until_copied(gateway, job_id)
+    await nc.jetstream().purge_stream(f"OBJ_{Names(house.prefix).images}")
+    server.stop()
+    try:
+        answer = await gateway.get(f"/v1/jobs/{job_id}/images/0")
+        assert answer.status == 503
+        assert "kept in S3 alone" in (await answer.json())["error"]["message"]
+    finally:
+        server.start()
 
 
 async def test_without_a_bucket_nothing_is_said_of_s3(house: House) -> None:

@@ -66,7 +66,7 @@ def test_help_says_the_same(command: str, names: tuple[str, ...]) -> None:
 
 def test_up_and_gateway_have_an_option_for_every_setting() -> None:
     assert set(SERVICE) | {"worker_id"} == set(NAMES)
-    others = {"worker_id", "idle_unload_s"}
+    others = {"worker_id", "idle_unload_s", "stall_s"}
     assert set(GATEWAY) == set(NAMES) - others - {"comfyui_url", "comfyui_dir", "comfyui_output_dir"}
     assert set(LIMITS) < set(SERVICE)
 

@@ -3,7 +3,9 @@ that takes as long, and goes as wrong, as a test asks. It lets a real ComfyUI st
 
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 
 import nodes
 import torch
@@ -11,6 +13,11 @@ from aiohttp import web
 from comfy.utils import ProgressBar
 from PIL import Image
 from server import PromptServer
+
+sys.path.append(str(Path(__file__).resolve().parents[4] / "custom_nodes"))
+from neurolux.routes.restart import add_restart_route  # noqa: E402
+
+add_restart_route(PromptServer.instance.routes)
 
 LIMIT = {"min": 1, "max": 10000}
 MODEL = {
@@ -96,6 +103,8 @@ class Work:
         if fault == "die":
             time.sleep(0.3)  # a real one takes a moment to run out of memory
             os.kill(os.getpid(), signal.SIGKILL)
+        while fault == "hang":  # as a GPU does: no interrupt is looked at
+            time.sleep(1)
         if fault == "fail":
             raise ValueError("no luck today")
         if fault == "download":
