@@ -17,6 +17,7 @@ import comfy.model_management as mm
 import psutil
 import torch
 
+from ..manager import manager_says_out_of_memory
 from . import files, host
 
 
@@ -83,7 +84,7 @@ class DeviceBackend:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether ``error`` says that the device or RAM has no memory left."""
-        return isinstance(error, (mm.OOM_EXCEPTION, MemoryError)) or "DefaultCPUAllocator" in str(error)
+        return manager_says_out_of_memory(error) or "DefaultCPUAllocator" in str(error)
 
     # Masters in RAM and in files
 

@@ -8,6 +8,7 @@ from typing import cast
 import comfy.model_management as mm
 import torch
 
+from ..manager import may_pin
 from .base import CopyStream, DeviceBackend, Event
 
 PROBE_BYTES = 64 << 20
@@ -65,7 +66,7 @@ class CudaBackend(DeviceBackend):
 
         torch's pinned allocator would round to powers of two, 37 GB for FLUX's 24.
         """
-        return bool(mm.pin_memory(memory))
+        return may_pin(memory.nbytes) and bool(mm.pin_memory(memory))
 
     def release(self, memory: torch.Tensor) -> None:
         if memory.data_ptr() in mm.PINNED_MEMORY:
