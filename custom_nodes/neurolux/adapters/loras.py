@@ -233,7 +233,9 @@ def plan_insertion(pipeline: LoadedPipeline, file: FileStamp) -> Insertion:
     loras = family.loras
     if loras is None:
         raise InvalidParameter("lora", f"{pipeline.model.name} takes no LoRA: the pack has none for {family.title}")
-    layers = read_layers(open_file(file.path))
+    tensors = open_file(file.path)
+    check_values(file, tensors)
+    layers = read_layers(tensors)
     places = places_of(pipe, tuple(pipe._lora_loadable_modules), family.denoiser, loras)
     plan = planned(layers, pipe, places, family.denoiser, loras.widens)
     trained = [layer for layer in layers if not layer.foreign and not spells_encoder(layer.name)]
@@ -241,6 +243,17 @@ def plan_insertion(pipeline: LoadedPipeline, file: FileStamp) -> Insertion:
     if not plan.placed or sum(layer.name in used for layer in trained) * 2 < len(trained):
         raise InvalidParameter("lora", refusal(pipeline, file, plan, len(layers)))
     return plan
+
+
+def check_values(file: FileStamp, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise InvalidParameter for NaN or infinity, which would make every image black."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+            raise InvalidParameter(
+                "lora",
+                f"LoRA {file.name} holds values that are not numbers (NaN or infinity) in {name}: its training failed, "
+                "or it was converted to fp16; choose another file",
+            )
 
 
 def refusal(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion, count: int) -> str:
