@@ -177,11 +177,11 @@ class Bench:
 
     def hidden(self, seconds: float, moved: float) -> float | None:
         """The share of transfers that computing hid, where the time of computing alone is known."""
-        from neurolux.memory.machine import transfer_rate
+        from neurolux.memory.backends.choice import backend
 
         if self.computing is None or not moved:
             return None
-        rate = transfer_rate(self.device) if self.device.type == "cuda" else 10e9
+        rate = backend().transfer_rate(self.device) or 10e9
         return hidden_share(seconds, self.computing, moved, rate)
 
     def ours(self, mode: str, cap: float | None) -> Row:

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+SILENCE_S = 60
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -28,6 +29,10 @@ class FakeHub:
         """Answer everything with this status and error code."""
         self.broken_after: int | None = None
         """Serve a file only up to this byte, then drop the connection."""
+        self.silent_after: int | None = None
+        """Serve a file only up to this byte, then say nothing more and keep the connection."""
+        self.silent_at: str | None = None
+        """Never answer a request whose path has this in it."""
         self.damaged: str | None = None
         """Serve the file of this name with one wrong byte."""
         self.requested: list[str] = []
@@ -70,7 +75,9 @@ def running_hub(folder: Path) -> Iterator[FakeHub]:
             self.answer(body=True)
 
         def answer(self, *, body: bool) -> None:
-            if hub.refusal is not None:
+            if hub.silent_at is not None and hub.silent_at in self.path:
+                time.sleep(SILENCE_S)
+            elif hub.refusal is not None:
                 status, code = hub.refusal
                 self.send_response(status)
                 self.send_header("X-Error-Code", code)
@@ -116,6 +123,11 @@ def running_hub(folder: Path) -> Iterator[FakeHub]:
                 limit = hub.broken_after
                 if name == hub.damaged:
                     data = bytes([data[0] ^ 1]) + data[1:]
+                if hub.silent_after is not None and start + hub.silent_after < len(data):
+                    self.wfile.write(data[start : start + hub.silent_after])
+                    self.wfile.flush()
+                    time.sleep(SILENCE_S)
+                    return
                 if hub.held_back is not None and name == hub.held_back[0]:
                     self.wfile.write(data[start : start + 1000])
                     wait_until(lambda held=hub.held_back: hub.asked_for.count(held[0]) >= held[1])

@@ -22,6 +22,7 @@ from ..errors import InvalidParameter, WeightsMissing
 from ..families.registry import family_of
 from ..loading.handle import AppliedLora
 from ..loading.loaded import LoadedLora, LoadedPipeline
+from ..memory.backends.choice import backend
 from ..memory.out_of_memory import is_out_of_memory, with_memory_errors
 from ..weights.files import open_file
 from ..weights.stamps import FileStamp, read_shapes, stamp_file
@@ -201,7 +202,7 @@ def put_beside(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
                 raise
             sizes = {name: adapter_bytes(getattr(pipe, name), file.key) for name in parts}
     except LOAD_ERRORS as error:
-        if is_out_of_memory(error) or isinstance(error, InvalidParameter):
+        if backend().is_out_of_memory(error) or isinstance(error, InvalidParameter):
             raise
         raise InvalidParameter(
             "lora",

@@ -56,8 +56,7 @@ def build_pipeline(
             raise WeightsMissing(
                 f"model {model.name!r}: tokenizer or scheduler cannot be loaded ({error}); fetch its files again"
             ) from error
-        pipeline = assembled(model, files, parts)
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = assembled(model, read_index(files), parts)
         if lora is not None:
             fuse(pipeline, lora)
             blocks = components[denoiser].part.blocks.prefixes
@@ -66,11 +65,13 @@ def build_pipeline(
     return pipeline
 
 
-def assembled(model: Model, files: ResolvedFiles, parts: dict[str, Any]) -> Pipeline:
-    """A pipeline with ``parts`` as its components."""
+def assembled(model: Model, index: dict[str, Any], parts: dict[str, Any]) -> Pipeline:
+    """A pipeline with ``parts`` as its components. ``index``: its ``model_index.json``, or nothing."""
     family = family_of(model.family)
-    options = family.pipeline_options(read_index(files))
-    return placed_class(family.pipelines["text-to-image", None])(**parts, **options)
+    options = family.pipeline_options(index)
+    pipeline = placed_class(family.pipelines["text-to-image", None])(**parts, **options)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def read_index(files: ResolvedFiles) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from accelerate import init_empty_weights
 
 from ..errors import WeightsMissing
 from ..families.spec import Part
+from ..memory.backends.host import same_memory
 from ..planning.records import ComponentPlan
 from ..weights.decoding import rotated_back
 from ..weights.dtypes import DTYPES
@@ -60,7 +61,7 @@ def fill(
     coded = plan.storage == "gguf"
     storable = storable_layers(module, part.blocks.prefixes) if storage or coded else ()
     layers = {f"{name}.weight": layer for name, layer in storable}
-    expected = module.state_dict()
+    expected = module.state_dict(keep_vars=True)
     tensors = matching_names(part.optional_prefix, expected, tensors)
     missing = [name for name in expected if name not in tensors and not tied(part, module, name, tensors)]
     if missing:
@@ -116,7 +117,7 @@ def keep(value: torch.Tensor, source: torch.Tensor, plan: ComponentPlan) -> torc
 
     With placement ``disk``, a weight that did not change stays mapped from its file.
     """
-    if not is_part(value, source):
+    if not same_memory(value, source):
         return value.contiguous()
     return value if plan.placement == "disk" and value.is_contiguous() else copied(value)
 
@@ -124,11 +125,6 @@ def keep(value: torch.Tensor, source: torch.Tensor, plan: ComponentPlan) -> torc
 def copied(value: torch.Tensor) -> torch.Tensor:
     """A contiguous copy of ``value``."""
     return value.clone(memory_format=torch.contiguous_format)
-
-
-def is_part(value: torch.Tensor, source: torch.Tensor) -> bool:
-    """Whether ``value`` shares the memory of ``source``, so nothing was converted."""
-    return value.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
 
 
 def matching_names(

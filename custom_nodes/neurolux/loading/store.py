@@ -16,11 +16,12 @@ from dataclasses import replace
 from functools import partial
 
 import comfy.model_management as mm
-import psutil
 import torch
 
 from ..catalog.models import Model
 from ..families.registry import family_of
+from ..memory.backends.choice import backend
+from ..memory.cycles import let_go
 from ..memory.machine import this_machine
 from ..memory.module_store import modules
 from ..memory.out_of_memory import with_memory_errors
@@ -29,10 +30,10 @@ from ..memory.streaming import CPU
 from ..planning.planner import make_plan
 from ..planning.records import Plan, Workload
 from ..weights.progress import LoadReporter
-from ..weights.sources import resolve
 from .handle import LoadSpec, PipelineHandle
 from .loaded import LoadedPipeline
 from .replanning import log_plan
+from .source import FileSource, PipelineSource
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ _log = logging.getLogger(__name__)
 class PipelineStore:
     """Loaded pipelines, least recently used first."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: PipelineSource | None = None) -> None:
+        self._source = source or FileSource()
         self._loaded: OrderedDict[LoadSpec, LoadedPipeline] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -86,8 +88,9 @@ class PipelineStore:
             entry = self._loaded.pop(spec, None)  # None if a finalized handle ran a sweep during this one
         if entry is not None:
             _log.info("NeuroLux: freeing %s", spec.model)
-            entry.placement.close()
-            del entry
+            with let_go(entry.placement.modules):
+                entry.placement.close()
+                del entry
             mm.soft_empty_cache()
 
     def unload(self, model: str) -> bool:
@@ -136,29 +139,25 @@ class PipelineStore:
                 self.drop(other)
 
     def _load(self, handle: PipelineHandle, reporter: LoadReporter | None) -> LoadedPipeline:
-        from .build import build_pipeline, shapes_of, vae_must_upcast
-
         model, spec = handle.model, handle.spec
         family = family_of(model.family)
         reporter = reporter or LoadReporter()
-        files = resolve(model, spec.variant, reporter)
+        opened = self._source.open(model, spec.variant, reporter)
         started = time.perf_counter()
         device: torch.device = mm.get_torch_device()
-        shapes = shapes_of(model, spec.variant, files)
+        shapes = opened.shapes
         machine = this_machine(device, droppable_ram=self.droppable_ram())
         workload = default_workload(model)
         plan = make_plan(
             family.costs, shapes, machine, workload, spec.precision, spec.offload,
-            force_upcast_vae=vae_must_upcast(files),
+            force_upcast_vae=opened.force_upcast_vae,
         )  # fmt: skip
         log_plan(model.name, plan)
         self._free_ram(plan.peak_ram)
         pipe = with_memory_errors(
             f"loading {model.name}",
             "Close other programs that use memory, or choose a smaller number format (precision bf16).",
-            lambda: build_pipeline(
-                model, spec.variant, files, for_loading(plan), partial(reporter.reading, model.name), device
-            ),
+            lambda: opened.build(for_loading(plan), partial(reporter.reading, model.name), device),
         )
         pipe.placement_device = device
         components = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
@@ -169,7 +168,7 @@ class PipelineStore:
 
     def _free_ram(self, needed: int) -> None:
         """Drop the least recently used pipelines until ``needed`` bytes of RAM are free, or none is left."""
-        while self._loaded and needed > psutil.virtual_memory().available:
+        while self._loaded and needed > backend().host().available:
             self.drop(next(iter(self._loaded)))
 
 

@@ -18,6 +18,7 @@ import torch
 
 from ..weights.dtypes import TYPE_NAMES
 from ..weights.stamps import FileStamp
+from .cycles import let_go
 from .patcher import ComponentPatcher, evicted, unload
 from .placement import ComponentMemory
 
@@ -99,7 +100,9 @@ class ModuleStore:
             entry = self._loaded.pop(key, None)  # None: a handle that died swept while this sweep was running
         if entry is not None:
             _log.info("NeuroLux: freeing %s %s", key.kind, key.file.name)
-            unload(entry.patcher)
+            with let_go([entry.module]):
+                unload(entry.patcher)
+                del entry
 
     def clear(self) -> None:
         """Take all out of memory."""

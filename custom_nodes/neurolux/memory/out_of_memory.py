@@ -9,6 +9,7 @@ from typing import TypeVar
 import comfy.model_management as mm
 
 from ..errors import OutOfMemory
+from .backends.choice import backend
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ def with_memory_errors(
     for attempt in (1, 2):
         try:
             return work()
-        except (mm.OOM_EXCEPTION, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            if not backend().is_out_of_memory(error):
                 raise
             detail = str(error).split("\n")[0]
         mm.unload_all_models()
@@ -38,8 +39,3 @@ def with_memory_errors(
         _log.warning("NeuroLux: out of memory while %s (%s); trying again with %s", stage, detail, change)
     again = " again, with a leaner plan" if attempt == 2 else ""
     raise OutOfMemory(f"out of memory{again} while {stage}: {detail}. {remedy}")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory; torch's CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, (mm.OOM_EXCEPTION, MemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -218,6 +218,11 @@ class Placement:
         """Whether the manager still lists a component; dropping one that it iterates over would break it."""
         return any(managed(patcher) for patcher in self._patchers.values())
 
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        """The components."""
+        return list(self._components.values())
+
     def close(self) -> None:
         """Leave the device for good and let go of the components."""
         self._take_apart(list(self._components))

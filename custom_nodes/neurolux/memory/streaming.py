@@ -11,62 +11,19 @@ brought in time would be noticed there too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
 from ..planning.costs import spread
-from .units import Unit, host_memory, release_host_memory
+from .backends.base import Event
+from .backends.choice import backend
+from .units import Unit
 
 CPU = torch.device("cpu")
 """ComfyUI's device without a GPU: what is computed there needs no copy of what is in RAM."""
-
-
-class CopyStream:
-    """The stream of copies to a device, and its events; on a device without streams they do nothing."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.asynchronous = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self.asynchronous else None
-
-    def mark(self) -> torch.cuda.Event | None:
-        """The end of what the computing stream has to do by now."""
-        if self._stream is None:
-            return None
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def copy(self, to: torch.Tensor, source: torch.Tensor, after: torch.cuda.Event | None) -> torch.cuda.Event | None:
-        """Copy after ``after``; the event is what the computing stream must wait for."""
-        if self._stream is None:
-            to.copy_(source)
-            return None
-        if after is not None:
-            self._stream.wait_event(after)
-        with torch.cuda.stream(self._stream):
-            to.copy_(source, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record(self._stream)
-        return event
-
-    def wait(self, event: torch.cuda.Event | None) -> None:
-        """Let the computing stream wait for ``event``."""
-        if event is not None:
-            torch.cuda.current_stream(self.device).wait_event(event)
-
-    def drain(self) -> None:
-        """Let the computing stream wait for all copies, so that their memory can be used for something else."""
-        if self._stream is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self._stream)
-
-    def finish(self) -> None:
-        """Block the host until all copies are done: before memory that they read is given back."""
-        if self._stream is not None:
-            self._stream.synchronize()
 
 
 @dataclass(eq=False)
@@ -74,7 +31,7 @@ class Staging:
     """Pinned RAM that weights from files pass through, and the end of the last copy out of it."""
 
     memory: torch.Tensor
-    copied: torch.cuda.Event | None = None
+    copied: Event | None = None
 
 
 @dataclass(eq=False)
@@ -84,9 +41,9 @@ class Buffer:
     memory: torch.Tensor
     staging: Staging | None = None
     unit: Unit | None = None
-    pending: Future[torch.cuda.Event | None] | None = None
+    pending: Future[Event | None] | None = None
     """The copy of ``unit``: its event, or the error of reading it."""
-    used: torch.cuda.Event | None = None
+    used: Event | None = None
     """The end of the last computing with it."""
 
 
@@ -121,8 +78,9 @@ class Residency:
         self._buffers: list[Buffer] = []
         self._staging: list[Staging] = []
         self._hooks: list[RemovableHandle] = []
-        self._copies = CopyStream(device)
-        self._reader: ThreadPoolExecutor | None = None
+        self._backend = backend()
+        self._copies = self._backend.copies(device)
+        self._reader: Executor | None = None
         self._running: dict[int, Buffer] = {}
         self._last: Unit | None = None
         self._next: dict[int, Unit] = {}
@@ -342,7 +300,7 @@ class Residency:
         largest = max(unit.buffer_bytes for index, unit in enumerate(self.units) if index not in self._resident)
         if self.mapped and self.device != CPU and not (self._staging and self._staging[0].memory.nbytes >= largest):
             self._drop_staging()
-            self._staging = [Staging(host_memory(largest, pin=True)) for _ in range(2)]
+            self._staging = [Staging(self._backend.host_memory(largest, pin=True)) for _ in range(2)]
         for place in range(2):
             memory = torch.empty(largest, dtype=torch.uint8, device=self.device)
             self._buffers.append(Buffer(memory, self._staging[place] if self._staging else None))
@@ -358,19 +316,19 @@ class Residency:
         buffer.unit = unit
         self.streamed_bytes += unit.nbytes
         if self.mapped:
-            self._reader = self._reader or ThreadPoolExecutor(1, thread_name_prefix="neurolux-weights")
+            self._reader = self._reader or self._backend.reader()
             buffer.pending = self._reader.submit(self._read, unit, buffer)
             return
         buffer.pending = Future()
         event = None
         if self.flattens:
-            flat = unit.flatten(pin=self.device.type == "cuda")
+            flat = unit.flatten(pin=True)
             event = self._copies.copy(buffer.memory[: flat.nbytes], flat, buffer.used)
         else:
             unit.copy_home(buffer.memory)
         buffer.pending.set_result(event)
 
-    def _read(self, unit: Unit, buffer: Buffer) -> torch.cuda.Event | None:
+    def _read(self, unit: Unit, buffer: Buffer) -> Event | None:
         """On the reader's thread: from the files into RAM that is pinned, and on to the device."""
         with torch.inference_mode(False), torch.no_grad():
             staging, size = buffer.staging, unit.buffer_bytes
@@ -386,5 +344,5 @@ class Residency:
     def _drop_staging(self) -> None:
         self._copies.finish()
         for staging in self._staging:
-            release_host_memory(staging.memory)
+            self._backend.release(staging.memory)
         self._staging.clear()

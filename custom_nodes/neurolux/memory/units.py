@@ -7,22 +7,18 @@ weights, hooks (diffusers' layerwise casting) and the parameter classes of quant
 
 from __future__ import annotations
 
-import mmap
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any, cast
 
-import comfy.model_management as mm
 import torch
 
 from ..families.blocks import LEVEL_PARTS, BlockLists
-
-ALIGNMENT = 512
-"""Of each tensor inside a buffer, in bytes: what CUDA's own allocator keeps to."""
-SMALLEST_PINNED = 1 << 20
-"""Registering a page costs more than copying a few of them without."""
+from .backends.choice import backend
+from .backends.files import aligned
+from .backends.host import same_place
 
 
 @dataclass(eq=False)
@@ -82,12 +78,13 @@ class Unit:
     def flatten(self, *, pin: bool) -> torch.Tensor:
         """The masters in one piece of RAM, made once; the modules then use them there, and the first copy is let go."""
         if self.flat is None:
-            buffer = host_memory(self.buffer_bytes, pin=pin)
-            weakref.finalize(self, release_host_memory, buffer)
+            device = backend()
+            buffer = device.host_memory(self.buffer_bytes, pin=pin)
+            weakref.finalize(self, device.release, buffer)
             self.copy_home(buffer)
             for slot, view in zip(self.slots, self.views(buffer), strict=True):
                 at_home = slot.holder[slot.name]
-                if at_home is not None and at_home.data_ptr() == slot.home.data_ptr():
+                if at_home is not None and same_place(at_home, slot.home):
                     at_home.data = view
                 slot.home = view
             self.flat = buffer
@@ -101,31 +98,6 @@ class Unit:
     def go_home(self) -> None:
         """Let the modules use the masters."""
         self.point_at([slot.home for slot in self.slots])
-
-
-def aligned(size: int) -> int:
-    """``size`` rounded up to where the next tensor may begin."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def host_memory(size: int, *, pin: bool = False) -> torch.Tensor:
-    """``size`` bytes of RAM on pages that nothing else shares: they can be pinned exactly, and given back at once.
-
-    Pinned in place (cudaHostRegister) within the manager's own budget, which pins Parameters only; torch's pinned
-    allocator would round to powers of two, 37 GB for FLUX's 24. Where the budget is used up the memory stays unpinned
-    and copies from it are slower.
-    """
-    memory = torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)
-    memory = torch.nn.Parameter(memory, requires_grad=False)
-    if pin and size >= SMALLEST_PINNED:
-        mm.pin_memory(memory)
-    return memory
-
-
-def release_host_memory(memory: torch.Tensor) -> None:
-    """Unpin what ``host_memory`` pinned. No copy may be under way."""
-    if memory.data_ptr() in mm.PINNED_MEMORY:
-        mm.unpin_memory(memory)
 
 
 def tensors_of(
@@ -197,14 +169,18 @@ def split_into_blocks(component: torch.nn.Module, lists: BlockLists) -> tuple[Un
 
 
 def split_into_layers(component: torch.nn.Module) -> tuple[Unit, list[Unit]]:
-    """As ``split_into_blocks``, layer by layer. Tensors of a module that has layers inside stay: both work at once."""
+    """As ``split_into_blocks``, layer by layer.
+
+    Tensors of a module that has layers inside stay, because both work at once. So do embeddings: diffusers and
+    transformers send token ids to the device of an embedding's weight, which is RAM until the layer is called.
+    """
     rest, units = [], []
     for name, module in component.named_modules():
         own = list(tensors_of(module, recurse=False))
         if not own:
             continue
         inner = any(True for child in module.children() for _ in tensors_of(child))
-        if inner:
+        if inner or isinstance(module, torch.nn.Embedding):
             rest += own
         else:
             units.append(make_unit(name, module, own))

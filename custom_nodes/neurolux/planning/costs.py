@@ -99,6 +99,12 @@ def largest_layer(shape: ComponentShape) -> int:
     return max(round(block * (0.34 if block > LARGE_BLOCK else 0.7)), shape.outside_blocks)
 
 
+def embedding_bytes(shape: ComponentShape, compute: ComputeType) -> int:
+    """An upper bound for a text encoder's embeddings, which stay on the device even where every layer is streamed."""
+    values = shape.outside_blocks if shape.blocks else round(shape.parameters * 0.35)
+    return values * COMPUTE_BYTES[compute]
+
+
 def encode_bytes(compute: ComputeType = "bf16") -> int:
     """Working memory for encoding one prompt, in bytes."""
     return round(ENCODE_BYTES * COMPUTE_BYTES[compute] * MARGIN)

@@ -309,6 +309,9 @@ def whole_cost(
     }
     device = max(
         2 * max((layers[name] for name in names if name not in pipe.controls), default=0)
+        + sum(
+            costs.embedding_bytes(pipe.shapes[name], pipe.formats[name][1]) for name in names if is_text_encoder(name)
+        )
         + sum(pipe.bytes[name] for name in names if name in pipe.controls and name not in streamed_controls)
         + sum(pipe.outside(name) + way.bytes + way.buffers for name, way in streamed_controls.items() if name in names)
         + pipe.work(stage, tile)

@@ -17,8 +17,10 @@ from ..library.adapter_folders import adapter_documents
 from ..library.controlnets import auxiliary_documents
 from ..library.inventory import ModelFiles, inventory, source_name
 from ..library.known_models import comfy_shelf, known_models
-from ..library.single_files import Shelf
+from ..library.shelf import Shelf
 from ..loading.store import pipelines
+from ..memory.backends.choice import backend
+from ..memory.backends.cuda import gpu_available
 from ..memory.placement import ComponentMemory
 from ..planning.records import ACCELERATORS
 from ..version import pack_version
@@ -48,12 +50,12 @@ def models_document() -> dict[str, Any]:
     return {
         "pack_version": pack_version(),
         "device": device.type,
-        "device_name": device_name(device),
-        "cuda_available": torch.cuda.is_available(),
+        "device_name": backend().name(device),
+        "cuda_available": gpu_available(),
         "dtype": str(last.precision.main if last else expected_dtype(device)).removeprefix("torch."),
         "offload": last.placement.mode if last else "auto" if own_memory else "none",
-        "vram_total_bytes": int(mm.get_total_memory(device)) if own_memory else None,
-        "vram_free_bytes": int(mm.get_free_memory(device)) if own_memory else None,
+        "vram_total_bytes": backend().total_memory(device) if own_memory else None,
+        "vram_free_bytes": backend().free_memory(device) if own_memory else None,
         "current_model": loaded[-1] if loaded else None,
         "default_model": catalog.default,
         "models": [
@@ -121,13 +123,8 @@ def guidance_document(limit: GuidanceLimit) -> dict[str, float]:
     return {"min": limit.minimum, "max": limit.maximum}
 
 
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the type of device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-
-
 def expected_dtype(device: torch.device) -> torch.dtype:
     """What precision "auto" will most likely choose, before anything is loaded."""
     if device.type == "cpu":
         return torch.float32
-    return torch.bfloat16 if mm.should_use_bf16(device) else torch.float16
+    return torch.bfloat16 if backend().computes_bf16(device) else torch.float16

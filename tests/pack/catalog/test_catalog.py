@@ -148,7 +148,7 @@ def test_a_changed_folder_is_read_again(tiny_models: dict[str, Path], tmp_path: 
 def test_what_was_not_verified_is_shown_as_such() -> None:
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
     from neurolux.library.inventory import inventory
-    from neurolux.library.single_files import Shelf
+    from neurolux.library.shelf import Shelf
     from neurolux.weights.sources import ModelStatus
 
     catalog = read_catalog()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from neurolux.catalog.reading import read_catalog
+from neurolux.dry_run.architectures import MODELS, Make, on_meta, shallow_flux
 from neurolux.families.registry import family_of
 from neurolux.library.folder_models import folder_model
 from neurolux.planning import costs
@@ -17,7 +18,6 @@ from neurolux.planning.records import ComputeType, StorageType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.pack.architectures import MODELS, Make, on_meta, shallow_flux
 from tests.pack.blocks import lists_of
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")

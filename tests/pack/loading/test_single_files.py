@@ -14,7 +14,8 @@ from neurolux.catalog.models import Model, SingleFilesSource
 from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.registry import family_of
-from neurolux.library.single_files import Shelf, catalog_files, complete, files_model
+from neurolux.library.shelf import Shelf
+from neurolux.library.single_files import catalog_files, complete, files_model
 from neurolux.planning.planner import make_plan
 from neurolux.planning.records import Machine, Workload
 from neurolux.weights.sources import is_here, model_status, resolve

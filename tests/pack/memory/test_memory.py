@@ -97,6 +97,8 @@ def test_the_least_recently_used_makes_room(
     class Memory:
         """RAM that is full until one pipeline has gone."""
 
+        total = 10**12
+
         @property
         def available(self) -> int:
             return full.pop(0) if len(full) > 1 else full[0]

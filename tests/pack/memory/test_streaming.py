@@ -289,13 +289,13 @@ def test_weights_in_few_bits_are_streamed(temp_folder: Path, storage: Any, mappe
 
 
 def test_weights_without_a_file_get_one_that_has_no_name(denoiser: Denoiser, temp_folder: Path) -> None:
-    from neurolux.memory.mapped_weights import FileMappings
+    from neurolux.memory.backends.files import FileMappings
 
     before = torch.cat([weight.flatten().clone() for weight in denoiser.parameters()])
     residency = residency_of(denoiser, mapped=True)
     slots = [slot for unit in [residency.rest, *residency.units] for slot in unit.slots]
     mapped = FileMappings()
-    assert all(slot in mapped for slot in slots)
+    assert all(slot.home in mapped for slot in slots)
     assert list(temp_folder.iterdir()) == []
     assert torch.equal(before, torch.cat([weight.flatten() for weight in denoiser.parameters()]))
 
@@ -304,14 +304,14 @@ def test_a_disk_that_is_full_is_said_beforehand(
     denoiser: Denoiser, temp_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from neurolux.errors import WeightsMissing
-    from neurolux.memory import mapped_weights
+    from neurolux.memory.backends import files
 
     class Usage:
         """A full disk."""
 
         free = 10_000
 
-    monkeypatch.setattr(mapped_weights.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(WeightsMissing, match="free some space, or choose the precision"):
         residency_of(denoiser, mapped=True)
     assert list(temp_folder.iterdir()) == []
@@ -319,13 +319,13 @@ def test_a_disk_that_is_full_is_said_beforehand(
 
 def test_safetensors_files_are_used_where_they_are(tiny_models: dict[str, Path], temp_folder: Path) -> None:
     from diffusers import UNet2DConditionModel
-    from neurolux.memory.mapped_weights import FileMappings
+    from neurolux.memory.backends.files import FileMappings
     from neurolux.memory.units import split_into_blocks
 
     unet = UNet2DConditionModel.from_pretrained(tiny_models["tiny-sdxl"] / "unet")
     rest, units = split_into_blocks(unet, lists_of(unet))
     mapped = FileMappings()
-    assert all(slot in mapped for unit in [rest, *units] for slot in unit.slots)
+    assert all(slot.home in mapped for unit in [rest, *units] for slot in unit.slots)
 
 
 def test_a_unet_is_streamed_in_small_parts_in_their_order(tiny_models: dict[str, Path]) -> None:

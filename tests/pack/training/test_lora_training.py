@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling
+from neurolux.dry_run.architectures import UNET, shallow_flux
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.pack.architectures import UNET, shallow_flux
 from tests.pack.pipelines import borrow, handle_for
 
 if TYPE_CHECKING:

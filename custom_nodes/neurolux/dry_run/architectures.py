@@ -1,4 +1,4 @@
-"""The catalog's models at full size on torch's meta device: every shape is real, no weight takes memory."""
+"""The catalog's models at full size: their architectures, without weights."""
 
 from __future__ import annotations
 
@@ -65,6 +65,11 @@ SDXL: dict[str, Make] = {
     "unet": lambda: UNet2DConditionModel(**UNET),
     "vae": lambda: AutoencoderKL(latent_channels=4, **VAE),
 }
+SD15: dict[str, Make] = {
+    "text_encoder": lambda: CLIPTextModel(clip(768, 12)),
+    "unet": lambda: UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+    "vae": lambda: AutoencoderKL(latent_channels=4, **{**VAE, "sample_size": 512}),
+}
 MODELS: dict[str, dict[str, Make]] = {
     "flux-schnell": {**FLUX, "transformer": lambda: FluxTransformer2DModel(guidance_embeds=False)},
     "flux-dev": {**FLUX, "transformer": lambda: FluxTransformer2DModel(guidance_embeds=True)},
@@ -77,6 +82,7 @@ MODELS: dict[str, dict[str, Make]] = {
     "sdxl-lightning": SDXL,
     "sdxl-base": SDXL,
     "sdxl-turbo": SDXL,
+    "sd15": SD15,
 }
 
 

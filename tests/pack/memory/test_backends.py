@@ -1,0 +1,68 @@
+"""The seam between the pack and the device: who may speak to torch.cuda, psutil and the CUDA runtime."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACK = Path(__file__).parents[3] / "custom_nodes" / "neurolux"
+SEAM = PACK / "memory" / "backends"
+TORCH_ROOMS = {"cuda", "mps", "xpu", "npu", "accelerator", "mtia", "hip"}
+DEVICE_LIBRARIES = {"psutil", "pynvml", "cuda", "ctypes"}
+MANAGER_CALLS = {
+    "get_free_memory", "get_total_memory", "should_use_bf16", "should_use_fp16", "pin_memory", "unpin_memory",
+    "PINNED_MEMORY", "TOTAL_PINNED_MEMORY", "MAX_PINNED_MEMORY", "OOM_EXCEPTION",
+}  # fmt: skip
+
+
+def direct_uses(source: str) -> Iterator[str]:
+    """What in a module speaks to a device itself."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = node.value.id
+            if (owner == "torch" and node.attr in TORCH_ROOMS) or (owner == "mm" and node.attr in MANAGER_CALLS):
+                yield f"line {node.lineno}: {owner}.{node.attr}"
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                parts = name.name.split(".")
+                if parts[0] in DEVICE_LIBRARIES or (parts[0] == "torch" and TORCH_ROOMS & set(parts)):
+                    yield f"line {node.lineno}: import {name.name}"
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            parts = node.module.split(".")
+            named = {name.name for name in node.names}
+            if parts[0] in DEVICE_LIBRARIES or (parts[0] == "torch" and TORCH_ROOMS & {*parts, *named}):
+                yield f"line {node.lineno}: from {node.module}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import psutil",
+        "from psutil import virtual_memory",
+        "import torch.cuda",
+        "from torch import cuda",
+        "from torch.cuda import Stream",
+        "import torch\ntorch.cuda.synchronize()",
+        "import torch\nx: torch.cuda.Event",
+        "import torch\ntorch.mps.empty_cache()",
+        "import torch\ntorch.cuda.cudart().cudaHostRegister(0, 0, 0)",
+        "import ctypes",
+        "import comfy.model_management as mm\nmm.pin_memory(x)",
+        "import comfy.model_management as mm\nmm.get_free_memory()",
+    ],
+)
+def test_each_form_of_a_direct_use_is_noticed(source: str) -> None:
+    assert list(direct_uses(source))
+
+
+def test_only_the_backends_speak_to_the_device() -> None:
+    found = {
+        str(path.relative_to(PACK)): uses
+        for path in sorted(PACK.rglob("*.py"))
+        if not path.is_relative_to(SEAM) and (uses := list(direct_uses(path.read_text(encoding="utf-8"))))
+    }
+    assert found == {}
