@@ -23,7 +23,7 @@ from ..families.registry import family_of
 from ..loading.handle import AppliedLora
 from ..loading.loaded import LoadedLora, LoadedPipeline
 from ..memory.backends.choice import backend
-from ..memory.out_of_memory import is_out_of_memory, with_memory_errors
+from ..memory.out_of_memory import with_memory_errors
 from ..weights.files import open_file
 from ..weights.stamps import FileStamp, read_shapes, stamp_file
 from .detect import detect
@@ -304,7 +304,7 @@ def diffusers_reads(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) 
         if loras is not None:
             loras.check(pipeline.denoiser, state)
     except LOAD_ERRORS as error:
-        if is_out_of_memory(error):
+        if backend().is_out_of_memory(error):
             raise
         return False
     found = {without_text_model(key.rpartition(".lora_")[0]) for key in state if ".lora_" in key}
