@@ -282,7 +282,7 @@ def left_out_text(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) ->
     example = next(iter(plan.left_out))
     return (
         f"LoRA {file.name}: {used} of {whole} layers are in use by {pipeline.model.name} "
-        f"(not in use are {reasons}; such as {example})"
+        f"(not in use are {reasons}; such as {example!r})"
     )
 
 
@@ -291,7 +291,10 @@ def diffusers_reads(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) 
 
     Then it is used, so that an image equals diffusers' to the bit: products of other shapes round otherwise.
     """
-    keys = list(read_shapes(file.path))
+    shapes = read_shapes(file.path)
+    if any(len(shape) == 3 for shape in shapes.values()):  # of a convolution over time, with one moment
+        return False
+    keys = list(shapes)
     plain = all(PEFT_KEY.fullmatch(key) for key in keys)
     kohya = all(KOHYA_KEY.fullmatch(key) for key in keys)
     if not plain and not kohya and not all(XLABS_KEY.search(key) for key in keys):
