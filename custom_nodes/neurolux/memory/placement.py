@@ -75,7 +75,8 @@ class Placement:
         denoises = not name.startswith("text_encoder")
         by_layer = planned.placement == "sequential"
         rest, units = split_into_layers(component) if by_layer else split_into_blocks(component, self._blocks(name))
-        mapped = planned.placement == "disk" or (planned.placement != "stage" and not self.plan.copies_in_ram)
+        by_stage = planned.placement == "stage" and self.plan.offload != "model"  # small ones, counted as in RAM
+        mapped = planned.placement == "disk" or (not by_stage and not self.plan.copies_in_ram)
         if mapped:
             map_to_files([rest, *units])
         residency = Residency(rest, units, self.device, mapped=mapped, ordered=not by_layer, repeats=denoises)
