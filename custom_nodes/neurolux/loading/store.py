@@ -81,7 +81,7 @@ class PipelineStore:
             modules.sweep({file for handle in handles for file in handle.files})
             for spec, entry in list(self._loaded.items()):
                 # A handle that is being finalized still counts in the set's length, but not in its iteration.
-                unused = entry.device == CPU or not list(entry.handles)
+                unused = entry.device == CPU or backend().masters_move or not list(entry.handles)
                 placement = entry.placement
                 if placement.released and unused and not placement.managed and not placement.busy:
                     self.drop(spec)
@@ -183,6 +183,7 @@ class PipelineStore:
         pipe.placement_device = device
         components = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
         placement = Placement(components, device, plan, family)
+        placement.prepare()
         load_ms = (time.perf_counter() - started) * 1000
         _log.info("NeuroLux: loaded %s in %.1f s", model.name, load_ms / 1000)
         return LoadedPipeline(spec, model, pipe, shapes, placement, workload, plan.offload, load_ms)

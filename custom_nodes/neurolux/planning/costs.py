@@ -43,8 +43,6 @@ ENCODE_BYTES_PER_PIXEL = 650
 """Activations of the VAE's encoder, in the same way."""
 ENCODER_PARAMETERS = 35_000_000
 """Of the VAE's encoder, whose weights are widened for a call in fp32."""
-VIDEO_FACTOR = 1.65
-"""Activations of a UNet with motion modules, which attend to all frames, as a factor on those of the UNet alone."""
 DECODE_BYTES_PER_PIXEL = 768
 """Activations of the VAE's decoder per pixel and byte of the number format."""
 CONVOLUTION_BYTES = 500_000_000
@@ -131,9 +129,8 @@ def sample_bytes(
 
     ``passes``: 2 with classifier-free guidance, which runs both prompts at once. ``frames``: of a video.
     """
-    values = family.sample_values(width, height) * passes
-    if frames > 1:
-        values *= frames * VIDEO_FACTOR
+    one = family.frame_values if frames > 1 and family.frame_values is not None else family.sample_values
+    values = one(width, height) * passes * frames
     return round(values * COMPUTE_BYTES[compute] * MARGIN)
 
 

@@ -362,11 +362,9 @@ def whole_cost(
 def shared_memory_cost(pipe: Pipeline, tile: int | None) -> LayoutCost:
     """The cost of every mode except ``disk`` on a device that shares RAM: moving weights would free nothing.
 
-    A GPU that shares RAM computes with a copy of its own, so the masters stay in their files: in RAM they would be
-    there twice.
+    On a GPU that shares RAM, the weights move to the GPU and leave nothing behind, so they are there once as well.
     """
-    ram = pipe.total + max(pipe.work(stage, tile) for stage in pipe.stages)
-    return LayoutCost(0, ram, copies_in_ram=pipe.machine.device == "cpu")
+    return LayoutCost(0, pipe.total + max(pipe.work(stage, tile) for stage in pipe.stages))
 
 
 def streaming_rate(machine: Machine, streamed: int, pinned: int) -> float:

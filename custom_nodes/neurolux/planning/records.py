@@ -61,6 +61,8 @@ class FamilyCosts:
     lose the most quality."""
     overflows_fp16: frozenset[str] = frozenset()
     """Components that compute in fp32 when the others compute in fp16."""
+    frame_values: Callable[[int, int], float] | None = None
+    """The same as ``sample_values`` for each frame of a video, if motion modules change it."""
     fp16_without_bf16: bool = False
     """Whether the denoiser can compute in fp16 on a card without bf16."""
 
