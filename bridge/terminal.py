@@ -6,6 +6,7 @@ prints through here, and what a terminal would interpret is shown as `\\u001b`, 
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from typing import TextIO
@@ -15,6 +16,15 @@ _JOINERS = "\u200c\u200d"
 """Parts of words and of emoji."""
 _INTERPRETED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control characters, marks that change the direction of the text, halves of characters, and odd line ends."""
+
+
+_CONTROL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+"""ECMA-48: CSI (colours, cursor), OSC (titles, links), and the escapes of two characters."""
+
+
+def without_colours(text: str) -> str:
+    """What a program wrote for a terminal, without its control sequences: for messages, which quote it."""
+    return _CONTROL_SEQUENCE.sub("", text)
 
 
 def safe_text(text: str) -> str:

@@ -17,6 +17,8 @@ from diffusers import (
     AutoencoderKL,
     FluxPipeline,
     FluxTransformer2DModel,
+    PNDMScheduler,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -125,6 +127,42 @@ def tiny_sdxl(comfyui: Path, *, lightning: bool, seed: int = 6) -> StableDiffusi
         scheduler=sdxl_scheduler(lightning=lightning),
         add_watermarker=False,
     )
+
+
+def tiny_sd15(comfyui: Path, *, seed: int = 8) -> StableDiffusionPipeline:
+    """A Stable Diffusion 1.5 with two levels, of which the first attends to the text, and 8 heads."""
+    torch.manual_seed(seed)
+    return StableDiffusionPipeline(
+        vae=with_scaling(vae(4), 0.18215),
+        text_encoder=clip(False),
+        tokenizer=CLIPTokenizer.from_pretrained(comfyui / "comfy/sd1_tokenizer", model_max_length=77),
+        unet=UNet2DConditionModel(
+            sample_size=64,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(64, 128),
+            layers_per_block=2,
+            attention_head_dim=8,
+            cross_attention_dim=WIDTH,
+        ),
+        scheduler=PNDMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            set_alpha_to_one=False,
+            skip_prk_steps=True,
+            steps_offset=1,
+        ),
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+
+
+def with_scaling(made: AutoencoderKL, scaling: float) -> AutoencoderKL:
+    """The VAE with another scaling factor."""
+    made.register_to_config(scaling_factor=scaling)
+    return made
 
 
 FLUX_STEMS = {

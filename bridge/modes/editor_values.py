@@ -11,15 +11,13 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-VALUE_INDEX = 1
-"""The value of a parameter node among its widgets, after the name."""
 INPUT_NODE = -10
 """The editor's id of the node from which a subgraph's own inputs come."""
 Workflow = dict[str, Any]
 
 
-def set_value(workflow: Workflow, node_id: str, key: str, value: Any) -> None:
-    """Set the widget `key` of the parameter node `node_id`; nothing happens if the node is not in the workflow."""
+def set_value(workflow: Workflow, node_id: str, key: str, index: int, value: Any) -> None:
+    """Set the widget `key`, the `index`th of node `node_id`; nothing happens if the node is not in the workflow."""
     *instances, last = node_id.split(":")
     owner: Workflow = workflow
     instance: dict[str, Any] | None = None
@@ -35,7 +33,7 @@ def set_value(workflow: Workflow, node_id: str, key: str, value: Any) -> None:
     outer = None if instance is None else _outer_widget(owner, node, key, instance)
     if outer is not None:
         _set_widget(*outer, value)
-    _set_widget(node, VALUE_INDEX, key, value)
+    _set_widget(node, index, key, value)
 
 
 def _node(owner: Workflow, node_id: str) -> dict[str, Any] | None:

@@ -2,8 +2,9 @@
 
 A mode is a pair of files: `<name>.json` as the editor saves it, and `api/<name>.json`, the same graph as ComfyUI's
 front end exports it for `/prompt`. A `<name>.json` in the second format is a mode by itself. The boundary nodes of the
-graph (`NeuroLux…Parameter`) are the parameters, and its result nodes the results. The first heading and paragraph of
-the first note on the canvas are the title and description. No mode needs a side file or code.
+graph (`NeuroLux…Parameter`) are the parameters, and its result nodes the results. Publishing adds a third file, what an
+author chose in ComfyUI's App Mode: `bridge.modes.interface`. The first heading and paragraph of the first note on the
+canvas are the title and description.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,14 @@ from pydantic import JsonValue
 from bridge.contract import BridgeError, UnknownMode, shorten, shown
 from bridge.modes.editor_values import set_value
 from bridge.modes.graphs import Graph
-from bridge.modes.parameters import PARAMETER_CLASSES, Parameter, ParameterKind, read_parameter
+from bridge.modes.interface import Interface, interface_file, read_interface
+from bridge.modes.parameters import PARAMETER_CLASSES, RESERVED, Parameter, ParameterKind, read_parameter
 
 SHIPPED_WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
 """Node classes whose output is `{"images": [{"filename", "subfolder", "type"}]}`, whatever the files are."""
 PACK_PREFIX = "NeuroLux"
 """The prefix of the node pack's classes."""
-RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
-"""Fields of every request; parameters must not have these names."""
 ANY_MODEL = "starter"
 """The model that every installation has. A graph saved with it runs with the default model; a graph saved with another
 model keeps that."""
@@ -60,9 +60,13 @@ class Mode:
     results: tuple[str, ...]
     graph: Graph
     workflow: dict[str, Any]
+    result_names: Mapping[str, str] = field(default_factory=dict)
+    """Names of results that were frozen when the graph was published; Result nodes have their own."""
 
     def result_name(self, node_id: str) -> str:
         """The name of a result in the answer: that of its node, or the node's id if the name is linked."""
+        if node_id in self.result_names:
+            return self.result_names[node_id]
         name = self.graph[node_id]["inputs"].get("name")
         return name if isinstance(name, str) and name else node_id
 
@@ -71,7 +75,7 @@ class Mode:
         """Whether `model` names a model of the node pack, and not a file for another loader."""
         if "model" not in self.parameters:
             return False
-        targets = self._targets(self.parameters["model"].node_id)
+        targets = self._widgets(self.parameters["model"])
         return not targets or any(class_type.startswith(PACK_PREFIX) for class_type, _ in targets)
 
     @property
@@ -91,9 +95,9 @@ class Mode:
         return [*self.seeds, *(["model"] if self.takes_model and self.own_model is None else [])]
 
     def links(self) -> dict[str, list[tuple[str, str]]]:
-        """By parameter: the widgets (node class, input) that a Choice without own options is linked to."""
+        """By parameter: the widgets (node class, input) that a choice without own options sets."""
         open_choices = {
-            name: self._targets(parameter.node_id)
+            name: self._widgets(parameter)
             for name, parameter in self.parameters.items()
             if parameter.kind is ParameterKind.CHOICE and not parameter.choices
         }
@@ -101,12 +105,15 @@ class Mode:
             open_choices.pop("model", None)  # The list of models has these, with more detail.
         return {name: targets for name, targets in open_choices.items() if targets}
 
-    def _targets(self, node_id: str) -> list[tuple[str, str]]:
+    def _widgets(self, parameter: Parameter) -> list[tuple[str, str]]:
+        """The widgets, as node class and input, that get the parameter's value."""
+        if not parameter.node_id:
+            return [(self.graph[node_id]["class_type"], key) for node_id, key in parameter.targets]
         return [
             (node["class_type"], key)
             for node in self.graph.values()
             for key, value in node["inputs"].items()
-            if isinstance(value, list) and value[:1] == [node_id]
+            if isinstance(value, list) and value[:1] == [parameter.node_id]
         ]
 
     def offering(self, offered: Mapping[str, tuple[str, ...]]) -> Mode:
@@ -142,8 +149,10 @@ class Mode:
                     f"mode {self.name!r} no longer has the parameter {name!r}: its file changed after the job was "
                     "accepted; send the request again"
                 )
-            graph[parameter.node_id]["inputs"][parameter.input_key] = value
-            set_value(workflow, parameter.node_id, parameter.input_key, value)
+            for node_id, key in parameter.targets:
+                graph[node_id]["inputs"][key] = value
+            for node_id, key, index in parameter.places:
+                set_value(workflow, node_id, key, index, value)
         return graph, workflow
 
 
@@ -158,10 +167,13 @@ class ModeLibrary:
         """The names of all modes, including broken ones."""
         return sorted({_shown(path.stem) for folder in self._folders for path in _files(folder)})
 
-    def version(self) -> tuple[tuple[str, int, int, int, int], ...]:
+    def version(self) -> tuple[tuple[str | int, ...], ...]:
         """A value that changes when any file of any mode changes, appears or disappears."""
         paths = sorted(path for folder in self._folders for path in _files(folder))
-        return tuple((str(path), *_stamp(path), *_stamp(path.parent / "api" / path.name)) for path in paths)
+        return tuple(
+            (str(path), *_stamp(path), *_stamp(path.parent / "api" / path.name), *_stamp(interface_file(path)))
+            for path in paths
+        )
 
     def get(self, name: str) -> Mode:
         """The mode of that name. Raises UnknownMode or BrokenMode."""
@@ -177,12 +189,13 @@ class ModeLibrary:
     def _load(self, path: Path) -> Mode:
         api_path = path.parent / "api" / path.name
         try:
-            version = (*_stamp(path), *_stamp(api_path))
+            version = (*_stamp(path), *_stamp(api_path), *_stamp(interface_file(path)))
             known = self._read.get(path)
             if known and known[0] == version:
                 return known[1]
             workflow, graph = _read_files(path, api_path)
-            mode = read_mode(path.stem, workflow, graph)
+            frozen = _read_json(interface_file(path)) if interface_file(path).exists() else None
+            mode = read_mode(path.stem, workflow, graph, read_interface(frozen, graph))
             # What a request does with a mode: a node of another form shows itself now, not in a job.
             mode.bind({})
             mode.json_schema()
@@ -288,9 +301,9 @@ def _is_node(node: Any) -> bool:
     return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
 
 
-def read_mode(name: str, workflow: dict[str, Any], graph: Graph) -> Mode:
+def read_mode(name: str, workflow: dict[str, Any], graph: Graph, interface: Interface = Interface()) -> Mode:  # noqa: B008 - frozen
     """Make a mode from the two formats of a graph. Raises ValueError if the graph is invalid."""
-    parameters: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = {one.name: one for one in interface.parameters}
     for node_id, node in graph.items():
         kind = PARAMETER_CLASSES.get(node["class_type"])
         if kind is None:
@@ -301,16 +314,17 @@ def read_mode(name: str, workflow: dict[str, Any], graph: Graph) -> Mode:
                 f"node {node_id}: {parameter.name!r} is a field of every request; choose another name for the parameter"
             )
         if parameter.name in parameters:
-            other = parameters[parameter.name].node_id
+            other = parameters[parameter.name].targets[0][0]
             raise ValueError(f"nodes {other} and {node_id} are both parameters named {parameter.name!r}")
         parameters[parameter.name] = parameter
-    results = sorted((node_id for node_id, node in graph.items() if node["class_type"] in RESULT_CLASSES), key=_order)
+    own = sorted((node_id for node_id, node in graph.items() if node["class_type"] in RESULT_CLASSES), key=_order)
+    results = list(interface.results) or own
     if not results:
         raise ValueError(
             f"the graph has no Result node ({RESULT_CLASSES[0]}), so it has no result: add one and save it"
         )
     title, description = _read_note(workflow)
-    return Mode(name, title or name, description, parameters, tuple(results), graph, workflow)
+    return Mode(name, title or name, description, parameters, tuple(results), graph, workflow, interface.results)
 
 
 def _order(node_id: str) -> tuple[tuple[int, str], ...]:

@@ -40,10 +40,14 @@ PARAMETER_CLASSES = {
     "NeuroLuxImageParameter": ParameterKind.IMAGE,
     "NeuroLuxFileParameter": ParameterKind.FILE,
 }
+RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
+"""Fields of every request; parameters must not have these names."""
 OPTIONS_CHARS = 400
 """The most characters of a list of options in an error."""
 INPUT_KEYS = {ParameterKind.IMAGE: "image", ParameterKind.FILE: "file"}
 """The node input that holds the value, if it is not called value."""
+VALUE_INDEX = 1
+"""The value of a boundary node among its widgets, after the name."""
 UPLOADS = (ParameterKind.IMAGE, ParameterKind.FILE)
 """Kinds whose value is uploaded and stored; the job holds a reference to it."""
 
@@ -52,10 +56,15 @@ UPLOADS = (ParameterKind.IMAGE, ParameterKind.FILE)
 class Parameter:
     """A value that a request can set. Bounds are inclusive."""
 
-    node_id: str
     name: str
     kind: ParameterKind
     default: JsonValue
+    targets: tuple[tuple[str, str], ...]
+    """The inputs of nodes that a value goes to."""
+    places: tuple[tuple[str, str, int], ...] = ()
+    """The same in the editor's format: node, name of the widget, position among its widgets."""
+    node_id: str = ""
+    """The boundary node; empty for a widget that its author chose as an input of the app."""
     description: str = ""
     required: bool = False
     minimum: float | None = None
@@ -67,11 +76,6 @@ class Parameter:
     """Accepted kinds of file, by extension; empty: all kinds that `bridge.modes.files_in` knows."""
     offered: tuple[str, ...] | None = None
     """The options of the widget that the node is linked to; None if they are not known, or the node has own choices."""
-
-    @property
-    def input_key(self) -> str:
-        """The node input that holds the value."""
-        return INPUT_KEYS.get(self.kind, "value")
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -157,16 +161,19 @@ def read_parameter(node_id: str, kind: ParameterKind, inputs: Mapping[str, Any])
     name = inputs["name"]
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"node {node_id}: parameter name {name!r} is not an identifier such as 'strength'")
-    value = inputs[INPUT_KEYS.get(kind, "value")]
+    key = INPUT_KEYS.get(kind, "value")
+    value = inputs[key]
     if isinstance(value, list):
         raise ValueError(f"parameter {name!r}: its value is linked to another node, so a request cannot set it")
     bounded = kind in (ParameterKind.INTEGER, ParameterKind.NUMBER)
     seed = kind is ParameterKind.SEED
     return Parameter(
-        node_id=node_id,
         name=name,
         kind=kind,
         default=value,
+        targets=((node_id, key),),
+        places=((node_id, key, VALUE_INDEX),),
+        node_id=node_id,
         description=inputs.get("description", ""),
         required=bool(inputs.get("required", False)),
         minimum=inputs["minimum"] if bounded else 0 if seed else None,

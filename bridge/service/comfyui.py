@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
@@ -18,24 +17,12 @@ from bridge.comfyui.token import token_headers
 from bridge.service.child import ChildProcess
 from bridge.service.device import Device, find_device
 from bridge.service.installer import Installation
+from bridge.service.keeper import exit_text
+from bridge.service.start_log import ARGUMENTS_VARIABLE, last_error, remedy_for, why_the_pack_failed
 
 READY_TIMEOUT_S = 300.0
 """For a first start on a slow disk: importing torch, transformers and diffusers reads thousands of files."""
 POLL_S = 0.2
-ARGUMENTS_VARIABLE = "IMAGEGEN_COMFYUI_ARGS"
-
-_LOG_HINTS = {
-    "No module named": "a package is missing in its Python: install its requirements.txt and this project's",
-    "Address already in use": "another program took its port at the same moment: start again",
-    "driver on your system is too old": f"update the NVIDIA driver, or set {ARGUMENTS_VARIABLE}=--cpu",
-    "Found no NVIDIA driver": f"install the NVIDIA driver, or set {ARGUMENTS_VARIABLE}=--cpu",
-    "unrecognized arguments": f"check {ARGUMENTS_VARIABLE}",
-    "No space left on device": "free some disk space",
-}
-
-_REFUSED = re.compile(
-    r"(Cannot import \S*neurolux.* module for custom nodes|comfy_entrypoint in \S*neurolux[^:]*): *(?P<cause>.*)"
-)
 
 
 class ComfyUIStartFailed(ComfyUIError):
@@ -139,18 +126,20 @@ class ManagedComfyUI:
             return None
 
     def _ended(self) -> ComfyUIStartFailed:
-        tail = self.child.log_tail(40)
-        last = next((line for line in reversed(tail.splitlines()) if line.strip()), "it wrote nothing")
-        remedy = next((remedy for sign, remedy in _LOG_HINTS.items() if sign in tail), "")
-        cause = f"ComfyUI ended at start-up with code {self.child.returncode}: {last.strip()[:200]}"
-        return ComfyUIStartFailed(cause + (f" ({remedy})" if remedy else ""), self.child.log_file, tail)
+        assert self.child.returncode is not None
+        cause = f"ComfyUI ended at start-up with {exit_text(self.child.returncode)}: "
+        if error := last_error(self.child.log_tail(1000)):
+            cause += error[:200]
+            if remedy := remedy_for(error):
+                cause += f" ({remedy})"
+        elif last := self.child.log_tail(1).strip():
+            cause += f"its log has no error; the last line is {last[:200]!r}"
+        else:
+            cause += "it wrote nothing"
+        return ComfyUIStartFailed(cause, self.child.log_file, self.child.log_tail(40))
 
     def _no_pack(self, sign: str) -> ComfyUIStartFailed:
-        # ComfyUI continues without a pack that fails, and logs "Cannot import <path> module for custom nodes: <cause>"
-        # or "Error while calling comfy_entrypoint in <path>: <cause>"
-        matches = (_REFUSED.search(line) for line in self.child.log_tail(1000).splitlines())
-        reasons = [match["cause"].strip() for match in matches if match]
-        reason = reasons[-1][:200] if reasons else sign
+        reason = (why_the_pack_failed(self.child.log_tail(1000)) or sign)[:200]
         cause = f"ComfyUI runs, but NeuroLux's node pack did not load: {reason}"
         if "No module named" in reason:
             cause += f" (install it for {self.installation.python})"

@@ -7,6 +7,8 @@ import os
 from collections import deque
 from pathlib import Path
 
+from bridge.terminal import without_colours
+
 LOG_BYTES = 8 * 1024 * 1024
 """A file of this size is renamed to `<name>.1`, which replaces the one before."""
 TAIL_BYTES = 64 * 1024
@@ -44,8 +46,8 @@ class LogFile:
         self._append(data)
 
     def tail(self, lines: int) -> str:
-        """The last lines that the process wrote, also those that the disk did not take."""
-        text = b"".join(self._tail).decode("utf-8", "replace")
+        """The last lines that the process wrote, without their colours; also those that the disk did not take."""
+        text = without_colours(b"".join(self._tail).decode("utf-8", "replace"))
         return "\n".join(text.rstrip().splitlines()[-lines:])
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ class Results:
     def node_done(self, event: NodeDone) -> None:
         """Start to fetch while ComfyUI still ends the run. With several result nodes the order is known only later."""
         if self._mode.results == (event.node,):
-            for index, file in enumerate(event.output.get("images", [])):
+            for index, file in enumerate(files_of(event.output)):
                 self._fetch(index, file, self._mode.result_name(event.node))
 
     async def collect(self, result: RunResult) -> tuple[FileFormat, list[ImageObject]]:
@@ -41,9 +41,7 @@ class Results:
         """
         mode = self._mode
         files = [
-            (file, mode.result_name(node))
-            for node in mode.results
-            for file in (result.outputs.get(node) or {}).get("images", [])
+            (file, mode.result_name(node)) for node in mode.results for file in files_of(result.outputs.get(node) or {})
         ]
         if not files:
             raise BridgeError(f"mode {mode.name} ended without an image; does a result node lack its input?")
@@ -81,6 +79,17 @@ class Results:
             task.cancel()
         if unwanted:  # Without any, nothing is awaited, and what follows goes out with what was just sent.
             await asyncio.gather(*unwanted, return_exceptions=True)
+
+
+def files_of(output: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The files in a node's answer: `images` of most nodes, `gifs`, `audio` or `3d` of others."""
+    return [
+        each
+        for found in output.values()
+        if isinstance(found, list)
+        for each in found
+        if isinstance(each, dict) and isinstance(each.get("filename"), str)
+    ]
 
 
 def _failed(task: asyncio.Task[ImageObject]) -> bool:

@@ -10,7 +10,6 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -26,7 +25,7 @@ import websocket
 from PIL import Image
 
 from bridge.service.comfyui import DEFAULTS, free_port
-from bridge.service.installer import find_installation
+from bridge.service.installer import existing_installation, find_installation
 from bridge.settings import Settings
 
 START_TIMEOUT_S = 120
@@ -177,8 +176,9 @@ def running_comfyui(
         (base / folder).mkdir(parents=True, exist_ok=True)
     port = free_port()
     log = base / "comfyui.log"
+    python = existing_installation(comfyui, "named").python
     command = [
-        sys.executable, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
+        str(python), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
         "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
         "--preview-method", "auto", "--disable-auto-launch", "--disable-api-nodes",
     ]  # fmt: skip

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+SILENCE_S = 60
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -27,9 +29,17 @@ class FakeHub:
         """Answer everything with this status and error code."""
         self.broken_after: int | None = None
         """Serve a file only up to this byte, then drop the connection."""
+        self.silent_after: int | None = None
+        """Serve a file only up to this byte, then say nothing more and keep the connection."""
+        self.silent_at: str | None = None
+        """Never answer a request whose path has this in it."""
         self.damaged: str | None = None
         """Serve the file of this name with one wrong byte."""
         self.requested: list[str] = []
+        self.asked_for: list[str] = []
+        """The files of which the size and hash were asked for."""
+        self.held_back: tuple[str, int] | None = None
+        """The end of the file of this name is served when it was asked for so often."""
         self.url = ""
 
     def files(self) -> dict[str, bytes]:
@@ -39,6 +49,14 @@ class FakeHub:
             for path in sorted(self.folder.rglob("*"))
             if path.is_file()
         }
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Up to a minute."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)  # what asked goes on to its lock
 
 
 @contextmanager
@@ -57,7 +75,9 @@ def running_hub(folder: Path) -> Iterator[FakeHub]:
             self.answer(body=True)
 
         def answer(self, *, body: bool) -> None:
-            if hub.refusal is not None:
+            if hub.silent_at is not None and hub.silent_at in self.path:
+                time.sleep(SILENCE_S)
+            elif hub.refusal is not None:
                 status, code = hub.refusal
                 self.send_response(status)
                 self.send_header("X-Error-Code", code)
@@ -89,8 +109,7 @@ def running_hub(folder: Path) -> Iterator[FakeHub]:
                 self.send_error(404)
                 return
             start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
-            if body:
-                hub.requested.append(f"{name}@{start}")
+            (hub.requested if body else hub.asked_for).append(f"{name}@{start}" if body else name)
             self.send_response(206 if start else 200)
             if name.endswith(".safetensors"):  # large file storage: the hash of the content, beside the storage's own
                 self.send_header("X-Linked-ETag", f'"{hashlib.sha256(data).hexdigest()}"')
@@ -104,6 +123,15 @@ def running_hub(folder: Path) -> Iterator[FakeHub]:
                 limit = hub.broken_after
                 if name == hub.damaged:
                     data = bytes([data[0] ^ 1]) + data[1:]
+                if hub.silent_after is not None and start + hub.silent_after < len(data):
+                    self.wfile.write(data[start : start + hub.silent_after])
+                    self.wfile.flush()
+                    time.sleep(SILENCE_S)
+                    return
+                if hub.held_back is not None and name == hub.held_back[0]:
+                    self.wfile.write(data[start : start + 1000])
+                    wait_until(lambda held=hub.held_back: hub.asked_for.count(held[0]) >= held[1])
+                    start += 1000
                 self.wfile.write(data[start:limit])
                 if limit is not None and limit < len(data):
                     self.wfile.flush()

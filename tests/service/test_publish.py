@@ -5,6 +5,8 @@ The graphs have stock nodes and our boundary nodes only, so no weights are neede
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import io
 import json
 import zipfile
@@ -41,6 +43,52 @@ BUILD = """async (withResult) => {
     link(empty, invert, 'image');
     const result = add(withResult ? 'NeuroLuxResult' : 'PreviewImage', [1100, 0], withResult ? {name: 'negative'} : {});
     link(invert, result, 'images');
+}"""
+BUILD_APP = """() => {
+    app.graph.clear();
+    const add = (type, pos, values) => {
+        const node = LiteGraph.createNode(type);
+        node.pos = pos;
+        app.graph.add(node);
+        for (const [name, value] of Object.entries(values)) node.widgets.find(w => w.name === name).value = value;
+        return node;
+    };
+    const empty = add('EmptyImage', [0, 0], {width: 32, height: 24});
+    const invert = add('ImageInvert', [400, 0], {});
+    const noise = add('RandomNoise', [0, 300], {noise_seed: 3});
+    const shown = add('PreviewImage', [800, 0], {});
+    shown.title = 'Look here';
+    empty.connect(0, invert, 0);
+    invert.connect(0, shown, 0);
+    empty.inputs.find(slot => slot.widget?.name === 'color').label = 'Colour';
+    app.graph.extra.linearData = {
+        inputs: [
+            [empty.id, 'color'], [String(empty.id), 'width', {description: 'Pixels.'}], [99, 'gone'],
+            [noise.id, 'noise_seed', {name: 'seed'}],
+        ],
+        outputs: [shown.id],
+    };
+}"""
+INTO_SUBGRAPH = """(types) => {
+    const graph = app.canvas.graph;
+    const nodes = graph.nodes.filter(node => types.includes(node.type) || (types.length > 2 && node.subgraph));
+    return graph.convertToSubgraph(new Set(nodes)).node.subgraph.nodes.length;
+}"""
+OPENED = """async (encoded) => {
+    const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
+    await app.handleFile(new File([bytes], 'dropped.png', {type: 'image/png'}));
+    await new Promise(done => setTimeout(done, 500));
+    const found = {}, depths = [];
+    const walk = (graph, depth) => graph.nodes.forEach(node => {
+        const value = name => node.widgets?.find(widget => widget.name === name)?.value;
+        if (node.type === 'NeuroLuxIntegerParameter') {
+            found[value('name')] = value('value');
+            depths.push(depth);
+        }
+        if (node.subgraph) walk(node.subgraph, depth + 1);
+    });
+    walk(app.graph, 0);
+    return {found, depths};
 }"""
 PUBLISH = "() => { app.extensionManager.command.execute('NeuroLux.PublishAsMode'); }"
 
@@ -96,6 +144,15 @@ async def publish_as(page: Page, name: str) -> None:
     field = page.get_by_role("dialog").get_by_role("textbox")
     await field.fill(name)
     await field.press("Enter")
+    await field.wait_for(state="detached")
+
+
+async def agree(page: Page, *shown: str, button: str = "Confirm") -> None:
+    """The dialog lists what the endpoint takes; press its button."""
+    dialog = page.get_by_role("dialog")
+    for text in shown:
+        await expect(dialog).to_contain_text(text)
+    await dialog.get_by_role("button", name=button).click()
 
 
 async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
@@ -103,6 +160,7 @@ async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
 ) -> None:
     await page.evaluate(BUILD, True)
     await publish_as(page, "My Negative!")
+    await agree(page, "color: integer", "width: integer")
     url = f"{service.url}/v1/modes/my-negative"
     await expect(page.locator(".p-toast-message-success")).to_contain_text(f"POST {url} runs this graph now")
     schema = client.mode("my-negative")
@@ -126,14 +184,58 @@ async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
     await expect(dialog).to_have_count(0)
     assert (modes / "api" / "my-negative.json").read_bytes() == first
     await publish_as(page, "my-negative")
-    await dialog.get_by_role("button", name="Overwrite").click()
+    await agree(page, button="Overwrite")
     await expect(page.locator(".p-toast-message-success")).to_have_count(2)
     assert make_image(client.images(client.run_mode("my-negative", color=1))[0]).size == (32, 40)
 
-    await page.evaluate(BUILD, False)
+    await page.evaluate("() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('EmptyImage')); }")
     await publish_as(page, "endless")
-    await expect(page.locator(".p-toast-message-error")).to_contain_text("no Result node")
+    await expect(page.locator(".p-toast-message-error")).to_contain_text("no Result node and no other node that saves")
     assert not (modes / "endless.json").exists()
+
+
+async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
+    page: Page, client: ImageGenClient, modes: Path
+) -> None:
+    """No node of ours: inputs and output as App Mode saves them, with a label and an entry that leads nowhere."""
+    await page.evaluate(BUILD_APP)
+    await publish_as(page, "stock")
+    await agree(page, "colour: integer", "width: integer", "seed: seed", "left out: the app's input 'gone'")
+    await expect(page.locator(".p-toast-message-success").last).to_contain_text("/v1/modes/stock runs this graph now")
+    fields = client.mode("stock")["properties"]
+    assert (fields["colour"]["minimum"], fields["colour"]["maximum"]) == (0, 0xFFFFFF)
+    assert (fields["width"]["default"], fields["width"]["description"]) == (32, "Pixels.")
+    answer = client.run_mode("stock", colour=0x102030, width=48, seed=5)
+    [file] = answer.files
+    assert file.result == "look_here"
+    [shown] = [make_image(data) for data in client.images(answer)]
+    assert (shown.size, shown.getpixel((0, 0))) == ((48, 24), (0xEF, 0xDF, 0xCF))
+    assert answer.seed == 5
+    with pytest.raises(ClientError, match="colour 16777216 is above the maximum of 16777215"):
+        client.run_mode("stock", colour=0x1000000)
+
+
+async def test_parameters_that_the_editor_put_into_subgraphs_are_set_and_come_back(
+    page: Page, client: ImageGenClient, modes: Path
+) -> None:
+    """One subgraph, and one in another: the image opens in the editor with the values that made it."""
+    await page.evaluate(BUILD, True)
+    assert await page.evaluate(INTO_SUBGRAPH, ["NeuroLuxIntegerParameter", "EmptyImage"]) == 3
+    await publish_as(page, "once")
+    await agree(page)
+    await expect(page.locator(".p-toast-message-success").last).to_contain_text("/v1/modes/once runs this graph now")
+    assert await page.evaluate(INTO_SUBGRAPH, ["ImageInvert", "", ""]) == 2
+    await publish_as(page, "nested")
+    await agree(page)
+    await expect(page.locator(".p-toast-message-success").last).to_contain_text("/v1/modes/nested runs this graph now")
+    for depth, name in ((1, "once"), (2, "nested")):
+        answer = await asyncio.to_thread(client.run_mode, name, color=0x102030, width=48)
+        (data,) = client.images(answer)
+        made = make_image(data)
+        assert (made.size, made.getpixel((0, 0))) == ((48, 24), (0xEF, 0xDF, 0xCF))
+        opened = await page.evaluate(OPENED, base64.b64encode(data).decode())
+        assert opened["found"] == {"color": 0x102030, "width": 48}
+        assert opened["depths"] == [depth, depth]
 
 
 async def test_publishing_is_in_the_menu_and_among_the_commands(page: Page) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..catalog.auxiliary import auxiliary_catalog
 from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.placed import derived
@@ -56,9 +57,15 @@ INSTEAD = {
 
 
 def mode_choices() -> tuple[str, ...]:
-    """Every kind of control image that some family's union ControlNets know."""
-    known = (family.controls.modes for family in families().values() if family.controls is not None)
+    """Every kind of control image that some family's ControlNets know."""
+    known = (family_modes(name) for name, family in families().items() if family.controls is not None)
     return (AUTO_MODE, *dict.fromkeys(mode for modes in known for mode in modes))
+
+
+def family_modes(family: str) -> tuple[str, ...]:
+    """The kinds that the family's union ControlNets count, and those that one of the catalog serves uncounted."""
+    listed = (one.kinds for one in auxiliary_catalog().controlnets.values() if one.family == family)
+    return tuple(dict.fromkeys([*controls_of(family).modes, *(kind for kinds in listed for kind in kinds)]))
 
 
 def make_control(
@@ -77,7 +84,7 @@ def make_control(
         )
     if not start < end:
         raise InvalidParameter("start", f"start {start:g} is not before end {end:g}; the ControlNet would never act")
-    modes = controls_of(model.family).modes
+    modes = family_modes(model.family)
     if mode != AUTO_MODE and mode not in modes:
         raise InvalidParameter(
             "mode", f"mode {mode!r} is not one of a {model.family} union ControlNet; use {', '.join(modes)}"

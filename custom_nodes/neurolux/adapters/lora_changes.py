@@ -1,54 +1,149 @@
-"""What a layer of a LoRA file adds to a weight: two factors, a Kronecker product, or a whole matrix.
+"""What a layer of a LoRA file does to a weight: factors, a Kronecker product, a product value by value, a whole matrix,
+a rotation or factors of its outputs, or factors of its inputs.
 
-LoRA, LoCon and DoRA are factors already. LoKr stays a Kronecker product, whose parts are tiny. LoHa becomes factors of
-the product of its ranks, or the whole matrix where that is smaller. Everything is exact but for rounding.
+Nothing here makes a matrix of the weight's size, unless it stands in the file: a file of thousands of layers is planned
+on the meta device, and each layer is read when it is put in. Everything is exact but for rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+WHOLE_WEIGHTS = "a model's own weights, not those of a LoRA"
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Adds ``up @ down``: matrices, or (rank, inputs, h, w) and (outputs, rank, 1, 1)."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.up.shape[0], self.down.shape[1]
+
+    def chosen(self, rows: torch.Tensor) -> Factors:
+        return Factors(self.down, self.up[rows])
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """Adds ``kron(outer, inner)``: matrices, or the inner one a kernel (outputs, inputs, h, w)."""
+
+    outer: torch.Tensor
+    inner: torch.Tensor
+    order: torch.Tensor | None = None
+    """Which rows of the product the layer has, in their order; None for all."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows = self.outer.shape[0] * self.inner.shape[0] if self.order is None else len(self.order)
+        return rows, self.outer.shape[1] * self.inner.shape[1]
+
+    def chosen(self, rows: torch.Tensor) -> Kronecker:
+        return replace(self, order=rows if self.order is None else self.order[rows])
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """Adds the product, value by value, of two products, each of (outputs, rank) and (rank, inputs, ...)."""
+
+    ups: tuple[torch.Tensor, torch.Tensor]
+    downs: tuple[torch.Tensor, torch.Tensor]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.ups[0].shape[0], self.downs[0].shape[1]
+
+    def chosen(self, rows: torch.Tensor) -> Hadamard:
+        return Hadamard((self.ups[0][rows], self.ups[1][rows]), self.downs)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Adds a weight as it stands in the file."""
+
+    weight: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def chosen(self, rows: torch.Tensor) -> Difference:
+        return Difference(self.weight[rows])
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Multiplies the weight's outputs with orthogonal blocks, made of skew ones (OFT), in stages (BOFT)."""
+
+    skew: torch.Tensor
+    """(blocks, side, side), or (stages, blocks, side, side)."""
+    rescale: torch.Tensor | None = None
+    """(outputs,)."""
+
+    @property
+    def shape(self) -> tuple[int, None]:
+        return self.skew.shape[-3] * self.skew.shape[-1], None
+
+    def chosen(self, rows: torch.Tensor) -> Rotation:
+        side = self.skew.shape[-1]
+        if self.skew.dim() > 3 or len(rows) % side:
+            raise ValueError("a rotation across joined layers (OFT or BOFT)")
+        whole = rows.view(-1, side)
+        if (whole[:, 0] % side).any() or not torch.equal(whole, whole[:, :1] + torch.arange(side)):
+            raise ValueError("a rotation across joined layers (OFT or BOFT)")
+        return Rotation(self.skew[whole[:, 0] // side], None if self.rescale is None else self.rescale[rows])
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Adds each input's, or each output's, own share of the weight."""
+
+    shares: torch.Tensor
+    of_inputs: bool
+
+    @property
+    def shape(self) -> tuple[int | None, int | None]:
+        return (None, len(self.shares)) if self.of_inputs else (len(self.shares), None)
+
+    def chosen(self, rows: torch.Tensor) -> Gain:
+        return self if self.of_inputs else Gain(self.shares[rows], False)
+
+
+Kind = Factors | Kronecker | Hadamard | Difference | Rotation | Gain
 
 
 @dataclass(frozen=True)
 class Change:
-    """``up @ down`` (2 or 4 dimensions), or ``kron(up, down)``, times the scale, which is in ``down`` already."""
+    """What is done to a layer."""
 
-    down: torch.Tensor
-    up: torch.Tensor
-    kron: bool = False
-    dora: torch.Tensor | None = None
-    """The magnitude of each row of the changed weight (DoRA)."""
+    kind: Kind
+    bias: torch.Tensor | None = None
+    """What is added to the bias."""
+    magnitude: torch.Tensor | None = None
+    """The length of each row of the changed weight, or of each column (DoRA)."""
+    of_inputs: bool = False
+    """Whether the magnitudes are those of the inputs."""
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Outputs and inputs of the layer."""
-        if self.kron:
-            return self.up.shape[0] * self.down.shape[0], self.up.shape[1] * self.down.shape[1]
-        return self.up.shape[0], self.down.shape[1]
+    def shape(self) -> tuple[int | None, int | None]:
+        """Outputs and inputs of the layer; None for what any layer fits."""
+        return self.kind.shape
 
-    def rows(self, start: int, count: int) -> Change:
-        """The part of some rows of the weight."""
-        dora = None if self.dora is None else self.dora[start : start + count]
-        if not self.kron:
-            return Change(self.down, self.up[start : start + count], dora=dora)
-        inner = self.down.shape[0]
-        if start % inner == 0 and count % inner == 0:
-            return Change(self.down, self.up[start // inner : (start + count) // inner], True)
-        return whole(torch.kron(self.up, self.down)[start : start + count])
-
-    def swapped(self) -> Change:
-        """With the two halves of the rows exchanged."""
-        half = self.shape[0] // 2
-        first, second = self.rows(0, half), self.rows(half, half)
-        if self.kron and first.kron:
-            return Change(self.down, torch.cat([second.up, first.up]), True)
-        if self.kron:
-            return whole(torch.cat([dense(second), dense(first)]))
-        dora = None if self.dora is None else torch.cat([self.dora[half:], self.dora[:half]])
-        return Change(self.down, torch.cat([second.up, first.up]), dora=dora)
+    def chosen(self, rows: torch.Tensor) -> Change:
+        """The part of some rows of the weight, in their order. Raises ValueError where a part means nothing."""
+        if self.magnitude is not None and self.of_inputs:
+            raise ValueError("DoRA along the inputs of joined layers")
+        return Change(
+            self.kind.chosen(rows),
+            None if self.bias is None else self.bias[rows],
+            None if self.magnitude is None else self.magnitude[rows],
+        )
 
 
 def shaped(change: Change, kernel: tuple[int, ...]) -> Change:
@@ -56,66 +151,95 @@ def shaped(change: Change, kernel: tuple[int, ...]) -> Change:
 
     Some files have all inputs of a convolution in one dimension, and 1x1 convolutions as matrices or the reverse.
     """
-    if not kernel and change.down.dim() == 4 and change.down.shape[2:] == (1, 1):
-        return Change(change.down[:, :, 0, 0], change.up.flatten(1), dora=change.dora)
-    if not kernel or change.down.dim() > 2:
-        return change
-    area = kernel[0] * kernel[1]
-    if change.kron or change.down.shape[1] % area:
-        matrix = dense(change)
-        return whole(matrix.view(matrix.shape[0], -1, *kernel)) if matrix.shape[1] % area == 0 else change
-    down = change.down.view(change.down.shape[0], -1, *kernel)
-    return Change(down, change.up.flatten(1)[:, :, None, None], dora=change.dora)
+    kind = change.kind
+    if isinstance(kind, Factors):
+        down, up = cut(kind.down, kernel), kind.up.flatten(1)
+        return replace(change, kind=Factors(down, up[:, :, None, None] if kernel and down.dim() > 2 else up))
+    if isinstance(kind, Hadamard):
+        return replace(change, kind=Hadamard(kind.ups, (cut(kind.downs[0], kernel), cut(kind.downs[1], kernel))))
+    if isinstance(kind, Difference):
+        return replace(change, kind=Difference(cut(kind.weight, kernel)))
+    if isinstance(kind, Kronecker):
+        return replace(change, kind=replace(kind, inner=cut(kind.inner, kernel)))
+    return change
 
 
-def dense(change: Change) -> torch.Tensor:
-    """The matrix of a linear change."""
-    return torch.kron(change.up, change.down) if change.kron else change.up @ change.down
-
-
-def whole(matrix: torch.Tensor) -> Change:
-    """A matrix (or the weight of a convolution) as factors, one of which is the identity."""
-    outputs, inputs = matrix.shape[:2]
-    if matrix.dim() > 2:
-        return Change(matrix, torch.eye(outputs)[:, :, None, None])
-    return Change(matrix, torch.eye(outputs)) if outputs <= inputs else Change(torch.eye(inputs), matrix)
+def cut(weight: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
+    """A weight (outputs, inputs, ...) with this kernel, if it has as many values."""
+    if not kernel:
+        return weight[:, :, 0, 0] if weight.dim() == 4 and weight.shape[2:] == (1, 1) else weight
+    if weight.dim() > 2 or weight.shape[1] % (kernel[0] * kernel[1]):
+        return weight
+    return weight.reshape(weight.shape[0], -1, *kernel)
 
 
 def change_of(tensors: Mapping[str, torch.Tensor]) -> Change:
-    """What the tensors of a layer add. Raises ValueError, which names what is missing or unknown."""
-    own = {kind: value.to(torch.float32) for kind, value in tensors.items()}
-    alpha = float(own["alpha"].flatten()[0]) if "alpha" in own else None
+    """What the tensors of a layer do. Raises ValueError, which names what is missing or unknown."""
+    for name, value in tensors.items():
+        if value.numel() > 1 and not value.is_floating_point():
+            raise ValueError(f"tensors of type {str(value.dtype).removeprefix('torch.')} ({name})")
+    own = {kind: value.to(torch.float32) for kind, value in tensors.items() if kind not in ("alpha", "on_input")}
+    alpha = float(tensors["alpha"].flatten()[0]) if "alpha" in tensors else None
+    kind = kind_of(own, tensors, alpha)
+    bias = own.get("bias")
+    if bias is not None and bias.flatten().shape[0] != kind.shape[0]:
+        raise ValueError("a bias of another size")
+    change = Change(kind, None if bias is None else bias.flatten())
+    return change if "dora" not in own else with_magnitude(change, own["dora"])
+
+
+def kind_of(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], alpha: float | None) -> Kind:
+    """The method by which the tensors change the weight. Raises ValueError."""
     if "down" in own or "up" in own:
-        change = plain(own, alpha)
-    elif any(kind.startswith("lokr_") for kind in own):
-        change = lokr(own, alpha)
-    elif any(kind.startswith("hada_") for kind in own):
-        change = loha(own, alpha)
-    else:
-        raise ValueError(f"tensors called {', '.join(own)}")
-    if "dora" not in own:
-        return change
-    if change.kron or "down" not in own or change.down.dim() > 2:
-        raise ValueError("DoRA on something else than a linear LoRA")
-    dora = own["dora"]
-    if dora.numel() != change.shape[0] or (dora.dim() > 1 and dora.shape[0] == 1 and change.shape[0] > 1):
-        raise ValueError("DoRA along the inputs")
-    return Change(change.down, change.up, dora=dora.flatten())
+        return plain(own, alpha)
+    if any(kind.startswith("lokr_") for kind in own):
+        return lokr(own, alpha)
+    if any(kind.startswith("hada_") for kind in own):
+        return loha(own, alpha)
+    if "oft_blocks" in own:
+        return rotation(own, alpha or 0.0)
+    if "diff" in own:
+        return Difference(own["diff"])
+    if "weight" in own and "on_input" in tensors:
+        return Gain(own["weight"].flatten(), bool(tensors["on_input"].any()))
+    if "weight" in own:
+        raise ValueError(WHOLE_WEIGHTS)
+    if "bias" in own:
+        return Gain(torch.zeros_like(own["bias"].flatten()), False)
+    raise ValueError(f"tensors called {', '.join(own) or ', '.join(tensors)}")
 
 
-def halved(down: torch.Tensor, up: torch.Tensor, scale: float) -> Change:
+def with_magnitude(change: Change, dora: torch.Tensor) -> Change:
+    """``change`` as a DoRA. Raises ValueError for a method that has none."""
+    if isinstance(change.kind, Rotation | Gain):
+        raise ValueError("DoRA on something that adds nothing to the weight")
+    return replace(change, magnitude=dora.flatten(), of_inputs=dora.dim() > 1 and dora.shape[0] == 1)
+
+
+def check_magnitude(change: Change) -> None:
+    """Raise ValueError unless there is a magnitude for each output, or for each input."""
+    if change.magnitude is None:
+        return
+    outputs, inputs = change.shape
+    if len(change.magnitude) != (inputs if change.of_inputs else outputs):
+        raise ValueError(f"DoRA with {len(change.magnitude)} magnitudes for a weight of {outputs}x{inputs}")
+
+
+def halved(down: torch.Tensor, up: torch.Tensor, scale: float) -> Factors:
     """Both factors with the scale shared between them, as diffusers does, so that neither is very small."""
     first, second = scale, 1.0
     while 0 < first * 2 < second:
         first, second = first * 2, second / 2
-    return Change(down * first, up * second)
+    return Factors(down * first, up * second)
 
 
-def plain(own: Mapping[str, torch.Tensor], alpha: float | None) -> Change:
+def plain(own: Mapping[str, torch.Tensor], alpha: float | None) -> Factors:
     """LoRA and LoCon."""
     if "down" not in own or "up" not in own:
         raise ValueError("half a LoRA layer: lora_A or lora_B is missing")
     down, up = own["down"], own["up"]
+    if down.shape[0] != up.shape[1] and "mid" not in own:
+        raise ValueError(f"factors of the ranks {down.shape[0]} and {up.shape[1]}")
     scale = 1.0 if alpha is None else alpha / down.shape[0]
     if "mid" in own:
         down = torch.einsum("oikl,ic->ockl", own["mid"], down.flatten(1))
@@ -124,16 +248,13 @@ def plain(own: Mapping[str, torch.Tensor], alpha: float | None) -> Change:
     return halved(down, up, scale)
 
 
-def lokr(own: Mapping[str, torch.Tensor], alpha: float | None) -> Change:
+def lokr(own: Mapping[str, torch.Tensor], alpha: float | None) -> Kronecker:
     """A Kronecker product; each side may be a product itself."""
     left, rank = side(own, "lokr_w1")
     right, other = side(own, "lokr_w2", "lokr_t2")
     rank = other or rank
     scale = alpha / rank if alpha is not None and rank else 1.0
-    if left.dim() == 2 and right.dim() == 2:
-        return Change(right * scale, left, True)
-    left = left[:, :, None, None] if left.dim() == 2 else left
-    return whole(torch.kron(left, right) * scale)
+    return Kronecker(left.flatten(1), right * scale)
 
 
 def side(own: Mapping[str, torch.Tensor], name: str, tucker: str = "") -> tuple[torch.Tensor, int]:
@@ -149,22 +270,32 @@ def side(own: Mapping[str, torch.Tensor], name: str, tucker: str = "") -> tuple[
     return made.view(made.shape[0], *second.shape[1:]), second.shape[0]
 
 
-def loha(own: Mapping[str, torch.Tensor], alpha: float | None) -> Change:
+def loha(own: Mapping[str, torch.Tensor], alpha: float | None) -> Hadamard:
     """The product, value by value, of two products."""
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     if any(name not in own for name in names):
         raise ValueError("half a LoHa layer")
     up1, down1, up2, down2 = (own[name] for name in names)
-    rank = down1.shape[0]
-    scale = 1.0 if alpha is None else alpha / rank
-    if "hada_t1" in own:
-        first = torch.einsum("ijkl,jr,ip->prkl", own["hada_t1"], down1, up1)
-        second = torch.einsum("ijkl,jr,ip->prkl", own["hada_t2"], down2, up2)
-        return whole(first * second * scale)
-    inputs = down1.shape[1:].numel()
-    if down1.dim() > 2 or rank * down2.shape[0] >= min(up1.shape[0], inputs):
-        made = (up1 @ down1.flatten(1)) * (up2 @ down2.flatten(1)) * scale
-        return whole(made.view(up1.shape[0], *down1.shape[1:]))
-    up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
-    down = (down1[:, None, :] * down2[None, :, :]).flatten(0, 1)
-    return halved(down, up, scale)
+    scale = 1.0 if alpha is None else alpha / down1.shape[0]
+    if "hada_t1" in own or "hada_t2" in own:
+        if "hada_t1" not in own or "hada_t2" not in own:
+            raise ValueError("half a LoHa layer")
+        up1, up2 = up1.T, up2.T
+        down1 = torch.einsum("ijkl,jr->irkl", own["hada_t1"], down1)
+        down2 = torch.einsum("ijkl,jr->irkl", own["hada_t2"], down2)
+    return Hadamard((up1 * scale, up2), (down1, down2))
+
+
+def rotation(own: Mapping[str, torch.Tensor], most: float) -> Rotation:
+    """OFT and BOFT of LyCORIS and kohya. ``most``: what the length of all blocks together is held to; 0: nothing."""
+    blocks = own["oft_blocks"]
+    if blocks.dim() not in (3, 4) or blocks.shape[-1] != blocks.shape[-2]:
+        raise ValueError(f"OFT blocks of the shape {tuple(blocks.shape)}")
+    skew = blocks - blocks.transpose(-1, -2)
+    if most > 0 and not skew.is_meta:
+        skew = skew * min(1.0, most / (float(skew.norm()) + 1e-8))
+    rescale = own.get("rescale")
+    made = Rotation(skew, None if rescale is None else rescale.flatten())
+    if made.rescale is not None and len(made.rescale) != made.shape[0]:
+        raise ValueError("OFT with a rescale of another size")
+    return made

@@ -17,24 +17,51 @@ END = r"(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?$"
 KINDS = (
     (re.compile(r"[._](?:lora_down|lora_A|lora\.down|lora_linear_layer\.down)" + END), "down"),
     (re.compile(r"[._](?:lora_up|lora_B|lora\.up|lora_linear_layer\.up)" + END), "up"),
+    (re.compile(r"(?:[._](?:lora_up|lora_B)(?:\.\w+)?\.bias|\.diff_b)$"), "bias"),
+    (re.compile(r"\.diff(?:\.weight)?$"), "diff"),
     (re.compile(r"\.lora_mid\.weight$"), "mid"),
     (re.compile(r"(?:\.lora)?\.alpha$"), "alpha"),
     (re.compile(r"\.(?:dora_scale|lora_magnitude_vector)" + END), "dora"),
-    (re.compile(r"\.((?:lokr|hada)_\w+)$"), ""),
+    (re.compile(r"\.((?:lokr|hada)_\w+|oft_blocks|rescale|on_input)$"), ""),
+    (re.compile(r"\.weight$"), "weight"),
 )  # fmt: skip
 """The end of a tensor's name, and what it is; empty: its own name."""
 XLABS = {
     "double_blocks.processor.qkv_lora1": "img_attn.qkv", "double_blocks.processor.qkv_lora2": "txt_attn.qkv",
     "double_blocks.processor.proj_lora1": "img_attn.proj", "double_blocks.processor.proj_lora2": "txt_attn.proj",
+    "single_blocks.processor.qkv_lora": "qkv", "single_blocks.processor.proj_lora": "linear2",
 }  # fmt: skip
 """XLabs' names of the layers of a FLUX block."""
-XLABS_NAME = re.compile(r"(double_blocks)\.(\d+)\.(processor\.\w+_lora\d)(?=\.(?:down|up)\.weight$)")
+XLABS_NAME = re.compile(r"(double_blocks|single_blocks)\.(\d+)\.(processor\.\w+_lora\d?)(?=\.(?:down|up)\.weight$)")
 OLD_PROCESSOR = re.compile(r"\.processor\.(to_[a-z]+)(?=_lora\.)")
 """The attention processors of old versions of diffusers."""
 OLD_OUT = {"to_out": "to_out.0"}
 REST = re.compile(r"\.[^.]+$")
-METHODS = (("lokr_", "LoKr"), ("hada_", "LoHa"), ("oft_", "OFT"), ("boft_", "BOFT"), ("on_input", "(IA)³"),
-           ("diff", "full weights"), ("w_norm", "norms"), ("b_norm", "norms"))  # fmt: skip
+METHODS = (
+    ("lokr_", "LoKr"),
+    ("hada_", "LoHa"),
+    ("oft_blocks", "OFT"),
+    ("oft_diag", "OFT of an old LyCORIS"),
+    ("oft_", "OFT of peft"),
+    ("boft_", "BOFT of peft"),
+    ("ia3_", "(IA)³ of peft"),
+    ("on_input", "(IA)³"),
+    ("vera_", "VeRA"),
+    ("hra_", "HRA"),
+    ("vblora_", "VB-LoRA"),
+    ("fourierft_", "FourierFT"),
+    ("shira_", "SHiRA"),
+    ("glora", "GLoRA"),
+    ("w_norm", "norms"),
+    ("b_norm", "norms"),
+    ("reshape_weight", "a layer of another size"),
+    ("set_weight", "replaced weights"),
+)
+"""How tensors of methods are called."""
+OTHER_KINDS = re.compile(r"\.((?:oft_(?!blocks$)|boft_|ia3_|vera_|hra_|vblora_|fourierft_|shira_)\w*)" + END)
+GLORA = re.compile(r"\.[ab][12]\.weight$")
+EMBEDDING = re.compile(r"^bundle_emb\.(.+?)\.")
+EMBEDDED = "a textual inversion, which prompts cannot use here"
 
 
 @dataclass
@@ -45,10 +72,19 @@ class FileLayer:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     """Tensors that the pack does not know."""
+    twice: str = ""
+    """One of two tensors that say the same thing, and are not the same."""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is not a layer of a LoRA at all, but something that a LoRA file may bring along."""
+        return EMBEDDING.match(self.name + ".") is not None
 
     @property
     def method(self) -> str:
         """The name of the method, for messages."""
+        if self.foreign:
+            return EMBEDDED
         named = [*self.tensors, *self.unknown]
         found = next((title for start, title in METHODS if any(name.startswith(start) for name in named)), None)
         return found or (f"tensors called {named[0]}" if named and not self.tensors else "LoRA")
@@ -58,10 +94,13 @@ def read_layers(tensors: Mapping[str, torch.Tensor]) -> list[FileLayer]:
     """The layers of a file, in its order."""
     found: dict[str, FileLayer] = {}
     for key, value in tensors.items():
-        name, kind = split(uniform(key))
+        key = uniform(key)
+        name, kind = split(key)
         layer = found.setdefault(name, FileLayer(name))
-        if kind is None:
-            layer.unknown.append(key.rpartition(".")[2])
+        if kind is None or layer.foreign:
+            layer.unknown.append("glora" if GLORA.search(key) else key.removeprefix(name).strip("._"))
+        elif kind in layer.tensors:
+            layer.twice = key
         else:
             layer.tensors[kind] = value
     return list(found.values())
@@ -77,11 +116,16 @@ def uniform(key: str) -> str:
 
 def split(key: str) -> tuple[str, str | None]:
     """The name of the layer, and the kind of the tensor; None for one that the pack does not know."""
+    if embedding := EMBEDDING.match(key):
+        return f"bundle_emb.{embedding[1]}", None
+    for other in (GLORA, OTHER_KINDS):
+        if other.search(key):
+            return other.sub("", key), None
     for pattern, kind in KINDS:
         match = pattern.search(key)
         if match is not None:
             return key[: match.start()], kind or match[1]
-    return REST.sub("", key), None
+    return REST.sub("", key.removesuffix(".weight")), None
 
 
 def flat(name: str) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from ..families.spec import Loras
-from .lora_changes import Change, change_of, shaped
+from .lora_changes import Change, Factors, change_of, check_magnitude, shaped
 from .lora_dialects import FileLayer, flat, spellings
+from .lora_modules import put_in
 
 NO_SUCH_LAYER = "no such layer in the model"
+TWICE = "the same layer under another name"
+SINGLE_VALUES = ("alpha", "on_input")
+"""Tensors that are read to know what the others mean."""
 Target = tuple[str, str]
 """A component and a layer in it."""
 
@@ -31,29 +35,25 @@ class Place:
 class Insertion:
     """What becomes of a file's layers."""
 
-    changes: dict[Target, Change] = field(default_factory=dict)
-    placed: list[str] = field(default_factory=list)
-    """The file's layers that are used."""
+    targets: set[Target] = field(default_factory=set)
+    """The model's layers that it changes."""
+    placed: dict[str, tuple[FileLayer, Place]] = field(default_factory=dict)
+    """The file's layers that are used, by name."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Those that are not, with the reason."""
 
-    def of(self, part: str) -> dict[str, Change]:
-        """The changes of one component, by layer."""
-        return {layer: change for (component, layer), change in self.changes.items() if component == part}
+    @property
+    def parts(self) -> list[str]:
+        """The components that it changes."""
+        return sorted({component for component, _ in self.targets})
+
+    def of(self, part: str) -> set[str]:
+        """The layers of one component that it changes."""
+        return {layer for component, layer in self.targets if component == part}
 
 
-class Kronecker(torch.nn.Module):
-    """One side of a Kronecker product of matrices: the inner one first, then the outer one."""
-
-    def __init__(self, weight: torch.Tensor, blocks: int, *, outer: bool) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(weight, requires_grad=False)
-        self.blocks, self.outer = blocks, outer
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """(..., inputs) -> (..., outputs)."""
-        cut = values.unflatten(-1, (self.blocks, -1))
-        return (self.weight @ cut if self.outer else cut @ self.weight.T).flatten(-2)
+class NotUsed(ValueError):
+    """A layer of a file that the pack cannot use. The text says why."""
 
 
 def places_of(pipe: Any, parts: tuple[str, ...], denoiser: str, loras: Loras) -> dict[Target, Place]:
@@ -76,7 +76,7 @@ def places_of(pipe: Any, parts: tuple[str, ...], denoiser: str, loras: Loras) ->
 def planned(
     layers: list[FileLayer], pipe: Any, places: Mapping[Target, Place], denoiser: str, widens: str
 ) -> Insertion:
-    """Where each layer of a file goes. Raises ValueError for a layer whose size does not fit."""
+    """Where each layer of a file goes, by the sizes of its tensors. Raises ValueError for one that does not fit."""
     result = Insertion()
     for layer in layers:
         if not layer.tensors:
@@ -84,39 +84,65 @@ def planned(
             continue
         place = next((places[key] for key in spellings(layer.name, denoiser) if key in places), None)
         if place is None:
-            result.left_out[layer.name] = NO_SUCH_LAYER
+            result.left_out[layer.name] = layer.method if layer.foreign else NO_SUCH_LAYER
+            continue
+        if layer.twice:
+            result.left_out[layer.name] = f"two tensors called like {layer.twice}"
             continue
         try:
-            change = change_of(layer.tensors)
-        except (ValueError, RuntimeError, KeyError) as error:
+            changes = changes_at(layer, place, pipe, widens, planned_only=True)
+        except NotUsed as error:
             result.left_out[layer.name] = str(error)
             continue
-        result.changes |= dict(fitted(layer.name, change, place, pipe, widens))
-        result.placed.append(layer.name)
+        if any(target in result.targets for target, _ in changes):
+            result.left_out[layer.name] = TWICE
+            continue
+        result.targets |= {target for target, _ in changes}
+        result.placed[layer.name] = layer, place
         if layer.unknown:
             result.left_out[layer.name] = f"tensors called {', '.join(layer.unknown)}"
     return result
 
 
+def changes_at(
+    layer: FileLayer, place: Place, pipe: Any, widens: str, *, planned_only: bool = False
+) -> list[tuple[Target, Change]]:
+    """What a file's layer does to each layer at ``place``; ``planned_only``: without values, on the meta device.
+
+    Raises NotUsed for a layer that the pack cannot use, and ValueError if the sizes differ.
+    """
+    tensors = layer.tensors
+    if planned_only:
+        tensors = {kind: value if kind in SINGLE_VALUES else value.to("meta") for kind, value in tensors.items()}
+    try:
+        change = change_of(tensors)
+    except (ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise NotUsed(str(error)) from error
+    return fitted(layer.name, change, place, pipe, widens)
+
+
 def fitted(name: str, change: Change, place: Place, pipe: Any, widens: str) -> list[tuple[Target, Change]]:
-    """The change of each layer at ``place``. Raises ValueError if the sizes differ."""
+    """The change of each layer at ``place``. Raises ValueError if the sizes differ, NotUsed for a part of a whole."""
     layers = [layer_at(pipe, target) for target in place.targets]
     outputs, inputs = [size(layer)[0] for layer in layers], size(layers[0])[1]
     change = shaped(change, tuple(layers[0].kernel_size) if isinstance(layers[0], torch.nn.Conv2d) else ())
-    given = change.shape
-    if place.targets[0][1] == widens and not change.kron and given[1] < inputs:
-        change = Change(torch.nn.functional.pad(change.down, (0, inputs - given[1])), change.up, dora=change.dora)
-    if change.shape != (sum(outputs), inputs):
+    given, kind = change.shape, change.kind
+    if place.targets[0][1] == widens and isinstance(kind, Factors) and kind.shape[1] < inputs:
+        wide = torch.nn.functional.pad(kind.down, (0, inputs - kind.shape[1]))
+        change = replace(change, kind=Factors(wide, kind.up))
+    if any(one not in (None, own) for one, own in zip(change.shape, (sum(outputs), inputs), strict=True)):
         raise ValueError(
             f"layer {name} takes {inputs} values and returns {sum(outputs)}, and the file has {given[1]} and {given[0]}"
         )
+    rows = torch.arange(sum(outputs))
     if place.swapped:
-        change = change.swapped()
-    found, start = [], 0
-    for target, count in zip(place.targets, outputs, strict=True):
-        found.append((target, change if len(outputs) == 1 else change.rows(start, count)))
-        start += count
-    return found
+        rows = torch.cat(rows.chunk(2)[::-1])
+    try:
+        check_magnitude(change)
+        parts = [change] if len(outputs) == 1 and not place.swapped else map(change.chosen, rows.split(outputs))
+        return list(zip(place.targets, parts, strict=True))
+    except ValueError as error:
+        raise NotUsed(str(error)) from error
 
 
 def layer_at(pipe: Any, target: Target) -> Any:
@@ -132,38 +158,22 @@ def size(layer: Any) -> tuple[int, int]:
     return layer.out_features, layer.in_features
 
 
-def insert(component: Any, name: str, changes: Mapping[str, Change], dtype: torch.dtype) -> None:
-    """Put ``changes`` (by layer) into ``component`` as the adapter ``name``, which peft switches and scales."""
+def insert(pipe: Any, name: str, plan: Insertion, widens: str, dtype: torch.dtype) -> None:
+    """Put a file's layers into the components as the adapter ``name``, which peft switches and scales.
+
+    One layer's values are read after the other. Raises ValueError for a layer whose values cannot be used.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
-    exactly = "|".join(re.escape(layer) for layer in changes)
-    dora = any(change.dora is not None for change in changes.values())
-    config = LoraConfig(r=1, lora_alpha=1, target_modules=f"(?:{exactly})", use_dora=dora, init_lora_weights=True)
-    inject_adapter_in_model(config, component, adapter_name=name)
-    component._hf_peft_config_loaded = True
-    for layer, change in changes.items():
-        wrapped = component.get_submodule(layer)
-        device = wrapped.lora_A[name].weight.device
-        down, up = change.down.to(device, dtype), change.up.to(device, dtype)
-        if change.kron:
-            wrapped.lora_A[name] = Kronecker(down.clone(), up.shape[1], outer=False)
-            wrapped.lora_B[name] = Kronecker(up.clone(), up.shape[1], outer=True)
-        else:
-            for side, weight in ((wrapped.lora_A, down), (wrapped.lora_B, up)):
-                side[name].weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
-            convolution = getattr(wrapped, "base_layer", None)
-            if isinstance(convolution, torch.nn.Conv2d):
-                set_kernel(wrapped.lora_A[name], down, convolution)
-        if change.dora is not None:
-            magnitude = wrapped.lora_magnitude_vector[name]
-            magnitude.weight = torch.nn.Parameter(change.dora.to(device, dtype).clone(), requires_grad=False)
-
-
-def set_kernel(layer: Any, weight: torch.Tensor, base: torch.nn.Conv2d) -> None:
-    """The first factor of a convolution has its kernel, stride and padding, unless it is a 1x1 one."""
-    layer.kernel_size = tuple(weight.shape[2:])
-    layer.stride, layer.dilation = base.stride, base.dilation
-    layer.padding = base.padding if tuple(weight.shape[2:]) == base.kernel_size else (0, 0)
+    for part in plan.parts:
+        component = getattr(pipe, part)
+        exactly = "|".join(re.escape(layer) for layer in plan.of(part))
+        config = LoraConfig(r=1, lora_alpha=1, target_modules=f"(?:{exactly})", init_lora_weights=True)
+        inject_adapter_in_model(config, component, adapter_name=name)
+        component._hf_peft_config_loaded = True
+    for layer, place in plan.placed.values():
+        for (part, target), change in changes_at(layer, place, pipe, widens):
+            put_in(getattr(pipe, part).get_submodule(target), name, change, dtype)
 
 
 def inserted(component: Any, name: str) -> set[str]:

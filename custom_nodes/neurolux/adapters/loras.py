@@ -23,6 +23,7 @@ from ..families.registry import family_of
 from ..loading.handle import AppliedLora
 from ..loading.loaded import LoadedLora, LoadedPipeline
 from ..memory.backends.choice import backend
+from ..memory.out_of_memory import with_memory_errors
 from ..weights.files import open_file
 from ..weights.stamps import FileStamp, read_shapes, stamp_file
 from .detect import detect
@@ -173,23 +174,28 @@ def tensors_of(file: FileStamp) -> dict[str, torch.Tensor]:
 
 
 def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
-    """Put ``file``'s layers beside those of the pipeline's components. Raises InvalidParameter."""
+    """Put ``file``'s layers beside those of the pipeline's components. Raises InvalidParameter or OutOfMemory."""
+    remedy = "Use fewer or smaller LoRAs, or a leaner offload (stream or sequential) on the loader."
+    return with_memory_errors(f"loading LoRA {file.name}", remedy, lambda: put_beside(pipeline, file))
+
+
+def put_beside(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
+    """The same, with torch's own errors where memory runs out."""
     pipe: Any = pipeline.pipe
     parts: tuple[str, ...] = tuple(pipe._lora_loadable_modules)
     try:
         with quiet():
             plan = plan_insertion(pipeline, file)
-            parts = tuple(name for name in parts if any(target[0] == name for target in plan.changes))
+            parts = tuple(name for name in parts if name in plan.parts)
             as_diffusers = diffusers_reads(pipeline, file, plan)
         with pipeline.placement.changing(parts), quiet():
             try:
                 if as_diffusers:
                     pipe.load_lora_weights(tensors_of(file), adapter_name=file.key)
                 else:
-                    for part in parts:
-                        insert(getattr(pipe, part), file.key, plan.of(part), pipeline.precision.main)
+                    insert(pipe, file.key, plan, widens_of(pipeline), pipeline.precision.main)
                 for part in parts:
-                    if missing := set(plan.of(part)) - inserted(getattr(pipe, part), file.key):
+                    if missing := plan.of(part) - inserted(getattr(pipe, part), file.key):
                         raise ValueError(f"layer {min(missing)} could not be loaded")
             except BaseException:
                 take_out(pipe, file.key, parts)
@@ -210,6 +216,12 @@ def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
     return LoadedLora(parts, sum(sizes.values()), note)
 
 
+def widens_of(pipeline: LoadedPipeline) -> str:
+    """The layer that takes a file's fewer inputs."""
+    loras = family_of(pipeline.model.family).loras
+    return "" if loras is None else loras.widens
+
+
 def reason(error: BaseException) -> str:
     """The lines of an error's text as one, or its class if it has none."""
     return " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
@@ -225,7 +237,7 @@ def plan_insertion(pipeline: LoadedPipeline, file: FileStamp) -> Insertion:
     layers = read_layers(open_file(file.path))
     places = places_of(pipe, tuple(pipe._lora_loadable_modules), family.denoiser, loras)
     plan = planned(layers, pipe, places, family.denoiser, loras.widens)
-    trained = [layer for layer in layers if not spells_encoder(layer.name)]
+    trained = [layer for layer in layers if not layer.foreign and not spells_encoder(layer.name)]
     used = set(plan.placed)
     if not plan.placed or sum(layer.name in used for layer in trained) * 2 < len(trained):
         raise InvalidParameter("lora", refusal(pipeline, file, plan, len(layers)))
@@ -241,7 +253,10 @@ def refusal(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion, count: i
             f"LoRA {file.name} has no layer that {pipeline.model.name} has, or few ({len(plan.placed)} of {count}); "
             f"choose one that was trained on {pipeline.model.family}"
         )
-    return f"LoRA {file.name} cannot be loaded: {common}; choose a LoRA, LoCon, LoHa, LoKr or DoRA of this model"
+    return (
+        f"LoRA {file.name} cannot be loaded: {common}; choose a LoRA, LoCon, LoHa, LoKr, DoRA, OFT, BOFT, (IA)³ or "
+        "difference of weights for this model"
+    )
 
 
 def left_out_text(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) -> str | None:
@@ -269,16 +284,18 @@ def diffusers_reads(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) 
     if not plain and not kohya and not all(XLABS_KEY.search(key) for key in keys):
         return False
     loras = family_of(pipeline.model.family).loras
-    if loras is not None and any(layer == loras.widens for _, layer in plan.changes):
+    if loras is not None and any(layer == loras.widens for _, layer in plan.targets):
         return False
     try:
         state = converted(pipeline, file)
         if loras is not None:
             loras.check(pipeline.denoiser, state)
-    except LOAD_ERRORS:
+    except LOAD_ERRORS as error:
+        if backend().is_out_of_memory(error):
+            raise
         return False
     found = {without_text_model(key.rpartition(".lora_")[0]) for key in state if ".lora_" in key}
-    return found == {without_text_model(f"{part}.{layer}") for part, layer in plan.changes}
+    return found == {without_text_model(f"{part}.{layer}") for part, layer in plan.targets}
 
 
 def without_text_model(name: str) -> str:

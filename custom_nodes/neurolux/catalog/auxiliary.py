@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import RepoFiles
-from .reading import CATALOG_FILE
+from .reading import CATALOG_FILE, parse_verified
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class AuxiliaryModel(RepoFiles):
     commercial_use: bool
     download_bytes: int
     verified: Mapping[str, str] = field(default_factory=dict, kw_only=True)
-    """Where its licence and its size were checked; a fact that is missing here could not be."""
+    """Where its licence, its size and its settings were checked; a fact that is missing here could not be."""
+
+    def __post_init__(self) -> None:
+        parse_verified(self.verified)
 
     @property
     def license_text(self) -> str:
@@ -69,7 +72,7 @@ class AuxiliaryCatalog:
 
 
 def read_auxiliary_catalog(path: Path = CATALOG_FILE) -> AuxiliaryCatalog:
-    """Read the auxiliary models from a catalog file. Raises TypeError for an unknown key."""
+    """Read the auxiliary models from a catalog file. Raises TypeError for an unknown key or fact."""
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     return AuxiliaryCatalog(
         controlnets={

@@ -402,6 +402,9 @@ def original_names(transformer: Any) -> dict[str, tuple[str, ...]]:
         for number in range(len(getattr(transformer, blocks))):
             for stem, targets in layers.items():
                 found[f"{groups}.{number}.{stem}"] = tuple(f"{blocks}.{number}.{target}" for target in targets)
+    for number in range(len(transformer.single_transformer_blocks)):  # XLabs leaves the rest of linear1 alone
+        targets = SINGLE["linear1"][:3]
+        found[f"single_blocks.{number}.qkv"] = tuple(f"single_transformer_blocks.{number}.{one}" for one in targets)
     return found
 
 

@@ -13,6 +13,7 @@ from ..errors import WeightsMissing
 from ..weights.file_kinds import FileKind, Place, TensorInfo
 from ..weights.headers import WeightHeader, read_header
 from ..weights.stamps import Shapes
+from .parts.unet import FIRST_CROSSED, SD2_TEXT_WIDTH
 from .recognized import recognized_lora
 from .registry import all_parts, families
 from .spec import Detected, FamilySpec
@@ -35,6 +36,7 @@ OTHER_MODELS = (
     ("blocks.0.cross_attn.norm_k.weight", "Wan transformer"),
 )
 """A tensor that only this kind of model has."""
+SD2_MARKS = (f"input_blocks.1.1.{FIRST_CROSSED}", f"down_blocks.0.attentions.0.{FIRST_CROSSED}")
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
 CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
 
@@ -73,7 +75,9 @@ def identify(header: WeightHeader) -> FileKind:
 
 def other_model(tensors: Mapping[str, TensorInfo]) -> str | None:
     """The kind of model that the pack does not support, by a tensor that no supported one has; None for others."""
-    return next((title for end, title in OTHER_MODELS if any(name.endswith(end) for name in tensors)), None)
+    named = next((title for end, title in OTHER_MODELS if any(name.endswith(end) for name in tensors)), None)
+    wide = any(name.endswith(SD2_MARKS) and info.shape[-1] == SD2_TEXT_WIDTH for name, info in tensors.items())
+    return "Stable Diffusion 2 UNet" if named is None and wide else named
 
 
 def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:

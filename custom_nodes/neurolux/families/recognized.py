@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..weights.stamps import Shapes
-from .parts.unet import lora_widths
+from .parts.unet import SD2_TEXT_WIDTH, lora_widths
 from .spec import Detected
 
 OTHERS = (
@@ -19,7 +19,7 @@ OTHERS = (
     (r"txtfusion|text_fusion", "krea-2"),
 )
 """Names that only the layers of one kind of model have."""
-SD2_TEXT_WIDTH, SD1_TEXT_WIDTH = 1024, 768
+SD1_TEXT_WIDTH = 768
 
 
 def recognized_lora(header: Shapes) -> Detected | None:

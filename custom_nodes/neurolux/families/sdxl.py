@@ -113,31 +113,6 @@ def tokenizers(tokens: int) -> dict[str, Any]:
     return {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer(pad_token="!")}
 
 
-V_NAMES = {"v", "v_prediction", "v-prediction", "v-pred", "vpred"}
-EPSILON_NAMES = {"epsilon", "eps", "noise"}
-
-
-def trained_for(names: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The scheduler's settings for what a checkpoint says of its training.
-
-    Trainers mark it by empty tensors, which ComfyUI reads too: ``v_pred``, ``ztsnr`` (noise up to no signal at all),
-    ``edm_mean`` and ``edm_vpred.*``; Stability's ModelSpec and kohya's scripts by metadata.
-    """
-    if any(name.rpartition(".")[2].startswith("edm_") or name.startswith("edm_vpred.") for name in names):
-        raise ValueError("it was trained with EDM's preconditioning")
-    stated = metadata.get("modelspec.prediction_type", "").lower()
-    if stated and stated not in V_NAMES | EPSILON_NAMES:
-        raise ValueError(f"it was trained to predict {stated!r}")
-    kohya = metadata.get("ss_v_parameterization", "").lower() == "true"
-    found: dict[str, Any] = {}
-    if "v_pred" in names or stated in V_NAMES or kohya:
-        found["prediction_type"] = "v_prediction"
-    if "ztsnr" in names or metadata.get("ss_zero_terminal_snr", "").lower() == "true":
-        # it starts at the last timestep, which "leading" leaves out
-        found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return found
-
-
 # Facts about a model, from its files
 
 
@@ -184,7 +159,8 @@ def detect_lora(header: Shapes) -> Detected | None:
 
 CONTROL_CLASS, UNION_CLASS = "ControlNetModel", "ControlNetUnionModel"
 CONTROL_MODES = {
-    "pose": 0, "depth": 1, "scribble": 2, "canny": 3, "normal": 4, "segments": 5, "tile": 6, "inpaint": 7,
+    "pose": 0, "depth": 1, "scribble": 2, "soft edge": 2, "canny": 3, "normal": 4, "segments": 5, "tile": 6,
+    "inpaint": 7,
 }  # fmt: skip
 """From the model card of xinsir/controlnet-union-sdxl-1.0. Only the promax version has the last two."""
 CONTROL_VALUES_PER_TOKEN = 64 * 256
@@ -411,7 +387,7 @@ FAMILY = FamilySpec(
     misfits=misfits,
     tokenizers=tokenizers,
     scheduler=lambda configs: Scheduler("EulerDiscreteScheduler", SCHEDULE),
-    trained_for=trained_for,
+    trained_for=unet.trained_for,
     single_files=SingleFiles(
         preferred={"checkpoint": ("sd_xl_base*", "sdxl*base*"), "vae": ("sdxl*vae*",)},
         examples={

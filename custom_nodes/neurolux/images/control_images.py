@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .frames import Frame, fitted_image, resized
+from .frames import Frame, fitted_image, resized, same_proportions
 from .pixels import as_image, rgb
 
 
@@ -34,12 +34,6 @@ def fitted_batch(images: torch.Tensor, width: int, height: int, frame: Frame | N
     pixels = rgb(images).float().cpu()
     prepared_images = [fitted(pixels, index, width, height, frame) for index in range(len(pixels))]
     return torch.stack([torch.from_numpy(np.asarray(image, dtype=np.float32) / 255) for image in prepared_images])
-
-
-def same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether ``size`` is ``other`` scaled, up to rounding of the sides."""
-    across, down = size[0] * other[1] / other[0], size[1] * other[0] / other[1]
-    return abs(across - size[1]) < 1 or abs(down - size[0]) < 1
 
 
 def in_frame(pixels: torch.Tensor, frame: Frame) -> Image.Image:

@@ -79,6 +79,15 @@ def in_unit_range(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
 
 
+def is_see_through(data: bytes) -> bool:
+    """Whether the image in a file is partly transparent. Raises UnreadableImage."""
+    image = opened(data)
+    if image.mode in ("RGB", "L", "1", "CMYK", "YCbCr") and "transparency" not in image.info:
+        return False  # a photograph, whose pixels need not be read
+    alpha = decoded(data).alpha
+    return alpha is not None and bool((alpha < np.iinfo(alpha.dtype).max).any())
+
+
 def opened(data: bytes, formats: tuple[str, ...] = FORMATS) -> ImageFile.ImageFile:
     """The image, its pixels unread. Raises UnreadableImage."""
     try:

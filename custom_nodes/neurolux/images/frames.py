@@ -163,6 +163,23 @@ def resized(
     return torch.from_numpy(np.stack(frames)).clamp(0, 1)
 
 
+def same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether ``size`` is ``other`` scaled, up to rounding of the sides."""
+    across, down = size[0] * other[1] / other[0], size[1] * other[0] / other[1]
+    return abs(across - size[1]) < 1 or abs(down - size[0]) < 1
+
+
+def mask_warnings(mask: torch.Tensor, size: tuple[int, int], count: int) -> list[str]:
+    """What is done to masks (B, h, w) to make them those of ``count`` images of ``size`` (width, height)."""
+    given, masks = (mask.shape[-1], mask.shape[-2]), mask.numel() // (mask.shape[-1] * mask.shape[-2])
+    found = []
+    if not same_proportions(given, size):
+        found.append(f"the mask of {given[0]}x{given[1]} was stretched to the proportions of {size[0]}x{size[1]}")
+    if 1 < masks < count:
+        found.append(f"there are {masks} masks for {count} images: they are used in turn")
+    return found
+
+
 def same_size(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """A mask (B, H, W) in [0, 1], resized to (width, height)."""
     mask = mask.reshape(-1, *mask.shape[-2:]).detach().float().cpu().clamp(0, 1)

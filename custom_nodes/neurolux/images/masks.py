@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from ..errors import InvalidParameter
-from .pixels import alpha_of, rgb
+from .pixels import WITH_ALPHA, alpha_of, rgb
 
 BLACK = 0.02
 """Values below this count as black, because black in a JPEG is not exactly 0."""
@@ -47,14 +47,17 @@ def mask_from(
     """
     warnings: list[str] = []
     if image is not None:
-        white = image[..., :3].float().mean(dim=-1).cpu()
+        colours = rgb(image).float().cpu()
+        white = colours.mean(dim=-1)
         alpha = mask_alpha(image, image_transparency)
         if alpha is None:
             mask = white
         else:
-            read = [mask_with_alpha(image[i, ..., :3].float().cpu(), alpha[i]) for i in range(len(image))]
+            read = [mask_with_alpha(colours[i], alpha[i]) for i in range(len(image))]
             mask = torch.stack([one for one, _ in read])
             warnings = list(dict.fromkeys(warning for _, warning in read if warning))
+        if transparency is not None and transparency.any():
+            warnings.append("the image's own transparency is not used, because there is a mask image")
     elif transparency is not None:
         mask = transparency.reshape(-1, *transparency.shape[-2:]).float()
     else:
@@ -71,8 +74,8 @@ def mask_alpha(image: torch.Tensor, transparency: torch.Tensor | None) -> torch.
 
     A transparency of another size belongs to another image: LoadImage gives 64x64 zeros for an image without alpha.
     """
-    if image.shape[-1] == 4:
-        alpha = image[..., 3].float().cpu()
+    if image.shape[-1] in WITH_ALPHA:
+        alpha = image[..., -1].float().cpu()
     elif transparency is None or not transparency.any():
         return None
     else:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from ..errors import NotFinite
+from ..errors import InvalidParameter, NotFinite
 
 CURE = (
     "Load the model with precision fp32 or bf16 instead of fp16, and take LoRAs and ControlNets out one by one: a "
     "damaged file has this effect too."
 )
+WITH_ALPHA, MOST_CHANNELS = (2, 4), 4
+"""Numbers of channels of which the last is opacity."""
 
 
 def as_image(pixels: torch.Tensor) -> Image.Image:
@@ -25,26 +27,38 @@ def as_image(pixels: torch.Tensor) -> Image.Image:
 def as_images(images: torch.Tensor) -> list[Image.Image]:
     """Images (B, H, W, C) in [0, 1] as PIL images, rounded as in diffusers (ComfyUI's SaveImage truncates).
 
-    Four channels are RGBA, as in SaveImage; anything else is RGB. Raises NotFinite for what would be black.
+    Four channels are RGBA, as in SaveImage, and two grey with transparency; anything else is RGB. Raises NotFinite for
+    what would be black.
     """
     check_finite(images, "the images")
-    channels = images if images.shape[-1] == 4 else rgb(images)
+    channels = rgb(images)
+    if images.shape[-1] in WITH_ALPHA:
+        channels = torch.cat([channels, images[..., -1:]], dim=-1)
     pixels = (channels.cpu().float().clamp(0, 1).numpy() * 255).round().astype("uint8")
     return [Image.fromarray(frame) for frame in pixels]
 
 
 def rgb(images: torch.Tensor) -> torch.Tensor:
-    """The colours (B, H, W, 3) of images (B, H, W, C): grey ones have one channel, or two with transparency."""
+    """The colours (B, H, W, 3) of images (B, H, W, C): grey ones have one channel, or two with transparency.
+
+    Raises InvalidParameter for more than four channels, of which some would be dropped.
+    """
+    if images.ndim != 4 or not 1 <= images.shape[-1] <= MOST_CHANNELS:
+        raise InvalidParameter(
+            "image",
+            f"the image has the shape {tuple(images.shape)}, and images are (batch, height, width, channels) with 1 to "
+            f"{MOST_CHANNELS} channels; link a node that makes images",
+        )
     if images.shape[-1] >= 3:
         return images[..., :3]
     return images[..., :1].expand(*images.shape[:-1], 3)
 
 
 def alpha_of(images: torch.Tensor) -> torch.Tensor | None:
-    """The opacity (B, H, W, 1) of images (B, H, W, 4); None if they have none, or all is opaque."""
-    if images.shape[-1] != 4 or bool((images[..., 3:] >= 1).all()):
+    """The opacity (B, H, W, 1) of images (B, H, W, C); None if they have none, or all is opaque."""
+    if images.shape[-1] not in WITH_ALPHA or bool((images[..., -1:] >= 1).all()):
         return None
-    return images[..., 3:]
+    return images[..., -1:]
 
 
 def unused_alpha(images: torch.Tensor, remedy: str = "") -> list[str]:

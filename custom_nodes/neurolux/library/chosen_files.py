@@ -11,7 +11,8 @@ from ..families.identify import family_of_file, main_files, read_kind
 from ..families.spec import FamilySpec
 from ..weights.file_kinds import FileKind
 from .known_models import comfy_shelf, known_models
-from .single_files import AUTO, FOLDERS, Shelf, complete, files_model
+from .shelf import FOLDERS, Shelf
+from .single_files import AUTO, complete, files_model
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from ..catalog.reading import read_catalog
 from ..planning.records import ACCELERATORS
 from ..weights.sources import is_here, needs_account
 from .folder_models import as_shipped, find_folder_models, folder_stamp
-from .single_files import FOLDERS, Shelf, catalog_files, files_stamp
+from .shelf import FOLDERS, Shelf
+from .single_files import catalog_files, files_stamp
 
 DEFAULT_MODEL_VARIABLE = "NEUROLUX_DEFAULT_MODEL"
 

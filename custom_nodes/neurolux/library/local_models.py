@@ -16,10 +16,10 @@ from ..families.identify import family_of_file, main_files, read_kind
 from ..families.spec import FamilySpec
 from ..planning.records import ComponentShape
 from .folder_models import as_shipped, folder_model, model_folders
+from .shelf import Shelf
 
 if TYPE_CHECKING:
     from ..weights.sources import ResolvedFiles
-    from .single_files import Shelf
 
 SUBFOLDERS: dict[str, tuple[str, ...]] = {
     "diffusion_models": ("diffusion_models", "unet"),
@@ -93,8 +93,6 @@ def holds_files(models: Iterable[Path]) -> bool:
 
 def folder_shelf(models: Iterable[Path]) -> Shelf:
     """The weight files below the folders ``models``, as ComfyUI would list them."""
-    from .single_files import Shelf
-
     models = tuple(models)
     return Shelf({kind: tuple(root / name for root in models for name in names) for kind, names in SUBFOLDERS.items()})
 

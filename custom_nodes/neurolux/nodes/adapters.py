@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -76,6 +75,7 @@ class ApplyLora(io.ComfyNode):
                 ),
             ],
             outputs=[pipeline_output("The pipeline with the LoRA applied.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -97,7 +97,7 @@ class ApplyLora(io.ComfyNode):
         for name, value in (("strength", strength), ("text_encoder_strength", text_strength)):
             if not abs(value) <= STRENGTH_LIMIT:
                 raise InvalidParameter(name, f"{name} {value:g} is outside -{STRENGTH_LIMIT:g} to {STRENGTH_LIMIT:g}")
-        return applied_output(pipeline, with_loras(pipeline, [(lora, strength, text_strength)]))
+        return applied_output(cls, pipeline, with_loras(pipeline, [(lora, strength, text_strength)]))
 
 
 class ApplyLoras(io.ComfyNode):
@@ -122,6 +122,7 @@ class ApplyLoras(io.ComfyNode):
                 ),
             ],
             outputs=[pipeline_output("The pipeline with the LoRAs applied.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -134,13 +135,13 @@ class ApplyLoras(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle, loras: str) -> io.NodeOutput:
         wanted = [(name, value, value) for name, value in read_list(loras)]
-        return applied_output(pipeline, with_loras(pipeline, wanted))
+        return applied_output(cls, pipeline, with_loras(pipeline, wanted))
 
 
-def applied_output(before: PipelineHandle, handle: PipelineHandle) -> io.NodeOutput:
+def applied_output(node: type[io.ComfyNode], before: PipelineHandle, handle: PipelineHandle) -> io.NodeOutput:
     """The pipeline, and a warning for each added LoRA of which not all layers are in use."""
     added = {lora.file for lora in handle.loras} - {lora.file for lora in before.loras}
-    return io.NodeOutput(handle, ui=warnings_ui(notes(borrow(handle), added)))
+    return io.NodeOutput(handle, ui=warnings_ui(node, notes(borrow(handle), added)))
 
 
 def with_loras(pipeline: PipelineHandle, wanted: Sequence[tuple[str, float, float]]) -> PipelineHandle:
@@ -197,6 +198,7 @@ class ApplyControlNet(io.ComfyNode):
                 ),
             ],
             outputs=[pipeline_output("The pipeline with the ControlNet applied, for Sample.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -224,6 +226,8 @@ class ApplyControlNet(io.ComfyNode):
         check_model(pipeline.model)  # before anything is downloaded for it
         file = find_controlnet(controlnet, pipeline, mode, NodeReporter())
         control = make_control(pipeline.model, file, image, strength, start, end, mode)
-        shown: dict[str, Any] | None = {"text": [f"ControlNet {file.name}"]} if controlnet == AUTO else None
-        shown = {**(shown or {}), **(warnings_ui(unused_alpha(image)) or {})}
-        return io.NodeOutput(replace(pipeline, controls=(*pipeline.controls, control)), ui=shown or None)
+        warnings = unused_alpha(image)
+        warnings_ui(cls, warnings)
+        chosen = [f"ControlNet {file.name}"] if controlnet == AUTO else []
+        ui = {"warnings": warnings, "text": [*chosen, *warnings]} if chosen or warnings else None
+        return io.NodeOutput(replace(pipeline, controls=(*pipeline.controls, control)), ui=ui)

@@ -111,7 +111,7 @@ class ImageParameter(io.ComfyNode):
         read = read_image(name, image)
         pixels, transparency = torch.from_numpy(read.pixels()), torch.from_numpy(read.transparency())
         warnings = [f"{name}: {warning}" for warning in read.warnings]
-        return io.NodeOutput(pixels[None], transparency[None], ui=warnings_ui(warnings))
+        return io.NodeOutput(pixels[None], transparency[None], ui=warnings_ui(cls, warnings))
 
 
 def read_image(name: str, image: str) -> DecodedImage:

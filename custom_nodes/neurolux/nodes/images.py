@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
-from ..images.frames import FIT_CHOICES, Frame, plan_frame, size_in_pixels
+from ..images.frames import FIT_CHOICES, Frame, mask_warnings, plan_frame, size_in_pixels
 from ..images.masks import check_mask, extended, mask_from
 from ..images.pixels import unused_alpha
 from ..library.known_models import known_models
@@ -59,7 +59,12 @@ def fit_inputs(auto: str) -> list[io.Input]:
 
 
 def encoded(
-    pipeline: PipelineHandle, image: torch.Tensor, mask: torch.Tensor | None, frame: Frame, batch_size: int
+    node: type[io.ComfyNode],
+    pipeline: PipelineHandle,
+    image: torch.Tensor,
+    mask: torch.Tensor | None,
+    frame: Frame,
+    batch_size: int,
 ) -> io.NodeOutput:
     """The LATENT, with a warning about what was done to the image."""
     image = one_for_each(image, mask)
@@ -68,7 +73,8 @@ def encoded(
     latent = encode_images(loaded, image, mask, frame, batch_size)
     change = frame.summary()
     unused = unused_alpha(image, ": only colours are encoded; to redraw what is transparent, make a mask of it")
-    return io.NodeOutput(latent, ui=stage_warnings_ui(loaded, [*([change] if change else []), *unused]))
+    masked = [] if mask is None else mask_warnings(mask, frame.given, len(image))
+    return io.NodeOutput(latent, ui=stage_warnings_ui(node, loaded, [*([change] if change else []), *masked, *unused]))
 
 
 def one_for_each(image: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -106,6 +112,7 @@ class EncodeImage(io.ComfyNode):
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The encoded image, for Sample and Put Back.")
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -122,7 +129,7 @@ class EncodeImage(io.ComfyNode):
         frame = plan_frame(pipeline.model, (image.shape[2], image.shape[1]), fit, width, height)
         if mask is not None:
             check_mask(mask)
-        return encoded(pipeline, image, mask, frame, batch_size)
+        return encoded(cls, pipeline, image, mask, frame, batch_size)
 
 
 class ImageToEdit(io.ComfyNode):
@@ -141,6 +148,7 @@ class ImageToEdit(io.ComfyNode):
                 *fit_inputs("the model's preferred number of pixels, in the image's proportions"),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The encoded image, for Sample.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -158,7 +166,7 @@ class ImageToEdit(io.ComfyNode):
         given = image.shape[2], image.shape[1]
         if not (width or height or fit == "error"):
             width, height = size_in_pixels(model, given)
-        return encoded(pipeline, image, None, plan_frame(model, given, fit, width, height), batch_size)
+        return encoded(cls, pipeline, image, None, plan_frame(model, given, fit, width, height), batch_size)
 
 
 class PrepareMask(io.ComfyNode):
@@ -185,6 +193,7 @@ class PrepareMask(io.ComfyNode):
                 ),
             ],
             outputs=[io.Mask.Output("mask", display_name="mask", tooltip="1: redrawn. 0: kept. In between: blended.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -197,7 +206,7 @@ class PrepareMask(io.ComfyNode):
         mask_transparency: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         read = mask_from(mask_image, transparency, feather, invert, mask_transparency)
-        return io.NodeOutput(read.mask, ui=warnings_ui(list(read.warnings)))
+        return io.NodeOutput(read.mask, ui=warnings_ui(cls, read.warnings))
 
 
 class ExtendImage(io.ComfyNode):
@@ -253,6 +262,7 @@ class PutBack(io.ComfyNode):
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The images, at the size of the originals.")
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -266,4 +276,5 @@ class PutBack(io.ComfyNode):
         size, expected = (images.shape[2], images.shape[1]), origin.frame.size
         back = put_back(images, origin)
         scaled = f"the images of {size[0]}x{size[1]} were scaled to {expected[0]}x{expected[1]}, as they were encoded"
-        return io.NodeOutput(back, ui=warnings_ui([] if size == expected else [scaled]))
+        warnings = [*([] if size == expected else [scaled]), *unused_alpha(images)]
+        return io.NodeOutput(back, ui=warnings_ui(cls, warnings))

@@ -72,6 +72,7 @@ class GenerateBatch(io.ComfyNode):
                 ),
                 io.String.Output("captions", display_name="captions", is_output_list=True, tooltip=CAPTIONS_TOOLTIP),
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -102,7 +103,7 @@ class GenerateBatch(io.ComfyNode):
         ]  # fmt: skip
         gallery = generate_all(pipeline, shots)
         images, captions = [made.image for made in gallery.generated], [made.caption for made in gallery.generated]
-        return io.NodeOutput(images, captions, ui=warnings_ui(gallery.warnings))
+        return io.NodeOutput(images, captions, ui=warnings_ui(cls, gallery.warnings))
 
 
 class GenerateGrid(io.ComfyNode):
@@ -145,6 +146,7 @@ class GenerateGrid(io.ComfyNode):
                 ),
                 io.String.Output("captions", display_name="captions", is_output_list=True, tooltip=CAPTIONS_TOOLTIP),
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -173,4 +175,4 @@ class GenerateGrid(io.ComfyNode):
         gallery = generate_all(pipeline, shots_of(grid, base, pipeline.model))
         sheet = to_images(sheet_of(grid, gallery, title_of(grid, base, pipeline.model.name)))
         images, captions = [made.image for made in gallery.generated], [made.caption for made in gallery.generated]
-        return io.NodeOutput(sheet, images, captions, ui=warnings_ui(gallery.warnings))
+        return io.NodeOutput(sheet, images, captions, ui=warnings_ui(cls, gallery.warnings))

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..loading.loaded import LoadedPipeline
 from .sockets import PipelineType
+from .told import remember
 
 
 def pipeline_output(tooltip: str, name: str = "applied") -> io.Custom.Output:
@@ -15,11 +16,21 @@ def pipeline_output(tooltip: str, name: str = "applied") -> io.Custom.Output:
     return PipelineType.Output(name, display_name="pipeline", tooltip=tooltip)
 
 
-def stage_warnings_ui(loaded: LoadedPipeline, warnings: Sequence[str] = ()) -> dict[str, list[str]] | None:
+def stage_warnings_ui(
+    node: type[io.ComfyNode], loaded: LoadedPipeline, warnings: Sequence[str] = (), *, lazy: bool = False
+) -> dict[str, list[str]] | None:
     """``warnings`` and those of the stage that just ran, as ``warnings_ui`` returns them."""
-    return warnings_ui(list(dict.fromkeys([*warnings, *loaded.take_warnings()])))
+    return warnings_ui(node, [*warnings, *loaded.take_warnings()], lazy=lazy)
 
 
-def warnings_ui(warnings: list[str]) -> dict[str, list[str]] | None:
-    """``warnings`` for the job's response and as text on the node; None if there are none."""
-    return {"warnings": warnings, "text": warnings} if warnings else None
+def warnings_ui(
+    node: type[io.ComfyNode], warnings: Sequence[str], *, lazy: bool = False
+) -> dict[str, list[str]] | None:
+    """``warnings`` for the job's response and as text on the node; None if there are none.
+
+    Every node that may warn calls this whenever it runs, and has ``hidden=[io.Hidden.prompt]``: Result repeats what it
+    said where ComfyUI does not run it again. ``lazy``: whether the node took its lazy inputs.
+    """
+    found = list(dict.fromkeys(warnings))
+    remember(node, found, lazy=lazy)
+    return {"warnings": found, "text": found} if found else None

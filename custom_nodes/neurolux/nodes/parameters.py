@@ -46,6 +46,7 @@ def parameter_schema(
             *more,
         ],
         outputs=list(outputs),
+        hidden=[io.Hidden.prompt],
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..images.pixels import unused_alpha
 from ..library.controlnets import preprocessor
 from ..loading.node_progress import NodeReporter
 from ..preprocess.canny import canny_images
@@ -14,6 +15,7 @@ from ..preprocess.canny_filter import MOST
 from ..preprocess.depth import depth_maps
 from ..preprocess.pose import pose_images
 from ..stages.latent import fitted_to_latent
+from .outputs import warnings_ui
 from .sockets import CATEGORY
 
 PREPROCESS = f"{CATEGORY}/control images"
@@ -79,6 +81,7 @@ class CannyEdges(io.ComfyNode):
                 latent_input(),
             ],
             outputs=[control_output("The edges.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -91,9 +94,10 @@ class CannyEdges(io.ComfyNode):
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         control_image = fitted_to_latent(image, latent)
+        ui = warnings_ui(cls, unused_alpha(image))
         if not preprocess:
-            return io.NodeOutput(control_image)
-        return io.NodeOutput(canny_images(control_image, low_threshold, high_threshold))
+            return io.NodeOutput(control_image, ui=ui)
+        return io.NodeOutput(canny_images(control_image, low_threshold, high_threshold), ui=ui)
 
 
 class DepthMap(io.ComfyNode):
@@ -106,14 +110,16 @@ class DepthMap(io.ComfyNode):
             description="Estimates depth with Depth Anything V2 Small, for a depth ControlNet. White is near.",
             inputs=[image_input(), preprocess_input(), latent_input()],
             outputs=[control_output("The depth map.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
     def execute(cls, image: torch.Tensor, preprocess: bool, latent: dict[str, Any] | None = None) -> io.NodeOutput:
         control_image = fitted_to_latent(image, latent)
+        ui = warnings_ui(cls, unused_alpha(image))
         if not preprocess:
-            return io.NodeOutput(control_image)
-        return io.NodeOutput(depth_maps(control_image, preprocessor(DEPTH_MODEL, NodeReporter())))
+            return io.NodeOutput(control_image, ui=ui)
+        return io.NodeOutput(depth_maps(control_image, preprocessor(DEPTH_MODEL, NodeReporter())), ui=ui)
 
 
 class PoseSkeleton(io.ComfyNode):
@@ -132,6 +138,7 @@ class PoseSkeleton(io.ComfyNode):
                 latent_input(),
             ],
             outputs=[control_output("The skeletons.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -144,8 +151,9 @@ class PoseSkeleton(io.ComfyNode):
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         control_image = fitted_to_latent(image, latent)
+        ui = warnings_ui(cls, unused_alpha(image))
         if not preprocess:
-            return io.NodeOutput(control_image)
+            return io.NodeOutput(control_image, ui=ui)
         reporter = NodeReporter()
         detector, poser = preprocessor(PERSON_MODEL, reporter), preprocessor(POSE_MODEL, reporter)
-        return io.NodeOutput(pose_images(control_image, detector, poser, person_score, joint_score))
+        return io.NodeOutput(pose_images(control_image, detector, poser, person_score, joint_score), ui=ui)

@@ -17,8 +17,8 @@ from comfy_api.latest import io
 from ..errors import InvalidParameter
 from ..images.image_file import SUFFIXES, ImageMetadata, save_image
 from ..images.pixels import as_images, rgb, unused_alpha
-from .outputs import warnings_ui
 from .sockets import CATEGORY, FileType
+from .told import told_before
 
 VIDEO = f"{CATEGORY}/video"
 VIDEO_FORMATS = ("mp4", "webp", "mp4 and webp")
@@ -36,6 +36,15 @@ class ResultNode(io.ComfyNode):
         ComfyUI writes this value into the prompt and so into ``/history``, where the usual NaN is not valid JSON.
         """
         return uuid.uuid4().hex
+
+    @classmethod
+    def told(cls, warnings: list[str]) -> dict[str, list[str]]:
+        """``warnings``, and those of nodes before it that ComfyUI did not run again, for the response and on the node.
+
+        Always both keys: where a node runs once for each item of a list, ComfyUI only joins the keys of the first.
+        """
+        found = list(dict.fromkeys([*warnings, *told_before(cls)]))
+        return {"warnings": found, "text": list(found)}
 
 
 class Result(ResultNode):
@@ -86,7 +95,7 @@ class Result(ResultNode):
             file = f"{stem.replace('%batch_num%', str(index))}_{counter + index:05}_{SUFFIXES[output_format]}"
             save_image(image, Path(folder) / file, output_format, quality, metadata)
             saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
-        return io.NodeOutput(ui={"images": saved, **(warnings_ui(warnings) or {})})
+        return io.NodeOutput(ui={"images": saved, **cls.told(warnings)})
 
 
 class VideoResult(ResultNode):
@@ -146,7 +155,7 @@ class VideoResult(ResultNode):
             else:
                 write_webp(frames, path, fps, quality, metadata.exif())
             saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
-        return io.NodeOutput(ui={"images": saved, "animated": (True,), **(warnings_ui(unused_alpha(images)) or {})})
+        return io.NodeOutput(ui={"images": saved, "animated": (True,), **cls.told(unused_alpha(images))})
 
 
 class FileResult(ResultNode):
@@ -184,7 +193,8 @@ class FileResult(ResultNode):
                 name, f"{name}: {file} no longer exists; change a setting of the node that made it and queue again"
             ) from error
         saved = {"filename": copy.name, "subfolder": subfolder, "type": "output"}
-        return io.NodeOutput(ui={"images": [saved], "text": [copy.name]})
+        told = cls.told([])
+        return io.NodeOutput(ui={"images": [saved], **told, "text": [copy.name, *told["text"]]})
 
 
 def as_posted(prompt: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -52,6 +52,7 @@ class EncodePrompt(io.ComfyNode):
             outputs=[
                 io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded prompt.")
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -61,7 +62,7 @@ class EncodePrompt(io.ComfyNode):
         warnings = told_by(conditioning)
         for warning in warnings:
             _log.warning("NeuroLux: %s", warning)
-        return io.NodeOutput(conditioning, ui=stage_warnings_ui(loaded, warnings))
+        return io.NodeOutput(conditioning, ui=stage_warnings_ui(cls, loaded, warnings))
 
 
 class EmptyLatent(io.ComfyNode):
@@ -118,6 +119,7 @@ class Sample(ReadsNegative):
                 ),
             ],
             outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The image as a latent, for Decode.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -135,7 +137,8 @@ class Sample(ReadsNegative):
         request = plan_sample(pipeline.model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
         loaded = borrow(pipeline, NodeReporter())
         samples = sample(loaded, request, positive, negative)
-        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded, told_by(positive, negative)))
+        ui = stage_warnings_ui(cls, loaded, told_by(positive, negative), lazy=negative is not None)
+        return io.NodeOutput({"samples": samples}, ui=ui)
 
 
 class Decode(io.ComfyNode):
@@ -148,9 +151,10 @@ class Decode(io.ComfyNode):
             description="Decodes a latent into images with the model's own VAE.",
             inputs=[pipeline_input(), io.Latent.Input("latent", tooltip="The output of Sample.")],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The images.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
     def execute(cls, pipeline: PipelineHandle, latent: dict[str, Any]) -> io.NodeOutput:
         loaded = borrow(pipeline, NodeReporter())
-        return io.NodeOutput(decode(loaded, latent["samples"]), ui=stage_warnings_ui(loaded))
+        return io.NodeOutput(decode(loaded, latent["samples"]), ui=stage_warnings_ui(cls, loaded))

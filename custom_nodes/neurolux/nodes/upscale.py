@@ -107,6 +107,7 @@ class RefineInTiles(ReadsNegative):
                 negative_input(),
             ],
             outputs=[io.Image.Output("refined", display_name="image", tooltip="The refined image.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -126,4 +127,5 @@ class RefineInTiles(ReadsNegative):
         loaded = borrow(pipeline, NodeReporter())
         request = RefineRequest(strength, seed, steps, guidance, tile, overlap)
         made = refine(loaded, image, positive, negative, request)
-        return io.NodeOutput(made, ui=stage_warnings_ui(loaded, [*told_by(positive, negative), *unused_alpha(image)]))
+        warnings = [*told_by(positive, negative), *unused_alpha(image)]
+        return io.NodeOutput(made, ui=stage_warnings_ui(cls, loaded, warnings, lazy=negative is not None))

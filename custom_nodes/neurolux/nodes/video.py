@@ -91,6 +91,7 @@ class SampleVideo(ReadsNegative):
                 negative_input("What the video should not show. Only used with a guidance above 1."),
             ],
             outputs=[io.Latent.Output("samples", display_name="latent", tooltip="The frames as latents, for Decode.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -117,4 +118,5 @@ class SampleVideo(ReadsNegative):
         request = plan_video(pipeline, latent, frames, seed, steps, guidance)
         loaded = borrow(pipeline, NodeReporter())
         samples = sample_video(loaded, request, positive, negative)
-        return io.NodeOutput({"samples": samples}, ui=stage_warnings_ui(loaded, told_by(positive, negative)))
+        ui = stage_warnings_ui(cls, loaded, told_by(positive, negative), lazy=negative is not None)
+        return io.NodeOutput({"samples": samples}, ui=ui)

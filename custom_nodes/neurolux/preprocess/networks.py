@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.utils
 import torch
 
 from ..loading.modules import load_module
+from ..loading.node_bar import NodeBar
 from ..memory.module_store import LoadedModule, ModuleKey, modules
 from ..memory.patcher import ComponentPatcher
 from ..memory.streaming import CPU
@@ -80,12 +80,12 @@ class ImageProgress:
     """Counts the images of a batch on the node, and stops when the user interrupts."""
 
     def __init__(self, count: int) -> None:
-        self._bar = comfy.utils.ProgressBar(count)
+        self._bar = NodeBar(count)
 
     def check(self) -> None:
         """Raise InterruptProcessingException if the user has interrupted."""
-        mm.throw_exception_if_processing_interrupted()
+        self._bar.check()
 
     def step(self) -> None:
         """One more image is done. Raises InterruptProcessingException if the user has interrupted."""
-        self._bar.update(1)
+        self._bar.step()

@@ -17,7 +17,7 @@ from ..library.adapter_folders import adapter_documents
 from ..library.controlnets import auxiliary_documents
 from ..library.inventory import ModelFiles, inventory, source_name
 from ..library.known_models import comfy_shelf, known_models
-from ..library.single_files import Shelf
+from ..library.shelf import Shelf
 from ..loading.store import pipelines
 from ..memory.backends.choice import backend
 from ..memory.backends.cuda import gpu_available

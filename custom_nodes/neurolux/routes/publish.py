@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
+from typing import Any
 
+import nodes as comfy_nodes
 from aiohttp import web
 
-from .publishing import CannotPublish, publish
+from ..publishing.saving import CannotPublish, Published, publish
+from .service import service_url
 
 MODES_PATH = "/neurolux/modes/{name}"
 JSON = "application/json"
 
 
 def add_publish_route(routes: web.RouteTableDef) -> None:
-    """Register ``POST /neurolux/modes/{name}`` with ``{"workflow", "api", "overwrite"}``."""
+    """Register ``POST /neurolux/modes/{name}`` with ``{"workflow", "api", "widgets", "overwrite", "dry_run"}``.
+
+    The answer lists the parameters, what could not be one, and the names that requests can use no more.
+    """
 
     @routes.post(MODES_PATH)
     async def publish_mode(request: web.Request) -> web.Response:
@@ -27,19 +34,55 @@ def add_publish_route(routes: web.RouteTableDef) -> None:
             return refusal(400, "not_json", f"the body is not JSON: {error}")
         if not isinstance(body, dict):
             return refusal(400, "not_json", "the body must be an object with workflow and api")
-        overwrite = body.get("overwrite") is True
+        overwrite, dry_run = body.get("overwrite") is True, body.get("dry_run") is True
         name = request.match_info["name"]
         try:
             published = await asyncio.to_thread(
-                publish, name, body.get("workflow"), body.get("api"), overwrite=overwrite
+                publish,
+                name,
+                body.get("workflow"),
+                body.get("api"),
+                LoadedClasses(),
+                widgets=_widgets(body.get("widgets")),
+                overwrite=overwrite,
+                dry_run=dry_run,
             )
         except CannotPublish as error:
             return refusal(error.status, error.code, str(error))
         except OSError as error:
             return refusal(500, "cannot_write", f"the mode could not be saved: {error}")
-        return web.json_response(
-            {"name": published.name, "path": str(published.path), "endpoint": published.endpoint}, status=201
-        )
+        return web.json_response(_answer(published), status=200 if dry_run else 201)
+
+
+class LoadedClasses:
+    """The node classes of this ComfyUI."""
+
+    def definition(self, class_type: str) -> Mapping[str, Any] | None:
+        found = comfy_nodes.NODE_CLASS_MAPPINGS.get(class_type)  # pyright: ignore[reportAttributeAccessIssue]
+        return found.INPUT_TYPES() if found is not None else None
+
+    def is_output(self, class_type: str) -> bool:
+        found = comfy_nodes.NODE_CLASS_MAPPINGS.get(class_type)  # pyright: ignore[reportAttributeAccessIssue]
+        return bool(getattr(found, "OUTPUT_NODE", False))
+
+
+def _widgets(found: Any) -> dict[str, list[str]]:
+    """The names of widgets by node; without what has another form."""
+    given = found if isinstance(found, dict) else {}
+    return {key: [str(name) for name in names] for key, names in given.items() if isinstance(names, list)}
+
+
+def _answer(published: Published) -> dict[str, Any]:
+    return {
+        "name": published.name,
+        "path": str(published.path),
+        "endpoint": service_url() + published.endpoint,
+        "parameters": published.interface.shown,
+        "results": [one["name"] for one in published.interface.results],
+        "warnings": published.interface.warnings,
+        "changes": published.changes,
+        "replaces": published.replaces,
+    }
 
 
 def refusal(status: int, code: str, message: str) -> web.Response:

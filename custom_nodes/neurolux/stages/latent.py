@@ -15,8 +15,8 @@ import torch
 from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.registry import families, family_of
-from ..images.control_images import fitted_batch, same_proportions
-from ..images.frames import Frame, cycled, extent, resized, same_size
+from ..images.control_images import fitted_batch
+from ..images.frames import Frame, cycled, extent, resized, same_proportions, same_size
 from ..images.pixels import rgb
 
 STOCK_SCALE = 8

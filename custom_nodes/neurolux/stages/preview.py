@@ -24,8 +24,6 @@ from .decode import to_raw
 SMALL_VAE_PARAMETERS = 5_000_000
 _log = logging.getLogger(__name__)
 RGB_FILE = "latent_rgb.json"
-Preview = tuple[str, Image.Image, int]
-"""What ComfyUI's progress bar takes: format, image, largest side."""
 Previewer = Callable[[torch.Tensor], Image.Image]
 
 

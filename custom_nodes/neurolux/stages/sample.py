@@ -19,6 +19,7 @@ from ..families.spec import Task
 from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
 from ..loading.loaded import LoadedPipeline
+from ..loading.node_bar import NodeBar, Preview
 from ..loading.replanning import fit
 from ..loading.working_memory import image_encoding_memory, image_encoding_type, run_stage, sampling_memory
 from ..memory.vae_tiling import tiling
@@ -26,7 +27,7 @@ from .conditioning import GUIDANCE, Conditioning, as_long
 from .decode import to_raw
 from .encode import encode, encoded_tensors, prompt_of
 from .image_encoding import images_encoded_in_place
-from .preview import Preview, has_small_vae, make_previewer, predicted_clean
+from .preview import has_small_vae, make_previewer, predicted_clean
 from .tasks import ImageSource, accepted, begin_with, choose_task, steps_to_run
 
 SEEDS = 2**64
@@ -273,12 +274,11 @@ class ProgressSpan:
 class SampleProgress:
     """Reports each step of each image to ComfyUI, with a preview, and stops when the user interrupts.
 
-    ``ProgressBar.update_absolute`` is what does it all in ComfyUI: it raises InterruptProcessingException, which must
-    escape through the pipeline. ``pipe._interrupt`` would only skip the remaining steps and return what is there.
+    The bar raises InterruptProcessingException, which must escape through the pipeline. ``pipe._interrupt`` would only
+    skip the remaining steps and return what is there.
     """
 
     def __init__(self, loaded: LoadedPipeline, request: SampleRequest, span: ProgressSpan | None = None) -> None:
-        import comfy.utils
         import latent_preview
 
         self._loaded = loaded
@@ -286,7 +286,7 @@ class SampleProgress:
         self._previewer = make_previewer(loaded)
         self._largest_side: int = latent_preview.MAX_PREVIEW_RESOLUTION
         self._span = span or ProgressSpan(0, request.count * request.running)
-        self._bar = comfy.utils.ProgressBar(self._span.total)
+        self._bar = NodeBar(self._span.total)
         self._index = 0
         self._before: torch.Tensor | None = None
 
@@ -302,11 +302,9 @@ class SampleProgress:
 
     def step(self, pipe: Any, step: int, timestep: object, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """diffusers' ``callback_on_step_end``; changes nothing."""
-        import comfy.model_management as mm
-
-        mm.throw_exception_if_processing_interrupted()
+        self._bar.check()
         done = self._span.before + self._index * self._request.running + step + 1
-        self._bar.update_absolute(done, self._span.total, self._preview(pipe, step, tensors))
+        self._bar.show(done, self._span.total, self._preview(pipe, step, tensors))
         self._before = tensors["latents"]
         return {}
 

@@ -14,7 +14,7 @@ from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Task
-from ..images.frames import Frame
+from ..images.frames import Frame, mask_warnings
 from ..images.pixels import as_image, check_finite
 from ..loading.loaded import LoadedPipeline
 from .image_encoding import from_raw
@@ -35,6 +35,8 @@ class ImageSource:
     """How ``image`` was fitted."""
     places: tuple[int, ...] = (0,)
     """For each image, which of its batch it is: its noise is that of the seed plus this."""
+    remarks: tuple[str, ...] = ()
+    """What was done to its masks."""
 
     @classmethod
     def of(cls, latent: Mapping[str, Any], scale: int) -> ImageSource:
@@ -51,21 +53,22 @@ class ImageSource:
             image = None if image is None or rows is None else image[rows]
         if image is not None and (tuple(image.shape[1:3]) != size or len(image) != len(samples)):
             image = None
-        mask = latent.get("noise_mask")
+        mask, remarks = latent.get("noise_mask"), []
         if mask is not None:
+            remarks = mask_warnings(mask, (size[1], size[0]), len(samples))
             mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
             if tuple(mask.shape[-2:]) != size:  # stock nodes make masks of any size
                 mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
         frame = None if origin is None or image is None else origin.frame
-        return cls(samples, image, mask, frame, places_in_batch(latent))
+        return cls(samples, image, mask, frame, places_in_batch(latent), tuple(remarks))
 
     def warnings(self) -> list[str]:
         """What of it has no effect."""
         masks, images = 0 if self.mask is None else len(self.mask), len(self.samples)
         if masks <= images:
-            return []
+            return [*self.remarks]
         unused = "only the first is used" if images == 1 else f"only the first {images} are used"
-        return [f"the latent has {masks} masks and {images} image{'s' * (images > 1)}: {unused}"]
+        return [*self.remarks, f"the latent has {masks} masks and {images} image{'s' * (images > 1)}: {unused}"]
 
     def arguments(self, loaded: LoadedPipeline, task: Task, strength: float, index: int) -> dict[str, Any]:
         """The pipeline's own arguments for image ``index`` of the batch."""

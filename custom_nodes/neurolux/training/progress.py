@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import comfy.model_management as mm
-import comfy.utils
-
 from ..loading.editor_messages import EditorMessages
+from ..loading.node_bar import NodeBar
 from ..stages.sample import ProgressSpan
 from ..weights.progress import Throttle
 from .lora import TrainingReporter
@@ -28,19 +26,19 @@ class TrainingProgress(TrainingReporter):
         self._steps = steps
         self._total = steps + sampling
         self._sampled = 0
-        self._bar = comfy.utils.ProgressBar(self._total)
+        self._bar = NodeBar(self._total)
         self._texts, self._curves = Throttle(), Throttle(CURVE_SECONDS)
         self._begun: tuple[int, float] | None = None
 
     def phase(self, text: str, *, long: bool = False) -> None:
         """One that takes long is shown in any case."""
-        mm.throw_exception_if_processing_interrupted()
+        self._bar.check()
         if self._texts.due(last=long):
             self._messages.text(text)
 
     def begin(self, done: int) -> None:
         self._begun = done, time.monotonic()
-        self._bar.update_absolute(done, self._total)
+        self._bar.show(done, self._total)
 
     def step(self, losses: Sequence[float]) -> None:
         done, last = len(losses), len(losses) == self._steps
@@ -49,7 +47,7 @@ class TrainingProgress(TrainingReporter):
         preview = None
         if self._curves.due(last=last):
             preview = ("JPEG", draw_loss_curve(losses, self._title), LARGEST_PREVIEW)
-        self._bar.update_absolute(done, self._total, preview)
+        self._bar.show(done, self._total, preview)
 
     def sampling(self, steps: int) -> ProgressSpan:
         span = ProgressSpan(self._steps + self._sampled, self._total)

@@ -30,6 +30,9 @@ class Transfer:
 class LoadReporter:
     """Receives progress and ignores it. Subclasses report it."""
 
+    def check(self) -> None:
+        """Called while there is nothing to report."""
+
     def downloading(self, transfer: Transfer) -> None:
         """Called when more bytes have arrived."""
 

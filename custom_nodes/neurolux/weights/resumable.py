@@ -12,13 +12,16 @@ import hashlib
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial as bind
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DownloadFailed
 from .diffusers_folder import WEIGHTS
-from .progress import LoadReporter, Rate, Transfer
+from .progress import REPORT_SECONDS, LoadReporter, Rate, Transfer
 
 if TYPE_CHECKING:
     from huggingface_hub import DryRunFileInfo
@@ -30,10 +33,19 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 """The Hub's etag of a file in large file storage. The etag of a small text file is a git hash, which is shorter."""
 HASH_BYTES = 8_000_000
 WAIT_S = 1.0
+T = TypeVar("T")
+
+
+class DownloadStopped(Exception):
+    """In a thread that downloads: nobody waits for it any more."""
 
 
 class DownloadMeter:
-    """Counts the bytes of several files and reports them."""
+    """Counts the bytes of several files and reports them.
+
+    Threads that download only count. The thread that waits for them reports, at intervals, because a report may raise:
+    so an interrupt takes effect at once, also while the network is slow or silent.
+    """
 
     def __init__(self, total: int, reporter: LoadReporter) -> None:
         self._total = total
@@ -41,6 +53,7 @@ class DownloadMeter:
         self._rate = Rate()
         self._finished = 0
         self._bars: dict[int, int] = {}
+        self._stopped = False
         self.repo = ""
         self.file = ""
 
@@ -71,23 +84,53 @@ class DownloadMeter:
         return ByteBar
 
     def add(self, bar: int, count: int) -> None:
-        """Count ``count`` more bytes on one bar."""
+        """Count ``count`` more bytes on one bar. Raises DownloadStopped when nobody waits for them."""
+        if self._stopped:
+            raise DownloadStopped
         self._bars[bar] = self._bars.get(bar, 0) + count
-        self._report()
+
+    def watch(self, download: Callable[[], object]) -> None:
+        """Run ``download`` and report until it has ended. When a report raises, the download keeps no more bytes."""
+        try:
+            in_thread(download, self.report)
+            self.report()
+        except BaseException:
+            self._stopped = True
+            raise
 
     def reached(self, count: int) -> None:
         """Another process has downloaded ``count`` bytes of the current file."""
         self._bars[0] = count
-        self._report()
+        self.report()
 
-    def _report(self) -> None:
-        done = min(self._finished + max(self._bars.values()), self._total)
+    def report(self) -> None:
+        """Report what is counted. May raise, to stop the download."""
+        done = min(self._finished + max(list(self._bars.values()), default=0), self._total)
         self._reporter.downloading(Transfer(self.repo, self.file, done, self._total, self._rate.of(done)))
 
     def finish(self) -> None:
         """The current file is complete."""
         self._finished += max(self._bars.values(), default=0)
         self._bars.clear()
+
+
+def in_thread(work: Callable[[], T], waiting: Callable[[], None]) -> T:
+    """What ``work`` returns or raises. Until then ``waiting`` is called every quarter of a second; it may raise.
+
+    If it does, the thread is left to itself: requests of huggingface_hub cannot be cancelled.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # raised in the thread that waits
+            done.set_exception(error)
+
+    Thread(target=run, name="neurolux-download", daemon=True).start()
+    while not wait([done], REPORT_SECONDS / 2).done:
+        waiting()
+    return done.result()
 
 
 def is_large(info: DryRunFileInfo) -> bool:
@@ -107,7 +150,7 @@ def fetch_large_file(repo: str, info: DryRunFileInfo, meter: DownloadMeter) -> N
     meter.file = info.filename
     url = hf_hub_url(repo, info.filename, revision=info.commit_hash)
     headers = build_hf_headers()
-    metadata = get_hf_file_metadata(url)
+    metadata = in_thread(lambda: get_hf_file_metadata(url), meter.report)
     if urllib.parse.urlsplit(metadata.location).netloc != urllib.parse.urlsplit(url).netloc:
         headers.pop("authorization", None)  # do not send the token to a storage server; its URL is signed
     blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
@@ -126,7 +169,8 @@ def fetch_large_file(repo: str, info: DryRunFileInfo, meter: DownloadMeter) -> N
             with partial.open("ab") as file:
                 if metadata.size is not None and file.tell() > metadata.size:
                     file.truncate(0)
-                http_get(
+                fetch = bind(
+                    http_get,
                     metadata.location,
                     file,
                     resume_size=file.tell(),
@@ -134,7 +178,8 @@ def fetch_large_file(repo: str, info: DryRunFileInfo, meter: DownloadMeter) -> N
                     expected_size=metadata.size,
                     tqdm_class=meter.bar,
                 )
-            check_content(repo, info.filename, partial, str(metadata.etag))
+                meter.watch(fetch)
+            check_content(repo, info.filename, partial, str(metadata.etag), meter.report)
             partial.replace(blob)
     meter.finish()
 
@@ -168,14 +213,15 @@ def alone(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def check_content(repo: str, name: str, partial: Path, etag: str) -> None:
-    """Delete ``partial`` and raise DownloadFailed unless its sha256 equals its etag."""
+def check_content(repo: str, name: str, partial: Path, etag: str, at_work: Callable[[], None]) -> None:
+    """Delete ``partial`` and raise DownloadFailed unless its sha256 equals its etag. ``at_work`` may raise to stop."""
     if SHA256.fullmatch(etag) is None:
         return
     digest = hashlib.sha256()
     with partial.open("rb") as file:
         while piece := file.read(HASH_BYTES):
             digest.update(piece)
+            at_work()
     if digest.hexdigest() == etag:
         return
     partial.unlink()

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial as bind
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +24,7 @@ from ..catalog.models import FolderSource, Model, RepoFiles, RepoSource, SingleF
 from ..errors import AccessDenied, DownloadFailed, NeuroLuxError, WeightsMissing
 from .diffusers_folder import missing_files
 from .progress import LoadReporter
-from .resumable import DownloadMeter, fetch_large_file, is_large
+from .resumable import DownloadMeter, fetch_large_file, in_thread, is_large
 
 if TYPE_CHECKING:
     from huggingface_hub import DryRunFileInfo
@@ -182,7 +183,8 @@ def download(parts: Sequence[RepoFiles], reporter: LoadReporter) -> None:
     missing: dict[str, list[DryRunFileInfo]] = {}
     for part in parts:
         with download_errors(part.repo):
-            planned = snapshot_download(part.repo, allow_patterns=list(part.files), dry_run=True)
+            plan = bind(snapshot_download, part.repo, allow_patterns=list(part.files), dry_run=True)
+            planned = in_thread(plan, reporter.check)
         missing[part.repo] = [info for info in planned if info.will_download]
     total = sum(info.file_size or 0 for infos in missing.values() for info in infos)
     check_disk(" and ".join(repo for repo, infos in missing.items() if infos), total)
@@ -193,7 +195,7 @@ def download(parts: Sequence[RepoFiles], reporter: LoadReporter) -> None:
             for info in filter(is_large, missing[part.repo]):
                 fetch_large_file(part.repo, info, meter)
             meter.file = "configuration"
-            snapshot_download(part.repo, allow_patterns=list(part.files), tqdm_class=meter.bar)
+            meter.watch(bind(snapshot_download, part.repo, allow_patterns=list(part.files), tqdm_class=meter.bar))
             meter.finish()
 
 

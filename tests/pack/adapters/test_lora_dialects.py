@@ -125,6 +125,11 @@ def loha_wide(shape: tuple[int, ...], generator: torch.Generator) -> tuple[State
     return loha(shape, generator, 8)
 
 
+def difference(shape: tuple[int, ...], generator: torch.Generator) -> tuple[State, torch.Tensor]:
+    added = noise(generator, *shape)
+    return {".diff": added}, added
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How a file names a layer, and how it stores what is added."""
@@ -155,6 +160,15 @@ T5 = {
     for kind in ("lora_down.weight", "lora_up.weight")
 }
 ABSENT = {f"lora_unet_double_blocks_77_img_mlp_0.{kind}": (4, 4) for kind in ("lora_down.weight", "lora_up.weight")}
+XLABS = {
+    "double_blocks.0.processor.qkv_lora1": QKV, "double_blocks.0.processor.qkv_lora2": ADDED,
+    "double_blocks.0.processor.proj_lora1": ("transformer_blocks.0.attn.to_out.0",),
+    "double_blocks.0.processor.proj_lora2": ("transformer_blocks.0.attn.to_add_out",),
+    "single_blocks.0.processor.qkv_lora": tuple(f"{SINGLE}.attn.to_{name}" for name in "qkv"),
+    "single_blocks.0.processor.proj_lora": (f"{SINGLE}.proj_out",),
+}  # fmt: skip
+EMBEDDING = {"bundle_emb.cat.clip_l": (2, 32), "bundle_emb.cat.t5xxl": (2, 32)}
+AGAIN = {"transformer.x_embedder.lora_A.weight": (4, 16), "transformer.x_embedder.lora_B.weight": (32, 4)}
 DIALECTS: dict[str, tuple[str, Dialect]] = {
     "kohya": ("flux", Dialect(kohya(), DOWN, FLUX)),
     "kohya without alpha": ("flux", Dialect(kohya(), lora(".lora_down.weight", ".lora_up.weight"), FLUX)),
@@ -180,6 +194,10 @@ DIALECTS: dict[str, tuple[str, Dialect]] = {
         "flux", Dialect(dotted("transformer."), lora(".lora_A.weight", ".lora_B.weight", ".alpha"), FLUX, ours=True)
     ),
     "lora.down": ("flux", Dialect(dotted("transformer."), lora(".lora.down.weight", ".lora.up.weight"), FLUX, True)),
+    "XLabs": ("flux", Dialect(dotted(""), lora(".down.weight", ".up.weight"), XLABS)),
+    "an embedding beside it": ("flux", Dialect(kohya(), DOWN, FLUX, more=EMBEDDING, note="16 of 17 layers")),
+    "the same layer under two names": ("flux", Dialect(kohya(), DOWN, FLUX, more=AGAIN, note="16 of 17 layers")),
+    "differences": ("flux", Dialect(dotted("diffusion_model."), difference, FLUX)),
     "LoKr, whole": ("flux", Dialect(kohya("lycoris_"), lokr("whole"), FLUX, ours=True)),
     "LoKr, half": ("flux", Dialect(kohya(), lokr("half"), FLUX)),
     "LoKr, both": ("flux", Dialect(dotted("diffusion_model."), lokr("both"), FLUX)),
@@ -299,8 +317,38 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         {f"transformer.transformer_blocks.{n}.attn.to_q.lora_{s}.weight": (4, 32) if s == "A" else (32, 4)
          for n in range(40, 50) for s in "AB"}, "no layer that tiny-flux-dev has, or few",
     ),
-    "OFT": ({"lora_unet_double_blocks_0_img_mlp_0.oft_blocks": (4, 8, 8)}, "OFT"),
-    "full weights": ({"diffusion_model.double_blocks.0.img_mlp.0.diff": (128, 32)}, "full weights"),
+    "whole weights": ({"diffusion_model.double_blocks.0.img_mlp.0.weight": (128, 32)}, "a model's own weights"),
+    "OFT of another size": ({"lora_unet_double_blocks_0_img_mlp_0.oft_blocks": (4, 8, 8)}, "returns 128.* and 32"),
+    "OFT of peft": ({f"transformer.{QKV[0]}.oft_R.weight": (8, 6)}, "OFT of peft"),
+    "OFT of peft, named": ({f"base_model.model.{QKV[0]}.oft_R.default.weight": (8, 6)}, "OFT of peft"),
+    "OFT of an old LyCORIS": ({"lycoris_transformer_blocks_0_attn_to_q.oft_diag": (8, 4, 4)}, "old LyCORIS"),
+    "BOFT of peft": ({f"base_model.model.{QKV[0]}.boft_R": (1, 8, 4, 4)}, "BOFT of peft"),
+    "IA3 of peft": ({f"base_model.model.{QKV[0]}.ia3_l": (1, 32)}, "of peft"),
+    "VeRA": ({f"base_model.model.{QKV[0]}.vera_lambda_b": (32,)}, "VeRA"),
+    "GLoRA": (
+        {f"lycoris_transformer_blocks_0_attn_to_q.{name}.weight": (4, 4) for name in ("a1", "a2", "b1", "b2")}, "GLoRA",
+    ),
+    "a rotation across joined layers": (
+        {"lora_unet_double_blocks_0_img_attn_qkv.oft_blocks": (2, 48, 48)}, "a rotation across joined layers",
+    ),
+    "DoRA along inputs of joined layers": (
+        {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 32),
+         "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": (96, 4),
+         "lora_unet_double_blocks_0_img_attn_qkv.dora_scale": (1, 32)}, "DoRA along the inputs of joined layers",
+    ),
+    "DoRA of another size": (
+        {f"transformer.{QKV[0]}.lora_A.weight": (4, 32), f"transformer.{QKV[0]}.lora_B.weight": (32, 4),
+         f"transformer.{QKV[0]}.lora_magnitude_vector": (31,)}, "31 magnitudes for a weight of 32x32",
+    ),
+    "ranks that differ": (
+        {f"transformer.{QKV[0]}.lora_A.weight": (4, 32), f"transformer.{QKV[0]}.lora_B.weight": (32, 8)},
+        "factors of the ranks 4 and 8",
+    ),
+    "only a textual inversion": ({"bundle_emb.cat.string_to_param.*": (1, 32)}, "a textual inversion"),
+    "a tensor under two names": (
+        {f"transformer.{QKV[0]}.{name}.weight": (4, 32) if "A" in name else (32, 4)
+         for name in ("lora_A", "lora_A.style", "lora_B")}, "two tensors called",
+    ),
     "half a layer": ({"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": (4, 32)}, "lora_B is missing"),
     "half a LoKr": ({"lycoris_transformer_blocks_0_attn_to_q.lokr_w1": (2, 2)}, "lokr_w2 is missing"),
 }  # fmt: skip
@@ -356,3 +404,73 @@ def test_a_lora_of_the_plain_model_widens_for_fill(tiny_models: dict[str, Path],
         values = inputs_for(layer.base_layer)
         expected = layer.base_layer(values) + values[:, :inputs] @ change.T
         assert torch.allclose(layer(values), expected, atol=1e-4)
+
+
+def test_a_rotation_of_joined_layers_is_cut_where_its_blocks_allow(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Blocks of 4 fit into queries, keys and values of 32 rows each; the two halves of the last norm change places."""
+    base = handle_for(tiny_models["tiny-flux-dev"])
+    loaded = borrow(base)
+    names = {"double_blocks_0_img_attn_qkv": QKV, "final_layer_adaLN_modulation_1": ("norm_out.linear",)}
+    state, expected = {}, {}
+    for number, (name, targets) in enumerate(names.items()):
+        weight = torch.cat([loaded.denoiser.get_submodule(target).weight.detach() for target in targets])
+        swapped = torch.cat(weight.chunk(2)[::-1]) if len(targets) == 1 else weight
+        blocks = noise(torch.Generator().manual_seed(number), len(weight) // 4, 4, 4)
+        skew, unit = blocks - blocks.transpose(1, 2), torch.eye(4)
+        turn = torch.block_diag(*((unit + skew) @ torch.linalg.inv(unit - skew)).transpose(1, 2))
+        changed = turn @ swapped
+        changed = torch.cat(changed.chunk(2)[::-1]) if len(targets) == 1 else changed
+        expected |= dict(zip(targets, changed.split(len(weight) // len(targets)), strict=True))
+        state[f"lora_unet_{name}.oft_blocks"] = blocks
+    path = tmp_path / "oft.safetensors"
+    save_file(state, path)
+    with torch.no_grad():
+        borrow(with_loras(base, (path, 1.0, 1.0)))
+        for target, weight in expected.items():
+            layer: Any = loaded.denoiser.get_submodule(target)
+            values = inputs_for(layer.base_layer)
+            assert torch.allclose(layer(values), functional.linear(values, weight, layer.base_layer.bias), atol=1e-4)
+
+
+def test_a_quantized_lora_is_refused_by_its_type(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    from neurolux.errors import InvalidParameter
+
+    path = tmp_path / "int8.safetensors"
+    names = ((f"transformer.{QKV[0]}.lora_A.weight", (4, 32)), (f"transformer.{QKV[0]}.lora_B.weight", (32, 4)))
+    save_file({name: torch.ones(shape, dtype=torch.int8) for name, shape in names}, path)
+    with pytest.raises(InvalidParameter, match="tensors of type int8"):
+        borrow(with_loras(handle_for(tiny_models["tiny-flux-dev"]), (path, 1.0, 1.0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16])
+def test_small_types_are_read(tiny_models: dict[str, Path], tmp_path: Path, dtype: torch.dtype) -> None:
+    base = handle_for(tiny_models["tiny-flux-dev"])
+    loaded = borrow(base)
+    parts, _ = DOWN((32, 32), torch.Generator().manual_seed(1))
+    stored = {f"lora_transformer_{QKV[0].replace('.', '_')}{kind}": value.to(dtype) for kind, value in parts.items()}
+    path = tmp_path / "small.safetensors"
+    save_file(stored, path)
+    down, up, alpha = (value.float() for value in stored.values())
+    with torch.no_grad():
+        borrow(with_loras(base, (path, 1.0, 1.0)))
+        layer: Any = loaded.denoiser.get_submodule(QKV[0])
+        values = inputs_for(layer.base_layer)
+        expected = layer.base_layer(values) + values @ (up @ down * alpha / RANK).T
+        assert torch.allclose(layer(values), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "differences"])
+def test_loading_takes_the_memory_of_the_file(tiny_models: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """No matrices of the layers' sizes are made of a file's small parts, and they are read one after the other."""
+    base = handle_for(tiny_models["tiny-flux-dev"])
+    loaded = borrow(base)
+    makes = {"LoHa": loha_wide, "LoKr": lokr("half"), "differences": difference}
+    path = tmp_path / "some.safetensors"
+    write(path, loaded.denoiser, Dialect(kohya("lycoris_"), makes[kind], FLUX, ours=True))
+    targets = [target for joined in FLUX.values() for target in joined]
+    whole = sum(loaded.denoiser.get_submodule(target).weight.nbytes for target in targets)
+    borrow(with_loras(base, (path, 1.0, 1.0)))
+    (found,) = loaded.loras.loaded.values()
+    assert found.bytes <= max(path.stat().st_size, whole // 3)

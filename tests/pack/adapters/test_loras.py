@@ -146,6 +146,66 @@ def test_a_lora_that_does_not_fit_is_named_with_its_remedy(
         check_lora(base.model, stamp_file(pickled.name, pickled))
 
 
+def test_after_a_failed_load_no_lora_is_in_effect(
+    tiny_models: dict[str, Path], adapter_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Not even one that was in effect before, and that stays loaded."""
+    from neurolux.errors import InvalidParameter
+
+    base = handle_for(tiny_models["tiny-flux-dev"])
+    good = (adapter_files["flux-a"], 1.0, 1.0)
+    wide = tmp_path / "wide.safetensors"
+    tiny_adapters.write_kohya_flux(wide, width=64)
+    before, changed = make_image(base), make_image(with_loras(base, good))
+    loaded = borrow(with_loras(base, good))
+    for _ in range(2):
+        with pytest.raises(InvalidParameter, match="wide.safetensors does not fit"):
+            borrow(with_loras(base, good, (wide, 1.0, 1.0)))
+        assert loaded.loras.active == ()
+        layer: Any = loaded.denoiser.get_submodule("transformer_blocks.0.attn.to_q")
+        values = torch.randn(2, layer.in_features)
+        assert torch.equal(layer(values), layer.base_layer(values))
+        assert torch.equal(make_image(base), before)
+        assert torch.equal(make_image(with_loras(base, good)), changed)
+
+
+@pytest.mark.parametrize("dialect", ["flux-a", "flux-kohya", "ours"])
+def test_running_out_of_memory_while_a_lora_loads_says_what_to_do_and_leaves_nothing(
+    tiny_models: dict[str, Path],
+    adapter_files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dialect: str,
+) -> None:
+    from neurolux.adapters import lora_insertion
+    from neurolux.adapters import loras as adapters
+    from neurolux.errors import OutOfMemory
+    from safetensors.torch import load_file, save_file
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    base = handle_for(tiny_models["tiny-flux-dev"])
+    before = make_image(base)
+    file = adapter_files.get(dialect, tmp_path / "ours.safetensors")
+    if dialect == "ours":
+        named = load_file(adapter_files["flux-a"])
+        save_file({key.removeprefix("transformer."): value for key, value in named.items()}, file)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(borrow(base).pipe), "load_lora_weights", full)
+        patch.setattr(lora_insertion, "put_in", full)
+        with pytest.raises(OutOfMemory, match=rf"while loading LoRA {file.name}: .*2.00 GiB.*leaner offload"):
+            borrow(with_loras(base, (file, 1.0, 1.0)))
+        assert torch.equal(make_image(base), before)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapters, "converted", full)
+        if dialect != "ours":
+            with pytest.raises(OutOfMemory, match="2.00 GiB"):
+                borrow(with_loras(base, (file, 1.0, 1.0)))
+    assert not torch.equal(make_image(with_loras(base, (file, 1.0, 1.0))), before)
+    assert torch.equal(make_image(base), before)
+
+
 def test_lora_and_controlnet_act_together(tiny_models: dict[str, Path], adapter_files: dict[str, Path]) -> None:
     base = handle_for(tiny_models["tiny-sdxl"])
     controlled = with_controls(base, {"path": adapter_files["tiny-sdxl-canny"]})

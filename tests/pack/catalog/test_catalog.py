@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from neurolux.catalog.limits import Limits
 from neurolux.catalog.models import FolderSource, RepoSource
-from neurolux.catalog.reading import parse_limits, parse_source, read_catalog
+from neurolux.catalog.reading import CATALOG_FILE, parse_limits, parse_source, read_catalog
 from neurolux.errors import InvalidParameter, ModelNotFound
 from neurolux.library.folder_models import find_folder_models, folder_model
 
@@ -148,7 +148,7 @@ def test_a_changed_folder_is_read_again(tiny_models: dict[str, Path], tmp_path: 
 def test_what_was_not_verified_is_shown_as_such() -> None:
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
     from neurolux.library.inventory import inventory
-    from neurolux.library.single_files import Shelf
+    from neurolux.library.shelf import Shelf
     from neurolux.weights.sources import ModelStatus
 
     catalog = read_catalog()
@@ -159,6 +159,28 @@ def test_what_was_not_verified_is_shown_as_such() -> None:
     assert (schnell.gated, schnell.license) == (True, "Apache-2.0 (not verified)")
     motion = read_auxiliary_catalog().motions["animatediff-v3"]
     assert (motion.license_text, motion.commercial_use) == ("unknown (not verified)", False)
+
+
+def test_the_sizes_of_small_models_are_computed_or_marked() -> None:
+    """Those without a source of their size are known: their classes are not built here."""
+    from neurolux.catalog.auxiliary import read_auxiliary_catalog
+
+    catalog = read_auxiliary_catalog()
+    every = {**catalog.controlnets, **catalog.preprocessors, **catalog.motions}
+    assert {name for name, one in every.items() if "size" not in one.verified} == {
+        "depth-anything-v2-small", "vitpose-base",
+    }  # fmt: skip
+    assert all("license" not in one.verified for one in every.values())  # no licence could be read where it is kept
+    assert "soft edge" in catalog.controlnets["flux-union-pro-2"].kinds
+
+
+def test_a_misspelt_fact_of_a_small_model_is_an_error(tmp_path: Path) -> None:
+    from neurolux.catalog.auxiliary import read_auxiliary_catalog
+
+    broken = CATALOG_FILE.read_text().replace('verified = { size = "computed from its six', 'verified = { sise = "x')
+    (tmp_path / "models.toml").write_text(broken)
+    with pytest.raises(TypeError, match="unknown facts sise"):
+        read_auxiliary_catalog(tmp_path / "models.toml")
 
 
 def test_an_unknown_verified_fact_is_an_error(tmp_path: Path) -> None:

@@ -51,6 +51,25 @@ def test_a_mask_image_is_read_as_it_was_meant(kind: str, way: str) -> None:
     assert warning in " ".join(read.warnings)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_grey_masks_and_their_alpha_are_read_as_colours_are(channels: int) -> None:
+    from neurolux.images.masks import mask_from
+
+    grey = HALVES[..., :1] if channels < 4 else HALVES
+    alpha = INSIDE[..., None]
+    image = grey if channels == 1 else torch.cat([grey, alpha], dim=-1)
+    whole = HALVES if channels == 1 else torch.cat([HALVES, alpha], dim=-1)
+    assert torch.equal(mask_from(image[None], None, 0).mask, mask_from(whole[None], None, 0).mask)
+
+
+def test_a_mask_of_more_channels_than_colours_and_alpha_is_refused() -> None:
+    from neurolux.errors import InvalidParameter
+    from neurolux.images.masks import mask_from
+
+    with pytest.raises(InvalidParameter, match="1 to 4 channels"):
+        mask_from(torch.ones(1, H, W, 5), None, 0)
+
+
 def test_a_mask_that_is_all_transparent_or_of_another_image_is_refused() -> None:
     from neurolux.errors import InvalidParameter
     from neurolux.images.masks import mask_from

@@ -13,7 +13,8 @@ from neurolux.catalog.reading import read_catalog
 from neurolux.errors import WeightsMissing
 from neurolux.families.identify import read_kind
 from neurolux.families.registry import family_of
-from neurolux.library.single_files import complete, files_below, files_model
+from neurolux.library.shelf import files_below
+from neurolux.library.single_files import complete, files_model
 from neurolux.weights.stamps import stamp_file
 
 from tests.pack.comfy_server import comfyui_dir

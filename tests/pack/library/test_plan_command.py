@@ -110,8 +110,12 @@ def test_what_is_not_asked_is_this_machine() -> None:
     assert machine_for(PlanQuery(vram=0, ram=16 * GB), here).device == "cpu"
 
 
-def test_the_planner_needs_neither_torch_nor_comfyui() -> None:
-    code = "import sys; from neurolux.library.plan_command import main; main(['--model', 'starter']); "
+@pytest.mark.parametrize("model", ["starter", "flux-dev", "unknown"])
+def test_the_planner_needs_neither_torch_nor_comfyui(model: str, tmp_path: Path) -> None:
+    """But to read a file, and there is none in these folders."""
+    (tmp_path / "diffusion_models").mkdir()
+    arguments = ["--model", model, "--models", str(tmp_path)]
+    code = f"import sys; from neurolux.library.plan_command import main; main({arguments}); "
     code += "assert not {'torch', 'comfy', 'numpy', 'diffusers'} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(REPO / "custom_nodes")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)

@@ -149,17 +149,37 @@ def image_of(root: Path, main: Tensors, flux: Any, precision: str) -> torch.Tens
     return make_image(build(files_model(family_of("flux"), source, read_catalog()), precision))
 
 
+def weights_of(flux: Any, layout: str) -> Tensors:
+    """Its transformer as a file has it."""
+    state = state_of(flux.transformer)
+    return bfl_flux(state) if layout == "original" else state
+
+
+@pytest.fixture(scope="module")
+def images_without_weights(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The image of a transformer of zeros, by layout: what no weights that were read may make."""
+    return {
+        layout: image_of(
+            tmp_path_factory.mktemp("zeros"),
+            {name: torch.zeros_like(value) for name, value in weights_of(flux, layout).items()},
+            flux,
+            "fp32",
+        )
+        for layout in ("original", "diffusers")
+    }
+
+
 @pytest.mark.parametrize(
     ("kind", "layout"), [*((kind, "original") for kind in READ), ("nf4", "diffusers"), ("int8 convrot", "diffusers")]
 )
-def test_a_format_is_read_as_its_decoded_weights(flux: Any, tmp_path: Path, kind: str, layout: str) -> None:
-    state = state_of(flux.transformer)
-    file, plain = coded(bfl_flux(state) if layout == "original" else state, READ[kind])
+def test_a_format_is_read_as_its_decoded_weights(
+    flux: Any, images_without_weights: dict[str, torch.Tensor], tmp_path: Path, kind: str, layout: str
+) -> None:
+    file, plain = coded(weights_of(flux, layout), READ[kind])
     expected = image_of(tmp_path / "plain", plain, flux, "fp32")
     made = image_of(tmp_path / "coded", file, flux, "fp32")
     assert torch.allclose(made, expected, atol=2e-4)
-    rest = {name: torch.zeros_like(value) for name, value in plain.items()}
-    assert not torch.allclose(expected, image_of(tmp_path / "none", rest, flux, "fp32"), atol=2e-2)
+    assert not torch.allclose(expected, images_without_weights[layout], atol=2e-2)
 
 
 def noted(kind: str, **more: object) -> Callable[[Tensors], Tensors]:

@@ -14,7 +14,8 @@ from neurolux.catalog.models import Model, SingleFilesSource
 from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.registry import family_of
-from neurolux.library.single_files import Shelf, catalog_files, complete, files_model
+from neurolux.library.shelf import Shelf
+from neurolux.library.single_files import catalog_files, complete, files_model
 from neurolux.planning.planner import make_plan
 from neurolux.planning.records import Machine, Workload
 from neurolux.weights.sources import is_here, model_status, resolve
@@ -31,6 +32,7 @@ from tests.tiny_files import (
     prefixed,
     state_of,
     tiny_flux,
+    tiny_sd15,
     tiny_sdxl,
     write,
 )
@@ -405,3 +407,68 @@ def test_a_pickled_file_is_not_opened(flux: Any, tmp_path: Path) -> None:
             {"transformer": tmp_path / "diffusion_models/flux.safetensors", "vae": pickled},
             shelf_of(tmp_path),
         )
+
+
+# Stable Diffusion 1.5
+
+
+@pytest.fixture(scope="module")
+def sd15() -> Any:
+    """A Stable Diffusion 1.5, as diffusers has it."""
+    return ready(tiny_sd15(comfyui_dir()))
+
+
+def sd15_checkpoint(pipe: Any) -> Tensors:
+    """All of it in one file, as Runway published it, with the weights' averages beside them."""
+    unet = ldm_unet(state_of(pipe.unet))
+    return {
+        **prefixed("model.diffusion_model.", unet),
+        **{f"model_ema.diffusion_model{name.replace('.', '')}": value * 0 for name, value in unet.items()},
+        **prefixed("first_stage_model.", ldm_vae(state_of(pipe.vae))),
+        **prefixed("cond_stage_model.transformer.", clip_l(state_of(pipe.text_encoder))),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
+    }
+
+
+SD15_LAYOUTS: dict[str, Callable[[Any], dict[str, Tensors]]] = {
+    "a checkpoint": lambda pipe: {"checkpoints/v1-5-pruned-emaonly-fp16.safetensors": sd15_checkpoint(pipe)},
+    "a checkpoint of one's own": lambda pipe: {"checkpoints/mine.safetensors": sd15_checkpoint(pipe)},
+    "a UNet, an encoder and a VAE": lambda pipe: {
+        "diffusion_models/sd15_unet.safetensors": state_of(pipe.unet),
+        "text_encoders/clip_l.safetensors": clip_l(state_of(pipe.text_encoder)),
+        "vae/vae-ft-mse-840000-ema-pruned.safetensors": ldm_vae(state_of(pipe.vae)),
+        "vae/sdxl_vae.safetensors": {name: value * 0 for name, value in ldm_vae(state_of(pipe.vae)).items()},
+    },
+}
+
+
+@pytest.mark.parametrize("layout", SD15_LAYOUTS)
+def test_sd15_files_make_the_image_of_the_folder(sd15: Any, tmp_path: Path, layout: str) -> None:
+    main = put(tmp_path, SD15_LAYOUTS[layout](sd15))
+    model = files_model(
+        family_of("sd15"), complete(family_of("sd15"), {"unet": main}, shelf_of(tmp_path)), read_catalog()
+    )
+    assert model.uses_negative_prompt
+    assert (model.defaults.guidance_scale, model.defaults.width) == (7.5, 512)
+    assert torch.equal(make_image(build(model), guidance_scale=5.0), make_image(sd15, guidance_scale=5.0))
+    local = catalog_files(read_catalog(), shelf_of(tmp_path)).get("sd15").local
+    assert bool(local) == (layout != "a checkpoint of one's own")
+
+
+def test_relatives_of_sd15_are_refused_by_their_names(sd15: Any, tmp_path: Path) -> None:
+    checkpoint = sd15_checkpoint(sd15)
+    crossed = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    two = write(tmp_path / "checkpoints" / "v2.safetensors", {**checkpoint, crossed: torch.zeros(64, 1024)})
+    with pytest.raises(WeightsMissing, match=r"v2.safetensors is a Stable Diffusion 2 UNet"):
+        complete(family_of("sd15"), {"unet": two}, shelf_of(tmp_path))
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    inpainting = write(tmp_path / "checkpoints" / "ip.safetensors", {**checkpoint, first: torch.zeros(64, 9, 3, 3)})
+    with pytest.raises(WeightsMissing, match=r"ip.safetensors takes 9 channels and returns 4: it is an inpainting"):
+        complete(family_of("sd15"), {"unet": inpainting}, shelf_of(tmp_path))
+    snr = write(tmp_path / "checkpoints" / "snr.safetensors", {**checkpoint, "ztsnr": torch.zeros(0)})
+    with pytest.raises(WeightsMissing, match=r"snr.safetensors .* zero terminal SNR"):
+        complete(family_of("sd15"), {"unet": snr}, shelf_of(tmp_path))
+    velocity = write(tmp_path / "checkpoints" / "v.safetensors", {**checkpoint, "v_pred": torch.zeros(0)})
+    source = complete(family_of("sd15"), {"unet": velocity}, shelf_of(tmp_path))
+    scheduler = build(files_model(family_of("sd15"), source, read_catalog())).scheduler
+    assert scheduler.config.prediction_type == "v_prediction"

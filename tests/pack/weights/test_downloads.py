@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.pack.fake_hub import FakeHub, running_hub
 
 CUSTOM_NODES = Path(__file__).parents[3] / "custom_nodes"
 FETCH = """
-import json, sys
+import json, os, sys, time
 from dataclasses import replace
 from neurolux.catalog.reading import read_catalog
 from neurolux.errors import NeuroLuxError
@@ -32,10 +33,17 @@ progress, result = [], {}
 
 
 class Reporter(LoadReporter):
+    def check(self):
+        if sys.argv[2].startswith("interrupt") and time.monotonic() > interrupted_at:
+            raise KeyboardInterrupt
+
     def downloading(self, transfer):
+        self.check()
         progress.append((transfer.done, transfer.total, transfer.repo, transfer.file, transfer.bytes_per_second))
 
 
+started = time.monotonic()
+interrupted_at = started + 1
 if sys.argv[2] == "small-disk":
     sources.DISK_RESERVE_BYTES = 10**18
 if sys.argv[2] == "full-disk":
@@ -54,9 +62,12 @@ try:
     else:
         found = sources.resolve(model, model.variant(0), Reporter())
         result = {"pipeline": str(found.pipeline)}
+except KeyboardInterrupt:
+    result = {"seconds": time.monotonic() - interrupted_at}
 except NeuroLuxError as error:
     result = {"error": type(error).__name__, "message": str(error)}
-print(json.dumps({**result, "progress": progress}))
+print(json.dumps({**result, "progress": progress}), flush=True)
+os._exit(0)  # not after the threads of a download that was given up
 """
 
 
@@ -184,6 +195,27 @@ def test_a_small_disk_is_noticed_before_the_download(fetch: Fetcher) -> None:
     assert not any(name.startswith("transformer/diffusion") for name in fetch.hub.requested)
 
 
+def test_of_three_processes_one_downloads_and_the_others_wait(fetch: Fetcher) -> None:
+    """The locks stay where they are: who waits for a deleted one and who makes it anew would both go in."""
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    alone = fetch()  # how often one process asks for a file
+    once = fetch.hub.asked_for.count(name)
+    shutil.rmtree(fetch.home)
+    fetch.hub.requested.clear()
+    fetch.hub.asked_for.clear()
+    fetch.hub.held_back = (name, 3 * once)
+    with ThreadPoolExecutor(3) as pool:
+        results = [made.result() for made in [pool.submit(fetch) for _ in range(3)]]
+    assert {Path(str(result["pipeline"])).name for result in results} == {Path(str(alone["pipeline"])).name}
+    weights = [request for request in fetch.hub.requested if ".safetensors@" in request]
+    assert sorted(weights) == sorted({*weights})  # each from its start, and once
+    assert all(request.endswith("@0") for request in weights)
+    for result in results:
+        assert result["progress"][-1][0] == result["progress"][-1][1]  # pyright: ignore[reportIndexIssue]
+    locks = [path for path in fetch.home.rglob("*.lock") if path.is_file()]
+    assert len(locks) >= len(weights)
+
+
 def test_a_dropped_download_resumes(fetch: Fetcher, tmp_path: Path) -> None:
     fetch.hub.folder = shutil.copytree(fetch.hub.folder, tmp_path / "large")
     transformer = fetch.hub.folder / "transformer"
@@ -203,3 +235,25 @@ def test_a_dropped_download_resumes(fetch: Fetcher, tmp_path: Path) -> None:
     resumed = [name for name in fetch.hub.requested if not name.endswith("@0")]
     assert resumed
     assert all(name.startswith("transformer/more.safetensors@") for name in resumed)
+
+
+@pytest.mark.parametrize(
+    ("silent_after", "silent_at"),
+    [
+        pytest.param(None, "/api/models/", id="before the list of files"),
+        pytest.param(None, "/resolve/", id="before the first file"),
+        pytest.param(0, None, id="before the first byte of a file"),
+    ],
+)
+def test_a_download_is_cancelled_at_once_while_the_network_is_silent(
+    fetch: Fetcher, silent_after: int | None, silent_at: str | None
+) -> None:
+    fetch.hub.silent_after, fetch.hub.silent_at = silent_after, silent_at
+    assert 0 <= float(str(fetch("interrupt")["seconds"])) < 2.0
+
+
+def test_a_cancelled_download_goes_on_later(fetch: Fetcher) -> None:
+    fetch.hub.silent_after = 1000
+    assert "seconds" in fetch("interrupt")
+    fetch.hub.silent_after = None
+    assert "pipeline" in fetch()

@@ -94,6 +94,26 @@ def test_it_guides_by_its_strength_and_for_its_share_of_the_steps(client: ImageG
     assert changed[0] > changed[1] > 0
 
 
+def test_a_part_of_the_steps_that_covers_none_is_told(client: ImageGenClient) -> None:
+    """The first percent of a few steps is less than one step."""
+    request = {"prompt": PROMPT, "model": "starter", "seed": 1, "control_image": png(drawing())}
+    answers = [client.run_mode("controlnet-canny", **request, control_end=0.01) for _ in range(2)]
+    for answer in answers:
+        (warning,) = answer.warnings
+        assert "starter-union had no effect: from 0 to 0.01 it covers none of the" in warning
+    assert client.run_mode("controlnet-canny", **request).warnings == []
+
+
+def test_a_transparent_control_image_is_told(client: ImageGenClient) -> None:
+    image = drawing().convert("RGBA")
+    image.putalpha(100)
+    answer = client.run_mode(
+        "controlnet-canny", prompt=PROMPT, model="starter", seed=1, control_image=png(image), control_end=1.0
+    )
+    (warning,) = answer.warnings
+    assert "control_image is partly transparent and its transparency is not used" in warning
+
+
 @pytest.mark.parametrize("kind", ["depth", "pose"])
 def test_a_control_image_is_made_of_any_image(client: ImageGenClient, kind: str) -> None:
     made = draw(client, kind)
@@ -116,7 +136,7 @@ def test_the_models_list_shows_what_can_be_had(client: ImageGenClient, imagegen:
     assert found["controlnet", "starter-union"].status == "ready"
     assert found["preprocessor", "vitpose-base"].status == "ready"
     catalog = found["controlnet", "sdxl-union-promax"]
-    assert (catalog.license, catalog.status, catalog.bytes) == ("Apache-2.0 (not verified)", "missing", 2_510_000_000)
+    assert (catalog.license, catalog.status, catalog.bytes) == ("Apache-2.0 (not verified)", "missing", 2_516_000_000)
     listing = imagegen("models").stdout
     assert "ControlNet sdxl-union-promax, for sdxl, 2.5 GB, Apache-2.0 (not verified), missing" in listing
     assert "Preprocessor rt-detr, 172 MB, Apache-2.0 (not verified), ready" in listing

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from bridge.client import ClientError, ImageGenClient
 from tests import tiny_adapters
@@ -25,6 +28,9 @@ def loras(service: Service) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, seed in (("one", 5), ("two", 6)):
         tiny_adapters.write_peft(folder / f"starter-{name}.safetensors", STARTER, seed=seed)
+    state = tiny_adapters.peft_state(STARTER, seed=7, rank=2, text=False)
+    absent = {f"transformer.absent.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
+    save_file(state | absent, folder / "starter-partly.safetensors")
 
 
 def draw(client: ImageGenClient, **parameters: Any) -> np.ndarray:
@@ -49,6 +55,15 @@ def test_several_act_together_in_any_order(client: ImageGenClient) -> None:
     turned = draw(client, lora="starter-two.safetensors", lora_strength=0.2, loras="starter-one.safetensors: 0.3")
     assert np.array_equal(both, turned)
     assert not np.array_equal(both, draw(client, loras="starter-one.safetensors: 0.3"))
+
+
+def test_layers_that_are_not_used_are_told_in_every_answer(client: ImageGenClient) -> None:
+    """Also in that of a job which ComfyUI answers from its cache."""
+    request = {"prompt": PROMPT, "model": "starter", "seed": 1, "lora": "starter-partly.safetensors"}
+    answers = [client.run_mode("lora", **request) for _ in range(2)]
+    (warning,) = answers[0].warnings
+    assert re.search(r"starter-partly\.safetensors: (\d+) of (\d+) layers are in use by starter", warning), warning
+    assert answers[1].warnings == answers[0].warnings
 
 
 def test_what_is_wrong_is_said(client: ImageGenClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ def renamed_open_clip(tensors: Tensors) -> Tensors:
     return convert_open_clip_checkpoint(text_model, tensors, prefix="")
 
 
+@cache
 def tokenizer(*, pad_token: str | None = None) -> Any:
-    """CLIP's tokenizer from ComfyUI's own files."""
+    """CLIP's tokenizer from ComfyUI's own files, read once: that takes long, and nothing adds tokens to it."""
     from transformers import CLIPTokenizer
 
     from ..tokenizers import tokenizer_folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,9 @@ def renamed_llama_cpp(tensors: Tensors) -> Tensors:
     return found
 
 
+@cache
 def tokenizer(tokens: int) -> Any:
-    """T5's tokenizer from ComfyUI's own files."""
+    """T5's tokenizer from ComfyUI's own files, read once: that takes long, and nothing adds tokens to it."""
     from transformers import T5Tokenizer
 
     from ..tokenizers import tokenizer_folder

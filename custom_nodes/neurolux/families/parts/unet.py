@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,14 @@ from ..blocks import BlockLists
 from ..spec import Config, Tensors
 from .shapes import numbered, sensible_side
 
-HEAD = 64
+HEAD, HEADS = 64, 8
+"""The width of an attention head of SDXL, and the number of heads of 1.5; diffusers calls both attention_head_dim."""
 TIME_IDS_WIDTH = 256
 """SDXL embeds each of its six size and crop values into a vector of this width."""
+SIZED = {"addition_embed_type": "text_time", "addition_time_embed_dim": TIME_IDS_WIDTH}
+SD2_TEXT_WIDTH = 1024
+"""What the UNet of Stable Diffusion 2 attends to; its tensors have the names of 1.5's."""
+FIRST_CROSSED = "transformer_blocks.0.attn2.to_k.weight"
 UNET_BLOCKS = BlockLists(("down_blocks", "mid_block", "up_blocks"), levels=True)
 BYTES_PER_PIXEL = 79
 """Activations of an SDXL step per pixel and byte of the number format."""
@@ -29,7 +34,7 @@ LIGHTNING_NAME = re.compile(r"lightning.*?(\d+)[-_ ]?step", re.IGNORECASE)
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
-    """Configuration of SDXL's UNet2DConditionModel."""
+    """Configuration of the UNet2DConditionModel of SDXL, or of Stable Diffusion 1.5, which embeds no sizes."""
     levels = numbered(shapes, r"down_blocks\.(\d+)\.")
     channels = [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)]
     depths = [
@@ -38,8 +43,9 @@ def config(shapes: Shapes) -> dict[str, Any]:
     ]
     crossed = next(name for name in shapes if name.endswith("attn2.to_k.weight"))
     linear = next(name for name in shapes if name.endswith("attentions.0.proj_in.weight"))
+    sizes = shapes.get("add_embedding.linear_1.weight")
     return {
-        "sample_size": 128,
+        "sample_size": 128 if sizes else 64,
         "in_channels": shapes["conv_in.weight"][1],
         "out_channels": shapes["conv_out.weight"][0],
         "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
@@ -47,12 +53,11 @@ def config(shapes: Shapes) -> dict[str, Any]:
         "block_out_channels": channels,
         "layers_per_block": numbered(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
         "transformer_layers_per_block": [max(depth, 1) for depth in depths],
-        "attention_head_dim": [width // HEAD for width in channels],
+        "attention_head_dim": [width // HEAD for width in channels] if sizes else HEADS,
         "cross_attention_dim": shapes[crossed][1],
         "use_linear_projection": len(shapes[linear]) == 2,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": TIME_IDS_WIDTH,
-        "projection_class_embeddings_input_dim": shapes["add_embedding.linear_1.weight"][1],
+        **(SIZED if sizes else {}),
+        "projection_class_embeddings_input_dim": sizes[1] if sizes else None,
     }
 
 
@@ -64,13 +69,40 @@ def empty(config: Config, folder: Path | None) -> Any:
 
 
 def renamed_original(tensors: Tensors) -> Tensors:
-    """Rename SDXL's UNet from the layout of LDM, with diffusers' converter."""
+    """Rename a UNet from the layout of LDM, with diffusers' converter."""
     from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
 
     blocks = {name.split(".")[1] for name in tensors if name.startswith("input_blocks.")}
     levels = 1 + sum(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) is not None for name in tensors)
     config = {"layers_per_block": len(blocks) // levels - 1, "addition_embed_type": "text_time"}
+    if "label_emb.0.0.weight" not in tensors:
+        del config["addition_embed_type"]
     return convert_ldm_unet_checkpoint({LDM_UNET_KEY + name: value for name, value in tensors.items()}, config)
+
+
+V_NAMES = {"v", "v_prediction", "v-prediction", "v-pred", "vpred"}
+EPSILON_NAMES = {"epsilon", "eps", "noise"}
+
+
+def trained_for(names: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The scheduler's settings for what a checkpoint says of its training.
+
+    Trainers mark it by empty tensors, which ComfyUI reads too: ``v_pred``, ``ztsnr`` (noise up to no signal at all),
+    ``edm_mean`` and ``edm_vpred.*``; Stability's ModelSpec and kohya's scripts by metadata.
+    """
+    if any(name.rpartition(".")[2].startswith("edm_") or name.startswith("edm_vpred.") for name in names):
+        raise ValueError("it was trained with EDM's preconditioning")
+    stated = metadata.get("modelspec.prediction_type", "").lower()
+    if stated and stated not in V_NAMES | EPSILON_NAMES:
+        raise ValueError(f"it was trained to predict {stated!r}")
+    kohya = metadata.get("ss_v_parameterization", "").lower() == "true"
+    found: dict[str, Any] = {}
+    if "v_pred" in names or stated in V_NAMES or kohya:
+        found["prediction_type"] = "v_prediction"
+    if "ztsnr" in names or metadata.get("ss_zero_terminal_snr", "").lower() == "true":
+        # it starts at the last timestep, which "leading" leaves out
+        found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return found
 
 
 def sample_values(width: int, height: int) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from neurolux.routes.publishing import MODES_VARIABLE, CannotPublish, modes_folder, publish
+from neurolux.publishing.saving import MODES_VARIABLE, CannotPublish, modes_folder, publish
 
 from bridge.modes import library as modes
 from bridge.settings import Settings
@@ -17,6 +17,19 @@ GRAPH: dict[str, Any] = {
     "1": {"class_type": "NeuroLuxTextParameter", "inputs": {"name": "prompt", "value": "ä"}},
     "9": {"class_type": "NeuroLuxResult", "inputs": {"images": ["8", 0]}},
 }
+
+
+class Classes:
+    """A ComfyUI with two classes of nodes."""
+
+    def definition(self, class_type: str) -> dict[str, Any] | None:
+        return {"EmptyImage": {"required": {"width": ["INT", {"min": 1, "max": 64}]}}}.get(class_type)
+
+    def is_output(self, class_type: str) -> bool:
+        return class_type == "PreviewImage"
+
+
+CLASSES = Classes()
 
 
 def changed(**inputs: Any) -> dict[str, Any]:
@@ -39,13 +52,13 @@ def test_without_a_word_from_the_service_it_saves_where_the_service_looks_by_def
 
 def test_what_is_published_is_a_mode_and_leaves_no_other_file(tmp_path: Path) -> None:
     folder = tmp_path / "modes"
-    publish("mine", WORKFLOW, GRAPH, overwrite=False, folder=folder)
+    publish("mine", WORKFLOW, GRAPH, CLASSES, overwrite=False, folder=folder)
     mode = modes.ModeLibrary([folder]).get("mine")
     assert mode.parameters["prompt"].default == "ä"
     with pytest.raises(CannotPublish, match="mode 'mine' already exists") as refused:
-        publish("mine", WORKFLOW, changed(value="b"), overwrite=False, folder=folder)
+        publish("mine", WORKFLOW, changed(value="b"), CLASSES, overwrite=False, folder=folder)
     assert (refused.value.code, refused.value.status) == ("exists", 409)
-    publish("mine", WORKFLOW, changed(value="b"), overwrite=True, folder=folder)
+    publish("mine", WORKFLOW, changed(value="b"), CLASSES, overwrite=True, folder=folder)
     assert json.loads((folder / "api" / "mine.json").read_text())["1"]["inputs"]["value"] == "b"
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["mine.json", "mine.json"]
 
@@ -58,7 +71,7 @@ def test_what_is_published_is_a_mode_and_leaves_no_other_file(tmp_path: Path) ->
         ("", GRAPH, "cannot be a mode's name"),
         ("mine\n", GRAPH, "cannot be a mode's name"),
         ("mine", {}, "there is nothing to run"),
-        ("mine", {"1": GRAPH["1"]}, r"no Result node.* Add one \(NeuroLux > Result\)"),
+        ("mine", {"1": GRAPH["1"]}, r"no Result node.* Add one \(NeuroLux > Result, or Save Image\)"),
         ("mine", changed(name="my prompt"), "'my prompt' cannot be a parameter's name"),
         ("mine", changed(name="mode"), "'mode' is a field of every request"),
         ("mine", changed(value=["3", 0]), "its value comes from another node"),
@@ -69,21 +82,55 @@ def test_what_could_be_no_endpoint_is_refused_with_what_to_do(
     tmp_path: Path, name: str, graph: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(CannotPublish, match=said):
-        publish(name, WORKFLOW, graph, overwrite=True, folder=tmp_path / "modes")
+        publish(name, WORKFLOW, graph, CLASSES, overwrite=True, folder=tmp_path / "modes")
     assert not (tmp_path / "modes").exists()
 
 
 def test_a_name_of_ours_is_taken_only_when_that_is_meant(tmp_path: Path) -> None:
     with pytest.raises(CannotPublish, match="comes with NeuroLux; yours would replace it"):
-        publish("text-to-image", WORKFLOW, GRAPH, overwrite=False, folder=tmp_path)
-    publish("text-to-image", WORKFLOW, GRAPH, overwrite=True, folder=tmp_path)
+        publish("text-to-image", WORKFLOW, GRAPH, CLASSES, overwrite=False, folder=tmp_path)
+    publish("text-to-image", WORKFLOW, GRAPH, CLASSES, overwrite=True, folder=tmp_path)
 
 
 def test_pack_and_bridge_know_the_same_results_parameters_and_fields() -> None:
-    from neurolux.routes.publishing import PARAMETER_CLASS, RESERVED, RESULT_CLASSES
+    from neurolux.publishing.saving import PARAMETER_CLASS, RESERVED, RESULT_CLASSES
 
-    from bridge.modes.parameters import PARAMETER_CLASSES
+    from bridge.modes import parameters
 
     assert RESULT_CLASSES == modes.RESULT_CLASSES
-    assert RESERVED == modes.RESERVED
-    assert all(PARAMETER_CLASS.fullmatch(name) for name in PARAMETER_CLASSES)
+    assert RESERVED == parameters.RESERVED
+    assert all(PARAMETER_CLASS.fullmatch(name) for name in parameters.PARAMETER_CLASSES)
+
+
+APP: dict[str, Any] = {
+    "nodes": [{"id": 1, "type": "EmptyImage"}],
+    "links": [],
+    "extra": {"linearData": {"inputs": [[1, "width"]], "outputs": []}},
+}
+APP_GRAPH: dict[str, Any] = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 8}},
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "The end"}},
+}
+
+
+def test_a_stock_app_is_a_mode_and_what_it_was_replaced_by_is_told(tmp_path: Path) -> None:
+    widgets = {"1": ["width", "height"]}
+    tried = publish("app", APP, APP_GRAPH, CLASSES, widgets=widgets, overwrite=False, dry_run=True, folder=tmp_path)
+    assert (tried.interface.shown, tried.changes, tried.replaces) == (["width: integer"], [], "")
+    assert not list(tmp_path.iterdir())
+    publish("app", APP, APP_GRAPH, CLASSES, widgets=widgets, overwrite=False, folder=tmp_path)
+    mode = modes.ModeLibrary([tmp_path]).get("app")
+    assert (mode.parameters["width"].minimum, mode.parameters["width"].maximum) == (1, 64)
+    assert (mode.results, mode.result_name("2")) == (("2",), "the_end")
+    graph, _ = mode.bind({"width": 48})
+    assert graph["1"]["inputs"]["width"] == 48
+
+    slot = {"widget": {"name": "width"}, "label": "W"}
+    renamed = {**APP, "nodes": [{"id": 1, "type": "EmptyImage", "inputs": [slot]}]}
+    with pytest.raises(CannotPublish, match="requests that use width would be refused"):
+        publish("app", renamed, APP_GRAPH, CLASSES, overwrite=False, folder=tmp_path)
+    publish("app", renamed, APP_GRAPH, CLASSES, overwrite=True, folder=tmp_path)
+    library = modes.ModeLibrary([tmp_path])
+    assert list(library.get("app").parameters) == ["w"]
+    publish("app", WORKFLOW, GRAPH, CLASSES, overwrite=True, folder=tmp_path)  # No app any more.
+    assert list(library.get("app").parameters) == ["prompt"]
