@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,13 +130,12 @@ class Gibibytes:
 def test_weights_are_asked_for_when_the_node_cache_makes_ram_free(
     monkeypatch: pytest.MonkeyPatch, cache: type, call: Any, headroom: int, asked: list[int], returned: int | None
 ) -> None:
-    import comfy
     from neurolux.memory import manager
 
     requests: list[int] = []
     own = type("Own", (cache,), {})
     state = SimpleNamespace(RAM_CACHE_HEADROOM=headroom)
-    monkeypatch.setattr(comfy, "memory_management", state, raising=False)
+    monkeypatch.setitem(sys.modules, "comfy.memory_management", state)
     manager.on_ram_request(own, lambda target: requests.append(target) or 7)
     assert (call(own()), requests) == (returned, asked)
 
