@@ -6,6 +6,7 @@ time, pinning has a budget, and the node cache is emptied when RAM runs short.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -16,21 +17,26 @@ Release = Callable[[int], int]
 """Gives RAM back until so many bytes are available, and returns how many bytes it gave."""
 
 
+def offered(name: str) -> Callable[..., Any] | None:
+    """The manager's function of that name; None where this version has none."""
+    return getattr(mm, name, None)
+
+
 def manager_says_out_of_memory(error: BaseException) -> bool:
     """Whether the manager takes ``error`` for one of memory. It also clears what CUDA keeps of such an error."""
-    asked: Callable[[BaseException], bool] | None = getattr(mm, "is_oom", None)
+    asked = offered("is_oom")
     return isinstance(error, (mm.OOM_EXCEPTION, MemoryError)) or (asked is not None and asked(error))
 
 
 def may_pin(size: int) -> bool:
     """Whether ``size`` more bytes may be pinned. Older managers check it themselves, as they pin."""
-    checks = (getattr(mm, name, None) for name in ("ensure_pin_budget", "ensure_pin_registerable"))
+    checks = (offered(name) for name in ("ensure_pin_budget", "ensure_pin_registerable"))
     return all(check(size) for check in checks if check is not None)
 
 
 def core_pinned_copies() -> int:
     """Bytes of RAM that core's models take as copies for streaming, and could give back."""
-    if getattr(mm, "free_pins", None) is None:
+    if offered("free_pins") is None:
         return 0
     models = {id(loaded.model.model): loaded.model for loaded in list(mm.current_loaded_models) if loaded.model}
     return sum(int(model.loaded_ram_size()) for model in models.values() if model.is_dynamic())
@@ -38,8 +44,9 @@ def core_pinned_copies() -> int:
 
 def free_core_pinned_copies(size: int) -> None:
     """Have core's models give back up to ``size`` bytes of ``core_pinned_copies``. They read their files again."""
-    if size > 0 and core_pinned_copies():
-        mm.free_pins(size, evict_active=True)
+    free_pins = offered("free_pins")
+    if free_pins is not None and size > 0:
+        free_pins(size, evict_active=True)
 
 
 def on_ram_request(cache: Any, release: Release) -> None:
@@ -68,6 +75,4 @@ def on_ram_request(cache: Any, release: Release) -> None:
 
 def ram_headroom() -> int:
     """Bytes of RAM that the running prompt is to leave free; 0 where nobody says."""
-    import comfy
-
-    return int(getattr(getattr(comfy, "memory_management", None), "RAM_CACHE_HEADROOM", 0))
+    return int(getattr(sys.modules.get("comfy.memory_management"), "RAM_CACHE_HEADROOM", 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,13 +130,12 @@ class Gibibytes:
 def test_weights_are_asked_for_when_the_node_cache_makes_ram_free(
     monkeypatch: pytest.MonkeyPatch, cache: type, call: Any, headroom: int, asked: list[int], returned: int | None
 ) -> None:
-    import comfy
     from neurolux.memory import manager
 
     requests: list[int] = []
     own = type("Own", (cache,), {})
     state = SimpleNamespace(RAM_CACHE_HEADROOM=headroom)
-    monkeypatch.setattr(comfy, "memory_management", state, raising=False)
+    monkeypatch.setitem(sys.modules, "comfy.memory_management", state)
     manager.on_ram_request(own, lambda target: requests.append(target) or 7)
     assert (call(own()), requests) == (returned, asked)
 
@@ -145,17 +144,6 @@ def test_this_comfyui_s_node_cache_can_be_listened_to(comfy_modules: None) -> No
     source = (Path(__import__("comfy").__path__[0]).parent / "comfy_execution" / "caching.py").read_text()
     assert "class RAMPressureCache(" in source
     assert "def ram_release(self, target" in source or "def poll(self, ram_headroom)" in source
-
-
-@pytest.fixture
-def available(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Bytes of RAM that the machine says are available, one number for each time it is asked; the last one stays."""
-    answers = [0]
-    monkeypatch.setattr(
-        "psutil.virtual_memory",
-        lambda: SimpleNamespace(total=1 << 40, available=answers.pop(0) if len(answers) > 1 else answers[0]),
-    )
-    yield answers
 
 
 @pytest.mark.parametrize(
@@ -193,7 +181,9 @@ def test_idle_pipelines_are_given_back_when_ram_is_short(
     assert len(kept) == len(live)
 
 
-def test_a_pipeline_at_work_stays(tiny_models: dict[str, Path], unloaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_at_work_stays(
+    tiny_models: dict[str, Path], unloaded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from neurolux.loading.store import pipelines
 
     entry = borrow(handle_for(tiny_models["tiny-flux-dev"]))
