@@ -55,7 +55,7 @@ class FakeDevice:
         monkeypatch.setattr(mm, "vram_state", mm.VRAMState.NORMAL_VRAM)
         monkeypatch.setattr(mm, "minimum_inference_memory", lambda: RESERVED)
         monkeypatch.setattr(mm, "extra_reserved_memory", lambda: RESERVED)
-        for room in ("encode_bytes", "sample_bytes", "decode_bytes"):
+        for room in ("encode_bytes", "sample_bytes", "decode_bytes", "encode_image_bytes"):
             monkeypatch.setattr(costs, room, lambda *_, **__: RESERVED)
         monkeypatch.setattr(costs, "largest_layer", lambda _: 0)
         monkeypatch.setattr(costs, "RESERVE_BYTES", RESERVED)

@@ -141,6 +141,11 @@ class Model:
         """Whether a negative prompt can have any effect."""
         return self.limits.negative_prompt
 
+    @property
+    def passes(self) -> int:
+        """How many passes of the denoiser a step takes by default: 2 with classifier-free guidance."""
+        return 2 if self.uses_negative_prompt and self.defaults.guidance_scale > 1 else 1
+
 
 def unverified_facts(verified: Mapping[str, str], facts: tuple[str, ...] = FACTS) -> tuple[str, ...]:
     """The facts without a place where they were checked."""

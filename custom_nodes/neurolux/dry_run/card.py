@@ -39,6 +39,21 @@ class Piece:
     uses: Uses = field(default_factory=Uses)
 
 
+@dataclass
+class Room:
+    """The working memory of one stage, in bytes."""
+
+    reserved: int
+    before: int
+    """On the card when the stage began."""
+    most: int
+
+    @property
+    def taken(self) -> int:
+        """What it took at most, with the buffers of streamed weights."""
+        return self.most - self.before
+
+
 class SimulatedMachine:
     """A card of ``vram`` bytes in a machine with ``ram`` bytes."""
 
@@ -59,6 +74,9 @@ class SimulatedMachine:
         self.system_ram = min(SYSTEM_RAM_BYTES, ram // 4)
         self.alive: dict[MemoryKind, int] = {"card": 0, "ram": 0, "pinned": 0, "mapped": 0}
         self.peak_card = self.peak_ram = self.peak_pinned = 0
+        self.rooms: list[Room] = []
+        """Of the stages so far, what was set aside for them to work in, and what they took."""
+        self.at_work = False
         self.allocations = 0
         self.to_card = self.unpinned_to_card = 0
         """Bytes that were copied, and those of them that the host had to wait for."""
@@ -113,6 +131,11 @@ class SimulatedMachine:
         weakref.finalize(storage, self._gone, key).atexit = False
         return made
 
+    def begin_stage(self, reserved: int) -> None:
+        """The manager has placed a stage's weights and set ``reserved`` bytes aside."""
+        self.at_work = True
+        self.rooms.append(Room(reserved, self.alive["card"], self.alive["card"]))
+
     def change_kind(self, storage: torch.UntypedStorage, kind: MemoryKind) -> None:
         """``storage`` is in another kind of memory now: pinned, unpinned, in a file."""
         piece = self._pieces[storage._cdata]
@@ -136,6 +159,8 @@ class SimulatedMachine:
     def _count(self, piece: Piece, sign: int) -> None:
         self.alive[piece.kind] += sign * piece.bytes
         self.peak_card = max(self.peak_card, self.alive["card"])
+        if self.at_work:
+            self.rooms[-1].most = max(self.rooms[-1].most, self.alive["card"])
         self.peak_pinned = max(self.peak_pinned, self.alive["pinned"])
         self.peak_ram = max(self.peak_ram, self.alive["ram"] + self.alive["pinned"])
 

@@ -189,7 +189,15 @@ def believed_by_the_manager(backend: SimulatedBackend) -> Iterator[None]:
         total = backend.total_memory(dev or CARD)
         return (total, total) if torch_total_too else total
 
+    place = mm.load_models_gpu
+
+    def load_models_gpu(models: Any, memory_required: int = 0, **more: Any) -> None:
+        backend.machine.at_work = False
+        place(models, memory_required=memory_required, **more)
+        backend.machine.begin_stage(memory_required)
+
     answers: dict[str, Any] = {
+        "load_models_gpu": load_models_gpu,
         "get_torch_device": lambda: CARD,
         "get_free_memory": free_memory,
         "get_total_memory": total_memory,

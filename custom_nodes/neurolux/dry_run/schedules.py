@@ -12,13 +12,20 @@ from .tensors import no_modes
 
 def steady_scheduler(scheduler: Any) -> Any:
     """``scheduler``, which finds its place in the schedule without comparing tensors."""
-    scheduler.__class__ = _steady(type(scheduler))
+    scheduler.__class__ = steady_class(type(scheduler))
     return scheduler
 
 
 @cache
-def _steady(kind: type) -> type:
+def steady_class(kind: type) -> type:
+    """``kind``, steady."""
+
     class Steady(kind):  # pyright: ignore[reportGeneralTypeIssues]
+        @wraps(kind.__init__)
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            with no_modes():
+                super().__init__(*args, **kwargs)
+
         @wraps(kind.set_timesteps)
         def set_timesteps(self, num_inference_steps: Any = None, device: Any = None, **more: Any) -> None:
             with no_modes():

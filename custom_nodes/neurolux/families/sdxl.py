@@ -350,6 +350,7 @@ FAMILY = FamilySpec(
         sample_values=unet.sample_values,
         step_operations=unet.step_operations,
         compressible=frozenset({"unet"}),
+        frame_values=unet.attending_values,
         fp16_without_bf16=True,
     ),
     pipelines={

@@ -152,7 +152,9 @@ def workload_for(model: Model, query: PlanQuery) -> Workload:
     """The workload of ``query``, with the model's defaults. Raises InvalidParameter for values outside its limits."""
     defaults, limits = model.defaults, model.limits
     width = query.width or query.height or defaults.width
-    workload = Workload(width, query.height or width, query.count or 1, query.steps or defaults.num_inference_steps)
+    workload = Workload(
+        width, query.height or width, query.count or 1, query.steps or defaults.num_inference_steps, model.passes
+    )
     limits.width.check("width", workload.width)
     limits.height.check("height", workload.height)
     limits.num_images.check(workload.count)

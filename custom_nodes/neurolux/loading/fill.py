@@ -16,7 +16,9 @@ from accelerate import init_empty_weights
 
 from ..errors import WeightsMissing
 from ..families.spec import Part
+from ..memory.backends.choice import backend
 from ..memory.backends.host import same_memory
+from ..planning.costs import SPILL_BYTES
 from ..planning.records import ComponentPlan
 from ..weights.decoding import rotated_back
 from ..weights.dtypes import DTYPES
@@ -68,6 +70,7 @@ def fill(
         raise WeightsMissing(
             f"{file_text(files)} lacks {listing(missing)}; fetch the file again, or choose another {part.title}"
         )
+    converted = Converted(plan)
     for name, target in expected.items():
         if name not in tensors:
             continue
@@ -100,16 +103,46 @@ def fill(
             for tensor in ("stored", "scale"):
                 if (value := getattr(holder, tensor)) is not None:
                     value.data = keep(value.data.cpu(), source, plan)
+                    converted.add(value, source)
         else:
             value = keep((source if scale is None else unscaled(source, scale)).to(compute), source, plan)
             if attribute in holder._buffers:
                 holder._buffers[attribute] = value
             else:
-                holder._parameters[attribute] = torch.nn.Parameter(value, requires_grad=False)
+                value = holder._parameters[attribute] = torch.nn.Parameter(value, requires_grad=False)
+            converted.add(value, source)
         meter.add(count)
+    converted.write()
     retie(part, module)
     if tensors:
         _log.info("NeuroLux: %s: not used: %s", file_text(files), listing(list(tensors)))
+
+
+class Converted:
+    """Weights that changed their type and that RAM shall not keep: written to files in portions as they are made."""
+
+    def __init__(self, plan: ComponentPlan) -> None:
+        self._wanted = plan.placement == "disk"
+        self._waiting: list[torch.Tensor] = []
+        self._bytes = 0
+
+    def add(self, tensor: torch.Tensor, source: torch.Tensor) -> None:
+        """``tensor``, made from ``source``, may be in a file from now on. Raises WeightsMissing for a full disk."""
+        if not self._wanted or same_memory(tensor, source):
+            return
+        self._waiting.append(tensor)
+        self._bytes += tensor.nbytes
+        if self._bytes >= SPILL_BYTES // 2:  # beside the portion, its copy in pages that are not written yet
+            self.write()
+
+    def write(self) -> None:
+        """Write what is waiting."""
+        if self._waiting:
+            places = backend().spill([tensor.data for tensor in self._waiting])
+            for tensor, place in zip(self._waiting, places, strict=True):
+                tensor.data = place
+        self._waiting.clear()
+        self._bytes = 0
 
 
 def keep(value: torch.Tensor, source: torch.Tensor, plan: ComponentPlan) -> torch.Tensor:

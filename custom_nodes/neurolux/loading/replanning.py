@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from ..families.control_shapes import control_shape
 from ..families.registry import family_of
@@ -18,12 +19,14 @@ from .loaded import LoadedPipeline
 _log = logging.getLogger(__name__)
 
 
-def fit(loaded: LoadedPipeline, width: int, height: int) -> None:
+def fit(loaded: LoadedPipeline, width: int, height: int, **sampled: Any) -> None:
     """Update the plan for an image of this size, without reloading: resident blocks, VAE tiles, the offload mode.
+
+    ``sampled``: of a Workload, what sampling it will take (passes, frames, encodes); as before if it is left out.
 
     Does nothing after memory ran out: a plan from experience is better than an estimate.
     """
-    workload, shapes = replace(loaded.workload, width=width, height=height), shapes_at_work(loaded)
+    workload, shapes = replace(loaded.workload, width=width, height=height, **sampled), shapes_at_work(loaded)
     if loaded.leaner or (workload, shapes) == (loaded.workload, loaded.planned_shapes or loaded.shapes):
         return
     loaded.workload, loaded.planned_shapes = workload, shapes

@@ -14,6 +14,7 @@ import weakref
 from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
 import torch
@@ -23,6 +24,7 @@ from ..families.registry import family_of
 from ..memory.backends.choice import backend
 from ..memory.cycles import let_go
 from ..memory.machine import this_machine
+from ..memory.manager import free_core_pinned_copies
 from ..memory.module_store import modules
 from ..memory.out_of_memory import with_memory_errors
 from ..memory.placement import ComponentMemory, Placement
@@ -34,6 +36,9 @@ from .handle import LoadSpec, PipelineHandle
 from .loaded import LoadedPipeline
 from .replanning import log_plan
 from .source import FileSource, PipelineSource
+
+if TYPE_CHECKING:
+    from ..families.placed import Pipeline
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +82,7 @@ class PipelineStore:
             modules.sweep({file for handle in handles for file in handle.files})
             for spec, entry in list(self._loaded.items()):
                 # A handle that is being finalized still counts in the set's length, but not in its iteration.
-                unused = entry.device == CPU or not list(entry.handles)
+                unused = entry.device == CPU or backend().masters_move or not list(entry.handles)
                 placement = entry.placement
                 if placement.released and unused and not placement.managed and not placement.busy:
                     self.drop(spec)
@@ -105,6 +110,26 @@ class PipelineStore:
         """Remove every pipeline from memory."""
         for spec in list(self._loaded):
             self.drop(spec)
+
+    def give_back(self, target: int) -> int:
+        """Drop what no live handle refers to, least recently used first, until ``target`` bytes of RAM are available.
+
+        What works now stays. Returns the bytes that were given back.
+        """
+        with self._lock:
+            handles = [handle for entry in self._loaded.values() for handle in list(entry.handles)]
+            idle = [
+                spec for spec, entry in self._loaded.items() if not list(entry.handles) and not entry.placement.busy
+            ]
+        given = 0
+        for spec in idle:
+            entry = self._loaded.get(spec)
+            if entry is None or not entry.ram_bytes or backend().host().available >= target:
+                continue
+            given += entry.ram_bytes
+            del entry
+            self.drop(spec)
+        return given + modules.give_back(target, {file for handle in handles for file in handle.files})
 
     def loaded_models(self) -> list[str]:
         """Names of the models in memory, least recently used first."""
@@ -154,20 +179,39 @@ class PipelineStore:
         )  # fmt: skip
         log_plan(model.name, plan)
         self._free_ram(plan.peak_ram)
+        where = [device, CPU]
+
+        def build() -> Pipeline:
+            return opened.build(for_loading(plan), partial(reporter.reading, model.name), where[0])
+
+        def with_less() -> str | None:
+            """What a second attempt does without. The device is empty by then."""
+            if plan.loading_vram:
+                where.pop(0)
+                return "the weights converted on the CPU"
+            if self._loaded:
+                self.clear()
+                return "the other models dropped from RAM"
+            return None
+
+        if plan.loading_vram:
+            mm.free_memory(plan.loading_vram + mm.extra_reserved_memory(), device)
         pipe = with_memory_errors(
             f"loading {model.name}",
             "Close other programs that use memory, or choose a smaller number format (precision bf16).",
-            lambda: opened.build(for_loading(plan), partial(reporter.reading, model.name), device),
-        )
+            build, with_less,
+        )  # fmt: skip
         pipe.placement_device = device
         components = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
         placement = Placement(components, device, plan, family)
+        placement.prepare()
         load_ms = (time.perf_counter() - started) * 1000
         _log.info("NeuroLux: loaded %s in %.1f s", model.name, load_ms / 1000)
         return LoadedPipeline(spec, model, pipe, shapes, placement, workload, plan.offload, load_ms)
 
     def _free_ram(self, needed: int) -> None:
-        """Drop the least recently used pipelines until ``needed`` bytes of RAM are free, or none is left."""
+        """Make ``needed`` bytes of RAM free: core's copies go first, then the least recently used pipelines."""
+        free_core_pinned_copies(needed - backend().host().available)
         while self._loaded and needed > backend().host().available:
             self.drop(next(iter(self._loaded)))
 
@@ -175,7 +219,7 @@ class PipelineStore:
 def default_workload(model: Model) -> Workload:
     """The workload for the first plan of a model: one image with its default values."""
     defaults = model.defaults
-    return Workload(defaults.width, defaults.height, 1, defaults.num_inference_steps)
+    return Workload(defaults.width, defaults.height, 1, defaults.num_inference_steps, model.passes)
 
 
 def for_loading(plan: Plan) -> Plan:

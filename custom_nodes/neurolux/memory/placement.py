@@ -29,6 +29,7 @@ from ..planning.records import (
 )
 from .mapped_weights import map_to_files
 from .patcher import ComponentPatcher, managed, unload
+from .pins import PinBudget
 from .streaming import Residency
 from .units import split_into_blocks, split_into_layers
 
@@ -58,6 +59,7 @@ class Placement:
         self.plan = plan
         self._family = family
         self._components = dict(components)
+        self._pins = PinBudget(lambda: self.plan.pinned_ram)
         self._patchers = {name: self._patcher(name) for name in components}
         self._borrowers = 0
 
@@ -75,10 +77,13 @@ class Placement:
         denoises = not name.startswith("text_encoder")
         by_layer = planned.placement == "sequential"
         rest, units = split_into_layers(component) if by_layer else split_into_blocks(component, self._blocks(name))
-        mapped = planned.placement == "disk" or (planned.placement != "stage" and not self.plan.copies_in_ram)
+        by_stage = planned.placement == "stage" and self.plan.offload != "model"  # small ones, counted as in RAM
+        mapped = planned.placement == "disk" or (not by_stage and not self.plan.copies_in_ram)
         if mapped:
             map_to_files([rest, *units])
-        residency = Residency(rest, units, self.device, mapped=mapped, ordered=not by_layer, repeats=denoises)
+        residency = Residency(
+            rest, units, self.device, mapped=mapped, ordered=not by_layer, repeats=denoises, pins=self._pins
+        )
         budget = device_budget(residency, planned)
         return ComponentPatcher(component, self.device, torch.device("cpu"), residency=residency, budget=budget)
 
@@ -129,6 +134,11 @@ class Placement:
     def in_place(self, name: str) -> bool:
         """Whether all weights of a component are on the device, so that none is streamed."""
         return self._patchers[name].residency.whole
+
+    def prepare(self) -> None:
+        """Do what the first image would otherwise wait for: arrange the masters of streamed weights in RAM."""
+        for patcher in self._patchers.values():
+            patcher.residency.prepare(patcher.budget)
 
     def load(self) -> None:
         """Place what the plan keeps on the device between stages, or else the component that does the work."""
@@ -205,7 +215,7 @@ class Placement:
     @property
     def ram_bytes(self) -> int:
         """Bytes of RAM that the weights take."""
-        return sum(patcher.get_ram_usage() for patcher in list(self._patchers.values()))
+        return sum(patcher.ram_bytes for patcher in list(self._patchers.values()))
 
     @property
     def released(self) -> bool:

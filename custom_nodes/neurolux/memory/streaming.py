@@ -10,6 +10,7 @@ brought in time would be noticed there too.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from ..planning.costs import spread
 from .backends.base import Event
 from .backends.choice import backend
+from .pins import PinBudget
 from .units import Unit
 
 CPU = torch.device("cpu")
@@ -63,6 +65,7 @@ class Residency:
         mapped: bool = False,
         ordered: bool = True,
         repeats: bool = True,
+        pins: PinBudget | None = None,
     ) -> None:
         self.rest = rest
         self.units = list(units)
@@ -78,6 +81,7 @@ class Residency:
         self._buffers: list[Buffer] = []
         self._staging: list[Staging] = []
         self._hooks: list[RemovableHandle] = []
+        self._pins = pins or PinBudget(lambda: sys.maxsize)
         self._backend = backend()
         self._copies = self._backend.copies(device)
         self._reader: Executor | None = None
@@ -133,6 +137,16 @@ class Residency:
                 raise
         self._hook()
 
+    def prepare(self, budget: float) -> None:
+        """Put the masters of what ``budget`` leaves to be streamed into pieces now, so that the first image need not
+        wait for that."""
+        if self.flattens and not self.mapped:
+            chosen = self._choose(budget)
+            with torch.inference_mode(False), torch.no_grad():
+                for index, unit in enumerate(self.units):
+                    if index not in chosen:
+                        unit.flatten(self._pins)
+
     def _choose(self, budget: float) -> set[int]:
         """The units to keep: what is resident thinned out, or the others in between filled up."""
         if budget >= self.total_bytes:
@@ -159,6 +173,9 @@ class Residency:
     def _bring(self, unit: Unit) -> None:
         if self.device == CPU and not self.mapped:
             unit.go_home()  # the masters are where they are needed
+            return
+        if self._backend.masters_move and not self.mapped:
+            unit.settle(self.device)
             return
         # Mapped weights are copied on a CPU too: in a file they are at any address, and for some addresses the
         # matrix products round otherwise.
@@ -322,7 +339,7 @@ class Residency:
         buffer.pending = Future()
         event = None
         if self.flattens:
-            flat = unit.flatten(pin=True)
+            flat = unit.flatten(self._pins)
             event = self._copies.copy(buffer.memory[: flat.nbytes], flat, buffer.used)
         else:
             unit.copy_home(buffer.memory)

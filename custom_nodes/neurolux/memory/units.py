@@ -19,6 +19,7 @@ from ..families.blocks import LEVEL_PARTS, BlockLists
 from .backends.choice import backend
 from .backends.files import aligned
 from .backends.host import same_place
+from .pins import PinBudget
 
 
 @dataclass(eq=False)
@@ -48,6 +49,8 @@ class Unit:
     name: str
     module: torch.nn.Module | None
     slots: list[Slot]
+    settled: bool = False
+    """Whether the masters are on the device."""
     flat: torch.Tensor | None = None
     """The masters one behind the other in memory of their own, so that one copy carries them all; pinned on CUDA."""
 
@@ -75,12 +78,18 @@ class Unit:
         for slot, view in zip(self.slots, self.views(buffer), strict=True):
             view.copy_(slot.home)
 
-    def flatten(self, *, pin: bool) -> torch.Tensor:
-        """The masters in one piece of RAM, made once; the modules then use them there, and the first copy is let go."""
+    def flatten(self, pins: PinBudget) -> torch.Tensor:
+        """The masters in one piece of RAM, made once; the modules then use them there, and the first copy is let go.
+
+        Pinned if ``pins`` has room for it.
+        """
         if self.flat is None:
-            device = backend()
-            buffer = device.host_memory(self.buffer_bytes, pin=pin)
+            device, size = backend(), self.buffer_bytes
+            pin = pins.take(size)
+            buffer = device.host_memory(size, pin=pin)
             weakref.finalize(self, device.release, buffer)
+            if pin:
+                weakref.finalize(self, pins.give_back, size)
             self.copy_home(buffer)
             for slot, view in zip(self.slots, self.views(buffer), strict=True):
                 at_home = slot.holder[slot.name]
@@ -94,6 +103,13 @@ class Unit:
         """Let the modules use ``tensors``."""
         for slot, tensor in zip(self.slots, tensors, strict=True):
             slot.put(tensor)
+
+    def settle(self, device: torch.device) -> None:
+        """Have the masters on ``device`` from now on: there it is the same RAM, and two copies would take it twice."""
+        for slot in self.slots if not self.settled else ():
+            slot.home = slot.home.to(device, copy=True)
+            slot.put(slot.home)
+        self.settled = True
 
     def go_home(self) -> None:
         """Let the modules use the masters."""

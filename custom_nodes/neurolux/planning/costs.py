@@ -25,12 +25,24 @@ LARGE_BLOCK = 100_000_000
 """A block with more parameters than this is a transformer block; a smaller one belongs to a UNet."""
 KEPT_SHARE = 0.002
 """Share of a block's weights that stay in the compute type: norms, biases and scales (quantize.py)."""
+PIECE_VALUES = 1 << 23
+"""A weight with more values than this is quantized and unpacked in pieces (quantize.py)."""
+UNPACKING_BYTES: dict[StorageType, int] = {"int8": 8, "nf4": 10}
+"""Bytes between the stored and the computed value, for each value of a piece; other types are cast directly."""
+QUANTIZING_BYTES: dict[StorageType, int] = {"int8": 16, "nf4": 24}
+"""The same while weights are quantized."""
+SPILL_BYTES = 1_000_000_000
+"""Converted weights that RAM does not keep are written to a file in portions of this size."""
 COMPUTE_BYTES: dict[ComputeType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 MARGIN = 1.2
 """Factor on the counted activations: covers the allocator's rounding and the workspaces of library kernels."""
 ENCODE_BYTES = 55_000_000
 """Activations of 512 tokens through T5-XXL, per byte of the number format. CLIP needs less."""
+ENCODE_BYTES_PER_PIXEL = 650
+"""Activations of the VAE's encoder, in the same way."""
+ENCODER_PARAMETERS = 35_000_000
+"""Of the VAE's encoder, whose weights are widened for a call in fp32."""
 DECODE_BYTES_PER_PIXEL = 768
 """Activations of the VAE's decoder per pixel and byte of the number format."""
 CONVOLUTION_BYTES = 500_000_000
@@ -110,9 +122,38 @@ def encode_bytes(compute: ComputeType = "bf16") -> int:
     return round(ENCODE_BYTES * COMPUTE_BYTES[compute] * MARGIN)
 
 
-def sample_bytes(family: FamilyCosts, width: int, height: int, compute: ComputeType = "bf16") -> int:
-    """Working memory for one denoising step of one image, in bytes."""
-    return round(family.sample_values(width, height) * COMPUTE_BYTES[compute] * MARGIN)
+def sample_bytes(
+    family: FamilyCosts, width: int, height: int, compute: ComputeType = "bf16", *, passes: int = 1, frames: int = 1
+) -> int:
+    """Working memory for one denoising step, in bytes.
+
+    ``passes``: 2 with classifier-free guidance, which runs both prompts at once. ``frames``: of a video.
+    """
+    one = family.frame_values if frames > 1 and family.frame_values is not None else family.sample_values
+    values = one(width, height) * passes * frames
+    return round(values * COMPUTE_BYTES[compute] * MARGIN)
+
+
+def widening_bytes(shape: ComponentShape, storage: StorageType, compute: ComputeType) -> int:
+    """Bytes of the largest layer's weights in the compute type, and what unpacking them takes; 0 for the same type."""
+    if storage == compute:
+        return 0
+    layer = largest_layer(shape)
+    return layer * COMPUTE_BYTES[compute] + min(layer, PIECE_VALUES) * UNPACKING_BYTES.get(storage, 0)
+
+
+def quantizing_bytes(shape: ComponentShape, storage: StorageType) -> int:
+    """Bytes of the device that quantizing the largest layer takes while a component is loaded."""
+    layer, source = largest_layer(shape), WEIGHT_BYTES[shape.stored or "bf16"]
+    return round(layer * (source + WEIGHT_BYTES[storage])) + min(layer, PIECE_VALUES) * QUANTIZING_BYTES.get(storage, 0)
+
+
+def encode_image_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None) -> int:
+    """Working memory for encoding one image with the VAE, in bytes."""
+    pixels = width * height if tile is None else min(width, tile) * min(height, tile)
+    workspace = CONVOLUTION_BYTES * min(1.0, pixels / 1024**2)
+    widened = ENCODER_PARAMETERS * COMPUTE_BYTES[compute] if compute == "fp32" else 0
+    return round(pixels * ENCODE_BYTES_PER_PIXEL * COMPUTE_BYTES[compute] * MARGIN + workspace) + widened
 
 
 def control_bytes(shape: ComponentShape, width: int, height: int, compute: ComputeType = "bf16") -> int:
@@ -129,8 +170,9 @@ def decode_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile
 
 
 def step_flops(family: FamilyCosts, shape: ComponentShape, workload: Workload) -> float:
-    """Floating-point operations of one denoising step of one image."""
-    return family.step_operations(shape.parameters, workload.width, workload.height)
+    """Floating-point operations of one denoising step."""
+    one = family.step_operations(shape.parameters, workload.width, workload.height)
+    return one * workload.passes * workload.frames
 
 
 def compute_rate(machine: Machine) -> float:

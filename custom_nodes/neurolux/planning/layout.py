@@ -69,7 +69,8 @@ class Pipeline:
         text = [name for name in self.shapes if is_text_encoder(name)]
         vae = [name for name in self.shapes if name == "vae"]
         sample = [name for name in self.shapes if name not in (*text, *vae)]
-        encoding = vae if any(self.shapes[name].needs_vae for name in sample) else []
+        needed = self.workload.encodes or any(self.shapes[name].needs_vae for name in sample)
+        encoding = vae if needed else []
         return {"encode": text, "sample": [*sample, *encoding], "decode": vae}
 
     @cached_property
@@ -89,10 +90,27 @@ class Pipeline:
         return sum(self.bytes.values())
 
     @cached_property
-    def converted(self) -> int:
-        """Bytes of weights that change type when they are loaded. They pass through RAM, wherever they go later."""
+    def all_converted(self) -> int:
+        """Bytes of weights that change type when they are loaded."""
         return sum(
             self.bytes[name] for name, shape in self.shapes.items() if shape.stored not in (None, self.formats[name][0])
+        )
+
+    @property
+    def converted(self) -> int:
+        """Bytes of them that are in RAM at once, where they are written to a file as they are made."""
+        return min(self.all_converted, costs.SPILL_BYTES)
+
+    @cached_property
+    def loading(self) -> int:
+        """Bytes of the device that loading takes, where weights are quantized."""
+        return max(
+            (
+                costs.quantizing_bytes(shape, self.formats[name][0])
+                for name, shape in self.shapes.items()
+                if self.formats[name][0] in costs.QUANTIZING_BYTES and shape.stored != self.formats[name][0]
+            ),
+            default=0,
         )
 
     def work(self, stage: str, tile: int | None) -> int:
@@ -110,24 +128,26 @@ class Pipeline:
         names, workload = self.stages[stage], self.workload
         if not names:
             return 0
-        widened = max(
-            costs.largest_layer(self.shapes[name]) * costs.COMPUTE_BYTES[compute] if storage != compute else 0
-            for name in names
-            for storage, compute in [self.formats[name]]
-        )
+        widened = max(costs.widening_bytes(self.shapes[name], *self.formats[name]) for name in names)
         if stage == "encode":
             return widened + max(costs.encode_bytes(self.formats[name][1]) for name in names)
         if stage == "decode":
-            return widened + costs.decode_bytes(workload.width, workload.height, self.formats["vae"][1], tile=tile)
+            decoding = costs.decode_bytes(workload.width, workload.height, self.formats["vae"][1], tile=tile)
+            return widened + max(decoding, self.encoding(tile) if workload.encodes else 0)
         compute = self.formats[self.denoiser][1]
-        step = widened + costs.sample_bytes(self.family, workload.width, workload.height, compute)
+        step = widened + costs.sample_bytes(
+            self.family, workload.width, workload.height, compute, passes=workload.passes, frames=workload.frames
+        )
         step += sum(
             costs.control_bytes(self.shapes[name], workload.width, workload.height, self.formats[name][1])
             for name in self.controls
         )
-        return (
-            max(step, self.work("decode", tile)) if "vae" in names else step
-        )  # encoding takes about as much as decoding
+        return max(step, self.encoding(tile)) if "vae" in names or workload.encodes else step
+
+    def encoding(self, tile: int | None) -> int:
+        """Working memory for encoding one image with the VAE."""
+        compute = self.workload.encodes or self.formats["vae"][1]
+        return costs.encode_image_bytes(self.workload.width, self.workload.height, compute, tile=tile)
 
     def outside(self, name: str) -> int:
         """Bytes of a component's weights outside its blocks."""
@@ -214,7 +234,7 @@ def lay_out(pipe: Pipeline, mode: OffloadMode, precision: str, tile: int | None,
         if fitting:
             residents, cost = min(fitting, key=lambda option: (option[1].seconds, -resident_bytes(option[0])))
         else:
-            residents, cost = min(options, key=lambda option: resident_bytes(option[0]))
+            residents, cost = min(options, key=lambda option: (shortage(option[1], machine, budget), option[1].seconds))
     else:
         residents = {name: residency_options(pipe.blocks[name])[0] for name in pipe.split} if mode == "stream" else {}
         cost = shared_memory_cost(pipe, tile) if not machine.own_memory else whole_cost(pipe, mode, tile)
@@ -228,13 +248,14 @@ def lay_out(pipe: Pipeline, mode: OffloadMode, precision: str, tile: int | None,
         components=dict(component_plans(pipe, mode, residents)),
         vae_tile=tile,
         vae_slicing=pipe.workload.count > 1,
-        peak_vram=device_peak(cost, machine),
+        peak_vram=max(device_peak(cost, machine), pipe.loading if machine.own_memory else 0),
         peak_ram=ram_peak(cost),
         pinned_ram=cost.pinned,
         transfer_seconds=round(cost.seconds, 3),
         fits=fits(cost, machine, budget),
         reasons=(),
         compute_seconds=round(pipe.step_seconds * pipe.steps, 3),
+        loading_vram=pipe.loading if machine.own_memory else 0,
         copies_in_ram=cost.copies_in_ram,
     )
 
@@ -264,6 +285,12 @@ def fits(cost: LayoutCost, machine: Machine, budget: int) -> bool:
     if machine.own_memory and device_peak(cost, machine) > budget:
         return False
     return ram_peak(cost) <= (machine.free_ram if machine.own_memory else min(budget, machine.free_ram))
+
+
+def shortage(cost: LayoutCost, machine: Machine, budget: int) -> int:
+    """Bytes that the layout is short of, on the device and in RAM together."""
+    card = max(0, device_peak(cost, machine) - budget)
+    return card + max(0, ram_peak(cost) - machine.free_ram)
 
 
 def component_plans(
@@ -299,9 +326,12 @@ def whole_cost(
         if ram_peak(kept) <= machine.free_ram:
             return kept
         return LayoutCost(device, pipe.converted, copies_in_ram=False)
+    in_ram = ram_peak(LayoutCost(0, pipe.total)) <= machine.free_ram
     if mode == "model":
         device = max(sum(pipe.bytes[name] for name in stages[stage]) + pipe.work(stage, tile) for stage in stages)
-        return LayoutCost(device, pipe.total, seconds=pipe.total / (machine.transfer_rate * costs.PAGEABLE_SHARE))
+        if in_ram:
+            return LayoutCost(device, pipe.total, seconds=pipe.total / (machine.transfer_rate * costs.PAGEABLE_SHARE))
+        return LayoutCost(device, pipe.converted, seconds=pipe.total / machine.disk_rate, copies_in_ram=False)
     streamed_controls = controls or {}
     layers = {
         name: costs.largest_layer(shape) * pipe.bytes[name] // max(shape.parameters, 1)
@@ -317,16 +347,23 @@ def whole_cost(
         + pipe.work(stage, tile)
         for stage, names in stages.items()
     )
-    pinned = min(pipe.total, int(costs.PINNED_SHARE * machine.free_ram))
+    ram, pinned = pipe.total, min(pipe.total, int(costs.PINNED_SHARE * machine.free_ram))
     rate = streaming_rate(machine, pipe.total, pinned) * costs.LAYERWISE_SHARE
+    if not in_ram:
+        ram, pinned = max(2 * max(layers.values()), pipe.converted), 2 * max(layers.values())
+        rate = min(machine.disk_rate, machine.transfer_rate * costs.LAYERWISE_SHARE)
     sampled = sum(
         pipe.bytes[name] for name in stages["sample"] if name not in pipe.controls or name in streamed_controls
     )
-    return LayoutCost(device, pipe.total, pinned, pipe.lost_in_steps(sampled / rate) + (pipe.total - sampled) / rate)
+    seconds = pipe.lost_in_steps(sampled / rate) + (pipe.total - sampled) / rate
+    return LayoutCost(device, ram, pinned, seconds, copies_in_ram=in_ram)
 
 
 def shared_memory_cost(pipe: Pipeline, tile: int | None) -> LayoutCost:
-    """The cost of every mode except ``disk`` on a device that shares RAM: moving weights would free nothing."""
+    """The cost of every mode except ``disk`` on a device that shares RAM: moving weights would free nothing.
+
+    On a GPU that shares RAM, the weights move to the GPU and leave nothing behind, so they are there once as well.
+    """
     return LayoutCost(0, pipe.total + max(pipe.work(stage, tile) for stage in pipe.stages))
 
 

@@ -158,6 +158,10 @@ class Planner:
             for tile in self.tiles():
                 pipe = self.pipeline(precision)
                 fitting = [plan for plan in self.layouts(pipe, self.precision_name(precision, pipe), tile) if plan.fits]
+                if self.precision == "auto" and pipe.all_converted > self.machine.free_ram:
+                    # A converted copy of weights that RAM does not hold is written to the disk only for who asks for
+                    # the type: the files' own types can stay in the files.
+                    fitting = [plan for plan in fitting if plan.copies_in_ram or not pipe.all_converted]
                 if tolerable:
                     fitting = [plan for plan in fitting if plan.transfer_seconds <= self.tolerable(pipe)]
                 if fitting:
@@ -168,7 +172,7 @@ class Planner:
         """The plan with the smallest shortage, for when nothing fits: the user sees how much memory is missing."""
         pipe = self.pipeline(precision)
         plans = self.layouts(pipe, self.precision_name(precision, pipe), self.tiles()[-1])
-        return min(plans, key=lambda plan: (shortage(plan, self.machine), peak_memory(plan, self.machine)))
+        return min(plans, key=lambda plan: (shortage(plan, self.machine), plan.transfer_seconds))
 
     def precision_name(self, precision: str, pipe: Pipeline) -> str:
         """The name that the plan reports for ``precision``: as-is becomes bf16 if the files are bf16 and so is the

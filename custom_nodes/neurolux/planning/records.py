@@ -61,6 +61,8 @@ class FamilyCosts:
     lose the most quality."""
     overflows_fp16: frozenset[str] = frozenset()
     """Components that compute in fp32 when the others compute in fp16."""
+    frame_values: Callable[[int, int], float] | None = None
+    """The same as ``sample_values`` for each frame of a video, if motion modules change it."""
     fp16_without_bf16: bool = False
     """Whether the denoiser can compute in fp16 on a card without bf16."""
 
@@ -96,6 +98,12 @@ class Workload:
     height: int
     count: int = 1
     steps: int = 4
+    passes: int = 1
+    """Of the denoiser in each step: 2 with classifier-free guidance."""
+    frames: int = 1
+    """Of a video, which are denoised together."""
+    encodes: ComputeType | None = None
+    """The type that the VAE encodes an image in, if the request begins with one."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,8 @@ class Plan:
     reasons: tuple[str, ...]
     compute_seconds: float = 0.0
     """Estimated compute time of the denoising steps, from ``Machine.compute_rate`` or the default of the device."""
+    loading_vram: int = 0
+    """Bytes of the card that loading takes, where weights are quantized there; also in ``peak_vram``."""
     copies_in_ram: bool = True
     """Whether RAM keeps a copy of the weights on the device, so they can be evicted without a copy back. False if RAM
     is too small and weights only pass through it."""

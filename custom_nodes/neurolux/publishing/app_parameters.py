@@ -45,7 +45,8 @@ class AppParameter:
 
     def record(self) -> dict[str, Any]:
         """As JSON, without what is not known."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, "", False, ())}
+        known = {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: value for key, value in known.items() if key not in ("description", "places", "required") or value}
 
 
 def read_parameters(

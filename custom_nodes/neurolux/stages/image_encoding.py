@@ -19,7 +19,7 @@ from ..images.frames import Frame, cycled, fitted_image, fitted_mask, same_size
 from ..images.pixels import check_finite, rgb
 from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
-from ..loading.working_memory import decoding_memory, run_stage
+from ..loading.working_memory import image_encoding_memory, image_encoding_type, run_stage
 from ..memory.vae_tiling import tiling
 from .latent import ImageOrigin
 
@@ -64,7 +64,7 @@ def images_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
     vae: Any = loaded.pipe.vae
     upcast = bool(vae.config.force_upcast)
     original = vae.encode
-    in_fp32 = upcast and family_of(loaded.model.family).latent.upcasts_encoder and loaded.placement.in_place("vae")
+    in_fp32 = upcast and image_encoding_type(loaded) == "fp32" and loaded.placement.in_place("vae")
 
     def encode(image: torch.Tensor, return_dict: bool = True) -> Any:
         if in_fp32 and vae.dtype != torch.float32:
@@ -116,12 +116,12 @@ def encode_images(
     original = rgb(images).detach().float().cpu().clamp(0, 1)
     model_images = fitted_image(original, frame)
     width, height = frame.size
-    fit(loaded, width, height)
+    fit(loaded, width, height, encodes=image_encoding_type(loaded))
     vae: Any = loaded.pipe.vae
     scale = loaded.pipe.vae_scale_factor
 
     def work() -> torch.Tensor:
-        placed = loaded.placement.stage(["vae"], decoding_memory(loaded, width, height))
+        placed = loaded.placement.stage(["vae"], image_encoding_memory(loaded, width, height))
         with placed, tiling(vae, loaded.placement.plan.vae_tile, scale), torch.no_grad():
             return torch.cat([encode_image(loaded, image[None]) for image in model_images])
 

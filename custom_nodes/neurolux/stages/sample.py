@@ -21,7 +21,7 @@ from ..loading.compiled import run_compiled
 from ..loading.loaded import LoadedPipeline
 from ..loading.node_bar import NodeBar, Preview
 from ..loading.replanning import fit
-from ..loading.working_memory import decoding_memory, run_stage, sampling_memory
+from ..loading.working_memory import image_encoding_memory, image_encoding_type, run_stage, sampling_memory
 from ..memory.vae_tiling import tiling
 from .conditioning import GUIDANCE, Conditioning, as_long
 from .decode import to_raw
@@ -120,7 +120,9 @@ def sample(
     pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
     progress = SampleProgress(loaded, request, span)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
-    fit(loaded, request.width, request.height)
+    passes = 2 if needs_negative(loaded.model, request.guidance) else 1
+    encodes = None if request.task == "text-to-image" else image_encoding_type(loaded)
+    fit(loaded, request.width, request.height, passes=passes, frames=1, encodes=encodes)
 
     def work() -> torch.Tensor:
         with placed(), torch.no_grad():
@@ -176,11 +178,12 @@ def task_pipeline(loaded: LoadedPipeline, task: Task) -> Any:
 def task_memory(loaded: LoadedPipeline, request: SampleRequest) -> int:
     """Working memory of a step, or of encoding the image where that takes more."""
     width, height = request.width, request.height
+    passes = 2 if needs_negative(loaded.model, request.guidance) else 1
     if request.task == "text-to-image":
-        return sampling_memory(loaded, width, height)
+        return sampling_memory(loaded, width, height, passes=passes)
     pixels = family_of(loaded.model.family).edit_pixels
     seen = height + (pixels // width if request.task == "edit" else 0)  # it attends to the image as well
-    return max(sampling_memory(loaded, width, seen), decoding_memory(loaded, width, height))
+    return max(sampling_memory(loaded, width, seen, passes=passes), image_encoding_memory(loaded, width, height))
 
 
 def sample_one(

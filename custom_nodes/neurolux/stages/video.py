@@ -20,7 +20,15 @@ from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import run_stage, sampling_memory
 from .conditioning import Conditioning
-from .sample import REMEDY, SampleProgress, SampleRequest, generator_of, plan_sample, prompt_arguments
+from .sample import (
+    REMEDY,
+    SampleProgress,
+    SampleRequest,
+    generator_of,
+    needs_negative,
+    plan_sample,
+    prompt_arguments,
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,11 @@ def sample_video(
     pipe = video_pipeline(loaded, motion, adapter)
     progress = VideoProgress(loaded, request, frames)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae else [])]
-    fit(loaded, request.width, request.height)
+    passes = 2 if needs_negative(loaded.model, request.guidance) else 1
+    fit(loaded, request.width, request.height, passes=passes, frames=frames, encodes=None)
 
     def work() -> torch.Tensor:
-        needed = frames * sampling_memory(loaded, request.width, request.height)
+        needed = sampling_memory(loaded, request.width, request.height, passes=passes, frames=frames)
         with loaded.placement.stage(stage, needed, beside=[adapter.patcher]), torch.no_grad():
             return run_compiled(loaded, lambda: denoise(pipe, request, prompt, frames, progress))
 

@@ -9,13 +9,14 @@ of a 4-bit weight outside its parameters and is only fast on CUDA. NF4 is a tabl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Literal, cast
 
 import torch
 from torch.nn import functional
 
+from ..planning.costs import PIECE_VALUES
 from ..planning.records import ComputeType, StorageType
 from .dtypes import DTYPES
 
@@ -48,7 +49,7 @@ class StoredWeight:
             return from_nf4(self.stored, self.scale, self.weight_shape, self.compute_dtype)
         if self.scale is None:
             return self.stored.to(self.compute_dtype)
-        return (self.stored.to(torch.float32) * self.scale).to(self.compute_dtype)
+        return unpacked(self.stored, self.scale, self.compute_dtype)
 
     @property
     def scale_outputs(self) -> bool:
@@ -152,9 +153,9 @@ def store_weight(
     elif storage == "nf4" and weight.dtype == torch.uint8 and scale is not None:
         stored, scale = weight.flatten(), scale.flatten()
     elif storage == "int8":
-        stored, scale = to_int8(unscaled(weight, scale))
+        stored, scale = to_int8(weight if scale is None else unscaled(weight, scale))
     else:
-        stored, scale = to_nf4(unscaled(weight, scale))
+        stored, scale = to_nf4(weight if scale is None else unscaled(weight, scale))
     del layer._parameters["weight"]
     layer.__class__ = StoredLinear if isinstance(layer, torch.nn.Linear) else StoredConv2d  # pyright: ignore[reportAttributeAccessIssue]
     kept = cast(StoredWeight, layer)
@@ -168,8 +169,43 @@ def unscaled(weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     return weight.to(torch.float32) if scale is None else weight.to(torch.float32) * scale.to(torch.float32)
 
 
+def in_pieces(
+    convert: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], weight: torch.Tensor, values: int
+) -> tuple[torch.Tensor, ...]:
+    """``convert`` of ``weight``, about PIECE_VALUES at a time: the values between take several times its memory.
+
+    ``values``: how many a row has. Every row is converted by itself, so the pieces give the same bits.
+    """
+    rows = max(1, PIECE_VALUES // max(values, 1))
+    if len(weight) <= rows:
+        return convert(weight)
+    parts = [convert(piece) for piece in weight.split(rows)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def unpacked(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``stored`` times ``scale`` (of all, or of each row), in ``dtype``. Multiplied in fp32, in pieces of rows."""
+    rows = max(1, PIECE_VALUES // max(stored[:1].numel(), 1))
+    if len(stored) <= rows:
+        return stored.to(torch.float32).mul_(scale).to(dtype)
+    weight = torch.empty(stored.shape, dtype=dtype, device=stored.device)
+    for start in range(0, len(stored), rows):
+        part = slice(start, start + rows)
+        weight[part] = (
+            stored[part].to(torch.float32).mul_(scale[part] if len(scale.shape) and len(scale) > 1 else scale)
+        )
+    return weight
+
+
 def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``weight`` (rows first) as int8, and a scale per row, (rows, 1, ...), which broadcasts over it."""
+    """``weight`` (rows first, any type) as int8, and a scale per row, (rows, 1, ...), which broadcasts over it."""
+    stored, scale = in_pieces(rows_to_int8, weight, weight[:1].numel())
+    return stored, scale
+
+
+def rows_to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of a weight."""
+    weight = weight.to(torch.float32)
     largest = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
     scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
     return (weight / scale).round().to(torch.int8), scale
@@ -177,18 +213,42 @@ def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def to_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``weight`` as two 4-bit codes per byte, the first in the high half, and the largest magnitude per 64 values."""
-    values = functional.pad(weight.flatten(), (0, -weight.numel() % NF4_BLOCK)).view(-1, NF4_BLOCK)
+    values = weight.flatten()
+    if missing := -weight.numel() % NF4_BLOCK:
+        values = functional.pad(values, (0, missing))
+    stored, scale = in_pieces(blocks_to_nf4, values.view(-1, NF4_BLOCK), NF4_BLOCK)
+    return stored, scale
+
+
+def blocks_to_nf4(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blocks of 64 values."""
+    values = values.to(torch.float32)
     largest = values.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    levels = torch.tensor(NF4_LEVELS, device=weight.device)
+    levels = torch.tensor(NF4_LEVELS, device=values.device)
     codes = torch.bucketize(values / largest, (levels[1:] + levels[:-1]) / 2).to(torch.uint8).view(-1, 2)
     return codes[:, 0] << 4 | codes[:, 1], largest.flatten()
 
 
 def from_nf4(stored: torch.Tensor, scale: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     """Decode what :func:`to_nf4` returned, as a weight of ``shape``."""
+    blocks = max(1, PIECE_VALUES // NF4_BLOCK)
+    if len(scale) <= blocks:
+        values = nf4_values(stored, scale).to(dtype).flatten()
+    else:
+        values = torch.empty(2 * len(stored), dtype=dtype, device=stored.device)
+        bytes_, numbers = blocks * NF4_BLOCK // 2, blocks * NF4_BLOCK
+        for index in range(-(-len(scale) // blocks)):
+            part = nf4_values(
+                stored[index * bytes_ : (index + 1) * bytes_], scale[index * blocks : (index + 1) * blocks]
+            )
+            values[index * numbers : index * numbers + part.numel()] = part.flatten()
+    return values[: shape.numel()].view(shape)
+
+
+def nf4_values(stored: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Blocks of 64 values, (blocks, 64), in fp32."""
     pairs = nf4_pairs(stored.device).index_select(0, stored.to(torch.int32))
-    values = (pairs.view(-1, NF4_BLOCK) * scale.unsqueeze(1)).to(dtype)
-    return values.flatten()[: shape.numel()].view(shape)
+    return pairs.view(-1, NF4_BLOCK).mul_(scale.unsqueeze(1))
 
 
 @cache

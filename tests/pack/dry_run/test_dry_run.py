@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from neurolux.dry_run.run import Outcome
+    from neurolux.dry_run.records import Outcome
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 GB = 10**9
@@ -15,7 +15,8 @@ GB = 10**9
 
 def dry_run(model: str, vram: int, ram: int, offload: str = "auto", precision: str = "auto", **more: Any) -> Outcome:
     """A model on a card of ``vram`` GB in a machine with ``ram`` GB."""
-    from neurolux.dry_run.run import Case, run_case
+    from neurolux.dry_run.records import Case
+    from neurolux.dry_run.run import run_case
 
     return run_case(Case(model, vram * GB, ram * GB, offload, precision, **more))
 
@@ -41,3 +42,47 @@ def test_a_plan_that_fits_is_kept(
     assert outcome.plan.fits
     assert outcome.finished_with == outcome.plan
     assert list(outcome.problems()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("sd15", {"guidance": 7.5}),
+        ("sd15", {"task": "video", "frames": 16}),
+        ("sd15", {"task": "video", "frames": 16, "guidance": 1.0}),
+        ("sdxl-base", {"task": "encode", "side": 1536, "upcast_vae": True}),
+        ("sdxl-base", {"task": "encode", "side": 1536, "upcast_vae": False}),
+        ("sdxl-base", {"task": "encode", "precision": "nf4"}),
+    ],
+    ids=str,
+)
+def test_what_a_stage_takes_was_set_aside(model: str, more: dict[str, Any]) -> None:
+    """On a card where everything stays, so that a stage takes nothing but its working memory."""
+    outcome = dry_run(model, 48, 64, "none", **more)
+    assert outcome.rooms
+    assert [room for room in outcome.rooms if room.taken > room.reserved] == []
+
+
+def test_an_image_that_no_card_could_encode_whole_is_encoded_in_tiles() -> None:
+    outcome = dry_run("sdxl-base", 6, 32, task="encode", side=1536, upcast_vae=True)
+    assert outcome.finished_with is not None
+    assert outcome.finished_with.vae_tile is not None
+    assert outcome.card <= 5.5 * GB
+    assert outcome.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("offload", "precision"), [("model", "bf16"), ("sequential", "bf16"), ("disk", "fp8"), ("disk", "int8")]
+)
+def test_a_small_ram_is_kept_whatever_is_chosen(offload: str, precision: str) -> None:
+    """The weights stay in files, converted or not; what is converted passes through RAM in portions."""
+    outcome = dry_run("flux-schnell", 32, 16, offload, precision, task="load")
+    assert outcome.plan.fits
+    assert outcome.ram <= 2 * GB
+    assert list(outcome.problems()) == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_quantizing_takes_no_more_of_the_card_than_planned(precision: str) -> None:
+    outcome = dry_run("flux-schnell", 24, 64, precision=precision, task="load")
+    assert outcome.stages["load"] <= outcome.plan.loading_vram <= 0.8 * GB

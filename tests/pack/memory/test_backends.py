@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 PACK = Path(__file__).parents[3] / "custom_nodes" / "neurolux"
 SEAM = PACK / "memory" / "backends"
@@ -66,3 +67,55 @@ def test_only_the_backends_speak_to_the_device() -> None:
         if not path.is_relative_to(SEAM) and (uses := list(direct_uses(path.read_text(encoding="utf-8"))))
     }
     assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=str,
+)
+def test_every_way_to_run_out_of_memory_is_known(comfy_modules: None, error: Exception, is_one: bool) -> None:
+    from neurolux.memory.backends.choice import backend
+
+    assert backend().is_out_of_memory(error) == is_one
+
+
+def test_a_refused_pin_leaves_no_error_for_the_next_operation(
+    comfy_modules: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as mm
+    from neurolux.memory.backends.cuda import CudaBackend
+
+    queued: list[str] = []
+
+    class Runtime:
+        """A CUDA runtime that pins nothing."""
+
+        def cudaHostRegister(self, *_: int) -> int:  # noqa: N802 - CUDA's name
+            queued.append("invalid argument")
+            return 1
+
+    def zeros(*_: int, **__: object) -> torch.Tensor:
+        if queued:
+            raise torch.AcceleratorError(f"CUDA error: {queued.pop()}")
+        return torch.ones(1)
+
+    monkeypatch.setattr(torch.cuda, "cudart", Runtime)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(mm, "MAX_PINNED_MEMORY", 10**9)
+    memory = CudaBackend().host_memory(2 << 20, pin=True)
+    assert memory.numel() == 2 << 20
+    assert queued == []

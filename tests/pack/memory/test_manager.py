@@ -198,7 +198,7 @@ def test_a_larger_image_leaves_fewer_blocks_on_the_device(
     from neurolux.loading.replanning import fit
     from neurolux.planning import costs
 
-    monkeypatch.setattr(costs, "sample_bytes", lambda family, width, height, *_: RESERVED + width * height // 4)
+    monkeypatch.setattr(costs, "sample_bytes", lambda family, width, height, *_, **__: RESERVED + width * height // 4)
     device.memory = 1_000_000
     handle = handle_for(deep_flux, precision="fp32", offload="stream")
     loaded = borrow(handle)

@@ -359,3 +359,42 @@ def test_blocks_are_the_ones_that_plans_count(tiny_models: dict[str, Path]) -> N
         for component, shape in shapes.items():
             units = placement._patchers[component].residency.units
             assert sorted(unit.nbytes // 4 for unit in units) == sorted(shape.blocks)
+
+
+def test_a_device_that_shares_ram_holds_the_weights_once(denoiser: Denoiser) -> None:
+    from neurolux.memory.backends.choice import replaced
+    from neurolux.memory.backends.unified import MpsBackend
+
+    inputs = torch.rand(2, 4)
+    expected = denoiser(inputs)
+    in_ram = [weakref.ref(weight.untyped_storage()) for weight in [*denoiser.parameters(), *denoiser.buffers()]]
+    with replaced(MpsBackend()):
+        residency = residency_of(denoiser)
+        residency.place(float("inf"))
+        assert [storage() for storage in in_ram] == [None] * len(in_ram)
+        assert torch.equal(expected, denoiser(inputs))
+        masters = {slot.home.data_ptr() for unit in [residency.rest, *residency.units] for slot in unit.slots}
+        residency.leave()
+        residency.place(float("inf"))
+        assert torch.equal(expected, denoiser(inputs))
+        assert {tensor.data_ptr() for tensor in [*denoiser.parameters(), *denoiser.buffers()]} == masters
+
+
+def test_no_more_is_pinned_than_planned(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurolux.memory.backends.choice import backend
+    from neurolux.memory.pins import PinBudget
+
+    size = 0
+    pinned: list[int] = []
+
+    def host_memory(size: int, *, pin: bool = False) -> torch.Tensor:
+        pinned.append(size * pin)
+        return torch.empty(size, dtype=torch.uint8)
+
+    residency = residency_of(denoiser, pins=PinBudget(lambda: 3 * size))
+    size = residency.units[0].buffer_bytes
+    monkeypatch.setattr(backend(), "host_memory", host_memory)
+    residency.prepare(0)
+    assert sum(pinned) == 3 * size
+    assert len(pinned) == BLOCKS
+    assert all(unit.flat is not None for unit in residency.units)

@@ -51,7 +51,10 @@ NODES = [
     {"id": 41, "type": "CLIPTextEncode", "title": "Negative", "inputs": []},
 ]
 GRAPH: dict[str, Any] = {
-    "6": {"class_type": "KSampler", "inputs": {"seed": 7, "steps": 20, "cfg": ["20", 0], "model.size": "2K"}},
+    "6": {
+        "class_type": "KSampler",
+        "inputs": {"seed": 7, "steps": 20, "cfg": ["20", 0], "model.size": "2K", "denoise": 0},
+    },
     "12:3": {"class_type": "KSampler", "inputs": {"steps": 4}},
     "12:4": {"class_type": "KSampler", "inputs": {"steps": 4}},
     "12:5": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat"}},
@@ -69,6 +72,7 @@ DEFINITIONS: dict[str, Any] = {
     "KSampler": {
         "required": {
             "seed": ("INT", {"default": 0, "min": 0, "max": 2**64 - 1, "control_after_generate": True}),
+            "denoise": ("FLOAT", {"min": 0, "max": 1}),
             "steps": ("INT", {"min": 1, "max": 10000, "step": 1, "tooltip": "How many."}),
         }
     },
@@ -159,8 +163,10 @@ def test_types_limits_and_texts_come_from_the_definition() -> None:
         10000,
         "How many.",
     )
+    _, [cfg], _ = read([6, "denoise"])
+    assert (cfg.record()["minimum"], cfg.record()["default"]) == (0, 0)  # Not left out, though both are 0.
     assert steps["places"] == (("6", "steps", 2),)
-    assert (image["kind"], image["required"], "default" in image) == ("image", True, False)
+    assert (image["kind"], image["required"], image["default"]) == ("image", True, "")
     assert (text["kind"], text["description"], text["default"]) == ("text", "Not this.", "bad")
 
 

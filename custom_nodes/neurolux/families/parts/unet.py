@@ -22,7 +22,9 @@ SD2_TEXT_WIDTH = 1024
 FIRST_CROSSED = "transformer_blocks.0.attn2.to_k.weight"
 UNET_BLOCKS = BlockLists(("down_blocks", "mid_block", "up_blocks"), levels=True)
 BYTES_PER_PIXEL = 79
-"""Activations of an SDXL step per pixel and byte of the number format. A step of 1.5 takes at most as many."""
+"""Activations of an SDXL step per pixel and byte of the number format."""
+ATTENDING = 1.65
+"""Those of a UNet that attends at its first level too, as a factor: the feed-forward layers there take the most."""
 LORA_WORDS = (
     "unet.", "lora_unet_", "text_encoder", "lora_te", "diffusion_model.", "base_model.model.", "lycoris_",
     "down_blocks.", "mid_block.", "up_blocks.", "input_blocks.", "output_blocks.",
@@ -106,6 +108,12 @@ def trained_for(names: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[s
 def sample_values(width: int, height: int) -> float:
     """Bytes of activations of a step, per byte of the number format."""
     return width * height * BYTES_PER_PIXEL
+
+
+def attending_values(width: int, height: int) -> float:
+    """The same of a UNet that attends at its first level too, at an eighth of the image's side: 1.5's, whose images
+    are seen by text there, and any with motion modules, whose frames see each other."""
+    return sample_values(width, height) * ATTENDING
 
 
 def step_operations(parameters: int, width: int, height: int) -> float:

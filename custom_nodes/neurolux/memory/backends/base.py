@@ -17,7 +17,20 @@ import comfy.model_management as mm
 import psutil
 import torch
 
+from ..manager import manager_says_out_of_memory
 from . import files, host
+
+OUT_OF_MEMORY_TEXTS = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "HIP error: out of memory",
+    "HIP out of memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""How torch words it without its own exception: its CPU allocator, and what drivers and libraries could not allocate
+(``torch.AcceleratorError``)."""
 
 
 class Event(Protocol):
@@ -65,6 +78,8 @@ class DeviceBackend:
     """One kind of device. The base answers for a device without streams, whose memory the manager knows."""
 
     kind = "other"
+    masters_move = False
+    """Whether weights move to the device and leave nothing in RAM, because its memory is the machine's RAM."""
 
     # Memory
 
@@ -83,7 +98,9 @@ class DeviceBackend:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether ``error`` says that the device or RAM has no memory left."""
-        return isinstance(error, (mm.OOM_EXCEPTION, MemoryError)) or "DefaultCPUAllocator" in str(error)
+        if isinstance(error, torch.OutOfMemoryError) or manager_says_out_of_memory(error):
+            return True
+        return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
     # Masters in RAM and in files
 

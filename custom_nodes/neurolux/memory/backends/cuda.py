@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from typing import cast
 
 import comfy.model_management as mm
 import torch
 
+from ..manager import may_pin
 from .base import CopyStream, DeviceBackend, Event
 
+_log = logging.getLogger(__name__)
 PROBE_BYTES = 64 << 20
 PROBES = 4
 PROBE_SIDE = 4096
 """Of the matrices whose product is timed: 0.14 TFLOP, a millisecond on an H100 and ten on an RTX 3060."""
-OUT_OF_MEMORY_TEXTS = ("out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
 
 
 class CudaCopyStream(CopyStream):
@@ -54,18 +56,18 @@ class CudaBackend(DeviceBackend):
 
     kind = "cuda"
 
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """Also ``torch.AcceleratorError``, which carries what the driver or a library could not allocate."""
-        if super().is_out_of_memory(error):
-            return True
-        return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
-
     def pin(self, memory: torch.Tensor) -> bool:
         """Pinned in place (cudaHostRegister) within the manager's own budget.
 
-        torch's pinned allocator would round to powers of two, 37 GB for FLUX's 24.
+        torch's pinned allocator would round to powers of two, 37 GB for FLUX's 24. A registration that the driver
+        refuses leaves its error behind, for the next operation to fail with.
         """
-        return bool(mm.pin_memory(memory))
+        if not may_pin(memory.nbytes):
+            return False
+        if mm.pin_memory(memory):
+            return True
+        take_queued_error()
+        return False
 
     def release(self, memory: torch.Tensor) -> None:
         if memory.data_ptr() in mm.PINNED_MEMORY:
@@ -92,6 +94,15 @@ class RocmBackend(CudaBackend):
     """An AMD GPU: torch's HIP build answers to the names of CUDA."""
 
     kind = "rocm"
+
+
+def take_queued_error() -> None:
+    """Have a small operation raise the error that a failed call of the CUDA runtime left behind."""
+    try:
+        torch.zeros(1, device="cuda").add_(1)
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        _log.debug("NeuroLux: refused by the driver: %s", error)
 
 
 def gpu_available() -> bool:

@@ -12,6 +12,7 @@ class CpuBackend(DeviceBackend):
 
 
 class MpsBackend(DeviceBackend):
-    """An Apple GPU. Its memory is the machine's RAM, and a weight in it is a copy of the one in RAM."""
+    """An Apple GPU. torch keeps its tensors apart from the CPU's, in the same RAM."""
 
     kind = "mps"
+    masters_move = True

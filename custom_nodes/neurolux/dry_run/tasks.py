@@ -1,0 +1,117 @@
+"""What is done with a loaded model in a dry run, by the pack's own stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import diffusers
+import torch
+from diffusers import MotionAdapter
+
+from ..adapters.motion import BLOCKS, LoadedMotion, motion_unet
+from ..families.registry import family_of
+from ..images.frames import Frame
+from ..loading.handle import AppliedMotion
+from ..loading.loaded import LoadedPipeline
+from ..memory.module_store import ModuleKey, modules
+from ..memory.patcher import ComponentPatcher
+from ..stages import video
+from ..stages.decode import decode
+from ..stages.encode import encode
+from ..stages.image_encoding import encode_images
+from ..stages.sample import plan_sample, sample
+from ..weights.stamps import FileStamp
+from .records import Case
+from .schedules import steady_class
+from .tensors import no_modes
+
+Note = Callable[[str], None]
+
+
+def make_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
+    """Encode, sample, decode."""
+    model = loaded.model
+    width = case.side or model.defaults.width
+    height = case.side or model.defaults.height
+    scale, channels = family_of(model.family).latent.scale, family_of(model.family).latent.channels
+    with torch.no_grad():  # inference mode would hide what composite operations allocate inside
+        positive = encode(loaded, prompt)
+        note("encode")
+        with no_modes():
+            latent = {"samples": torch.zeros(1, channels, height // scale, width // scale)}
+            request = plan_sample(model, loaded.spec.variant, latent, 1, 0, case.guidance)
+        request = replace(request, steps=case.steps, running=case.steps)
+        made = sample(loaded, request, positive, None)
+        note("sample")
+        decode(loaded, made)
+        note("decode")
+
+
+def encode_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
+    """Encode an image with the VAE."""
+    side = case.side or loaded.model.defaults.width
+    box = (0, 0, side, side)
+    frame = Frame((side, side), (side, side), box, box)
+    with torch.no_grad():
+        encode_images(loaded, torch.empty(1, side, side, 3), None, frame)
+    note("encode an image")
+
+
+def make_video(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
+    """Encode and sample the frames of a video."""
+    model = loaded.model
+    file = FileStamp("a motion adapter", Path("motion.safetensors"), 0, 0)
+    motion = AppliedMotion(file, "EulerDiscreteScheduler", {}, case.steps, model.defaults.guidance_scale)
+    acquire_simulated_motion(loaded, file)
+    side = case.side or model.defaults.width
+    with torch.no_grad():
+        positive = encode(loaded, prompt)
+        note("encode")
+        with no_modes():
+            latent = {"samples": torch.zeros(1, 4, side // 8, side // 8)}
+            request = plan_sample(model, None, latent, 1, case.steps, case.guidance)
+        steady = mock.patch.object(diffusers, "EulerDiscreteScheduler", steady_class(diffusers.EulerDiscreteScheduler))
+        with steady, mock.patch.object(video, "motion_unet", joined_unet):
+            video.sample_video(loaded, video.VideoRequest(motion, case.frames, request), positive, None)
+    note("sample")
+
+
+def joined_unet(unet: Any, adapter: Any) -> Any:
+    """``motion_unet``, which builds modules and moves nothing."""
+    with no_modes():
+        return motion_unet(unet, adapter)
+
+
+def acquire_simulated_motion(loaded: LoadedPipeline, file: FileStamp) -> None:
+    """A motion adapter of the model's size in the store of modules."""
+
+    def build(key: ModuleKey) -> LoadedMotion:
+        unet: Any = loaded.denoiser
+        with no_modes(), torch.device("meta"):
+            module = MotionAdapter(
+                block_out_channels=unet.config.block_out_channels, motion_mid_block_layers_per_block=1
+            )
+        for part in module.modules():
+            for name, weight in list(part._parameters.items()):
+                if weight is not None:
+                    fake = torch.empty(weight.shape, dtype=key.dtype)
+                    part._parameters[name] = torch.nn.Parameter(fake, requires_grad=False)
+            for name, buffer in list(part._buffers.items()):
+                if buffer is not None:
+                    part._buffers[name] = torch.empty(buffer.shape, dtype=key.dtype)
+        module.eval()
+        return LoadedMotion(key, module, ComponentPatcher(module, key.device, torch.device("cpu"), blocks=BLOCKS))
+
+    modules.acquire([ModuleKey("motion", file, loaded.precision.main, loaded.device)], build)
+
+
+WORK: dict[str, Callable[[LoadedPipeline, Case, str, Note], None]] = {
+    "text-to-image": make_image,
+    "encode": encode_image,
+    "video": make_video,
+    "load": lambda loaded, case, prompt, note: None,
+}
