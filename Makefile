@@ -72,10 +72,15 @@ test: $(VENV)/.synced-dev ## run every test (set-up included)
 	$(BIN)/imagegen setup
 	$(MAKE) --no-print-directory --jobs 2 lint pytest
 
-# Three workers on two cores: one of them mostly waits for processes.
+# Imported once, so that Python does not compile the same thousands of modules in each of the workers at the same time.
+$(VENV)/.compiled: $(VENV)/.synced-dev
+	$(BIN)/python -c 'import torch._dynamo, torchvision, tests.tiny_models, tests.tiny_adapters, tests.tiny_files'
+	@touch $@
+
+# Four workers on two cores: two of them mostly wait for processes.
 .PHONY: pytest
-pytest: $(VENV)/.synced-dev
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 20
+pytest: $(VENV)/.synced-dev $(VENV)/.compiled
+	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder --durations 20
 
 MIRROR ?= http://deb.debian.org/debian
 KEEP ?=

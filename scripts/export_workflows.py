@@ -44,6 +44,9 @@ QUIET_SETTINGS = {
     "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the images
 }
 
+NO_ID = "00000000-0000-0000-0000-000000000000"
+"""Newer front ends replace it by one of their own when they open the graph."""
+GROUP_FONT_SIZE = 24
 SETTLING_S = 5
 """How long the editor may take to give the nodes of a graph their sizes."""
 OPEN_GRAPH = """async (workflow) => {
@@ -119,9 +122,24 @@ async def save_graph(page: Page) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def stable(workflow: dict[str, Any]) -> dict[str, Any]:
-    """Without what differs from one saving to the next: where the view stood, and the editor's version."""
+    """Without what differs from one saving or one front end to the next, and need not be in a file.
+
+    That is where the view stood, the editor's version and its id of the graph; values by name beside those in order;
+    empty values; the usual size of a group's title; and outputs of nodes that lead nowhere.
+    """
     workflow.get("extra", {}).pop("ds", None)
     workflow.get("extra", {}).pop("frontendVersion", None)
+    workflow["id"] = NO_ID
+    for graph in (workflow, *workflow.get("definitions", {}).get("subgraphs", ())):
+        for group in graph.get("groups", ()):
+            if group.get("font_size") == GROUP_FONT_SIZE:
+                del group["font_size"]
+        for node in graph["nodes"]:
+            node.pop("widgets_values_named", None)
+            if not node.get("widgets_values", True):
+                del node["widgets_values"]
+            if not any(output.get("links") for output in node.get("outputs", ())):
+                node["outputs"] = []  # A newer ComfyUI gives Preview Image an output.
     return workflow
 
 

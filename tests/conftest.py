@@ -17,8 +17,11 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TESTS = Path(__file__).parent
-SHARED_PROCESSES = ("service", "faults", "overlay", "bridge_process")
-"""Folders whose tests share processes that take long to start: each runs on one worker."""
+SHARED_PROCESSES = ("service/modes", "service", "faults", "overlay", "bridge_process")
+"""Folders whose tests share processes that take long to start: each runs on one worker.
+
+Two services start for ``service``: all of its tests one after another would be the last to end.
+"""
 SPREAD = ("starter/test_quality.py",)
 """Files of long tests that share nothing worth sharing: each test runs on any worker."""
 ORDER = ("service", "faults", "starter", "overlay", "bridge_process", "benchmarks", "pack", "bridge")
@@ -42,10 +45,10 @@ def group(nodeid: str) -> str:
 @cache
 def group_of_file(file: str) -> str:
     """The same for all tests of a file."""
-    folder, _, _ = file.partition("/")
-    if folder in SHARED_PROCESSES:
-        return folder
-    if folder == "pack" and SHARED_FIXTURE.search((TESTS / file).read_text(encoding="utf-8")):
+    for folder in SHARED_PROCESSES:
+        if file.startswith(f"{folder}/"):
+            return folder
+    if file.startswith("pack/") and SHARED_FIXTURE.search((TESTS / file).read_text(encoding="utf-8")):
         return "pack with ComfyUI"
     return file
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Container, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Container, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -155,8 +155,11 @@ class ComfyUI:
         prompt_id: str,
         workflow: Mapping[str, Any] | None = None,
         on_event: Callable[[Event], None] | None = None,
+        outputs: Sequence[str] = (),
     ) -> RunResult:
         """Queue an API-format graph and wait for its outcome.
+
+        `outputs` are the output nodes to run, with what they need; empty: all.
 
         `prompt_id` is a lowercase UUID that the caller chooses, so that it can find the run again (newer ComfyUI
         accepts no other form). `workflow`, the UI graph, goes into the metadata of saved images. `on_event` is called
@@ -170,7 +173,7 @@ class ComfyUI:
             await listener.ready()  # without a websocket the run is polled
             client_id = listener.client_id
             ahead = len(self._runs) - 1
-            await self._submit(graph, prompt_id, client_id, workflow)
+            await self._submit(graph, prompt_id, client_id, workflow, outputs)
             run.submitted(client_id, ahead)
             if run.cancel_requested:
                 await self._stop(prompt_id, run)
@@ -213,11 +216,18 @@ class ComfyUI:
         return True
 
     async def _submit(
-        self, graph: Mapping[str, Any], prompt_id: str, client_id: str, workflow: Mapping[str, Any] | None
+        self,
+        graph: Mapping[str, Any],
+        prompt_id: str,
+        client_id: str,
+        workflow: Mapping[str, Any] | None,
+        outputs: Sequence[str],
     ) -> None:
         extra: dict[str, Any] = {} if workflow is None else {"extra_pnginfo": {"workflow": workflow}}
         # client_id is sent even without a websocket: without one, 0.3.75 leaves cached outputs out of the history
         body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": extra}
+        if outputs:
+            body["partial_execution_targets"] = list(outputs)
         try:
             status, answer = await self._request("POST", "/prompt", json=body, accept=(400, 413, 500))
         except ComfyUIUnavailable:

@@ -20,6 +20,7 @@ from bridge.terminal import show
 MODULE = "neurolux.library.plan_command"
 DRY_MODULE = "neurolux.dry_run.command"
 DRY_OPTIONS = ("model", "vram", "ram", "size", "precision", "offload")
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits")
 WRONG = 2
 """The exit code of the planner for arguments that it cannot use."""
 OPTIONS = {
@@ -61,6 +62,15 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     plan.set_defaults(run=plan_command)
 
 
+def nvidia_gpu() -> str:
+    """Free MiB and compute capability of this machine's first NVIDIA GPU; empty where there is none."""
+    try:
+        asked = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return asked.stdout.partition("\n")[0]
+
+
 def plan_command(args: argparse.Namespace) -> int:
     """`imagegen plan`"""
     if not args.model and not args.all_cards:
@@ -74,6 +84,7 @@ def plan_command(args: argparse.Namespace) -> int:
     command += [f"--models={folder}" for folder in model_folders(settings)]
     command += [f"--{name}={value}" for name, value in values.items() if value is not None]
     command += [flag for flag, wanted in (("--all-cards", args.all_cards), ("--json", args.json)) if wanted]
+    command.append(f"--gpu={nvidia_gpu()}")
     planner = subprocess.run(command, env=environment, capture_output=True, text=True)
     if planner.returncode == WRONG:
         raise BridgeError(planner.stderr.strip())

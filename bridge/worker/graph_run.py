@@ -45,6 +45,11 @@ class BoundGraph:
     workflow: dict[str, Any] | None = None
     """The editor's format, which ComfyUI writes into the images; None for a mode that has only the API format."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The nodes to run: an app's outputs, where its author chose some; empty: all that end the graph."""
+        return tuple(self.mode.result_names) if self.mode is not None else ()
+
 
 class GraphRun:
     """The run of one job. `watched` returns whether anybody looks at its previews."""
@@ -152,8 +157,9 @@ class GraphRun:
                 raise Interrupted(job_id, requested=True)
             if self._record.state.attempts >= MAX_ATTEMPTS:
                 raise WornOut(self._record.state.attempts)
+            bound = self._bound
             return await self._comfy.run(
-                self._bound.graph, prompt_id=job_id, workflow=self._bound.workflow, on_event=take
+                bound.graph, prompt_id=job_id, workflow=bound.workflow, on_event=take, outputs=bound.outputs
             )
 
     def _take(self, event: Event) -> None:

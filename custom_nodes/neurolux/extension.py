@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
+from comfy_execution.caching import RAMPressureCache
 from server import PromptServer
 
 from .guard.middleware import add_guard
+from .loading.store import pipelines
+from .memory.manager import on_ram_request
 from .nodes import NODES
 from .routes.registration import add_routes
 
@@ -15,6 +18,7 @@ class NeuroLuxExtension(ComfyExtension):
 
     def __init__(self) -> None:
         # Not in on_load: ComfyUI 0.3.75 to 0.12 declare it but never call it.
+        on_ram_request(RAMPressureCache, pipelines.give_back)
         if PromptServer.instance is not None and add_routes(PromptServer.instance.routes):
             add_guard(PromptServer.instance.app)
 

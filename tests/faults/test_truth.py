@@ -45,25 +45,35 @@ async def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
             await asyncio.sleep(0.02)
 
 
-async def hear(nc: Client, *, job_count: int = 1) -> list[JobEvent]:
-    """The events of every job from now on, in a list that grows."""
-    events: list[JobEvent] = []
+class Heard:
+    """The events of every job from now on. Jobs that earlier tests left behind may still end."""
 
-    async def on_event(msg: Msg) -> None:
-        events.append(JobEvent.model_validate_json(msg.data))
+    def __init__(self) -> None:
+        self._events: list[JobEvent] = []
 
-    await nc.subscribe(f"{Names().events}.*", cb=on_event)
-    await subscribed(nc)
-    return events
+    @classmethod
+    async def of(cls, nc: Client) -> Heard:
+        heard = cls()
+
+        async def on_event(msg: Msg) -> None:
+            heard._events.append(JobEvent.model_validate_json(msg.data))
+
+        await nc.subscribe(f"{Names().events}.*", cb=on_event)
+        await subscribed(nc)
+        return heard
+
+    async def whole(self, job_id: str) -> list[JobEvent]:
+        """Those of one job, once it has ended."""
+        await until(lambda: any(event.final for event in self._events if event.job_id == job_id))
+        return [event for event in self._events if event.job_id == job_id]
 
 
 async def test_downloads_loading_and_steps_are_told_with_bytes_and_seconds_left(
     nc: Client, client: ImageGenClient
 ) -> None:
-    events = await hear(nc)
+    heard = await Heard.of(nc)
     began = time.monotonic()
-    submit(client, steps=15, color=next(_colors), fault="download")
-    await until(lambda: any(event.final for event in events))
+    events = await heard.whole(submit(client, steps=15, color=next(_colors), fault="download"))
     took = time.monotonic() - began
     told = [event for event in events if event.type == "progress"]
     download = next(event for event in told if event.phase == "download")
@@ -81,21 +91,18 @@ async def test_downloads_loading_and_steps_are_told_with_bytes_and_seconds_left(
 
 
 async def test_a_run_that_is_over_at_once_is_told_whole_and_in_order(nc: Client, client: ImageGenClient) -> None:
-    events = await hear(nc)
-    submit(client, steps=0, color=next(_colors))
-    await until(lambda: any(event.final for event in events))
+    heard = await Heard.of(nc)
+    events = await heard.whole(submit(client, steps=0, color=next(_colors)))
     assert [event.type for event in events] == ["started", "done"]
 
 
 async def test_previews_are_sent_only_while_somebody_asks_for_them(nc: Client, client: ImageGenClient) -> None:
-    events = await hear(nc)
+    heard = await Heard.of(nc)
     unwatched = submit(client, steps=8, color=next(_colors))
-    await until(lambda: any(event.final and event.job_id == unwatched for event in events))
-    assert not [event for event in events if event.type == "preview"]
+    assert not [event for event in await heard.whole(unwatched) if event.type == "preview"]
     watched = submit(client, steps=15, color=next(_colors))
     await nc.publish(f"{Names().watch}.{watched}")
-    await until(lambda: any(event.final and event.job_id == watched for event in events))
-    previews = [event for event in events if event.type == "preview" and event.job_id == watched]
+    previews = [event for event in await heard.whole(watched) if event.type == "preview"]
     assert 2 <= len(previews) <= 9  # one a quarter of a second, not one a step
     assert previews[0].image_b64
     assert Image.open(io.BytesIO(base64.b64decode(previews[0].image_b64))).format == "JPEG"

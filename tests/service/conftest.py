@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from bridge.client import ImageGenClient
+from bridge.client import ClientError, ImageGenClient
 from bridge.service.comfyui import free_port
 from bridge.service.installer import find_installation
 from bridge.service.runtime import running_service
@@ -35,6 +36,19 @@ class Service:
         return self.settings.url
 
 
+def wait_ready(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the service would run a request; fails with its log as soon as its process has ended."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    with ImageGenClient(settings.url) as client:
+        while True:
+            assert process.poll() is None, log.read_text()
+            try:
+                return client.wait_ready(1)
+            except ClientError:
+                if time.monotonic() > deadline:
+                    raise
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     installation = find_installation(Settings.from_environment())
@@ -49,8 +63,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        with ImageGenClient(settings.url) as client:
-            client.wait_ready(READY_TIMEOUT_S)
+        wait_ready(settings, process, log)
         runtime = running_service(settings)
         assert runtime, log.read_text()
         yield Service(settings, runtime.comfyui_url, runtime.nats_url)

@@ -60,6 +60,8 @@ BUILD_APP = """() => {
     shown.title = 'Look here';
     empty.connect(0, invert, 0);
     invert.connect(0, shown, 0);
+    const never = add('SaveImage', [800, 400], {filename_prefix: 'not chosen'});
+    invert.connect(0, never, 0);
     empty.inputs.find(slot => slot.widget?.name === 'color').label = 'Colour';
     app.graph.extra.linearData = {
         inputs: [
@@ -195,7 +197,7 @@ async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
 
 
 async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
-    page: Page, client: ImageGenClient, modes: Path
+    page: Page, client: ImageGenClient, service: Service, modes: Path
 ) -> None:
     """No node of ours: inputs and output as App Mode saves them, with a label and an entry that leads nowhere."""
     await page.evaluate(BUILD_APP)
@@ -208,6 +210,7 @@ async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
     answer = client.run_mode("stock", colour=0x102030, width=48, seed=5)
     [file] = answer.files
     assert file.result == "look_here"
+    assert not list(service.settings.comfyui_base.glob("output/not chosen*"))  # Only the app's output ran.
     [shown] = [make_image(data) for data in client.images(answer)]
     assert (shown.size, shown.getpixel((0, 0))) == ((48, 24), (0xEF, 0xDF, 0xCF))
     assert answer.seed == 5

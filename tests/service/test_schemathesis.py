@@ -17,16 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from bridge.client import ImageGenClient
 from bridge.contract import DEFAULT_MODE
 from bridge.service.comfyui import free_port
 from bridge.settings import Settings
-from tests.service.conftest import Service
+from tests.service.conftest import Service, wait_ready
 from tests.service.trivial_mode import write_trivial_mode
 
 EXAMPLES = 6
 """Of each endpoint in each phase; the phase of boundary values makes its own, and most of them."""
-READY_TIMEOUT_S = 180
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -87,11 +85,11 @@ def url(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         str(own.port),
     ]
     command += ["--comfyui-url", service.comfyui_url, "--max-pending", "1000"]
-    with (own.logs / "up.log").open("w") as output:
+    log = own.logs / "up.log"
+    with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        with ImageGenClient(own.url) as client:
-            client.wait_ready(READY_TIMEOUT_S)
+        wait_ready(own, process, log)
         yield own.url
     finally:
         process.terminate()

@@ -87,7 +87,7 @@ def make_control(
     modes = family_modes(model.family)
     if mode != AUTO_MODE and mode not in modes:
         raise InvalidParameter(
-            "mode", f"mode {mode!r} is not one of a {model.family} union ControlNet; use {', '.join(modes)}"
+            "mode", f"mode {mode!r} is not one of a {model.family} ControlNet; use {', '.join(modes)}"
         )
     pixels = rgb(image).detach().float().cpu().contiguous()
     digest = hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import torch
 
+SINGLE_VALUES, VECTORS = ("alpha", "on_input"), ("bias", "dora", "rescale", "weight")
+"""Tensors with one value, which say what the others mean; and those that may have one dimension."""
 WHOLE_WEIGHTS = "a model's own weights, not those of a LoRA"
 
 
@@ -150,27 +153,37 @@ def shaped(change: Change, kernel: tuple[int, ...]) -> Change:
     """The change of a convolution with this kernel, or of a linear layer (an empty kernel).
 
     Some files have all inputs of a convolution in one dimension, and 1x1 convolutions as matrices or the reverse.
+    Raises ValueError for another kernel.
     """
     kind = change.kind
     if isinstance(kind, Factors):
-        down, up = cut(kind.down, kernel), kind.up.flatten(1)
-        return replace(change, kind=Factors(down, up[:, :, None, None] if kernel and down.dim() > 2 else up))
+        down, up = cut(kind.down, kernel), cut(kind.up, (1, 1) if kernel else ())
+        return replace(change, kind=Factors(down, up))
     if isinstance(kind, Hadamard):
-        return replace(change, kind=Hadamard(kind.ups, (cut(kind.downs[0], kernel), cut(kind.downs[1], kernel))))
-    if isinstance(kind, Difference):
-        return replace(change, kind=Difference(cut(kind.weight, kernel)))
-    if isinstance(kind, Kronecker):
-        return replace(change, kind=replace(kind, inner=cut(kind.inner, kernel)))
-    return change
+        kind = Hadamard(kind.ups, (cut(kind.downs[0], kernel), cut(kind.downs[1], kernel)))
+        weight = kind.downs[0]
+    elif isinstance(kind, Difference):
+        kind = Difference(weight := cut(kind.weight, kernel))
+    elif isinstance(kind, Kronecker):
+        kind = replace(kind, inner=(weight := cut(kind.inner, kernel)))
+    else:
+        return change
+    if tuple(weight.shape[2:]) != kernel:
+        raise ValueError(f"a kernel of {tuple(weight.shape[2:])} for a layer with {kernel}")
+    return replace(change, kind=kind)
 
 
 def cut(weight: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
     """A weight (outputs, inputs, ...) with this kernel, if it has as many values."""
     if not kernel:
-        return weight[:, :, 0, 0] if weight.dim() == 4 and weight.shape[2:] == (1, 1) else weight
-    if weight.dim() > 2 or weight.shape[1] % (kernel[0] * kernel[1]):
-        return weight
-    return weight.reshape(weight.shape[0], -1, *kernel)
+        made = weight.flatten(1) if weight.shape[2:].numel() == 1 else weight
+    elif weight.dim() > 2 or weight.shape[1] % (kernel[0] * kernel[1]):
+        made = weight
+    else:
+        made = weight.reshape(weight.shape[0], -1, *kernel)
+    if made.dim() != (4 if kernel else 2) or made.shape[2:] not in (kernel, (1, 1)):
+        raise ValueError(f"a weight of the shape {tuple(weight.shape)} for a layer with the kernel {kernel or 'none'}")
+    return made
 
 
 def change_of(tensors: Mapping[str, torch.Tensor]) -> Change:
@@ -178,8 +191,13 @@ def change_of(tensors: Mapping[str, torch.Tensor]) -> Change:
     for name, value in tensors.items():
         if value.numel() > 1 and not value.is_floating_point():
             raise ValueError(f"tensors of type {str(value.dtype).removeprefix('torch.')} ({name})")
-    own = {kind: value.to(torch.float32) for kind, value in tensors.items() if kind not in ("alpha", "on_input")}
-    alpha = float(tensors["alpha"].flatten()[0]) if "alpha" in tensors else None
+        least, single = (0, True) if name in SINGLE_VALUES else (1, False) if name in VECTORS else (2, False)
+        if value.dim() < least or value.numel() == 0 or (single and value.numel() > 1):
+            raise ValueError(f"{name} of the shape {tuple(value.shape)}")
+    own = {kind: value.to(torch.float32) for kind, value in tensors.items() if kind not in SINGLE_VALUES}
+    alpha = float(tensors["alpha"]) if "alpha" in tensors else None
+    if alpha is not None and not isfinite(alpha):
+        raise ValueError(f"alpha is {alpha}")
     kind = kind_of(own, tensors, alpha)
     bias = own.get("bias")
     if bias is not None and bias.flatten().shape[0] != kind.shape[0]:
@@ -283,6 +301,10 @@ def loha(own: Mapping[str, torch.Tensor], alpha: float | None) -> Hadamard:
         up1, up2 = up1.T, up2.T
         down1 = torch.einsum("ijkl,jr->irkl", own["hada_t1"], down1)
         down2 = torch.einsum("ijkl,jr->irkl", own["hada_t2"], down2)
+    if any(up.shape[1] != down.shape[0] for up, down in ((up1, down1), (up2, down2))):
+        raise ValueError("LoHa whose factors have different ranks")
+    if up1.shape[0] != up2.shape[0] or down1.shape[1:] != down2.shape[1:]:
+        raise ValueError("LoHa whose products have different sizes")
     return Hadamard((up1 * scale, up2), (down1, down2))
 
 

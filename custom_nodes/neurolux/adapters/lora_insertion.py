@@ -10,14 +10,12 @@ from typing import Any
 import torch
 
 from ..families.spec import Loras
-from .lora_changes import Change, Factors, change_of, check_magnitude, shaped
+from .lora_changes import SINGLE_VALUES, Change, Factors, change_of, check_magnitude, shaped
 from .lora_dialects import FileLayer, flat, spellings
 from .lora_modules import put_in
 
 NO_SUCH_LAYER = "no such layer in the model"
 TWICE = "the same layer under another name"
-SINGLE_VALUES = ("alpha", "on_input")
-"""Tensors that are read to know what the others mean."""
 Target = tuple[str, str]
 """A component and a layer in it."""
 
@@ -125,7 +123,10 @@ def fitted(name: str, change: Change, place: Place, pipe: Any, widens: str) -> l
     """The change of each layer at ``place``. Raises ValueError if the sizes differ, NotUsed for a part of a whole."""
     layers = [layer_at(pipe, target) for target in place.targets]
     outputs, inputs = [size(layer)[0] for layer in layers], size(layers[0])[1]
-    change = shaped(change, tuple(layers[0].kernel_size) if isinstance(layers[0], torch.nn.Conv2d) else ())
+    try:
+        change = shaped(change, tuple(layers[0].kernel_size) if isinstance(layers[0], torch.nn.Conv2d) else ())
+    except ValueError as error:
+        raise NotUsed(str(error)) from error
     given, kind = change.shape, change.kind
     if place.targets[0][1] == widens and isinstance(kind, Factors) and kind.shape[1] < inputs:
         wide = torch.nn.functional.pad(kind.down, (0, inputs - kind.shape[1]))

@@ -234,7 +234,9 @@ def plan_insertion(pipeline: LoadedPipeline, file: FileStamp) -> Insertion:
     loras = family.loras
     if loras is None:
         raise InvalidParameter("lora", f"{pipeline.model.name} takes no LoRA: the pack has none for {family.title}")
-    layers = read_layers(open_file(file.path))
+    tensors = open_file(file.path)
+    check_values(file, tensors)
+    layers = read_layers(tensors)
     places = places_of(pipe, tuple(pipe._lora_loadable_modules), family.denoiser, loras)
     plan = planned(layers, pipe, places, family.denoiser, loras.widens)
     trained = [layer for layer in layers if not layer.foreign and not spells_encoder(layer.name)]
@@ -242,6 +244,17 @@ def plan_insertion(pipeline: LoadedPipeline, file: FileStamp) -> Insertion:
     if not plan.placed or sum(layer.name in used for layer in trained) * 2 < len(trained):
         raise InvalidParameter("lora", refusal(pipeline, file, plan, len(layers)))
     return plan
+
+
+def check_values(file: FileStamp, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise InvalidParameter for NaN or infinity, which would make every image black."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+            raise InvalidParameter(
+                "lora",
+                f"LoRA {file.name} holds values that are not numbers (NaN or infinity) in {name}: its training failed, "
+                "or it was converted to fp16; choose another file",
+            )
 
 
 def refusal(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion, count: int) -> str:
@@ -269,7 +282,7 @@ def left_out_text(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) ->
     example = next(iter(plan.left_out))
     return (
         f"LoRA {file.name}: {used} of {whole} layers are in use by {pipeline.model.name} "
-        f"(not in use are {reasons}; such as {example})"
+        f"(not in use are {reasons}; such as {example!r})"
     )
 
 
@@ -278,7 +291,10 @@ def diffusers_reads(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) 
 
     Then it is used, so that an image equals diffusers' to the bit: products of other shapes round otherwise.
     """
-    keys = list(read_shapes(file.path))
+    shapes = read_shapes(file.path)
+    if any(len(shape) == 3 for shape in shapes.values()):  # of a convolution over time, with one moment
+        return False
+    keys = list(shapes)
     plain = all(PEFT_KEY.fullmatch(key) for key in keys)
     kohya = all(KOHYA_KEY.fullmatch(key) for key in keys)
     if not plain and not kohya and not all(XLABS_KEY.search(key) for key in keys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 from ..errors import WeightsMissing
@@ -11,7 +12,7 @@ def tokenizer_folder(name: Path) -> Path:
     """ComfyUI's folder of a tokenizer. Raises WeightsMissing if this version of ComfyUI has moved it."""
     import comfy.sd1_clip
 
-    folder = Path(comfy.sd1_clip.__file__).parent / name
+    folder = Path(inspect.getfile(comfy.sd1_clip)).parent / name
     if not folder.is_dir():
         raise WeightsMissing(
             f"this ComfyUI has no {name} beside its sd1_clip.py, which models from single files need; "

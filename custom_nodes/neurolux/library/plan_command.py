@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -37,7 +36,6 @@ CPU_RAMS = tuple(size * 10**9 for size in (8, 16, 32, 64))
 CARDS_RAM = 32 * 10**9
 """RAM in bytes that ``--all-cards`` assumes unless ``--ram`` is given."""
 FITS, DOES_NOT_FIT, INVALID = 0, 1, 2
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits")
 BF16_SINCE = 8.0
 """The first compute capability with bf16 (Ampere)."""
 SIZE = re.compile(r"(\d+)(?:[xX](\d+))?")
@@ -52,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name in FIELDS:
         parser.add_argument(f"--{name}")
     parser.add_argument("--models", action="append", type=Path, default=[], help="a models folder of ComfyUI")
+    parser.add_argument("--gpu", default="", help="free memory and compute capability of this machine's card")
     parser.add_argument("--all-cards", action="store_true")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             answers = [(one.model, list(all_cards(one, query))) for one in asked]
             print(json.dumps(cards_json(answers), indent=2) if args.json else cards_text(answers))
             return FITS
-        machine, workload, plan = measured_plan(asked[0], query, this_machine())
+        machine, workload, plan = measured_plan(asked[0], query, this_machine(args.gpu))
     except NeuroLuxError as error:
         print(str(error), file=sys.stderr)
         return INVALID
@@ -155,15 +154,14 @@ def card_row(label: str, model: Model, plan: Plan) -> tuple[str, ...]:
     )
 
 
-def this_machine() -> Machine:
-    """This machine with its free memory. Only detects cards that nvidia-smi reports."""
+def this_machine(gpu: str) -> Machine:
+    """This machine with its free memory; ``gpu`` is its card's free MiB and compute capability: ``7940, 8.6``."""
     ram = free_ram()
     try:
-        output = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=20).stdout
-        mebibytes, capability = output.splitlines()[0].split(",")
+        mebibytes, capability = gpu.split(",")
         computes = float(capability) >= BF16_SINCE
         return Machine("cuda", max(0, int(mebibytes) * 2**20), ram, bf16=computes, fp16=True)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+    except ValueError:
         return Machine("cpu", 0, ram, bf16=True, fp16=True)
 
 

@@ -24,6 +24,7 @@ from ..families.registry import family_of
 from ..memory.backends.choice import backend
 from ..memory.cycles import let_go
 from ..memory.machine import this_machine
+from ..memory.manager import free_core_pinned_copies
 from ..memory.module_store import modules
 from ..memory.out_of_memory import with_memory_errors
 from ..memory.placement import ComponentMemory, Placement
@@ -110,6 +111,26 @@ class PipelineStore:
         for spec in list(self._loaded):
             self.drop(spec)
 
+    def give_back(self, target: int) -> int:
+        """Drop what no live handle refers to, least recently used first, until ``target`` bytes of RAM are available.
+
+        What works now stays. Returns the bytes that were given back.
+        """
+        with self._lock:
+            handles = [handle for entry in self._loaded.values() for handle in list(entry.handles)]
+            idle = [
+                spec for spec, entry in self._loaded.items() if not list(entry.handles) and not entry.placement.busy
+            ]
+        given = 0
+        for spec in idle:
+            entry = self._loaded.get(spec)
+            if entry is None or not entry.ram_bytes or backend().host().available >= target:
+                continue
+            given += entry.ram_bytes
+            del entry
+            self.drop(spec)
+        return given + modules.give_back(target, {file for handle in handles for file in handle.files})
+
     def loaded_models(self) -> list[str]:
         """Names of the models in memory, least recently used first."""
         with self._lock:
@@ -189,7 +210,8 @@ class PipelineStore:
         return LoadedPipeline(spec, model, pipe, shapes, placement, workload, plan.offload, load_ms)
 
     def _free_ram(self, needed: int) -> None:
-        """Drop the least recently used pipelines until ``needed`` bytes of RAM are free, or none is left."""
+        """Make ``needed`` bytes of RAM free: core's copies go first, then the least recently used pipelines."""
+        free_core_pinned_copies(needed - backend().host().available)
         while self._loaded and needed > backend().host().available:
             self.drop(next(iter(self._loaded)))
 

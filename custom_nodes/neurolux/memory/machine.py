@@ -9,19 +9,20 @@ import torch
 
 from ..planning.records import ACCELERATORS, Machine
 from .backends.choice import backend
+from .manager import core_pinned_copies
 
 
 def this_machine(device: torch.device, droppable_ram: int = 0) -> Machine:
     """The machine with ``device``, and what ComfyUI's command line says of it (``--force-fp32`` and the like).
 
     ``droppable_ram``: bytes that loaded pipelines could give back. What the manager could evict from the device counts
-    as free.
+    as free, and so do core's copies in pinned RAM.
     """
     asked = backend()
     machine = Machine(
         device=device.type,
         free_vram=reclaimable_memory(device) if device.type in ACCELERATORS else 0,
-        free_ram=asked.host().available + droppable_ram,
+        free_ram=asked.host().available + core_pinned_copies() + droppable_ram,
         bf16=asked.computes_bf16(device),
         fp16=asked.computes_fp16(device),
     )

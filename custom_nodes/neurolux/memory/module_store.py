@@ -18,6 +18,7 @@ import torch
 
 from ..weights.dtypes import TYPE_NAMES
 from ..weights.stamps import FileStamp
+from .backends.choice import backend
 from .cycles import let_go
 from .patcher import ComponentPatcher, evicted, unload
 from .placement import ComponentMemory
@@ -93,6 +94,20 @@ class ModuleStore:
             unwanted = key.device.type == "cpu" or key.file not in wanted
             if entry is not None and unwanted and evicted(entry.patcher):
                 self.drop(key)
+
+    def give_back(self, target: int, wanted: Collection[FileStamp]) -> int:
+        """Drop what is not ``wanted``, least recently used first, until ``target`` bytes of RAM are available.
+
+        Returns the bytes that were given back.
+        """
+        given = 0
+        for key in self.keys():
+            entry = self._loaded.get(key)
+            if entry is None or key.file in wanted or backend().host().available >= target:
+                continue
+            given += entry.patcher.ram_bytes
+            self.drop(key)
+        return given
 
     def drop(self, key: ModuleKey) -> None:
         """Take one out of memory."""

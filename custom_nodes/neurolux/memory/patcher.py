@@ -50,8 +50,9 @@ class ComponentPatcher(comfy.model_patcher.ModelPatcher):
         """What it takes on the device at work; the manager frees that much, not what is streamed."""
         return max(1, int(min(self.residency.total_bytes, self.budget)))
 
-    def get_ram_usage(self) -> int:
-        """Bytes of the masters: the manager of newer versions drops cached outputs by it."""
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes of RAM that the masters take."""
         return 0 if self.residency.mapped else self.residency.total_bytes
 
     def loaded_size(self) -> int:

@@ -215,7 +215,7 @@ class Placement:
     @property
     def ram_bytes(self) -> int:
         """Bytes of RAM that the weights take."""
-        return sum(patcher.get_ram_usage() for patcher in list(self._patchers.values()))
+        return sum(patcher.ram_bytes for patcher in list(self._patchers.values()))
 
     @property
     def released(self) -> bool:

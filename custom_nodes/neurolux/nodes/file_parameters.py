@@ -137,7 +137,7 @@ class FileParameter(io.ComfyNode):
             [
                 io.Combo.Input(
                     "file",
-                    options=sorted(name for name in input_names() if name.lower().endswith(FILE_SUFFIXES)),
+                    options=["", *sorted(name for name in input_names() if name.lower().endswith(FILE_SUFFIXES))],
                     tooltip="The file used when a request sends none: one in ComfyUI's input folder.",
                 )
             ],

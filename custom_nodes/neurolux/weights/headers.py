@@ -116,16 +116,26 @@ def parsed_safetensors(path: Path, size: int) -> tuple[dict[str, TensorInfo], di
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(size, LARGEST_HEADER):
                 raise ValueError("its header is longer than the file")
-            header = json_object(file.read(length))
+            header = json_object(file.read(length), unique=True)
         noted = header.pop("__metadata__", None)
         metadata = {str(key): str(value) for key, value in noted.items()} if isinstance(noted, dict) else {}
         found = {name: parsed_entry(name, entry, 8 + length) for name, entry in header.items()}
-        end = 8 + length + max((info.start + info.bytes - 8 - length for info in found.values()), default=0)
+        end = check_apart(found, 8 + length)
     except (OSError, ValueError, struct.error) as error:
         raise damaged(path, f"it does not begin as a safetensors file does: {reason(error)}") from error
     if end != size:
         raise damaged(path, f"it has {size} bytes and should have {end}")
     return found, metadata
+
+
+def check_apart(found: Mapping[str, TensorInfo], start: int) -> int:
+    """Where the last tensor ends; the data begins at ``start``. Raises ValueError for tensors that share bytes."""
+    end = start
+    for name, info in sorted(found.items(), key=lambda item: (item[1].start, item[1].bytes)):
+        if info.bytes and info.start < end:
+            raise ValueError(f"the bytes of {name!r} are those of another tensor too")
+        end = max(end, info.start + info.bytes)
+    return end
 
 
 def parsed_entry(name: str, entry: Any, start: int) -> TensorInfo:

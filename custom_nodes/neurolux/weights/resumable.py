@@ -108,6 +108,13 @@ class DownloadMeter:
         done = min(self._finished + max(list(self._bars.values()), default=0), self._total)
         self._reporter.downloading(Transfer(self.repo, self.file, done, self._total, self._rate.of(done)))
 
+    def complete(self) -> None:
+        """Everything is here, also what another process has downloaded meanwhile."""
+        self._finished = self._total
+        self._bars.clear()
+        if self._total:
+            self.report()
+
     def finish(self) -> None:
         """The current file is complete."""
         self._finished += max(self._bars.values(), default=0)

@@ -197,6 +197,7 @@ def download(parts: Sequence[RepoFiles], reporter: LoadReporter) -> None:
             meter.file = "configuration"
             meter.watch(bind(snapshot_download, part.repo, allow_patterns=list(part.files), tqdm_class=meter.bar))
             meter.finish()
+    meter.complete()
 
 
 def check_disk(repo: str, needed: int) -> None:

@@ -52,14 +52,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return json_object(data)
 
 
-def json_object(data: bytes) -> dict[str, Any]:
-    """The object in a JSON text. Raises ValueError for anything else."""
+def json_object(data: bytes, *, unique: bool = False) -> dict[str, Any]:
+    """The object in a JSON text. Raises ValueError for anything else, and if ``unique`` for a name that comes twice."""
     try:
-        found = json.loads(data)
+        found = json.loads(data, object_pairs_hook=once_each if unique else None)
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError("its JSON is not an object")
+    return found
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs of a JSON object. Raises ValueError for a name that comes twice: programs differ in which one counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"its JSON has {next(name for name in names if names.count(name) > 1)!r} twice")
     return found
 
 

@@ -335,9 +335,20 @@ def test_events_are_heard_on_the_calling_thread_where_the_client_may_be_used(
 
 def test_ctrl_c_cancels_the_job(client: ImageGenClient, scripted: ScriptedService) -> None:
     scripted.generate_s = 30
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        client.generate("a fox", job_id="j")
+
+    def press() -> None:
+        """As soon as the service has the request."""
+        while "POST /v1/generate-image" not in scripted.asked:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run started in the background ignores it
+    try:
+        threading.Thread(target=press, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            client.generate("a fox", job_id="j")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert scripted.asked[-1] == "DELETE /v1/jobs/j"
 
 

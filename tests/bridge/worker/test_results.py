@@ -119,7 +119,9 @@ class Losing:
         self._times = times
         self.connected = True
 
-    async def run(self, graph: Any, *, prompt_id: str, workflow: Any, on_event: Callable[[Event], None]) -> RunResult:
+    async def run(
+        self, graph: Any, *, prompt_id: str, workflow: Any, on_event: Callable[[Event], None], outputs: Any
+    ) -> RunResult:
         on_event(Started())
         if self._times:
             self._times -= 1

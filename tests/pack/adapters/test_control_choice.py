@@ -50,15 +50,13 @@ def stamps(controlnets: dict[str, Path], *names: str) -> list[Any]:
 
 
 def test_the_catalog_says_what_each_auxiliary_model_is() -> None:
+    from neurolux.adapters.controlnets import mode_choices
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
-    from neurolux.families.registry import families
 
     catalog = read_auxiliary_catalog()
     for family in ("flux", "sdxl"):
         kinds = {kind for one in catalog.controlnets.values() if one.family == family for kind in one.kinds}
-        controls = families()[family].controls
-        assert controls is not None
-        assert {"canny", "depth", "pose"} <= kinds <= set(controls.modes)
+        assert {"canny", "depth", "pose", "soft edge"} <= kinds <= set(mode_choices())
     for helper in (*catalog.controlnets.values(), *catalog.preprocessors.values()):
         assert helper.license
         assert helper.download_bytes > 10_000_000

@@ -127,6 +127,10 @@ def test_a_controlnet_that_cannot_act_says_why(
         with_controls(flux, {"path": adapter_files["tiny-flux-canny"], "start": 0.5, "end": 0.5})
     with pytest.raises(InvalidParameter, match="tiny-flux-union serves several kinds.*canny, tile, depth"):
         make_image(with_controls(flux, {"path": adapter_files["tiny-flux-union"]}))
+    with pytest.raises(InvalidParameter, match="tiny-flux-union serves several kinds.*canny, tile, depth"):
+        make_image(with_controls(flux, {"path": adapter_files["tiny-flux-union"], "mode": "soft edge"}))
+    with pytest.raises(InvalidParameter, match="mode 'normal' is not one of a flux ControlNet"):
+        with_controls(flux, {"path": adapter_files["tiny-flux-union"], "mode": "normal"})
     mixed = ({"path": adapter_files["tiny-sdxl-canny"]}, {"path": adapter_files["tiny-sdxl-union"], "mode": "depth"})
     with pytest.raises(InvalidParameter, match="cannot act together: one is a union"):
         make_image(with_controls(sdxl, *mixed))

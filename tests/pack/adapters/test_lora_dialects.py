@@ -5,6 +5,7 @@ The effect on each layer is compared with that of the sum of the weights, comput
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from tests.pack.applied import make_image, with_loras
@@ -344,6 +345,30 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         {f"transformer.{QKV[0]}.lora_A.weight": (4, 32), f"transformer.{QKV[0]}.lora_B.weight": (32, 8)},
         "factors of the ranks 4 and 8",
     ),
+    "factors of one dimension": (
+        {f"transformer.{QKV[0]}.lora_A.weight": (32,), f"transformer.{QKV[0]}.lora_B.weight": (32,)},
+        r"down of the shape \(32,\)",
+    ),
+    "factors of rank 0": (
+        {f"transformer.{QKV[0]}.lora_A.weight": (0, 32), f"transformer.{QKV[0]}.lora_B.weight": (32, 0)},
+        r"down of the shape \(0, 32\)",
+    ),
+    "several alphas": (
+        {f"transformer.{QKV[0]}.lora_A.weight": (4, 32), f"transformer.{QKV[0]}.lora_B.weight": (32, 4),
+         f"transformer.{QKV[0]}.alpha": (2,)}, r"alpha of the shape \(2,\)",
+    ),
+    "a kernel for a linear layer": (
+        {f"transformer.{QKV[0]}.lora_A.weight": (4, 32, 3, 3), f"transformer.{QKV[0]}.lora_B.weight": (32, 4, 1, 1)},
+        "kernel none",
+    ),
+    "LoHa of different ranks": (
+        {f"transformer.{QKV[0]}.hada_{name}": shape for name, shape in
+         (("w1_a", (32, 2)), ("w1_b", (3, 32)), ("w2_a", (32, 2)), ("w2_b", (2, 32)))}, "different ranks",
+    ),
+    "a difference of one dimension": ({f"transformer.{QKV[0]}.diff": (32,)}, r"diff of the shape \(32,\)"),
+    "LoKr of one dimension": (
+        {f"transformer.{QKV[0]}.lokr_w1": (4,), f"transformer.{QKV[0]}.lokr_w2": (8, 8)}, r"lokr_w1 of the shape",
+    ),
     "only a textual inversion": ({"bundle_emb.cat.string_to_param.*": (1, 32)}, "a textual inversion"),
     "a tensor under two names": (
         {f"transformer.{QKV[0]}.{name}.weight": (4, 32) if "A" in name else (32, 4)
@@ -434,6 +459,32 @@ def test_a_rotation_of_joined_layers_is_cut_where_its_blocks_allow(
             assert torch.allclose(layer(values), functional.linear(values, weight, layer.base_layer.bias), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("model", "layer", "state", "message"),
+    [
+        ("tiny-flux-dev", QKV[0], {".alpha": torch.tensor(float("nan"))}, "not numbers .* in transformer.*alpha"),
+        ("tiny-flux-dev", QKV[0], {".lora_A.weight": torch.full((4, 32), float("inf"))}, "not numbers .*lora_A"),
+        (
+            "tiny-sdxl", "down_blocks.0.resnets.0.conv1",
+            {".lora_A.weight": torch.ones(4, 16, 5, 5), ".lora_B.weight": torch.ones(16, 4, 1, 1)}, r"kernel \(3, 3\)",
+        ),
+        ("tiny-sdxl", "down_blocks.0.resnets.0.conv1", {".diff": torch.ones(16, 16, 1, 1)}, r"a kernel of \(1, 1\)"),
+    ],
+)  # fmt: skip
+def test_values_and_kernels_that_cannot_be_meant_are_refused(
+    tiny_models: dict[str, Path], tmp_path: Path, model: str, layer: str, state: State, message: str
+) -> None:
+    from neurolux.errors import InvalidParameter
+
+    base = handle_for(tiny_models[model])
+    prefix = "transformer." if "flux" in model else "unet."
+    factors = {".lora_A.weight": torch.ones(4, 32), ".lora_B.weight": torch.ones(32, 4)} if "flux" in model else {}
+    path = tmp_path / "odd.safetensors"
+    save_file({f"{prefix}{layer}{kind}": value for kind, value in (factors | state).items()}, path)
+    with pytest.raises(InvalidParameter, match=rf"odd.safetensors.*{message}"):
+        borrow(with_loras(base, (path, 1.0, 1.0)))
+
+
 def test_a_quantized_lora_is_refused_by_its_type(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     from neurolux.errors import InvalidParameter
 
@@ -474,3 +525,29 @@ def test_loading_takes_the_memory_of_the_file(tiny_models: dict[str, Path], tmp_
     borrow(with_loras(base, (path, 1.0, 1.0)))
     (found,) = loaded.loras.loaded.values()
     assert found.bytes <= max(path.stat().st_size, whole // 3)
+
+
+def test_one_layer_at_a_time_is_read(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the model's size must not be in memory a second time, in another type."""
+    from neurolux.adapters import lora_insertion
+
+    original, alive, most = lora_insertion.change_of, weakref.WeakSet(), []
+
+    def counted(tensors: State) -> Any:
+        change = original(tensors)
+        weight = change.kind.weight
+        if not weight.is_meta:
+            alive.add(weight)
+            most.append(len(alive))
+        return change
+
+    monkeypatch.setattr(lora_insertion, "change_of", counted)
+    base = handle_for(tiny_models["tiny-flux-dev"])
+    path = tmp_path / "whole.safetensors"
+    write(path, borrow(base).denoiser, Dialect(dotted("diffusion_model."), difference, FLUX))
+    save_file({name: value.half() for name, value in load_file(path).items()}, path)
+    borrow(with_loras(base, (path, 1.0, 1.0)))
+    assert len(most) == len(FLUX)
+    assert max(most) <= 2  # the last one, until the next is there

@@ -89,6 +89,10 @@ KINDS: dict[str, Put] = {
     "offsets as text": tensors(a={**GOOD, "data_offsets": ["0", "4"]}),
     "offsets backwards": tensors(a={**GOOD, "data_offsets": [4, 0]}),
     "offsets beyond the end": tensors(a={**GOOD, "data_offsets": [0, 2**62]}),
+    "a tensor twice": header(
+        json.dumps({"a": GOOD})[:-1].encode() + b", " + json.dumps({"a": GOOD})[1:].encode(), data=b"1234"
+    ),
+    "two tensors in the same place": header(json.dumps({"a": GOOD, "b": GOOD}).encode(), data=b"1234"),
     "a type as number": tensors(a={**GOOD, "dtype": 7}),
     "names of a LoRA without sides": header(
         json.dumps({LORA: {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}).encode(), data=b"1234"

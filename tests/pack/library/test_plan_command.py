@@ -17,6 +17,7 @@ from neurolux.library import plan_command
 from neurolux.library.plan_query import PlanQuery, machine_for, parse_bytes, parse_query
 
 from bridge.commands.main import main
+from bridge.commands.plan import nvidia_gpu
 
 REPO = Path(__file__).parents[3]
 PAGE = REPO / "docs" / "MEMORY.md"
@@ -100,8 +101,27 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_bytes("vram", text) == size
 
 
+@pytest.mark.parametrize(
+    ("gpu", "device", "vram", "bf16"),
+    [("7940, 8.6", "cuda", 7940 * 2**20, True), ("7940, 7.5", "cuda", 7940 * 2**20, False), ("", "cpu", 0, True),
+     ("[N/A], 8.6", "cpu", 0, True), ("No devices were found", "cpu", 0, True)],
+)  # fmt: skip
+def test_this_machine_has_the_gpu_that_nvidia_smi_names(gpu: str, device: str, vram: int, bf16: bool) -> None:
+    here = plan_command.this_machine(gpu)
+    assert (here.device, here.free_vram, here.bf16) == (device, vram, bf16)
+
+
+def test_the_command_asks_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert nvidia_gpu() == ""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 7940, 8.6\necho 24000, 8.9\n")
+    program.chmod(0o755)
+    assert nvidia_gpu() == "7940, 8.6"
+
+
 def test_what_is_not_asked_is_this_machine() -> None:
-    here = plan_command.this_machine()
+    here = plan_command.this_machine("")
     assert here.free_ram > GB
     assert machine_for(PlanQuery(), here) == here
     card = machine_for(parse_query({"vram": "8GB", "bf16": "no"}), here)

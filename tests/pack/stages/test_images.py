@@ -237,6 +237,7 @@ FRAMES: dict[str, tuple[tuple[int, int], tuple[str, int, int], tuple[int, int], 
     "too small": ((20, 40), ("crop", 0, 0), (64, 128), (64, 128)),
     "a size of one's own": ((150, 100), ("crop", 128, 128), (128, 128), (128, 128)),
     "padded to a size of one's own": ((150, 100), ("pad", 128, 128), (128, 128), (128, 85)),
+    "a thin line, padded": ((6000, 1), ("pad", 0, 0), (2048, 64), (2048, 1)),
     "a width of one's own": ((150, 100), ("crop", 304, 0), (304, 192), (304, 192)),
 }
 """The image's size, fit, width and height; the size that the model works in, and the image's size in it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,27 @@ def test_a_small_vae_shows_what_decode_gives(tiny_models: dict[str, Path]) -> No
         made = decode(loaded, to_raw(loaded, latents).float())
     assert seen.shape == (64, 96, 3)
     assert np.abs(seen.astype(float) - made[0].numpy() * 255).max() <= 1
+
+
+def test_a_folder_with_its_own_colours_is_shown_in_them(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else by its own VAE if that is small."""
+    import latent_preview
+    from comfy.cli_args import LatentPreviewMethod
+    from neurolux.stages.preview import decode_preview, make_previewer, project
+
+    monkeypatch.setattr(latent_preview.args, "preview_method", LatentPreviewMethod.Auto)
+    latents = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    folder = shutil.copytree(tiny_models["tiny-sdxl"], tmp_path / "coloured")
+    factors = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    (folder / "latent_rgb.json").write_text(json.dumps({"factors": factors.tolist(), "bias": [0.1, 0.2, 0.3]}))
+    for path, coloured in ((folder, True), (tiny_models["tiny-sdxl"], False)):
+        loaded = borrow(handle_for(path))
+        previewer = make_previewer(loaded)
+        assert previewer is not None
+        with torch.inference_mode(), loaded.placement.stage(["vae"], 0):
+            seen, decoded = previewer(latents), decode_preview(loaded, latents)
+        expected = project(latents, factors, torch.tensor([0.1, 0.2, 0.3])) if coloured else decoded
+        assert np.array_equal(np.asarray(seen), np.asarray(expected))
+        assert expected.size == ((12, 8) if coloured else (96, 64))

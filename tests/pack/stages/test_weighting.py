@@ -34,6 +34,7 @@ def test_each_token_is_weighted_as_in_comfyui(tiny_models: dict[str, Path], mode
     prompt, parts = PROMPTS[case]
     loaded = borrow(handle_for(tiny_models[model], precision="fp32"))
     [[made, extra]] = encode(loaded, prompt)
+    assert extra["neurolux_encoded"].warnings == ()
     plain = "".join(part for part, _ in parts)
     [[embeds, plain_extra]] = encode(loaded, plain, literal=True)
     [[empty, _]] = encode(loaded, "")
@@ -47,6 +48,16 @@ def test_each_token_is_weighted_as_in_comfyui(tiny_models: dict[str, Path], mode
     assert torch.equal(made, embeds) == (case in ("plain", "escaped"))
     if "pooled_output" in extra:
         assert torch.equal(extra["pooled_output"], plain_extra["pooled_output"])
+
+
+@pytest.mark.parametrize(("literal", "warned"), [(False, True), (True, False)])
+def test_an_encoder_without_weights_is_silent_where_they_are_meant_literally(
+    tiny_models: dict[str, Path], literal: bool, warned: bool
+) -> None:
+    from neurolux.stages.encode import encode
+
+    [[_, extra]] = encode(borrow(handle_for(tiny_models["tiny-flux-dev"])), "a (red:1.3) cat", literal=literal)
+    assert bool(extra["neurolux_encoded"].warnings) == warned
 
 
 @pytest.mark.parametrize(

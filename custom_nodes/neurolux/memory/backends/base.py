@@ -17,6 +17,7 @@ import comfy.model_management as mm
 import psutil
 import torch
 
+from ..manager import manager_says_out_of_memory
 from . import files, host
 
 OUT_OF_MEMORY_TEXTS = (
@@ -97,7 +98,7 @@ class DeviceBackend:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether ``error`` says that the device or RAM has no memory left."""
-        if isinstance(error, (torch.OutOfMemoryError, mm.OOM_EXCEPTION, MemoryError)):
+        if isinstance(error, torch.OutOfMemoryError) or manager_says_out_of_memory(error):
             return True
         return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 

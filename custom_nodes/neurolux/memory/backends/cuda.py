@@ -9,6 +9,7 @@ from typing import cast
 import comfy.model_management as mm
 import torch
 
+from ..manager import may_pin
 from .base import CopyStream, DeviceBackend, Event
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class CudaBackend(DeviceBackend):
         torch's pinned allocator would round to powers of two, 37 GB for FLUX's 24. A registration that the driver
         refuses leaves its error behind, for the next operation to fail with.
         """
+        if not may_pin(memory.nbytes):
+            return False
         if mm.pin_memory(memory):
             return True
         take_queued_error()

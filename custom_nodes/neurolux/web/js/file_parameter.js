@@ -38,7 +38,9 @@ app.registerExtension({
     if (node.comfyClass !== NODE) return;
     const combo = node.widgets?.find((widget) => widget.name === "file");
     if (!combo) return;
-    const button = node.addWidget("button", "choose file to upload", null, () => choose(node, combo));
-    button.serialize = false; // it is not an input of the node
+    // It is not an input of the node: the option keeps it out of prompts, the property out of saved graphs.
+    const options = { serialize: false };
+    const button = node.addWidget("button", "choose file to upload", null, () => choose(node, combo), options);
+    button.serialize = false;
   },
 });
