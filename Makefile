@@ -96,6 +96,19 @@ bench: $(VENV)/.synced-dev ## measure: overhead over raw ComfyUI, the nodes, the
 	scripts/install-test-packages.sh
 	$(BIN)/python -m benchmarks.overlay
 
+DRY ?=
+
+.PHONY: dry-run
+dry-run: $(VENV)/.synced-dev ## execute the memory plans of all models on simulated cards: DRY="--model sd15 --offload disk"
+	$(BIN)/imagegen setup
+	$(BIN)/imagegen plan --dry-run --all-cards $(DRY)
+
+GPU ?=
+
+.PHONY: gpu
+gpu: $(VENV)/.synced-dev ## measure every plan on this machine's GPU, with random full-size weights: GPU="--models sdxl-lightning"
+	$(BIN)/python -m benchmarks.gpu $(GPU)
+
 JOBS ?= 1000
 SEED ?= 1
 FULL_DISKS ?= 0

@@ -5,8 +5,8 @@ Compared with plain diffusers (resident, and its own model offload) and with Com
 same run. On a machine without CUDA it says so and ends; ``--dry-run`` goes through all of it on tiny models, where the
 figures mean nothing and one cap stands for all.
 
-Columns: seconds of one image with a new prompt (the middle one), peak memory of the GPU, most pinned RAM, what the
-transfers achieved while images were made, and which share of them computing hid:
+Columns: seconds of one image with a new prompt (the middle one), peak memory of the GPU and what the plan predicted,
+most pinned RAM, what the transfers achieved while images were made, and which share of them computing hid:
 1 - (seconds - seconds of computing alone) / (bytes transferred / measured rate of the bus).
 """
 
@@ -45,6 +45,8 @@ class Row:
     cap_gb: float | None
     seconds: float | None = None
     peak_vram_gb: float | None = None
+    planned_vram_gb: float | None = None
+    """What the plan predicted for it; None for others than the pack."""
     pinned_gb: float | None = None
     moved_gb: float | None = None
     hidden: float | None = None
@@ -107,7 +109,8 @@ def line(row: Row) -> str:
         return f"{start}  {row.failure}"
     hidden = f"{row.hidden:4.0%} hidden" if row.hidden is not None else ""
     return (
-        f"{start} {figure(row.seconds, 's')} {figure(row.peak_vram_gb, 'GB')} {figure(row.pinned_gb, 'GB pinned')} "
+        f"{start} {figure(row.seconds, 's')} {figure(row.peak_vram_gb, 'GB')} "
+        f"{figure(row.planned_vram_gb, 'GB planned')} {figure(row.pinned_gb, 'GB pinned')} "
         f"{figure(row.rate_gb_s, 'GB/s')} {hidden}"
     )
 
@@ -173,7 +176,9 @@ class Bench:
         bytes_moved = (moved() - before) / self.repeats
         peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
         hidden = self.hidden(seconds, bytes_moved)
-        return Row(self.subject.name, who, cap, seconds, peak, pinned / 1e9, bytes_moved / 1e9, hidden)
+        return Row(
+            self.subject.name, who, cap, seconds, peak, None, pinned / 1e9, bytes_moved / 1e9, hidden
+        )  # fmt: skip
 
     def hidden(self, seconds: float, moved: float) -> float | None:
         """The share of transfers that computing hid, where the time of computing alone is known."""
@@ -208,6 +213,7 @@ class Bench:
                 return sum(part.residency.streamed_bytes for part in loaded.placement._patchers.values())
 
             row = self.measured(f"neurolux, {loaded.placement.mode}", cap, draw, moved)
+            row = replace(row, planned_vram_gb=loaded.placement.plan.peak_vram / 1e9)
             loaded.placement.close()
             self.tidy()
         if mode == "none" and cap is None and row.seconds is not None:

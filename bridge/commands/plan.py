@@ -10,13 +10,16 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from bridge.contract import BridgeError
-from bridge.service.installer import PACK, model_folders
+from bridge.service.installer import PACK, find_installation, model_folders
 from bridge.settings import Settings
 from bridge.terminal import show
 
 MODULE = "neurolux.library.plan_command"
+DRY_MODULE = "neurolux.dry_run.command"
+DRY_OPTIONS = ("model", "vram", "ram", "size", "precision", "offload")
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits")
 WRONG = 2
 """The exit code of the planner for arguments that it cannot use."""
@@ -51,6 +54,11 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         plan.add_argument(f"--{name}", metavar=metavar, help=words)
     plan.add_argument("--all-cards", action="store_true", help="a line for each common GPU, for all models or --model")
     plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="execute the plan on a simulated GPU (some 20 s), and print what was counted; with --vram and --ram",
+    )
     plan.set_defaults(run=plan_command)
 
 
@@ -68,12 +76,15 @@ def plan_command(args: argparse.Namespace) -> int:
     if not args.model and not args.all_cards:
         raise BridgeError("say which model: imagegen plan --model flux-dev, or --all-cards for every model")
     values = {name: getattr(args, name) for name in OPTIONS}
+    settings = Settings.from_environment()
+    environment = {**os.environ, "PYTHONPATH": str(PACK.parent)}
+    if args.dry_run:
+        return subprocess.run(dry_run(values, args, settings), env=environment).returncode
     command = [sys.executable, "-m", MODULE]
-    command += [f"--models={folder}" for folder in model_folders(Settings.from_environment())]
+    command += [f"--models={folder}" for folder in model_folders(settings)]
     command += [f"--{name}={value}" for name, value in values.items() if value is not None]
     command += [flag for flag, wanted in (("--all-cards", args.all_cards), ("--json", args.json)) if wanted]
     command.append(f"--gpu={nvidia_gpu()}")
-    environment = {**os.environ, "PYTHONPATH": str(PACK.parent)}
     planner = subprocess.run(command, env=environment, capture_output=True, text=True)
     if planner.returncode == WRONG:
         raise BridgeError(planner.stderr.strip())
@@ -81,3 +92,15 @@ def plan_command(args: argparse.Namespace) -> int:
         raise BridgeError(f"the planner failed: {planner.stderr.strip().splitlines()[-1]}")
     show(planner.stdout, end="")
     return planner.returncode
+
+
+def dry_run(values: Mapping[str, str | None], args: argparse.Namespace, settings: Settings) -> list[str]:
+    """The command that executes the plan of ``values``, or with ``--all-cards`` those of the usual GPUs."""
+    given = {name: value for name, value in values.items() if value is not None}
+    taken = ("model", "offload") if args.all_cards else DRY_OPTIONS
+    for name in given:
+        if name not in taken:
+            raise BridgeError(f"--dry-run takes no --{name} here; it takes --{', --'.join(taken)}")
+    command = [sys.executable, "-m", DRY_MODULE, f"--comfyui={find_installation(settings, lambda text: None).root}"]
+    command += [f"--{name}={value}" for name, value in given.items()]
+    return command + [flag for flag, wanted in (("--matrix", args.all_cards), ("--json", args.json)) if wanted]

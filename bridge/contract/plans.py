@@ -19,12 +19,18 @@ class PlannedMachine(PackModel):
 
 
 class PlannedImage(PackModel):
-    """The request of a plan: `count` images of `steps` steps each, one after the other."""
+    """The request of a plan: `count` images of `steps` steps each, one after the other.
+
+    `passes` of the denoiser in each step (2 with guidance); `frames` of a video; `encodes`: the type that an image to
+    begin with is encoded in, if there is one."""
 
     width: int
     height: int
     count: int
     steps: int
+    passes: int = 1
+    frames: int = 1
+    encodes: str | None = None
 
 
 class PlannedComponent(PackModel):
@@ -50,6 +56,7 @@ class MemoryPlan(PackModel):
     peak_vram: int
     peak_ram: int
     pinned_ram: int
+    loading_vram: int = 0
     transfer_seconds: float
     compute_seconds: float
     copies_in_ram: bool

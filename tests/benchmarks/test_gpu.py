@@ -34,11 +34,11 @@ def test_hidden_share(seconds: float, computing: float, moved: float, rate: floa
 
 
 def test_a_line_of_the_table_shows_what_was_measured() -> None:
-    row = gpu.Row("flux-dev", "neurolux, stream", 8.0, 20.0, 7.5, 12.25, 400.0, 0.876)
+    row = gpu.Row("flux-dev", "neurolux, stream", 8.0, 20.0, 7.5, 7.8, 12.25, 400.0, 0.876)
     text = gpu.line(row)
     assert "flux-dev" in text
     assert "8 GB" in text
-    for figure in ("20.00 s", "7.50 GB", "12.25 GB pinned", "20.00 GB/s", "88% hidden"):
+    for figure in ("20.00 s", "7.50 GB", "7.80 GB planned", "12.25 GB pinned", "20.00 GB/s", "88% hidden"):
         assert figure in text
     assert row.rate_gb_s == 20.0
 

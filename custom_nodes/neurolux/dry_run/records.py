@@ -11,6 +11,7 @@ from ..planning.records import Plan, gigabytes
 from .card import Faults, Room
 from .clocks import Hazard
 
+Task = Literal["text-to-image", "encode", "prompt", "video", "load"]
 UNCOUNTED_BYTES = RESERVE_BYTES + CONVOLUTION_BYTES
 """What plans set aside for the workspaces of kernels, which a dry run does not have."""
 LOOSEST = 1.25
@@ -28,8 +29,8 @@ class Case:
     precision: str = "auto"
     side: int | None = None
     capability: tuple[int, int] = (8, 6)
-    task: Literal["text-to-image", "encode", "video", "load"] = "text-to-image"
-    """``encode``: only an image, by the VAE. ``load``: only load the model."""
+    task: Task = "text-to-image"
+    """``encode``: only an image, by the VAE. ``prompt``: only a prompt. ``load``: only load the model."""
     frames: int = 1
     upcast_vae: bool | None = None
     """Whether the VAE wants fp32; None for the catalog's."""

@@ -119,6 +119,8 @@ class OpenedArchitecture:
             made = getattr(diffusers, scheduler.class_name)(**scheduler.config)
         else:
             made = diffusers.EulerDiscreteScheduler()
+        if "Euler" not in type(made).__name__:  # others look steps up by their numbers, which nothing has here
+            made = diffusers.EulerDiscreteScheduler()
         if model.scheduler is not None:
             changes = {**model.scheduler.config}
             if self.variant is not None and self.variant in model.checkpoints:

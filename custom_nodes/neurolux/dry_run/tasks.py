@@ -61,6 +61,13 @@ def encode_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) ->
     note("encode an image")
 
 
+def encode_prompt(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
+    """Encode a prompt."""
+    with torch.no_grad():
+        encode(loaded, prompt)
+    note("encode")
+
+
 def make_video(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
     """Encode and sample the frames of a video."""
     model = loaded.model
@@ -112,6 +119,7 @@ def acquire_simulated_motion(loaded: LoadedPipeline, file: FileStamp) -> None:
 WORK: dict[str, Callable[[LoadedPipeline, Case, str, Note], None]] = {
     "text-to-image": make_image,
     "encode": encode_image,
+    "prompt": encode_prompt,
     "video": make_video,
     "load": lambda loaded, case, prompt, note: None,
 }

@@ -12,7 +12,7 @@ from ..training.samples import MOST_SAMPLES, SampleSettings
 from ..training.settings import HIGHEST_RATE, MOST_BATCH, MOST_RANK, MOST_STEPS, LoraSettings
 from ..training.source import find_source, source_stamp
 from .inputs import pipeline_input, seed_input, side_input
-from .outputs import pipeline_output
+from .outputs import pipeline_output, warnings_ui
 from .sockets import CATEGORY, AnyComboOutput, FileType
 
 TRAINING = f"{CATEGORY}/training"
@@ -41,6 +41,7 @@ class TrainingImages(io.ComfyNode):
             outputs=[
                 TrainingSetType.Output("images", display_name="images", tooltip="The images with their captions.")
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -53,6 +54,7 @@ class TrainingImages(io.ComfyNode):
         path = find_source(source)
         images = read_training_set(path.name, path)
         warnings = images.warnings()
+        warnings_ui(cls, warnings)
         return io.NodeOutput(images, ui={"warnings": warnings, "text": [images.summary(), *warnings]})
 
 
@@ -160,5 +162,6 @@ class TrainLora(io.ComfyNode):
         made = run_training(pipeline, images, settings, SampleSettings(sample_prompt, samples), resume=resume)
         nothing = ExecutionBlocker(None)  # without sample images, nothing that depends on them runs
         after, before = made.samples or (nothing, nothing)
+        warnings_ui(cls, made.warnings)
         ui = {"text": [made.summary, *made.warnings], **({"warnings": [*made.warnings]} if made.warnings else {})}
         return io.NodeOutput(made.pipeline, made.path.name, made.path, made.loss_curve, after, before, ui=ui)

@@ -111,8 +111,9 @@ def sample(
     """Sample every image of the batch; returns raw VAE latents (B, C, h, w), float32 on the CPU.
 
     ``request`` is what ``plan_sample`` made for the pipeline's model and checkpoint. Image ``i`` uses ``seed + i`` and
-    is sampled alone, so it equals the single image with that seed. The noise is drawn on the CPU: a seed means the same
-    on every device. ``span``: where its steps are in a longer count.
+    is sampled alone, so it equals the single image with that seed. The noise is drawn on the CPU, in the type that the
+    pipeline computes in, as diffusers does: a seed means the same on every device that computes in the same type.
+    ``span``: where its steps are in a longer count.
     """
     asked, request = request, with_guidance(loaded, request, positive)
     prompt = prompt_arguments(loaded, request, positive, negative)

@@ -64,8 +64,8 @@ def sample_video(
 ) -> torch.Tensor:
     """The frames of one video as raw VAE latents (frames, C, h, w), float32 on the CPU.
 
-    The noise is drawn on the CPU: a seed means the same on every device. Raises InvalidParameter for more frames than
-    the adapter was made for.
+    The noise is drawn on the CPU, in the type that the pipeline computes in: a seed means the same on every device that
+    computes in the same type. Raises InvalidParameter for more frames than the adapter was made for.
     """
     motion, frames, request = video.motion, video.frames, video.frame
     adapter = acquire_motion(motion, loaded)

@@ -64,11 +64,12 @@ def json_object(data: bytes, *, unique: bool = False) -> dict[str, Any]:
 
 
 def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs of a JSON object. Raises ValueError for a name that comes twice: programs differ in which one counts."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"its JSON has {next(name for name in names if names.count(name) > 1)!r} twice")
+    """The pairs of a JSON object. Raises ValueError for a name that comes twice: programs differ in what they take."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"its JSON has {name!r} twice")
+        found[name] = value
     return found
 
 

@@ -27,11 +27,10 @@ def dry_run(model: str, vram: int, ram: int, offload: str = "auto", precision: s
         ("sd15", 4, 32, "auto", "auto", ("none", "bf16")),
         ("sd15", 4, 32, "sequential", "int8", ("sequential", "int8")),
         ("sdxl-base", 6, 32, "auto", "auto", ("stream", "bf16")),
-        ("sdxl-base", 8, 32, "model", "fp8", ("model", "fp8")),
+        ("sd15", 4, 32, "model", "fp8", ("model", "fp8")),
+        ("sd15", 2, 32, "stream", "nf4", ("stream", "nf4")),
         ("flux-schnell", 8, 32, "auto", "auto", ("stream", "fp8")),
         ("flux-schnell", 8, 16, "disk", "auto", ("disk", "bf16")),
-        ("flux-schnell", 6, 64, "sequential", "bf16", ("sequential", "bf16")),
-        ("flux-schnell", 12, 16, "auto", "nf4", ("stream", "nf4")),
     ],
 )
 def test_a_plan_that_fits_is_kept(
@@ -49,10 +48,7 @@ def test_a_plan_that_fits_is_kept(
     [
         ("sd15", {"guidance": 7.5}),
         ("sd15", {"task": "video", "frames": 16}),
-        ("sd15", {"task": "video", "frames": 16, "guidance": 1.0}),
         ("sdxl-base", {"task": "encode", "side": 1536, "upcast_vae": True}),
-        ("sdxl-base", {"task": "encode", "side": 1536, "upcast_vae": False}),
-        ("sdxl-base", {"task": "encode", "precision": "nf4"}),
     ],
     ids=str,
 )
@@ -71,9 +67,7 @@ def test_an_image_that_no_card_could_encode_whole_is_encoded_in_tiles() -> None:
     assert outcome.warnings == []
 
 
-@pytest.mark.parametrize(
-    ("offload", "precision"), [("model", "bf16"), ("sequential", "bf16"), ("disk", "fp8"), ("disk", "int8")]
-)
+@pytest.mark.parametrize(("offload", "precision"), [("model", "bf16"), ("sequential", "bf16"), ("disk", "fp8")])
 def test_a_small_ram_is_kept_whatever_is_chosen(offload: str, precision: str) -> None:
     """The weights stay in files, converted or not; what is converted passes through RAM in portions."""
     outcome = dry_run("flux-schnell", 32, 16, offload, precision, task="load")
@@ -82,7 +76,13 @@ def test_a_small_ram_is_kept_whatever_is_chosen(offload: str, precision: str) ->
     assert list(outcome.problems()) == []
 
 
-@pytest.mark.parametrize("precision", ["int8", "nf4"])
-def test_quantizing_takes_no_more_of_the_card_than_planned(precision: str) -> None:
-    outcome = dry_run("flux-schnell", 24, 64, precision=precision, task="load")
-    assert outcome.stages["load"] <= outcome.plan.loading_vram <= 0.8 * GB
+def test_token_embeddings_are_where_token_ids_are_sent() -> None:
+    """However leanly the text encoders are streamed."""
+    outcome = dry_run("flux-schnell", 6, 64, "sequential", "bf16", task="prompt")
+    assert outcome.plan.offload == "sequential"
+    assert list(outcome.problems()) == []
+
+
+def test_quantizing_takes_no_more_of_the_card_than_planned() -> None:
+    outcome = dry_run("sdxl-base", 24, 64, precision="nf4", task="load")
+    assert 0 < outcome.stages["load"] <= outcome.plan.loading_vram <= 0.5 * GB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.pack.comfy_server import ComfyServer, Run
 from tests.pack.graphs import Graph, node, text_to_image
 from tests.tiny_adapters import peft_state
 
+NODES = Path(__file__).parents[3] / "custom_nodes" / "neurolux" / "nodes"
 LOAD = node("NeuroLuxLoadModel", model="tiny-sdxl", precision="auto", offload="auto", steps=0)
 COLOURS: Graph = {
     "colours": node("EmptyImage", width=128, height=128, batch_size=1, color=0x336699),
@@ -233,3 +235,15 @@ def test_transparency_that_nothing_takes_up_is_told(comfyui: ComfyServer, loader
     linked = graph | {"encoded": node("NeuroLuxEncodeImage", image=["scaled", 0], mask=["image", 1], **ENCODE)}
     if mode != "RGB":
         assert warnings_of(comfyui.run(linked)) == set()
+
+
+def test_every_node_that_warns_is_remembered(comfyui: ComfyServer) -> None:
+    """A node whose schema does not ask for the graph would lose its warnings when ComfyUI caches it."""
+    known = comfyui.get("/object_info")
+    telling = ("warnings_ui(", "encoded(cls", "applied_output(cls", '"warnings"', "cls.told(")
+    classes = [part for path in NODES.glob("*.py") for part in re.split(r"^class ", path.read_text(), flags=re.M)[1:]]
+    named = [(re.search(r'node_id="(\w+)"', part), part) for part in classes]
+    warning = {found[1] for found, part in named if found and any(word in part for word in telling)}
+    warning.add("NeuroLuxImageParameter")
+    assert {"NeuroLuxSample", "NeuroLuxEncodeImage", "NeuroLuxTrainingImages", "NeuroLuxResult"} <= warning
+    assert not [name for name in warning if "prompt" not in known[name]["input"].get("hidden", {})]

@@ -271,6 +271,23 @@ def test_a_image_that_does_not_suit_is_refused_where_that_is_wanted(model: Model
         plan_frame(model, (130, 96), "error")
 
 
+@pytest.mark.parametrize(
+    ("size", "other", "same"),
+    [
+        ((128, 96), (1000, 750), True), ((1000, 750), (128, 96), True), ((150, 100), (144, 96), True),
+        ((10, 1000), (1, 101), True), ((1000, 10), (101, 1), True),  # a side rounded to a pixel
+        ((10, 1000), (1, 120), False), ((1000, 10), (120, 1), False), ((128, 96), (96, 128), False),
+        ((128, 97), (128, 98), False),
+    ],
+)  # fmt: skip
+def test_proportions_are_the_same_up_to_a_rounded_side(
+    size: tuple[int, int], other: tuple[int, int], same: bool
+) -> None:
+    from neurolux.images.frames import same_proportions
+
+    assert same_proportions(size, other) == same
+
+
 def test_a_feather_goes_inwards_and_spares_the_border() -> None:
     from neurolux.images.masks import feathered
 

@@ -203,6 +203,10 @@ def test_a_grid_over_models_takes_the_defaults_of_each(comfyui: ComfyServer) -> 
     assert [pixels(image) for image in images] == [pixels(single) for single in singles]
     (told,) = warnings(run)
     assert told.startswith("not generated: no-such: unknown model 'no-such'; known are starter")
+    own = grid(
+        ("model", "tiny-flux-dev, tiny-sdxl-lightning"), model="tiny-flux-dev", guidance=3.5, width=96, height=64
+    )
+    assert [image.size for image in comfyui.images(comfyui.run(own))] == [(96, 64)] * 2  # a size of one's own stays
 
 
 def test_a_grid_over_steps_loads_the_checkpoint_for_each(comfyui: ComfyServer) -> None:

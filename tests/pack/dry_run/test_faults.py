@@ -1,0 +1,111 @@
+"""What goes wrong on a card, wherever it may: the image is made in a leaner way, or the error says what to do, and
+nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from neurolux.dry_run.run import DryRun
+    from neurolux.loading.loaded import LoadedPipeline
+
+pytestmark = pytest.mark.usefixtures("comfy_modules")
+GB = 10**9
+
+
+@contextmanager
+def loaded(vram: float, ram: int, offload: str = "auto", **faults: Any) -> Iterator[tuple[DryRun, LoadedPipeline]]:
+    """Stable Diffusion 1.5 on a simulated card."""
+    from neurolux.catalog.reading import read_catalog
+    from neurolux.dry_run.card import Faults, SimulatedMachine
+    from neurolux.dry_run.records import Case
+    from neurolux.dry_run.run import DryRun
+
+    case = Case("sd15", int(vram * GB), ram * GB, offload)
+    dry = DryRun(SimulatedMachine(case.vram, case.ram, faults=Faults(**faults)))
+    with dry.running():
+        handle = dry.handle(read_catalog().models["sd15"], case)
+        yield dry, dry.load(handle)
+    assert dry.machine.alive["card"] <= 1024  # the caller's scheduler still has its steps
+    assert [str(hazard) for hazard in dry.machine.hazards] == []
+
+
+def image(pipeline: LoadedPipeline, number: int = 0) -> str | None:
+    """Make one with a new prompt; returns what went wrong by name."""
+    from neurolux.dry_run.records import Case
+    from neurolux.dry_run.tasks import make_image
+    from neurolux.errors import OutOfMemory
+
+    try:
+        make_image(pipeline, Case("sd15", 0, 0, guidance=1.0), f"number {number}", lambda stage: None)
+    except OutOfMemory as error:
+        return str(error)
+    return None
+
+
+def test_memory_that_runs_out_at_any_allocation_is_survived() -> None:
+    with loaded(8, 32, "none") as (dry, pipeline):
+        assert image(pipeline) is None
+        before = dry.machine.allocations
+        assert image(pipeline, 1) is None
+        every = dry.machine.allocations - before
+        for number, share in enumerate((0.1, 0.7), 2):
+            dry.machine.faults.out_of_memory_at = dry.machine.allocations + 1 + int(share * every)
+            wrong = image(pipeline, number)
+            warnings = pipeline.take_warnings()
+            assert wrong is None or "Choose" in wrong or "Use a smaller" in wrong
+            assert wrong is not None or warnings == [] or "memory ran out" in warnings[0]
+        assert image(pipeline, 99) is None
+
+
+def test_memory_that_runs_out_while_weights_are_quantized_is_survived() -> None:
+    from neurolux.dry_run.card import Faults
+    from neurolux.dry_run.records import Case
+    from neurolux.dry_run.run import run_case
+
+    case = Case("sd15", 8 * GB, 32 * GB, precision="int8", task="load", faults=Faults(out_of_memory_at=100))
+    outcome = run_case(case)
+    assert outcome.left_on_card == outcome.left_in_ram == 0
+
+
+def test_pins_that_are_refused_only_make_copies_slower() -> None:
+    with loaded(4, 32, "stream", refuses_pins=True) as (dry, pipeline):
+        assert image(pipeline) is None
+        assert dry.machine.peak_pinned == 0
+        assert pipeline.take_warnings() == []
+
+
+def test_a_card_that_overstates_its_free_memory_gets_a_leaner_plan() -> None:
+    with loaded(2.9, 32, overstated=2 * GB) as (_, pipeline):
+        assert pipeline.placement.plan.offload == "none"
+        assert image(pipeline) is None
+        assert pipeline.placement.plan.offload != "none"
+        (warning,) = pipeline.take_warnings()
+        assert "memory ran out" in warning
+        assert image(pipeline, 1) is None
+
+
+@pytest.mark.parametrize("offload", ["stream", "disk"])
+def test_an_interrupt_in_any_block_leaves_nothing_under_way(offload: str) -> None:
+    import comfy.model_management as mm
+
+    with loaded(4, 32, offload) as (dry, pipeline):
+        assert image(pipeline) is None
+        on_card = dry.machine.alive["card"]
+        unet: Any = pipeline.denoiser
+        for module in (unet.down_blocks[0].resnets[0], unet.mid_block.attentions[0]):
+
+            def stop(*_: object) -> None:
+                raise mm.InterruptProcessingException
+
+            hook = module.register_forward_hook(stop)
+            with pytest.raises(mm.InterruptProcessingException), torch.no_grad():
+                image(pipeline)
+            hook.remove()
+            assert dry.machine.alive["card"] <= on_card
+        assert image(pipeline) is None
