@@ -24,7 +24,7 @@ from ..families.registry import family_of
 from ..memory.backends.choice import backend
 from ..memory.cycles import let_go
 from ..memory.machine import this_machine
-from ..memory.manager import free_core_pinned_copies
+from ..memory.manager import core_pinned_copies, free_core_pinned_copies
 from ..memory.module_store import modules
 from ..memory.out_of_memory import with_memory_errors
 from ..memory.placement import ComponentMemory, Placement
@@ -211,7 +211,8 @@ class PipelineStore:
 
     def _free_ram(self, needed: int) -> None:
         """Make ``needed`` bytes of RAM free: core's copies go first, then the least recently used pipelines."""
-        free_core_pinned_copies(needed - backend().host().available)
+        if core_pinned_copies():
+            free_core_pinned_copies(needed - backend().host().available)
         while self._loaded and needed > backend().host().available:
             self.drop(next(iter(self._loaded)))
 

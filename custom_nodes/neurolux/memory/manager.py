@@ -25,7 +25,7 @@ def offered(name: str) -> Callable[..., Any] | None:
 def manager_says_out_of_memory(error: BaseException) -> bool:
     """Whether the manager takes ``error`` for one of memory. It also clears what CUDA keeps of such an error."""
     asked = offered("is_oom")
-    return isinstance(error, (mm.OOM_EXCEPTION, MemoryError)) or (asked is not None and asked(error))
+    return isinstance(error, MemoryError) or (asked is not None and asked(error))
 
 
 def may_pin(size: int) -> bool:
