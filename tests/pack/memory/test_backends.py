@@ -65,7 +65,8 @@ def test_only_the_backends_speak_to_the_device() -> None:
     found = {
         str(path.relative_to(PACK)): uses
         for path in sorted(PACK.rglob("*.py"))
-        if not any(path.is_relative_to(place) for place in SEAM) and (uses := list(direct_uses(path.read_text(encoding="utf-8"))))
+        if not any(path.is_relative_to(place) for place in SEAM)
+        and (uses := list(direct_uses(path.read_text(encoding="utf-8"))))
     }
     assert found == {}
 
