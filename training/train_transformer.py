@@ -189,6 +189,8 @@ def main() -> None:
         if rank == 0 and time.time() - saved_at > _SAVE_SECONDS:
             checkpoint.save(path, _state(model, average, reader, optimizers, step, seconds))
             saved_at = time.time()
+    if rank == 0 and not falling and not stop.is_set():  # Its last step was too long to begin in the fall.
+        checkpoint.save(work_dir() / FLAT, _state(model, average, reader, optimizers, step, time.time() - begun))
     if rank == 0:
         checkpoint.save(path, _state(model, average, reader, optimizers, step, time.time() - begun))
     if processes > 1:

@@ -1,8 +1,9 @@
-"""The block lists of a module that a test made itself."""
+"""Modules that a test made itself, and their block lists."""
 
 from __future__ import annotations
 
 import torch
+from diffusers import FluxTransformer2DModel
 from neurolux.families.blocks import NO_BLOCKS, BlockLists
 from neurolux.families.registry import all_parts
 
@@ -11,3 +12,8 @@ def lists_of(module: torch.nn.Module) -> BlockLists:
     """Those of the part that has lists where ``module`` has some."""
     names = {name for name, _ in module.named_modules()}
     return next((part.blocks for part in all_parts() if names.intersection(part.blocks.lists)), NO_BLOCKS)
+
+
+def shallow_flux() -> FluxTransformer2DModel:
+    """FLUX dev with few of its blocks: one step takes the same room, because no block leaves anything behind."""
+    return FluxTransformer2DModel(guidance_embeds=True, num_layers=2, num_single_layers=2)

@@ -80,13 +80,13 @@ def prepare(comfyui: Path) -> None:
 
 def one(args: argparse.Namespace) -> Case:
     """The case that the options describe."""
-    from .architectures import MODELS
+    from .architectures import known_architectures
     from .records import Case
 
     given = {name: getattr(args, name) for name in ("vram", "ram", "precision", "offload")}
     query = parse_query({name: value for name, value in given.items() if value is not None} | pixels(args.size))
-    if args.model not in MODELS:
-        raise InvalidParameter("model", f"a dry run knows {', '.join(MODELS)}, and no {args.model!r}")
+    if args.model not in known_architectures():
+        raise InvalidParameter("model", f"a dry run knows {', '.join(known_architectures())}, and no {args.model!r}")
     if not query.vram or query.ram is None:
         raise InvalidParameter("vram", "a dry run needs a card and a machine: --vram 8GB --ram 32GB")
     if query.width != query.height:
@@ -98,12 +98,12 @@ def matrix(args: argparse.Namespace) -> Iterator[Case]:
     """Every model on every card with every size of RAM, once for plans that are equal."""
     modes = MODES if args.every_mode else (args.offload or "auto",)
     tasks: tuple[Task, ...] = ("text-to-image", "encode", "video") if args.every_task else ("text-to-image",)
-    from .architectures import MODELS
+    from .architectures import known_architectures
     from .records import Case
 
     catalog = read_catalog().models
     here = Machine("cpu", 0, 0, bf16=True, fp16=True)
-    for name in [args.model] if args.model else MODELS:
+    for name in [args.model] if args.model else known_architectures():
         seen: set[str] = set()
         for card, ram, mode, task in product(CARDS_GB, RAMS_GB, modes, tasks):
             query = PlanQuery(vram=card * GB, ram=ram * GB, offload=mode)

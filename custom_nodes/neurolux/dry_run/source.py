@@ -15,7 +15,7 @@ from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.parts.clip import tokenizer as clip_tokenizer
 from ..families.registry import family_of
-from ..families.spec import Component, Part
+from ..families.spec import Component, Make, Part
 from ..loading.build import assembled
 from ..loading.components import ComponentFiles
 from ..loading.fill import load_component
@@ -24,7 +24,7 @@ from ..planning.records import ComponentShape, Plan
 from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter, LoadProgress
 from ..weights.progress import LoadReporter
-from .architectures import MODELS, Make
+from .architectures import known_architectures
 from .device import SimulatedBackend
 from .schedules import steady_scheduler
 from .tensors import no_modes
@@ -91,7 +91,7 @@ class OpenedArchitecture:
         meter = LoadMeter(1, None)
         parts: dict[str, Any] = {}
         with torch.inference_mode(False), torch.no_grad():
-            for name, make in MODELS[self.model.name].items():
+            for name, make in known_architectures()[self.model.name].items():
                 files = self._files(name, family.components[name], make)
                 parts[name] = with_fake_buffers(load_component(files, plan.components[name], meter, device))
             config: dict[str, Any] = {"force_upcast": self.model.force_upcast_vae, **family.components["vae"].config}
@@ -136,9 +136,9 @@ class ArchitectureSource:
     backend: SimulatedBackend
 
     def open(self, model: Model, variant: int | None, reporter: LoadReporter) -> OpenedModel:
-        if model.name not in MODELS:
+        if model.name not in known_architectures():
             raise InvalidParameter(
                 "model", f"the architecture of {model.name} is not known without its files; a dry run knows "
-                f"{', '.join(MODELS)}",
+                f"{', '.join(known_architectures())}",
             )  # fmt: skip
         return OpenedArchitecture(model, variant, self.backend)

@@ -22,6 +22,7 @@ from .parts.clip import tokenizer as clip_tokenizer
 from .parts.shapes import children, numbered, sensible_side
 from .placed import given_latents
 from .spec import (
+    Architecture,
     Component,
     Config,
     ControlKind,
@@ -45,6 +46,7 @@ from .spec import (
 
 if TYPE_CHECKING:
     import torch
+
 
 BLOCKS = BlockLists(("transformer_blocks", "single_transformer_blocks"))
 TEXT_TOKENS = 512
@@ -573,6 +575,31 @@ def step_operations(parameters: int, width: int, height: int) -> float:
     return parameters * (1.085 * tokens + 5.9e-5 * tokens**2)
 
 
+def architectures() -> Mapping[str, Architecture]:
+    """The published models, which differ in their transformers."""
+    from diffusers import AutoencoderKL, FluxTransformer2DModel
+
+    from .parts import architectures as parts
+
+    shared: dict[str, Any] = {
+        "text_encoder": parts.clip_l,
+        "text_encoder_2": parts.t5_xxl,
+        "vae": lambda: AutoencoderKL(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **parts.VAE),
+    }
+
+    def model(**config: Any) -> Architecture:
+        return {**shared, "transformer": lambda: FluxTransformer2DModel(**config)}
+
+    dev = model(guidance_embeds=True)
+    return {
+        "flux-schnell": model(guidance_embeds=False),
+        "flux-dev": dev,
+        "flux-krea-dev": dev,
+        "flux-fill-dev": model(guidance_embeds=True, in_channels=384, out_channels=64),
+        "flux-kontext-dev": dev,
+    }
+
+
 FAMILY = FamilySpec(
     name="flux",
     title="FLUX",
@@ -667,4 +694,5 @@ FAMILY = FamilySpec(
         "Load FLUX",
         "Loads a FLUX model: flux-schnell (four steps), flux-dev (with guidance), or your own folder.",
     ),
+    architectures=architectures,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from .parts.autoencoder import VAE, scaled_from_raw, scaled_to_raw
 from .parts.clip import CLIP_L
 from .parts.clip import tokenizer as clip_tokenizer
 from .spec import (
+    Architecture,
     Component,
     Config,
     Detected,
@@ -31,6 +32,7 @@ from .spec import (
 
 if TYPE_CHECKING:
     import torch
+
 
 SCALING = 0.18215
 TEXT_WIDTH = 768
@@ -120,6 +122,21 @@ def control_folder(config: Config) -> bool:
     return config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") != "text_time"
 
 
+def architectures() -> Mapping[str, Architecture]:
+    """The published model."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from .parts import architectures as parts
+
+    return {
+        "sd15": {
+            "text_encoder": parts.clip_l,
+            "unet": lambda: UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+            "vae": lambda: AutoencoderKL(latent_channels=4, **{**parts.VAE, "sample_size": 512}),
+        }
+    }
+
+
 FAMILY = FamilySpec(
     name="sd15",
     title="Stable Diffusion 1.5",
@@ -172,4 +189,5 @@ FAMILY = FamilySpec(
     loras=Loras(detect_lora, original_names=unet.original_names),
     detect_control=detect_control,
     control_folder=control_folder,
+    architectures=architectures,
 )

@@ -18,6 +18,7 @@ from .parts.clip import tokenizer as clip_tokenizer
 from .parts.shapes import USUAL_SIDE, children
 from .placed import given_latents
 from .spec import (
+    Architecture,
     Component,
     Config,
     ControlKind,
@@ -41,6 +42,7 @@ from .spec import (
 
 if TYPE_CHECKING:
     import torch
+
 
 SCHEDULE: dict[str, Any] = {
     "beta_start": 0.00085,
@@ -335,6 +337,36 @@ def kept_values(config: Config, side: int, tokens: int) -> float:
     return side * side * UNET_VALUES * sum(config["block_out_channels"]) / UNET_WIDTH
 
 
+PUBLISHED_UNET: dict[str, Any] = {
+    "sample_size": 128,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+def architectures() -> Mapping[str, Architecture]:
+    """The published models, which are all of one size."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from .parts import architectures as parts
+
+    one: Architecture = {
+        "text_encoder": parts.clip_l,
+        "text_encoder_2": parts.clip_g,
+        "unet": lambda: UNet2DConditionModel(**PUBLISHED_UNET),
+        "vae": lambda: AutoencoderKL(latent_channels=4, **parts.VAE),
+    }
+    return {name: one for name in ("sdxl-lightning", "sdxl-base", "sdxl-turbo")}
+
+
 FAMILY = FamilySpec(
     name="sdxl",
     title="SDXL",
@@ -427,4 +459,5 @@ FAMILY = FamilySpec(
         steps=tuple(map(str, LIGHTNING_STEPS)),
         default_steps="4",
     ),
+    architectures=architectures,
 )

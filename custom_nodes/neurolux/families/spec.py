@@ -21,10 +21,15 @@ from .blocks import NO_BLOCKS, BlockLists
 if TYPE_CHECKING:
     import torch
 
+
 Task = Literal["text-to-image", "image-to-image", "inpaint", "fill", "edit", "video"]
 """What a request does. ``fill`` is inpainting by a model that was trained for it; ``edit`` follows an instruction."""
 ControlKind = Literal["plain", "union"]
 """``plain``: a ControlNet for one kind of control image. ``union``: one for several kinds, selected by a mode."""
+Make = Callable[[], Any]
+"""Makes a module."""
+Architecture = Mapping[str, Make]
+"""The components of a model by name."""
 Config = Mapping[str, Any]
 """The configuration of a module in the format of diffusers or transformers."""
 Tensors = dict[str, "torch.Tensor"]
@@ -343,6 +348,8 @@ class FamilySpec:
     edit_pixels: int = 0
     """About how many pixels the pipeline scales an image to before it edits it."""
     loader: LoaderNode | None = None
+    architectures: Callable[[], Mapping[str, Architecture]] = dict
+    """The catalog's models of the family at full size, by name, made without weights: what a dry run executes."""
 
     @property
     def text_encoders(self) -> tuple[str, ...]:

@@ -10,18 +10,21 @@ from typing import Any
 import pytest
 import torch
 from neurolux.catalog.reading import read_catalog
-from neurolux.dry_run.architectures import MODELS, Make, on_meta, shallow_flux
+from neurolux.dry_run.architectures import known_architectures
+from neurolux.families.parts.architectures import on_meta
 from neurolux.families.registry import family_of
+from neurolux.families.spec import Make
 from neurolux.library.folder_models import folder_model
 from neurolux.planning import costs
 from neurolux.planning.records import ComputeType, StorageType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.pack.blocks import lists_of
+from tests.pack.blocks import lists_of, shallow_flux
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
+MODELS = known_architectures()
 BF16 = torch.bfloat16
 
 

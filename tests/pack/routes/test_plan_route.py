@@ -36,7 +36,8 @@ def test_this_machine_is_planned_for_unless_another_is_described(comfyui: ComfyS
 def test_a_model_that_is_not_here_is_planned_by_the_catalog(comfyui: ComfyServer) -> None:
     status, answer = ask(comfyui, model="flux-dev", vram="8GB", ram="64GB", width="1024", steps="20")
     assert status == 200
-    assert answer["picture"] == {"width": 1024, "height": 1024, "count": 1, "steps": 20}
+    size = {"width": 1024, "height": 1024, "count": 1, "steps": 20}
+    assert answer["picture"] == {**size, "passes": 1, "frames": 1, "encodes": None}
     assert answer["plan"]["components"]["transformer"]["placement"] == "stream"
     assert answer["plan"]["peak_vram"] <= 7_500_000_000
     assert "blocks stay" in answer["table"]

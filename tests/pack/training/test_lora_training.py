@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling
-from neurolux.dry_run.architectures import UNET, shallow_flux
+from neurolux.families.sdxl import PUBLISHED_UNET
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tests.pack.blocks import shallow_flux
 from tests.pack.pipelines import borrow, handle_for
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ def test_comfyuis_own_lora_loader_uses_every_layer(
     formula = families()["flux" if "flux" in model else "sdxl"].training
     assert formula is not None
     with torch.device("meta"):
-        denoiser = shallow_flux() if part == "transformer" else diffusers.UNet2DConditionModel(**UNET)
+        denoiser = shallow_flux() if part == "transformer" else diffusers.UNet2DConditionModel(**PUBLISHED_UNET)
     layers = {
         f"{name}.lora_{side}.weight": torch.ones((2, module.in_features) if side == "A" else (module.out_features, 2))
         for name, module in denoiser.named_modules()

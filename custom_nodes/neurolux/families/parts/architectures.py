@@ -1,0 +1,51 @@
+"""Parts of published models at their full size, without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from ..spec import Make
+
+VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "sample_size": 1024,
+}
+
+
+def clip_l() -> CLIPTextModel:
+    """OpenAI's CLIP L."""
+    return CLIPTextModel(_clip(768, 12))
+
+
+def clip_g() -> CLIPTextModelWithProjection:
+    """OpenCLIP's G."""
+    return CLIPTextModelWithProjection(_clip(1280, 32))
+
+
+def t5_xxl() -> T5EncoderModel:
+    """The encoder of T5 v1.1 XXL."""
+    return T5EncoderModel(
+        T5Config(
+            d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu",
+            vocab_size=32128,
+        )
+    )  # fmt: skip
+
+
+def _clip(width: int, layers: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64, intermediate_size=4 * width,
+        projection_dim=width,
+    )  # fmt: skip
+
+
+def on_meta(make: Make, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """The module without memory."""
+    with torch.device("meta"):
+        return make().to(dtype)
