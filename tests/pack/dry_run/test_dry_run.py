@@ -84,5 +84,5 @@ def test_token_embeddings_are_where_token_ids_are_sent() -> None:
 
 
 def test_quantizing_takes_no_more_of_the_card_than_planned() -> None:
-    outcome = dry_run("sdxl-base", 24, 64, precision="nf4", task="load")
+    outcome = dry_run("sd15", 24, 64, precision="nf4", task="load")
     assert 0 < outcome.stages["load"] <= outcome.plan.loading_vram <= 0.5 * GB
