@@ -136,7 +136,7 @@ def report(cases: Sequence[Case], *, as_json: bool) -> int:
         print("\n".join(aligned_columns([HEADER, *rows], right=(6, 7, 8, 9, 10, 11))))
         took = time.monotonic() - started
         print(
-            f"\n{len(rows)} plans executed in {took:.0f} s, {broken} did not hold what they promised", file=sys.stderr
+            f"\nplans executed: {len(rows)} in {took:.0f} s; did not hold what they promised: {broken}", file=sys.stderr
         )
     return BROKEN if broken else HELD
 
