@@ -100,7 +100,8 @@ def test_every_answer_is_declared_and_none_is_a_failure(url: str, tmp_path: Path
     program = Path(sys.executable).with_name("st")
     command = [str(program), "run", url + "/openapi.json", "--checks", ",".join(CHECKS), "--no-color"]
     command += ["--max-examples", str(EXAMPLES), "--generation-deterministic", "--continue-on-failure"]
-    command += ["--request-timeout", "60", "--workers", "2", "--exclude-path-regex", LEFT_OUT]
+    # One thread: in two, Python 3.11's parser, which hypothesis uses, at times fails (python/cpython#106905).
+    command += ["--request-timeout", "60", "--workers", "1", "--exclude-path-regex", LEFT_OUT]
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     (tmp_path / "hooks.py").write_text(HOOKS)
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
