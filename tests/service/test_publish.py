@@ -23,15 +23,17 @@ from bridge.client import ClientError, ImageGenClient
 from scripts.export_workflows import editor
 from tests.service.conftest import Service
 
-BUILD = """async (withResult) => {
-    app.graph.clear();
+ADD = """
     const add = (type, pos, values) => {
         const node = LiteGraph.createNode(type);
         node.pos = pos;
         app.graph.add(node);
         for (const [name, value] of Object.entries(values)) node.widgets.find(w => w.name === name).value = value;
         return node;
-    };
+    };"""
+BUILD = """async (withResult) => {
+    app.graph.clear();
+    /* add */
     const link = (from, to, input) => from.connect(0, to, to.findInputSlot(input));
     add('MarkdownNote', [-400, 0], {}).widgets[0].value = '# Negative\\n\\nTurns a plain colour round.';
     const color = add('NeuroLuxIntegerParameter', [0, 0], {name: 'color', value: 255, minimum: 0, maximum: 16777215});
@@ -43,16 +45,10 @@ BUILD = """async (withResult) => {
     link(empty, invert, 'image');
     const result = add(withResult ? 'NeuroLuxResult' : 'PreviewImage', [1100, 0], withResult ? {name: 'negative'} : {});
     link(invert, result, 'images');
-}"""
+}""".replace("/* add */", ADD)
 BUILD_APP = """() => {
     app.graph.clear();
-    const add = (type, pos, values) => {
-        const node = LiteGraph.createNode(type);
-        node.pos = pos;
-        app.graph.add(node);
-        for (const [name, value] of Object.entries(values)) node.widgets.find(w => w.name === name).value = value;
-        return node;
-    };
+    /* add */
     const empty = add('EmptyImage', [0, 0], {width: 32, height: 24});
     const invert = add('ImageInvert', [400, 0], {});
     const noise = add('RandomNoise', [0, 300], {noise_seed: 3});
@@ -70,7 +66,7 @@ BUILD_APP = """() => {
         ],
         outputs: [shown.id],
     };
-}"""
+}""".replace("/* add */", ADD)
 INTO_SUBGRAPH = """(types) => {
     const graph = app.canvas.graph;
     const nodes = graph.nodes.filter(node => types.includes(node.type) || (types.length > 2 && node.subgraph));

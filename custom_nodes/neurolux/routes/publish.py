@@ -11,10 +11,10 @@ import nodes as comfy_nodes
 from aiohttp import web
 
 from ..publishing.saving import CannotPublish, Published, publish
+from .refusals import refusal, unless_json
 from .service import service_url
 
 MODES_PATH = "/neurolux/modes/{name}"
-JSON = "application/json"
 
 
 def add_publish_route(routes: web.RouteTableDef) -> None:
@@ -25,9 +25,8 @@ def add_publish_route(routes: web.RouteTableDef) -> None:
 
     @routes.post(MODES_PATH)
     async def publish_mode(request: web.Request) -> web.Response:
-        # A web page of another site can post a form here without a preflight request, but not JSON.
-        if request.content_type != JSON:
-            return refusal(415, "not_json", f"send {JSON}")
+        if (refused := unless_json(request)) is not None:
+            return refused
         try:
             body = await request.json()
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -83,8 +82,3 @@ def _answer(published: Published) -> dict[str, Any]:
         "changes": published.changes,
         "replaces": published.replaces,
     }
-
-
-def refusal(status: int, code: str, message: str) -> web.Response:
-    """An error, in the shape that the pack's other routes use."""
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)

@@ -12,6 +12,7 @@ import os
 from aiohttp import web
 from server import PromptServer
 
+from .refusals import refusal, unless_json
 from .service import service_url
 
 RESTART_PATH = "/neurolux/restart"
@@ -30,21 +31,17 @@ def add_restart_route(routes: web.RouteTableDef) -> None:
 
     @routes.post(RESTART_PATH)
     async def restart(request: web.Request) -> web.Response:
-        if request.content_type != "application/json":
-            return _refusal(415, "not_json", "send application/json")
+        if (refused := unless_json(request)) is not None:
+            return refused
         try:
             prompt_id = (await request.json())["prompt_id"]
         except (ValueError, KeyError, TypeError) as error:
-            return _refusal(400, "not_json", f'the body is not {{"prompt_id": "<id>"}}: {error!r}')
+            return refusal(400, "not_json", f'the body is not {{"prompt_id": "<id>"}}: {error!r}')
         running, _ = PromptServer.instance.prompt_queue.get_current_queue()
         if prompt_id not in [item[1] for item in running]:
-            return _refusal(409, "not_running", "that prompt does not run")
+            return refusal(409, "not_running", "that prompt does not run")
         if not service_url():
-            return _refusal(409, "not_managed", "nobody would start this ComfyUI again: restart it by hand")
+            return refusal(409, "not_managed", "nobody would start this ComfyUI again: restart it by hand")
         _log.error("NeuroLux: prompt %s neither goes on nor stops: ComfyUI ends, to be started again", prompt_id)
         asyncio.get_running_loop().call_later(ANSWER_S, os._exit, EXIT_CODE)
         return web.json_response({})
-
-
-def _refusal(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)

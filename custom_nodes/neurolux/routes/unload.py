@@ -11,6 +11,7 @@ from server import PromptServer
 
 from ..library.known_models import known_models
 from ..loading.store import pipelines
+from .refusals import refusal, unless_json
 
 UNLOAD_PATH = "/neurolux/unload"
 IDLE_WAIT_S = 2.0
@@ -26,15 +27,14 @@ def add_unload_route(routes: web.RouteTableDef) -> None:
 
     @routes.post(UNLOAD_PATH)
     async def unload(request: web.Request) -> web.Response:
-        # A web page of another site can post a form here without a preflight request, but not JSON.
-        if request.content_type != "application/json":
-            return _refusal(415, "not_json", "send application/json")
+        if (refused := unless_json(request)) is not None:
+            return refused
         try:
             name = (await request.json())["model"]
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            return _refusal(400, "not_json", f'the body is not {{"model": "<name>"}}: {error!r}')
+            return refusal(400, "not_json", f'the body is not {{"model": "<name>"}}: {error!r}')
         if name not in known_models().models:
-            return _refusal(404, "unknown_model", f"no model is called {name!r}")
+            return refusal(404, "unknown_model", f"no model is called {name!r}")
         return web.json_response(await asyncio.to_thread(_unload, name))
 
 
@@ -59,7 +59,3 @@ def _waits_for_work(queue) -> bool:  # noqa: ANN001 - execution.PromptQueue exis
     prompt_worker``), which must not change meanwhile. The condition's list of waiting threads is the only sign.
     """
     return bool(queue.not_empty._waiters) and not queue.queue and not queue.currently_running
-
-
-def _refusal(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)
