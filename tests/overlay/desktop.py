@@ -20,7 +20,7 @@ SCREEN = "1280x900x24"
 NO_KEYS = """<?xml version="1.0"?>
 <openbox_config xmlns="http://openbox.org/3.4/rc"><keyboard/><mouse/></openbox_config>"""
 """Openbox's own configuration binds Alt+Space."""
-WAIT_S = 30.0
+WAIT_S = 60.0
 HAND_STEPS = 40
 HAND_PAUSE_S = 0.02
 """How fast the hand with the mouse is: a drag of 40 moves takes most of a second."""
