@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     PNDMScheduler,
@@ -65,6 +68,22 @@ def vae(latent_channels: int) -> AutoencoderKL:
     return made
 
 
+def t5() -> T5EncoderModel:
+    """A narrow T5 with the vocabulary of the real one."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=32128,
+            d_model=WIDTH,
+            d_kv=32,
+            d_ff=96,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+        )
+    )
+
+
 def tiny_flux(comfyui: Path, *, guidance: bool, seed: int = 5) -> FluxPipeline:
     """A FLUX of a few million values, most of them in embeddings."""
     torch.manual_seed(seed)
@@ -73,18 +92,7 @@ def tiny_flux(comfyui: Path, *, guidance: bool, seed: int = 5) -> FluxPipeline:
         vae=vae(16),
         text_encoder=clip(False),
         tokenizer=CLIPTokenizer.from_pretrained(comfyui / "comfy/sd1_tokenizer", model_max_length=77),
-        text_encoder_2=T5EncoderModel(
-            T5Config(
-                vocab_size=32128,
-                d_model=WIDTH,
-                d_kv=32,
-                d_ff=96,
-                num_layers=2,
-                num_heads=2,
-                feed_forward_proj="gated-gelu",
-                tie_word_embeddings=False,
-            )
-        ),
+        text_encoder_2=t5(),
         tokenizer_2=T5Tokenizer.from_pretrained(comfyui / "comfy/text_encoders/t5_tokenizer", model_max_length=512),
         transformer=FluxTransformer2DModel(
             patch_size=1,
@@ -96,6 +104,28 @@ def tiny_flux(comfyui: Path, *, guidance: bool, seed: int = 5) -> FluxPipeline:
             joint_attention_dim=WIDTH,
             pooled_projection_dim=WIDTH,
             guidance_embeds=guidance,
+        ),
+    )
+
+
+def tiny_chroma(comfyui: Path, *, seed: int = 9) -> ChromaPipeline:
+    """A Chroma of a few million values, most of them in embeddings."""
+    torch.manual_seed(seed)
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
+        vae=vae(16),
+        text_encoder=t5(),
+        tokenizer=T5Tokenizer.from_pretrained(comfyui / "comfy/text_encoders/t5_tokenizer", model_max_length=512),
+        transformer=ChromaTransformer2DModel(
+            in_channels=64,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=128,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            approximator_num_channels=16,
+            approximator_hidden_dim=96,
+            approximator_layers=2,
         ),
     )
 
@@ -201,12 +231,14 @@ def bfl_flux(state: Mapping[str, torch.Tensor]) -> Tensors:
         for ours, theirs in FLUX_STEMS.items():
             if f"{ours}.{kind}" in state:
                 found[f"{theirs}.{kind}"] = state[f"{ours}.{kind}"]
-        scale, shift = state[f"norm_out.linear.{kind}"].chunk(2)
-        found[f"final_layer.adaLN_modulation.1.{kind}"] = torch.cat([shift, scale])
-        for number in range(sum(f"transformer_blocks.{n}.norm1.linear.weight" in state for n in range(99))):
+        if f"norm_out.linear.{kind}" in state:
+            scale, shift = state[f"norm_out.linear.{kind}"].chunk(2)
+            found[f"final_layer.adaLN_modulation.1.{kind}"] = torch.cat([shift, scale])
+        for number in range(sum(f"transformer_blocks.{n}.attn.to_q.weight" in state for n in range(99))):
             ours, theirs = f"transformer_blocks.{number}.", f"double_blocks.{number}."
             for stem, target in DOUBLE_STEMS.items():
-                found[f"{theirs}{target}.{kind}"] = state[f"{ours}{stem}.{kind}"]
+                if f"{ours}{stem}.{kind}" in state:
+                    found[f"{theirs}{target}.{kind}"] = state[f"{ours}{stem}.{kind}"]
             for stream, names in (
                 ("img", ("to_q", "to_k", "to_v")),
                 ("txt", ("add_q_proj", "add_k_proj", "add_v_proj")),
@@ -216,9 +248,10 @@ def bfl_flux(state: Mapping[str, torch.Tensor]) -> Tensors:
             if kind == "weight":
                 for stem, target in DOUBLE_NORMS.items():
                     found[f"{theirs}{target}.scale"] = state[f"{ours}{stem}.weight"]
-        for number in range(sum(f"single_transformer_blocks.{n}.norm.linear.weight" in state for n in range(99))):
+        for number in range(sum(f"single_transformer_blocks.{n}.attn.to_q.weight" in state for n in range(99))):
             ours, theirs = f"single_transformer_blocks.{number}.", f"single_blocks.{number}."
-            found[f"{theirs}modulation.lin.{kind}"] = state[f"{ours}norm.linear.{kind}"]
+            if f"{ours}norm.linear.{kind}" in state:
+                found[f"{theirs}modulation.lin.{kind}"] = state[f"{ours}norm.linear.{kind}"]
             found[f"{theirs}linear2.{kind}"] = state[f"{ours}proj_out.{kind}"]
             parts = [state[f"{ours}{name}.{kind}"] for name in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
             found[f"{theirs}linear1.{kind}"] = torch.cat(parts)
@@ -226,6 +259,16 @@ def bfl_flux(state: Mapping[str, torch.Tensor]) -> Tensors:
                 found[f"{theirs}norm.query_norm.scale"] = state[f"{ours}attn.norm_q.weight"]
                 found[f"{theirs}norm.key_norm.scale"] = state[f"{ours}attn.norm_k.weight"]
     return {name: value.clone() for name, value in found.items()}
+
+
+def original_chroma(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A Chroma transformer under its authors' names."""
+    found = bfl_flux(state)
+    for name, value in state.items():
+        if name.startswith("distilled_guidance_layer."):
+            new = name.replace("linear_1", "in_layer").replace("linear_2", "out_layer")
+            found[re.sub(r"(norms\.\d+)\.weight", r"\1.scale", new)] = value.clone()
+    return found
 
 
 def ldm_vae(state: Mapping[str, torch.Tensor]) -> Tensors:

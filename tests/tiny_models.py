@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DiffusionPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -123,6 +125,20 @@ def tiny_vae(
     )
 
 
+def t5_config(tokenizer: T5Tokenizer, *, layers: int) -> T5Config:
+    """A narrow T5, version 1.1."""
+    return T5Config(
+        vocab_size=len(tokenizer),
+        d_model=TEXT_WIDTH,
+        d_kv=8,
+        d_ff=37,
+        num_layers=layers,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        feed_forward_proj="gated-gelu",
+    )
+
+
 def write_flux(
     folder: Path,
     *,
@@ -151,22 +167,12 @@ def write_flux(
         axes_dims_rope=(4, 4, 8),
         guidance_embeds=guidance_embeds,
     )
-    t5_config = T5Config(
-        vocab_size=len(tokenizer_2),
-        d_model=TEXT_WIDTH,
-        d_kv=8,
-        d_ff=37,
-        num_layers=2 * blocks,
-        num_heads=4,
-        relative_attention_num_buckets=8,
-        feed_forward_proj="gated-gelu",
-    )
     pipeline = pipeline_class(
         scheduler=flux_scheduler(guidance_embeds=guidance_embeds),
         vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
         tokenizer=tokenizer,
-        text_encoder_2=T5EncoderModel(t5_config),
+        text_encoder_2=T5EncoderModel(t5_config(tokenizer_2, layers=2 * blocks)),
         tokenizer_2=tokenizer_2,
         transformer=transformer,
     )
@@ -181,6 +187,31 @@ def write_flux_fill(folder: Path) -> Path:
 def write_flux_kontext(folder: Path) -> Path:
     """Write a FluxKontextPipeline, as FLUX.1 Kontext is one."""
     return write_flux(folder, guidance_embeds=True, seed=7, pipeline_class=FluxKontextPipeline)
+
+
+def write_chroma(folder: Path, *, seed: int = 12) -> Path:
+    """Write a ChromaPipeline."""
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer()
+    pipeline = ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
+        vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
+        text_encoder=T5EncoderModel(t5_config(tokenizer, layers=2)),
+        tokenizer=tokenizer,
+        transformer=ChromaTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=TEXT_WIDTH,
+            axes_dims_rope=(4, 4, 8),
+            approximator_num_channels=8,
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+        ),
+    )
+    return save(pipeline, folder)
 
 
 def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0, text_width: int = TEXT_WIDTH) -> Path:
@@ -276,6 +307,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "tiny-sdxl": lambda folder: write_sdxl(folder, lightning=False, seed=4),
     "tiny-flux-fill": write_flux_fill,
     "tiny-flux-kontext": write_flux_kontext,
+    "tiny-chroma": write_chroma,
     "tiny-sd15": lambda folder: write_sd15(folder, seed=5),
 }
 """How each tiny model is written, by the name of its folder."""

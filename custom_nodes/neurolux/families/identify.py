@@ -24,8 +24,6 @@ every block."""
 OTHER_MODELS = (
     ("nerf_image_embedder.embedder.0.weight", "Chroma Radiance transformer"),
     ("nerf_blocks.0.param_generator.weight", "Chroma Radiance transformer"),
-    ("distilled_guidance_layer.in_proj.weight", "Chroma transformer"),
-    ("distilled_guidance_layer.in_proj.bias", "Chroma transformer"),
     ("single_stream_modulation.lin.weight", "FLUX.2 transformer"),
     ("single_stream_modulation.linear.weight", "FLUX.2 transformer"),
     ("joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3 transformer"),
@@ -91,7 +89,7 @@ def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:
                 prefix = name[: -len(signature.tensor)]
                 if (prefix and not prefix.endswith(".")) or not signature.accepts(tensors[name], prefix):
                     continue
-                if signature.beside is not None and prefix + signature.beside not in tensors:
+                if any(prefix + name not in tensors for name in signature.beside):
                     continue
                 parts.setdefault(part.name, Place(prefix, signature.layout))
     return parts
@@ -121,7 +119,8 @@ def part_title(name: str) -> str:
 def detect_lora(header: Shapes) -> Detected:
     """The family that a LoRA file was made for."""
     known = (family.loras.detect(header) for family in families().values() if family.loras is not None)
-    return recognized_lora(header) or next((found for found in known if found is not None), Detected(None))
+    found = sorted((found for found in known if found is not None), key=lambda found: not found.certain)
+    return recognized_lora(header) or next(iter(found), Detected(None))
 
 
 def detect_control(header: Shapes) -> Detected:

@@ -41,8 +41,8 @@ class Signature:
 
     layout: Layout
     tensor: str
-    beside: str | None = None
-    """Another tensor that must exist with the same prefix. It distinguishes the component from its relatives."""
+    beside: tuple[str, ...] = ()
+    """Other tensors that must exist with the same prefix. They distinguish the component from its relatives."""
     accepts: Callable[[TensorInfo, str], bool] = lambda info, prefix: True
     """(tensor, prefix) -> whether they fit, for components that the name alone does not identify."""
 
@@ -112,6 +112,8 @@ class Encoding:
     embeds_guidance: Callable[[Config], bool] = lambda config: False
     """(configuration of the denoiser) -> whether it reads the guidance as an embedding: ``guidance`` of a
     CONDITIONING."""
+    like_diffusers: Callable[[Any, str, Any, int], dict[str, torch.Tensor]] | None = None
+    """The same as ``encode``, with those faults of diffusers that ``encode`` mends; None if there are none."""
     extras: frozenset[str] = frozenset()
     """Other fields of a CONDITIONING that the family honours."""
     extra_arguments: Callable[[Mapping[str, Any], int, int], dict[str, Any]] = lambda extra, width, height: {}
@@ -190,6 +192,10 @@ class Detected:
     """The name of the family, which the pack may not support; None if unknown."""
     problem: str | None = None
     """Why the file cannot be used with any model; None if it can."""
+    also: tuple[str, ...] = ()
+    """Other families whose models have all of its layers as well."""
+    certain: bool = False
+    """Whether it has a layer that no other family has, while its other layers may look like a relative's."""
 
 
 @dataclass(frozen=True)

@@ -240,15 +240,19 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
     outline = {name: value for name, value in component.outline().items() if not is_beside(name)}
     blocks: dict[str, int] = {}
     lists = component.part.blocks
+    outside = 0
     for name, value in outline.items():
         if (block := lists.block_of(name)) is not None:
             blocks[block] = blocks.get(block, 0) + value.numel()
+        else:
+            outside = max(outside, value.numel())
     gguf = any(read_header(path).gguf for path in component.files if is_gguf(path))
     return ComponentShape(
         parameters=sum(value.numel() for value in outline.values()),
         blocks=tuple(blocks[name] for name in sorted(blocks, key=lists.order)),
         stored="gguf" if gguf else stored_type(outline),
         stored_bytes=component.bytes if gguf else None,
+        largest_outside=outside if blocks else None,
     )
 
 

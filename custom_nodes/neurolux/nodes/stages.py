@@ -48,6 +48,14 @@ class EncodePrompt(io.ComfyNode):
                     dynamic_prompts=True,
                     tooltip="What the image shows. For a negative prompt: what it should not show.",
                 ),
+                io.Boolean.Input(
+                    "like_diffusers",
+                    default=False,
+                    optional=True,
+                    tooltip="Encode exactly as the installed version of diffusers does, with its known faults. Only "
+                    "Chroma is affected: its padding stays visible, which changes the image of a short prompt.",
+                    extra_dict={"advanced": True},
+                ),
             ],
             outputs=[
                 io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded prompt.")
@@ -56,9 +64,9 @@ class EncodePrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, pipeline: PipelineHandle, text: str) -> io.NodeOutput:
+    def execute(cls, pipeline: PipelineHandle, text: str, like_diffusers: bool = False) -> io.NodeOutput:
         loaded = borrow(pipeline, NodeReporter())
-        conditioning = encode(loaded, text)
+        conditioning = encode(loaded, text, like_diffusers=like_diffusers)
         warnings = told_by(conditioning)
         for warning in warnings:
             _log.warning("NeuroLux: %s", warning)

@@ -22,23 +22,26 @@ REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close
 _log = logging.getLogger(__name__)
 
 
-def encode(loaded: LoadedPipeline, text: str, *, literal: bool = False) -> Conditioning:
+def encode(loaded: LoadedPipeline, text: str, *, literal: bool = False, like_diffusers: bool = False) -> Conditioning:
     """Encode ``text`` into ComfyUI's CONDITIONING, on the CPU: every tensor that the family's encoder returns.
 
-    Its weights apply, unless it is ``literal`` or the encoder knows none. A text that these encoders have encoded
-    before is not encoded again. Raises InvalidParameter.
+    Its weights apply, unless it is ``literal`` or the encoder knows none. ``like_diffusers``: with the faults of the
+    installed diffusers that the family mends. A text that these encoders have encoded before is not encoded again.
+    Raises InvalidParameter.
     """
     family = family_of(loaded.model.family)
     encoders = [name for name in family.text_encoders if getattr(loaded.pipe, name, None) is not None]
     prompt = read_weights(text) if family.encoding.weighs_tokens and not literal else None
     plain = text if prompt is None else prompt.text
-    key = (*cache_key(loaded, encoders, text), literal)
+    own, faulty = family.encoding.encode, family.encoding.like_diffusers
+    by = faulty if like_diffusers and faulty is not None else own
+    key = (*cache_key(loaded, encoders, text), literal, by)
     known = embedding_cache.get(key)
     if known is not None:
         return known
 
     def encoded(text: str) -> dict[str, torch.Tensor]:
-        return family.encoding.encode(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
+        return by(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
 
     def work() -> Conditioning:
         with loaded.placement.stage(encoders, encoding_memory(loaded, encoders)), torch.no_grad():
