@@ -24,6 +24,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from safetensors.torch import save_file
 from transformers import (
@@ -31,6 +33,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -39,6 +44,11 @@ from transformers import (
 from tests.tiny_models import flux_scheduler, sdxl_scheduler, tiny_vae
 
 WIDTH = 64
+QWEN3_TEMPLATE = (
+    "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
+)
+"""What Qwen3's chat template makes of messages before an answer with thoughts."""
 Tensors = dict[str, torch.Tensor]
 
 
@@ -128,6 +138,30 @@ def tiny_chroma(comfyui: Path, *, seed: int = 9) -> ChromaPipeline:
             approximator_layers=2,
         ),
     )
+
+
+def tiny_z_image(comfyui: Path, *, seed: int = 10) -> ZImagePipeline:
+    """A Z-Image with the vocabulary and the proportions of the real one, under diffusers' defaults."""
+    torch.manual_seed(seed)
+    tokenizer = Qwen2Tokenizer.from_pretrained(comfyui / "comfy/text_encoders/qwen25_tokenizer")
+    tokenizer.chat_template = QWEN3_TEMPLATE
+    transformer = ZImageTransformer2DModel(
+        dim=256, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=WIDTH, axes_lens=[1536, 512, 512]
+    )
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.normal_(token)
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
+        vae=vae(16),
+        text_encoder=Qwen3Model(
+            Qwen3Config(
+                vocab_size=151936, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=32, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            )
+        ),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )  # fmt: skip
 
 
 def tiny_sdxl(comfyui: Path, *, lightning: bool, seed: int = 6) -> StableDiffusionXLPipeline:
@@ -271,6 +305,22 @@ def original_chroma(state: Mapping[str, torch.Tensor]) -> Tensors:
     return found
 
 
+def original_z_image(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A Z-Image transformer under its authors' names, with fused projections and tokens of one axis."""
+    found: Tensors = {}
+    for name, value in state.items():
+        if ".to_q." in name:
+            parts = [state[name.replace("to_q", other)] for other in ("to_q", "to_k", "to_v")]
+            name, value = name.replace("to_q", "qkv"), torch.cat(parts)
+        elif ".to_k." in name or ".to_v." in name:
+            continue
+        for new, old in (("attention.out.", "attention.to_out.0."), ("q_norm", "norm_q"), ("k_norm", "norm_k")):
+            name = name.replace(old, new)
+        name = re.sub(r"^all_(x_embedder|final_layer)\.2-1\.", r"\1.", name)
+        found[name] = value.flatten().clone() if name.endswith("pad_token") else value.clone()
+    return found
+
+
 def ldm_vae(state: Mapping[str, torch.Tensor]) -> Tensors:
     """A VAE under LDM's names; its attention has 1x1 convolutions."""
     found: Tensors = {}
@@ -388,6 +438,30 @@ def llama_t5(state: Mapping[str, torch.Tensor]) -> Tensors:
     return found
 
 
+QWEN3_STEMS = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def llama_qwen3(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A Qwen3 under llama.cpp's names, as its GGUF files have."""
+    found = {"token_embd.weight": state["embed_tokens.weight"], "output_norm.weight": state["norm.weight"]}
+    for name, value in state.items():
+        if block := re.fullmatch(r"layers\.(\d+)\.(.+)\.weight", name):
+            found[f"blk.{block[1]}.{QWEN3_STEMS[block[2]]}.weight"] = value
+    return found
+
+
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """``tensors`` below ``prefix``."""
     return {prefix + name: value for name, value in tensors.items()}
@@ -411,8 +485,11 @@ def scaled_fp8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     return found
 
 
-def write_gguf(path: Path, tensors: Mapping[str, torch.Tensor], kind: str, architecture: str = "flux") -> None:
-    """A GGUF as they are made for FLUX and T5: matrices of whole blocks quantized, the rest in F32."""
+def write_gguf(
+    path: Path, tensors: Mapping[str, torch.Tensor], kind: str, architecture: str = "flux", *, every: bool = False
+) -> None:
+    """A GGUF as they are made for FLUX and T5: matrices of whole blocks quantized (or ``every`` tensor), the rest in
+    F32."""
     import gguf
     import numpy as np
 
@@ -421,7 +498,7 @@ def write_gguf(path: Path, tensors: Mapping[str, torch.Tensor], kind: str, archi
     block, _ = gguf.GGML_QUANT_SIZES[quantization]
     for name, value in tensors.items():
         data = value.to(torch.float32).numpy().astype(np.float32)
-        if value.dim() == 2 and value.shape[1] % block == 0:
+        if (value.dim() == 2 or every) and value.shape[-1] % block == 0:
             writer.add_tensor(name, gguf.quants.quantize(data, quantization), raw_dtype=quantization)
         else:
             writer.add_tensor(name, data)

@@ -26,12 +26,17 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -61,6 +66,26 @@ def t5_tokenizer() -> T5Tokenizer:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(chr(code), -3.0) for code in range(33, 127)]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """A tokenizer with Qwen3's marks and chat template that knows every byte and no merges."""
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    made = Qwen2Tokenizer(
+        vocab={token: number for number, token in enumerate([*byte_alphabet(), *marks])},
+        merges=[],
+        pad_token=marks[0],
+        eos_token=marks[2],
+        additional_special_tokens=marks[1:],
+        model_max_length=4096,
+    )
+    made.add_tokens(["<think>", "</think>"])
+    made.chat_template = (
+        "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    return made
 
 
 def clip_config(tokenizer: CLIPTokenizer, *, width: int = TEXT_WIDTH) -> CLIPTextConfig:
@@ -214,6 +239,46 @@ def write_chroma(folder: Path, *, seed: int = 12) -> Path:
     return save(pipeline, folder)
 
 
+def qwen3_config(tokenizer: Qwen2Tokenizer) -> Qwen3Config:
+    """A narrow Qwen3 with two layers, of which the last is not read."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+
+
+def write_z_image(folder: Path, *, seed: int = 13) -> Path:
+    """Write a ZImagePipeline with the scheduler of the base model."""
+    torch.manual_seed(seed)
+    tokenizer = qwen_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=TEXT_WIDTH,
+        axes_dims=[8, 4, 4],
+        axes_lens=[1024, 64, 64],
+    )
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.normal_(token)  # zeros, which the class begins with, would hide a token that is not loaded
+    pipeline = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0, use_dynamic_shifting=False),
+        vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
+        text_encoder=Qwen3Model(qwen3_config(tokenizer)),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    return save(pipeline, folder)
+
+
 def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0, text_width: int = TEXT_WIDTH) -> Path:
     """Write a StableDiffusionXLPipeline; ``lightning`` only changes the scheduler, as it does for the real weights.
 
@@ -308,6 +373,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "tiny-flux-fill": write_flux_fill,
     "tiny-flux-kontext": write_flux_kontext,
     "tiny-chroma": write_chroma,
+    "tiny-z-image": write_z_image,
     "tiny-sd15": lambda folder: write_sd15(folder, seed=5),
 }
 """How each tiny model is written, by the name of its folder."""

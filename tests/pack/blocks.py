@@ -9,9 +9,10 @@ from neurolux.families.registry import all_parts
 
 
 def lists_of(module: torch.nn.Module) -> BlockLists:
-    """Those of the part that has lists where ``module`` has some."""
+    """Those of the part that has lists where ``module`` has them, as many as possible."""
     names = {name for name, _ in module.named_modules()}
-    return next((part.blocks for part in all_parts() if names.intersection(part.blocks.lists)), NO_BLOCKS)
+    found = [part.blocks for part in all_parts() if names.issuperset(part.blocks.lists)]
+    return max(found, key=lambda blocks: len(blocks.lists), default=NO_BLOCKS)
 
 
 def shallow_flux() -> FluxTransformer2DModel:

@@ -29,14 +29,16 @@ OTHER_MODELS = (
     ("joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3 transformer"),
     ("txt_in.individual_token_refiner.blocks.0.norm1.weight", "HunyuanVideo transformer"),
     ("transformer_blocks.0.img_mlp.net.2.weight", "Qwen-Image transformer"),
-    ("noise_refiner.0.attention.qkv.weight", "Z-Image transformer"),
+    ("noise_refiner.0.adaLN_modulation.1.weight", "Lumina Image 2 transformer"),
+    ("noise_refiner.0.norm1.linear.weight", "Lumina Image 2 transformer"),
+    ("siglip_embedder.1.weight", "Z-Image Omni transformer"),
     ("txtfusion.projector.weight", "Krea 2 transformer"),
     ("blocks.0.cross_attn.norm_k.weight", "Wan transformer"),
 )
 """A tensor that only this kind of model has."""
 SD2_MARKS = (f"input_blocks.1.1.{FIRST_CROSSED}", f"down_blocks.0.attentions.0.{FIRST_CROSSED}")
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
-CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
+CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.", "control_layers.")
 
 
 def read_kind(path: Path) -> FileKind:
@@ -90,6 +92,8 @@ def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:
                 if (prefix and not prefix.endswith(".")) or not signature.accepts(tensors[name], prefix):
                     continue
                 if any(prefix + name not in tensors for name in signature.beside):
+                    continue
+                if signature.without and any(other.endswith(signature.without) for other in tensors):
                     continue
                 parts.setdefault(part.name, Place(prefix, signature.layout))
     return parts

@@ -43,6 +43,8 @@ class Signature:
     tensor: str
     beside: tuple[str, ...] = ()
     """Other tensors that must exist with the same prefix. They distinguish the component from its relatives."""
+    without: tuple[str, ...] = ()
+    """Ends of names that no tensor of the file may have, because only those of relatives do."""
     accepts: Callable[[TensorInfo, str], bool] = lambda info, prefix: True
     """(tensor, prefix) -> whether they fit, for components that the name alone does not identify."""
 
@@ -112,6 +114,10 @@ class Encoding:
     embeds_guidance: Callable[[Config], bool] = lambda config: False
     """(configuration of the denoiser) -> whether it reads the guidance as an embedding: ``guidance`` of a
     CONDITIONING."""
+    listed: bool = False
+    """Whether the pipeline takes a list of embeddings (tokens, width), one a prompt, which may differ in length."""
+    template: Callable[[Any], str] = lambda tokenizer: ""
+    """(tokenizer) -> what the encoder writes around every text. Its tokens count within the maximum."""
     like_diffusers: Callable[[Any, str, Any, int], dict[str, torch.Tensor]] | None = None
     """The same as ``encode``, with those faults of diffusers that ``encode`` mends; None if there are none."""
     extras: frozenset[str] = frozenset()
@@ -327,6 +333,9 @@ class FamilySpec:
     the model; None for a relative that the pack does not support."""
     running_steps: Callable[[int, float], int]
     """(steps, strength) -> how many of the steps run, as in the pipelines' own ``get_timesteps``."""
+    guidance: Callable[[float], float] = lambda usual: usual
+    """(guidance as users write it: the prediction without the prompt, plus so many times the difference) -> the
+    pipeline's ``guidance_scale``."""
     pipeline_options: Callable[[Config], dict[str, Any]] = lambda index: {}
     """(``model_index.json``, empty for single files) -> arguments of the pipeline class besides its components."""
     misfits: Callable[[Mapping[str, Config]], Iterator[tuple[str, int, int, str]]] = lambda configs: iter(())
