@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, ZImageTransformer2DModel
 from neurolux.families.blocks import NO_BLOCKS, BlockLists
 from neurolux.families.registry import all_parts
 
@@ -18,3 +18,8 @@ def lists_of(module: torch.nn.Module) -> BlockLists:
 def shallow_flux() -> FluxTransformer2DModel:
     """FLUX dev with few of its blocks: one step takes the same room, because no block leaves anything behind."""
     return FluxTransformer2DModel(guidance_embeds=True, num_layers=2, num_single_layers=2)
+
+
+def shallow_z_image() -> ZImageTransformer2DModel:
+    """The same for Z-Image."""
+    return ZImageTransformer2DModel(n_layers=2)

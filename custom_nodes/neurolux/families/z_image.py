@@ -46,8 +46,10 @@ if TYPE_CHECKING:
 TOKENS = 512
 USUAL_TOKENS = 128
 """Of a prompt, with its chat template. Unlike in FLUX.1, a short one is not padded to ``TOKENS``."""
-BYTES_PER_TOKEN = 54_000
+BYTES_PER_TOKEN = 62_000
 """Activations of a step per token and byte of the number format. A token is 16x16 pixels, or of text."""
+ENCODE_VALUES = 105_000_000
+"""Activations of Qwen3 4B. The outputs of all its layers are kept to the end, though only one is used."""
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 BASE_SHIFT, TURBO_SHIFT = 6.0, 3.0
 """The scheduler's ``shift`` in the published folders."""
@@ -308,6 +310,7 @@ FAMILY = FamilySpec(
         step_operations=step_operations,
         compressible=frozenset({"transformer", "text_encoder"}),
         overflows_fp16=frozenset({"transformer", "text_encoder"}),  # ComfyUI issue 10751
+        encode_values=ENCODE_VALUES,
     ),
     pipelines={
         ("text-to-image", None): PipelineClass("ZImagePipeline"),

@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 def encoding_memory(loaded: LoadedPipeline, encoders: Sequence[str]) -> int:
     """Working memory for encoding one prompt."""
-    most = max((costs.encode_bytes(loaded.placement.planned(name).compute) for name in encoders), default=0)
+    family = family_of(loaded.model.family).costs
+    most = max((costs.encode_bytes(family, loaded.placement.planned(name).compute) for name in encoders), default=0)
     return most + widening_memory(loaded, encoders)
 
 

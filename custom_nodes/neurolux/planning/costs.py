@@ -37,8 +37,6 @@ COMPUTE_BYTES: dict[ComputeType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 MARGIN = 1.2
 """Factor on the counted activations: covers the allocator's rounding and the workspaces of library kernels."""
-ENCODE_BYTES = 55_000_000
-"""Activations of 512 tokens through T5-XXL, per byte of the number format. CLIP needs less."""
 ENCODE_BYTES_PER_PIXEL = 650
 """Activations of the VAE's encoder, in the same way."""
 ENCODER_PARAMETERS = 35_000_000
@@ -118,9 +116,9 @@ def embedding_bytes(shape: ComponentShape, compute: ComputeType) -> int:
     return values * COMPUTE_BYTES[compute]
 
 
-def encode_bytes(compute: ComputeType = "bf16") -> int:
+def encode_bytes(family: FamilyCosts, compute: ComputeType = "bf16") -> int:
     """Working memory for encoding one prompt, in bytes."""
-    return round(ENCODE_BYTES * COMPUTE_BYTES[compute] * MARGIN)
+    return round(family.encode_values * COMPUTE_BYTES[compute] * MARGIN)
 
 
 def sample_bytes(

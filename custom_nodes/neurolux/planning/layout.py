@@ -130,7 +130,7 @@ class Pipeline:
             return 0
         widened = max(costs.widening_bytes(self.shapes[name], *self.formats[name]) for name in names)
         if stage == "encode":
-            return widened + max(costs.encode_bytes(self.formats[name][1]) for name in names)
+            return widened + max(costs.encode_bytes(self.family, self.formats[name][1]) for name in names)
         if stage == "decode":
             decoding = costs.decode_bytes(workload.width, workload.height, self.formats["vae"][1], tile=tile)
             return widened + max(decoding, self.encoding(tile) if workload.encodes else 0)

@@ -63,6 +63,9 @@ class FamilyCosts:
     lose the most quality."""
     overflows_fp16: frozenset[str] = frozenset()
     """Components that compute in fp32 when the others compute in fp16."""
+    encode_values: float = 55_000_000
+    """Bytes of activations for encoding one prompt, per byte of the number format: by default those of 512 tokens
+    through T5-XXL. CLIP needs less."""
     frame_values: Callable[[int, int], float] | None = None
     """The same as ``sample_values`` for each frame of a video, if motion modules change it."""
     guides_at_once: bool = True
