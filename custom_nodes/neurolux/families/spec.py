@@ -93,6 +93,8 @@ class PipelineClass:
 
     name: str
     mixins: tuple[Callable[[], type], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    """Arguments of every call, by name."""
 
 
 @dataclass(frozen=True)

@@ -194,10 +194,29 @@ def mask_alone() -> type:
     return MaskAlone
 
 
+NEVER_TRUNCATED = (("cfg_truncation", None),)
+"""As the default of 1, without reading the timesteps back from the device."""
+
+
 def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Tensor]:
-    """Qwen3's embeddings of the text in its chat template, (1, tokens, width), without padding."""
-    embeds, _ = pipe.encode_prompt(text, device=device, do_classifier_free_guidance=False, max_sequence_length=tokens)
-    return {"prompt_embeds": embeds[0][None]}
+    """Qwen3's embeddings of the text in its chat template, (1, tokens, width), without padding.
+
+    The same as ``ZImagePipeline.encode_prompt``, which selects them by a mask: the device would have to report how
+    many there are.
+    """
+    import torch
+
+    found = pipe.tokenizer(
+        qwen3.in_template(pipe.tokenizer, text), padding="max_length", max_length=tokens, truncation=True
+    )
+    count = sum(found.attention_mask)
+    begin = found.attention_mask.index(1)
+    states = pipe.text_encoder(
+        input_ids=torch.tensor([found.input_ids], device=device),
+        attention_mask=torch.tensor([found.attention_mask], device=device).bool(),
+        output_hidden_states=True,
+    ).hidden_states[-2]
+    return {"prompt_embeds": states[:, begin : begin + count].clone()}
 
 
 def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]]:
@@ -313,11 +332,13 @@ FAMILY = FamilySpec(
         encode_values=ENCODE_VALUES,
     ),
     pipelines={
-        ("text-to-image", None): PipelineClass("ZImagePipeline"),
-        ("image-to-image", None): PipelineClass("ZImageImg2ImgPipeline", (takes_latents,)),
-        ("inpaint", None): PipelineClass("ZImageInpaintPipeline", (mask_alone, takes_latents)),
+        ("text-to-image", None): PipelineClass("ZImagePipeline", options=NEVER_TRUNCATED),
+        ("image-to-image", None): PipelineClass("ZImageImg2ImgPipeline", (takes_latents,), NEVER_TRUNCATED),
+        ("inpaint", None): PipelineClass("ZImageInpaintPipeline", (mask_alone, takes_latents), NEVER_TRUNCATED),
     },
-    encoding=Encoding(encode, width="cap_feat_dim", listed=True, template=qwen3.template),
+    encoding=Encoding(
+        encode, width="cap_feat_dim", listed=True, template=lambda tokenizer: qwen3.in_template(tokenizer, "")
+    ),
     guidance=lambda usual: max(usual - 1, 0.0),
     latent=LatentSpace(to_raw=shifted_to_raw, from_raw=shifted_from_raw, comfy_format="Flux", channels=16),
     folders={"ZImagePipeline": folder},

@@ -205,6 +205,7 @@ def sample_one(
         **accepted(pipe, width=request.width, height=request.height),
         num_inference_steps=request.steps,
         guidance_scale=family_of(loaded.model.family).guidance(request.guidance),
+        **pipe.call_options,
         generator=generator_of(request, index),
         output_type="latent",
         return_dict=False,

@@ -96,9 +96,9 @@ def tokenizer() -> Any:
     return made
 
 
-def template(tokenizer: Any) -> str:
-    """What the template writes around one message, before an answer with thoughts."""
-    message = {"role": "user", "content": ""}
+def in_template(tokenizer: Any, text: str) -> str:
+    """``text`` as a message, before an answer with thoughts."""
+    message = {"role": "user", "content": text}
     return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, enable_thinking=True)
 
 
