@@ -111,6 +111,8 @@ class Encoding:
     """The pooled embeddings (1, width): ``pooled_output`` of a CONDITIONING; None if the family has none."""
     cross_attends: bool = False
     """Whether the denoiser only attends to the embeddings, so that repeating all of them changes nothing."""
+    most_tokens: Callable[[Config], int | None] = lambda config: None
+    """(configuration of the denoiser) -> how many embeddings it has positions for; None if their number is free."""
     weighs_tokens: bool = False
     """Whether each of the embeddings is that of a token of the first tokenizer, so that a prompt can have weights."""
     embeds_guidance: Callable[[Config], bool] = lambda config: False

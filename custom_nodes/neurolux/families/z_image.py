@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 
 TOKENS = 512
+TOKEN_GROUP = 32
+"""A prompt is padded to a multiple of this in the transformer. The image's positions follow those of the prompt."""
 USUAL_TOKENS = 128
 """Of a prompt, with its chat template. Unlike in FLUX.1, a short one is not padded to ``TOKENS``."""
 BYTES_PER_TOKEN = 62_000
@@ -219,6 +221,11 @@ def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Te
     return {"prompt_embeds": states[:, begin : begin + count].clone()}
 
 
+def most_tokens(config: Config) -> int:
+    """How long a prompt can be: its positions begin at 1, and the image's own comes after them."""
+    return (config["axes_lens"][0] - 2) // TOKEN_GROUP * TOKEN_GROUP
+
+
 def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]]:
     """Compare the text encoder and the VAE with the transformer."""
     main = configs["transformer"]
@@ -337,7 +344,11 @@ FAMILY = FamilySpec(
         ("inpaint", None): PipelineClass("ZImageInpaintPipeline", (mask_alone, takes_latents), NEVER_TRUNCATED),
     },
     encoding=Encoding(
-        encode, width="cap_feat_dim", listed=True, template=lambda tokenizer: qwen3.in_template(tokenizer, "")
+        encode,
+        width="cap_feat_dim",
+        most_tokens=most_tokens,
+        listed=True,
+        template=lambda tokenizer: qwen3.in_template(tokenizer, ""),
     ),
     guidance=lambda usual: max(usual - 1, 0.0),
     latent=LatentSpace(to_raw=shifted_to_raw, from_raw=shifted_from_raw, comfy_format="Flux", channels=16),

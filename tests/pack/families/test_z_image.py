@@ -149,6 +149,17 @@ def test_a_prompt_is_cut_with_a_warning_that_counts_the_template(tiny_models: di
     assert cut[0][0].shape[1] == 512
 
 
+def test_a_prompt_without_a_position_for_each_token_is_refused(tiny_models: dict[str, Path]) -> None:
+    from neurolux.stages.encode import encode, prompt_of
+
+    loaded = borrow(handle_for(tiny_models["tiny-z-image"]))
+    embeds = encode(loaded, PROMPT)[0][0]
+    longest = embeds[:, :1].repeat(1, 992, 1)
+    assert prompt_of(loaded, [[longest, {}]], "positive").embeds is longest
+    with pytest.raises(InvalidParameter, match="has 993 tokens and tiny-z-image takes at most 992"):
+        prompt_of(loaded, [[longest[:, :1].repeat(1, 993, 1), {}]], "positive")
+
+
 # Single files
 
 
