@@ -34,7 +34,7 @@ function widgetNames(graph, prefix = "", found = {}) {
 }
 
 /** What the server needs. File > Save's own form keeps the labels of widgets, which `graphToPrompt` may lose. */
-async function content() {
+export async function content() {
   const { output } = await app.graphToPrompt();
   const workflow = JSON.parse(JSON.stringify(app.graph.serialize()));
   return { workflow, api: output, widgets: widgetNames(app.graph) };
