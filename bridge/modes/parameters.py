@@ -5,7 +5,7 @@ The `name` of a node is the field of a request. The node pack defines what the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -181,12 +181,13 @@ def read_parameter(node_id: str, kind: ParameterKind, inputs: Mapping[str, Any])
         step=inputs.get("step") if bounded else None,
         choices=tuple(line.strip() for line in inputs.get("choices", "").splitlines() if line.strip()),
         max_length=inputs.get("max_length") or None,
-        accept=_read_accept(name, inputs.get("accept", "")),
+        accept=known_kinds(name, inputs.get("accept", "").split(",")),
     )
 
 
-def _read_accept(name: str, text: str) -> tuple[str, ...]:
-    kinds = tuple(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())
+def known_kinds(name: str, given: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of file that parameter `name` accepts, by extension. Raises ValueError for one that is not known."""
+    kinds = tuple(part.strip().lower().lstrip(".") for part in given if part.strip())
     if unknown := [kind for kind in kinds if kind not in FILE_KINDS]:
         raise ValueError(f"parameter {name!r}: accept lists {unknown[0]!r}; known kinds are {', '.join(FILE_KINDS)}")
     return kinds

@@ -5,10 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .adapters import ApplyControlNet, ApplyLora, ApplyLoras
-from .file_parameters import FileParameter, ImageParameter
+from .file_parameters import FileParameter
 from .images import EncodeImage, ExtendImage, ImageToEdit, PrepareMask, PutBack
 from .load import LoadModel, WarmUp, family_loaders
 from .load_files import LoadModelFiles
+from .load_image import LoadImage
 from .many import GenerateBatch, GenerateGrid
 from .parameters import (
     BooleanParameter,
@@ -37,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyControlNet,
     EncodePrompt,
     EmptyLatent,
+    LoadImage,
     PrepareMask,
     ExtendImage,
     EncodeImage,
@@ -57,7 +59,6 @@ NODES: list[type[io.ComfyNode]] = [
     SeedParameter,
     ChoiceParameter,
     BooleanParameter,
-    ImageParameter,
     FileParameter,
     Result,
     FileResult,

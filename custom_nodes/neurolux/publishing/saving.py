@@ -68,6 +68,13 @@ class Interface:
     shown: list[str] = field(default_factory=list)
     """For people: each parameter with its type, also those of parameter nodes."""
 
+    @property
+    def frozen(self) -> dict[str, Any] | None:
+        """The content of the file that holds it; None if the graph says all by itself."""
+        if not (self.parameters or self.results):
+            return None
+        return {"version": INTERFACE_VERSION, "parameters": self.parameters, "results": self.results}
+
 
 @dataclass(frozen=True)
 class Published:
@@ -135,9 +142,8 @@ def publish(
     (folder / "api").mkdir(parents=True, exist_ok=True)
     # The UI graph goes last: it is what makes the mode appear.
     _write(folder / "api" / path.name, graph)
-    frozen = {"version": INTERFACE_VERSION, "parameters": interface.parameters, "results": interface.results}
-    if interface.parameters or interface.results:
-        _write(interface_file(path), frozen)
+    if interface.frozen:
+        _write(interface_file(path), interface.frozen)
     else:
         interface_file(path).unlink(missing_ok=True)
     _write(path, workflow)
