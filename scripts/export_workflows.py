@@ -65,6 +65,14 @@ SAVE_GRAPH = """async (name) => {
     return {...graph, plan: await send(name, graph, {dry_run: true})};
 }"""
 """The same as Publish as mode, which saves nothing in a dry run."""
+SET_VALUES = """(values) => {
+    for (const [id, widget, config] of app.graph.extra.linearData.inputs) {
+        const name = config?.name ?? widget;
+        if (!(name in values)) continue;
+        app.graph.getNodeById(id).widgets.find(each => each.name === widget).value = values[name];
+    }
+}"""
+"""Sets inputs of the app that is open, by the names of its fields."""
 FIT_VIEW = """async () => {
     app.canvas.deselectAll?.();
     await app.extensionManager.command.execute('Comfy.Canvas.FitView');

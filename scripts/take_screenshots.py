@@ -28,7 +28,7 @@ from bridge.modes.library import SHIPPED_WORKFLOWS
 from bridge.service.runtime import Runtime, running_service
 from bridge.settings import Settings
 from overlay.pygobject import require_gtk
-from scripts.export_workflows import FIT_VIEW, editor, open_graph
+from scripts.export_workflows import SET_VALUES, editor, open_graph
 from tests.overlay.desktop import Hands, Person, session_bus, window_manager, x_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,12 +48,6 @@ OWN_MODE: dict[str, Any] = {
     "4": {"class_type": "NeuroLuxResult", "inputs": {"images": ["3", 0], "name": "negative"}},
 }
 """The graph that docs/MODES.md publishes."""
-SET_VALUES = """(values) => {
-    for (const node of app.graph.nodes) {
-        const name = node.widgets?.find(widget => widget.name === 'name')?.value;
-        if (name in values) node.widgets.find(widget => widget.name === 'value').value = values[name];
-    }
-}"""
 SHOWS_IMAGE = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
     return (result.imgs ?? []).some(image => image.complete);

@@ -122,7 +122,7 @@ class Model:
 
     @property
     def shares_components(self) -> bool:
-        """Whether its checkpoints differ in the denoiser alone. Single files have text encoders and a VAE of their own."""
+        """Whether its checkpoints differ in the denoiser alone. Single files have other parts of their own."""
         return self.step_distilled and not self.local
 
     def variant(self, steps: int) -> int | None:

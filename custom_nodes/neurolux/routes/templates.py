@@ -1,8 +1,8 @@
 """The pack's graphs in ComfyUI's template browser: with titles, the most used first.
 
-The browser shows a pack's templates by the names of their files, in the order of the folder. The names of ours are parts
-of URLs, such as ``text-to-image``, so both are put right here: in the list, and where the browser asks for a file by its
-title.
+The browser shows a pack's templates by the names of their files, in the order of the folder. The names of ours are
+parts of URLs, such as ``text-to-image``, so both are put right here: in the list, and where the browser asks for a file
+by its title.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def titled_templates(request: web.Request, handler: Handler) -> web.Stream
 
 
 def own_modules() -> set[str]:
-    """The names under which ComfyUI lists this pack: its folder's, or the repository's where that is installed whole."""
+    """The names under which ComfyUI lists this pack: its folder's, or the repository's if that is installed whole."""
     pack = GRAPHS.parent
     return {pack.name, pack.parents[1].name}
 
