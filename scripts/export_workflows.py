@@ -142,8 +142,8 @@ async def save_graph(page: Page, name: str) -> tuple[dict[str, Any], dict[str, A
 def stable(workflow: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from one saving or one front end to the next, and need not be in a file.
 
-    That is where the view stands, the editor's version and renderer; values by name beside those in order; empty values;
-    the usual size of a group's title; and outputs of nodes that lead nowhere.
+    That is where the view stands, the editor's version and renderer; values by name beside those in order; empty
+    values; the usual size of a group's title; and outputs of nodes that lead nowhere.
     """
     workflow.setdefault("extra", {})["ds"] = VIEW
     workflow.get("extra", {}).pop("frontendVersion", None)

@@ -1,4 +1,4 @@
-"""Measures an open graph in the editor: whether a person can read all of it at full size, and nothing lies on another."""
+"""Measures an open graph in the editor: all of it can be read at full size, and no node lies on another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ MEASURE = """() => {
     const [left, top, right, bottom] = [70, 80, window.innerWidth, window.innerHeight];  // between the editor's bars
     return {
         scale,
-        shown: [left / scale - offset[0], top / scale - offset[1], right / scale - offset[0], bottom / scale - offset[1]],
+        shown: [
+            left / scale - offset[0], top / scale - offset[1], right / scale - offset[0], bottom / scale - offset[1],
+        ],
         nodes: app.graph.nodes.map(node => ({
             id: node.id, title: node.title, type: node.type, box: [...node.boundingRect],
             spare: node.size[1] - node.computeSize()[1], width: node.size[0],

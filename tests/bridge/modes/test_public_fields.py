@@ -1,7 +1,7 @@
 """The fields of the modes that ship with the project are an interface: programs depend on them, whatever the graphs do.
 
-`public_fields.json` holds them in the order in which forms and documentation show them. Change it only to add a field, or
-with a reason that CHANGELOG.md gives.
+`public_fields.json` holds them in the order in which forms and documentation show them. Change it only to add a field,
+or with a reason that CHANGELOG.md gives.
 """
 
 from __future__ import annotations
