@@ -11,14 +11,7 @@ from .load import LoadModel, WarmUp, family_loaders
 from .load_files import LoadModelFiles
 from .load_image import LoadImage
 from .many import GenerateBatch, GenerateGrid
-from .parameters import (
-    BooleanParameter,
-    ChoiceParameter,
-    IntegerParameter,
-    NumberParameter,
-    SeedParameter,
-    TextParameter,
-)
+from .parameters import ChoiceParameter, IntegerParameter, NumberParameter, TextParameter
 from .preprocess import CannyEdges, DepthMap, PoseSkeleton
 from .results import FileResult, Result, VideoResult
 from .stages import Decode, EmptyLatent, EncodePrompt, Sample
@@ -56,9 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     TextParameter,
     IntegerParameter,
     NumberParameter,
-    SeedParameter,
     ChoiceParameter,
-    BooleanParameter,
     FileParameter,
     Result,
     FileResult,

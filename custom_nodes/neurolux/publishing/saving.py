@@ -28,8 +28,8 @@ APP_NAME = "neurolux-imagegen"
 MODE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """Valid as a file name on every system, and in a URL without quoting."""
 RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
-PARAMETER_CLASS = re.compile(r"NeuroLux(Text|Integer|Number|Seed|Choice|Boolean|Image|File)Parameter")
-VALUE_INPUTS = ("value", "image", "file")
+PARAMETER_CLASS = re.compile(r"NeuroLux(Text|Integer|Number|Choice|File)Parameter")
+VALUE_INPUTS = ("value", "file")
 RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
 SHIPPED_MODES = Path(__file__).parents[1] / "example_workflows"
 
