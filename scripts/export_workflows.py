@@ -14,7 +14,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from difflib import unified_diff
 from pathlib import Path
@@ -93,12 +93,14 @@ FIT_VIEW = """async () => {
 
 
 @asynccontextmanager
-async def editor(url: str) -> AsyncIterator[Page]:
-    """A page with ComfyUI's editor, ready for use."""
+async def editor(url: str, prepare: Callable[[Page], Awaitable[object]] | None = None) -> AsyncIterator[Page]:
+    """A page with ComfyUI's editor, ready for use. ``prepare`` gets the page before anything is loaded into it."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         try:
             page = await browser.new_page(viewport=VIEWPORT)  # pyright: ignore[reportArgumentType]
+            if prepare is not None:
+                await prepare(page)
             for setting, value in QUIET_SETTINGS.items():
                 await page.request.post(f"{url}/api/settings/{setting}", data=json.dumps(value))
             await page.goto(url, timeout=EDITOR_TIMEOUT_MS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ from playwright.async_api import Page
 
 from bridge.client import ImageGenClient
 from bridge.modes.library import SHIPPED_WORKFLOWS
-from scripts.export_workflows import SET_VALUES, editor, export, open_graph
+from scripts.export_workflows import SET_VALUES, export, open_graph
 from tests.service.conftest import DEFAULT_MODEL, Service
+from tests.service.front_ends import Editor, on_each, on_own
 from tests.service.graph_layout import WINDOW, layout_problems
 
 IMAGE_SIZES = """() => {
@@ -43,13 +43,7 @@ HEAR_TEXTS = """() => {
 UPLOADS = ("NeuroLuxLoadImage", "NeuroLuxFileParameter", "LoadImage")
 
 
-@pytest.fixture(scope="module")
-async def page(service: Service) -> AsyncIterator[Page]:
-    """The editor, opened once: as a person leaves it open, and opens one graph after the other."""
-    async with editor(service.comfyui_url) as opened:
-        yield opened
-
-
+@on_each
 async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_image(page: Page, service: Service) -> None:
     templates = await (await page.request.get(f"{service.comfyui_url}/api/workflow_templates")).json()
     assert templates["neurolux"][:3] == ["Text to Image", "Image to Image", "Inpaint"]
@@ -68,6 +62,7 @@ async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_image(pa
     assert thumbnail.ok
 
 
+@on_each
 async def test_a_image_dropped_on_the_editor_reopens_what_made_it(page: Page, client: ImageGenClient) -> None:
     answer = client.generate("a lighthouse at dusk", width=128, height=96, num_inference_steps=2, seed=987654321)
     assert answer.image_bytes_b64
@@ -76,6 +71,7 @@ async def test_a_image_dropped_on_the_editor_reopens_what_made_it(page: Page, cl
     assert 987654321 in values
 
 
+@on_own
 async def test_the_text_of_a_node_reaches_the_editor_that_queued_it_and_no_other(
     page: Page, service: Service, client: ImageGenClient
 ) -> None:
@@ -98,6 +94,7 @@ async def test_the_text_of_a_node_reaches_the_editor_that_queued_it_and_no_other
     assert not [line for line in console if "Unhandled message" in line]
 
 
+@on_each
 async def test_every_graph_opens_agrees_with_its_twin_and_is_taken_by_comfyui(
     page: Page, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +135,13 @@ def unexpected(answer: dict[str, Any]) -> list[str]:
     ]
 
 
+@on_each
+async def test_nothing_of_ours_is_in_the_console_of_the_browser(front_end: Editor) -> None:
+    """After all that the tests above did in it."""
+    assert front_end.ours() == []
+
+
+@on_own
 async def test_the_api_page_shows_every_endpoint(page: Page, service: Service) -> None:
     assert page.context.browser
     docs = await page.context.browser.new_page()

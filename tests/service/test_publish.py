@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from PIL import Image
 from playwright.async_api import Page, expect
 
 from bridge.client import ClientError, ImageGenClient
-from scripts.export_workflows import editor
 from tests.service.conftest import Service
+from tests.service.front_ends import on_each, on_own
 
 ADD = """
     const add = (type, pos, values) => {
@@ -131,12 +131,6 @@ def modes(service: Service) -> Iterator[Path]:
         path.unlink()
 
 
-@pytest.fixture(scope="module")
-async def page(service: Service) -> AsyncIterator[Page]:
-    async with editor(service.comfyui_url) as opened:
-        yield opened
-
-
 def make_image(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
@@ -157,6 +151,7 @@ async def agree(page: Page, *shown: str, button: str = "Confirm") -> None:
     await dialog.get_by_role("button", name=button).click()
 
 
+@on_own
 async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
     page: Page, client: ImageGenClient, service: Service, modes: Path
 ) -> None:
@@ -196,6 +191,7 @@ async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
     assert not (modes / "endless.json").exists()
 
 
+@on_each
 async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
     page: Page, client: ImageGenClient, service: Service, modes: Path
 ) -> None:
@@ -218,6 +214,7 @@ async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
         client.run_mode("stock", colour=0x1000000)
 
 
+@on_own
 async def test_parameters_that_the_editor_put_into_subgraphs_are_set_and_come_back(
     page: Page, client: ImageGenClient, modes: Path
 ) -> None:
@@ -241,6 +238,7 @@ async def test_parameters_that_the_editor_put_into_subgraphs_are_set_and_come_ba
         assert opened["depths"] == [depth, depth]
 
 
+@on_own
 async def test_publishing_is_in_the_menu_and_among_the_commands(page: Page) -> None:
     """A front end that has a command palette shows there what is among the commands; this one has none yet."""
     commands = await page.evaluate("() => app.extensionManager.command.commands.map(each => [each.id, each.label])")

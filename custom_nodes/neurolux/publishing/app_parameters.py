@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .app_mode import AppInput, AppMode
+from .definitions import Definition, spec_of
 from .editor_graph import EditorGraph, Widget
 
-Definition = Mapping[str, Any]
-"""What ``INPUT_TYPES`` of a node class returns."""
 LARGEST_INTEGER = 2**53 - 1
 """JSON numbers beyond it lose digits in JavaScript, and so in the editor."""
 CONTROL = "control_after_generate"
@@ -75,7 +74,7 @@ def read_parameters(
         node = graph[one.widgets[0].node_id]
         value = node["inputs"][one.widgets[0].name]
         control = _control(editor, one.widgets[0], widgets)
-        spec = _spec(definitions(node["class_type"]), one.widgets[0].name)
+        spec = spec_of(definitions(node["class_type"]), one.widgets[0].name, node["inputs"])
         try:
             usable.append((one, _narrowed(one, _typed(one, value, spec, control), spec)))
         except ValueError as error:
@@ -88,8 +87,19 @@ def read_parameters(
     return found, warnings
 
 
-def result_name(node: Mapping[str, Any], node_id: str) -> str:
-    """The name of a result in answers: what a Result node says, else its title, else its id."""
+def result_names(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The names of results in answers by the ids of their nodes. Two alike get the ids."""
+    names = {node_id: _result_name(node, node_id) for node_id, node in nodes.items()}
+    often = Counter(names.values())
+    return {node_id: _told_apart(name, node_id) if often[name] > 1 else name for node_id, name in names.items()}
+
+
+def _told_apart(name: str, node_id: str) -> str:
+    return f"{name}_{re.sub(r'[^0-9]+', '_', node_id)}"
+
+
+def _result_name(node: Mapping[str, Any], node_id: str) -> str:
+    """What a Result node says, else its title, else its id."""
     named = node["inputs"].get("name")
     if isinstance(named, str) and named:
         return named
@@ -194,14 +204,6 @@ def _within(limit: Any) -> float | None:
     return max(-LARGEST_INTEGER, min(limit, LARGEST_INTEGER))
 
 
-def _spec(definition: Definition | None, name: str) -> Sequence[Any] | None:
-    for section in ("required", "optional"):
-        found = (definition or {}).get(section, {}).get(name)
-        if isinstance(found, list | tuple) and found:
-            return found
-    return None
-
-
 def _control(editor: EditorGraph, widget: Widget, widgets: Mapping[str, Sequence[str]]) -> str | None:
     """What the editor does with a seed after each run; None for a widget that it leaves alone."""
     names = list(widgets.get(widget.node_id, ()))
@@ -232,6 +234,5 @@ def _names(inputs: Sequence[AppInput]) -> list[str]:
         if own.count(own[n]) > 1 and slug(one.title):
             names[n] = slug(one.title) if per_place[one.place] == 1 else f"{slug(one.title)}_{own[n]}"
     return [
-        f"{name}_{re.sub(r'[^0-9]+', '_', one.place)}" if names.count(name) > 1 else name
-        for name, one in zip(names, inputs, strict=True)
+        _told_apart(name, one.place) if names.count(name) > 1 else name for name, one in zip(names, inputs, strict=True)
     ]

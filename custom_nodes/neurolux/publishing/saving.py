@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .app_mode import read_app_mode
-from .app_parameters import Definition, read_parameters, result_name
+from .app_parameters import read_parameters, result_names
+from .definitions import Definition
 
 MODES_VARIABLE = "NEUROLUX_MODES_DIR"
 """The service sets it for a ComfyUI that it starts."""
@@ -197,7 +198,8 @@ def _results(graph: Mapping[str, Any], chosen: Sequence[str], classes: NodeClass
             "the graph has no Result node and no other node that saves or shows its output, so a request would return "
             "nothing. Add one (NeuroLux > Result, or Save Image), link your images to it, and publish again",
         )
-    return [{"node": node_id, "name": result_name(graph[node_id], node_id)} for node_id in ends]
+    names = result_names({node_id: graph[node_id] for node_id in ends})
+    return [{"node": node_id, "name": name} for node_id, name in names.items()]
 
 
 def _replaces(path: Path, changes: Sequence[str]) -> str:

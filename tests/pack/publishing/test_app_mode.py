@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from neurolux.publishing.app_mode import AppMode, read_app_mode
-from neurolux.publishing.app_parameters import AppParameter, read_parameters
+from neurolux.publishing.app_parameters import AppParameter, read_parameters, result_names
 
 ROOT = "6f1c0d0e-0000-4000-8000-000000000001"
 INNER = "6f1c0d0e-0000-4000-8000-000000000002"
@@ -55,7 +55,7 @@ NODES = [
 GRAPH: dict[str, Any] = {
     "6": {
         "class_type": "KSampler",
-        "inputs": {"seed": 7, "steps": 20, "cfg": ["20", 0], "model.size": "2K", "denoise": 0},
+        "inputs": {"seed": 7, "steps": 20, "cfg": ["20", 0], "model": "b", "model.size": "2K", "denoise": 0},
     },
     "12:3": {"class_type": "KSampler", "inputs": {"steps": 4}},
     "12:4": {"class_type": "KSampler", "inputs": {"steps": 4}},
@@ -78,6 +78,15 @@ DEFINITIONS: dict[str, Any] = {
             "seed": ("INT", {"default": 0, "min": 0, "max": 2**64 - 1, "control_after_generate": True}),
             "denoise": ("FLOAT", {"min": 0, "max": 1}),
             "steps": ("INT", {"min": 1, "max": 10000, "step": 1, "tooltip": "How many."}),
+            "model": (
+                "COMFY_DYNAMICCOMBO_V3",
+                {
+                    "options": [
+                        {"key": "a", "inputs": {"required": {"size": ("STRING", {})}}},
+                        {"key": "b", "inputs": {"required": {"size": ("COMBO", {"options": ["1K", "2K"]})}}},
+                    ]
+                },
+            ),
         }
     },
     "CLIPTextEncode": {"required": {"text": ("STRING", {"multiline": True})}},
@@ -174,6 +183,19 @@ def test_types_limits_and_texts_come_from_the_definition() -> None:
     assert steps["places"] == (("6", "steps", 2),)
     assert (image["kind"], image["required"], image["default"]) == ("image", True, "")
     assert (text["kind"], text["description"], text["default"]) == ("text", "Not this.", "bad")
+
+
+def test_an_input_that_another_decides_on_has_the_definition_under_that_choice() -> None:
+    _, [size], _ = read([6, "model.size"])
+    assert (size.name, size.kind, size.default) == ("model_size", "choice", "2K")
+    _, [text], [warning] = read([6, "model"], [20, "text"])
+    assert (text.name, "COMFY_DYNAMICCOMBO_V3, which requests cannot set" in warning) == ("text", True)
+
+
+def test_results_that_are_called_alike_are_told_apart() -> None:
+    nodes = {"3": "Save Image", "9:12": "Save Image", "5": "Last"}
+    named = {key: {"inputs": {}, "_meta": {"title": title}} for key, title in nodes.items()}
+    assert result_names(named) == {"3": "save_image_3", "9:12": "save_image_9_12", "5": "last"}
 
 
 def test_a_seed_that_is_held_is_a_number_within_what_json_can_carry() -> None:
