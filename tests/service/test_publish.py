@@ -103,13 +103,17 @@ def result(source: str, name: str, output_format: str = "png") -> dict[str, Any]
 
 
 SCALER = {
-    "1": node("NeuroLuxImageParameter", name="image", image="", description="What to scale.", required=True),
+    "1": node("NeuroLuxLoadImage", image=""),
     "2": node("NeuroLuxChoiceParameter", name="method", value="bilinear", choices="", description="How."),
-    "3": node("NeuroLuxBooleanParameter", name="smooth", value=True, description=""),
+    "3": node("PrimitiveBoolean", value=True),
     "4": node("ImageScale", image=["1", 0], upscale_method=["2", 0], width=16, height=16, crop="disabled"),
     "9": result("4", "large", "webp"),
     "10": result("1", "same"),
 }
+SCALER_FIELDS = [
+    {"name": "image", "kind": "image", "description": "What to scale.", "required": True, "targets": [["1", "image"]]},
+    {"name": "smooth", "kind": "boolean", "default": True, "targets": [["3", "value"]]},
+]
 FILE = {
     "1": node("NeuroLuxFileParameter", name="archive", file="", description="", required=True, accept="zip"),
     "2": node("EmptyImage", width=16, height=16, batch_size=1, color=0),
@@ -264,7 +268,7 @@ def test_the_route_writes_nothing_that_it_should_not(
     if path == "empty":
         graph = {}
     if path == "twice":
-        graph |= {key: node("NeuroLuxSeedParameter", name="seed", value=1) for key in ("2", "3")}
+        graph |= {key: node("NeuroLuxIntegerParameter", name="seed", value=1) for key in ("2", "3")}
     before = set(modes.parent.rglob("*"))
     session = requests.Session()
     request = requests.Request("POST", "http://x", json={"workflow": {"nodes": []}, "api": graph}).prepare()
@@ -281,6 +285,8 @@ def test_a_graph_in_api_format_dropped_into_the_folder_works_at_every_door(
     client: ImageGenClient, modes: Path, imagegen: Any, tmp_path: Path
 ) -> None:
     (modes / "scale.json").write_text(json.dumps(SCALER))
+    (modes / "api").mkdir(exist_ok=True)
+    (modes / "api" / "scale.interface.json").write_text(json.dumps({"version": 1, "parameters": SCALER_FIELDS}))
     (modes / "half.json").write_text(json.dumps({"nodes": [], "links": []}))
     schema = client.mode("scale")
     assert schema["properties"]["method"]["enum"] == ["nearest-exact", "bilinear", "area", "bicubic", "lanczos", None]

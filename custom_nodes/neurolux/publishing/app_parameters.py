@@ -2,7 +2,9 @@
 
 Names are frozen when a workflow is published. The first of these holds: the label that the author gave to the widget,
 ``name`` in the entry's configuration, the widget's own name. Two alike get the titles of their nodes. Everything else
-follows from the node's definition, as ``/object_info`` gives it.
+follows from the node's definition, as ``/object_info`` gives it. An entry's configuration may narrow it: ``minimum``,
+``maximum``, ``step``, ``max_length``, ``choices``, ``required``; and ``accept`` makes a file of a widget that takes the
+name of one in the input folder. The editor keeps keys that it does not know.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ LARGEST_INTEGER = 2**53 - 1
 """JSON numbers beyond it lose digits in JavaScript, and so in the editor."""
 CONTROL = "control_after_generate"
 """The widget behind a seed that says what becomes of it after each run."""
+LEFT_OUT_IF_EMPTY = ("description", "places", "required", "choices", "accept")
 UNKNOWN_UPLOADS = ("video_upload", "audio_upload", "file_upload")
 
 
@@ -41,11 +44,14 @@ class AppParameter:
     minimum: float | None = None
     maximum: float | None = None
     step: float | None = None
+    max_length: int | None = None
+    choices: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As JSON, without what is not known."""
         known = {key: value for key, value in asdict(self).items() if value is not None}
-        return {key: value for key, value in known.items() if key not in ("description", "places", "required") or value}
+        return {key: value for key, value in known.items() if key not in LEFT_OUT_IF_EMPTY or value}
 
 
 def read_parameters(
@@ -70,7 +76,7 @@ def read_parameters(
         control = _control(editor, one.widgets[0], widgets)
         spec = spec_of(definitions(node["class_type"]), one.widgets[0].name, node["inputs"])
         try:
-            usable.append((one, _typed(one, value, spec, control)))
+            usable.append((one, _narrowed(one, _typed(one, value, spec, control), spec)))
         except ValueError as error:
             warnings.append(str(error))
     found = [
@@ -125,10 +131,9 @@ def _typed(one: AppInput, value: Any, spec: Sequence[Any] | None, control: str |
             limits = {"minimum": _within(options.get("min")), "maximum": _within(options.get("max"))}
             step = options.get("step") if isinstance(options.get("step"), int | float) else None
             return {"kind": "integer" if kind == "INT" else "number", **common, **limits, "step": step}
-        case "COMBO" | list() as choices:
-            offered = choices if isinstance(choices, list) else options.get("options") or []
+        case "COMBO" | list():
             if options.get("image_upload"):
-                required = common["required"] or "" not in offered
+                required = common["required"] or "" not in _options(spec)
                 return {"kind": "image", **common, "default": "", "required": required}
             if any(options.get(upload) for upload in UNKNOWN_UPLOADS):
                 raise ValueError(f"{shown} is a video, sound or other file, which requests cannot bring")
@@ -137,6 +142,45 @@ def _typed(one: AppInput, value: Any, spec: Sequence[Any] | None, control: str |
             return _typed(one, value, None, control)
         case kind:
             raise ValueError(f"{shown} is of the type {kind}, which requests cannot set")
+
+
+def _narrowed(one: AppInput, typed: dict[str, Any], spec: Sequence[Any] | None) -> dict[str, Any]:
+    """``typed`` within what the author's configuration says. Raises ValueError for what does not fit the widget."""
+    config, kind = one.config, typed["kind"]
+    shown = f"the app's input {one.name!r} of node {one.place} ({one.title})"
+    found = dict(typed)
+    for key, tighter in (("minimum", max), ("maximum", min), ("step", max)):
+        if key in config:
+            if kind not in ("integer", "number") or not _is_number(config[key]):
+                raise ValueError(f"{shown}: {key} {config[key]!r} does not fit a {kind}")
+            found[key] = config[key] if found.get(key) is None else tighter(found[key], config[key])
+    if "max_length" in config:
+        if kind != "text" or not isinstance(config["max_length"], int):
+            raise ValueError(f"{shown}: max_length {config['max_length']!r} does not fit a {kind}")
+        found["max_length"] = config["max_length"]
+    for key, fits in (("choices", ("choice",)), ("accept", ("text", "choice"))):
+        if key in config:
+            if kind not in fits or not _is_texts(config[key]):
+                raise ValueError(f"{shown}: {key} {config[key]!r} does not fit a {kind}")
+            found[key] = tuple(config[key])
+    if unknown := [each for each in found.get("choices", ()) if each not in _options(spec)]:
+        raise ValueError(f"{shown}: its choice {unknown[0]!r} is none of the widget's")
+    return {**found, "kind": "file", "default": ""} if "accept" in found else found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _options(spec: Sequence[Any] | None) -> Sequence[Any]:
+    """What a list offers, in either form of a definition."""
+    if spec and isinstance(spec[0], list):
+        return spec[0]
+    return (spec[1].get("options") or []) if spec and len(spec) > 1 and isinstance(spec[1], Mapping) else []
 
 
 def _type_of(value: Any) -> str:

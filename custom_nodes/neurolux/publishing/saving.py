@@ -29,8 +29,8 @@ APP_NAME = "neurolux-imagegen"
 MODE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """Valid as a file name on every system, and in a URL without quoting."""
 RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
-PARAMETER_CLASS = re.compile(r"NeuroLux(Text|Integer|Number|Seed|Choice|Boolean|Image|File)Parameter")
-VALUE_INPUTS = ("value", "image", "file")
+PARAMETER_CLASS = re.compile(r"NeuroLux(Text|Integer|Number|Choice|File)Parameter")
+VALUE_INPUTS = ("value", "file")
 RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
 SHIPPED_MODES = Path(__file__).parents[1] / "example_workflows"
 
@@ -68,6 +68,13 @@ class Interface:
     warnings: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     """For people: each parameter with its type, also those of parameter nodes."""
+
+    @property
+    def frozen(self) -> dict[str, Any] | None:
+        """The content of the file that holds it; None if the graph says all by itself."""
+        if not (self.parameters or self.results):
+            return None
+        return {"version": INTERFACE_VERSION, "parameters": self.parameters, "results": self.results}
 
 
 @dataclass(frozen=True)
@@ -136,9 +143,8 @@ def publish(
     (folder / "api").mkdir(parents=True, exist_ok=True)
     # The UI graph goes last: it is what makes the mode appear.
     _write(folder / "api" / path.name, graph)
-    frozen = {"version": INTERFACE_VERSION, "parameters": interface.parameters, "results": interface.results}
-    if interface.parameters or interface.results:
-        _write(interface_file(path), frozen)
+    if interface.frozen:
+        _write(interface_file(path), interface.frozen)
     else:
         interface_file(path).unlink(missing_ok=True)
     _write(path, workflow)

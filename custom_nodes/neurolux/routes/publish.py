@@ -77,6 +77,7 @@ def _answer(published: Published) -> dict[str, Any]:
         "path": str(published.path),
         "endpoint": service_url() + published.endpoint,
         "parameters": published.interface.shown,
+        "interface": published.interface.frozen,
         "results": [one["name"] for one in published.interface.results],
         "warnings": published.interface.warnings,
         "changes": published.changes,

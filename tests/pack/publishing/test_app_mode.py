@@ -47,6 +47,8 @@ NODES = [
     {"id": 21, "type": "CLIPTextEncode", "title": "Muted", "inputs": [], "mode": 2},
     {"id": 22, "type": "LoadImage", "title": "Start image", "inputs": []},
     {"id": 23, "type": "LoadVideo", "title": "Clip", "inputs": []},
+    {"id": 24, "type": "ImageScale", "inputs": []},
+    {"id": 25, "type": "Resize", "inputs": []},
     {"id": 40, "type": "CLIPTextEncode", "inputs": [{"widget": {"name": "text"}, "label": "Main Prompt!"}]},
     {"id": 41, "type": "CLIPTextEncode", "title": "Negative", "inputs": []},
 ]
@@ -64,6 +66,8 @@ GRAPH: dict[str, Any] = {
     "20": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad"}},
     "22": {"class_type": "LoadImage", "inputs": {"image": "mine.png"}},
     "23": {"class_type": "LoadVideo", "inputs": {"file": "mine.mp4"}},
+    "24": {"class_type": "ImageScale", "inputs": {"crop": "disabled"}},
+    "25": {"class_type": "Resize", "inputs": {"method": "area"}},
     "30": {"class_type": "SaveImage", "inputs": {"images": ["12", 0]}},
     "40": {"class_type": "CLIPTextEncode", "inputs": {"text": ""}},
     "41": {"class_type": "CLIPTextEncode", "inputs": {"text": ""}},
@@ -87,6 +91,8 @@ DEFINITIONS: dict[str, Any] = {
     },
     "CLIPTextEncode": {"required": {"text": ("STRING", {"multiline": True})}},
     "EmptyLatentImage": {"required": {"width": ("INT", {"min": 16, "max": 16384, "step": 8})}},
+    "ImageScale": {"required": {"crop": (["disabled", "center"],)}},
+    "Resize": {"required": {"method": ("COMBO", {"options": ["area", "bicubic"]})}},
     "LoadImage": {"required": {"image": (["a.png", "b.png"], {"image_upload": True})}},
     "LoadVideo": {"required": {"file": ("COMBO", {"options": [], "video_upload": True})}},
 }
@@ -208,3 +214,40 @@ def test_names_are_labels_then_configured_then_the_widgets_own_and_never_alike()
 def test_one_widget_chosen_twice_is_one_parameter() -> None:
     _, parameters, _ = read([6, "steps"], [f"{ROOT}:6:steps", "steps"])
     assert len(parameters) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "record"),
+    [
+        ([6, "steps", {"minimum": 4, "maximum": 50}], {"kind": "integer", "minimum": 4, "maximum": 50}),
+        ([6, "steps", {"minimum": -4, "maximum": 99999}], {"kind": "integer", "minimum": 1, "maximum": 10000}),
+        ([6, "denoise", {"maximum": 0.5, "step": 0.1}], {"kind": "number", "minimum": 0, "maximum": 0.5, "step": 0.1}),
+        ([20, "text", {"required": True, "max_length": 9}], {"kind": "text", "required": True, "max_length": 9}),
+        ([20, "text", {"accept": ["zip"]}], {"kind": "file", "accept": ("zip",), "default": ""}),
+        ([24, "crop", {"choices": ["center"]}], {"kind": "choice", "choices": ("center",)}),
+        ([25, "method", {"choices": ["area"]}], {"kind": "choice", "choices": ("area",)}),
+    ],
+)
+def test_an_entry_narrows_what_its_widget_takes(entry: Any, record: dict[str, Any]) -> None:
+    _, [parameter], warnings = read(entry)
+    assert (parameter.record() | record, warnings) == (parameter.record(), [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ([20, "text", {"minimum": 1}], "minimum 1 does not fit a text"),
+        ([6, "steps", {"maximum": "many"}], "maximum 'many' does not fit a integer"),
+        ([6, "steps", {"maximum": True}], "maximum True does not fit a integer"),
+        ([6, "steps", {"max_length": 3}], "max_length 3 does not fit a integer"),
+        ([20, "text", {"max_length": "3"}], "max_length '3' does not fit a text"),
+        ([20, "text", {"choices": ["a"]}], "choices ['a'] does not fit a text"),
+        ([24, "crop", {"choices": "center"}], "choices 'center' does not fit a choice"),
+        ([24, "crop", {"choices": ["left"]}], "its choice 'left' is none of the widget's"),
+        ([6, "steps", {"accept": ["zip"]}], "accept ['zip'] does not fit a integer"),
+    ],
+)
+def test_what_does_not_fit_its_widget_is_left_out_with_a_warning(entry: Any, told: str) -> None:
+    _, parameters, [warning] = read(entry)
+    assert not parameters
+    assert told in warning

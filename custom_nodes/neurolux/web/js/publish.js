@@ -40,7 +40,7 @@ export async function content() {
   return { workflow, api: output, widgets: widgetNames(app.graph) };
 }
 
-async function send(name, graph, options) {
+export async function send(name, graph, options) {
   const response = await api.fetchApi(`/neurolux/modes/${encodeURIComponent(name)}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
