@@ -121,6 +121,7 @@ soak: $(VENV)/.synced-dev ## jobs while processes die, freeze and the disk fills
 workflows: $(VENV)/.synced-dev ## export workflows/api from workflows with ComfyUI's own front end
 	scripts/install-test-packages.sh
 	$(BIN)/python -m scripts.export_workflows
+	$(BIN)/python -m scripts.draw_wiring
 
 .PHONY: pot
 pot: ## write the template of the overlay's translations, and bring the translations up to date

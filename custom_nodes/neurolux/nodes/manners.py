@@ -7,7 +7,7 @@ they are given here, for all nodes alike, and not in the schemas.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from comfy_api.latest import io
 
@@ -48,7 +48,6 @@ MANNERS: Mapping[str, Manners] = {
         essentials=BASICS,
     ),
     "NeuroLuxLoadImage": Manners(("upload image", "optional image", "image input"), essentials=BASICS),
-    "NeuroLuxImageParameter": Manners(("upload image", "load image", *PARAMETER), ("description",)),
     "NeuroLuxEncodeImage": Manners(("vae encode", "image to image", "img2img", "inpaint")),
     "NeuroLuxImageToEdit": Manners(("kontext", "reference image", "image editing")),
     "NeuroLuxPrepareMask": Manners(
@@ -76,9 +75,7 @@ MANNERS: Mapping[str, Manners] = {
     "NeuroLuxTextParameter": Manners(("string", *PARAMETER), ("description", "required", "max_length")),
     "NeuroLuxIntegerParameter": Manners(("int", *PARAMETER), ("step", "description")),
     "NeuroLuxNumberParameter": Manners(("float", *PARAMETER), ("step", "description")),
-    "NeuroLuxSeedParameter": Manners(("random number", *PARAMETER), ("description",)),
     "NeuroLuxChoiceParameter": Manners(("combo", *PARAMETER), ("description",)),
-    "NeuroLuxBooleanParameter": Manners(("switch", "true false", *PARAMETER), ("description",)),
     "NeuroLuxFileParameter": Manners(("upload file", *PARAMETER), ("description", "accept")),
     "NeuroLuxTrainingImages": Manners(("dataset", "load image folder", "captions")),
     "NeuroLuxTrainLora": Manners(
@@ -99,19 +96,20 @@ def with_manners(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     return type(node.__name__, (node,), body)
 
 
+def manners_of(node_id: str) -> Manners:
+    """The manners of a node, with the names of families in place of ``MODELS``."""
+    own = [family for family in families().values() if family.loader and family.loader.node_id == node_id]
+    found = replace(MANNERS["NeuroLuxLoadModel"], essentials=None) if own else MANNERS[node_id]
+    names = [family.name for family in own or families().values()]
+    aliases = [word for alias in found.aliases for word in (names if alias == MODELS else [alias])]
+    return replace(found, aliases=tuple(aliases))
+
+
 def add_manners(schema: io.Schema) -> io.Schema:
     """Add what this ComfyUI knows of the node's manners."""
-    own = [family for family in families().values() if family.loader and family.loader.node_id == schema.node_id]
-    manners = MANNERS["NeuroLuxLoadModel"] if own else MANNERS[schema.node_id]
-    found = {
-        "search_aliases": [
-            word
-            for alias in manners.aliases
-            for word in ([family.name for family in own or families().values()] if alias == MODELS else [alias])
-        ],
-        "essentials_category": None if own else manners.essentials,
-    }
+    manners = manners_of(schema.node_id)
     known = {field.name for field in fields(schema)}
+    found = {"search_aliases": list(manners.aliases), "essentials_category": manners.essentials}
     for name, value in found.items():
         if name in known:
             setattr(schema, name, value)

@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 
-const COLORS = { NEUROLUX_PIPELINE: "#e8a33d", NEUROLUX_FILE: "#8fb5c9" };
+const COLORS = { NEUROLUX_PIPELINE: "#2ec4b6", NEUROLUX_FILE: "#8fb5c9" };
 
 app.registerExtension({
   name: "NeuroLux.SocketColors",
