@@ -13,8 +13,8 @@ from bridge.client import ImageGenClient
 from bridge.modes.library import SHIPPED_WORKFLOWS
 from scripts.export_workflows import SET_VALUES, export, open_graph
 from tests.service.conftest import DEFAULT_MODEL, Service
-from tests.service.front_ends import Editor, on_each, on_own
-from tests.service.graph_layout import WINDOW, layout_problems
+from tests.service.front_ends import Editor, on_each, on_newer, on_own
+from tests.service.graph_layout import NODES_2, WINDOW, layout_problems, nodes_2_problems
 
 IMAGE_SIZES = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
@@ -119,6 +119,20 @@ async def test_every_graph_opens_agrees_with_its_twin_and_is_taken_by_comfyui(
     if before is not None:
         await page.set_viewport_size(before)
     assert not wrong, "\n".join(wrong)
+
+
+@on_newer
+async def test_no_node_lies_on_another_in_nodes_2(page: Page) -> None:
+    """Its rows are higher than those of the classic canvas, and a note shows all of its text."""
+    await page.evaluate(NODES_2, True)
+    try:
+        wrong: list[str] = []
+        for path in sorted(SHIPPED_WORKFLOWS.glob("*.json")):
+            await open_graph(page, json.loads(path.read_bytes()))
+            wrong += await nodes_2_problems(page, path.stem)
+        assert not wrong, "\n".join(wrong)
+    finally:
+        await page.evaluate(NODES_2, False)
 
 
 def unexpected(answer: dict[str, Any]) -> list[str]:

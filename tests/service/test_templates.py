@@ -44,6 +44,9 @@ class Classes:
     def definition(self, class_type: str) -> dict[str, Any] | None:
         return self._info[class_type]["input"] if class_type in self._info else None
 
+    def title(self, class_type: str) -> str:
+        return self._info.get(class_type, {}).get("display_name", class_type)
+
     def is_output(self, class_type: str) -> bool:
         return class_type in self._info and self._info[class_type]["output_node"]
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .app_mode import AppInput, AppMode
-from .definitions import Definition, spec_of
+from .definitions import Definition, choices_of, options_of, spec_of
 from .editor_graph import EditorGraph, Widget
 
 LARGEST_INTEGER = 2**53 - 1
@@ -114,7 +114,7 @@ def slug(text: str) -> str:
 def _typed(one: AppInput, value: Any, spec: Sequence[Any] | None, control: str | None) -> dict[str, Any]:
     """Type, limits and default. Raises ValueError for a value that JSON or a request cannot carry."""
     shown = f"the app's input {one.name!r} of node {one.place} ({one.title})"
-    options: Mapping[str, Any] = spec[1] if spec and len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+    options = options_of(spec)
     common = {
         "default": value,
         "description": str(one.config.get("description") or options.get("tooltip") or ""),
@@ -133,7 +133,7 @@ def _typed(one: AppInput, value: Any, spec: Sequence[Any] | None, control: str |
             return {"kind": "integer" if kind == "INT" else "number", **common, **limits, "step": step}
         case "COMBO" | list():
             if options.get("image_upload"):
-                required = common["required"] or "" not in _options(spec)
+                required = common["required"] or "" not in choices_of(spec)
                 return {"kind": "image", **common, "default": "", "required": required}
             if any(options.get(upload) for upload in UNKNOWN_UPLOADS):
                 raise ValueError(f"{shown} is a video, sound or other file, which requests cannot bring")
@@ -163,7 +163,7 @@ def _narrowed(one: AppInput, typed: dict[str, Any], spec: Sequence[Any] | None) 
             if kind not in fits or not _is_texts(config[key]):
                 raise ValueError(f"{shown}: {key} {config[key]!r} does not fit a {kind}")
             found[key] = tuple(config[key])
-    if unknown := [each for each in found.get("choices", ()) if each not in _options(spec)]:
+    if unknown := [each for each in found.get("choices", ()) if each not in choices_of(spec)]:
         raise ValueError(f"{shown}: its choice {unknown[0]!r} is none of the widget's")
     return {**found, "kind": "file", "default": ""} if "accept" in found else found
 
@@ -174,13 +174,6 @@ def _is_number(value: Any) -> bool:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _options(spec: Sequence[Any] | None) -> Sequence[Any]:
-    """What a list offers, in either form of a definition."""
-    if spec and isinstance(spec[0], list):
-        return spec[0]
-    return (spec[1].get("options") or []) if spec and len(spec) > 1 and isinstance(spec[1], Mapping) else []
 
 
 def _type_of(value: Any) -> str:

@@ -11,6 +11,18 @@ Spec = Sequence[Any]
 """Type and options of an input."""
 
 
+def options_of(spec: Any) -> Mapping[str, Any]:
+    """What a specification says beside the type: limits, a tooltip, the options of a list."""
+    return spec[1] if isinstance(spec, list | tuple) and len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+
+
+def choices_of(spec: Any) -> Sequence[Any]:
+    """What a list offers, in either form of a specification; empty if it is none."""
+    if isinstance(spec, list | tuple) and spec and isinstance(spec[0], list):
+        return spec[0]
+    return options_of(spec).get("options") or []
+
+
 def spec_of(definition: Definition | None, name: str, values: Mapping[str, Any]) -> Spec | None:
     """The specification of the input ``name``; None if the definition has no such input.
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from .app_mode import read_app_mode
 from .app_parameters import read_parameters, result_names
 from .definitions import Definition
+from .named_nodes import read_named_nodes
 
 MODES_VARIABLE = "NEUROLUX_MODES_DIR"
 """The service sets it for a ComfyUI that it starts."""
@@ -52,6 +53,10 @@ class NodeClasses(Protocol):
 
     def definition(self, class_type: str) -> Definition | None:
         """What ``INPUT_TYPES`` of the class returns; None for an unknown class."""
+        ...
+
+    def title(self, class_type: str) -> str:
+        """The title of nodes of the class to which nobody gave one."""
         ...
 
     def is_output(self, class_type: str) -> bool:
@@ -164,7 +169,7 @@ def interface_of(workflow: Any, graph: Any, classes: NodeClasses, widgets: Mappi
         raise CannotPublish("bad_graph", "the graph is empty or entirely muted; there is nothing to run")
     names = _parameter_nodes(graph)
     shown = [f"{name}: {kind}" for name, (_, kind) in names.items()]
-    app = read_app_mode(workflow, graph)
+    app = read_app_mode(workflow, graph) or read_named_nodes(workflow, graph, classes.definition, classes.title)
     parameters, warnings = [], list(app.warnings) if app else []
     if app is not None:
         found, more = read_parameters(app, workflow, graph, definitions=classes.definition, widgets=widgets)

@@ -116,6 +116,21 @@ def test_lightning_samples_in_any_of_its_steps(comfyui: ComfyServer) -> None:
         assert len(run.previews) == steps
 
 
+def test_each_checkpoint_is_loaded_once_and_only_if_it_is_sampled_with(comfyui: ComfyServer) -> None:
+    """Nodes before Sample take the checkpoint that it will use, or any that is in memory."""
+
+    def loads() -> int:
+        return comfyui.log.read_text().count("loaded tiny-sdxl-lightning in")
+
+    comfyui.post("/free", {"unload_models": True, "free_memory": True})
+    wait_until(lambda: comfyui.get("/neurolux/models")["current_model"] is None)
+    before, counted = loads(), []
+    for prompt, steps in (("one", 2), ("two", 8), ("three", 8), ("four", 2)):
+        assert comfyui.run(text_to_image("tiny-sdxl-lightning", prompt=prompt, steps=steps)).status == "success"
+        counted.append(loads() - before)
+    assert counted == [1, 2, 2, 2]
+
+
 def test_family_loader_refuses_another_family(comfyui: ComfyServer) -> None:
     graph = text_to_image("tiny-sdxl")
     graph["load"] = node("NeuroLuxLoadFlux", model="tiny-sdxl", precision="auto", offload="auto")
