@@ -69,4 +69,5 @@ async def test_the_blueprints_are_in_the_node_library_and_are_queued_as_their_gr
 async def test_our_sockets_have_a_colour_of_their_own_in_both_renderers(page: Page) -> None:
     for socket in ("NEUROLUX_PIPELINE", "NEUROLUX_FILE"):
         colors = await page.evaluate(COLORS, socket)
-        assert colors[0] and len({color.strip() for color in colors}) == 1, (socket, colors)
+        assert colors[0], socket
+        assert len({color.strip() for color in colors}) == 1, (socket, colors)
