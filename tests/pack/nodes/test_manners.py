@@ -35,6 +35,20 @@ def test_every_node_is_found_by_other_words_and_hides_only_inputs_that_it_has(
             assert info.get("essentials_category") == manners.essentials
 
 
+def test_every_seed_has_one_control_and_every_list_of_files_is_a_list(comfyui: ComfyServer) -> None:
+    """The editor adds the control behind the widget; a value that is no seed would have a widget too many."""
+    for name, info in comfyui.get("/object_info").items():
+        if not name.startswith("NeuroLux"):
+            continue
+        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        controlled = [key for key, (_, options) in inputs.items() if options.get("control_after_generate")]
+        assert controlled == [key for key in inputs if key == "seed"], name
+        for key in {"model", "lora", "controlnet", "motion", "upscaler"} & set(inputs):
+            kind, options = inputs[key]
+            assert kind == "COMBO", (name, key)
+            assert options["options"], (name, key)
+
+
 def test_a_familys_name_finds_the_nodes_of_an_image_and_its_own_loader(comfy_modules: None) -> None:
     from neurolux.families.registry import families
     from neurolux.nodes import NODES
