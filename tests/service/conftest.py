@@ -84,7 +84,7 @@ async def front_end(service: Service, request: pytest.FixtureRequest) -> AsyncIt
 @pytest.fixture
 async def page(front_end: Editor) -> Page:
     """Its page, without the notices of earlier tests."""
-    await front_end.page.evaluate("() => app.extensionManager.toast.removeAll()")
+    await front_end.page.evaluate("() => app.extensionManager.toast.removeAll?.()")
     return front_end.page
 
 

@@ -44,8 +44,9 @@ async def open_editor(url: str, front_end: Wheel | None) -> AsyncIterator[Editor
     console: list[str] = []
 
     def heard(message: ConsoleMessage) -> None:
-        if message.type in ("warning", "error"):
-            console.append(f"{message.type}: {message.text} ({message.location.get('url')})")
+        source = message.location.get("url") or url
+        if message.type in ("warning", "error") and source.startswith(url):  # Not what other servers do not answer.
+            console.append(f"{message.type}: {message.text} ({source})")
 
     async def prepare(page: Page) -> None:
         page.on("console", heard)

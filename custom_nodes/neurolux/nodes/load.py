@@ -75,7 +75,7 @@ def offload_input() -> io.Combo.Input:
 
 def compile_input() -> io.Boolean.Input:
     """The compile switch. Optional: graphs saved before it existed have no value for it."""
-    switch = io.Boolean.Input(
+    return io.Boolean.Input(
         "compile",
         default=False,
         optional=True,
@@ -85,8 +85,6 @@ def compile_input() -> io.Boolean.Input:
             "(offload stream, sequential or disk). Pixels may differ slightly by rounding."
         ),
     )
-    switch.extra_dict["advanced"] = True  # the argument of that name is newer than the oldest ComfyUI that we run on
-    return switch
 
 
 def loaded_output() -> io.Custom.Output:
