@@ -76,8 +76,8 @@ def depth() -> Image.Image:
         ball(draw, x, y, radius, colour)
         red, green, blue = ((each + 255) // 2 for each in colour)
         ball(draw, x - radius * 0.3, y - radius * 0.35, radius * 0.25, (red, green, blue))
-        grey = int(40 + 200 * (y + radius))
-        ball(shades, x, y, radius, (min(grey, 255),) * 3)
+        grey = min(int(40 + 200 * (y + radius)), 255)
+        ball(shades, x, y, radius, (grey, grey, grey))
     return with_corner(reduced(scene), reduced(near.filter(ImageFilter.GaussianBlur(6))))
 
 
