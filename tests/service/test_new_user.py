@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
 
 from tests.service.front_ends import on_each
 
@@ -21,7 +21,9 @@ async def test_three_clicks_lead_from_our_templates_to_an_image(page: Page) -> N
     await page.evaluate(BROWSE)
     await page.get_by_text("neurolux", exact=True).first.click()  # The page of our templates.
     await page.get_by_test_id("template-workflow-Text to Image").click()
-    prompt = page.locator("textarea:visible").first
+    await page.wait_for_function(f"() => ({PROMPTS})()[0] === 'red apple, blue background'", timeout=60_000)
+    prompt = page.locator("textarea.comfy-multiline-input:visible").first
+    await expect(prompt).to_have_value("red apple, blue background")
     await prompt.click()
     await prompt.press("ControlOrMeta+a")
     await prompt.press_sequentially("yellow star")

@@ -247,6 +247,8 @@ async def test_publishing_is_in_the_menu_and_among_the_commands(page: Page) -> N
     await page.get_by_role("menuitem", name="File").hover()
     await page.get_by_role("menuitem", name="Publish as mode").click()
     await expect(page.get_by_role("dialog").get_by_role("textbox")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 @pytest.mark.parametrize(
