@@ -11,8 +11,9 @@ SHOWN = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
     return (result?.imgs ?? []).some(image => image.complete && image.naturalWidth);
 }"""
-PROMPTS = """() => app.graph.nodes
-    .filter(node => node.type === 'NeuroLuxEncodePrompt').map(node => node.widgets[0].value)"""
+PROMPTS = """() => Object.fromEntries(app.graph.nodes
+    .filter(node => node.type === 'NeuroLuxEncodePrompt').map(node => [node.title, node.widgets[0].value]))"""
+"""By title: a click on a node puts it behind the others in the list."""
 
 
 @on_each
@@ -21,7 +22,7 @@ async def test_three_clicks_lead_from_our_templates_to_an_image(page: Page) -> N
     await page.evaluate(BROWSE)
     await page.get_by_text("neurolux", exact=True).first.click()  # The page of our templates.
     await page.get_by_test_id("template-workflow-Text to Image").click()
-    await page.wait_for_function(f"() => ({PROMPTS})()[0] === 'red apple, blue background'", timeout=60_000)
+    await page.wait_for_function(f"() => ({PROMPTS})().Prompt === 'red apple, blue background'", timeout=60_000)
     prompt = page.locator("textarea.comfy-multiline-input:visible").first
     await expect(prompt).to_have_value("red apple, blue background")
     await prompt.click()
@@ -29,4 +30,4 @@ async def test_three_clicks_lead_from_our_templates_to_an_image(page: Page) -> N
     await prompt.press_sequentially("yellow star")
     await page.get_by_role("button", name="Run", exact=True).first.click()
     await page.wait_for_function(SHOWN, timeout=120_000)
-    assert await page.evaluate(PROMPTS) == ["yellow star", ""]
+    assert await page.evaluate(PROMPTS) == {"Prompt": "yellow star", "Negative Prompt": ""}
