@@ -455,9 +455,7 @@ FAMILY = FamilySpec(
     loader=LoaderNode(
         "NeuroLuxLoadSDXLLightning",
         "Load SDXL-Lightning",
-        "Loads SDXL-Lightning with the checkpoint that was distilled for the given number of steps.",
-        steps=tuple(map(str, LIGHTNING_STEPS)),
-        default_steps="4",
+        "Loads SDXL-Lightning. Sample uses the checkpoint that was distilled for its number of steps.",
     ),
     architectures=architectures,
 )

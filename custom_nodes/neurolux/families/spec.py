@@ -296,9 +296,6 @@ class LoaderNode:
     node_id: str
     title: str
     description: str
-    steps: tuple[str, ...] = ()
-    """The numbers of steps to choose from, if each has its own checkpoint; empty for no choice."""
-    default_steps: str = ""
 
 
 @dataclass(frozen=True)

@@ -185,11 +185,11 @@ class PrepareMask(io.ComfyNode):
                     optional=True,
                     tooltip="White is redrawn, black is kept. Takes precedence over transparency.",
                 ),
-                io.Mask.Input("transparency", optional=True, tooltip="A mask, such as that of an Image Parameter."),
+                io.Mask.Input("transparency", optional=True, tooltip="A mask, such as that of Load Image."),
                 io.Mask.Input(
                     "mask_transparency",
                     optional=True,
-                    tooltip="The transparency of the mask image, such as the mask output of its Image Parameter.",
+                    tooltip="The transparency of the mask image, such as the mask output of its Load Image.",
                 ),
             ],
             outputs=[io.Mask.Output("mask", display_name="mask", tooltip="1: redrawn. 0: kept. In between: blended.")],

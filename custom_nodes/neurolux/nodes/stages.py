@@ -134,6 +134,7 @@ class Sample(ReadsNegative):
         negative: Any = None,
         strength: float = 1.0,
     ) -> io.NodeOutput:
+        pipeline = pipeline.for_steps(steps)
         request = plan_sample(pipeline.model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
         loaded = borrow(pipeline, NodeReporter())
         samples = sample(loaded, request, positive, negative)

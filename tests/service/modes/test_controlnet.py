@@ -111,7 +111,7 @@ def test_a_transparent_control_image_is_told(client: ImageGenClient) -> None:
         "controlnet-canny", prompt=PROMPT, model="starter", seed=1, control_image=png(image), control_end=1.0
     )
     (warning,) = answer.warnings
-    assert "control_image is partly transparent and its transparency is not used" in warning
+    assert "Control Image is partly transparent and its transparency is not used" in warning
 
 
 @pytest.mark.parametrize("kind", ["depth", "pose"])
