@@ -637,7 +637,7 @@ FAMILY = FamilySpec(
         encode,
         width="joint_attention_dim",
         pooled="pooled_prompt_embeds",
-        pooled_width=lambda config: config["pooled_projection_dim"],
+        pooled_width=lambda config: config.get("pooled_projection_dim"),
         embeds_guidance=lambda config: bool(config["guidance_embeds"]),
     ),
     latent=LatentSpace(
