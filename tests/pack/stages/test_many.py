@@ -260,12 +260,3 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_drawn(
     run = comfyui.run(graph)
     assert run.error_class == "InvalidParameter"
     assert message in run.error_text
-
-
-def test_a_warning_names_its_prompt_only_where_there_are_several(comfyui: ComfyServer) -> None:
-    long = "word " * 400
-    (alone,) = warnings(comfyui.run(batch(long, "1", steps=1)))
-    (named,) = warnings(comfyui.run(batch(f"{long}\na cat", "1", steps=1)))
-    assert named.startswith("'word word")
-    assert named.endswith(f": {alone}")
-    assert not alone.startswith("'word")
