@@ -367,6 +367,12 @@ def architectures() -> Mapping[str, Architecture]:
     return {name: one for name in ("sdxl-lightning", "sdxl-base", "sdxl-turbo")}
 
 
+def pooled_width(config: Config) -> int | None:
+    """What remains of the UNet's added embedding beside six embedded sizes."""
+    whole, each = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
+    return None if whole is None or each is None else whole - 6 * each
+
+
 FAMILY = FamilySpec(
     name="sdxl",
     title="SDXL",
@@ -401,6 +407,7 @@ FAMILY = FamilySpec(
         encode,
         width="cross_attention_dim",
         pooled="pooled_prompt_embeds",
+        pooled_width=pooled_width,
         cross_attends=True,
         weighs_tokens=True,
         extras=SIZE_EXTRAS,

@@ -113,7 +113,7 @@ def test_a_catalog_model_needs_no_download_when_its_files_are_there(house: House
         "repo": "black-forest-labs/FLUX.1-schnell",
         "bytes": 33_740_000_000,
         "gated": True,
-        "license": "Apache-2.0 (not verified)",
+        "license": "Apache-2.0",
     }
     (missing, *_) = [part for part in schnell["files"]["missing"] if part["component"] == "transformer"]
     assert (missing["kind"], missing["folder"], missing["example"]) == (

@@ -136,7 +136,7 @@ def test_the_models_list_shows_what_can_be_had(client: ImageGenClient, imagegen:
     assert found["controlnet", "starter-union"].status == "ready"
     assert found["preprocessor", "vitpose-base"].status == "ready"
     catalog = found["controlnet", "sdxl-union-promax"]
-    assert (catalog.license, catalog.status, catalog.bytes) == ("Apache-2.0 (not verified)", "missing", 2_516_000_000)
+    assert (catalog.license, catalog.status, catalog.bytes) == ("Apache-2.0", "missing", 2_516_000_000)
     listing = imagegen("models").stdout
-    assert "ControlNet sdxl-union-promax, for sdxl, 2.5 GB, Apache-2.0 (not verified), missing" in listing
-    assert "Preprocessor rt-detr, 172 MB, Apache-2.0 (not verified), ready" in listing
+    assert "ControlNet sdxl-union-promax, for sdxl, 2.5 GB, Apache-2.0, missing" in listing
+    assert "Preprocessor rt-detr, 172 MB, Apache-2.0, ready" in listing
