@@ -199,7 +199,7 @@ async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
     await page.evaluate(BUILD_APP)
     await publish_as(page, "stock")
     await agree(page, "colour: integer", "width: integer", "seed: seed", "left out: the app's input 'gone'")
-    await expect(page.locator(".p-toast-message-success").last).to_contain_text("/v1/modes/stock runs this graph now")
+    await expect(page.locator("body")).to_contain_text("/v1/modes/stock runs this graph now")
     fields = client.mode("stock")["properties"]
     assert (fields["colour"]["minimum"], fields["colour"]["maximum"]) == (0, 0xFFFFFF)
     assert (fields["width"]["default"], fields["width"]["description"]) == (32, "Pixels.")
@@ -247,6 +247,8 @@ async def test_publishing_is_in_the_menu_and_among_the_commands(page: Page) -> N
     await page.get_by_role("menuitem", name="File").hover()
     await page.get_by_role("menuitem", name="Publish as mode").click()
     await expect(page.get_by_role("dialog").get_by_role("textbox")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,10 @@ def manners_of(node_id: str) -> Manners:
 
 
 def add_manners(schema: io.Schema) -> io.Schema:
-    """Add what this ComfyUI knows of the node's manners."""
+    """Add what this ComfyUI knows of the node's manners. Raises ValueError where they name an input that it lacks."""
     manners = manners_of(schema.node_id)
+    if unknown := set(manners.advanced) - {each.id for each in schema.inputs}:
+        raise ValueError(f"{schema.node_id} has no input {', '.join(unknown)}")
     known = {field.name for field in fields(schema)}
     found = {"search_aliases": list(manners.aliases), "essentials_category": manners.essentials}
     for name, value in found.items():

@@ -1,61 +1,63 @@
-"""How the editor finds and shows the nodes: one row a node, and none too many."""
+"""How the editor finds and shows the nodes: rules over all of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from neurolux.families.registry import families
+
 from tests.pack.comfy_server import ComfyServer
 
-
-def shown_as_advanced(info: dict[str, Any]) -> set[str]:
-    """The inputs of a node that Nodes 2.0 and the side panel show on demand."""
-    inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
-    return {name for name, (_, options) in inputs.items() if options.get("advanced")}
-
-
-def test_every_node_is_found_by_other_words_and_hides_only_inputs_that_it_has(
-    comfyui: ComfyServer, comfy_modules: None
-) -> None:
-    from neurolux.nodes import NODES
-    from neurolux.nodes.load import FamilyLoader
-    from neurolux.nodes.manners import MANNERS, manners_of
-
-    known = {name: info for name, info in comfyui.get("/object_info").items() if name.startswith("NeuroLux")}
-    loaders = {node.define_schema().node_id for node in NODES if issubclass(node, FamilyLoader)}
-    assert set(known) - loaders == set(MANNERS)
-    for node in NODES:
-        schema = node.define_schema()
-        manners = manners_of(schema.node_id)
-        assert manners.aliases, schema.node_id
-        assert schema.display_name.lower() not in manners.aliases, schema.node_id
-        assert set(manners.advanced) == shown_as_advanced(known[schema.node_id]), schema.node_id
-        info = known[schema.node_id]
-        if "search_aliases" in info:  # A ComfyUI that knows the field.
-            assert info["search_aliases"] == list(manners.aliases)
-            assert info.get("essentials_category") == manners.essentials
+RARE = {
+    "precision", "offload", "compile", "vae", "text_encoder", "text_encoder_2", "quality", "filename_prefix",
+    "learning_rate", "resume", "person_score", "joint_score", "max_length", "description",
+}  # fmt: skip
+"""Inputs that a person rarely changes, on whichever node they are."""
+LISTS = {"model", "lora", "controlnet", "motion", "upscaler"}
+CHAIN = {"NeuroLuxLoadModel", "NeuroLuxEncodePrompt", "NeuroLuxSample", "NeuroLuxDecode"}
 
 
-def test_every_seed_has_one_control_and_every_list_of_files_is_a_list(comfyui: ComfyServer) -> None:
+@pytest.fixture(scope="module")
+def nodes(comfyui: ComfyServer) -> dict[str, dict[str, Any]]:
+    """Our nodes as the editor knows them. A node without a row in the table of manners would fail to load."""
+    return {name: info for name, info in comfyui.get("/object_info").items() if name.startswith("NeuroLux")}
+
+
+def inputs_of(info: dict[str, Any]) -> dict[str, Any]:
+    """Type and options of each input."""
+    return {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+
+
+def test_rarely_changed_inputs_are_advanced_and_no_socket_is(nodes: dict[str, dict[str, Any]]) -> None:
+    for name, info in nodes.items():
+        inputs = inputs_of(info)
+        advanced = {key for key, (_, options) in inputs.items() if options.get("advanced")}
+        assert RARE & set(inputs) <= advanced, name
+        assert set(inputs) - advanced, f"{name} shows nothing"
+        sockets = {key for key, (kind, _) in inputs.items() if kind in ("IMAGE", "LATENT", "NEUROLUX_PIPELINE")}
+        assert not sockets & advanced, name
+
+
+def test_every_seed_has_one_control_and_every_list_of_files_is_a_list(nodes: dict[str, dict[str, Any]]) -> None:
     """The editor adds the control behind the widget; a value that is no seed would have a widget too many."""
-    for name, info in comfyui.get("/object_info").items():
-        if not name.startswith("NeuroLux"):
-            continue
-        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    for name, info in nodes.items():
+        inputs = inputs_of(info)
         controlled = [key for key, (_, options) in inputs.items() if options.get("control_after_generate")]
         assert controlled == [key for key in inputs if key == "seed"], name
-        for key in {"model", "lora", "controlnet", "motion", "upscaler"} & set(inputs):
+        for key in LISTS & set(inputs):
             kind, options = inputs[key]
             assert kind == "COMBO", (name, key)
             assert options["options"], (name, key)
 
 
-def test_a_familys_name_finds_the_nodes_of_an_image_and_its_own_loader(comfy_modules: None) -> None:
-    from neurolux.families.registry import families
-    from neurolux.nodes import NODES
-    from neurolux.nodes.manners import manners_of
-
-    found = {node_id: manners_of(node_id).aliases for node_id in (node.define_schema().node_id for node in NODES)}
-    for family in families().values():
-        hits = {node_id for node_id, aliases in found.items() if family.name in aliases}
-        chain = {"NeuroLuxLoadModel", "NeuroLuxEncodePrompt", "NeuroLuxSample", "NeuroLuxDecode"}
-        assert hits >= chain | ({family.loader.node_id} if family.loader else set()), family.name
+def test_a_comfyui_that_knows_aliases_finds_each_node_by_other_words(nodes: dict[str, dict[str, Any]]) -> None:
+    """The pinned one does not: there the names alone are searched."""
+    known = {name: info["search_aliases"] for name, info in nodes.items() if "search_aliases" in info}
+    assert not known or set(known) == set(nodes)
+    for name, aliases in known.items():
+        assert aliases, name
+        assert nodes[name]["display_name"].lower() not in aliases, name
+    for family in families().values() if known else ():
+        hits = {name for name, aliases in known.items() if family.name in aliases}
+        assert hits >= CHAIN | ({family.loader.node_id} if family.loader else set()), family.name
