@@ -21,7 +21,8 @@ from ..catalog.reading import read_catalog
 from ..errors import InvalidParameter, NeuroLuxError
 from ..families.registry import family_of
 from ..library.plan_command import pixels
-from ..library.plan_query import PlanQuery, parse_query, plan_for
+from ..library.plan_query import PlanQuery, asked_shapes, parse_query, plan_for
+from ..planning.cards import known_cards
 from ..planning.records import Machine, gigabytes
 from ..planning.report import aligned_columns
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 GB = 10**9
 CARDS_GB = (4, 6, 8, 12, 16, 24, 80)
 RAMS_GB = (16, 32, 64)
+FRAMES = 16
 MODES = ("none", "model", "stream", "sequential", "disk")
 HEADER = (
     "model", "card", "RAM", "task", "precision", "offload", "planned VRAM", "on the card", "planned RAM", "in RAM",
@@ -44,11 +46,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="neurolux.dry_run.command", description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--model")
-    for name in ("vram", "ram", "precision", "offload", "size"):
+    for name in ("vram", "card", "ram", "precision", "offload", "size"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--matrix", action="store_true", help="every model (or --model) on the usual cards")
     parser.add_argument("--every-mode", action="store_true", help="with --matrix: each offload mode, not only auto")
-    parser.add_argument("--every-task", action="store_true", help="with --matrix: encoded images and videos too")
+    parser.add_argument("--every-task", action="store_true", help="with --matrix: image to image and videos too")
     parser.add_argument("--json", action="store_true")
     return parser
 
@@ -80,24 +82,26 @@ def prepare(comfyui: Path) -> None:
 
 def one(args: argparse.Namespace) -> Case:
     """The case that the options describe."""
-    from .architectures import known_architectures
     from .records import Case
+    from .run import Subject
 
-    given = {name: getattr(args, name) for name in ("vram", "ram", "precision", "offload")}
+    given = {name: getattr(args, name) for name in ("vram", "card", "ram", "precision", "offload")}
     query = parse_query({name: value for name, value in given.items() if value is not None} | pixels(args.size))
-    if args.model not in known_architectures():
-        raise InvalidParameter("model", f"a dry run knows {', '.join(known_architectures())}, and no {args.model!r}")
-    if not query.vram or query.ram is None:
+    Subject.of_catalog(args.model)
+    card = known_cards()[query.card] if query.card else None
+    vram = card.vram if card is not None and query.vram is None else query.vram
+    if not vram or query.ram is None:
         raise InvalidParameter("vram", "a dry run needs a card and a machine: --vram 8GB --ram 32GB")
     if query.width != query.height:
         raise InvalidParameter("size", "a dry run makes square images; write --size 1024")
-    return Case(args.model, query.vram, query.ram, query.offload, query.precision, query.width)
+    more = {"capability": tuple(int(part) for part in str(card.capability).split("."))} if card is not None else {}
+    return Case(args.model, vram, query.ram, query.offload, query.precision, query.width, **more)
 
 
 def matrix(args: argparse.Namespace) -> Iterator[Case]:
     """Every model on every card with every size of RAM, once for plans that are equal."""
     modes = MODES if args.every_mode else (args.offload or "auto",)
-    tasks: tuple[Task, ...] = ("text-to-image", "encode", "video") if args.every_task else ("text-to-image",)
+    tasks: tuple[Task, ...] = ("text-to-image", "image-to-image", "video") if args.every_task else ("text-to-image",)
     from .architectures import known_architectures
     from .records import Case
 
@@ -106,15 +110,16 @@ def matrix(args: argparse.Namespace) -> Iterator[Case]:
     for name in [args.model] if args.model else known_architectures():
         seen: set[str] = set()
         for card, ram, mode, task in product(CARDS_GB, RAMS_GB, modes, tasks):
-            query = PlanQuery(vram=card * GB, ram=ram * GB, offload=mode)
             model = catalog[name]
-            _, _, plan = plan_for(model, model.components, query, here)
-            if task == "video" and ("video", None) not in family_of(model.family).pipelines:
+            if task != "text-to-image" and (task, None) not in family_of(model.family).pipelines:
                 continue
+            query = PlanQuery(vram=card * GB, ram=ram * GB, offload=mode, frames=FRAMES if task == "video" else None)
+            shapes = asked_shapes(model, model.components, query, lambda kind, name: None)
+            _, _, plan = plan_for(model, shapes, query, here)
             key = f"{plan} {task}"
             if plan.fits and key not in seen:
                 seen.add(key)
-                yield Case(name, card * GB, ram * GB, mode, task=task, frames=16 if task == "video" else 1)
+                yield Case(name, card * GB, ram * GB, mode, task=task, frames=FRAMES if task == "video" else 1)
 
 
 def report(cases: Sequence[Case], *, as_json: bool) -> int:

@@ -33,7 +33,7 @@ Note = Callable[[str], None]
 
 
 def make_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
-    """Encode, sample, decode."""
+    """Encode, sample, decode; image to image encodes an image with the VAE before it samples."""
     model = loaded.model
     width = case.side or model.defaults.width
     height = case.side or model.defaults.height
@@ -41,10 +41,17 @@ def make_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> N
     with torch.no_grad():  # inference mode would hide what composite operations allocate inside
         positive = encode(loaded, prompt)
         note("encode")
-        with no_modes():
-            latent = {"samples": torch.zeros(1, channels, height // scale, width // scale)}
-            request = plan_sample(model, loaded.spec.variant, latent, 1, 0, case.guidance)
-        request = replace(request, steps=case.steps, running=case.steps)
+        shape = (1, channels, height // scale, width // scale)
+        if case.task == "image-to-image":
+            encode_image(loaded, case, prompt, note)
+            request = plan_sample(model, loaded.spec.variant, {"samples": torch.empty(shape)}, 1, 0, case.guidance, 0.5)
+            request = replace(request, steps=2 * case.steps, running=case.steps)
+        else:
+            with no_modes():
+                request = plan_sample(
+                    model, loaded.spec.variant, {"samples": torch.zeros(shape)}, 1, 0, case.guidance
+                )  # fmt: skip
+            request = replace(request, steps=case.steps, running=case.steps)
         made = sample(loaded, request, positive, None)
         note("sample")
         decode(loaded, made)
@@ -118,6 +125,7 @@ def acquire_simulated_motion(loaded: LoadedPipeline, file: FileStamp) -> None:
 
 WORK: dict[str, Callable[[LoadedPipeline, Case, str, Note], None]] = {
     "text-to-image": make_image,
+    "image-to-image": make_image,
     "encode": encode_image,
     "prompt": encode_prompt,
     "video": make_video,

@@ -74,8 +74,9 @@ LAYERWISE_SHARE = 0.5
 PINNED_SHARE = 0.8
 """Share of free RAM that may be pinned."""
 COMPUTE_RATES = {"cuda": 40e12, "cpu": 0.3e12}
-"""FLOP/s of a device that was not measured: about what an RTX 3090 and a desktop CPU achieve. They only decide how much
-of the streaming counts as hidden. A slower card hides more; for a faster one, set ``Machine.compute_rate``."""
+"""FLOP/s of a device of which nothing is known: about what an RTX 3090 and a desktop CPU achieve."""
+FP32_COMPUTE_RATE = 10e12
+"""The same of a card in fp32, without its tensor cores."""
 OTHER_COMPUTE_RATE = 10e12
 
 
@@ -99,14 +100,15 @@ def weight_bytes(shape: ComponentShape, storage: StorageType, compute: ComputeTy
     return sum(block_bytes(shape, storage, compute)) + shape.outside_blocks * COMPUTE_BYTES[compute] + unsplit
 
 
-def largest_layer(shape: ComponentShape) -> int:
-    """An upper bound for the parameters of the largest single layer.
+def largest_layer(shape: ComponentShape, *, embeds: bool = True) -> int:
+    """An upper bound for the parameters of the largest single layer. ``embeds``: whether the component embeds tokens.
 
-    A block of FLUX or T5 has at least three large layers; a UNet's resnet has two. Outside blocks, the embedding is the
-    largest layer. In a component that is not split it is the token embedding, 0.32 of CLIP-L.
+    A transformer's block has at least three large layers; a UNet's resnet has two. Outside blocks, the embedding is the
+    largest layer. In a component that is not split it is the token embedding, 0.32 of CLIP-L, or a convolution, 0.03 of
+    a VAE.
     """
     if not shape.blocks:
-        return round(shape.parameters * 0.35)
+        return round(shape.parameters * (0.35 if embeds else 0.05))
     block = max(shape.blocks)
     return max(round(block * (0.34 if block > LARGE_BLOCK else 0.7)), shape.outside_blocks)
 
@@ -175,8 +177,10 @@ def step_flops(family: FamilyCosts, shape: ComponentShape, workload: Workload) -
     return one * workload.passes * workload.frames
 
 
-def compute_rate(machine: Machine) -> float:
-    """FLOP/s of the machine: its own figure, or the default for its kind of device."""
+def compute_rate(machine: Machine, compute: ComputeType = "bf16") -> float:
+    """FLOP/s of the machine in ``compute``: its own figure, or the default for its kind of device."""
+    if compute == "fp32" and machine.own_memory:
+        return machine.fp32_rate or FP32_COMPUTE_RATE
     return machine.compute_rate or COMPUTE_RATES.get(machine.device, OTHER_COMPUTE_RATE)
 
 

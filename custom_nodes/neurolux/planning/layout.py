@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from . import costs
 from .formats import Formats, is_text_encoder
 from .records import (
-    CONTROLNET,
+    BESIDE,
     ComponentPlan,
     ComponentShape,
     FamilyCosts,
@@ -75,8 +75,9 @@ class Pipeline:
 
     @cached_property
     def controls(self) -> list[str]:
-        """The ControlNets. They are loaded whole for their stage, and streamed only if they do not fit."""
-        return [name for name in self.shapes if name.startswith(CONTROLNET)]
+        """The ControlNets and the motion adapter. They are loaded whole for their stage; ControlNets are streamed if
+        they do not fit."""
+        return [name for name in self.shapes if name.startswith(BESIDE)]
 
     @cached_property
     def denoiser(self) -> str:
@@ -171,9 +172,12 @@ class Pipeline:
     @cached_property
     def step_seconds(self) -> float:
         """Estimated compute time of one step."""
-        return costs.step_flops(self.family, self.shapes[self.denoiser], self.workload) / costs.compute_rate(
-            self.machine
-        )
+        return costs.step_flops(self.family, self.shapes[self.denoiser], self.workload) / self.compute_rate
+
+    @property
+    def compute_rate(self) -> float:
+        """FLOP/s of the device in the type that the denoiser computes in."""
+        return costs.compute_rate(self.machine, self.formats[self.denoiser][1])
 
     def lost_in_steps(self, seconds: float) -> float:
         """The time that ``seconds`` of streaming per step add to all steps, after overlap with computing."""
@@ -334,7 +338,7 @@ def whole_cost(
         return LayoutCost(device, pipe.converted, seconds=pipe.total / machine.disk_rate, copies_in_ram=False)
     streamed_controls = controls or {}
     layers = {
-        name: costs.largest_layer(shape) * pipe.bytes[name] // max(shape.parameters, 1)
+        name: costs.largest_layer(shape, embeds=is_text_encoder(name)) * pipe.bytes[name] // max(shape.parameters, 1)
         for name, shape in pipe.shapes.items()
     }
     device = max(

@@ -18,6 +18,10 @@ OFFLOAD_CHOICES = ("auto", "none", "model", "stream", "sequential", "disk")
 PRECISION_CHOICES = ("auto", "bf16", "fp16", "fp32", "fp8", "int8", "nf4", "as-is")
 CONTROLNET = "controlnet"
 """Prefix of the component names of ControlNets."""
+MOTION = "motion"
+"""The component name of a motion adapter."""
+BESIDE = (CONTROLNET, MOTION)
+"""Prefixes of the names of components that belong to no pipeline and work beside its denoiser."""
 ACCELERATORS = ("cuda", "xpu", "npu")
 """Devices with memory of their own. On a CPU and on MPS, weights and activations share RAM."""
 
@@ -82,7 +86,16 @@ class Machine:
     """Bytes per second from pinned RAM to the device: PCIe 3 x16 unless measured."""
     disk_rate: float = 1.5e9
     compute_rate: float | None = None
-    """FLOP/s that a denoiser achieves; None for the cautious default of the kind of device (costs.py)."""
+    """FLOP/s that a denoiser achieves in 16 bits, or in fp32 where that is all that the device computes in; None for
+    the cautious default of the kind of device (costs.py)."""
+    fp32_rate: float | None = None
+    """The same in fp32."""
+    card: str = ""
+    """The name of the device, if it is known."""
+    rates_from: Literal["assumed", "card", "measured"] = "assumed"
+    """Where the rates of computing come from: nowhere, a table of cards, or this machine."""
+    disk_from: Literal["assumed", "given", "measured"] = "assumed"
+    """Where ``disk_rate`` comes from; measured: on the disk with the files."""
 
     @property
     def own_memory(self) -> bool:
@@ -149,6 +162,11 @@ class Plan:
     copies_in_ram: bool = True
     """Whether RAM keeps a copy of the weights on the device, so they can be evicted without a copy back. False if RAM
     is too small and weights only pass through it."""
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether images wait for the disk: blocks, or all weights, are read from their files while they are made."""
+        return self.offload == "disk" or not self.copies_in_ram
 
 
 def gigabytes(size: float) -> str:

@@ -35,10 +35,13 @@ def test_a_plan_that_was_not_kept_says_how() -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--every-mode"], ["--every-task"]], ids=str)
-def test_the_matrix_has_every_model_and_no_plan_twice(options: list[str]) -> None:
+def test_the_matrix_has_every_model_and_no_plan_twice(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurolux.dry_run import command
     from neurolux.dry_run.architectures import known_architectures
     from neurolux.dry_run.command import make_parser, matrix
 
+    monkeypatch.setattr(command, "CARDS_GB", (8, 80))  # planning for all of them takes seconds
+    monkeypatch.setattr(command, "RAMS_GB", (16, 64))
     models = set(known_architectures())
     cases = list(matrix(make_parser().parse_args(["--comfyui", ".", "--matrix", *options])))
     assert {case.model for case in cases} == models

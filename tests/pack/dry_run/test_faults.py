@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from tests.pack.dry_run.short_models import short
+
 if TYPE_CHECKING:
     from neurolux.dry_run.run import DryRun
     from neurolux.loading.loaded import LoadedPipeline
@@ -20,16 +22,15 @@ GB = 10**9
 
 @contextmanager
 def loaded(vram: float, ram: int, offload: str = "auto", **faults: Any) -> Iterator[tuple[DryRun, LoadedPipeline]]:
-    """Stable Diffusion 1.5 on a simulated card."""
-    from neurolux.catalog.reading import read_catalog
+    """Stable Diffusion 1.5 with few layers on a simulated card."""
     from neurolux.dry_run.card import Faults, SimulatedMachine
     from neurolux.dry_run.records import Case
     from neurolux.dry_run.run import DryRun
 
     case = Case("sd15", int(vram * GB), ram * GB, offload)
-    dry = DryRun(SimulatedMachine(case.vram, case.ram, faults=Faults(**faults)))
+    dry = DryRun(SimulatedMachine(case.vram, case.ram, faults=Faults(**faults)), short("sd15"))
     with dry.running():
-        handle = dry.handle(read_catalog().models["sd15"], case)
+        handle = dry.handle(case)
         yield dry, dry.load(handle)
     assert dry.machine.alive["card"] <= 1024  # the caller's scheduler still has its steps
     assert [str(hazard) for hazard in dry.machine.hazards] == []
@@ -55,9 +56,11 @@ def test_memory_that_runs_out_at_any_allocation_is_survived() -> None:
         assert image(pipeline, 1) is None
         every = dry.machine.allocations - before
         for number, share in enumerate((0.1, 0.7), 2):
+            dry.machine.faults.happened = False
             dry.machine.faults.out_of_memory_at = dry.machine.allocations + 1 + int(share * every)
             wrong = image(pipeline, number)
             warnings = pipeline.take_warnings()
+            assert dry.machine.faults.happened
             assert wrong is None or "Choose" in wrong or "Use a smaller" in wrong
             assert wrong is not None or warnings == [] or "memory ran out" in warnings[0]
         assert image(pipeline, 99) is None
@@ -69,19 +72,20 @@ def test_memory_that_runs_out_while_weights_are_quantized_is_survived() -> None:
     from neurolux.dry_run.run import run_case
 
     case = Case("sd15", 8 * GB, 32 * GB, precision="int8", task="load", faults=Faults(out_of_memory_at=100))
-    outcome = run_case(case)
+    outcome = run_case(case, short("sd15"))
+    assert case.faults.happened
     assert outcome.left_on_card == outcome.left_in_ram == 0
 
 
 def test_pins_that_are_refused_only_make_copies_slower() -> None:
-    with loaded(4, 32, "stream", refuses_pins=True) as (dry, pipeline):
+    with loaded(2, 32, "stream", refuses_pins=True) as (dry, pipeline):
         assert image(pipeline) is None
         assert dry.machine.peak_pinned == 0
         assert pipeline.take_warnings() == []
 
 
 def test_a_card_that_overstates_its_free_memory_gets_a_leaner_plan() -> None:
-    with loaded(2.9, 32, overstated=2 * GB) as (_, pipeline):
+    with loaded(2.2, 32, overstated=2 * GB) as (_, pipeline):
         assert pipeline.placement.plan.offload == "none"
         assert image(pipeline) is None
         assert pipeline.placement.plan.offload != "none"
@@ -94,7 +98,7 @@ def test_a_card_that_overstates_its_free_memory_gets_a_leaner_plan() -> None:
 def test_an_interrupt_in_any_block_leaves_nothing_under_way(offload: str) -> None:
     import comfy.model_management as mm
 
-    with loaded(4, 32, offload) as (dry, pipeline):
+    with loaded(2, 32, offload) as (dry, pipeline):
         assert image(pipeline) is None
         on_card = dry.machine.alive["card"]
         unet: Any = pipeline.denoiser
