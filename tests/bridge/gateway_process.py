@@ -24,7 +24,7 @@ from bridge.names import Names
 from bridge.service.comfyui import free_port
 from tests.bridge.gateway.test_resolve import MODELS
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0
 SMALL_STORES = ("--job-store-bytes", str(16 * 2**20), "--image-store-bytes", str(64 * 2**20))
 """The broker sets the room aside, and many prefixes share one disk here."""
 BODY = {"prompt": "a lighthouse at dusk", "width": 512, "height": 512}

@@ -91,7 +91,7 @@ async def test_a_context_goes_with_the_job_and_its_webhook(house: House, receive
     assert (headers["traceparent"], headers["tracestate"]) == (PARENT, STATE)
 
     body = json.dumps(BODY).encode()
-    await nc.request(Names(house.prefix).submit, body, timeout=10, headers=HEADERS)
+    await nc.request(Names(house.prefix).submit, body, timeout=30, headers=HEADERS)
     assert (await worker.take()).traceparent == PARENT
 
     for headers in ({}, {"traceparent": "nonsense"}):

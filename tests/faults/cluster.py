@@ -146,7 +146,7 @@ class Cluster:
     def wait_comfyui(self, name: str = "comfyui") -> None:
         def answers() -> bool:
             try:
-                return requests.get(self.urls[name] + "/neurolux/models", timeout=5).status_code == 200
+                return requests.get(self.urls[name] + "/neurolux/models", timeout=30).status_code == 200
             except requests.RequestException:
                 return False
 

@@ -152,7 +152,7 @@ def test_a_nats_request_of_any_bytes_is_answered(
     cluster: Cluster, client: ImageGenClient, subject: str, payload: bytes, headers: dict[str, str]
 ) -> None:
     async def ask(nc: Client) -> bytes:
-        answer = await nc.request(subject, payload, timeout=10, headers=headers)
+        answer = await nc.request(subject, payload, timeout=30, headers=headers)
         assert len(answer.data) < 100_000
         assert not answer.headers
         return answer.data

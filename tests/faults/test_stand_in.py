@@ -94,7 +94,7 @@ def test_a_comfyui_that_did_not_load_the_nodes_gets_no_jobs_and_is_not_ready(
 def test_an_interrupt_in_the_editor_ends_the_job_as_cancelled(cluster: Cluster, client: ImageGenClient) -> None:
     job_id = submit(client, steps=100, color=next(_colors))
     running(client, job_id)
-    requests.post(cluster.urls["comfyui"] + "/interrupt", json={}, timeout=5)
+    requests.post(cluster.urls["comfyui"] + "/interrupt", json={}, timeout=30)
     state = ended(client, job_id)
     assert state.status == "cancelled"
     assert state.error
@@ -105,16 +105,16 @@ def test_a_job_deleted_from_comfyuis_queue_by_hand_ends_as_cancelled(cluster: Cl
     comfyui = cluster.urls["comfyui"]
     graph = GRAPH | {"2": {"class_type": "NeuroLuxIntegerParameter", "inputs": {"name": "steps", "value": 40}}}
     by_hand = {"prompt": graph, "prompt_id": "by-hand", "client_id": "editor"}
-    requests.post(comfyui + "/prompt", json=by_hand, timeout=5)
+    requests.post(comfyui + "/prompt", json=by_hand, timeout=30)
     second = submit(client, color=next(_colors))
     queue = comfyui + "/queue"
-    until(lambda: second in str(requests.get(queue, timeout=5).json()["queue_pending"]))
-    requests.post(queue, json={"delete": [second]}, timeout=5)
+    until(lambda: second in str(requests.get(queue, timeout=30).json()["queue_pending"]))
+    requests.post(queue, json={"delete": [second]}, timeout=30)
     state = ended(client, second)
     assert state.status == "cancelled"
     assert state.error
     assert state.error.message == "the job was stopped in ComfyUI"
-    until(lambda: requests.get(f"{comfyui}/history/by-hand", timeout=5).json())
+    until(lambda: requests.get(f"{comfyui}/history/by-hand", timeout=30).json())
 
 
 def test_a_gateway_that_was_restarted_knows_how_far_a_job_is(cluster: Cluster, client: ImageGenClient) -> None:

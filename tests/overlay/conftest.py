@@ -26,6 +26,7 @@ from tests.pack.comfy_server import comfyui_dir, running_comfyui
 APPLICATION = "org.neurolux.Overlay"
 REPOSITORY = Path(__file__).parents[2]
 READY_TIMEOUT_S = 180
+CALL_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def desktop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desktop]:
             "XDG_RUNTIME_DIR": str(home),
             "XDG_DATA_HOME": str(home / ".local" / "share"),  # the bus would take it from the user database, not HOME
             "PYTHONPATH": str(REPOSITORY),
+            "PYTHONFAULTHANDLER": "1",
         }
         with session_bus(environment) as bus:
             environment["DBUS_SESSION_BUS_ADDRESS"] = bus
@@ -149,9 +151,22 @@ class RunningOverlay:
     """The overlay's process, and how to call it a second time."""
 
     person: Person
+    process: subprocess.Popen[bytes]
     start: Callable[..., subprocess.Popen[bytes]]
     config: Path
     images: Path
+
+    def call(self, *arguments: str) -> None:
+        """Run a second process, which passes ``arguments`` to the first and ends; where either hangs is printed."""
+        second = self.start(*arguments)
+        try:
+            assert second.wait(CALL_TIMEOUT_S) == 0
+        except subprocess.TimeoutExpired:
+            assert self.process.poll() is None, "the overlay ended before it was called"
+            for hanging in (second, self.process):
+                hanging.send_signal(signal.SIGABRT)  # Python prints its stacks, as PYTHONFAULTHANDLER says
+                hanging.wait(10)
+            raise
 
 
 @pytest.fixture
@@ -178,7 +193,7 @@ def run_overlay(
         first = start("--hidden")
         eventually(lambda: owned(desktop), "the overlay's name on the bus")
         try:
-            yield RunningOverlay(Person(APPLICATION), start, tmp_path / "config", images)
+            yield RunningOverlay(Person(APPLICATION), first, start, tmp_path / "config", images)
         finally:
             first.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

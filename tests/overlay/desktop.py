@@ -20,7 +20,7 @@ SCREEN = "1280x900x24"
 NO_KEYS = """<?xml version="1.0"?>
 <openbox_config xmlns="http://openbox.org/3.4/rc"><keyboard/><mouse/></openbox_config>"""
 """Openbox's own configuration binds Alt+Space."""
-WAIT_S = 30.0
+WAIT_S = 60.0
 HAND_STEPS = 40
 HAND_PAUSE_S = 0.02
 """How fast the hand with the mouse is: a drag of 40 moves takes most of a second."""
@@ -98,18 +98,20 @@ class Person:
     def _root(self) -> Any:
         desktop: Any = self._atspi.get_desktop(0)
         for index in range(desktop.get_child_count()):
-            child: Any = desktop.get_child_at_index(index)
-            if child is not None and child.get_name() == self._application:
-                return child
+            with contextlib.suppress(self._gone):  # an overlay that just ended is listed a little longer
+                child: Any = desktop.get_child_at_index(index)
+                if child is not None and child.get_name() == self._application:
+                    return child
         return None
 
     def all(self, role: str | None = None) -> list[Any]:
         """Everything that is on the screen now, in reading order."""
         found: list[Any] = []
         root = self._root()
-        windows = [root.get_child_at_index(index) for index in range(root.get_child_count())] if root else []
-        for window in windows:
-            self._collect(window, role, found)
+        with contextlib.suppress(self._gone):
+            windows = [root.get_child_at_index(index) for index in range(root.get_child_count())] if root else []
+            for window in windows:
+                self._collect(window, role, found)
         return found
 
     def _collect(self, node: Any, role: str | None, found: list[Any]) -> None:

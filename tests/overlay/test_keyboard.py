@@ -18,7 +18,7 @@ TAB_ORDER = [*FORM, "Output format", "Generate", *IMAGE, "orange star", "Menu", 
 
 def open_window(overlay: RunningOverlay, hands: Hands, prompt: str = "") -> None:
     """By the command that the shortcut runs, and by keys from there."""
-    assert overlay.start("--toggle").wait(20) == 0
+    overlay.call("--toggle")
     eventually(lambda: hands.active_window() == BAR, "the bar has the keyboard")
     hands.type(prompt)
     hands.press("Control+Return" if prompt else "Return")
@@ -34,7 +34,7 @@ def has_the_keyboard(person: Person, name: str, role: str | None = None) -> bool
 
 def test_everything_that_can_have_the_keyboard_has_a_name(overlay: RunningOverlay, hands: Hands) -> None:
     person = overlay.person
-    assert overlay.start("--toggle").wait(20) == 0
+    overlay.call("--toggle")
     person.find("Describe an image", "text")
     assert person.unnamed() == []
     hands.press("Escape")

@@ -50,7 +50,7 @@ def test_a_finished_image_is_varied_by_the_mode_that_takes_images(
     own_service: OwnService, negative_mode: None, overlay: RunningOverlay
 ) -> None:
     person = overlay.person
-    overlay.start("--generate", "white heart, black background").wait(20)
+    overlay.call("--generate", "white heart, black background")
     person.press("Save", timeout_s=60)
     [drawn] = eventually(lambda: list(overlay.images.rglob("*.png")), "a saved image")
     person.press("Vary")

@@ -20,7 +20,7 @@ BAR = "Describe an image"
 
 def open_dialog(overlay: RunningOverlay) -> None:
     """As the shortcut and the 🎨 button do."""
-    overlay.start("--toggle").wait(20)
+    overlay.call("--toggle")
     overlay.person.press("Generate an image")
     overlay.person.find("Generate", "push button")
 
@@ -28,9 +28,9 @@ def open_dialog(overlay: RunningOverlay) -> None:
 def test_a_second_process_toggles_the_bar_of_the_first(overlay: RunningOverlay) -> None:
     person = overlay.person
     assert person.see(BAR) is None
-    assert overlay.start("--toggle").wait(20) == 0
+    overlay.call("--toggle")
     person.find(BAR, "text")
-    assert overlay.start("--toggle").wait(20) == 0
+    overlay.call("--toggle")
     eventually(lambda: person.see(BAR) is None, "the bar is hidden again")
 
 
@@ -130,7 +130,7 @@ async def test_a_past_image_that_is_not_kept_any_more_says_so(
 
 
 def test_a_prompt_from_the_command_line_is_drawn_at_once(overlay: RunningOverlay) -> None:
-    assert overlay.start("--generate", "purple heart, white background").wait(20) == 0
+    overlay.call("--generate", "purple heart, white background")
     overlay.person.find("purple heart, white background", "push button")
     overlay.person.find("Save", "push button", timeout_s=60)
 

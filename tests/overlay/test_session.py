@@ -41,7 +41,7 @@ def shown(overlay: RunningOverlay, image: bytes, hands: Hands) -> RunningOverlay
 
 
 def show_image(overlay: RunningOverlay, hands: Hands) -> None:
-    assert overlay.start("--toggle").wait(20) == 0
+    overlay.call("--toggle")
     overlay.person.press("Generate an image")
     eventually(lambda: hands.active_window() == WINDOW, "the window has the keyboard")
     overlay.person.find("Save", "push button")
@@ -60,7 +60,7 @@ def test_the_bar_stays_above_other_windows_every_time_it_is_shown(
     overlay: RunningOverlay, hands: Hands, desktop: Desktop
 ) -> None:
     for _ in range(2):
-        assert overlay.start("--toggle").wait(20) == 0
+        overlay.call("--toggle")
         eventually(lambda: "_NET_WM_STATE_ABOVE" in hands.states(BAR), "the window manager keeps it above")
         window = str(hands.windows()[BAR].id)
         told = subprocess.run(["xprop", "-id", window, "_NET_WM_STATE"], env=desktop.environment, capture_output=True)
@@ -164,12 +164,12 @@ def test_an_image_that_is_ready_while_hidden_is_told_with_save_and_open(
         "Save": lambda: list(overlay.images.rglob("green-frog*.png")),
         "Open": lambda: WINDOW in hands.windows(),
     }
-    assert overlay.start("--toggle").wait(20) == 0
+    overlay.call("--toggle")
     overlay.person.press("Generate an image")
     steps = overlay.person.find("Steps", "spin button")
     assert steps.get_value_iface().set_current_value(50)  # so that there is time to hide the window
     for number, (label, happens) in enumerate(saved_or_opened.items()):
-        assert overlay.start("--generate", "green frog, yellow background").wait(20) == 0
+        overlay.call("--generate", "green frog, yellow background")
         eventually(lambda: hands.active_window() == WINDOW, "the window has the keyboard")
         overlay.person.find("green frog", "push button")
         eventually(lambda: hands.press("Escape") or WINDOW not in hands.windows(), "the window is hidden")

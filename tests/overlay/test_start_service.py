@@ -30,7 +30,7 @@ def test_start_starts_the_service_and_the_overlay_draws(
     try:
         with run_overlay(variables) as overlay:
             person = overlay.person
-            assert overlay.start("--generate", "red heart").wait(20) == 0
+            overlay.call("--generate", "red heart")
             person.find(f"The image service is not running. Nothing answers at {settings.url}", "label")
             person.press("Start")
             person.find("The image service is starting", "label")

@@ -36,7 +36,7 @@ def test_a_translation_is_used_in_the_layouts_and_in_the_code(
     subprocess.run(["msgfmt", "-", "-o", str(compiled)], input=header + texts, text=True, check=True)
     german = {"LANGUAGE": "de", "LC_ALL": "C.UTF-8", "TEXTDOMAINDIR": str(tmp_path / "locale")}
     with run_overlay(german) as overlay:
-        overlay.start("--toggle").wait(20)
+        overlay.call("--toggle")
         overlay.person.press("Ein Bild erzeugen")
         overlay.person.find("Erzeugen", "push button")
         overlay.person.find("Modell")

@@ -28,8 +28,8 @@ from bridge.service.comfyui import DEFAULTS, free_port
 from bridge.service.installer import existing_installation, find_installation
 from bridge.settings import Settings
 
-START_TIMEOUT_S = 120
-RUN_TIMEOUT_S = 60
+START_TIMEOUT_S = 240
+RUN_TIMEOUT_S = 180
 Graph = dict[str, dict[str, Any]]
 
 

@@ -82,7 +82,7 @@ async def test_every_job_is_told_whichever_door_it_came_by(nc: Client, service: 
     own = [over_nats["job_id"], over_rest["job_id"]]
     told: list[dict[str, Any]] = []
     while len(told) < len(own):  # Jobs that earlier tests left behind end meanwhile.
-        event = json.loads((await results.next_msg(timeout=5)).data)
+        event = json.loads((await results.next_msg(timeout=30)).data)
         if event["job_id"] in own:
             told.append(event)
     assert [event["job_id"] for event in told] == own

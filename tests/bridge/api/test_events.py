@@ -189,7 +189,7 @@ async def test_previews_are_asked_of_the_worker_only_while_somebody_looks(house:
     with pytest.raises(asyncio.TimeoutError):
         await asked.next_msg(timeout=0.3)
     await anext(seeing)
-    await asked.next_msg(timeout=5)
+    await asked.next_msg(timeout=30)
     await worker.queue.publish(JobEvent(type="preview", job_id=job_id, image_b64="AAAA", mime="image/jpeg"))
     await worker.finish(job_id)
     assert "preview" not in [event["type"] async for event in blind]
@@ -206,7 +206,7 @@ async def test_the_same_events_are_on_nats(house: House) -> None:
     await worker.start(job_id)
     await worker.step(job_id, 1, 2)
     await worker.finish(job_id)
-    told = [JobEvent.model_validate_json((await heard.next_msg(timeout=5)).data) for _ in range(3)]
+    told = [JobEvent.model_validate_json((await heard.next_msg(timeout=30)).data) for _ in range(3)]
     assert [event.type for event in told] == ["started", "progress", "done"]
     assert told[2].final
 

@@ -125,10 +125,10 @@ async def test_events_of_an_unknown_job_wait_for_it(start: Start, models: None) 
     async with gateway.ws_connect(f"/v1/jobs/{job_id}/events") as socket:
         await gateway.post("/v1/jobs", json={**BODY, "job_id": job_id})
         await gateway.delete(f"/v1/jobs/{job_id}")
-        assert (await socket.receive_json(timeout=5))["type"] == "unknown"
-        event = await socket.receive_json(timeout=5)
+        assert (await socket.receive_json(timeout=30))["type"] == "unknown"
+        event = await socket.receive_json(timeout=30)
         assert event["type"] == "cancelled"
         assert event["state"]["job_id"] == job_id
-        assert (await socket.receive(timeout=5)).data in (1000, None)
+        assert (await socket.receive(timeout=30)).data in (1000, None)
     async with gateway.ws_connect(f"/v1/jobs/{job_id}/events") as late:
-        assert (await late.receive_json(timeout=5))["type"] == "cancelled"
+        assert (await late.receive_json(timeout=30))["type"] == "cancelled"

@@ -270,7 +270,7 @@ async def test_cancelling_a_running_job_asks_its_worker_and_waits_for_it(house: 
     await worker.start(job_id)
     asked = await house.nc.subscribe(f"{worker.queue.names.cancel}.{job_id}")
     answer = asyncio.create_task(cancel(gateway, job_id))
-    await asked.next_msg(timeout=5)
+    await asked.next_msg(timeout=30)
     assert (await job_of(gateway, job_id))["cancel_requested"]
     await worker.cancelled(job_id)
     told = await answer
@@ -284,7 +284,7 @@ async def test_a_cancellation_that_comes_too_late_says_so(house: House) -> None:
     await worker.start(job_id)
     asked = await house.nc.subscribe(f"{worker.queue.names.cancel}.{job_id}")
     answer = asyncio.create_task(cancel(gateway, job_id))
-    await asked.next_msg(timeout=5)
+    await asked.next_msg(timeout=30)
     await worker.finish(job_id)
     told = await answer
     assert (told["status"], told["outcome"]) == ("done", "already_ended")

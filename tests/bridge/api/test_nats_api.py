@@ -15,7 +15,7 @@ from tests.bridge.house import BODY, House
 
 async def ask(house: House, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = json.dumps(body).encode() if body is not None else b""
-    return json.loads((await house.nc.request(f"{house.prefix}.{subject}", data, timeout=10)).data)
+    return json.loads((await house.nc.request(f"{house.prefix}.{subject}", data, timeout=30)).data)
 
 
 async def test_who_comes_late_asks_for_the_present_state_and_follows_the_events(house: House) -> None:
@@ -35,7 +35,7 @@ async def test_who_comes_late_asks_for_the_present_state_and_follows_the_events(
     assert state.progress
     assert (state.progress.value, state.progress.maximum) == (3, 8)
     await worker.finish(job_id, [b"image"])
-    event = JobEvent.model_validate_json((await events.next_msg(timeout=5)).data)
+    event = JobEvent.model_validate_json((await events.next_msg(timeout=30)).data)
     assert event.type == "done"
     assert event.state
     assert await ask(house, f"state.{job_id}") == json.loads(event.state.model_dump_json())
@@ -85,7 +85,7 @@ async def test_a_request_that_waits_is_repeated_with_its_key(house: House) -> No
     worker = await house.worker()
     subject, headers = f"{house.prefix}.request", {"Idempotency-Key": "once"}
     data = json.dumps(BODY).encode()
-    waits = [asyncio.create_task(house.nc.request(subject, data, timeout=10, headers=headers)) for _ in range(2)]
+    waits = [asyncio.create_task(house.nc.request(subject, data, timeout=30, headers=headers)) for _ in range(2)]
     job = await worker.take()
     await worker.finish(job.job_id, [b"image"])
     first, second = [json.loads((await wait).data) for wait in waits]

@@ -126,7 +126,7 @@ async def test_a_job_nobody_waits_for_is_copied_too_and_every_api_says_where(
     assert job["images"][0]["s3_uri"] == f"s3://{s3['s3_bucket']}/team/images/{job_id}/0.png"
     assert (job["status"], job["warnings"]) == ("done", [])
     listed = (await (await gateway.get("/v1/jobs")).json())["jobs"][0]
-    over_nats = json.loads((await nc.request(f"{Names(house.prefix).state}.{job_id}", b"", timeout=10)).data)
+    over_nats = json.loads((await nc.request(f"{Names(house.prefix).state}.{job_id}", b"", timeout=30)).data)
     async with AsyncImageGenClient(str(gateway.make_url("/"))) as client:
         waited = await client.wait(job_id)
     for images in (listed["images"], over_nats["images"], [image.model_dump() for image in waited.images]):
