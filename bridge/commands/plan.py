@@ -22,7 +22,7 @@ DRY_MODULE = "neurolux.dry_run.command"
 DRY_OPTIONS = ("model", "vram", "card", "ram", "size", "precision", "offload")
 DRY_FLAGS = {
     "every-mode": "with --dry-run --all-cards: every offload mode, not only the one that is chosen",
-    "every-task": "with --dry-run --all-cards: image to image and videos too",
+    "every-task": "with --dry-run --all-cards: image to image, ControlNets and videos too",
 }
 NVIDIA_SMI = (
     "nvidia-smi", "--query-gpu=memory.free,compute_cap,pcie.link.gen.max,pcie.link.width.max,name",
@@ -69,6 +69,10 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="execute the plan on a simulated GPU (some 20 s), and print what was counted; with --vram and --ram",
     )
+    plan.add_argument(
+        "--sweep", metavar="N", type=int,
+        help="with --dry-run: let memory run out at each N-th allocation of an image (1 takes hours)",
+    )  # fmt: skip
     for name, words in DRY_FLAGS.items():
         plan.add_argument(f"--{name}", action="store_true", help=words)
     plan.set_defaults(run=plan_command)
@@ -95,6 +99,8 @@ def plan_command(args: argparse.Namespace) -> int:
         return subprocess.run(dry_run(values, args, settings), env=environment).returncode
     if args.every_mode or args.every_task:
         raise BridgeError("--every-mode and --every-task go with --dry-run --all-cards")
+    if args.sweep is not None:
+        raise BridgeError("--sweep goes with --dry-run")
     command = [sys.executable, "-m", MODULE]
     command += [f"--models={folder}" for folder in model_folders(settings)]
     command += [f"--{name}={value}" for name, value in values.items() if value is not None]
@@ -115,11 +121,15 @@ def dry_run(values: Mapping[str, str | None], args: argparse.Namespace, settings
     taken = ("model", "offload") if args.all_cards else DRY_OPTIONS
     if (args.every_mode or args.every_task) and not args.all_cards:
         raise BridgeError("--every-mode and --every-task go with --all-cards")
+    if args.sweep is not None and args.all_cards:
+        raise BridgeError("--sweep goes with --model, --vram (or --card) and --ram, not with --all-cards")
     for name in given:
         if name not in taken:
             raise BridgeError(f"--dry-run takes no --{name} here; it takes --{', --'.join(taken)}")
     command = [sys.executable, "-m", DRY_MODULE, f"--comfyui={find_installation(settings, lambda text: None).root}"]
     command += [f"--{name}={value}" for name, value in given.items()]
+    if args.sweep is not None:
+        command.append(f"--sweep={args.sweep}")
     return command + [flag for flag, wanted in _flags(args) if wanted]
 
 

@@ -11,8 +11,8 @@ from ..planning.records import Plan, gigabytes
 from .card import Faults, Room
 from .clocks import Hazard
 
-Task = Literal["text-to-image", "image-to-image", "encode", "prompt", "video", "load"]
-WHOLE_REQUESTS: tuple[Task, ...] = ("text-to-image", "image-to-image")
+Task = Literal["text-to-image", "image-to-image", "fill", "controlnet", "encode", "prompt", "video", "load"]
+WHOLE_REQUESTS: tuple[Task, ...] = ("text-to-image", "image-to-image", "fill", "controlnet")
 """Tasks that go through all stages, so that the largest of them is among what was counted."""
 LOOSEST = 1.25
 """A plan may predict so much more than there was: beyond that, memory is left unused. What it sets aside for
@@ -31,8 +31,9 @@ class Case:
     side: int | None = None
     capability: tuple[int, int] = (8, 6)
     task: Task = "text-to-image"
-    """``image-to-image``: encode an image and redraw half of it.
-    ``encode``: only an image, by the VAE. ``prompt``: only a prompt. ``load``: only load the model."""
+    """``image-to-image``: encode an image and redraw half of it. ``fill``: an image with a mask, by a model that was
+    trained for that. ``controlnet``: guided by one. ``encode``: only an image, by the VAE. ``prompt``: only a prompt.
+    ``load``: only load the model."""
     frames: int = 1
     upcast_vae: bool | None = None
     """Whether the VAE wants fp32; None for the catalog's."""

@@ -37,14 +37,6 @@ COMPUTE_BYTES: dict[ComputeType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 MARGIN = 1.2
 """Factor on the counted activations: covers the allocator's rounding and the workspaces of library kernels."""
-ENCODE_BYTES = 55_000_000
-"""Activations of 512 tokens through T5-XXL, per byte of the number format. CLIP needs less."""
-ENCODE_BYTES_PER_PIXEL = 650
-"""Activations of the VAE's encoder, in the same way."""
-ENCODER_PARAMETERS = 35_000_000
-"""Of the VAE's encoder, whose weights are widened for a call in fp32."""
-DECODE_BYTES_PER_PIXEL = 768
-"""Activations of the VAE's decoder per pixel and byte of the number format."""
 CONVOLUTION_BYTES = 500_000_000
 """Workspace of the decoder's convolutions. With it, a 1024x1024 decode in 16 bits takes 2.4 GB, the peak that diffusers
 measured for FLUX with at most one layer's weights on the device (diffusers PR 11682)."""
@@ -119,9 +111,9 @@ def embedding_bytes(shape: ComponentShape, compute: ComputeType) -> int:
     return values * COMPUTE_BYTES[compute]
 
 
-def encode_bytes(compute: ComputeType = "bf16") -> int:
+def encode_bytes(family: FamilyCosts, compute: ComputeType = "bf16") -> int:
     """Working memory for encoding one prompt, in bytes."""
-    return round(ENCODE_BYTES * COMPUTE_BYTES[compute] * MARGIN)
+    return round(family.encode_values * COMPUTE_BYTES[compute] * MARGIN)
 
 
 def sample_bytes(
@@ -150,12 +142,14 @@ def quantizing_bytes(shape: ComponentShape, storage: StorageType) -> int:
     return round(layer * (source + WEIGHT_BYTES[storage])) + min(layer, PIECE_VALUES) * QUANTIZING_BYTES.get(storage, 0)
 
 
-def encode_image_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None) -> int:
+def encode_image_bytes(
+    family: FamilyCosts, width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None
+) -> int:
     """Working memory for encoding one image with the VAE, in bytes."""
     pixels = width * height if tile is None else min(width, tile) * min(height, tile)
     workspace = CONVOLUTION_BYTES * min(1.0, pixels / 1024**2)
-    widened = ENCODER_PARAMETERS * COMPUTE_BYTES[compute] if compute == "fp32" else 0
-    return round(pixels * ENCODE_BYTES_PER_PIXEL * COMPUTE_BYTES[compute] * MARGIN + workspace) + widened
+    widened = family.vae.encoder_parameters * COMPUTE_BYTES[compute] if compute == "fp32" else 0
+    return round(pixels * family.vae.encode_values * COMPUTE_BYTES[compute] * MARGIN + workspace) + widened
 
 
 def control_bytes(shape: ComponentShape, width: int, height: int, compute: ComputeType = "bf16") -> int:
@@ -163,12 +157,14 @@ def control_bytes(shape: ComponentShape, width: int, height: int, compute: Compu
     return round(shape.values_per_token * width * height / 256 * COMPUTE_BYTES[compute])
 
 
-def decode_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None) -> int:
+def decode_bytes(
+    family: FamilyCosts, width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None
+) -> int:
     """Working memory for decoding one image, whole or in tiles of ``tile`` pixels a side, in bytes."""
     pixels = width * height if tile is None else min(width, tile) * min(height, tile)
     workspace = CONVOLUTION_BYTES * min(1.0, pixels / 1024**2)
     finished = 0 if tile is None else 2 * 3 * width * height  # the tiles, and the image that they are blended into
-    return round((pixels * DECODE_BYTES_PER_PIXEL + finished) * COMPUTE_BYTES[compute] * MARGIN + workspace)
+    return round((pixels * family.vae.decode_values + finished) * COMPUTE_BYTES[compute] * MARGIN + workspace)
 
 
 def step_flops(family: FamilyCosts, shape: ComponentShape, workload: Workload) -> float:

@@ -81,9 +81,8 @@ class Pipeline:
 
     @cached_property
     def denoiser(self) -> str:
-        """The component that denoises: the largest in its stage."""
-        names = [name for name in self.stages["sample"] if name not in self.controls]
-        return max(names, key=lambda name: self.shapes[name].parameters)
+        """The component that denoises."""
+        return self.family.denoiser
 
     @cached_property
     def total(self) -> int:
@@ -131,9 +130,11 @@ class Pipeline:
             return 0
         widened = max(costs.widening_bytes(self.shapes[name], *self.formats[name]) for name in names)
         if stage == "encode":
-            return widened + max(costs.encode_bytes(self.formats[name][1]) for name in names)
+            return widened + max(costs.encode_bytes(self.family, self.formats[name][1]) for name in names)
         if stage == "decode":
-            decoding = costs.decode_bytes(workload.width, workload.height, self.formats["vae"][1], tile=tile)
+            decoding = costs.decode_bytes(
+                self.family, workload.width, workload.height, self.formats["vae"][1], tile=tile
+            )
             return widened + max(decoding, self.encoding(tile) if workload.encodes else 0)
         compute = self.formats[self.denoiser][1]
         step = widened + costs.sample_bytes(
@@ -148,7 +149,7 @@ class Pipeline:
     def encoding(self, tile: int | None) -> int:
         """Working memory for encoding one image with the VAE."""
         compute = self.workload.encodes or self.formats["vae"][1]
-        return costs.encode_image_bytes(self.workload.width, self.workload.height, compute, tile=tile)
+        return costs.encode_image_bytes(self.family, self.workload.width, self.workload.height, compute, tile=tile)
 
     def outside(self, name: str) -> int:
         """Bytes of a component's weights outside its blocks."""

@@ -51,6 +51,19 @@ class ComponentShape:
 
 
 @dataclass(frozen=True)
+class VaeCosts:
+    """What a VAE takes, per pixel and byte of the number format. The defaults are those of AutoencoderKL as Stable
+    Diffusion, SDXL and FLUX.1 have it."""
+
+    decode_values: float = 768
+    """Activations of the decoder."""
+    encode_values: float = 650
+    """Activations of the encoder."""
+    encoder_parameters: int = 35_000_000
+    """Of the encoder, whose weights are widened for a call in fp32."""
+
+
+@dataclass(frozen=True)
 class FamilyCosts:
     """The facts about a family of models that planning needs."""
 
@@ -67,6 +80,10 @@ class FamilyCosts:
     """Components that compute in fp32 when the others compute in fp16."""
     frame_values: Callable[[int, int], float] | None = None
     """The same as ``sample_values`` for each frame of a video, if motion modules change it."""
+    encode_values: float = 55_000_000
+    """Activations of the longest prompt through the largest text encoder, per byte of the number format; as it is, of
+    512 tokens through T5-XXL. CLIP needs less."""
+    vae: VaeCosts = VaeCosts()
     fp16_without_bf16: bool = False
     """Whether the denoiser can compute in fp16 on a card without bf16."""
 

@@ -38,7 +38,7 @@ def reasons(
             yield f"{name} is a GGUF file: its weights stay quantised and are widened when they are used"
     yield from mode_reasons(plan, pipe)
     if plan.vae_tile is not None:
-        whole = costs.decode_bytes(pipe.workload.width, pipe.workload.height, pipe.formats["vae"][1])
+        whole = costs.decode_bytes(pipe.family, pipe.workload.width, pipe.workload.height, pipe.formats["vae"][1])
         yield (
             f"decoding in tiles of {plan.vae_tile} pixels: a whole decode would take {gigabytes(whole)} "
             "in addition to the weights"

@@ -50,20 +50,13 @@ def image(pipeline: LoadedPipeline, number: int = 0) -> str | None:
 
 
 def test_memory_that_runs_out_at_any_allocation_is_survived() -> None:
-    with loaded(8, 32, "none") as (dry, pipeline):
-        assert image(pipeline) is None
-        before = dry.machine.allocations
-        assert image(pipeline, 1) is None
-        every = dry.machine.allocations - before
-        for number, share in enumerate((0.1, 0.7), 2):
-            dry.machine.faults.happened = False
-            dry.machine.faults.out_of_memory_at = dry.machine.allocations + 1 + int(share * every)
-            wrong = image(pipeline, number)
-            warnings = pipeline.take_warnings()
-            assert dry.machine.faults.happened
-            assert wrong is None or "Choose" in wrong or "Use a smaller" in wrong
-            assert wrong is not None or warnings == [] or "memory ran out" in warnings[0]
-        assert image(pipeline, 99) is None
+    """At some of them; ``imagegen plan --dry-run --sweep 1`` tries all."""
+    from neurolux.dry_run.records import Case
+    from neurolux.dry_run.sweep import Sweep
+
+    done = Sweep(Case("sd15", 8 * GB, 32 * GB, "none", guidance=1.0), short("sd15"), every=300).run()
+    assert done.tried >= 2
+    assert done.problems == []
 
 
 def test_memory_that_runs_out_while_weights_are_quantized_is_survived() -> None:
