@@ -106,3 +106,31 @@ def test_an_interrupt_in_any_block_leaves_nothing_under_way(offload: str) -> Non
             hook.remove()
             assert dry.machine.alive["card"] <= on_card
         assert image(pipeline) is None
+
+
+def test_weights_are_there_once_on_a_device_that_shares_the_ram() -> None:
+    """They move to the device and come back, and leave no copy behind."""
+    from neurolux.dry_run.card import SimulatedMachine
+    from neurolux.dry_run.device import CARD, SimulatedBackend
+    from neurolux.dry_run.tensors import simulated_tensors
+    from neurolux.families.blocks import NO_BLOCKS
+    from neurolux.memory.backends.choice import replaced
+    from neurolux.memory.streaming import Residency
+    from neurolux.memory.units import split_into_blocks
+
+    class Shared(SimulatedBackend):
+        """As on Apple's GPUs."""
+
+        masters_move = True
+
+    machine = SimulatedMachine(8 * GB, 8 * GB)
+    with replaced(Shared(machine)), simulated_tensors(machine), torch.no_grad():
+        module = torch.nn.Sequential(*(torch.nn.Linear(512, 512, bias=False) for _ in range(3)))
+        size = 3 * 512 * 512 * 4
+        residency = Residency(*split_into_blocks(module, NO_BLOCKS), CARD)
+        for _ in range(2):
+            assert (machine.alive["ram"], machine.alive["card"]) == (size, 0)
+            residency.place(float("inf"))
+            assert (machine.alive["ram"], machine.alive["card"]) == (0, size)
+            residency.leave()
+        assert (machine.alive["ram"], machine.alive["card"]) == (size, 0)
