@@ -158,7 +158,7 @@ def this_machine(gpu: str) -> Machine:
     the most generations and lanes of PCIe that card and slot have, and the name: ``7940, 8.6, 4, 16, NVIDIA GeForce
     RTX 3060``."""
     ram = free_ram()
-    mebibytes, capability, *bus, name = [part.strip() for part in gpu.split(",")] if gpu.count(",") >= 4 else ("",) * 3
+    mebibytes, capability, generation, lanes, name = ([part.strip() for part in gpu.split(",")] + [""] * 5)[:5]
     try:
         machine = Machine(
             "cuda", max(0, int(mebibytes) * 2**20), ram, bf16=float(capability) >= BF16_SINCE, fp16=True
@@ -168,7 +168,7 @@ def this_machine(gpu: str) -> Machine:
     card = find_card(name)
     machine = card.described(machine) if card is not None else replace(machine, card=name)
     try:
-        return replace(machine, transfer_rate=LANE_RATES[int(bus[0])] * int(bus[1]))
+        return replace(machine, transfer_rate=LANE_RATES[int(generation)] * int(lanes))
     except (KeyError, ValueError):  # a virtual machine does not tell
         return machine
 

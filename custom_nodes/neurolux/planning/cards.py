@@ -94,5 +94,5 @@ def find_card(text: str) -> Card | None:
 
 
 def plain(name: str) -> str:
-    """``name`` without its maker, in lower case."""
-    return " ".join(PREFIXES.sub(" ", name.lower()).replace("-", " ").split())
+    """``name`` without its maker, its spaces and hyphens, in lower case."""
+    return "".join(part for part in PREFIXES.sub(" ", name.lower()) if part.isalnum())

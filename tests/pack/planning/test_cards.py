@@ -31,6 +31,7 @@ def test_each_card_is_possible_and_says_where_it_is_from(known: Card) -> None:
     [
         ("NVIDIA GeForce RTX 3060", "RTX 3060"),
         ("rtx 3060 ti", "RTX 3060 Ti"),
+        ("rtx2080ti", "RTX 2080 Ti"),
         ("Tesla T4", "T4"),
         ("NVIDIA A100-SXM4-80GB", "A100"),
         ("NVIDIA H100 80GB HBM3", "H100"),
