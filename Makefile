@@ -120,9 +120,11 @@ soak: $(VENV)/.synced-dev ## jobs while processes die, freeze and the disk fills
 	$(BIN)/python -m benchmarks.soak --jobs $(JOBS) --seed $(SEED) --full-disks $(FULL_DISKS)
 
 .PHONY: workflows
-workflows: $(VENV)/.synced-dev ## export workflows/api from workflows with ComfyUI's own front end
+workflows: $(VENV)/.synced-dev ## export workflows/api with ComfyUI's own front end, and what is made of the graphs
 	scripts/install-test-packages.sh
 	$(BIN)/python -m scripts.export_workflows
+	$(BIN)/python -m scripts.draw_wiring
+	$(BIN)/python -m scripts.make_blueprints
 
 .PHONY: pot
 pot: ## write the template of the overlay's translations, and bring the translations up to date

@@ -373,8 +373,10 @@ def example_for(model: str, component: str) -> str | None:
 LORA_NAME = re.compile(
     r"(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d"
     r"|^(?:base_model[._]model[._]|lycoris_|lora_|diffusion_model[._])*(?:transformer[._])?transformer_blocks[._]\d"
+    r"|(?:DenseReluDense|SelfAttention)[._]|(?:^|[._])t5xxl[._]"
 )
-"""In the names of a LoRA's tensors, whoever trained it. SDXL has ``transformer_blocks`` only further inside."""
+"""In the names of a LoRA's tensors, whoever trained it. SDXL has ``transformer_blocks`` only further inside,
+and no T5."""
 
 
 def detect_lora(header: Shapes) -> Detected | None:
@@ -648,6 +650,7 @@ FAMILY = FamilySpec(
         encode,
         width="joint_attention_dim",
         pooled="pooled_prompt_embeds",
+        pooled_width=lambda config: config.get("pooled_projection_dim"),
         embeds_guidance=lambda config: bool(config["guidance_embeds"]),
     ),
     latent=LatentSpace(

@@ -375,6 +375,12 @@ def architectures() -> Mapping[str, Architecture]:
     return {name: one for name in ("sdxl-lightning", "sdxl-base", "sdxl-turbo")}
 
 
+def pooled_width(config: Config) -> int | None:
+    """What remains of the UNet's added embedding beside six embedded sizes."""
+    whole, each = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
+    return None if whole is None or each is None else whole - 6 * each
+
+
 FAMILY = FamilySpec(
     name="sdxl",
     title="SDXL",
@@ -409,6 +415,7 @@ FAMILY = FamilySpec(
         encode,
         width="cross_attention_dim",
         pooled="pooled_prompt_embeds",
+        pooled_width=pooled_width,
         cross_attends=True,
         weighs_tokens=True,
         extras=SIZE_EXTRAS,
@@ -463,9 +470,7 @@ FAMILY = FamilySpec(
     loader=LoaderNode(
         "NeuroLuxLoadSDXLLightning",
         "Load SDXL-Lightning",
-        "Loads SDXL-Lightning with the checkpoint that was distilled for the given number of steps.",
-        steps=tuple(map(str, LIGHTNING_STEPS)),
-        default_steps="4",
+        "Loads SDXL-Lightning. Sample uses the checkpoint that was distilled for its number of steps.",
     ),
     architectures=architectures,
 )

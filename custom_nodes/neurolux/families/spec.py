@@ -105,6 +105,8 @@ class Encoding:
     """The embeddings (1, tokens, width): the first part of a CONDITIONING, which stock nodes average and join."""
     pooled: str | None = None
     """The pooled embeddings (1, width): ``pooled_output`` of a CONDITIONING; None if the family has none."""
+    pooled_width: Callable[[Config], int | None] = lambda config: None
+    """(configuration of the denoiser) -> the width of the pooled embeddings; None where nothing says it."""
     cross_attends: bool = False
     """Whether the denoiser only attends to the embeddings, so that repeating all of them changes nothing."""
     weighs_tokens: bool = False
@@ -298,9 +300,6 @@ class LoaderNode:
     node_id: str
     title: str
     description: str
-    steps: tuple[str, ...] = ()
-    """The numbers of steps to choose from, if each has its own checkpoint; empty for no choice."""
-    default_steps: str = ""
 
 
 @dataclass(frozen=True)

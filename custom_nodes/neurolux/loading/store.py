@@ -54,17 +54,19 @@ class PipelineStore:
     def acquire(self, handle: PipelineHandle, reporter: LoadReporter | None = None) -> LoadedPipeline:
         """The pipeline that ``handle`` describes, without its adapters. Loads it if necessary.
 
+        A handle for any checkpoint gets the one that was used last.
+
         If RAM is short, loading first drops other pipelines. Stages call ``adapters.borrow.borrow`` instead.
         """
         self.sweep()
         with self._lock:
-            entry = self._loaded.get(handle.spec)
+            entry = self._of_any_checkpoint(handle.spec) if handle.any_checkpoint else self._loaded.get(handle.spec)
         if entry is None:
             self._drop_outdated(handle.spec)
             entry = self._load(handle, reporter)  # not under the lock, so loaded_models() need not wait
         with self._lock:
-            self._loaded[handle.spec] = entry
-            self._loaded.move_to_end(handle.spec)
+            self._loaded[entry.spec] = entry
+            self._loaded.move_to_end(entry.spec)
             if handle not in entry.handles:
                 entry.handles.add(handle)
                 weakref.finalize(handle, self.sweep).atexit = False
@@ -156,6 +158,11 @@ class PipelineStore:
         for entry in entries:
             found.setdefault(entry.model.name, []).extend(entry.placement.memory())
         return found
+
+    def _of_any_checkpoint(self, spec: LoadSpec) -> LoadedPipeline | None:
+        """The most recently used pipeline that differs from ``spec`` in the checkpoint at most."""
+        found = (entry for key, entry in reversed(self._loaded.items()) if replace(key, variant=spec.variant) == spec)
+        return next(found, None)
 
     def _drop_outdated(self, spec: LoadSpec) -> None:
         """Drop pipelines of the same model whose files have been replaced since."""
@@ -249,9 +256,12 @@ def load_handle(
     reporter: LoadReporter | None = None,
     compile: bool = False,
 ) -> PipelineHandle:
-    """Load ``model``, unless it is loaded already, and return a handle for the graph."""
+    """Load ``model``, unless it is loaded already, and return a handle for the graph.
+
+    :param steps: The checkpoint to load of a step-distilled model if none is in memory; the sampling nodes choose.
+    """
     spec = LoadSpec(model.name, stamp, model.variant(steps), precision, offload)
-    handle = PipelineHandle(spec, model, compile=compile)
+    handle = PipelineHandle(spec, model, compile=compile, any_checkpoint=model.shares_components)
     pipelines.acquire(handle, reporter)
     return handle
 

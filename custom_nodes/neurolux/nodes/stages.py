@@ -13,7 +13,7 @@ from ..loading.node_progress import NodeReporter
 from ..stages.conditioning import told_by
 from ..stages.decode import decode
 from ..stages.encode import encode
-from ..stages.latent import empty_latent
+from ..stages.latent import empty_latent, samples_of
 from ..stages.sample import plan_sample, sample
 from .inputs import (
     ReadsNegative,
@@ -134,6 +134,7 @@ class Sample(ReadsNegative):
         negative: Any = None,
         strength: float = 1.0,
     ) -> io.NodeOutput:
+        pipeline = pipeline.for_steps(steps)
         request = plan_sample(pipeline.model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
         loaded = borrow(pipeline, NodeReporter())
         samples = sample(loaded, request, positive, negative)
@@ -157,4 +158,4 @@ class Decode(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle, latent: dict[str, Any]) -> io.NodeOutput:
         loaded = borrow(pipeline, NodeReporter())
-        return io.NodeOutput(decode(loaded, latent["samples"]), ui=stage_warnings_ui(cls, loaded))
+        return io.NodeOutput(decode(loaded, samples_of(latent)), ui=stage_warnings_ui(cls, loaded))

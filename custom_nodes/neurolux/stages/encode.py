@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Encoding
 from ..images.pixels import check_finite
@@ -22,12 +23,21 @@ REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close
 _log = logging.getLogger(__name__)
 
 
+def check_text(text: str) -> None:
+    """Raise InvalidParameter for what no tokenizer reads."""
+    if not isinstance(text, str):
+        raise InvalidParameter("prompt", f"the prompt is no text ({type(text).__name__}); link a text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidParameter("prompt", "the prompt has half of a character (a lone surrogate); write it again")
+
+
 def encode(loaded: LoadedPipeline, text: str, *, literal: bool = False) -> Conditioning:
     """Encode ``text`` into ComfyUI's CONDITIONING, on the CPU: every tensor that the family's encoder returns.
 
     Its weights apply, unless it is ``literal`` or the encoder knows none. A text that these encoders have encoded
     before is not encoded again. Raises InvalidParameter.
     """
+    check_text(text)
     family = family_of(loaded.model.family)
     encoders = [name for name in family.text_encoders if getattr(loaded.pipe, name, None) is not None]
     prompt = read_weights(text) if family.encoding.weighs_tokens and not literal else None

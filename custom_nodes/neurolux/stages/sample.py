@@ -88,7 +88,7 @@ def plan_sample(
         raise InvalidParameter(
             "num_inference_steps",
             f"num_inference_steps {request.steps} does not match the loaded {variant}-step checkpoint of {model.name}; "
-            f"set steps to {variant} (or 0) here, or choose {request.steps} steps on the loader",
+            f"set steps to {variant} (or 0)",
         )
     model.limits.num_inference_steps.check(request.steps)
     model.limits.guidance_scale.check(request.guidance)

@@ -54,7 +54,7 @@ def plan_video(
             f"num_inference_steps {steps} does not match {motion.file.name}, which was made for {motion.only_steps}; "
             f"set steps to {motion.only_steps} (or 0), or choose another motion adapter",
         )
-    frame = plan_sample(handle.model, handle.spec.variant, latent, seed, steps, guidance)
+    frame = plan_sample(handle.model, handle.model.variant(steps), latent, seed, steps, guidance)
     if frame.count != 1 or frame.task != "text-to-image":
         raise InvalidParameter("latent", "a video begins with one Empty Latent; frames says how many images it has")
     return VideoRequest(motion, frames, frame)
