@@ -97,11 +97,13 @@ bench: $(VENV)/.synced-dev ## measure: overhead over raw ComfyUI, the nodes, the
 	$(BIN)/python -m benchmarks.overlay
 
 DRY ?=
+SWEEP ?= 1
 
 .PHONY: dry-run
-dry-run: $(VENV)/.synced-dev ## execute the memory plans of all models on simulated cards: DRY="--model sd15 --offload disk"
+dry-run: $(VENV)/.synced-dev ## execute the memory plans of all models on simulated cards: DRY="--every-mode --every-task" SWEEP=100
 	$(BIN)/imagegen setup
 	$(BIN)/imagegen plan --dry-run --all-cards $(DRY)
+	$(BIN)/imagegen plan --dry-run --model sd15 --vram 8GB --ram 32GB --offload none --sweep $(SWEEP)
 
 GPU ?=
 

@@ -494,6 +494,18 @@ def conflict(first: Any, other: Any) -> str | None:
     return None
 
 
+def make_control(transformer: Any) -> Any:
+    """As those of Shakker-Labs and InstantX."""
+    from diffusers import FluxControlNetModel
+
+    kept = ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim",
+            "guidance_embeds", "axes_dims_rope")  # fmt: skip
+    return FluxControlNetModel(
+        **{name: transformer.config[name] for name in kept},
+        num_layers=CONTROL_LAYERS // 3, num_single_layers=CONTROL_LAYERS // 3 * 2,
+    )  # fmt: skip
+
+
 CONTROLS = Controls(
     modes=CONTROL_MODES,
     blocks=BLOCKS,
@@ -508,6 +520,7 @@ CONTROLS = Controls(
     folder_width=folder_width,
     combined=combined,
     conflict=conflict,
+    make=make_control,
     image_argument=lambda kind, task: "control_image",
     passes_mode=lambda kind: True,
     mode_count=lambda config: config["num_mode"],

@@ -267,6 +267,13 @@ def image_argument(kind: ControlKind, task: Task) -> str:
     return "image" if kind == "plain" and task == "text-to-image" else "control_image"
 
 
+def make_control(unet: Any) -> Any:
+    """Half a UNet, as diffusers makes it for training."""
+    from diffusers import ControlNetModel
+
+    return ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+
+
 CONTROLS = Controls(
     modes=CONTROL_MODES,
     blocks=BlockLists(("down_blocks", "mid_block"), levels=True),
@@ -283,6 +290,7 @@ CONTROLS = Controls(
     folder_width=lambda config: config.get("cross_attention_dim"),
     combined=combined,
     conflict=conflict,
+    make=make_control,
     image_argument=image_argument,
     passes_mode=lambda kind: kind == "union",
     mode_count=lambda config: config["num_control_type"],

@@ -241,6 +241,8 @@ class Controls:
     """(kind, modules) -> one module that runs all of them."""
     conflict: Callable[[Any, Any], str | None]
     """Why two modules cannot work together; None if they can."""
+    make: Callable[[Any], Any]
+    """(denoiser) -> a plain ControlNet of the published size for it, without weights: what a dry run executes."""
     image_argument: Callable[[ControlKind, Task], str]
     """The name of the pipeline's argument for control images."""
     passes_mode: Callable[[ControlKind], bool]

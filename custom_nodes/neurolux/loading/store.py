@@ -30,7 +30,7 @@ from ..memory.out_of_memory import with_memory_errors
 from ..memory.placement import ComponentMemory, Placement
 from ..memory.streaming import CPU
 from ..planning.planner import make_plan
-from ..planning.records import Plan, Workload
+from ..planning.records import Machine, Plan, Workload
 from ..weights.progress import LoadReporter
 from .handle import LoadSpec, PipelineHandle
 from .loaded import LoadedPipeline
@@ -180,10 +180,17 @@ class PipelineStore:
         shapes = opened.shapes
         machine = this_machine(device, droppable_ram=self.droppable_ram())
         workload = default_workload(model)
-        plan = make_plan(
-            family.costs, shapes, machine, workload, spec.precision, spec.offload,
-            force_upcast_vae=opened.force_upcast_vae,
-        )  # fmt: skip
+
+        def planned(machine: Machine) -> Plan:
+            return make_plan(
+                family.costs, shapes, machine, workload, spec.precision, spec.offload,
+                force_upcast_vae=opened.force_upcast_vae,
+            )  # fmt: skip
+
+        plan = planned(machine)
+        disk_rate = opened.disk_rate() if plan.reads_files else None
+        if disk_rate is not None:
+            plan = planned(replace(machine, disk_rate=disk_rate, disk_from="measured"))
         log_plan(model.name, plan)
         self._free_ram(plan.peak_ram)
         where = [device, CPU]
@@ -214,7 +221,9 @@ class PipelineStore:
         placement.prepare()
         load_ms = (time.perf_counter() - started) * 1000
         _log.info("NeuroLux: loaded %s in %.1f s", model.name, load_ms / 1000)
-        return LoadedPipeline(spec, model, pipe, shapes, placement, workload, plan.offload, load_ms)
+        return LoadedPipeline(
+            spec, model, pipe, shapes, placement, workload, plan.offload, load_ms, disk_rate=disk_rate
+        )
 
     def _free_ram(self, needed: int) -> None:
         """Make ``needed`` bytes of RAM free: core's copies go first, then the least recently used pipelines."""
