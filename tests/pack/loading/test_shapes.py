@@ -25,6 +25,7 @@ from tests.pack.blocks import lists_of, shallow_flux
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
 MODELS = known_architectures()
+FLUX = family_of("flux").costs
 BF16 = torch.bfloat16
 
 
@@ -203,10 +204,10 @@ def cases() -> Iterator[Any]:
             costs.sample_bytes(family_of("sdxl").costs, *size),
         )
         workspace = costs.CONVOLUTION_BYTES * side**2 / 1024**2
-        yield MODELS["flux-dev"]["vae"], decode, side, compute, costs.decode_bytes(*size) - workspace
-    tiled = costs.decode_bytes(1024, 1024, "bf16", tile=costs.TILE) - costs.CONVOLUTION_BYTES / 4
+        yield MODELS["flux-dev"]["vae"], decode, side, compute, costs.decode_bytes(FLUX, *size) - workspace
+    tiled = costs.decode_bytes(FLUX, 1024, 1024, "bf16", tile=costs.TILE) - costs.CONVOLUTION_BYTES / 4
     yield MODELS["sdxl-lightning"]["vae"], decode_in_tiles, 1024, "bf16", tiled
-    yield MODELS["flux-dev"]["text_encoder_2"], encode, 0, "bf16", costs.encode_bytes()
+    yield MODELS["flux-dev"]["text_encoder_2"], encode, 0, "bf16", costs.encode_bytes(FLUX)
 
 
 @pytest.mark.usefixtures("fused_attention")
