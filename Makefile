@@ -97,11 +97,13 @@ bench: $(VENV)/.synced-dev ## measure: overhead over raw ComfyUI, the nodes, the
 	$(BIN)/python -m benchmarks.overlay
 
 DRY ?=
+SWEEP ?= 1
 
 .PHONY: dry-run
-dry-run: $(VENV)/.synced-dev ## execute the memory plans of all models on simulated cards: DRY="--model sd15 --offload disk"
+dry-run: $(VENV)/.synced-dev ## execute the memory plans of all models on simulated cards: DRY="--every-mode --every-task" SWEEP=100
 	$(BIN)/imagegen setup
 	$(BIN)/imagegen plan --dry-run --all-cards $(DRY)
+	$(BIN)/imagegen plan --dry-run --model sd15 --vram 8GB --ram 32GB --offload none --sweep $(SWEEP)
 
 GPU ?=
 
@@ -118,9 +120,11 @@ soak: $(VENV)/.synced-dev ## jobs while processes die, freeze and the disk fills
 	$(BIN)/python -m benchmarks.soak --jobs $(JOBS) --seed $(SEED) --full-disks $(FULL_DISKS)
 
 .PHONY: workflows
-workflows: $(VENV)/.synced-dev ## export workflows/api from workflows with ComfyUI's own front end
+workflows: $(VENV)/.synced-dev ## export workflows/api with ComfyUI's own front end, and what is made of the graphs
 	scripts/install-test-packages.sh
 	$(BIN)/python -m scripts.export_workflows
+	$(BIN)/python -m scripts.draw_wiring
+	$(BIN)/python -m scripts.make_blueprints
 
 .PHONY: pot
 pot: ## write the template of the overlay's translations, and bring the translations up to date

@@ -5,6 +5,9 @@ Compared with plain diffusers (resident, and its own model offload) and with Com
 same run. On a machine without CUDA it says so and ends; ``--dry-run`` goes through all of it on tiny models, where the
 figures mean nothing and one cap stands for all.
 
+It ends after ten minutes (``--limit``), wherever it is, and prints what it has. First a tiny model is computed on the
+GPU and on the CPU, and the images are compared; exit code 1 says that they differ.
+
 Columns: seconds of one image with a new prompt (the middle one), peak memory of the GPU and what the plan predicted,
 most pinned RAM, what the transfers achieved while images were made, and which share of them computing hid:
 1 - (seconds - seconds of computing alone) / (bytes transferred / measured rate of the bus).
@@ -24,9 +27,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.gpu_checks import LIMIT_S, PARITY_TOLERANCE, TimeIsUp, limited, parity_difference, parity_line
 from benchmarks.in_process import settle_environment, start_comfyui
 
 if TYPE_CHECKING:
+    import torch
     from neurolux.families.blocks import BlockLists
 
 CAPS_GB = (6, 8, 12, 16, 24)
@@ -64,15 +69,21 @@ def hidden_share(seconds: float, computing: float, moved: float, rate: float) ->
     return None if transfer <= 0 else max(0.0, min(1.0, 1 - (seconds - computing) / transfer))
 
 
-def main() -> int:
-    """Measure and print; 0 as well where there is nothing to measure on."""
+def make_parser() -> argparse.ArgumentParser:
+    """The options."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     options.add_argument("--models", nargs="*", help="of flux-schnell, flux-dev, sdxl-lightning")
     options.add_argument("--caps", nargs="*", type=float, default=list(CAPS_GB), help="gigabytes of the GPU to use")
     options.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     options.add_argument("--json", type=Path, help="write the rows to this file")
+    options.add_argument("--limit", type=float, default=LIMIT_S, help="seconds after which it ends (600)")
     options.add_argument("--dry-run", action="store_true", help="tiny models on the CPU: no figure means anything")
-    chosen = options.parse_args()
+    return options
+
+
+def main() -> int:
+    """Measure and print; 0 as well where there is nothing to measure on, 1 where GPU and CPU differ."""
+    chosen = make_parser().parse_args()
     settle_environment()
     import torch
 
@@ -82,19 +93,45 @@ def main() -> int:
     start_comfyui(cpu=chosen.dry_run)
     from benchmarks.random_models import SUBJECTS
 
+    subjects = [subject for subject in SUBJECTS if not chosen.models or subject.name in chosen.models]
     rows: list[Row] = []
-    for subject in SUBJECTS:
-        if chosen.models and subject.name not in chosen.models:
-            continue
+    agrees = True
+    try:
+        with limited(chosen.limit):
+            agrees = compared(subjects[:1] if chosen.dry_run else subjects)
+            for row in measurements(subjects, chosen):
+                rows.append(row)
+                print(line(row), flush=True)
+    except TimeIsUp:
+        print(
+            f"benchmarks.gpu: {chosen.limit:g} s are over; the rest was not measured. Choose --models, --modes, --caps"
+        )
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    return 0 if agrees else 1
+
+
+def compared(subjects: list[Any]) -> bool:
+    """Whether tiny models give the CPU's image on this device, streamed as well; a line for each."""
+    import comfy.model_management as mm
+
+    device, agree = mm.get_torch_device(), True
+    for subject in subjects:
+        bench = Bench(replace(subject, side=256, steps=2), tiny=True, filled_on="cpu")
+        for mode in ("none", "stream"):
+            difference = parity_difference(bench, device, mode)
+            agree &= difference <= PARITY_TOLERANCE
+            print(parity_line(subject.name, mode, difference), flush=True)
+    return agree
+
+
+def measurements(subjects: list[Any], chosen: argparse.Namespace) -> Iterator[Row]:
+    """All rows of the table."""
+    for subject in subjects:
         caps = chosen.caps
         if chosen.dry_run:
             subject, caps = replace(subject, side=256, steps=2), caps[:DRY_CAPS]
-        for row in Bench(subject, tiny=chosen.dry_run).rows(chosen.modes, caps):
-            rows.append(row)
-            print(line(row), flush=True)
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
-    return 0
+        yield from Bench(subject, tiny=chosen.dry_run).rows(chosen.modes, caps)
 
 
 def line(row: Row) -> str:
@@ -118,7 +155,7 @@ def line(row: Row) -> str:
 class Bench:
     """One model, made once, in every way of running it."""
 
-    def __init__(self, subject: Any, *, tiny: bool) -> None:
+    def __init__(self, subject: Any, *, tiny: bool, filled_on: str | None = None) -> None:
         import comfy.model_management as mm
         import torch
         from neurolux.library.known_models import known_models
@@ -128,7 +165,7 @@ class Bench:
         self.subject, self.tiny, self.repeats = subject, tiny, 1 if tiny else REPEATS
         self.device: torch.device = mm.get_torch_device()
         self.dtype = torch.float32 if tiny else torch.bfloat16
-        self.parts = components(subject, self.device, self.dtype, tiny=tiny)
+        self.parts = components(subject, torch.device(filled_on or self.device), self.dtype, tiny=tiny)
         self.model = known_models().get(subject.name)
         self.number = 0
         self.computing: float | None = None
@@ -191,23 +228,11 @@ class Bench:
 
     def ours(self, mode: str, cap: float | None) -> Row:
         """The pack's stages, placed by its plan for the cap."""
-        import torch
-        from neurolux.loading.handle import LoadSpec
-        from neurolux.stages.decode import decode
-        from neurolux.stages.encode import encode
-        from neurolux.stages.sample import plan_sample, sample
-
-        spec = LoadSpec(self.subject.name, (), self.model.variant(0), "auto", mode)
         with capped(self.device, cap):
-            loaded = self.loaded(spec, mode)
-            latent = {"samples": torch.zeros(1, self.parts["vae"].config.latent_channels, *self.latent_sides())}
+            loaded = self.loaded(mode)
 
             def draw() -> None:
-                with torch.inference_mode():
-                    positive = encode(loaded, self.prompt())
-                    steps = 0 if loaded.model.step_distilled else self.subject.steps
-                    request = plan_sample(loaded.model, spec.variant, latent, seed=1, steps=steps)
-                    decode(loaded, sample(loaded, request, positive, None))
+                self.drawn(loaded, self.prompt())
 
             def moved() -> int:
                 return sum(part.residency.streamed_bytes for part in loaded.placement._patchers.values())
@@ -221,13 +246,37 @@ class Bench:
             row = replace(row, hidden=None)
         return row
 
+    def image(self, device: torch.device, mode: str) -> torch.Tensor:
+        """One image on ``device``, the same prompt each time."""
+        self.device = device
+        loaded = self.loaded(mode)
+        made = self.drawn(loaded, "a red fox in the snow").float().cpu()
+        loaded.placement.close()
+        self.tidy()
+        return made
+
+    def drawn(self, loaded: Any, prompt: str) -> torch.Tensor:
+        """One image (1, H, W, 3) by the pack's stages."""
+        import torch
+        from neurolux.stages.decode import decode
+        from neurolux.stages.encode import encode
+        from neurolux.stages.sample import plan_sample, sample
+
+        latent = {"samples": torch.zeros(1, self.parts["vae"].config.latent_channels, *self.latent_sides())}
+        with torch.inference_mode():
+            positive = encode(loaded, prompt)
+            steps = 0 if loaded.model.step_distilled else self.subject.steps
+            request = plan_sample(loaded.model, loaded.spec.variant, latent, seed=1, steps=steps)
+            return decode(loaded, sample(loaded, request, positive, None))
+
     def latent_sides(self) -> tuple[int, int]:
         """Height and width of the latent."""
         return self.subject.side // 8, self.subject.side // 8
 
-    def loaded(self, spec: Any, mode: str) -> Any:
+    def loaded(self, mode: str) -> Any:
         """What the pack's store would have made of files."""
         from neurolux.families.registry import family_of
+        from neurolux.loading.handle import LoadSpec
         from neurolux.loading.loaded import LoadedPipeline
         from neurolux.memory.machine import this_machine
         from neurolux.memory.placement import Placement
@@ -236,6 +285,7 @@ class Bench:
 
         from benchmarks.random_models import pipeline
 
+        spec = LoadSpec(self.subject.name, (), self.model.variant(0), "auto", mode)
         family = family_of(self.subject.family)
         shapes = {
             name: shape_of(part, family.components[name].part.blocks, self.tiny) for name, part in self.parts.items()

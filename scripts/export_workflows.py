@@ -2,9 +2,9 @@
 """`make workflows`: let ComfyUI's own front end write each saved graph in both formats.
 
 Every `workflows/*.json` is opened in the editor of a real ComfyUI, in headless Chromium. What the editor saves goes
-back to the same file, and what it would queue goes to `workflows/api/`. A graph without a thumbnail for the template
-browser gets an image of the canvas; one that shows what the graph makes is easier to recognize, and stays.
-`--check` writes nothing and fails if a file differs.
+back to the same file, and what it would queue goes to `workflows/api/`, with what *Publish as mode* would write of the
+app's inputs. A graph without a thumbnail for the template browser gets an image of the canvas; one that shows what the
+graph makes is easier to recognize, and stays. `--check` writes nothing and fails if a file differs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from difflib import unified_diff
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from playwright.async_api import Page, async_playwright
 
+from bridge.modes.interface import interface_file
 from bridge.modes.library import SHIPPED_WORKFLOWS
 from bridge.service.comfyui import ManagedComfyUI
 from bridge.service.installer import find_installation, write_extra_model_paths
@@ -44,8 +45,8 @@ QUIET_SETTINGS = {
     "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # else small text is left out of the images
 }
 
-NO_ID = "00000000-0000-0000-0000-000000000000"
-"""Newer front ends replace it by one of their own when they open the graph."""
+VIEW = {"scale": 1, "offset": [60, 90]}
+"""Opens at full size. Graphs begin near (20, 50), and this leaves room for the editor's bars."""
 GROUP_FONT_SIZE = 24
 SETTLING_S = 5
 """How long the editor may take to give the nodes of a graph their sizes."""
@@ -57,10 +58,21 @@ OPEN_GRAPH = """async (workflow) => {
     const missing = app.graph.nodes.filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type]);
     return missing.map(node => node.type);
 }"""
-SAVE_GRAPH = """async () => {
-    const {output, workflow} = await app.graphToPrompt();
-    return {api: output, workflow: JSON.parse(JSON.stringify(workflow))};
+SAVE_GRAPH = """async (name) => {
+    const scripts = await (await fetch('/api/extensions')).json();
+    const {content, send} = await import(scripts.find(path => path.endsWith('/js/publish.js')));
+    const graph = await content();
+    return {...graph, plan: await send(name, graph, {dry_run: true})};
 }"""
+"""The same as Publish as mode, which saves nothing in a dry run."""
+SET_VALUES = """(values) => {
+    for (const [id, widget, config] of app.graph.extra.linearData.inputs) {
+        const name = config?.name ?? widget;
+        if (!(name in values)) continue;
+        app.graph.getNodeById(id).widgets.find(each => each.name === widget).value = values[name];
+    }
+}"""
+"""Sets inputs of the app that is open, by the names of its fields."""
 FIT_VIEW = """async () => {
     app.canvas.deselectAll?.();
     await app.extensionManager.command.execute('Comfy.Canvas.FitView');
@@ -81,12 +93,14 @@ FIT_VIEW = """async () => {
 
 
 @asynccontextmanager
-async def editor(url: str) -> AsyncIterator[Page]:
-    """A page with ComfyUI's editor, ready for use."""
+async def editor(url: str, prepare: Callable[[Page], Awaitable[object]] | None = None) -> AsyncIterator[Page]:
+    """A page with ComfyUI's editor, ready for use. ``prepare`` gets the page before anything is loaded into it."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         try:
             page = await browser.new_page(viewport=VIEWPORT)  # pyright: ignore[reportArgumentType]
+            if prepare is not None:
+                await prepare(page)
             for setting, value in QUIET_SETTINGS.items():
                 await page.request.post(f"{url}/api/settings/{setting}", data=json.dumps(value))
             await page.goto(url, timeout=EDITOR_TIMEOUT_MS)
@@ -115,21 +129,27 @@ async def open_graph(page: Page, workflow: dict[str, Any]) -> None:
         raise ValueError(f"the editor does not know the nodes {', '.join(missing)}")
 
 
-async def save_graph(page: Page) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The open graph as the editor saves it and as it queues it."""
-    saved = await page.evaluate(SAVE_GRAPH)
-    return stable(saved["workflow"]), saved["api"]
+async def save_graph(page: Page, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
+    """The open graph as the editor saves it, as it queues it, and its interface, as *Publish as mode* would write it.
+
+    Raises ValueError where it could not be published as it is.
+    """
+    saved = await page.evaluate(SAVE_GRAPH, name)
+    plan = saved["plan"]
+    if plan["status"] != 200 or plan["warnings"]:
+        raise ValueError(f"{name} cannot be published: {plan.get('error') or plan['warnings']}")
+    return stable(saved["workflow"]), saved["api"], plan["interface"]
 
 
 def stable(workflow: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from one saving or one front end to the next, and need not be in a file.
 
-    That is where the view stood, the editor's version and its id of the graph; values by name beside those in order;
-    empty values; the usual size of a group's title; and outputs of nodes that lead nowhere.
+    That is where the view stands, the editor's version and renderer; values by name beside those in order; empty
+    values; the usual size of a group's title; and outputs of nodes that lead nowhere.
     """
-    workflow.get("extra", {}).pop("ds", None)
+    workflow.setdefault("extra", {})["ds"] = VIEW
     workflow.get("extra", {}).pop("frontendVersion", None)
-    workflow["id"] = NO_ID
+    workflow.get("extra", {}).pop("workflowRendererVersion", None)
     for graph in (workflow, *workflow.get("definitions", {}).get("subgraphs", ())):
         for group in graph.get("groups", ()):
             if group.get("font_size") == GROUP_FONT_SIZE:
@@ -150,8 +170,9 @@ def text(graph: dict[str, Any]) -> str:
 
 async def files_of(page: Page, path: Path) -> dict[Path, str]:
     """The files of the open graph, with the content that they should have."""
-    workflow, api = await save_graph(page)
-    return {path: text(workflow), path.parent / "api" / path.name: text(api)}
+    workflow, api, interface = await save_graph(page, path.stem)
+    files = {path: text(workflow), path.parent / "api" / path.name: text(api)}
+    return files if interface is None else {**files, interface_file(path): text(interface)}
 
 
 def difference(file: Path, content: str) -> list[str]:

@@ -28,7 +28,7 @@ from bridge.modes.library import SHIPPED_WORKFLOWS
 from bridge.service.runtime import Runtime, running_service
 from bridge.settings import Settings
 from overlay.pygobject import require_gtk
-from scripts.export_workflows import FIT_VIEW, editor, open_graph
+from scripts.export_workflows import SET_VALUES, editor, open_graph
 from tests.overlay.desktop import Hands, Person, session_bus, window_manager, x_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,18 +48,12 @@ OWN_MODE: dict[str, Any] = {
     "4": {"class_type": "NeuroLuxResult", "inputs": {"images": ["3", 0], "name": "negative"}},
 }
 """The graph that docs/MODES.md publishes."""
-SET_VALUES = """(values) => {
-    for (const node of app.graph.nodes) {
-        const name = node.widgets?.find(widget => widget.name === 'name')?.value;
-        if (name in values) node.widgets.find(widget => widget.name === 'value').value = values[name];
-    }
-}"""
 SHOWS_IMAGE = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
     return (result.imgs ?? []).some(image => image.complete);
 }"""
-LARGE = ViewportSize(width=2350, height=1200)
-"""The text in the nodes is legible."""
+WINDOW = ViewportSize(width=1600, height=1000)
+"""Graphs of ours fit into it at full size."""
 BESIDE_MENU = """() => {
     app.graph.arrange(60);
     app.canvas.ds.scale = 0.6;
@@ -71,12 +65,12 @@ APPLICATION, OVERLAY_TITLE = "org.neurolux.Overlay", "Generate an image"
 
 async def take_editor(page: Page) -> None:
     """The graph of text-to-image after a run."""
-    await page.set_viewport_size(LARGE)
+    await page.set_viewport_size(WINDOW)
     await open_graph(page, json.loads((SHIPPED_WORKFLOWS / "text-to-image.json").read_bytes()))
     await page.evaluate(SET_VALUES, {"model": "starter", "prompt": PROMPT})
     await page.get_by_role("button", name="Run", exact=True).first.click()
     await page.wait_for_function(SHOWS_IMAGE, timeout=60_000)
-    await page.screenshot(path=IMAGES / "editor.png", clip=await page.evaluate(FIT_VIEW))
+    await page.screenshot(path=IMAGES / "editor.png")
 
 
 async def take_menu(page: Page) -> None:

@@ -19,8 +19,15 @@ from bridge.terminal import show
 
 MODULE = "neurolux.library.plan_command"
 DRY_MODULE = "neurolux.dry_run.command"
-DRY_OPTIONS = ("model", "vram", "ram", "size", "precision", "offload")
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits")
+DRY_OPTIONS = ("model", "vram", "card", "ram", "size", "precision", "offload")
+DRY_FLAGS = {
+    "every-mode": "with --dry-run --all-cards: every offload mode, not only the one that is chosen",
+    "every-task": "with --dry-run --all-cards: image to image, ControlNets and videos too",
+}
+NVIDIA_SMI = (
+    "nvidia-smi", "--query-gpu=memory.free,compute_cap,pcie.link.gen.max,pcie.link.width.max,name",
+    "--format=csv,noheader,nounits",
+)  # fmt: skip
 WRONG = 2
 """The exit code of the planner for arguments that it cannot use."""
 OPTIONS = {
@@ -29,10 +36,13 @@ OPTIONS = {
         "a name that 'imagegen models' lists, a diffusers folder, or a weight file in the models folder; or a path",
     ),
     "vram": ("SIZE", "memory of the GPU, such as 8GB, 7.5GB or 8GiB; 0 for a CPU (this machine's)"),
+    "card": ("NAME", "a GPU by its name, such as 'RTX 3060': its memory, number formats and speed"),
     "ram": ("SIZE", "RAM of the machine (the free RAM of this one)"),
+    "disk": ("RATE", "bytes a second that the disk with the weights delivers, such as 500MB (measured where they are)"),
     "size": ("WxH", "pixels, such as 1024 or 1024x768 (the model's)"),
     "steps": ("N", "denoising steps (the model's)"),
     "count": ("N", "how many images (1)"),
+    "frames": ("N", "frames of a video, with a motion adapter (an image)"),
     "precision": ("TYPE", "auto, bf16, fp16, fp32, fp8, int8, nf4 or as-is (auto)"),
     "offload": ("MODE", "auto, none, model, stream, sequential or disk (auto)"),
     "controlnet": ("NAME", "a ControlNet to include: a file in models/controlnet, or its size, such as 2.5GB"),
@@ -59,11 +69,18 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="execute the plan on a simulated GPU (some 20 s), and print what was counted; with --vram and --ram",
     )
+    plan.add_argument(
+        "--sweep", metavar="N", type=int,
+        help="with --dry-run: let memory run out at each N-th allocation of an image (1 takes hours)",
+    )  # fmt: skip
+    for name, words in DRY_FLAGS.items():
+        plan.add_argument(f"--{name}", action="store_true", help=words)
     plan.set_defaults(run=plan_command)
 
 
 def nvidia_gpu() -> str:
-    """Free MiB and compute capability of this machine's first NVIDIA GPU; empty where there is none."""
+    """Free MiB, compute capability, generation and lanes of PCIe and name of this machine's first NVIDIA GPU; empty
+    where there is none."""
     try:
         asked = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
@@ -80,6 +97,10 @@ def plan_command(args: argparse.Namespace) -> int:
     environment = {**os.environ, "PYTHONPATH": str(PACK.parent)}
     if args.dry_run:
         return subprocess.run(dry_run(values, args, settings), env=environment).returncode
+    if args.every_mode or args.every_task:
+        raise BridgeError("--every-mode and --every-task go with --dry-run --all-cards")
+    if args.sweep is not None:
+        raise BridgeError("--sweep goes with --dry-run")
     command = [sys.executable, "-m", MODULE]
     command += [f"--models={folder}" for folder in model_folders(settings)]
     command += [f"--{name}={value}" for name, value in values.items() if value is not None]
@@ -98,9 +119,23 @@ def dry_run(values: Mapping[str, str | None], args: argparse.Namespace, settings
     """The command that executes the plan of ``values``, or with ``--all-cards`` those of the usual GPUs."""
     given = {name: value for name, value in values.items() if value is not None}
     taken = ("model", "offload") if args.all_cards else DRY_OPTIONS
+    if (args.every_mode or args.every_task) and not args.all_cards:
+        raise BridgeError("--every-mode and --every-task go with --all-cards")
+    if args.sweep is not None and args.all_cards:
+        raise BridgeError("--sweep goes with --model, --vram (or --card) and --ram, not with --all-cards")
     for name in given:
         if name not in taken:
             raise BridgeError(f"--dry-run takes no --{name} here; it takes --{', --'.join(taken)}")
     command = [sys.executable, "-m", DRY_MODULE, f"--comfyui={find_installation(settings, lambda text: None).root}"]
     command += [f"--{name}={value}" for name, value in given.items()]
-    return command + [flag for flag, wanted in (("--matrix", args.all_cards), ("--json", args.json)) if wanted]
+    if args.sweep is not None:
+        command.append(f"--sweep={args.sweep}")
+    return command + [flag for flag, wanted in _flags(args) if wanted]
+
+
+def _flags(args: argparse.Namespace) -> list[tuple[str, bool]]:
+    """The dry run's own flags, and whether they are wanted."""
+    return [
+        ("--matrix", args.all_cards), ("--json", args.json), ("--every-mode", args.every_mode),
+        ("--every-task", args.every_task),
+    ]  # fmt: skip

@@ -6,7 +6,8 @@ from bridge.contract.wire import PackModel
 
 
 class PlannedMachine(PackModel):
-    """The machine of a plan. `free_vram` is 0 without a GPU; rates are in bytes a second and, where known, FLOP/s."""
+    """The machine of a plan. `free_vram` is 0 without a GPU; rates are in bytes a second and, where known, FLOP/s
+    (`compute_rate` in 16 bits). `rates_from`: assumed, card (a table of cards) or measured."""
 
     device: str
     free_vram: int
@@ -16,6 +17,10 @@ class PlannedMachine(PackModel):
     transfer_rate: float
     disk_rate: float
     compute_rate: float | None
+    fp32_rate: float | None = None
+    card: str = ""
+    rates_from: str = "assumed"
+    disk_from: str = "assumed"
 
 
 class PlannedImage(PackModel):

@@ -10,7 +10,7 @@ Graph = dict[str, dict[str, Any]]
 
 def load_graph(model: str) -> Graph:
     """The graph that loads a model and does nothing else."""
-    loader = {"model": model, "precision": "auto", "offload": "auto", "steps": 0}
+    loader = {"model": model, "precision": "auto", "offload": "auto"}
     return {
         "1": {"class_type": "NeuroLuxLoadModel", "inputs": loader, "_meta": {"title": "Load Model"}},
         "2": {"class_type": "NeuroLuxWarmUp", "inputs": {"pipeline": ["1", 0]}, "_meta": {"title": "Warm Up"}},

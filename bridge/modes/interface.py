@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from bridge.contract import MAX_SEED
 from bridge.modes.graphs import Graph
-from bridge.modes.parameters import RESERVED, Parameter, ParameterKind
+from bridge.modes.parameters import RESERVED, Parameter, ParameterKind, known_kinds
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class _Parameter(BaseModel):
     minimum: int | float | None = None
     maximum: int | float | None = None
     step: int | float | None = None
+    max_length: int | None = None
+    choices: list[str] = Field(default_factory=list)
+    accept: list[str] = Field(default_factory=list)
 
 
 class _Result(BaseModel):
@@ -93,4 +96,7 @@ def _parameter(one: _Parameter, graph: Graph) -> Parameter:
         minimum=0 if seed else one.minimum,
         maximum=MAX_SEED if seed else one.maximum,
         step=one.step,
+        choices=tuple(one.choices),
+        max_length=one.max_length,
+        accept=known_kinds(one.name, one.accept),
     )

@@ -5,20 +5,20 @@ The `name` of a node is the field of a request. The node pack defines what the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from pydantic import JsonValue
 
-from bridge.contract import MAX_SEED, VISIBLE_PATTERN, is_blank, shorten, shown
+from bridge.contract import VISIBLE_PATTERN, is_blank, shorten, shown
 from bridge.modes.files_in import FILE_KINDS
 from bridge.modes.images_in import is_reference
 
 
 class ParameterKind(StrEnum):
-    """The type of a boundary node."""
+    """What a parameter takes."""
 
     TEXT = "text"
     INTEGER = "integer"
@@ -34,17 +34,14 @@ PARAMETER_CLASSES = {
     "NeuroLuxTextParameter": ParameterKind.TEXT,
     "NeuroLuxIntegerParameter": ParameterKind.INTEGER,
     "NeuroLuxNumberParameter": ParameterKind.NUMBER,
-    "NeuroLuxSeedParameter": ParameterKind.SEED,
     "NeuroLuxChoiceParameter": ParameterKind.CHOICE,
-    "NeuroLuxBooleanParameter": ParameterKind.BOOLEAN,
-    "NeuroLuxImageParameter": ParameterKind.IMAGE,
     "NeuroLuxFileParameter": ParameterKind.FILE,
 }
 RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
 """Fields of every request; parameters must not have these names."""
 OPTIONS_CHARS = 400
 """The most characters of a list of options in an error."""
-INPUT_KEYS = {ParameterKind.IMAGE: "image", ParameterKind.FILE: "file"}
+INPUT_KEYS = {ParameterKind.FILE: "file"}
 """The node input that holds the value, if it is not called value."""
 VALUE_INDEX = 1
 """The value of a boundary node among its widgets, after the name."""
@@ -166,7 +163,6 @@ def read_parameter(node_id: str, kind: ParameterKind, inputs: Mapping[str, Any])
     if isinstance(value, list):
         raise ValueError(f"parameter {name!r}: its value is linked to another node, so a request cannot set it")
     bounded = kind in (ParameterKind.INTEGER, ParameterKind.NUMBER)
-    seed = kind is ParameterKind.SEED
     return Parameter(
         name=name,
         kind=kind,
@@ -176,17 +172,18 @@ def read_parameter(node_id: str, kind: ParameterKind, inputs: Mapping[str, Any])
         node_id=node_id,
         description=inputs.get("description", ""),
         required=bool(inputs.get("required", False)),
-        minimum=inputs["minimum"] if bounded else 0 if seed else None,
-        maximum=inputs["maximum"] if bounded else MAX_SEED if seed else None,
+        minimum=inputs["minimum"] if bounded else None,
+        maximum=inputs["maximum"] if bounded else None,
         step=inputs.get("step") if bounded else None,
         choices=tuple(line.strip() for line in inputs.get("choices", "").splitlines() if line.strip()),
         max_length=inputs.get("max_length") or None,
-        accept=_read_accept(name, inputs.get("accept", "")),
+        accept=known_kinds(name, inputs.get("accept", "").split(",")),
     )
 
 
-def _read_accept(name: str, text: str) -> tuple[str, ...]:
-    kinds = tuple(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())
+def known_kinds(name: str, given: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of file that parameter `name` accepts, by extension. Raises ValueError for one that is not known."""
+    kinds = tuple(part.strip().lower().lstrip(".") for part in given if part.strip())
     if unknown := [kind for kind in kinds if kind not in FILE_KINDS]:
         raise ValueError(f"parameter {name!r}: accept lists {unknown[0]!r}; known kinds are {', '.join(FILE_KINDS)}")
     return kinds

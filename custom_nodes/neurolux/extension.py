@@ -10,6 +10,7 @@ from .guard.middleware import add_guard
 from .loading.store import pipelines
 from .memory.manager import on_ram_request
 from .nodes import NODES
+from .nodes.manners import with_manners
 from .routes.registration import add_routes
 
 
@@ -23,4 +24,4 @@ class NeuroLuxExtension(ComfyExtension):
             add_guard(PromptServer.instance.app)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return NODES
+        return [with_manners(node) for node in NODES]

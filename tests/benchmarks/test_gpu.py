@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,4 +74,39 @@ def test_a_dry_run_goes_through_every_mode_once(
     streamed = {row["who"]: row["moved_gb"] for row in ours}
     assert streamed["neurolux, sequential"] > 0
     assert streamed["neurolux, none"] == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(rows) + 2
+    assert all("tiny, fp32: as on the CPU (differs by 0.0000, tolerance 0.02)" in text for text in printed[:2])
+
+
+def test_a_device_that_computes_otherwise_is_noticed() -> None:
+    class Bench:
+        """Draws a little lighter on one device."""
+
+        def image(self, device: torch.device, mode: str) -> torch.Tensor:
+            return torch.full((1, 2, 2, 3), 0.5 if device.type == "cpu" else 0.53)
+
+    difference = gpu.parity_difference(Bench(), torch.device("meta"), "stream")
+    assert difference == pytest.approx(0.03)
+    assert "NOT as on the CPU (differs by 0.0300" in gpu.parity_line("flux-dev", "stream", difference)
+
+
+def test_it_ends_at_its_limit_wherever_it_is(
+    comfy_modules: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "start_comfyui", lambda *, cpu: None)
+    monkeypatch.setattr(gpu, "compared", lambda subjects: True)
+
+    def endless(self: gpu.Bench, modes: list[str], caps: list[float]) -> Iterator[gpu.Row]:
+        yield gpu.Row("flux-dev", "neurolux, none", None, 1.0)
+        try:
+            threading.Event().wait(60)
+        except Exception as error:
+            pytest.fail(f"a measurement took the limit for its own failure: {error}")
+
+    monkeypatch.setattr(gpu.Bench, "rows", endless)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--dry-run", "--models", "flux-dev", "--limit", "1"])
+    assert gpu.main() == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert "neurolux, none" in first
+    assert "1 s are over; the rest was not measured" in last

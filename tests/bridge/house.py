@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from bridge.contract import ErrorBody, Job, JobEvent, JobState, JobStatus, Model
 from bridge.names import Names
 from bridge.settings import Settings
 from tests.bridge.gateway.test_resolve import MODELS
-from tests.bridge.graphs import graph, workflow
+from tests.bridge.graphs import graph, workflow, write_graph
 
 BODY: dict[str, Any] = {"prompt": "a cat", "mode": "paint"}
 """A request to the small graph, which names no model."""
@@ -30,10 +29,8 @@ BODY: dict[str, Any] = {"prompt": "a cat", "mode": "paint"}
 
 def write_mode(folder: Path, name: str, nodes: dict[str, Any] | None = None) -> Path:
     """Save the small graph as a mode, with other or more nodes."""
-    (folder / "api").mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(workflow()))
-    (folder / "api" / path.name).write_text(json.dumps({**graph(), **(nodes or {})}))
+    write_graph(path, {**graph(), **(nodes or {})}, workflow())
     return path
 
 

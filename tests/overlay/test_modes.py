@@ -14,14 +14,8 @@ from tests.overlay.desktop import eventually
 
 MODE = "image-to-image"
 GRAPH = {
-    "1": {
-        "class_type": "NeuroLuxImageParameter",
-        "inputs": {"name": "image", "image": "", "description": "What to change.", "required": True},
-    },
-    "2": {
-        "class_type": "NeuroLuxBooleanParameter",
-        "inputs": {"name": "gently", "value": False, "description": "Has no effect on the colours."},
-    },
+    "1": {"class_type": "NeuroLuxLoadImage", "inputs": {"image": ""}},
+    "2": {"class_type": "PrimitiveBoolean", "inputs": {"value": False}},
     "3": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
     "4": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
     "9": {
@@ -35,15 +29,29 @@ GRAPH = {
         },
     },
 }
+FIELDS = [
+    {"name": "image", "kind": "image", "description": "What to change.", "required": True, "targets": [["1", "image"]]},
+    {
+        "name": "gently",
+        "kind": "boolean",
+        "default": False,
+        "description": "Has no effect on the colours.",
+        "targets": [["2", "value"]],
+    },
+]
 
 
 @pytest.fixture
 def negative_mode(own_service: OwnService) -> Iterator[None]:
     """An image-to-image mode of the user's own, of stock nodes: it turns the colours of an image round."""
     path = own_service.settings.workflows / f"{MODE}.json"
+    interface = path.parent / "api" / f"{MODE}.interface.json"
+    interface.parent.mkdir(exist_ok=True)
+    interface.write_text(json.dumps({"version": 1, "parameters": FIELDS}))
     path.write_text(json.dumps(GRAPH))
     yield
     path.unlink()
+    interface.unlink()
 
 
 def test_a_finished_image_is_varied_by_the_mode_that_takes_images(

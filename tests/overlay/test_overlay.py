@@ -50,7 +50,7 @@ def test_a_prompt_becomes_an_image_that_is_saved_with_its_seed(
         graph: dict[str, Any] = json.loads(image.info["prompt"])
         red, green, blue = image.convert("RGB").resize((1, 1), box=(0, 0, 8, 8)).getpixel((0, 0))  # type: ignore[misc]
     assert blue > red
-    seeds = [node["inputs"]["value"] for node in graph.values() if node["class_type"] == "NeuroLuxSeedParameter"]
+    seeds = [node["inputs"]["seed"] for node in graph.values() if node["class_type"] == "NeuroLuxSample"]
     assert seeds == [int(saved.stem.rsplit("-", 1)[1])]
     person.press("Save")
     eventually(lambda: len(list(overlay.images.rglob("*.png"))) == 2, "a second file rather than an overwritten one")

@@ -53,7 +53,7 @@ def show_image(overlay: RunningOverlay, hands: Hands) -> None:
 def seed_of(png: bytes) -> list[int]:
     with Image.open(io.BytesIO(png)) as opened:
         graph: dict[str, Any] = json.loads(opened.info["prompt"])
-    return [node["inputs"]["value"] for node in graph.values() if node["class_type"] == "NeuroLuxSeedParameter"]
+    return [node["inputs"]["seed"] for node in graph.values() if node["class_type"] == "NeuroLuxSample"]
 
 
 def test_the_bar_stays_above_other_windows_every_time_it_is_shown(

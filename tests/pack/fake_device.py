@@ -57,7 +57,7 @@ class FakeDevice:
         monkeypatch.setattr(mm, "extra_reserved_memory", lambda: RESERVED)
         for room in ("encode_bytes", "sample_bytes", "decode_bytes", "encode_image_bytes"):
             monkeypatch.setattr(costs, room, lambda *_, **__: RESERVED)
-        monkeypatch.setattr(costs, "largest_layer", lambda _: 0)
+        monkeypatch.setattr(costs, "largest_layer", lambda *_, **__: 0)
         monkeypatch.setattr(costs, "RESERVE_BYTES", RESERVED)
         machine = planners[0].this_machine
 

@@ -23,7 +23,6 @@ def text_to_image(
     count: int = 1,
     seed: int = 7,
     steps: int = 0,
-    load_steps: int = 0,
     guidance: float = -1.0,
     output_format: str = "png",
     offload: str = "auto",
@@ -31,7 +30,7 @@ def text_to_image(
 ) -> Graph:
     """A prompt to an image; the node ``result`` saves it."""
     graph = {
-        "load": node("NeuroLuxLoadModel", model=model, precision="auto", offload=offload, steps=load_steps),
+        "load": node("NeuroLuxLoadModel", model=model, precision="auto", offload=offload),
         "positive": node("NeuroLuxEncodePrompt", pipeline=["load", 0], text=prompt),
         "latent": node("EmptyLatentImage", width=width, height=height, batch_size=count),
         "sample": node(

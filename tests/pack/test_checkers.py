@@ -84,7 +84,7 @@ def test_every_name_of_comfyui_that_the_pack_uses_exists_and_every_call_fits(rep
 
 
 def test_every_shipped_graph_fits_the_nodes_of_this_comfyui(comfyui: ComfyServer) -> None:
-    graphs = sorted(str(path) for path in (SHIPPED_WORKFLOWS / "api").glob("*.json"))
+    graphs = sorted(str(SHIPPED_WORKFLOWS / "api" / path.name) for path in SHIPPED_WORKFLOWS.glob("*.json"))
     command = [sys.executable, "-m", "comfy_lint.cli", "--strict", "--server", comfyui.url, *graphs]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (run.returncode, len(graphs) > 10) == (0, True), run.stdout + run.stderr

@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Page
 
 from bridge.client import ClientError, ImageGenClient
 from bridge.service.comfyui import free_port
 from bridge.service.installer import find_installation
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
+from tests.service.front_ends import Editor, open_editor
 from tests.tiny_models import write_tiny_models
 
 DEFAULT_MODEL = "tiny-flux-schnell"
@@ -70,6 +72,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+async def front_end(service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Editor]:
+    """The editor in the front end that a test names, opened once: a person leaves it open, too."""
+    async with open_editor(service.comfyui_url, request.param) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def page(front_end: Editor) -> Page:
+    """Its page, without the notices of earlier tests."""
+    await front_end.page.evaluate("() => app.extensionManager.toast.removeAll?.()")
+    return front_end.page
 
 
 @pytest.fixture

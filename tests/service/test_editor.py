@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,15 +11,11 @@ from playwright.async_api import Page
 
 from bridge.client import ImageGenClient
 from bridge.modes.library import SHIPPED_WORKFLOWS
-from scripts.export_workflows import editor, export, open_graph
+from scripts.export_workflows import SET_VALUES, export, open_graph
 from tests.service.conftest import DEFAULT_MODEL, Service
+from tests.service.front_ends import Editor, on_each, on_newer, on_own
+from tests.service.graph_layout import NODES_2, WINDOW, layout_problems, nodes_2_problems
 
-SET_PARAMETERS = """(values) => {
-    for (const node of app.graph.nodes) {
-        const name = node.widgets?.find(widget => widget.name === 'name')?.value;
-        if (name in values) node.widgets.find(widget => widget.name === 'value').value = values[name];
-    }
-}"""
 IMAGE_SIZES = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
     return (result.imgs ?? []).filter(img => img.complete).map(img => [img.naturalWidth, img.naturalHeight]);
@@ -45,24 +40,19 @@ HEAR_TEXTS = """() => {
     window.heardTexts = [];
     app.api.addEventListener('progress_text', event => window.heardTexts.push(event.detail.text));
 }"""
-UPLOADS = ("NeuroLuxImageParameter", "NeuroLuxFileParameter", "LoadImage")
+UPLOADS = ("NeuroLuxLoadImage", "NeuroLuxFileParameter", "LoadImage")
 
 
-@pytest.fixture(scope="module")
-async def page(service: Service) -> AsyncIterator[Page]:
-    """The editor, opened once: as a person leaves it open, and opens one graph after the other."""
-    async with editor(service.comfyui_url) as opened:
-        yield opened
-
-
+@on_each
 async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_image(page: Page, service: Service) -> None:
     templates = await (await page.request.get(f"{service.comfyui_url}/api/workflow_templates")).json()
-    assert sorted(templates["neurolux"]) == [path.stem for path in sorted(SHIPPED_WORKFLOWS.glob("*.json"))]
-    url = f"{service.comfyui_url}/api/workflow_templates/neurolux/text-to-image.json"
+    assert templates["neurolux"][:3] == ["Text to Image", "Image to Image", "Inpaint"]
+    assert len(templates["neurolux"]) == len(list(SHIPPED_WORKFLOWS.glob("*.json")))
+    url = f"{service.comfyui_url}/api/workflow_templates/neurolux/Text to Image.json"
     workflow = await (await page.request.get(url)).json()
     await open_graph(page, workflow)  # Fails on a node that the editor lacks.
     await page.evaluate(
-        SET_PARAMETERS,
+        SET_VALUES,
         {"model": DEFAULT_MODEL, "width": 160, "height": 128, "num_images": 2, "prompt": "from the editor"},
     )
     await page.get_by_role("button", name="Run", exact=True).first.click()
@@ -72,6 +62,7 @@ async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_image(pa
     assert thumbnail.ok
 
 
+@on_each
 async def test_a_image_dropped_on_the_editor_reopens_what_made_it(page: Page, client: ImageGenClient) -> None:
     answer = client.generate("a lighthouse at dusk", width=128, height=96, num_inference_steps=2, seed=987654321)
     assert answer.image_bytes_b64
@@ -80,6 +71,7 @@ async def test_a_image_dropped_on_the_editor_reopens_what_made_it(page: Page, cl
     assert 987654321 in values
 
 
+@on_own
 async def test_the_text_of_a_node_reaches_the_editor_that_queued_it_and_no_other(
     page: Page, service: Service, client: ImageGenClient
 ) -> None:
@@ -94,7 +86,7 @@ async def test_the_text_of_a_node_reaches_the_editor_that_queued_it_and_no_other
     url = f"{service.comfyui_url}/api/workflow_templates/neurolux/text-to-image.json"
     await open_graph(page, await (await page.request.get(url)).json())
     small = {"model": DEFAULT_MODEL, "width": 64, "height": 64, "prompt": "from this editor"}
-    await page.evaluate(SET_PARAMETERS, small)
+    await page.evaluate(SET_VALUES, small)
     await page.request.post(f"{service.comfyui_url}/free", data=json.dumps(fresh))
     await page.get_by_role("button", name="Run", exact=True).first.click()
     await page.wait_for_function(f"() => ({IMAGE_SIZES})().length === 1", timeout=60_000)
@@ -102,24 +94,45 @@ async def test_the_text_of_a_node_reaches_the_editor_that_queued_it_and_no_other
     assert not [line for line in console if "Unhandled message" in line]
 
 
+@on_each
 async def test_every_graph_opens_agrees_with_its_twin_and_is_taken_by_comfyui(
     page: Page, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each is queued as the editor would queue it, and its run is stopped at once: other tests judge the images.
 
+    At full size, a window of 1600 x 1000 shows all of it.
     A model, LoRA or image that is not on this machine is refused for that, and for nothing else.
     """
     wrong: list[str] = []
+    before = page.viewport_size
+    await page.set_viewport_size(WINDOW)
     for path in sorted(SHIPPED_WORKFLOWS.glob("*.json")):
         if not await export(page, path, check=True):
             wrong.append(capsys.readouterr().out.strip())
+        wrong += await layout_problems(page, path.stem)
         answer = await page.evaluate(QUEUE)
         if "prompt_id" in answer:
             stop = json.dumps({"delete": [answer["prompt_id"]]})
             await page.request.post(f"{service.comfyui_url}/queue", data=stop)
             await page.request.post(f"{service.comfyui_url}/interrupt", data=json.dumps(answer))
         wrong += [f"{path.stem}: {problem}" for problem in unexpected(answer)]
+    if before is not None:
+        await page.set_viewport_size(before)
     assert not wrong, "\n".join(wrong)
+
+
+@on_newer
+async def test_no_node_lies_on_another_in_nodes_2(page: Page) -> None:
+    """Its rows are higher than those of the classic canvas, and a note shows all of its text."""
+    await page.evaluate(NODES_2, True)
+    try:
+        wrong: list[str] = []
+        for path in sorted(SHIPPED_WORKFLOWS.glob("*.json")):
+            await open_graph(page, json.loads(path.read_bytes()))
+            wrong += await nodes_2_problems(page, path.stem)
+        assert not wrong, "\n".join(wrong)
+    finally:
+        await page.evaluate(NODES_2, False)
 
 
 def unexpected(answer: dict[str, Any]) -> list[str]:
@@ -136,6 +149,13 @@ def unexpected(answer: dict[str, Any]) -> list[str]:
     ]
 
 
+@on_each
+async def test_nothing_of_ours_is_in_the_console_of_the_browser(front_end: Editor) -> None:
+    """After all that the tests above did in it."""
+    assert front_end.ours() == []
+
+
+@on_own
 async def test_the_api_page_shows_every_endpoint(page: Page, service: Service) -> None:
     assert page.context.browser
     docs = await page.context.browser.new_page()

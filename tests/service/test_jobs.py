@@ -25,11 +25,7 @@ from tests.signals import take_sigint
 SMALL: dict[str, Any] = {"width": 128, "height": 96, "num_inference_steps": 2}
 LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 50}
 ECHO: dict[str, Any] = {
-    "1": {
-        "class_type": "NeuroLuxImageParameter",
-        "inputs": {"name": "photo", "image": "", "description": "Comes back as it is.", "required": True},
-        "_meta": {"title": "Photo"},
-    },
+    "1": {"class_type": "NeuroLuxLoadImage", "inputs": {"image": ""}, "_meta": {"title": "Photo"}},
     "2": {
         "class_type": "NeuroLuxResult",
         "inputs": {
@@ -50,7 +46,15 @@ def echo(service: Service) -> str:
     """A mode that a user has saved while the service runs."""
     folder = service.settings.workflows
     (folder / "api").mkdir(exist_ok=True)
-    nodes = [{"id": 1, "type": "NeuroLuxImageParameter", "widgets_values": ["photo", "", "", True]}]
+    nodes = [{"id": 1, "type": "NeuroLuxLoadImage", "widgets_values": [""]}]
+    field = {
+        "name": "photo",
+        "kind": "image",
+        "required": True,
+        "targets": [["1", "image"]],
+        "places": [["1", "image", 0]],
+    }
+    (folder / "api" / "echo.interface.json").write_text(json.dumps({"version": 1, "parameters": [field]}))
     (folder / "api" / "echo.json").write_text(json.dumps(ECHO))
     (folder / "echo.json").write_text(json.dumps({"nodes": nodes, "links": []}))
     return "echo"

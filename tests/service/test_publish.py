@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from PIL import Image
 from playwright.async_api import Page, expect
 
 from bridge.client import ClientError, ImageGenClient
-from scripts.export_workflows import editor
 from tests.service.conftest import Service
+from tests.service.front_ends import on_each, on_own
 
 ADD = """
     const add = (type, pos, values) => {
@@ -103,13 +103,17 @@ def result(source: str, name: str, output_format: str = "png") -> dict[str, Any]
 
 
 SCALER = {
-    "1": node("NeuroLuxImageParameter", name="image", image="", description="What to scale.", required=True),
+    "1": node("NeuroLuxLoadImage", image=""),
     "2": node("NeuroLuxChoiceParameter", name="method", value="bilinear", choices="", description="How."),
-    "3": node("NeuroLuxBooleanParameter", name="smooth", value=True, description=""),
+    "3": node("PrimitiveBoolean", value=True),
     "4": node("ImageScale", image=["1", 0], upscale_method=["2", 0], width=16, height=16, crop="disabled"),
     "9": result("4", "large", "webp"),
     "10": result("1", "same"),
 }
+SCALER_FIELDS = [
+    {"name": "image", "kind": "image", "description": "What to scale.", "required": True, "targets": [["1", "image"]]},
+    {"name": "smooth", "kind": "boolean", "default": True, "targets": [["3", "value"]]},
+]
 FILE = {
     "1": node("NeuroLuxFileParameter", name="archive", file="", description="", required=True, accept="zip"),
     "2": node("EmptyImage", width=16, height=16, batch_size=1, color=0),
@@ -125,12 +129,6 @@ def modes(service: Service) -> Iterator[Path]:
     yield service.settings.workflows
     for path in set(service.settings.workflows.rglob("*.json")) - before:
         path.unlink()
-
-
-@pytest.fixture(scope="module")
-async def page(service: Service) -> AsyncIterator[Page]:
-    async with editor(service.comfyui_url) as opened:
-        yield opened
 
 
 def make_image(data: bytes) -> Image.Image:
@@ -153,6 +151,7 @@ async def agree(page: Page, *shown: str, button: str = "Confirm") -> None:
     await dialog.get_by_role("button", name=button).click()
 
 
+@on_own
 async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
     page: Page, client: ImageGenClient, service: Service, modes: Path
 ) -> None:
@@ -192,6 +191,7 @@ async def test_a_graph_published_from_the_editor_is_an_endpoint_at_once(
     assert not (modes / "endless.json").exists()
 
 
+@on_each
 async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
     page: Page, client: ImageGenClient, service: Service, modes: Path
 ) -> None:
@@ -199,7 +199,7 @@ async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
     await page.evaluate(BUILD_APP)
     await publish_as(page, "stock")
     await agree(page, "colour: integer", "width: integer", "seed: seed", "left out: the app's input 'gone'")
-    await expect(page.locator(".p-toast-message-success").last).to_contain_text("/v1/modes/stock runs this graph now")
+    await expect(page.locator("body")).to_contain_text("/v1/modes/stock runs this graph now")
     fields = client.mode("stock")["properties"]
     assert (fields["colour"]["minimum"], fields["colour"]["maximum"]) == (0, 0xFFFFFF)
     assert (fields["width"]["default"], fields["width"]["description"]) == (32, "Pixels.")
@@ -214,6 +214,7 @@ async def test_a_stock_workflow_that_its_author_made_an_app_is_an_endpoint(
         client.run_mode("stock", colour=0x1000000)
 
 
+@on_own
 async def test_parameters_that_the_editor_put_into_subgraphs_are_set_and_come_back(
     page: Page, client: ImageGenClient, modes: Path
 ) -> None:
@@ -237,6 +238,7 @@ async def test_parameters_that_the_editor_put_into_subgraphs_are_set_and_come_ba
         assert opened["depths"] == [depth, depth]
 
 
+@on_own
 async def test_publishing_is_in_the_menu_and_among_the_commands(page: Page) -> None:
     """A front end that has a command palette shows there what is among the commands; this one has none yet."""
     commands = await page.evaluate("() => app.extensionManager.command.commands.map(each => [each.id, each.label])")
@@ -245,6 +247,8 @@ async def test_publishing_is_in_the_menu_and_among_the_commands(page: Page) -> N
     await page.get_by_role("menuitem", name="File").hover()
     await page.get_by_role("menuitem", name="Publish as mode").click()
     await expect(page.get_by_role("dialog").get_by_role("textbox")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +270,7 @@ def test_the_route_writes_nothing_that_it_should_not(
     if path == "empty":
         graph = {}
     if path == "twice":
-        graph |= {key: node("NeuroLuxSeedParameter", name="seed", value=1) for key in ("2", "3")}
+        graph |= {key: node("NeuroLuxIntegerParameter", name="seed", value=1) for key in ("2", "3")}
     before = set(modes.parent.rglob("*"))
     session = requests.Session()
     request = requests.Request("POST", "http://x", json={"workflow": {"nodes": []}, "api": graph}).prepare()
@@ -283,6 +287,8 @@ def test_a_graph_in_api_format_dropped_into_the_folder_works_at_every_door(
     client: ImageGenClient, modes: Path, imagegen: Any, tmp_path: Path
 ) -> None:
     (modes / "scale.json").write_text(json.dumps(SCALER))
+    (modes / "api").mkdir(exist_ok=True)
+    (modes / "api" / "scale.interface.json").write_text(json.dumps({"version": 1, "parameters": SCALER_FIELDS}))
     (modes / "half.json").write_text(json.dumps({"nodes": [], "links": []}))
     schema = client.mode("scale")
     assert schema["properties"]["method"]["enum"] == ["nearest-exact", "bilinear", "area", "bicubic", "lanczos", None]

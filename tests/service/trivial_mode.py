@@ -30,7 +30,7 @@ GRAPH: dict[str, dict[str, Any]] = {
     "5": _integer("num_images", 1, 1, 4),
     "6": _integer("num_inference_steps", 1, 1, 1000),
     "7": _number("guidance_scale", 0.0, 0.0, 100.0),
-    "8": {"class_type": "NeuroLuxSeedParameter", "inputs": {"name": "seed", "value": 0, "description": ""}},
+    "8": _integer("seed", 0, 0, 2**53 - 1),
     "9": {
         "class_type": "NeuroLuxChoiceParameter",
         "inputs": {"name": "output_format", "value": "png", "choices": "png\njpeg\nwebp", "description": ""},

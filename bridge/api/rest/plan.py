@@ -32,12 +32,15 @@ routes = web.RouteTableDef()
     errors=(404, 422, 503),
     parameters=[
         Query("vram", SIZE, "Memory of the GPU; 0 for a CPU. Default: the worker's."),
+        Query("card", {"type": "string"}, "A GPU by its name, such as RTX 3060: its memory, formats and speed."),
+        Query("disk", SIZE, "Bytes a second from the disk with the weights. Default: measured, or 1.5 GB."),
         Query("ram", SIZE, "RAM of the machine. Default: the free RAM of the worker."),
         Query("bf16", {"type": "string", "enum": list(TRUTHS)}, "Whether the GPU computes in bf16."),
         Query("width", PIXELS, "Pixels. Default, here and below: the model's."),
         Query("height", PIXELS, "Pixels. Default: the width."),
         Query("count", COUNT, "Number of images."),
         Query("steps", COUNT, "Denoising steps."),
+        Query("frames", COUNT, "Frames of a video, with a motion adapter. Default: an image."),
         Query("precision", {"type": "string", "enum": list(PRECISIONS)}, "The type of the weights."),
         Query("offload", {"type": "string", "enum": list(OFFLOADS)}, "Where the weights are."),
         Query(

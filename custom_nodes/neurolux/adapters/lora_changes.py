@@ -1,5 +1,5 @@
 """What a layer of a LoRA file does to a weight: factors, a Kronecker product, a product value by value, a whole matrix,
-a rotation or factors of its outputs, or factors of its inputs.
+rotations or factors of its outputs or its inputs, or another mixture of its inputs beside factors.
 
 Nothing here makes a matrix of the weight's size, unless it stands in the file: a file of thousands of layers is planned
 on the meta device, and each layer is read when it is put in. Everything is exact but for rounding.
@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 import torch
+
+from .lora_rotations import Rotation, TurnedInputs, boft_of_peft, oft_of_peft, rotation
+from .lora_settings import LayerSettings, SettingsMissing
 
 SINGLE_VALUES, VECTORS = ("alpha", "on_input"), ("bias", "dora", "rescale", "weight")
 """Tensors with one value, which say what the others mean; and those that may have one dimension."""
@@ -81,44 +84,41 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Rotation:
-    """Multiplies the weight's outputs with orthogonal blocks, made of skew ones (OFT), in stages (BOFT)."""
-
-    skew: torch.Tensor
-    """(blocks, side, side), or (stages, blocks, side, side)."""
-    rescale: torch.Tensor | None = None
-    """(outputs,)."""
-
-    @property
-    def shape(self) -> tuple[int, None]:
-        return self.skew.shape[-3] * self.skew.shape[-1], None
-
-    def chosen(self, rows: torch.Tensor) -> Rotation:
-        side = self.skew.shape[-1]
-        if self.skew.dim() > 3 or len(rows) % side:
-            raise ValueError("a rotation across joined layers (OFT or BOFT)")
-        whole = rows.view(-1, side)
-        if (whole[:, 0] % side).any() or not torch.equal(whole, whole[:, :1] + torch.arange(side)):
-            raise ValueError("a rotation across joined layers (OFT or BOFT)")
-        return Rotation(self.skew[whole[:, 0] // side], None if self.rescale is None else self.rescale[rows])
-
-
-@dataclass(frozen=True)
 class Gain:
     """Adds each input's, or each output's, own share of the weight."""
 
     shares: torch.Tensor
     of_inputs: bool
+    of_bias: bool = False
+    """Whether it is the outputs with their bias that are multiplied."""
 
     @property
     def shape(self) -> tuple[int | None, int | None]:
         return (None, len(self.shares)) if self.of_inputs else (len(self.shares), None)
 
     def chosen(self, rows: torch.Tensor) -> Gain:
-        return self if self.of_inputs else Gain(self.shares[rows], False)
+        return self if self.of_inputs else Gain(self.shares[rows], False, self.of_bias)
 
 
-Kind = Factors | Kronecker | Hadamard | Difference | Rotation | Gain
+@dataclass(frozen=True)
+class Mixed:
+    """Adds factors, and the weight's own part of a mixture of its inputs (GLoRA)."""
+
+    beside: Factors
+    down: torch.Tensor
+    """(rank, inputs)."""
+    up: torch.Tensor
+    """(inputs, rank)."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.beside.shape
+
+    def chosen(self, rows: torch.Tensor) -> Mixed:
+        return replace(self, beside=self.beside.chosen(rows))
+
+
+Kind = Factors | Kronecker | Hadamard | Difference | Rotation | TurnedInputs | Gain | Mixed
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,11 @@ def shaped(change: Change, kernel: tuple[int, ...]) -> Change:
     if isinstance(kind, Factors):
         down, up = cut(kind.down, kernel), cut(kind.up, (1, 1) if kernel else ())
         return replace(change, kind=Factors(down, up))
+    if isinstance(kind, Mixed):
+        beside = Factors(cut(kind.beside.down, kernel), cut(kind.beside.up, (1, 1) if kernel else ()))
+        return replace(change, kind=replace(kind, beside=beside))
+    if isinstance(kind, TurnedInputs) and kernel not in ((), (1, 1)):
+        raise ValueError(f"a rotation of the inputs of a layer with the kernel {kernel} (OFT or BOFT of peft)")
     if isinstance(kind, Hadamard):
         kind = Hadamard(kind.ups, (cut(kind.downs[0], kernel), cut(kind.downs[1], kernel)))
         weight = kind.downs[0]
@@ -186,8 +191,11 @@ def cut(weight: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
     return made
 
 
-def change_of(tensors: Mapping[str, torch.Tensor]) -> Change:
-    """What the tensors of a layer do. Raises ValueError, which names what is missing or unknown."""
+def change_of(tensors: Mapping[str, torch.Tensor], stated: LayerSettings | None = None) -> Change:
+    """What the tensors of a layer do. ``stated``: what the file's settings say of it.
+
+    Raises ValueError, which names what is missing or unknown.
+    """
     for name, value in tensors.items():
         if value.numel() > 1 and not value.is_floating_point():
             raise ValueError(f"tensors of type {str(value.dtype).removeprefix('torch.')} ({name})")
@@ -198,7 +206,9 @@ def change_of(tensors: Mapping[str, torch.Tensor]) -> Change:
     alpha = float(tensors["alpha"]) if "alpha" in tensors else None
     if alpha is not None and not isfinite(alpha):
         raise ValueError(f"alpha is {alpha}")
-    kind = kind_of(own, tensors, alpha)
+    kind = kind_of(own, tensors, alpha, stated)
+    if stated is not None and alpha is None:
+        kind = scaled(kind, stated.scale)
     bias = own.get("bias")
     if bias is not None and bias.flatten().shape[0] != kind.shape[0]:
         raise ValueError("a bias of another size")
@@ -206,7 +216,21 @@ def change_of(tensors: Mapping[str, torch.Tensor]) -> Change:
     return change if "dora" not in own else with_magnitude(change, own["dora"])
 
 
-def kind_of(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], alpha: float | None) -> Kind:
+def scaled(kind: Kind, scale: float) -> Kind:
+    """``kind`` times a scale, where it adds a product."""
+    if isinstance(kind, Factors):
+        return halved(kind.down, kind.up, scale)
+    if isinstance(kind, Hadamard):
+        return replace(kind, ups=(kind.ups[0] * scale, kind.ups[1]))
+    return replace(kind, inner=kind.inner * scale) if isinstance(kind, Kronecker) else kind
+
+
+def kind_of(
+    own: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor],
+    alpha: float | None,
+    stated: LayerSettings | None,
+) -> Kind:
     """The method by which the tensors change the weight. Raises ValueError."""
     if "down" in own or "up" in own:
         return plain(own, alpha)
@@ -216,6 +240,14 @@ def kind_of(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
         return loha(own, alpha)
     if "oft_blocks" in own:
         return rotation(own, alpha or 0.0)
+    if "oft_R" in own:
+        return oft_of_peft(own, None if stated is None else stated.stated)
+    if "boft_R" in own:
+        return boft_of_peft(own)
+    if "ia3_l" in own:
+        return ia3_of_peft(own["ia3_l"], stated)
+    if "a1" in own or "b1" in own:
+        return glora(own, alpha)
     if "diff" in own:
         return Difference(own["diff"])
     if "weight" in own and "on_input" in tensors:
@@ -229,7 +261,7 @@ def kind_of(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
 
 def with_magnitude(change: Change, dora: torch.Tensor) -> Change:
     """``change`` as a DoRA. Raises ValueError for a method that has none."""
-    if isinstance(change.kind, Rotation | Gain):
+    if isinstance(change.kind, Rotation | TurnedInputs | Gain | Mixed):
         raise ValueError("DoRA on something that adds nothing to the weight")
     return replace(change, magnitude=dora.flatten(), of_inputs=dora.dim() > 1 and dora.shape[0] == 1)
 
@@ -308,16 +340,35 @@ def loha(own: Mapping[str, torch.Tensor], alpha: float | None) -> Hadamard:
     return Hadamard((up1 * scale, up2), (down1, down2))
 
 
-def rotation(own: Mapping[str, torch.Tensor], most: float) -> Rotation:
-    """OFT and BOFT of LyCORIS and kohya. ``most``: what the length of all blocks together is held to; 0: nothing."""
-    blocks = own["oft_blocks"]
-    if blocks.dim() not in (3, 4) or blocks.shape[-1] != blocks.shape[-2]:
-        raise ValueError(f"OFT blocks of the shape {tuple(blocks.shape)}")
-    skew = blocks - blocks.transpose(-1, -2)
-    if most > 0 and not skew.is_meta:
-        skew = skew * min(1.0, most / (float(skew.norm()) + 1e-8))
-    rescale = own.get("rescale")
-    made = Rotation(skew, None if rescale is None else rescale.flatten())
-    if made.rescale is not None and len(made.rescale) != made.shape[0]:
-        raise ValueError("OFT with a rescale of another size")
-    return made
+def ia3_of_peft(shares: torch.Tensor, stated: LayerSettings | None) -> Gain:
+    """(IA)³ of peft: what the inputs of a feed-forward layer, or the outputs of another, are multiplied with.
+
+    The shape says it for a linear layer: (1, inputs) or (outputs, 1).
+    """
+    if shares.dim() == 2 and shares.shape[1] == 1:
+        return Gain(shares.flatten() - 1, False, of_bias=True)
+    if shares.dim() == 2 and shares.shape[0] == 1:
+        return Gain(shares.flatten() - 1, True)
+    if stated is None:
+        raise SettingsMissing("(IA)³ of peft on convolutions")
+    of_inputs = stated.names_feedforward
+    return Gain(shares.flatten() - 1, of_inputs, of_bias=not of_inputs)
+
+
+def glora(own: Mapping[str, torch.Tensor], alpha: float | None) -> Mixed:
+    """GLoRA of LyCORIS. Its factors of the inputs, and those beside, changed places in a later version."""
+    if any(name not in own for name in ("a1", "a2", "b1", "b2")):
+        raise ValueError("half a GLoRA layer")
+    first, second, third, fourth = (own[name] for name in ("a1", "a2", "b1", "b2"))
+    older = first.shape[0] == second.shape[1] == third.shape[0] == fourth.shape[1]
+    newer = first.shape[1] == second.shape[0] == third.shape[1] == fourth.shape[0]
+    if not older and not newer:
+        raise ValueError("GLoRA whose factors have different ranks")
+    if older and newer:  # of a layer with as many outputs as inputs, whose rank is the smaller of the sizes
+        older = first.shape[0] < first.shape[1]
+        if first.shape[0] == first.shape[1]:
+            raise ValueError("GLoRA of a layer's own rank")
+    up, down = (second, first) if older else (first, second)
+    beside = (third, fourth) if older else (fourth, third)
+    scale = 1.0 if alpha is None else alpha / down.shape[0]
+    return Mixed(halved(*beside, scale), down.flatten(1), up.flatten(1) * scale)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .lora_settings import FileSettings, LayerSettings
+
 END = r"(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?$"
 """The name of an adapter, and the attribute."""
 KINDS = (
@@ -22,7 +24,8 @@ KINDS = (
     (re.compile(r"\.lora_mid\.weight$"), "mid"),
     (re.compile(r"(?:\.lora)?\.alpha$"), "alpha"),
     (re.compile(r"\.(?:dora_scale|lora_magnitude_vector)" + END), "dora"),
-    (re.compile(r"\.((?:lokr|hada)_\w+|oft_blocks|rescale|on_input)$"), ""),
+    (re.compile(r"\.((?:lokr|hada)_\w+|oft_blocks|rescale|on_input|oft_R|boft_[Rs]|ia3_l)" + END), ""),
+    (re.compile(r"\.([ab][12])\.weight$"), ""),
     (re.compile(r"\.weight$"), "weight"),
 )  # fmt: skip
 """The end of a tensor's name, and what it is; empty: its own name."""
@@ -42,24 +45,21 @@ METHODS = (
     ("hada_", "LoHa"),
     ("oft_blocks", "OFT"),
     ("oft_diag", "OFT of an old LyCORIS"),
-    ("oft_", "OFT of peft"),
-    ("boft_", "BOFT of peft"),
-    ("ia3_", "(IA)³ of peft"),
+    ("oft_", "OFT of another form"),
+    ("boft_", "BOFT of another form"),
     ("on_input", "(IA)³"),
     ("vera_", "VeRA"),
     ("hra_", "HRA"),
     ("vblora_", "VB-LoRA"),
     ("fourierft_", "FourierFT"),
     ("shira_", "SHiRA"),
-    ("glora", "GLoRA"),
     ("w_norm", "norms"),
     ("b_norm", "norms"),
     ("reshape_weight", "a layer of another size"),
     ("set_weight", "replaced weights"),
 )
 """How tensors of methods are called."""
-OTHER_KINDS = re.compile(r"\.((?:oft_(?!blocks$)|boft_|ia3_|vera_|hra_|vblora_|fourierft_|shira_)\w*)" + END)
-GLORA = re.compile(r"\.[ab][12]\.weight$")
+OTHER_KINDS = re.compile(r"\.((?:oft_(?!blocks|R)|boft_(?![Rs])|vera_|hra_|vblora_|fourierft_|shira_)\w*)" + END)
 EMBEDDING = re.compile(r"^bundle_emb\.(.+?)\.")
 EMBEDDED = "a textual inversion, which prompts cannot use here"
 
@@ -72,6 +72,8 @@ class FileLayer:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     """Tensors that the pack does not know."""
+    settings: LayerSettings | None = None
+    """What the file's settings say of it."""
     twice: str = ""
     """One of two tensors that say the same thing, and are not the same."""
 
@@ -90,15 +92,15 @@ class FileLayer:
         return found or (f"tensors called {named[0]}" if named and not self.tensors else "LoRA")
 
 
-def read_layers(tensors: Mapping[str, torch.Tensor]) -> list[FileLayer]:
-    """The layers of a file, in its order."""
+def read_layers(tensors: Mapping[str, torch.Tensor], settings: FileSettings) -> list[FileLayer]:
+    """The layers of a file with these settings, in its order."""
     found: dict[str, FileLayer] = {}
     for key, value in tensors.items():
         key = uniform(key)
         name, kind = split(key)
-        layer = found.setdefault(name, FileLayer(name))
+        layer = found.setdefault(name, FileLayer(name, settings=settings.of(name)))
         if kind is None or layer.foreign:
-            layer.unknown.append("glora" if GLORA.search(key) else key.removeprefix(name).strip("._"))
+            layer.unknown.append(key.removeprefix(name).strip("._"))
         elif kind in layer.tensors:
             layer.twice = key
         else:
@@ -118,9 +120,8 @@ def split(key: str) -> tuple[str, str | None]:
     """The name of the layer, and the kind of the tensor; None for one that the pack does not know."""
     if embedding := EMBEDDING.match(key):
         return f"bundle_emb.{embedding[1]}", None
-    for other in (GLORA, OTHER_KINDS):
-        if other.search(key):
-            return other.sub("", key), None
+    if OTHER_KINDS.search(key):
+        return OTHER_KINDS.sub("", key), None
     for pattern, kind in KINDS:
         match = pattern.search(key)
         if match is not None:

@@ -13,6 +13,7 @@ from ..families.spec import Loras
 from .lora_changes import SINGLE_VALUES, Change, Factors, change_of, check_magnitude, shaped
 from .lora_dialects import FileLayer, flat, spellings
 from .lora_modules import put_in
+from .lora_rotations import TurnedInputs
 
 NO_SUCH_LAYER = "no such layer in the model"
 TWICE = "the same layer under another name"
@@ -68,6 +69,8 @@ def places_of(pipe: Any, parts: tuple[str, ...], denoiser: str, loras: Loras) ->
         known = tuple((denoiser, target) for target in targets)
         if all((denoiser, flat(target)) in found for target in targets):
             found[denoiser, flat(original)] = Place(known, targets == loras.swapped)
+            for number, target in enumerate(known if len(known) > 1 else ()):  # OneTrainer numbers the joined layers
+                found[denoiser, flat(f"{original}.{number}")] = Place((target,))
     return found
 
 
@@ -113,7 +116,7 @@ def changes_at(
     if planned_only:
         tensors = {kind: value if kind in SINGLE_VALUES else value.to("meta") for kind, value in tensors.items()}
     try:
-        change = change_of(tensors)
+        change = change_of(tensors, layer.settings)
     except (ValueError, RuntimeError, KeyError, IndexError) as error:
         raise NotUsed(str(error)) from error
     return fitted(layer.name, change, place, pipe, widens)
@@ -131,6 +134,8 @@ def fitted(name: str, change: Change, place: Place, pipe: Any, widens: str) -> l
     if place.targets[0][1] == widens and isinstance(kind, Factors) and kind.shape[1] < inputs:
         wide = torch.nn.functional.pad(kind.down, (0, inputs - kind.shape[1]))
         change = replace(change, kind=Factors(wide, kind.up))
+    if isinstance(kind, TurnedInputs) and inputs % kind.turns.shape[-1]:
+        raise NotUsed(f"blocks of {kind.turns.shape[-1]} for a layer of {inputs} inputs")
     if any(one not in (None, own) for one, own in zip(change.shape, (sum(outputs), inputs), strict=True)):
         raise ValueError(
             f"layer {name} takes {inputs} values and returns {sum(outputs)}, and the file has {given[1]} and {given[0]}"

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from .lora_changes import Change, Difference, Factors, Gain, Hadamard, Kronecker, Rotation
+from .lora_changes import Change, Difference, Factors, Gain, Hadamard, Kronecker, Mixed
+from .lora_rotations import Rotation, TurnedInputs, butterfly
 
 
 def constant(value: torch.Tensor) -> torch.nn.Parameter:
@@ -125,6 +126,7 @@ class Rotated(torch.nn.Module):
         super().__init__()
         unit = torch.eye(kind.skew.shape[-1])
         turn = torch.linalg.solve(unit - kind.skew, unit + kind.skew)
+        self.of_inputs = False
         self.staged = turn.dim() == 4
         # OFT multiplies with the transposed blocks, BOFT with the blocks
         self.weight = constant((turn if self.staged else turn.transpose(-1, -2)).to(dtype))
@@ -150,10 +152,63 @@ class Shares(torch.nn.Module):
         super().__init__()
         self.weight = constant(kind.shares.to(dtype))
         self.of_inputs = kind.of_inputs
+        self.of_bias = kind.of_bias
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(..., outputs or inputs) -> each times its share."""
         return values * self.weight
+
+
+class Turning(torch.nn.Module):
+    """What a rotation adds to a layer's inputs, and the factors of the outputs of what is rotated."""
+
+    of_inputs = True
+    gains: torch.nn.Parameter | None
+    orders: torch.Tensor
+    back: torch.Tensor
+
+    def __init__(self, kind: TurnedInputs, inputs: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = constant(kind.turns.to(dtype))
+        self.gains = None if kind.gains is None else constant(kind.gains.to(dtype))
+        orders = [butterfly(stage, kind.turns.shape[-1], inputs) for stage in range(len(kind.turns))]
+        self.register_buffer("orders", torch.stack(orders), persistent=False)
+        self.register_buffer("back", torch.stack([order.argsort() for order in orders]), persistent=False)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """(..., inputs) -> the difference, (..., inputs). The last stage comes first."""
+        made, side = values, self.weight.shape[-1]
+        for stage in reversed(range(len(self.weight))):
+            made = made[..., self.back[stage]] if stage else made  # the first order is that of the layer
+            made = (made.unflatten(-1, (-1, 1, side)) @ self.weight[stage]).flatten(-3)
+            made = made[..., self.orders[stage]] if stage else made
+        return made - values
+
+
+class MixedInputs(torch.nn.Module):
+    """Another mixture of a layer's inputs, and the factors beside."""
+
+    of_inputs = True
+
+    def __init__(self, kind: Mixed, base: torch.nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.up = constant(kind.down.to(dtype)), constant(kind.up.to(dtype))
+        self.beside_down, self.beside_up = constant(kind.beside.down.to(dtype)), constant(kind.beside.up.to(dtype))
+        self._convolution = [base] if isinstance(base, torch.nn.Conv2d) else []  # not as a submodule
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """(..., inputs) -> the mixture, (..., inputs)."""
+        return values @ self.weight.T @ self.up.T
+
+    def beside(self, values: torch.Tensor) -> torch.Tensor:
+        """What the factors make of the layer's own input."""
+        if not self._convolution:
+            return values @ self.beside_down.T @ self.beside_up.T
+        base = self._convolution[0]
+        wide = tuple(self.beside_down.shape[2:]) == base.kernel_size
+        padding = base.padding if wide else (0, 0)
+        made = functional.conv2d(values, self.beside_down, None, base.stride, padding, base.dilation)
+        return functional.conv2d(made, self.beside_up)
 
 
 def channels_last(values: torch.Tensor, layer: Any) -> torch.Tensor:
@@ -186,13 +241,20 @@ class Multiplied:
     ) -> torch.Tensor:
         """``result`` with the adapter's effect."""
         base, change, second = module.base_layer, module.lora_A[active_adapter], module.lora_B[active_adapter]
-        if getattr(change, "of_inputs", False):
-            scaled = channels_back(change(channels_last(x, base)), base).to(result.dtype)
-            added = channels_last(base(scaled), base)
+        dtype = change.weight.dtype
+        if change.of_inputs:
+            moved = channels_back(change(channels_last(x.to(dtype), base)), base).to(result.dtype)
+            added = channels_last(base(moved), base)
             added = added if base.bias is None else added - base.bias
         else:
-            made = base_output(module, active_adapter, x, result)
-            added = change(made.to(change.weight.dtype)).to(result.dtype)
+            added = change(base_output(module, active_adapter, x, result).to(dtype)).to(result.dtype)
+        if isinstance(change, MixedInputs):
+            added = added + channels_last(change.beside(x.to(dtype)).to(result.dtype), base)
+        elif isinstance(change, Turning) and change.gains is not None:
+            own, gains = base_output(module, active_adapter, x, result), change.gains.to(result.dtype)
+            added = (own + added) * gains - own
+        elif isinstance(change, Shares) and change.of_bias and base.bias is not None:
+            added = added + change(base.bias.to(dtype)).to(result.dtype)
         return result + second(channels_back(added, base)) * module.scaling[active_adapter]
 
 
@@ -270,6 +332,10 @@ def put_in(wrapped: Any, name: str, change: Change, dtype: torch.dtype) -> None:
         first = Rotated(kind, dtype)
     elif isinstance(kind, Gain):
         first = Shares(kind, dtype)
+    elif isinstance(kind, TurnedInputs):
+        first = Turning(kind, base.in_channels if isinstance(base, torch.nn.Conv2d) else base.in_features, dtype)
+    elif isinstance(kind, Mixed):
+        first = MixedInputs(kind, base, dtype)
     else:
         first = Composed(kind, base)
     wrapped.lora_A[name], wrapped.lora_B[name] = in_type(first, dtype).to(device), in_type(second, dtype).to(device)
@@ -278,7 +344,7 @@ def put_in(wrapped: Any, name: str, change: Change, dtype: torch.dtype) -> None:
     if change.magnitude is not None:
         second.magnitude = constant(change.magnitude.to(device, dtype))
         wrapped.lora_variant[name] = Lengths(change.of_inputs)
-    elif isinstance(kind, Rotation | Gain):
+    elif isinstance(kind, Rotation | TurnedInputs | Gain | Mixed):
         wrapped.lora_variant[name] = Multiplied()
 
 

@@ -29,6 +29,7 @@ from ..weights.stamps import FileStamp, read_shapes, stamp_file
 from .detect import detect
 from .lora_dialects import read_layers, spells_encoder
 from .lora_insertion import NO_SUCH_LAYER, Insertion, insert, inserted, places_of, planned
+from .lora_settings import read_settings
 
 MOST_UNUSED = 4
 MOST_UNUSED_BYTES = 1_000_000_000
@@ -182,7 +183,7 @@ def load_lora(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
 def put_beside(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
     """The same, with torch's own errors where memory runs out."""
     pipe: Any = pipeline.pipe
-    parts: tuple[str, ...] = tuple(pipe._lora_loadable_modules)
+    parts = adaptable(pipe)
     try:
         with quiet():
             plan = plan_insertion(pipeline, file)
@@ -216,6 +217,13 @@ def put_beside(pipeline: LoadedPipeline, file: FileStamp) -> LoadedLora:
     return LoadedLora(parts, sum(sizes.values()), note)
 
 
+def adaptable(pipe: Any) -> tuple[str, ...]:
+    """The components that a LoRA may change: those that diffusers knows, and every other text encoder."""
+    known: tuple[str, ...] = tuple(pipe._lora_loadable_modules)
+    encoders = (name for name in pipe.components if name.startswith("text_encoder") and name not in known)
+    return tuple(name for name in (*known, *encoders) if getattr(pipe, name, None) is not None)
+
+
 def widens_of(pipeline: LoadedPipeline) -> str:
     """The layer that takes a file's fewer inputs."""
     loras = family_of(pipeline.model.family).loras
@@ -236,8 +244,8 @@ def plan_insertion(pipeline: LoadedPipeline, file: FileStamp) -> Insertion:
         raise InvalidParameter("lora", f"{pipeline.model.name} takes no LoRA: the pack has none for {family.title}")
     tensors = open_file(file.path)
     check_values(file, tensors)
-    layers = read_layers(tensors)
-    places = places_of(pipe, tuple(pipe._lora_loadable_modules), family.denoiser, loras)
+    layers = read_layers(tensors, read_settings(file))
+    places = places_of(pipe, adaptable(pipe), family.denoiser, loras)
     plan = planned(layers, pipe, places, family.denoiser, loras.widens)
     trained = [layer for layer in layers if not layer.foreign and not spells_encoder(layer.name)]
     used = set(plan.placed)
@@ -267,8 +275,8 @@ def refusal(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion, count: i
             f"choose one that was trained on {pipeline.model.family}"
         )
     return (
-        f"LoRA {file.name} cannot be loaded: {common}; choose a LoRA, LoCon, LoHa, LoKr, DoRA, OFT, BOFT, (IA)³ or "
-        "difference of weights for this model"
+        f"LoRA {file.name} cannot be loaded: {common}; choose a LoRA, LoCon, LoHa, LoKr, DoRA, GLoRA, OFT, BOFT, "
+        "(IA)³ or difference of weights for this model"
     )
 
 
@@ -300,6 +308,8 @@ def diffusers_reads(pipeline: LoadedPipeline, file: FileStamp, plan: Insertion) 
     if not plain and not kohya and not all(XLABS_KEY.search(key) for key in keys):
         return False
     loras = family_of(pipeline.model.family).loras
+    if any(layer.settings is not None and layer.settings.scale != 1 for layer, _ in plan.placed.values()):
+        return False
     if loras is not None and any(layer == loras.widens for _, layer in plan.targets):
         return False
     try:

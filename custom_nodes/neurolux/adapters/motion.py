@@ -19,6 +19,7 @@ from ..loading.loaded import LoadedPipeline
 from ..memory.module_store import LoadedModule, ModuleKey, modules
 from ..memory.patcher import ComponentPatcher
 from ..memory.streaming import CPU
+from ..planning.records import ComponentShape
 from ..weights.stamps import FileStamp
 from .motion_weights import build_motion_adapter
 
@@ -36,6 +37,11 @@ class LoadedMotion(LoadedModule):
     def most_frames(self) -> int:
         """Frames that it attends to at once."""
         return self.module.config.motion_max_seq_length
+
+    @property
+    def shape(self) -> ComponentShape:
+        """Its size as a plan counts it: it is loaded whole."""
+        return ComponentShape(sum(weight.numel() for weight in self.module.parameters()))
 
 
 def acquire_motion(motion: AppliedMotion, pipeline: LoadedPipeline) -> LoadedMotion:

@@ -120,6 +120,11 @@ class Model:
         """Whether each checkpoint works for one number of steps only (SDXL-Lightning)."""
         return self.limits.num_inference_steps.choices is not None
 
+    @property
+    def shares_components(self) -> bool:
+        """Whether its checkpoints differ in the denoiser alone. Single files have other parts of their own."""
+        return self.step_distilled and not self.local
+
     def variant(self, steps: int) -> int | None:
         """The checkpoint for ``steps`` (0 = the default), by its number of steps; None for a model with only one.
 

@@ -23,6 +23,8 @@ class Faults:
 
     out_of_memory_at: int | None = None
     """The number of the allocation on the card that fails, once; counted from 1."""
+    happened: bool = False
+    """Whether that allocation was reached."""
     refuses_pins: bool = False
     overstated: int = 0
     """Bytes that the driver reports as free and are not."""
@@ -150,6 +152,7 @@ class SimulatedMachine:
     def _check_card(self, size: int) -> None:
         self.allocations += 1
         planted = self.allocations == self.faults.out_of_memory_at
+        self.faults.happened |= planted
         if planted or self.alive["card"] + size > self.capacity:
             used = self.alive["card"] / 1e6
             raise torch.OutOfMemoryError(

@@ -170,6 +170,9 @@ class SimulatedBackend(DeviceBackend):
     def computes_fp16(self, device: torch.device) -> bool:
         return device.type == "cuda" and self.machine.capability[0] >= 6
 
+    def compute_rate(self, device: torch.device) -> None:
+        """Its time is not simulated."""
+
     def transfer_rate(self, device: torch.device) -> float | None:
         return self.machine.transfer_rate if device.type == "cuda" else None
 

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..planning.costs import CONTEXT_BYTES, CONVOLUTION_BYTES, RESERVE_BYTES, SYSTEM_RAM_BYTES
+from ..planning.costs import CONTEXT_BYTES, CONVOLUTION_BYTES, RESERVE_BYTES, RESERVE_SHARE, SYSTEM_RAM_BYTES
 from ..planning.records import Plan, gigabytes
 from .card import Faults, Room
 from .clocks import Hazard
 
-Task = Literal["text-to-image", "encode", "prompt", "video", "load"]
-UNCOUNTED_BYTES = RESERVE_BYTES + CONVOLUTION_BYTES
-"""What plans set aside for the workspaces of kernels, which a dry run does not have."""
+Task = Literal["text-to-image", "image-to-image", "fill", "controlnet", "encode", "prompt", "video", "load"]
+WHOLE_REQUESTS: tuple[Task, ...] = ("text-to-image", "image-to-image", "fill", "controlnet")
+"""Tasks that go through all stages, so that the largest of them is among what was counted."""
 LOOSEST = 1.25
-"""A plan may predict so much more than there was: beyond that, memory is left unused."""
+"""A plan may predict so much more than there was: beyond that, memory is left unused. What it sets aside for
+fragmentation and for the workspaces of kernels is no part of that: a dry run has neither."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Case:
     side: int | None = None
     capability: tuple[int, int] = (8, 6)
     task: Task = "text-to-image"
-    """``encode``: only an image, by the VAE. ``prompt``: only a prompt. ``load``: only load the model."""
+    """``image-to-image``: encode an image and redraw half of it. ``fill``: an image with a mask, by a model that was
+    trained for that. ``controlnet``: guided by one. ``encode``: only an image, by the VAE. ``prompt``: only a prompt.
+    ``load``: only load the model."""
     frames: int = 1
     upcast_vae: bool | None = None
     """Whether the VAE wants fp32; None for the catalog's."""
@@ -78,7 +81,8 @@ class Outcome:
             yield f"{gigabytes(self.ram)} in RAM, planned were {gigabytes(plan.peak_ram)}"
         if self.ram > free_ram:
             yield f"{gigabytes(self.ram)} in RAM of {gigabytes(free_ram)}"
-        if case.task == "text-to-image" and plan.peak_vram - UNCOUNTED_BYTES > LOOSEST * self.card:
+        counted = (plan.peak_vram - RESERVE_BYTES) / (1 + RESERVE_SHARE) - CONVOLUTION_BYTES
+        if case.task in WHOLE_REQUESTS and counted > LOOSEST * self.card:
             yield f"planned are {gigabytes(plan.peak_vram)} for {gigabytes(self.card)} on the card"
         if self.left_on_card or self.left_in_ram:
             yield f"after the drop {gigabytes(self.left_on_card + self.left_in_ram)} are left"

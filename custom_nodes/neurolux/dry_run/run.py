@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..catalog.models import Model
 from ..catalog.reading import read_catalog
+from ..errors import InvalidParameter
+from ..families.spec import Architecture
 from ..loading.handle import LoadSpec, PipelineHandle
 from ..loading.loaded import LoadedPipeline
 from ..loading.store import PipelineStore
@@ -18,6 +20,7 @@ from ..memory.backends.choice import replaced
 from ..memory.module_store import modules
 from ..stages.embedding_cache import embedding_cache
 from ..weights.quantize import nf4_pairs
+from .architectures import known_architectures
 from .card import SimulatedMachine
 from .device import CARD, SimulatedBackend, believed_by_the_manager
 from .records import Case, Outcome
@@ -28,13 +31,29 @@ from .tensors import simulated_tensors
 PROMPT = "a red fox in the snow"
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A model, and how it is made without weights."""
+
+    model: Model
+    architecture: Architecture
+
+    @classmethod
+    def of_catalog(cls, name: str) -> Subject:
+        """The catalog's model of that name. Raises InvalidParameter for one whose architecture is unknown."""
+        known = known_architectures()
+        if name not in known:
+            raise InvalidParameter("model", f"a dry run knows {', '.join(known)}, and no {name!r}")
+        return cls(read_catalog().models[name], known[name])
+
+
 class DryRun:
     """A simulated machine, and a store of models on it."""
 
-    def __init__(self, machine: SimulatedMachine) -> None:
-        self.machine = machine
+    def __init__(self, machine: SimulatedMachine, subject: Subject) -> None:
+        self.machine, self.subject = machine, subject
         self.backend = SimulatedBackend(machine)
-        self.store = PipelineStore(ArchitectureSource(self.backend))
+        self.store = PipelineStore(ArchitectureSource(self.backend, {subject.model.name: subject.architecture}))
 
     @contextmanager
     def running(self) -> Iterator[DryRun]:
@@ -47,8 +66,9 @@ class DryRun:
                 self.store.clear()
                 forget()
 
-    def handle(self, model: Model, case: Case) -> PipelineHandle:
-        """A link to ``model``."""
+    def handle(self, case: Case) -> PipelineHandle:
+        """A link to the model."""
+        model = self.subject.model
         return PipelineHandle(LoadSpec(model.name, (), model.variant(0), case.precision, case.offload), model)
 
     def load(self, handle: PipelineHandle) -> LoadedPipeline:
@@ -66,15 +86,16 @@ def forget() -> None:
             modules.drop(key)
 
 
-def run_case(case: Case) -> Outcome:
-    """Load the model, make images (each with a new prompt), drop it, and say what that took."""
-    model = read_catalog().models[case.model]
+def run_case(case: Case, subject: Subject | None = None) -> Outcome:
+    """Load the model (the catalog's unless another is given), make images (each with a new prompt), drop it, and say
+    what that took."""
+    subject = subject or Subject.of_catalog(case.model)
     if case.upcast_vae is not None:
-        model = replace(model, force_upcast_vae=case.upcast_vae)
+        subject = replace(subject, model=replace(subject.model, force_upcast_vae=case.upcast_vae))
     machine = SimulatedMachine(case.vram, case.ram, capability=case.capability, faults=case.faults)
-    dry = DryRun(machine)
+    dry = DryRun(machine, subject)
     with dry.running():
-        handle = dry.handle(model, case)
+        handle = dry.handle(case)
         loaded = dry.load(handle)
         outcome = Outcome(case, loaded.placement.plan)
         stages = outcome.stages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.parts.clip import tokenizer as clip_tokenizer
 from ..families.registry import family_of
-from ..families.spec import Component, Make, Part
+from ..families.spec import Architecture, Component, Make, Part
 from ..loading.build import assembled
 from ..loading.components import ComponentFiles
 from ..loading.fill import load_component
@@ -74,6 +74,7 @@ class OpenedArchitecture:
     """A catalog model."""
 
     model: Model
+    architecture: Architecture
     variant: int | None
     backend: SimulatedBackend
 
@@ -85,13 +86,16 @@ class OpenedArchitecture:
     def force_upcast_vae(self) -> bool:
         return self.model.force_upcast_vae
 
+    def disk_rate(self) -> None:
+        """There is no disk."""
+
     def build(self, plan: Plan, progress: LoadProgress | None, device: torch.device) -> Pipeline:
         """The real loading, of tensors that have no numbers."""
         family = family_of(self.model.family)
         meter = LoadMeter(1, None)
         parts: dict[str, Any] = {}
         with torch.inference_mode(False), torch.no_grad():
-            for name, make in known_architectures()[self.model.name].items():
+            for name, make in self.architecture.items():
                 files = self._files(name, family.components[name], make)
                 parts[name] = with_fake_buffers(load_component(files, plan.components[name], meter, device))
             config: dict[str, Any] = {"force_upcast": self.model.force_upcast_vae, **family.components["vae"].config}
@@ -131,14 +135,15 @@ class OpenedArchitecture:
 
 @dataclass(frozen=True)
 class ArchitectureSource:
-    """Opens the catalog's models."""
+    """Opens the models of ``architectures``: the catalog's."""
 
     backend: SimulatedBackend
+    architectures: Mapping[str, Architecture] = field(default_factory=known_architectures)
 
     def open(self, model: Model, variant: int | None, reporter: LoadReporter) -> OpenedModel:
-        if model.name not in known_architectures():
+        if model.name not in self.architectures:
             raise InvalidParameter(
                 "model", f"the architecture of {model.name} is not known without its files; a dry run knows "
-                f"{', '.join(known_architectures())}",
+                f"{', '.join(self.architectures)}",
             )  # fmt: skip
-        return OpenedArchitecture(model, variant, self.backend)
+        return OpenedArchitecture(model, self.architectures[model.name], variant, self.backend)

@@ -10,21 +10,21 @@ from unittest import mock
 
 import diffusers
 import torch
-from diffusers import MotionAdapter
+from PIL import Image
 
-from ..adapters.motion import BLOCKS, LoadedMotion, motion_unet
+from ..adapters.motion import motion_unet
 from ..families.registry import family_of
 from ..images.frames import Frame
 from ..loading.handle import AppliedMotion
 from ..loading.loaded import LoadedPipeline
-from ..memory.module_store import ModuleKey, modules
-from ..memory.patcher import ComponentPatcher
+from ..stages import tasks as stage_tasks
 from ..stages import video
 from ..stages.decode import decode
 from ..stages.encode import encode
 from ..stages.image_encoding import encode_images
 from ..stages.sample import plan_sample, sample
 from ..weights.stamps import FileStamp
+from .beside import acquire_simulated_motion, controlled
 from .records import Case
 from .schedules import steady_class
 from .tensors import no_modes
@@ -33,7 +33,7 @@ Note = Callable[[str], None]
 
 
 def make_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
-    """Encode, sample, decode."""
+    """Encode, sample, decode; image to image encodes an image with the VAE before it samples."""
     model = loaded.model
     width = case.side or model.defaults.width
     height = case.side or model.defaults.height
@@ -41,14 +41,54 @@ def make_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> N
     with torch.no_grad():  # inference mode would hide what composite operations allocate inside
         positive = encode(loaded, prompt)
         note("encode")
-        with no_modes():
-            latent = {"samples": torch.zeros(1, channels, height // scale, width // scale)}
-            request = plan_sample(model, loaded.spec.variant, latent, 1, 0, case.guidance)
-        request = replace(request, steps=case.steps, running=case.steps)
+        shape = (1, channels, height // scale, width // scale)
+        if case.task == "fill":
+            fill_image(loaded, case, positive, note, (width, height))
+            return
+        if case.task == "image-to-image":
+            encode_image(loaded, case, prompt, note)
+            request = plan_sample(model, loaded.spec.variant, {"samples": torch.empty(shape)}, 1, 0, case.guidance, 0.5)
+            request = replace(request, steps=2 * case.steps, running=case.steps)
+        else:
+            with no_modes():
+                request = plan_sample(
+                    model, loaded.spec.variant, {"samples": torch.zeros(shape)}, 1, 0, case.guidance
+                )  # fmt: skip
+            request = replace(request, steps=case.steps, running=case.steps)
         made = sample(loaded, request, positive, None)
         note("sample")
         decode(loaded, made)
         note("decode")
+
+
+def fill_image(loaded: LoadedPipeline, case: Case, positive: Any, note: Note, size: tuple[int, int]) -> None:
+    """Sample and decode, with an image and a mask that have no numbers."""
+    width, height = size
+    scale, channels = family_of(loaded.model.family).latent.scale, family_of(loaded.model.family).latent.channels
+    latent = {
+        "samples": torch.empty(1, channels, height // scale, width // scale),
+        "image": torch.empty(1, height, width, 3),
+        "noise_mask": torch.empty(1, 1, height, width),
+    }
+
+    def blank(pixels: Any) -> Image.Image:
+        return Image.new("RGB", size)
+
+    with (
+        mock.patch.object(stage_tasks, "as_image", blank),
+        mock.patch.object(stage_tasks, "mask_warnings", return_value=[]),
+    ):
+        request = plan_sample(loaded.model, loaded.spec.variant, latent, 1, 0, case.guidance)
+        made = sample(loaded, replace(request, steps=case.steps, running=case.steps), positive, None)
+    note("sample")
+    decode(loaded, made)
+    note("decode")
+
+
+def make_controlled_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
+    """Make an image that a ControlNet guides."""
+    with controlled(loaded, case.side or loaded.model.defaults.width):
+        make_image(loaded, case, prompt, note)
 
 
 def encode_image(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> None:
@@ -79,7 +119,8 @@ def make_video(loaded: LoadedPipeline, case: Case, prompt: str, note: Note) -> N
         positive = encode(loaded, prompt)
         note("encode")
         with no_modes():
-            latent = {"samples": torch.zeros(1, 4, side // 8, side // 8)}
+            space = family_of(model.family).latent
+            latent = {"samples": torch.zeros(1, space.channels, side // space.scale, side // space.scale)}
             request = plan_sample(model, None, latent, 1, case.steps, case.guidance)
         steady = mock.patch.object(diffusers, "EulerDiscreteScheduler", steady_class(diffusers.EulerDiscreteScheduler))
         with steady, mock.patch.object(video, "motion_unet", joined_unet):
@@ -93,31 +134,11 @@ def joined_unet(unet: Any, adapter: Any) -> Any:
         return motion_unet(unet, adapter)
 
 
-def acquire_simulated_motion(loaded: LoadedPipeline, file: FileStamp) -> None:
-    """A motion adapter of the model's size in the store of modules."""
-
-    def build(key: ModuleKey) -> LoadedMotion:
-        unet: Any = loaded.denoiser
-        with no_modes(), torch.device("meta"):
-            module = MotionAdapter(
-                block_out_channels=unet.config.block_out_channels, motion_mid_block_layers_per_block=1
-            )
-        for part in module.modules():
-            for name, weight in list(part._parameters.items()):
-                if weight is not None:
-                    fake = torch.empty(weight.shape, dtype=key.dtype)
-                    part._parameters[name] = torch.nn.Parameter(fake, requires_grad=False)
-            for name, buffer in list(part._buffers.items()):
-                if buffer is not None:
-                    part._buffers[name] = torch.empty(buffer.shape, dtype=key.dtype)
-        module.eval()
-        return LoadedMotion(key, module, ComponentPatcher(module, key.device, torch.device("cpu"), blocks=BLOCKS))
-
-    modules.acquire([ModuleKey("motion", file, loaded.precision.main, loaded.device)], build)
-
-
 WORK: dict[str, Callable[[LoadedPipeline, Case, str, Note], None]] = {
     "text-to-image": make_image,
+    "image-to-image": make_image,
+    "fill": make_image,
+    "controlnet": make_controlled_image,
     "encode": encode_image,
     "prompt": encode_prompt,
     "video": make_video,

@@ -119,6 +119,10 @@ def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     return torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device=query.device)
 
 
+def needs_no_driver(*_: Any, **__: Any) -> None:
+    """What torch does before it makes the first tensor of a card."""
+
+
 def has_nothing_wrong(tensor: FakeTensor) -> bool:
     """What a check of its values finds."""
     return True
@@ -141,7 +145,7 @@ def simulated_tensors(machine: SimulatedMachine) -> Iterator[None]:
     """Tensors are fake meanwhile, and ``machine`` counts them."""
     torch._C._ensureCUDADeviceGuardSet()
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context", return_value=None))
+        stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context", needs_no_driver))
         stack.enter_context(mock.patch.object(FakeTensor, "data", FakeData(), create=True))
         # "are all values finite?": they have none, so nothing is wrong with them
         stack.enter_context(mock.patch.object(FakeTensor, "__bool__", has_nothing_wrong, create=True))

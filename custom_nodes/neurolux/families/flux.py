@@ -239,8 +239,10 @@ def example_for(model: str, component: str) -> str | None:
 LORA_NAME = re.compile(
     r"(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d"
     r"|^(?:base_model[._]model[._]|lycoris_|lora_|diffusion_model[._])*(?:transformer[._])?transformer_blocks[._]\d"
+    r"|(?:DenseReluDense|SelfAttention)[._]|(?:^|[._])t5xxl[._]"
 )
-"""In the names of a LoRA's tensors, whoever trained it. SDXL has ``transformer_blocks`` only further inside."""
+"""In the names of a LoRA's tensors, whoever trained it. SDXL has ``transformer_blocks`` only further inside,
+and no T5."""
 OWN_LAYER = re.compile(
     r"_mod[._]lin|modulation[._]lin|[._]norm1?(_context)?[._]linear|norm_out[._]linear|adaLN"
     r"|vector_in|time_in|guidance_in|time_text_embed"
@@ -350,6 +352,18 @@ def conflict(first: Any, other: Any) -> str | None:
     return None
 
 
+def make_control(transformer: Any) -> Any:
+    """As those of Shakker-Labs and InstantX."""
+    from diffusers import FluxControlNetModel
+
+    kept = ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim",
+            "guidance_embeds", "axes_dims_rope")  # fmt: skip
+    return FluxControlNetModel(
+        **{name: transformer.config[name] for name in kept},
+        num_layers=CONTROL_LAYERS // 3, num_single_layers=CONTROL_LAYERS // 3 * 2,
+    )  # fmt: skip
+
+
 CONTROLS = Controls(
     modes=CONTROL_MODES,
     blocks=BLOCKS,
@@ -364,6 +378,7 @@ CONTROLS = Controls(
     folder_width=folder_width,
     combined=combined,
     conflict=conflict,
+    make=make_control,
     image_argument=lambda kind, task: "control_image",
     passes_mode=lambda kind: True,
     mode_count=lambda config: config["num_mode"],
@@ -493,6 +508,7 @@ FAMILY = FamilySpec(
         encode,
         width="joint_attention_dim",
         pooled="pooled_prompt_embeds",
+        pooled_width=lambda config: config.get("pooled_projection_dim"),
         embeds_guidance=lambda config: bool(config["guidance_embeds"]),
     ),
     latent=LatentSpace(

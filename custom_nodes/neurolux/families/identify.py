@@ -6,6 +6,7 @@ recognized by a tensor that no other component has, with any prefix.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,14 +37,25 @@ OTHER_MODELS = (
     ("blocks.0.cross_attn.norm_k.weight", "Wan transformer"),
 )
 """A tensor that only this kind of model has."""
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
+"""The end of the name of a file that holds a part of a model (Hugging Face, llama.cpp)."""
 SD2_MARKS = (f"input_blocks.1.1.{FIRST_CROSSED}", f"down_blocks.0.attentions.0.{FIRST_CROSSED}")
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
 CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.", "control_layers.")
 
 
 def read_kind(path: Path) -> FileKind:
-    """The kind of the file at ``path``. Raises WeightsMissing, also where its tensors have impossible shapes."""
+    """The kind of the file at ``path``.
+
+    Raises WeightsMissing, also for a part of a model, and where its tensors have impossible shapes.
+    """
     header = read_header(path)
+    split = SPLIT.search(path.stem)
+    if split is not None and int(split[2]) > 1:
+        raise WeightsMissing(
+            f"{path.name} is part {int(split[1])} of {int(split[2])} of a model; use one whole file, or put all parts "
+            "and their index as a diffusers folder into ComfyUI's models/diffusers"
+        )
     try:
         return identify(header)
     except Exception as error:  # the names and shapes in a file may be anything

@@ -267,6 +267,13 @@ def image_argument(kind: ControlKind, task: Task) -> str:
     return "image" if kind == "plain" and task == "text-to-image" else "control_image"
 
 
+def make_control(unet: Any) -> Any:
+    """Half a UNet, as diffusers makes it for training."""
+    from diffusers import ControlNetModel
+
+    return ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+
+
 CONTROLS = Controls(
     modes=CONTROL_MODES,
     blocks=BlockLists(("down_blocks", "mid_block"), levels=True),
@@ -283,6 +290,7 @@ CONTROLS = Controls(
     folder_width=lambda config: config.get("cross_attention_dim"),
     combined=combined,
     conflict=conflict,
+    make=make_control,
     image_argument=image_argument,
     passes_mode=lambda kind: kind == "union",
     mode_count=lambda config: config["num_control_type"],
@@ -367,6 +375,12 @@ def architectures() -> Mapping[str, Architecture]:
     return {name: one for name in ("sdxl-lightning", "sdxl-base", "sdxl-turbo")}
 
 
+def pooled_width(config: Config) -> int | None:
+    """What remains of the UNet's added embedding beside six embedded sizes."""
+    whole, each = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
+    return None if whole is None or each is None else whole - 6 * each
+
+
 FAMILY = FamilySpec(
     name="sdxl",
     title="SDXL",
@@ -401,6 +415,7 @@ FAMILY = FamilySpec(
         encode,
         width="cross_attention_dim",
         pooled="pooled_prompt_embeds",
+        pooled_width=pooled_width,
         cross_attends=True,
         weighs_tokens=True,
         extras=SIZE_EXTRAS,
@@ -455,9 +470,7 @@ FAMILY = FamilySpec(
     loader=LoaderNode(
         "NeuroLuxLoadSDXLLightning",
         "Load SDXL-Lightning",
-        "Loads SDXL-Lightning with the checkpoint that was distilled for the given number of steps.",
-        steps=tuple(map(str, LIGHTNING_STEPS)),
-        default_steps="4",
+        "Loads SDXL-Lightning. Sample uses the checkpoint that was distilled for its number of steps.",
     ),
     architectures=architectures,
 )

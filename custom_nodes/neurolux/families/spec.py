@@ -109,6 +109,8 @@ class Encoding:
     """The embeddings (1, tokens, width): the first part of a CONDITIONING, which stock nodes average and join."""
     pooled: str | None = None
     """The pooled embeddings (1, width): ``pooled_output`` of a CONDITIONING; None if the family has none."""
+    pooled_width: Callable[[Config], int | None] = lambda config: None
+    """(configuration of the denoiser) -> the width of the pooled embeddings; None where nothing says it."""
     cross_attends: bool = False
     """Whether the denoiser only attends to the embeddings, so that repeating all of them changes nothing."""
     most_tokens: Callable[[Config], int | None] = lambda config: None
@@ -255,6 +257,8 @@ class Controls:
     """(kind, modules) -> one module that runs all of them."""
     conflict: Callable[[Any, Any], str | None]
     """Why two modules cannot work together; None if they can."""
+    make: Callable[[Any], Any]
+    """(denoiser) -> a plain ControlNet of the published size for it, without weights: what a dry run executes."""
     image_argument: Callable[[ControlKind, Task], str]
     """The name of the pipeline's argument for control images."""
     passes_mode: Callable[[ControlKind], bool]
@@ -312,9 +316,6 @@ class LoaderNode:
     node_id: str
     title: str
     description: str
-    steps: tuple[str, ...] = ()
-    """The numbers of steps to choose from, if each has its own checkpoint; empty for no choice."""
-    default_steps: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from ..errors import InvalidParameter
-from .pixels import WITH_ALPHA, alpha_of, rgb
+from .pixels import WITH_ALPHA, alpha_of, check_finite, check_scale, rgb
 
 BLACK = 0.02
 """Values below this count as black, because black in a JPEG is not exactly 0."""
@@ -59,7 +59,7 @@ def mask_from(
         if transparency is not None and transparency.any():
             warnings.append("the image's own transparency is not used, because there is a mask image")
     elif transparency is not None:
-        mask = transparency.reshape(-1, *transparency.shape[-2:]).float()
+        mask = as_mask(transparency)
     else:
         raise InvalidParameter("mask", "there is no mask; send one (white is redrawn), or an image with transparency")
     mask = torch.where(mask < BLACK, 0.0, mask.clamp(0, 1)).cpu()
@@ -79,7 +79,7 @@ def mask_alpha(image: torch.Tensor, transparency: torch.Tensor | None) -> torch.
     elif transparency is None or not transparency.any():
         return None
     else:
-        given = transparency.reshape(-1, *transparency.shape[-2:]).float().cpu()
+        given = as_mask(transparency)
         if given.shape[-2:] != image.shape[1:3]:
             raise InvalidParameter(
                 "mask_transparency",
@@ -126,6 +126,27 @@ def mask_with_alpha(colours: torch.Tensor, alpha: torch.Tensor) -> tuple[torch.T
             "send it without transparency"
         )
     return 1 - alpha, ""
+
+
+def as_mask(mask: torch.Tensor) -> torch.Tensor:
+    """A MASK as (B, H, W) on the CPU, float32. One image may come without a batch, and a dimension of one channel.
+
+    Raises InvalidParameter or NotFinite for what is no mask: it would select something else than was meant.
+    """
+    shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else ()
+    if len(shape) == 4 and 1 in (shape[1], shape[3]):
+        mask = mask[:, 0] if shape[1] == 1 else mask[..., 0]
+    elif len(shape) not in (2, 3):
+        held = f"has the shape {shape}" if shape else f"is no tensor ({type(mask).__name__})"
+        raise InvalidParameter(
+            "mask", f"the mask {held}, and masks are (batch, height, width); link a node that makes masks"
+        )
+    if 0 in shape:
+        raise InvalidParameter("mask", f"there is no mask: the shape is {shape}; look at the node that selects it")
+    mask = mask.float() if mask.dtype == torch.bool else mask
+    check_scale(mask, "mask")
+    check_finite(mask, "the masks", "Look at the node that made them.")
+    return mask.reshape(-1, *mask.shape[-2:]).detach().float().cpu()
 
 
 def check_mask(mask: torch.Tensor) -> None:

@@ -13,6 +13,8 @@ CURE = (
 )
 WITH_ALPHA, MOST_CHANNELS = (2, 4), 4
 """Numbers of channels of which the last is opacity."""
+LEAST, LARGEST = -0.5, 2.0
+"""Values beyond these are no overshooting of a filter: they are of another scale (0 to 255, -1 to 1)."""
 
 
 def as_image(pixels: torch.Tensor) -> Image.Image:
@@ -41,17 +43,43 @@ def as_images(images: torch.Tensor) -> list[Image.Image]:
 def rgb(images: torch.Tensor) -> torch.Tensor:
     """The colours (B, H, W, 3) of images (B, H, W, C): grey ones have one channel, or two with transparency.
 
-    Raises InvalidParameter for more than four channels, of which some would be dropped.
+    Raises InvalidParameter or NotFinite for what is no image.
     """
-    if images.ndim != 4 or not 1 <= images.shape[-1] <= MOST_CHANNELS:
-        raise InvalidParameter(
-            "image",
-            f"the image has the shape {tuple(images.shape)}, and images are (batch, height, width, channels) with 1 to "
-            f"{MOST_CHANNELS} channels; link a node that makes images",
-        )
+    check_images(images)
     if images.shape[-1] >= 3:
         return images[..., :3]
     return images[..., :1].expand(*images.shape[:-1], 3)
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Raise InvalidParameter for what is no IMAGE, NotFinite for values that are no numbers: both would be misread."""
+    shape = tuple(images.shape) if isinstance(images, torch.Tensor) else ()
+    if len(shape) != 4 or not 1 <= shape[-1] <= MOST_CHANNELS:
+        held = f"has the shape {shape}" if shape else f"is no tensor ({type(images).__name__})"
+        raise InvalidParameter(
+            "image",
+            f"the image {held}, and images are (batch, height, width, channels) with 1 to {MOST_CHANNELS} channels; "
+            "link a node that makes images",
+        )
+    if 0 in shape:
+        raise InvalidParameter("image", f"there is no image: the shape is {shape}; look at the node that selects it")
+    check_scale(images, "image")
+    check_finite(images, "the images", "Look at the node that made them.")
+
+
+def check_scale(values: torch.Tensor, what: str) -> None:
+    """Raise InvalidParameter for values of another scale than 0 to 1."""
+    if not values.is_floating_point():
+        kind = str(values.dtype).removeprefix("torch.")
+        raise InvalidParameter(
+            what, f"the {what} holds {kind} values, and it takes fractions from 0 to 1; look at the node that made it"
+        )
+    low, high = (float(one) for one in values.aminmax())
+    if low < LEAST or high > LARGEST:
+        raise InvalidParameter(
+            what,
+            f"the {what} has values from {low:g} to {high:g}, and it takes 0 to 1; scale them in the node that made it",
+        )
 
 
 def alpha_of(images: torch.Tensor) -> torch.Tensor | None:

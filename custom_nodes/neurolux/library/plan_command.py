@@ -21,6 +21,7 @@ from ..catalog.models import Model
 from ..catalog.reading import read_catalog
 from ..errors import InvalidParameter, NeuroLuxError
 from ..families.registry import family_of
+from ..planning.cards import BF16_SINCE, LANE_RATES, find_card
 from ..planning.records import (
     Machine,
     Plan,
@@ -36,8 +37,6 @@ CPU_RAMS = tuple(size * 10**9 for size in (8, 16, 32, 64))
 CARDS_RAM = 32 * 10**9
 """RAM in bytes that ``--all-cards`` assumes unless ``--ram`` is given."""
 FITS, DOES_NOT_FIT, INVALID = 0, 1, 2
-BF16_SINCE = 8.0
-"""The first compute capability with bf16 (Ampere)."""
 SIZE = re.compile(r"(\d+)(?:[xX](\d+))?")
 HEADER = ("card", "precision", "offload", "blocks that stay", "decode", "peak VRAM", "peak RAM", "transfers", "fits")
 
@@ -50,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name in FIELDS:
         parser.add_argument(f"--{name}")
     parser.add_argument("--models", action="append", type=Path, default=[], help="a models folder of ComfyUI")
-    parser.add_argument("--gpu", default="", help="free memory and compute capability of this machine's card")
+    parser.add_argument("--gpu", default="", help="this machine's card: free memory, compute capability, bus and name")
     parser.add_argument("--all-cards", action="store_true")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -155,14 +154,23 @@ def card_row(label: str, model: Model, plan: Plan) -> tuple[str, ...]:
 
 
 def this_machine(gpu: str) -> Machine:
-    """This machine with its free memory; ``gpu`` is its card's free MiB and compute capability: ``7940, 8.6``."""
+    """This machine with its free memory. ``gpu`` is its card, as nvidia-smi lists it: free MiB, compute capability,
+    the most generations and lanes of PCIe that card and slot have, and the name: ``7940, 8.6, 4, 16, NVIDIA GeForce
+    RTX 3060``."""
     ram = free_ram()
+    mebibytes, capability, generation, lanes, name = ([part.strip() for part in gpu.split(",")] + [""] * 5)[:5]
     try:
-        mebibytes, capability = gpu.split(",")
-        computes = float(capability) >= BF16_SINCE
-        return Machine("cuda", max(0, int(mebibytes) * 2**20), ram, bf16=computes, fp16=True)
+        machine = Machine(
+            "cuda", max(0, int(mebibytes) * 2**20), ram, bf16=float(capability) >= BF16_SINCE, fp16=True
+        )  # fmt: skip
     except ValueError:
         return Machine("cpu", 0, ram, bf16=True, fp16=True)
+    card = find_card(name)
+    machine = card.described(machine) if card is not None else replace(machine, card=name)
+    try:
+        return replace(machine, transfer_rate=LANE_RATES[int(generation)] * int(lanes))
+    except (KeyError, ValueError):  # a virtual machine does not tell
+        return machine
 
 
 def free_ram() -> int:

@@ -15,9 +15,10 @@ from ..adapters.detect import AdapterKind, detect
 from ..catalog.auxiliary import auxiliary_catalog
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..families.control_shapes import control_shape, published_control_shape
+from ..families.control_shapes import PUBLISHED_BYTES, control_shape, published_control_shape
 from ..families.registry import family_of
 from ..planning.adapters import with_adapters
+from ..planning.cards import find_card, known_cards
 from ..planning.costs import CONTEXT_BYTES, SYSTEM_RAM_BYTES
 from ..planning.planner import check_choice, make_plan
 from ..planning.records import (
@@ -30,6 +31,8 @@ from ..planning.records import (
     gigabytes,
 )
 from ..planning.report import as_json, table
+from ..weights.disk_speed import rate_of_files
+from ..weights.sources import local_files
 from ..weights.stamps import all_shapes, stamp_file
 
 Locate = Callable[[AdapterKind, str], Path | None]
@@ -47,14 +50,20 @@ class PlanQuery:
 
     vram: int | None = None
     """Total bytes of the card's memory; 0 for a CPU."""
+    card: str | None = None
+    """The name of a card (``planning/cards.toml``), which says its memory, number formats and rates."""
     ram: int | None = None
     """Total bytes of RAM."""
+    disk: int | None = None
+    """Bytes a second that the disk with the weights delivers."""
     bf16: bool | None = None
     """Whether the card computes in bf16. NVIDIA cards do since the RTX 30 series."""
     width: int | None = None
     height: int | None = None
     count: int | None = None
     steps: int | None = None
+    frames: int | None = None
+    """Of a video, with the catalog's first motion adapter for the model's family."""
     precision: str = "auto"
     offload: str = "auto"
     controlnet: tuple[str, ...] = ()
@@ -73,10 +82,12 @@ def parse_query(values: Mapping[str, str]) -> PlanQuery:
         raise InvalidParameter(unknown[0], f"unknown parameter {unknown[0]!r}; use {', '.join(FIELDS)}")
     parsed: dict[str, Any] = {}
     for name, text in values.items():
-        if name in ("vram", "ram"):
+        if name in ("vram", "ram", "disk"):
             parsed[name] = parse_bytes(name, text)
-        elif name in ("width", "height", "count", "steps"):
+        elif name in ("width", "height", "count", "steps", "frames"):
             parsed[name] = parse_count(name, text)
+        elif name == "card":
+            parsed[name] = parse_card_name(text)
         elif name == "bf16":
             if text.lower() not in TRUTHS:
                 raise InvalidParameter(name, f"bf16 {text!r} is neither true nor false")
@@ -97,6 +108,17 @@ def parse_bytes(name: str, text: str) -> int:
     return round(float(match[1]) * UNITS[match[2].lower()])
 
 
+def parse_card_name(text: str) -> str:
+    """The name in the table of cards. Raises InvalidParameter."""
+    card = find_card(text)
+    if card is None:
+        raise InvalidParameter(
+            "card", f"card {text!r} is not known; known are {', '.join(known_cards())}. For another, write its memory "
+            "(vram 8GB)",
+        )  # fmt: skip
+    return card.name
+
+
 def parse_count(name: str, text: str) -> int:
     """A whole number above zero. Raises InvalidParameter."""
     if not text.isascii() or not text.isdigit() or int(text) == 0:
@@ -111,7 +133,17 @@ def asked_shapes(
     controls = [asked_control(name, model, locate) for name in query.controlnet]
     loras = sum(asked_lora(name, locate) for name in query.lora)
     denoiser = family_of(model.family).denoiser
-    return with_adapters(shapes, denoiser, controls, loras) if controls or loras else dict(shapes)
+    motion = asked_motion(model) if query.frames is not None else None
+    return with_adapters(shapes, denoiser, controls, loras, motion) if controls or loras or motion else dict(shapes)
+
+
+def asked_motion(model: Model) -> ComponentShape:
+    """The shape of the motion adapter for ``model``. Raises InvalidParameter where it makes no videos."""
+    entries = auxiliary_catalog().motions.values()
+    found = next((entry for entry in entries if entry.family == model.family), None)
+    if found is None:
+        raise InvalidParameter("frames", f"{model.name}, a {model.family} model, makes no videos")
+    return ComponentShape(found.download_bytes // PUBLISHED_BYTES)
 
 
 def asked_control(name: str, model: Model, locate: Locate) -> ComponentShape:
@@ -153,8 +185,9 @@ def workload_for(model: Model, query: PlanQuery) -> Workload:
     defaults, limits = model.defaults, model.limits
     width = query.width or query.height or defaults.width
     workload = Workload(
-        width, query.height or width, query.count or 1, query.steps or defaults.num_inference_steps, model.passes
-    )
+        width, query.height or width, query.count or 1, query.steps or defaults.num_inference_steps, model.passes,
+        query.frames or 1,
+    )  # fmt: skip
     limits.width.check("width", workload.width)
     limits.height.check("height", workload.height)
     limits.num_images.check(workload.count)
@@ -167,13 +200,18 @@ def machine_for(query: PlanQuery, here: Machine) -> Machine:
 
     Subtracts the CUDA context from a card's memory, and what the system and a desktop use from RAM.
     """
-    machine = here
-    if query.vram == 0:
+    machine, card = here, known_cards()[query.card] if query.card else None
+    if card is not None and query.vram != 0:
+        free = (card.vram if query.vram is None else query.vram) - CONTEXT_BYTES
+        machine = card.described(Machine("cuda", max(0, free), here.free_ram, bf16=True, fp16=True))
+    elif query.vram == 0:
         machine = Machine("cpu", 0, here.free_ram, bf16=True, fp16=True)
     elif query.vram is not None:
         machine = Machine("cuda", max(0, query.vram - CONTEXT_BYTES), here.free_ram, bf16=True, fp16=True)
     if query.ram is not None:
         machine = replace(machine, free_ram=max(0, query.ram - min(SYSTEM_RAM_BYTES, query.ram // 4)))
+    if query.disk is not None:
+        machine = replace(machine, disk_rate=float(max(query.disk, 1)), disk_from="given")
     return machine if query.bf16 is None else replace(machine, bf16=query.bf16)
 
 
@@ -192,10 +230,19 @@ def plan_for(
         )
     machine, workload = machine_for(query, here), workload_for(model, query)
     upcast = model.force_upcast_vae if force_upcast_vae is None else force_upcast_vae
-    plan = make_plan(
-        family_of(model.family).costs, shapes, machine, workload, query.precision, query.offload,
-        force_upcast_vae=upcast,
-    )  # fmt: skip
+
+    def planned() -> Plan:
+        return make_plan(
+            family_of(model.family).costs, shapes, machine, workload, query.precision, query.offload,
+            force_upcast_vae=upcast,
+        )  # fmt: skip
+
+    plan = planned()
+    if plan.reads_files and query.disk is None:
+        rate = rate_of_files(local_files(model, model.variant(workload.steps)))
+        if rate is not None:
+            machine = replace(machine, disk_rate=rate, disk_from="measured")
+            plan = planned()
     return machine, workload, plan
 
 
@@ -213,6 +260,7 @@ def plan_document(model: Model, machine: Machine, workload: Workload, plan: Plan
 def text(model: Model, machine: Machine, workload: Workload, plan: Plan) -> str:
     """The answer as text."""
     count = f"{workload.count} images of " if workload.count > 1 else ""
-    card = f"a card with {gigabytes(machine.free_vram)} free" if machine.own_memory else f"a {machine.device.upper()}"
+    named = f"an {machine.card}" if machine.card[:1] in ("A", "H", "L", "R") else f"a {machine.card or 'card'}"
+    card = f"{named} with {gigabytes(machine.free_vram)} free" if machine.own_memory else f"a {machine.device.upper()}"
     head = f"{model.title}: {count}{workload.width}x{workload.height}, {workload.steps} steps"
     return f"{head}\non {card}, {gigabytes(machine.free_ram)} of RAM free\n\n{table(plan)}"

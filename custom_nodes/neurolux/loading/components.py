@@ -132,7 +132,10 @@ def folder_weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
 def shards_of(index: Path) -> list[str]:
     """The files that an index names. Raises WeightsMissing if it is damaged."""
     try:
-        return sorted({str(shard) for shard in read_json(index)["weight_map"].values()})
+        found = sorted({str(shard) for shard in read_json(index)["weight_map"].values()})
+        if (outside := next((one for one in found if not one or Path(one).name != one), None)) is not None:
+            raise ValueError(f"it names {outside!r}, which is no file beside it")
+        return found
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise WeightsMissing(f"{index} is damaged ({error}); fetch it again") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -79,10 +79,20 @@ class PipelineHandle:
     """The motion adapter, which makes the pipeline generate videos."""
     compile: bool = False
     """Whether the denoiser's blocks run compiled. Not part of the spec: the weights are the same."""
+    any_checkpoint: bool = False
+    """Whether every checkpoint of a step-distilled model will do, because they differ in the denoiser alone, which only
+    sampling uses. The spec then names the one to load if none is in memory."""
 
     def __str__(self) -> str:
         """A short text, because ComfyUI writes a failed node's inputs into its error report."""
         return f"pipeline {self.spec.model}"
+
+    def for_steps(self, steps: int) -> PipelineHandle:
+        """The same with the checkpoint for ``steps`` (0: the model's default). Raises InvalidParameter if none is."""
+        spec = replace(self.spec, variant=self.model.variant(steps))
+        if spec == self.spec and not self.any_checkpoint:
+            return self
+        return replace(self, spec=spec, any_checkpoint=False)
 
     @property
     def files(self) -> set[FileStamp]:

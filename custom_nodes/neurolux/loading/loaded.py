@@ -84,6 +84,8 @@ class LoadedPipeline:
     """How long loading took; 0 once it has been reported."""
     unreported_warnings: list[str] = field(default_factory=list)
     """Warnings for the user that have not been reported yet."""
+    disk_rate: float | None = None
+    """Bytes a second from the disk with its files, if that was measured."""
     planned_shapes: Mapping[str, ComponentShape] | None = None
     """The shapes that the plan was made for, with adapters; None for ``shapes``."""
     leaner: bool = False
@@ -93,6 +95,8 @@ class LoadedPipeline:
     """The loaded LoRAs. Those of the borrowing handle are active."""
     controls: tuple[AppliedControl, ...] = ()
     """The ControlNets of the handle that borrows it."""
+    motion: ComponentShape | None = None
+    """The motion adapter that works beside it now."""
     compiled: CompiledBlocks = field(default_factory=CompiledBlocks)
 
     @property

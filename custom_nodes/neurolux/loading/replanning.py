@@ -19,13 +19,15 @@ from .loaded import LoadedPipeline
 _log = logging.getLogger(__name__)
 
 
-def fit(loaded: LoadedPipeline, width: int, height: int, **sampled: Any) -> None:
+def fit(loaded: LoadedPipeline, width: int, height: int, motion: ComponentShape | None = None, **sampled: Any) -> None:
     """Update the plan for an image of this size, without reloading: resident blocks, VAE tiles, the offload mode.
 
+    ``motion``: the motion adapter that makes frames of it.
     ``sampled``: of a Workload, what sampling it will take (passes, frames, encodes); as before if it is left out.
 
     Does nothing after memory ran out: a plan from experience is better than an estimate.
     """
+    loaded.motion = motion
     workload, shapes = replace(loaded.workload, width=width, height=height, **sampled), shapes_at_work(loaded)
     if loaded.leaner or (workload, shapes) == (loaded.workload, loaded.planned_shapes or loaded.shapes):
         return
@@ -43,10 +45,10 @@ def fit(loaded: LoadedPipeline, width: int, height: int, **sampled: Any) -> None
 
 
 def shapes_at_work(loaded: LoadedPipeline) -> dict[str, ComponentShape]:
-    """The shapes of its components with their LoRAs, and of the ControlNets of the borrowing handle."""
+    """The shapes of its components with their LoRAs, and of the ControlNets and the motion adapter beside them."""
     files = dict.fromkeys(control.file for control in loaded.controls)
     controls = [shape_of_control(file, loaded.model.family) for file in files]
-    return with_adapters(loaded.shapes, loaded.denoiser_name, controls, loaded.loras.bytes)
+    return with_adapters(loaded.shapes, loaded.denoiser_name, controls, loaded.loras.bytes, loaded.motion)
 
 
 @lru_cache(maxsize=64)
@@ -85,7 +87,8 @@ def go_leaner(loaded: LoadedPipeline) -> str | None:
 
 def machine_of(loaded: LoadedPipeline) -> Machine:
     """This machine. Memory that the pipeline itself holds counts as free."""
-    return this_machine(loaded.device, droppable_ram=loaded.ram_bytes)
+    machine = this_machine(loaded.device, droppable_ram=loaded.ram_bytes)
+    return machine if loaded.disk_rate is None else replace(machine, disk_rate=loaded.disk_rate, disk_from="measured")
 
 
 def same_types(planned: ComponentPlan, now: ComponentPlan) -> bool:

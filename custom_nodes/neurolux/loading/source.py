@@ -10,6 +10,7 @@ import torch
 
 from ..catalog.models import Model
 from ..planning.records import ComponentShape, Plan
+from ..weights.disk_speed import rate_of_files
 from ..weights.files import LoadProgress
 from ..weights.progress import LoadReporter
 from ..weights.sources import ResolvedFiles, resolve
@@ -29,6 +30,10 @@ class OpenedModel(Protocol):
     @property
     def force_upcast_vae(self) -> bool:
         """Whether its VAE must compute in fp32 where the others compute in fp16."""
+        ...
+
+    def disk_rate(self) -> float | None:
+        """Bytes a second from the disk with its files, measured; None if there is nothing to measure."""
         ...
 
     def build(self, plan: Plan, progress: LoadProgress | None, device: torch.device) -> Pipeline:
@@ -63,6 +68,9 @@ class OpenedFiles:
         from .build import vae_must_upcast
 
         return vae_must_upcast(self.files)
+
+    def disk_rate(self) -> float | None:
+        return rate_of_files(self.files)
 
     def build(self, plan: Plan, progress: LoadProgress | None, device: torch.device) -> Pipeline:
         from .build import build_pipeline

@@ -30,7 +30,7 @@ from ..memory.out_of_memory import with_memory_errors
 from ..memory.placement import ComponentMemory, Placement
 from ..memory.streaming import CPU
 from ..planning.planner import make_plan
-from ..planning.records import Plan, Workload
+from ..planning.records import Machine, Plan, Workload
 from ..weights.progress import LoadReporter
 from .handle import LoadSpec, PipelineHandle
 from .loaded import LoadedPipeline
@@ -54,17 +54,19 @@ class PipelineStore:
     def acquire(self, handle: PipelineHandle, reporter: LoadReporter | None = None) -> LoadedPipeline:
         """The pipeline that ``handle`` describes, without its adapters. Loads it if necessary.
 
+        A handle for any checkpoint gets the one that was used last.
+
         If RAM is short, loading first drops other pipelines. Stages call ``adapters.borrow.borrow`` instead.
         """
         self.sweep()
         with self._lock:
-            entry = self._loaded.get(handle.spec)
+            entry = self._of_any_checkpoint(handle.spec) if handle.any_checkpoint else self._loaded.get(handle.spec)
         if entry is None:
             self._drop_outdated(handle.spec)
             entry = self._load(handle, reporter)  # not under the lock, so loaded_models() need not wait
         with self._lock:
-            self._loaded[handle.spec] = entry
-            self._loaded.move_to_end(handle.spec)
+            self._loaded[entry.spec] = entry
+            self._loaded.move_to_end(entry.spec)
             if handle not in entry.handles:
                 entry.handles.add(handle)
                 weakref.finalize(handle, self.sweep).atexit = False
@@ -157,6 +159,11 @@ class PipelineStore:
             found.setdefault(entry.model.name, []).extend(entry.placement.memory())
         return found
 
+    def _of_any_checkpoint(self, spec: LoadSpec) -> LoadedPipeline | None:
+        """The most recently used pipeline that differs from ``spec`` in the checkpoint at most."""
+        found = (entry for key, entry in reversed(self._loaded.items()) if replace(key, variant=spec.variant) == spec)
+        return next(found, None)
+
     def _drop_outdated(self, spec: LoadSpec) -> None:
         """Drop pipelines of the same model whose files have been replaced since."""
         for other in list(self._loaded):
@@ -173,10 +180,17 @@ class PipelineStore:
         shapes = opened.shapes
         machine = this_machine(device, droppable_ram=self.droppable_ram())
         workload = default_workload(model)
-        plan = make_plan(
-            family.costs, shapes, machine, workload, spec.precision, spec.offload,
-            force_upcast_vae=opened.force_upcast_vae,
-        )  # fmt: skip
+
+        def planned(machine: Machine) -> Plan:
+            return make_plan(
+                family.costs, shapes, machine, workload, spec.precision, spec.offload,
+                force_upcast_vae=opened.force_upcast_vae,
+            )  # fmt: skip
+
+        plan = planned(machine)
+        disk_rate = opened.disk_rate() if plan.reads_files else None
+        if disk_rate is not None:
+            plan = planned(replace(machine, disk_rate=disk_rate, disk_from="measured"))
         log_plan(model.name, plan)
         self._free_ram(plan.peak_ram)
         where = [device, CPU]
@@ -207,7 +221,9 @@ class PipelineStore:
         placement.prepare()
         load_ms = (time.perf_counter() - started) * 1000
         _log.info("NeuroLux: loaded %s in %.1f s", model.name, load_ms / 1000)
-        return LoadedPipeline(spec, model, pipe, shapes, placement, workload, plan.offload, load_ms)
+        return LoadedPipeline(
+            spec, model, pipe, shapes, placement, workload, plan.offload, load_ms, disk_rate=disk_rate
+        )
 
     def _free_ram(self, needed: int) -> None:
         """Make ``needed`` bytes of RAM free: core's copies go first, then the least recently used pipelines."""
@@ -240,9 +256,12 @@ def load_handle(
     reporter: LoadReporter | None = None,
     compile: bool = False,
 ) -> PipelineHandle:
-    """Load ``model``, unless it is loaded already, and return a handle for the graph."""
+    """Load ``model``, unless it is loaded already, and return a handle for the graph.
+
+    :param steps: The checkpoint to load of a step-distilled model if none is in memory; the sampling nodes choose.
+    """
     spec = LoadSpec(model.name, stamp, model.variant(steps), precision, offload)
-    handle = PipelineHandle(spec, model, compile=compile)
+    handle = PipelineHandle(spec, model, compile=compile, any_checkpoint=model.shares_components)
     pipelines.acquire(handle, reporter)
     return handle
 

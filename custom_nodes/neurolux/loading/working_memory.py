@@ -35,13 +35,15 @@ def sampling_memory(loaded: LoadedPipeline, width: int, height: int, *, passes: 
 def decoding_memory(loaded: LoadedPipeline, width: int, height: int) -> int:
     """Working memory for decoding one image, whole or in the plan's tiles."""
     plan = loaded.placement.plan
-    return costs.decode_bytes(width, height, loaded.placement.planned("vae").compute, tile=plan.vae_tile)
+    family = family_of(loaded.model.family).costs
+    return costs.decode_bytes(family, width, height, loaded.placement.planned("vae").compute, tile=plan.vae_tile)
 
 
 def image_encoding_memory(loaded: LoadedPipeline, width: int, height: int) -> int:
     """Working memory for encoding one image with the VAE, whole or in the plan's tiles."""
     tile = loaded.placement.plan.vae_tile
-    return costs.encode_image_bytes(width, height, image_encoding_type(loaded), tile=tile)
+    family = family_of(loaded.model.family).costs
+    return costs.encode_image_bytes(family, width, height, image_encoding_type(loaded), tile=tile)
 
 
 def image_encoding_type(loaded: LoadedPipeline) -> ComputeType:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import comfy.model_management as mm
 import torch
 
+from ..planning.cards import ACHIEVED_SHARE, find_card
 from ..planning.records import ACCELERATORS, Machine
 from .backends.choice import backend
 from .manager import core_pinned_copies
@@ -26,8 +27,18 @@ def this_machine(device: torch.device, droppable_ram: int = 0) -> Machine:
         bf16=asked.computes_bf16(device),
         fp16=asked.computes_fp16(device),
     )
-    rate = asked.transfer_rate(device)
-    return machine if rate is None else replace(machine, transfer_rate=rate)
+    card = find_card(asked.name(device)) if machine.own_memory else None
+    if card is not None:  # ComfyUI's command line says which formats it computes in
+        machine = replace(card.described(machine), bf16=machine.bf16, fp16=machine.fp16)
+    rate, product = asked.transfer_rate(device), asked.compute_rate(device)
+    if rate is not None:
+        machine = replace(machine, transfer_rate=rate)
+    if product is not None:
+        in_fp32 = product * ACHIEVED_SHARE if not (machine.bf16 or machine.fp16) else machine.fp32_rate
+        machine = replace(
+            machine, compute_rate=product * ACHIEVED_SHARE, fp32_rate=in_fp32, rates_from="measured"
+        )  # fmt: skip
+    return machine
 
 
 def reclaimable_memory(device: torch.device) -> int:

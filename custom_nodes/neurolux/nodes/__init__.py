@@ -5,19 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .adapters import ApplyControlNet, ApplyLora, ApplyLoras
-from .file_parameters import FileParameter, ImageParameter
+from .file_parameters import FileParameter
 from .images import EncodeImage, ExtendImage, ImageToEdit, PrepareMask, PutBack
 from .load import LoadModel, WarmUp, family_loaders
 from .load_files import LoadModelFiles
+from .load_image import LoadImage
 from .many import GenerateBatch, GenerateGrid
-from .parameters import (
-    BooleanParameter,
-    ChoiceParameter,
-    IntegerParameter,
-    NumberParameter,
-    SeedParameter,
-    TextParameter,
-)
+from .parameters import ChoiceParameter, IntegerParameter, NumberParameter, TextParameter
 from .preprocess import CannyEdges, DepthMap, PoseSkeleton
 from .results import FileResult, Result, VideoResult
 from .stages import Decode, EmptyLatent, EncodePrompt, Sample
@@ -37,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyControlNet,
     EncodePrompt,
     EmptyLatent,
+    LoadImage,
     PrepareMask,
     ExtendImage,
     EncodeImage,
@@ -54,10 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     TextParameter,
     IntegerParameter,
     NumberParameter,
-    SeedParameter,
     ChoiceParameter,
-    BooleanParameter,
-    ImageParameter,
     FileParameter,
     Result,
     FileResult,

@@ -10,8 +10,8 @@ from comfy_api.latest import io
 from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
 from ..images.frames import FIT_CHOICES, Frame, mask_warnings, plan_frame, size_in_pixels
-from ..images.masks import check_mask, extended, mask_from
-from ..images.pixels import unused_alpha
+from ..images.masks import as_mask, check_mask, extended, mask_from
+from ..images.pixels import check_images, unused_alpha
 from ..library.known_models import known_models
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
@@ -126,9 +126,10 @@ class EncodeImage(io.ComfyNode):
         batch_size: int,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
+        check_images(image)
         frame = plan_frame(pipeline.model, (image.shape[2], image.shape[1]), fit, width, height)
         if mask is not None:
-            check_mask(mask)
+            check_mask(mask := as_mask(mask))
         return encoded(cls, pipeline, image, mask, frame, batch_size)
 
 
@@ -163,6 +164,7 @@ class ImageToEdit(io.ComfyNode):
                 f"{model.name} does not edit by instruction; choose {' or '.join(names)}, "
                 "or redraw the image with the mode image-to-image",
             )
+        check_images(image)
         given = image.shape[2], image.shape[1]
         if not (width or height or fit == "error"):
             width, height = size_in_pixels(model, given)
@@ -185,11 +187,11 @@ class PrepareMask(io.ComfyNode):
                     optional=True,
                     tooltip="White is redrawn, black is kept. Takes precedence over transparency.",
                 ),
-                io.Mask.Input("transparency", optional=True, tooltip="A mask, such as that of an Image Parameter."),
+                io.Mask.Input("transparency", optional=True, tooltip="A mask, such as that of Load Image."),
                 io.Mask.Input(
                     "mask_transparency",
                     optional=True,
-                    tooltip="The transparency of the mask image, such as the mask output of its Image Parameter.",
+                    tooltip="The transparency of the mask image, such as the mask output of its Load Image.",
                 ),
             ],
             outputs=[io.Mask.Output("mask", display_name="mask", tooltip="1: redrawn. 0: kept. In between: blended.")],

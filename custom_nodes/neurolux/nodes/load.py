@@ -7,8 +7,11 @@ import uuid
 from typing import ClassVar
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import is_link
+from comfy_execution.utils import get_executing_context
 
 from ..adapters.borrow import borrow
+from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.registry import families
 from ..families.spec import FamilySpec
@@ -72,7 +75,7 @@ def offload_input() -> io.Combo.Input:
 
 def compile_input() -> io.Boolean.Input:
     """The compile switch. Optional: graphs saved before it existed have no value for it."""
-    switch = io.Boolean.Input(
+    return io.Boolean.Input(
         "compile",
         default=False,
         optional=True,
@@ -82,8 +85,6 @@ def compile_input() -> io.Boolean.Input:
             "(offload stream, sequential or disk). Pixels may differ slightly by rounding."
         ),
     )
-    switch.extra_dict["advanced"] = True  # the argument of that name is newer than the oldest ComfyUI that we run on
-    return switch
 
 
 def loaded_output() -> io.Custom.Output:
@@ -92,17 +93,44 @@ def loaded_output() -> io.Custom.Output:
 
 
 def load(
-    model: str, steps: int, precision: str, offload: str, compile: bool, family: str | None = None
+    node: type[io.ComfyNode], model: str, precision: str, offload: str, compile: bool, family: str | None = None
 ) -> io.NodeOutput:
-    """Load by name, reporting on the node; raises ModelNotFound or InvalidParameter."""
+    """Load by name, reporting on the running ``node``; raises ModelNotFound or InvalidParameter."""
     found = known_models().get(model)
     if family is not None and found.family != family:
         names = ", ".join(known_models().names(family))
         raise InvalidParameter("model", f"{model} is a {found.family} model; this loader takes {names}")
     if offload not in OFFLOAD_CHOICES:
         raise InvalidParameter("offload", f"unknown offload {offload!r}; use {', '.join(OFFLOAD_CHOICES)}")
+    steps = steps_ahead(node, found) if found.step_distilled else 0
     handle = load_handle(found, model_stamp(found), steps, precision, offload, NodeReporter(), compile)
     return io.NodeOutput(handle)
+
+
+def steps_ahead(node: type[io.ComfyNode], model: Model) -> int:
+    """The steps that the graph will sample ``model`` in, as far as they can be read from it; 0 for its default.
+
+    The checkpoint for them is loaded first. Sampling chooses by itself, so a wrong guess costs time and nothing else.
+    """
+    context, hidden = get_executing_context(), node.hidden
+    prompt = hidden.prompt if hidden is not None else None
+    if context is None or not prompt:
+        return 0
+    reached, waiting = {context.node_id}, [context.node_id]
+    while waiting:
+        source = waiting.pop()
+        for name, each in prompt.items():
+            inputs = each.get("inputs", {})
+            if name in reached or not any(is_link(value) and value[0] == source for value in inputs.values()):
+                continue
+            reached.add(name)
+            waiting.append(name)
+            steps = inputs.get("steps")
+            if is_link(steps):
+                steps = prompt.get(steps[0], {}).get("inputs", {}).get("value")
+            if steps in (model.limits.num_inference_steps.choices or ()):
+                return int(steps)
+    return 0
 
 
 class ModelLoader(io.ComfyNode):
@@ -115,9 +143,15 @@ class ModelLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str | None = None, **_: object) -> tuple[int, ...]:
-        """Run a loader again when a local model's files have changed."""
+        """Run a loader again when a local model's files have changed.
+
+        And in each job if the checkpoints share nothing, so that all nodes use the one that is sampled with.
+        """
         found = known_models().models.get(model or "")
-        return model_stamp(found) if found is not None else ()
+        if found is None:
+            return ()
+        each_job = found.step_distilled and not found.shares_components
+        return (*model_stamp(found), uuid.uuid4().int) if each_job else model_stamp(found)
 
 
 class LoadModel(ModelLoader):
@@ -132,24 +166,15 @@ class LoadModel(ModelLoader):
                 model_input(),
                 precision_input(),
                 offload_input(),
-                io.Int.Input(
-                    "steps",
-                    default=0,
-                    min=0,
-                    max=100,
-                    tooltip=(
-                        "Selects the checkpoint of a step-distilled model such as sdxl-lightning. 0: the model's "
-                        "default. Other models ignore it."
-                    ),
-                ),
                 compile_input(),
             ],
             outputs=[loaded_output()],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
-    def execute(cls, model: str, precision: str, offload: str, steps: int, compile: bool = False) -> io.NodeOutput:
-        return load(model, steps, precision, offload, compile)
+    def execute(cls, model: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
+        return load(cls, model, precision, offload, compile)
 
 
 class FamilyLoader(ModelLoader):
@@ -161,14 +186,6 @@ class FamilyLoader(ModelLoader):
     def define_schema(cls) -> io.Schema:
         node = cls.family.loader
         assert node is not None
-        steps = [
-            io.Combo.Input(
-                "steps",
-                options=list(node.steps),
-                default=node.default_steps,
-                tooltip="Selects the checkpoint. Sample must use the same number of steps. 1 is experimental.",
-            )
-        ]
         return io.Schema(
             node_id=node.node_id,
             display_name=node.title,
@@ -176,23 +193,17 @@ class FamilyLoader(ModelLoader):
             description=node.description,
             inputs=[
                 model_input(cls.family.name),
-                *(steps if node.steps else []),
                 precision_input(),
                 offload_input(),
                 compile_input(),
             ],
             outputs=[loaded_output()],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
-    def execute(
-        cls, model: str, precision: str, offload: str, steps: str = "0", compile: bool = False
-    ) -> io.NodeOutput:
-        if not str(steps).isdecimal():
-            node = cls.family.loader
-            known = ", ".join(node.steps) if node is not None else ""
-            raise InvalidParameter("num_inference_steps", f"steps {steps!r} is not a number; use one of {known}")
-        return load(model, int(steps), precision, offload, compile, cls.family.name)
+    def execute(cls, model: str, precision: str, offload: str, compile: bool = False) -> io.NodeOutput:
+        return load(cls, model, precision, offload, compile, cls.family.name)
 
 
 def family_loaders() -> list[type[io.ComfyNode]]:

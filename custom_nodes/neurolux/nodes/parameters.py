@@ -1,5 +1,8 @@
 """Parameter nodes: what a caller of the saved graph can set. In the editor they output their own value.
 
+App Mode says the same of any widget. These are for limits and lists of one's own, for a choice that goes to several
+nodes, and for graphs in API format, which hold no app.
+
 The first two inputs are always the name and the value: a parameter and its default are found by them. Values are
 checked here as well, because a graph runs from the editor and from ComfyUI's API too, not only through the service.
 """
@@ -12,8 +15,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..errors import InvalidParameter
-from .inputs import seed_input
-from .sockets import CATEGORY, LARGEST_INTEGER, LARGEST_SEED, AnyComboOutput
+from .sockets import CATEGORY, LARGEST_INTEGER, AnyComboOutput
 
 PARAMETERS = f"{CATEGORY}/parameters"
 LONGEST_TEXT = 1_000_000
@@ -150,23 +152,6 @@ class NumberParameter(io.ComfyNode):
         return io.NodeOutput(value)
 
 
-class SeedParameter(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return parameter_schema(
-            "Seed",
-            "The seed of a request. The same seed gives the same image. A request without a seed gets a random one.",
-            "seed",
-            [seed_input("The seed used when the graph runs in the editor.", name="value")],
-            [io.Int.Output("seed", display_name="seed", tooltip="The seed.")],
-        )
-
-    @classmethod
-    def execute(cls, name: str, value: int, description: str) -> io.NodeOutput:
-        check_range(name, value, 0, LARGEST_SEED)
-        return io.NodeOutput(value)
-
-
 class ChoiceParameter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -191,20 +176,4 @@ class ChoiceParameter(io.ComfyNode):
         options = [line.strip() for line in choices.splitlines() if line.strip()]
         if options and value not in options:
             raise InvalidParameter(name, f"{name} {value!r} is not a choice; use {', '.join(options)}")
-        return io.NodeOutput(value)
-
-
-class BooleanParameter(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return parameter_schema(
-            "Boolean",
-            "A switch that a request to this graph can turn on or off.",
-            "enabled",
-            [io.Boolean.Input("value", default=False, tooltip="The setting used when a request sets none.")],
-            [io.Boolean.Output("boolean", display_name="boolean", tooltip="True or false.")],
-        )
-
-    @classmethod
-    def execute(cls, name: str, value: bool, description: str) -> io.NodeOutput:
         return io.NodeOutput(value)

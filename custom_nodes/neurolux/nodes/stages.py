@@ -13,7 +13,7 @@ from ..loading.node_progress import NodeReporter
 from ..stages.conditioning import told_by
 from ..stages.decode import decode
 from ..stages.encode import encode
-from ..stages.latent import empty_latent
+from ..stages.latent import empty_latent, samples_of
 from ..stages.sample import plan_sample, sample
 from .inputs import (
     ReadsNegative,
@@ -48,14 +48,6 @@ class EncodePrompt(io.ComfyNode):
                     dynamic_prompts=True,
                     tooltip="What the image shows. For a negative prompt: what it should not show.",
                 ),
-                io.Boolean.Input(
-                    "like_diffusers",
-                    default=False,
-                    optional=True,
-                    tooltip="Encode exactly as the installed version of diffusers does, with its known faults. Only "
-                    "Chroma is affected: its padding stays visible, which changes the image of a short prompt.",
-                    extra_dict={"advanced": True},
-                ),
             ],
             outputs=[
                 io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The encoded prompt.")
@@ -64,9 +56,9 @@ class EncodePrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, pipeline: PipelineHandle, text: str, like_diffusers: bool = False) -> io.NodeOutput:
+    def execute(cls, pipeline: PipelineHandle, text: str) -> io.NodeOutput:
         loaded = borrow(pipeline, NodeReporter())
-        conditioning = encode(loaded, text, like_diffusers=like_diffusers)
+        conditioning = encode(loaded, text)
         warnings = told_by(conditioning)
         for warning in warnings:
             _log.warning("NeuroLux: %s", warning)
@@ -142,6 +134,7 @@ class Sample(ReadsNegative):
         negative: Any = None,
         strength: float = 1.0,
     ) -> io.NodeOutput:
+        pipeline = pipeline.for_steps(steps)
         request = plan_sample(pipeline.model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
         loaded = borrow(pipeline, NodeReporter())
         samples = sample(loaded, request, positive, negative)
@@ -165,4 +158,4 @@ class Decode(io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: PipelineHandle, latent: dict[str, Any]) -> io.NodeOutput:
         loaded = borrow(pipeline, NodeReporter())
-        return io.NodeOutput(decode(loaded, latent["samples"]), ui=stage_warnings_ui(cls, loaded))
+        return io.NodeOutput(decode(loaded, samples_of(latent)), ui=stage_warnings_ui(cls, loaded))

@@ -25,7 +25,7 @@ from ..images.decoding import UnreadableImage, is_see_through
 from ..weights.user_files import open_regular
 
 MOST_KEPT = 4096
-IMAGE_LOADERS = ("LoadImage", "LoadImageOutput", "NeuroLuxImageParameter")
+IMAGE_LOADERS = ("LoadImage", "LoadImageOutput", "NeuroLuxLoadImage")
 """Nodes whose first output has the colours of the file ``image``, and whose second is its transparency."""
 MASK_OUTPUT = 1
 
@@ -125,12 +125,17 @@ def unused_transparency(prompt: Mapping[str, Any], name: str) -> list[str]:
     links = (value for other in prompt.values() for value in other.get("inputs", {}).values() if is_link(value))
     if any(source == name and output == MASK_OUTPUT for source, output in links) or not see_through(image):
         return []
-    title = node["inputs"].get("name")
-    title = title if isinstance(title, str) and title else image
     return [
-        f"{title} is partly transparent and its transparency is not used: the colours below it count. Link its mask "
-        "(to Encode Image or Prepare Mask), or send an image without transparency"
+        f"{title_of(node) or image} is partly transparent and its transparency is not used: the colours below it "
+        "count. Link its mask (to Encode Image or Prepare Mask), or send an image without transparency"
     ]
+
+
+def title_of(node: Mapping[str, Any]) -> str:
+    """The title that a graph gives to one of our nodes; empty if it has none of its own."""
+    title = node.get("_meta", {}).get("title")
+    made = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(node.get("class_type", ""))  # pyright: ignore[reportAttributeAccessIssue]
+    return title if isinstance(title, str) and title != made else ""
 
 
 def see_through(image: str) -> bool:

@@ -124,7 +124,7 @@ class RefineInTiles(ReadsNegative):
         guidance: float,
         negative: Any = None,
     ) -> io.NodeOutput:
-        loaded = borrow(pipeline, NodeReporter())
+        loaded = borrow(pipeline.for_steps(steps), NodeReporter())
         request = RefineRequest(strength, seed, steps, guidance, tile, overlap)
         made = refine(loaded, image, positive, negative, request)
         warnings = [*told_by(positive, negative), *unused_alpha(image)]

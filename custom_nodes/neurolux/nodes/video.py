@@ -116,7 +116,7 @@ class SampleVideo(ReadsNegative):
         negative: Any = None,
     ) -> io.NodeOutput:
         request = plan_video(pipeline, latent, frames, seed, steps, guidance)
-        loaded = borrow(pipeline, NodeReporter())
+        loaded = borrow(pipeline.for_steps(request.frame.steps), NodeReporter())
         samples = sample_video(loaded, request, positive, negative)
         ui = stage_warnings_ui(cls, loaded, told_by(positive, negative), lazy=negative is not None)
         return io.NodeOutput({"samples": samples}, ui=ui)

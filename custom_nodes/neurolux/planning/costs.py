@@ -37,12 +37,6 @@ COMPUTE_BYTES: dict[ComputeType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 MARGIN = 1.2
 """Factor on the counted activations: covers the allocator's rounding and the workspaces of library kernels."""
-ENCODE_BYTES_PER_PIXEL = 650
-"""Activations of the VAE's encoder, in the same way."""
-ENCODER_PARAMETERS = 35_000_000
-"""Of the VAE's encoder, whose weights are widened for a call in fp32."""
-DECODE_BYTES_PER_PIXEL = 768
-"""Activations of the VAE's decoder per pixel and byte of the number format."""
 CONVOLUTION_BYTES = 500_000_000
 """Workspace of the decoder's convolutions. With it, a 1024x1024 decode in 16 bits takes 2.4 GB, the peak that diffusers
 measured for FLUX with at most one layer's weights on the device (diffusers PR 11682)."""
@@ -72,8 +66,9 @@ LAYERWISE_SHARE = 0.5
 PINNED_SHARE = 0.8
 """Share of free RAM that may be pinned."""
 COMPUTE_RATES = {"cuda": 40e12, "cpu": 0.3e12}
-"""FLOP/s of a device that was not measured: about what an RTX 3090 and a desktop CPU achieve. They only decide how much
-of the streaming counts as hidden. A slower card hides more; for a faster one, set ``Machine.compute_rate``."""
+"""FLOP/s of a device of which nothing is known: about what an RTX 3090 and a desktop CPU achieve."""
+FP32_COMPUTE_RATE = 10e12
+"""The same of a card in fp32, without its tensor cores."""
 OTHER_COMPUTE_RATE = 10e12
 
 
@@ -97,14 +92,15 @@ def weight_bytes(shape: ComponentShape, storage: StorageType, compute: ComputeTy
     return sum(block_bytes(shape, storage, compute)) + shape.outside_blocks * COMPUTE_BYTES[compute] + unsplit
 
 
-def largest_layer(shape: ComponentShape) -> int:
-    """An upper bound for the parameters of the largest single layer.
+def largest_layer(shape: ComponentShape, *, embeds: bool = True) -> int:
+    """An upper bound for the parameters of the largest single layer. ``embeds``: whether the component embeds tokens.
 
-    A block of FLUX or T5 has at least three large layers; a UNet's resnet has two. Outside blocks, the embedding is the
-    largest layer. In a component that is not split it is the token embedding, 0.32 of CLIP-L.
+    A transformer's block has at least three large layers; a UNet's resnet has two. Outside blocks, the embedding is the
+    largest layer. In a component that is not split it is the token embedding, 0.32 of CLIP-L, or a convolution, 0.03 of
+    a VAE.
     """
     if not shape.blocks:
-        return round(shape.parameters * 0.35)
+        return round(shape.parameters * (0.35 if embeds else 0.05))
     block = max(shape.blocks)
     outside = shape.outside_blocks if shape.largest_outside is None else shape.largest_outside
     return max(round(block * (0.34 if block > LARGE_BLOCK else 0.7)), outside)
@@ -148,12 +144,14 @@ def quantizing_bytes(shape: ComponentShape, storage: StorageType) -> int:
     return round(layer * (source + WEIGHT_BYTES[storage])) + min(layer, PIECE_VALUES) * QUANTIZING_BYTES.get(storage, 0)
 
 
-def encode_image_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None) -> int:
+def encode_image_bytes(
+    family: FamilyCosts, width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None
+) -> int:
     """Working memory for encoding one image with the VAE, in bytes."""
     pixels = width * height if tile is None else min(width, tile) * min(height, tile)
     workspace = CONVOLUTION_BYTES * min(1.0, pixels / 1024**2)
-    widened = ENCODER_PARAMETERS * COMPUTE_BYTES[compute] if compute == "fp32" else 0
-    return round(pixels * ENCODE_BYTES_PER_PIXEL * COMPUTE_BYTES[compute] * MARGIN + workspace) + widened
+    widened = family.vae.encoder_parameters * COMPUTE_BYTES[compute] if compute == "fp32" else 0
+    return round(pixels * family.vae.encode_values * COMPUTE_BYTES[compute] * MARGIN + workspace) + widened
 
 
 def control_bytes(shape: ComponentShape, width: int, height: int, compute: ComputeType = "bf16") -> int:
@@ -161,12 +159,14 @@ def control_bytes(shape: ComponentShape, width: int, height: int, compute: Compu
     return round(shape.values_per_token * width * height / 256 * COMPUTE_BYTES[compute])
 
 
-def decode_bytes(width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None) -> int:
+def decode_bytes(
+    family: FamilyCosts, width: int, height: int, compute: ComputeType = "bf16", *, tile: int | None = None
+) -> int:
     """Working memory for decoding one image, whole or in tiles of ``tile`` pixels a side, in bytes."""
     pixels = width * height if tile is None else min(width, tile) * min(height, tile)
     workspace = CONVOLUTION_BYTES * min(1.0, pixels / 1024**2)
     finished = 0 if tile is None else 2 * 3 * width * height  # the tiles, and the image that they are blended into
-    return round((pixels * DECODE_BYTES_PER_PIXEL + finished) * COMPUTE_BYTES[compute] * MARGIN + workspace)
+    return round((pixels * family.vae.decode_values + finished) * COMPUTE_BYTES[compute] * MARGIN + workspace)
 
 
 def step_flops(family: FamilyCosts, shape: ComponentShape, workload: Workload) -> float:
@@ -175,8 +175,10 @@ def step_flops(family: FamilyCosts, shape: ComponentShape, workload: Workload) -
     return one * workload.passes * workload.frames
 
 
-def compute_rate(machine: Machine) -> float:
-    """FLOP/s of the machine: its own figure, or the default for its kind of device."""
+def compute_rate(machine: Machine, compute: ComputeType = "bf16") -> float:
+    """FLOP/s of the machine in ``compute``: its own figure, or the default for its kind of device."""
+    if compute == "fp32" and machine.own_memory:
+        return machine.fp32_rate or FP32_COMPUTE_RATE
     return machine.compute_rate or COMPUTE_RATES.get(machine.device, OTHER_COMPUTE_RATE)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from . import costs
 from .formats import Formats, is_text_encoder
 from .records import (
-    CONTROLNET,
+    BESIDE,
     ComponentPlan,
     ComponentShape,
     FamilyCosts,
@@ -75,14 +75,14 @@ class Pipeline:
 
     @cached_property
     def controls(self) -> list[str]:
-        """The ControlNets. They are loaded whole for their stage, and streamed only if they do not fit."""
-        return [name for name in self.shapes if name.startswith(CONTROLNET)]
+        """The ControlNets and the motion adapter. They are loaded whole for their stage; ControlNets are streamed if
+        they do not fit."""
+        return [name for name in self.shapes if name.startswith(BESIDE)]
 
     @cached_property
     def denoiser(self) -> str:
-        """The component that denoises: the largest in its stage."""
-        names = [name for name in self.stages["sample"] if name not in self.controls]
-        return max(names, key=lambda name: self.shapes[name].parameters)
+        """The component that denoises."""
+        return self.family.denoiser
 
     @cached_property
     def total(self) -> int:
@@ -132,7 +132,9 @@ class Pipeline:
         if stage == "encode":
             return widened + max(costs.encode_bytes(self.family, self.formats[name][1]) for name in names)
         if stage == "decode":
-            decoding = costs.decode_bytes(workload.width, workload.height, self.formats["vae"][1], tile=tile)
+            decoding = costs.decode_bytes(
+                self.family, workload.width, workload.height, self.formats["vae"][1], tile=tile
+            )
             return widened + max(decoding, self.encoding(tile) if workload.encodes else 0)
         compute = self.formats[self.denoiser][1]
         step = widened + costs.sample_bytes(
@@ -147,7 +149,7 @@ class Pipeline:
     def encoding(self, tile: int | None) -> int:
         """Working memory for encoding one image with the VAE."""
         compute = self.workload.encodes or self.formats["vae"][1]
-        return costs.encode_image_bytes(self.workload.width, self.workload.height, compute, tile=tile)
+        return costs.encode_image_bytes(self.family, self.workload.width, self.workload.height, compute, tile=tile)
 
     def outside(self, name: str) -> int:
         """Bytes of a component's weights outside its blocks."""
@@ -171,9 +173,12 @@ class Pipeline:
     @cached_property
     def step_seconds(self) -> float:
         """Estimated compute time of one step."""
-        return costs.step_flops(self.family, self.shapes[self.denoiser], self.workload) / costs.compute_rate(
-            self.machine
-        )
+        return costs.step_flops(self.family, self.shapes[self.denoiser], self.workload) / self.compute_rate
+
+    @property
+    def compute_rate(self) -> float:
+        """FLOP/s of the device in the type that the denoiser computes in."""
+        return costs.compute_rate(self.machine, self.formats[self.denoiser][1])
 
     def lost_in_steps(self, seconds: float) -> float:
         """The time that ``seconds`` of streaming per step add to all steps, after overlap with computing."""
@@ -334,7 +339,7 @@ def whole_cost(
         return LayoutCost(device, pipe.converted, seconds=pipe.total / machine.disk_rate, copies_in_ram=False)
     streamed_controls = controls or {}
     layers = {
-        name: costs.largest_layer(shape) * pipe.bytes[name] // max(shape.parameters, 1)
+        name: costs.largest_layer(shape, embeds=is_text_encoder(name)) * pipe.bytes[name] // max(shape.parameters, 1)
         for name, shape in pipe.shapes.items()
     }
     device = max(

@@ -42,6 +42,8 @@ TOLERABLE_SECONDS = 1.0
 TOLERABLE_SHARE = 0.5
 """Transfer time that a request may lose before weights are stored in fewer bits: in seconds, or as a share of the
 compute time, whichever is more."""
+EXTRA_SECONDS = {"sequential": 0.5}
+"""What a mode must gain to be preferred: copies of single layers cost the host time that no plan counts."""
 MODES: tuple[OffloadMode, ...] = ("none", "model", "stream", "sequential", "disk")
 LEANER_SHARE = 0.7
 """Share of a plan's peak that the next leaner plan may take."""
@@ -168,7 +170,7 @@ class Planner:
                 if tolerable:
                     fitting = [plan for plan in fitting if plan.transfer_seconds <= self.tolerable(pipe)]
                 if fitting:
-                    return min(fitting, key=lambda plan: plan.transfer_seconds)
+                    return min(fitting, key=lambda plan: plan.transfer_seconds + EXTRA_SECONDS.get(plan.offload, 0))
         return None
 
     def leanest(self, precision: str) -> Plan:

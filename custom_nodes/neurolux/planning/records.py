@@ -18,6 +18,10 @@ OFFLOAD_CHOICES = ("auto", "none", "model", "stream", "sequential", "disk")
 PRECISION_CHOICES = ("auto", "bf16", "fp16", "fp32", "fp8", "int8", "nf4", "as-is")
 CONTROLNET = "controlnet"
 """Prefix of the component names of ControlNets."""
+MOTION = "motion"
+"""The component name of a motion adapter."""
+BESIDE = (CONTROLNET, MOTION)
+"""Prefixes of the names of components that belong to no pipeline and work beside its denoiser."""
 ACCELERATORS = ("cuda", "xpu", "npu")
 """Devices with memory of their own. On a CPU and on MPS, weights and activations share RAM."""
 
@@ -49,6 +53,19 @@ class ComponentShape:
 
 
 @dataclass(frozen=True)
+class VaeCosts:
+    """What a VAE takes, per pixel and byte of the number format. The defaults are those of AutoencoderKL as Stable
+    Diffusion, SDXL and FLUX.1 have it."""
+
+    decode_values: float = 768
+    """Activations of the decoder."""
+    encode_values: float = 650
+    """Activations of the encoder."""
+    encoder_parameters: int = 35_000_000
+    """Of the encoder, whose weights are widened for a call in fp32."""
+
+
+@dataclass(frozen=True)
 class FamilyCosts:
     """The facts about a family of models that planning needs."""
 
@@ -63,13 +80,14 @@ class FamilyCosts:
     lose the most quality."""
     overflows_fp16: frozenset[str] = frozenset()
     """Components that compute in fp32 when the others compute in fp16."""
-    encode_values: float = 55_000_000
-    """Bytes of activations for encoding one prompt, per byte of the number format: by default those of 512 tokens
-    through T5-XXL. CLIP needs less."""
     frame_values: Callable[[int, int], float] | None = None
     """The same as ``sample_values`` for each frame of a video, if motion modules change it."""
     guides_at_once: bool = True
     """Whether a step with classifier-free guidance runs the denoiser once for both prompts, not once for each."""
+    encode_values: float = 55_000_000
+    """Activations of the longest prompt through the largest text encoder, per byte of the number format; as it is, of
+    512 tokens through T5-XXL. CLIP needs less."""
+    vae: VaeCosts = VaeCosts()
     fp16_without_bf16: bool = False
     """Whether the denoiser can compute in fp16 on a card without bf16."""
 
@@ -89,7 +107,16 @@ class Machine:
     """Bytes per second from pinned RAM to the device: PCIe 3 x16 unless measured."""
     disk_rate: float = 1.5e9
     compute_rate: float | None = None
-    """FLOP/s that a denoiser achieves; None for the cautious default of the kind of device (costs.py)."""
+    """FLOP/s that a denoiser achieves in 16 bits, or in fp32 where that is all that the device computes in; None for
+    the cautious default of the kind of device (costs.py)."""
+    fp32_rate: float | None = None
+    """The same in fp32."""
+    card: str = ""
+    """The name of the device, if it is known."""
+    rates_from: Literal["assumed", "card", "measured"] = "assumed"
+    """Where the rates of computing come from: nowhere, a table of cards, or this machine."""
+    disk_from: Literal["assumed", "given", "measured"] = "assumed"
+    """Where ``disk_rate`` comes from; measured: on the disk with the files."""
 
     @property
     def own_memory(self) -> bool:
@@ -156,6 +183,11 @@ class Plan:
     copies_in_ram: bool = True
     """Whether RAM keeps a copy of the weights on the device, so they can be evicted without a copy back. False if RAM
     is too small and weights only pass through it."""
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether images wait for the disk: blocks, or all weights, are read from their files while they are made."""
+        return self.offload == "disk" or not self.copies_in_ram
 
 
 def gigabytes(size: float) -> str:

@@ -10,6 +10,7 @@ from . import costs
 from .layout import Pipeline, residents_of
 from .records import ComponentPlan, Machine, Plan, gigabytes
 
+LOSSES = {"int8": "the image changes a little", "nf4": "the image changes visibly in its details"}
 COLUMNS = ("component", "type", "computed in", "where", "size")
 
 
@@ -37,17 +38,17 @@ def reasons(
             yield f"{name} is a GGUF file: its weights stay quantised and are widened when they are used"
     yield from mode_reasons(plan, pipe)
     if plan.vae_tile is not None:
-        whole = costs.decode_bytes(pipe.workload.width, pipe.workload.height, pipe.formats["vae"][1])
+        whole = costs.decode_bytes(pipe.family, pipe.workload.width, pipe.workload.height, pipe.formats["vae"][1])
         yield (
             f"decoding in tiles of {plan.vae_tile} pixels: a whole decode would take {gigabytes(whole)} "
             "in addition to the weights"
         )
     if not plan.copies_in_ram and plan.offload != "disk":
         yield "RAM is too small for a copy of all weights: they stay in their files"
-    if faster is not None:
+    if faster is not None and seconds(whole_seconds(faster)) != seconds(whole_seconds(plan)):
         yield (
-            f"choose precision {faster.precision} for speed: with offload {faster.offload}, transfers would then add "
-            f"{seconds(faster.transfer_seconds)}; the image changes a little"
+            f"choose precision {faster.precision} for speed: with offload {faster.offload}, a request would take about "
+            f"{seconds(whole_seconds(faster))} instead of {seconds(whole_seconds(plan))}; {LOSSES[faster.precision]}"
         )
     yield from shortages(plan, pipe)
 
@@ -79,12 +80,28 @@ def mode_reasons(plan: Plan, pipe: Pipeline) -> Iterator[str]:
             )
         else:
             yield f"offload {mode}: the {pipe.denoiser} stays on the device, other components are loaded when needed"
-        if machine.compute_rate is None:
-            rate = costs.compute_rate(machine) / 1e12
-            yield (
-                f"the estimate of how much transfer time computing hides assumes {rate:g} TFLOP/s; "
-                "a slower device hides more"
-            )
+    if plan.reads_files:
+        known = {"assumed": "assumed: no file to measure", "given": "as given", "measured": "measured on their disk"}
+        yield f"weights are read at {machine.disk_rate / 1e9:.2g} GB/s ({known[machine.disk_from]})"
+    if machine.own_memory:
+        yield rate_reason(pipe)
+
+
+def rate_reason(pipe: Pipeline) -> str:
+    """What the estimate of computing is made from."""
+    machine, rate = pipe.machine, f"{pipe.compute_rate / 1e12:.3g} TFLOP/s"
+    compute = pipe.formats[pipe.denoiser][1]
+    if machine.rates_from == "measured":
+        return f"the time of computing follows from {rate} in {compute}, measured on this machine"
+    if machine.rates_from == "card":
+        bus = f"{machine.transfer_rate / 1e9:.3g} GB/s"
+        return f"{machine.card}: computing is estimated at {rate} in {compute}, half of its peak, and its bus at {bus}"
+    return f"no card is named: computing is estimated at {rate} in {compute}; a slower one hides more of the transfers"
+
+
+def whole_seconds(plan: Plan) -> float:
+    """About what a request takes: computing, and the transfers that it does not hide."""
+    return plan.compute_seconds + plan.transfer_seconds
 
 
 def device_word(machine: Machine) -> str:

@@ -2,7 +2,9 @@
 
 Names are frozen when a workflow is published. The first of these holds: the label that the author gave to the widget,
 ``name`` in the entry's configuration, the widget's own name. Two alike get the titles of their nodes. Everything else
-follows from the node's definition, as ``/object_info`` gives it.
+follows from the node's definition, as ``/object_info`` gives it. An entry's configuration may narrow it: ``minimum``,
+``maximum``, ``step``, ``max_length``, ``choices``, ``required``; and ``accept`` makes a file of a widget that takes the
+name of one in the input folder. The editor keeps keys that it does not know.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .app_mode import AppInput, AppMode
+from .definitions import Definition, choices_of, options_of, spec_of
 from .editor_graph import EditorGraph, Widget
 
-Definition = Mapping[str, Any]
-"""What ``INPUT_TYPES`` of a node class returns."""
 LARGEST_INTEGER = 2**53 - 1
 """JSON numbers beyond it lose digits in JavaScript, and so in the editor."""
 CONTROL = "control_after_generate"
 """The widget behind a seed that says what becomes of it after each run."""
+LEFT_OUT_IF_EMPTY = ("description", "places", "required", "choices", "accept")
 UNKNOWN_UPLOADS = ("video_upload", "audio_upload", "file_upload")
 
 
@@ -42,11 +44,14 @@ class AppParameter:
     minimum: float | None = None
     maximum: float | None = None
     step: float | None = None
+    max_length: int | None = None
+    choices: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As JSON, without what is not known."""
         known = {key: value for key, value in asdict(self).items() if value is not None}
-        return {key: value for key, value in known.items() if key not in ("description", "places", "required") or value}
+        return {key: value for key, value in known.items() if key not in LEFT_OUT_IF_EMPTY or value}
 
 
 def read_parameters(
@@ -69,9 +74,9 @@ def read_parameters(
         node = graph[one.widgets[0].node_id]
         value = node["inputs"][one.widgets[0].name]
         control = _control(editor, one.widgets[0], widgets)
-        spec = _spec(definitions(node["class_type"]), one.widgets[0].name)
+        spec = spec_of(definitions(node["class_type"]), one.widgets[0].name, node["inputs"])
         try:
-            usable.append((one, _typed(one, value, spec, control)))
+            usable.append((one, _narrowed(one, _typed(one, value, spec, control), spec)))
         except ValueError as error:
             warnings.append(str(error))
     found = [
@@ -82,8 +87,19 @@ def read_parameters(
     return found, warnings
 
 
-def result_name(node: Mapping[str, Any], node_id: str) -> str:
-    """The name of a result in answers: what a Result node says, else its title, else its id."""
+def result_names(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The names of results in answers by the ids of their nodes. Two alike get the ids."""
+    names = {node_id: _result_name(node, node_id) for node_id, node in nodes.items()}
+    often = Counter(names.values())
+    return {node_id: _told_apart(name, node_id) if often[name] > 1 else name for node_id, name in names.items()}
+
+
+def _told_apart(name: str, node_id: str) -> str:
+    return f"{name}_{re.sub(r'[^0-9]+', '_', node_id)}"
+
+
+def _result_name(node: Mapping[str, Any], node_id: str) -> str:
+    """What a Result node says, else its title, else its id."""
     named = node["inputs"].get("name")
     if isinstance(named, str) and named:
         return named
@@ -98,7 +114,7 @@ def slug(text: str) -> str:
 def _typed(one: AppInput, value: Any, spec: Sequence[Any] | None, control: str | None) -> dict[str, Any]:
     """Type, limits and default. Raises ValueError for a value that JSON or a request cannot carry."""
     shown = f"the app's input {one.name!r} of node {one.place} ({one.title})"
-    options: Mapping[str, Any] = spec[1] if spec and len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+    options = options_of(spec)
     common = {
         "default": value,
         "description": str(one.config.get("description") or options.get("tooltip") or ""),
@@ -115,10 +131,9 @@ def _typed(one: AppInput, value: Any, spec: Sequence[Any] | None, control: str |
             limits = {"minimum": _within(options.get("min")), "maximum": _within(options.get("max"))}
             step = options.get("step") if isinstance(options.get("step"), int | float) else None
             return {"kind": "integer" if kind == "INT" else "number", **common, **limits, "step": step}
-        case "COMBO" | list() as choices:
-            offered = choices if isinstance(choices, list) else options.get("options") or []
+        case "COMBO" | list():
             if options.get("image_upload"):
-                required = common["required"] or "" not in offered
+                required = common["required"] or "" not in choices_of(spec)
                 return {"kind": "image", **common, "default": "", "required": required}
             if any(options.get(upload) for upload in UNKNOWN_UPLOADS):
                 raise ValueError(f"{shown} is a video, sound or other file, which requests cannot bring")
@@ -127,6 +142,38 @@ def _typed(one: AppInput, value: Any, spec: Sequence[Any] | None, control: str |
             return _typed(one, value, None, control)
         case kind:
             raise ValueError(f"{shown} is of the type {kind}, which requests cannot set")
+
+
+def _narrowed(one: AppInput, typed: dict[str, Any], spec: Sequence[Any] | None) -> dict[str, Any]:
+    """``typed`` within what the author's configuration says. Raises ValueError for what does not fit the widget."""
+    config, kind = one.config, typed["kind"]
+    shown = f"the app's input {one.name!r} of node {one.place} ({one.title})"
+    found = dict(typed)
+    for key, tighter in (("minimum", max), ("maximum", min), ("step", max)):
+        if key in config:
+            if kind not in ("integer", "number") or not _is_number(config[key]):
+                raise ValueError(f"{shown}: {key} {config[key]!r} does not fit a {kind}")
+            found[key] = config[key] if found.get(key) is None else tighter(found[key], config[key])
+    if "max_length" in config:
+        if kind != "text" or not isinstance(config["max_length"], int):
+            raise ValueError(f"{shown}: max_length {config['max_length']!r} does not fit a {kind}")
+        found["max_length"] = config["max_length"]
+    for key, fits in (("choices", ("choice",)), ("accept", ("text", "choice"))):
+        if key in config:
+            if kind not in fits or not _is_texts(config[key]):
+                raise ValueError(f"{shown}: {key} {config[key]!r} does not fit a {kind}")
+            found[key] = tuple(config[key])
+    if unknown := [each for each in found.get("choices", ()) if each not in choices_of(spec)]:
+        raise ValueError(f"{shown}: its choice {unknown[0]!r} is none of the widget's")
+    return {**found, "kind": "file", "default": ""} if "accept" in found else found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _type_of(value: Any) -> str:
@@ -148,14 +195,6 @@ def _within(limit: Any) -> float | None:
     if isinstance(limit, bool) or not isinstance(limit, int | float):
         return None
     return max(-LARGEST_INTEGER, min(limit, LARGEST_INTEGER))
-
-
-def _spec(definition: Definition | None, name: str) -> Sequence[Any] | None:
-    for section in ("required", "optional"):
-        found = (definition or {}).get(section, {}).get(name)
-        if isinstance(found, list | tuple) and found:
-            return found
-    return None
 
 
 def _control(editor: EditorGraph, widget: Widget, widgets: Mapping[str, Sequence[str]]) -> str | None:
@@ -188,6 +227,5 @@ def _names(inputs: Sequence[AppInput]) -> list[str]:
         if own.count(own[n]) > 1 and slug(one.title):
             names[n] = slug(one.title) if per_place[one.place] == 1 else f"{slug(one.title)}_{own[n]}"
     return [
-        f"{name}_{re.sub(r'[^0-9]+', '_', one.place)}" if names.count(name) > 1 else name
-        for name, one in zip(names, inputs, strict=True)
+        _told_apart(name, one.place) if names.count(name) > 1 else name for name, one in zip(names, inputs, strict=True)
     ]

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .app_mode import read_app_mode
-from .app_parameters import Definition, read_parameters, result_name
+from .app_parameters import read_parameters, result_names
+from .definitions import Definition
+from .named_nodes import read_named_nodes
 
 MODES_VARIABLE = "NEUROLUX_MODES_DIR"
 """The service sets it for a ComfyUI that it starts."""
@@ -28,8 +30,8 @@ APP_NAME = "neurolux-imagegen"
 MODE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """Valid as a file name on every system, and in a URL without quoting."""
 RESULT_CLASSES = ("NeuroLuxResult", "NeuroLuxVideoResult", "NeuroLuxFileResult")
-PARAMETER_CLASS = re.compile(r"NeuroLux(Text|Integer|Number|Seed|Choice|Boolean|Image|File)Parameter")
-VALUE_INPUTS = ("value", "image", "file")
+PARAMETER_CLASS = re.compile(r"NeuroLux(Text|Integer|Number|Choice|File)Parameter")
+VALUE_INPUTS = ("value", "file")
 RESERVED = ("mode", "job_id", "callback_url", "cancel_on_disconnect", "priority")
 SHIPPED_MODES = Path(__file__).parents[1] / "example_workflows"
 
@@ -53,6 +55,10 @@ class NodeClasses(Protocol):
         """What ``INPUT_TYPES`` of the class returns; None for an unknown class."""
         ...
 
+    def title(self, class_type: str) -> str:
+        """The title of nodes of the class to which nobody gave one."""
+        ...
+
     def is_output(self, class_type: str) -> bool:
         """Whether nodes of the class end a graph."""
         ...
@@ -67,6 +73,13 @@ class Interface:
     warnings: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     """For people: each parameter with its type, also those of parameter nodes."""
+
+    @property
+    def frozen(self) -> dict[str, Any] | None:
+        """The content of the file that holds it; None if the graph says all by itself."""
+        if not (self.parameters or self.results):
+            return None
+        return {"version": INTERFACE_VERSION, "parameters": self.parameters, "results": self.results}
 
 
 @dataclass(frozen=True)
@@ -135,9 +148,8 @@ def publish(
     (folder / "api").mkdir(parents=True, exist_ok=True)
     # The UI graph goes last: it is what makes the mode appear.
     _write(folder / "api" / path.name, graph)
-    frozen = {"version": INTERFACE_VERSION, "parameters": interface.parameters, "results": interface.results}
-    if interface.parameters or interface.results:
-        _write(interface_file(path), frozen)
+    if interface.frozen:
+        _write(interface_file(path), interface.frozen)
     else:
         interface_file(path).unlink(missing_ok=True)
     _write(path, workflow)
@@ -157,7 +169,7 @@ def interface_of(workflow: Any, graph: Any, classes: NodeClasses, widgets: Mappi
         raise CannotPublish("bad_graph", "the graph is empty or entirely muted; there is nothing to run")
     names = _parameter_nodes(graph)
     shown = [f"{name}: {kind}" for name, (_, kind) in names.items()]
-    app = read_app_mode(workflow, graph)
+    app = read_app_mode(workflow, graph) or read_named_nodes(workflow, graph, classes.definition, classes.title)
     parameters, warnings = [], list(app.warnings) if app else []
     if app is not None:
         found, more = read_parameters(app, workflow, graph, definitions=classes.definition, widgets=widgets)
@@ -191,7 +203,8 @@ def _results(graph: Mapping[str, Any], chosen: Sequence[str], classes: NodeClass
             "the graph has no Result node and no other node that saves or shows its output, so a request would return "
             "nothing. Add one (NeuroLux > Result, or Save Image), link your images to it, and publish again",
         )
-    return [{"node": node_id, "name": result_name(graph[node_id], node_id)} for node_id in ends]
+    names = result_names({node_id: graph[node_id] for node_id in ends})
+    return [{"node": node_id, "name": name} for node_id, name in names.items()]
 
 
 def _replaces(path: Path, changes: Sequence[str]) -> str:

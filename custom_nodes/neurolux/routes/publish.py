@@ -60,6 +60,9 @@ class LoadedClasses:
         found = comfy_nodes.NODE_CLASS_MAPPINGS.get(class_type)  # pyright: ignore[reportAttributeAccessIssue]
         return found.INPUT_TYPES() if found is not None else None
 
+    def title(self, class_type: str) -> str:
+        return comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(class_type, class_type)  # pyright: ignore[reportAttributeAccessIssue]
+
     def is_output(self, class_type: str) -> bool:
         found = comfy_nodes.NODE_CLASS_MAPPINGS.get(class_type)  # pyright: ignore[reportAttributeAccessIssue]
         return bool(getattr(found, "OUTPUT_NODE", False))
@@ -77,6 +80,7 @@ def _answer(published: Published) -> dict[str, Any]:
         "path": str(published.path),
         "endpoint": service_url() + published.endpoint,
         "parameters": published.interface.shown,
+        "interface": published.interface.frozen,
         "results": [one["name"] for one in published.interface.results],
         "warnings": published.interface.warnings,
         "changes": published.changes,

@@ -13,6 +13,7 @@ from .models import MODELS_PATH, add_models_route
 from .plan import add_plan_route
 from .publish import add_publish_route
 from .restart import add_restart_route
+from .templates import titled_templates
 from .unload import add_unload_route
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def add_routes(routes: web.RouteTableDef) -> bool:
         _log.warning("NeuroLux: the pack is installed twice; remove one of its folders from custom_nodes")
         return False
     if PromptServer.instance is not None:
-        PromptServer.instance.app.middlewares.append(forget_prompts)
+        PromptServer.instance.app.middlewares.extend((forget_prompts, titled_templates))
     add_models_route(routes)
     add_plan_route(routes)
     add_publish_route(routes)

@@ -16,6 +16,7 @@ import torch
 from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.spec import Encoding
+from ..images.pixels import check_finite
 
 Conditioning = list[list[Any]]
 """ComfyUI's own: a list of [embeddings, extra], where extra holds ``pooled_output``."""
@@ -181,6 +182,17 @@ class Prompt:
         return found
 
 
+def is_conditioning(value: Any) -> bool:
+    """Whether ``value`` has the form of a conditioning: pairs of embeddings and extras."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(part, list | tuple)
+        and len(part) == 2
+        and isinstance(part[0], torch.Tensor)
+        and isinstance(part[1], Mapping)
+        for part in value
+    )
+
+
 def read_prompt(
     conditioning: Conditioning, model: Model, encoding: Encoding, config: Mapping[str, Any], field: str
 ) -> Prompt:
@@ -188,6 +200,10 @@ def read_prompt(
 
     Raises InvalidParameter for another model's, for several at once, and for an extra that is not honoured.
     """
+    if not is_conditioning(conditioning):
+        raise InvalidParameter(
+            field, f"the {field} conditioning is not one ({type(conditioning).__name__}); link Encode Prompt"
+        )
     if len(conditioning) != 1:
         raise InvalidParameter(
             field,
@@ -196,13 +212,13 @@ def read_prompt(
         )
     embeds, extra = conditioning[0]
     expected = config[encoding.width]
-    if (encoding.pooled is not None and extra.get(POOLED) is None) or embeds.shape[-1] != expected:
+    if embeds.shape[-1] != expected:
         raise InvalidParameter(
             field,
             f"the {field} conditioning is {embeds.shape[-1]} wide and {model.name} takes {expected}; "
             "encode the prompt with the same pipeline that samples",
         )
-    if embeds.ndim != 3 or len(embeds) != 1:
+    if embeds.ndim != 3 or len(embeds) != 1 or not embeds.shape[1]:
         raise InvalidParameter(
             field,
             f"the {field} conditioning has the shape {tuple(embeds.shape)}; use one prompt, encoded by Encode Prompt",
@@ -214,9 +230,26 @@ def read_prompt(
             f"the {field} conditioning has {embeds.shape[1]} tokens and {model.name} takes at most {most}; "
             "use fewer Conditioning (Concat) nodes",
         )
+    check_pooled(extra.get(POOLED), model, encoding, config, field)
+    check_finite(embeds, f"the {field} conditioning's embeddings", "Look at the node that made them.")
     for name, value in extra.items():
         check_extra(name, value, model, encoding, config, field)
     return Prompt(embeds, extra)
+
+
+def check_pooled(pooled: Any, model: Model, encoding: Encoding, config: Mapping[str, Any], field: str) -> None:
+    """Raise InvalidParameter unless the pooled embeddings are those of the model's encoder, where it has one."""
+    if encoding.pooled is None:
+        return
+    wanted = encoding.pooled_width(config)
+    given = tuple(pooled.shape) if isinstance(pooled, torch.Tensor) else ()
+    if len(given) != 2 or given[0] != 1 or wanted not in (None, given[1]):
+        held = f"has pooled embeddings of the shape {given}" if given else "has no pooled embeddings"
+        raise InvalidParameter(
+            field,
+            f"the {field} conditioning {held} ({POOLED}) and {model.name} takes (1, {wanted or 'any'}); encode the "
+            "prompt with the same pipeline that samples",
+        )
 
 
 def check_extra(name: str, value: Any, model: Model, encoding: Encoding, config: Mapping[str, Any], field: str) -> None:

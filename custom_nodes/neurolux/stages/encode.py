@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 
+from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Encoding
 from ..images.pixels import check_finite
@@ -19,22 +22,45 @@ from .prompt_check import prompt_warnings, weight_warnings
 from .weighting import read_weights, weighted
 
 REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close what else uses the device."
+PADDING_VARIABLE = "NEUROLUX_PADDING"
+Padding = Literal["trained", "diffusers"]
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
+"""What a model sees of a prompt's padding: what it was trained with, or what the installed diffusers lets it see."""
 _log = logging.getLogger(__name__)
 
 
-def encode(loaded: LoadedPipeline, text: str, *, literal: bool = False, like_diffusers: bool = False) -> Conditioning:
+def chosen_padding(env: Mapping[str, str] = os.environ) -> Padding:
+    """What the environment says of the padding of a prompt. Raises InvalidParameter for another word."""
+    value = env.get(PADDING_VARIABLE) or "trained"
+    for choice in PADDINGS:
+        if value == choice:
+            return choice
+    raise InvalidParameter(
+        "padding", f"{PADDING_VARIABLE} is {value!r}; use {' or '.join(PADDINGS)}, and restart ComfyUI"
+    )
+
+
+def check_text(text: str) -> None:
+    """Raise InvalidParameter for what no tokenizer reads."""
+    if not isinstance(text, str):
+        raise InvalidParameter("prompt", f"the prompt is no text ({type(text).__name__}); link a text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidParameter("prompt", "the prompt has half of a character (a lone surrogate); write it again")
+
+
+def encode(loaded: LoadedPipeline, text: str, *, literal: bool = False) -> Conditioning:
     """Encode ``text`` into ComfyUI's CONDITIONING, on the CPU: every tensor that the family's encoder returns.
 
-    Its weights apply, unless it is ``literal`` or the encoder knows none. ``like_diffusers``: with the faults of the
-    installed diffusers that the family mends. A text that these encoders have encoded before is not encoded again.
-    Raises InvalidParameter.
+    Its weights apply, unless it is ``literal`` or the encoder knows none. A text that these encoders have encoded
+    before is not encoded again. Raises InvalidParameter.
     """
+    check_text(text)
     family = family_of(loaded.model.family)
     encoders = [name for name in family.text_encoders if getattr(loaded.pipe, name, None) is not None]
     prompt = read_weights(text) if family.encoding.weighs_tokens and not literal else None
     plain = text if prompt is None else prompt.text
-    own, faulty = family.encoding.encode, family.encoding.like_diffusers
-    by = faulty if like_diffusers and faulty is not None else own
+    by = family.encoding.like_diffusers if chosen_padding() == "diffusers" else None
+    by = by or family.encoding.encode
     key = (*cache_key(loaded, encoders, text), literal, by)
     known = embedding_cache.get(key)
     if known is not None:

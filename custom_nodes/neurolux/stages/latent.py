@@ -17,7 +17,8 @@ from ..errors import InvalidParameter
 from ..families.registry import families, family_of
 from ..images.control_images import fitted_batch
 from ..images.frames import Frame, cycled, extent, resized, same_proportions, same_size
-from ..images.pixels import rgb
+from ..images.masks import as_mask
+from ..images.pixels import check_images, rgb
 
 STOCK_SCALE = 8
 """Pixels to a latent pixel where a LATENT does not say: Empty Latent Image divides by it."""
@@ -44,8 +45,19 @@ OTHER_KINDS = {
 }
 
 
+def samples_of(latent: Mapping[str, Any]) -> torch.Tensor:
+    """The samples of a LATENT. Raises InvalidParameter if there are none."""
+    samples = latent.get("samples") if isinstance(latent, Mapping) else None
+    if not isinstance(samples, torch.Tensor) or 0 in samples.shape:
+        held = "holds no samples" if samples is None else f"is empty: its shape is {tuple(samples.shape)}"
+        raise InvalidParameter("latent", f"the latent {held}; link Sample, an Empty Latent or Encode Image")
+    return samples
+
+
 def check_latent(latent: Mapping[str, Any]) -> None:
     """Raise InvalidParameter for a LATENT of something else than images, and for keys that would be ignored."""
+    if not isinstance(latent, Mapping) or "samples" not in latent:
+        raise InvalidParameter("latent", "the latent holds no samples; link an Empty Latent, or Encode Image")
     kind = OTHER_KINDS.get(str(latent.get("type")))
     kind = kind or next((OTHER_KINDS[key] for key in latent if key in OTHER_KINDS), None)
     shape = tuple(latent["samples"].shape) if isinstance(latent["samples"], torch.Tensor) else ()
@@ -56,6 +68,11 @@ def check_latent(latent: Mapping[str, Any]) -> None:
             f"the latent holds {held}, and images have latents of 4 dimensions (batch, channels, height, width); "
             "link an Empty Latent, or Encode Image",
         )
+    if 0 in shape:
+        raise InvalidParameter("latent", f"the latent is empty: its shape is {shape}; look at the node that selects it")
+    if not latent["samples"].is_floating_point():
+        dtype = str(latent["samples"].dtype).removeprefix("torch.")
+        raise InvalidParameter("latent", f"the latent holds {dtype} values; look at the node that made it")
     unknown = [key for key in latent if key not in KNOWN_KEYS]
     if "type" in latent:
         unknown.append(f"type {latent['type']}")
@@ -103,6 +120,13 @@ def places_in_batch(latent: Mapping[str, Any]) -> tuple[int, ...]:
     given = latent.get("batch_index")
     if given is None:
         return tuple(range(count))
+    given = given.flatten().tolist() if isinstance(given, torch.Tensor) else given
+    if not isinstance(given, list | tuple) or not all(isinstance(place, int | float) and place >= 0 for place in given):
+        raise InvalidParameter(
+            "latent",
+            f"the places in the batch (batch_index) are {given!r}, and they are numbers from 0 on; take out "
+            "the node that sets them",
+        )
     if len(given) != count:
         raise InvalidParameter(
             "latent",
@@ -156,8 +180,8 @@ def origin_rows(latent: Mapping[str, Any]) -> list[int] | None:
 
     Stock nodes that only select, order and repeat the images of a batch copy their samples.
     """
-    origin, samples = latent.get("image_origin"), latent["samples"]
-    if origin is None:
+    origin, samples = latent.get("image_origin"), latent.get("samples")
+    if origin is None or samples is None:
         return None
     if origin.samples is samples:
         return list(range(len(samples)))
@@ -187,7 +211,7 @@ def current_origin(latent: Mapping[str, Any]) -> ImageOrigin | None:
     elif made is present or (made is not None and same_mask(made[rows], present)):
         mask = None if origin.mask is None else origin.mask[rows]
     else:
-        mask = mask_of_original(cycled(present.reshape(-1, *present.shape[-2:]), len(rows)), origin.frame)
+        mask = mask_of_original(cycled(as_mask(present), len(rows)), origin.frame)
     return replace(origin, samples=latent["samples"], original=origin.original[rows], mask=mask, noise_mask=present)
 
 
@@ -231,6 +255,7 @@ def put_back(images: torch.Tensor, origin: ImageOrigin) -> torch.Tensor:
 
 def check_put_back(images: torch.Tensor, origin: ImageOrigin) -> None:
     """Raise InvalidParameter for images of other proportions than the model's, or that are not as many."""
+    check_images(images)
     size, expected = (images.shape[2], images.shape[1]), origin.frame.size
     if size != expected and not same_proportions(size, expected):
         raise InvalidParameter(

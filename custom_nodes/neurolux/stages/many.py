@@ -184,7 +184,7 @@ def changed(pipeline: PipelineHandle, shot: Shot) -> PipelineHandle:
     if shot.model is not None and shot.model != model.name:
         model = known_models().get(shot.model)
         spec = LoadSpec(model.name, model_stamp(model), model.variant(shot.steps), spec.precision, spec.offload)
-    elif model.step_distilled and shot.steps:
+    elif model.step_distilled:
         spec = replace(spec, variant=model.variant(shot.steps))
     loras = pipeline.loras
     if shot.lora_strength is not None:
@@ -197,9 +197,9 @@ def changed(pipeline: PipelineHandle, shot: Shot) -> PipelineHandle:
             )
         strength = shot.lora_strength
         loras = tuple(replace(lora, strength=strength, text_strength=strength) for lora in loras if strength)
-    if (spec, loras) == (pipeline.spec, pipeline.loras):
+    if (spec, loras) == (pipeline.spec, pipeline.loras) and not pipeline.any_checkpoint:
         return pipeline
-    return replace(pipeline, spec=spec, model=model, loras=loras)
+    return replace(pipeline, spec=spec, model=model, loras=loras, any_checkpoint=False)
 
 
 def by_pipeline(planned: Sequence[Planned]) -> list[list[Planned]]:

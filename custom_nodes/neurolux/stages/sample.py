@@ -27,6 +27,7 @@ from .conditioning import GUIDANCE, Conditioning, as_long
 from .decode import to_raw
 from .encode import encode, encoded_tensors, prompt_of
 from .image_encoding import images_encoded_in_place
+from .noise import noise_drawn
 from .preview import has_small_vae, make_previewer, predicted_clean
 from .tasks import ImageSource, accepted, begin_with, choose_task, steps_to_run
 
@@ -87,7 +88,7 @@ def plan_sample(
         raise InvalidParameter(
             "num_inference_steps",
             f"num_inference_steps {request.steps} does not match the loaded {variant}-step checkpoint of {model.name}; "
-            f"set steps to {variant} (or 0) here, or choose {request.steps} steps on the loader",
+            f"set steps to {variant} (or 0)",
         )
     model.limits.num_inference_steps.check(request.steps)
     model.limits.guidance_scale.check(request.guidance)
@@ -112,7 +113,8 @@ def sample(
 
     ``request`` is what ``plan_sample`` made for the pipeline's model and checkpoint. Image ``i`` uses ``seed + i`` and
     is sampled alone, so it equals the single image with that seed. The noise is drawn on the CPU, in the type that the
-    pipeline computes in, as diffusers does: a seed means the same on every device that computes in the same type.
+    pipeline computes in, as diffusers does, or in fp32 (noise.py): only then does a seed mean the same on devices that
+    compute in different types.
     ``span``: where its steps are in a longer count.
     """
     asked, request = request, with_guidance(loaded, request, positive)
@@ -200,17 +202,18 @@ def sample_one(
     The pipeline draws the noise itself: a FLUX ControlNet draws from the same generator before it.
     """
     pipe.on_first_latents = partial(progress.start, index)
-    latents = pipe(
-        **conditions,
-        **accepted(pipe, width=request.width, height=request.height),
-        num_inference_steps=request.steps,
-        guidance_scale=family_of(loaded.model.family).guidance(request.guidance),
-        **pipe.call_options,
-        generator=generator_of(request, index),
-        output_type="latent",
-        return_dict=False,
-        callback_on_step_end=progress.step,
-    )[0]
+    with noise_drawn(pipe):
+        latents = pipe(
+            **conditions,
+            **accepted(pipe, width=request.width, height=request.height),
+            num_inference_steps=request.steps,
+            guidance_scale=family_of(loaded.model.family).guidance(request.guidance),
+            **pipe.call_options,
+            generator=generator_of(request, index),
+            output_type="latent",
+            return_dict=False,
+            callback_on_step_end=progress.step,
+        )[0]
     made = to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
     check_finite(made, f"the sampled latents of {loaded.model.name}")
     return made

@@ -15,6 +15,7 @@ from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Task
 from ..images.frames import Frame, mask_warnings
+from ..images.masks import as_mask
 from ..images.pixels import as_image, check_finite
 from ..loading.loaded import LoadedPipeline
 from .image_encoding import from_raw
@@ -55,8 +56,8 @@ class ImageSource:
             image = None
         mask, remarks = latent.get("noise_mask"), []
         if mask is not None:
+            mask = as_mask(mask)[:, None]
             remarks = mask_warnings(mask, (size[1], size[0]), len(samples))
-            mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
             if tuple(mask.shape[-2:]) != size:  # stock nodes make masks of any size
                 mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
         frame = None if origin is None or image is None else origin.frame

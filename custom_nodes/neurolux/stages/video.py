@@ -20,6 +20,7 @@ from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import run_stage, sampling_memory
 from .conditioning import Conditioning
+from .noise import noise_drawn
 from .sample import (
     REMEDY,
     SampleProgress,
@@ -53,7 +54,7 @@ def plan_video(
             f"num_inference_steps {steps} does not match {motion.file.name}, which was made for {motion.only_steps}; "
             f"set steps to {motion.only_steps} (or 0), or choose another motion adapter",
         )
-    frame = plan_sample(handle.model, handle.spec.variant, latent, seed, steps, guidance)
+    frame = plan_sample(handle.model, handle.model.variant(steps), latent, seed, steps, guidance)
     if frame.count != 1 or frame.task != "text-to-image":
         raise InvalidParameter("latent", "a video begins with one Empty Latent; frames says how many images it has")
     return VideoRequest(motion, frames, frame)
@@ -64,8 +65,7 @@ def sample_video(
 ) -> torch.Tensor:
     """The frames of one video as raw VAE latents (frames, C, h, w), float32 on the CPU.
 
-    The noise is drawn on the CPU, in the type that the pipeline computes in: a seed means the same on every device that
-    computes in the same type. Raises InvalidParameter for more frames than the adapter was made for.
+    The noise is drawn as for an image. Raises InvalidParameter for more frames than the adapter was made for.
     """
     motion, frames, request = video.motion, video.frames, video.frame
     adapter = acquire_motion(motion, loaded)
@@ -80,7 +80,7 @@ def sample_video(
     progress = VideoProgress(loaded, request, frames)
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae else [])]
     passes = 2 if needs_negative(loaded.model, request.guidance) else 1
-    fit(loaded, request.width, request.height, passes=passes, frames=frames, encodes=None)
+    fit(loaded, request.width, request.height, adapter.shape, passes=passes, frames=frames, encodes=None)
 
     def work() -> torch.Tensor:
         needed = sampling_memory(loaded, request.width, request.height, passes=passes, frames=frames)
@@ -133,18 +133,19 @@ def denoise(
 ) -> torch.Tensor:
     """Denoise; latents (1, C, frames, h, w) as the pipeline gives them."""
     pipe.on_first_latents = partial(progress.start, 0)
-    return pipe(
-        **prompt,
-        num_frames=frames,
-        width=request.width,
-        height=request.height,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        generator=generator_of(request, 0),
-        output_type="latent",
-        return_dict=False,
-        callback_on_step_end=progress.step,
-    )[0]
+    with noise_drawn(pipe):
+        return pipe(
+            **prompt,
+            num_frames=frames,
+            width=request.width,
+            height=request.height,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            generator=generator_of(request, 0),
+            output_type="latent",
+            return_dict=False,
+            callback_on_step_end=progress.step,
+        )[0]
 
 
 class VideoProgress(SampleProgress):

@@ -48,6 +48,7 @@ def run_training(
     Zeros in ``settings`` stand for the model's own values. Raises InvalidParameter or OutOfMemory.
     """
     check_handle(pipeline)
+    pipeline = pipeline.for_steps(0)
     settings = check_settings(pipeline.model, settings)
     borrow(pipeline, NodeReporter())
     title = f"{settings.name} on {pipeline.model.name}"

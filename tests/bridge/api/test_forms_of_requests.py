@@ -16,13 +16,14 @@ import requests
 from PIL import Image
 
 from tests.bridge.gateway_process import BODY, GatewayProcess, ModelsThread, running_gateway
+from tests.bridge.graphs import chosen
 from tests.bridge.house import write_mode
 
 PREFIX = "test.forms"
 JSON = {"Content-Type": "application/json"}
 NODES: dict[str, dict[str, Any]] = {
-    "20": {"class_type": "NeuroLuxImageParameter", "inputs": {"name": "image", "image": "example.png"}},
-    "21": {"class_type": "NeuroLuxBooleanParameter", "inputs": {"name": "tile", "value": True}},
+    "20": chosen("image", "image"),
+    "21": chosen("boolean", "tile", True),
     "22": {"class_type": "NeuroLuxTextParameter", "inputs": {"name": "style", "value": "oil"}},
     "23": {
         "class_type": "NeuroLuxIntegerParameter",

@@ -23,6 +23,7 @@ from bridge.modes.files_in import kind_of
 from bridge.modes.images_in import BadImage, stored
 from bridge.names import Names
 from bridge.worker.offers import options_of
+from tests.bridge.graphs import chosen
 from tests.bridge.house import HandWorker, House, submit, write_mode
 
 NODES: dict[str, dict[str, Any]] = {
@@ -36,10 +37,7 @@ NODES: dict[str, dict[str, Any]] = {
             "accept": "zip",
         },
     },
-    "21": {
-        "class_type": "NeuroLuxBooleanParameter",
-        "inputs": {"name": "resume", "value": True, "description": "Go on where it stopped."},
-    },
+    "21": chosen("boolean", "resume", True, description="Go on where it stopped."),
     "22": {
         "class_type": "NeuroLuxChoiceParameter",
         "inputs": {"name": "lora", "value": "a.safetensors", "choices": "", "description": ""},

@@ -19,13 +19,14 @@ from bridge.modes.decoding import Decoder, PixelBudget
 from bridge.modes.files_in import kind_of
 from bridge.modes.images_in import BadImage, ImageLimits
 from tests.bridge.gateway_process import GatewayProcess, ModelsThread, running_gateway
+from tests.bridge.graphs import chosen
 from tests.bridge.house import write_mode
 
 PREFIX = "test.bombs"
 SIDE = 3000
 MIB = 2**20
 NODES: dict[str, dict[str, Any]] = {
-    "20": {"class_type": "NeuroLuxImageParameter", "inputs": {"name": "image", "image": "example.png"}}
+    "20": chosen("image", "image"),
 }
 
 

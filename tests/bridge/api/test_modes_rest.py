@@ -107,7 +107,7 @@ async def test_the_description_of_the_service_holds_every_mode_that_can_be_used(
     assert "/v1/modes/broken" not in paths
     content = paths["/v1/modes/repaint"]["post"]["requestBody"]["content"]
     assert content["application/json"]["schema"] == await schema_of(gateway, "repaint")
-    assert content["application/json"]["schema"]["required"] == ["prompt", "image"]
+    assert content["application/json"]["schema"]["required"] == ["image", "prompt"]
     image = content["multipart/form-data"]["schema"]["properties"]["image"]
     assert (image["type"], image["contentMediaType"]) == ("string", "image/*")
     assert set(paths["/v1/modes/repaint"]["post"]["responses"]) >= {"200", "202", "404", "422", "503"}

@@ -12,11 +12,12 @@ from uuid import uuid4
 import pytest
 
 from tests.bridge.gateway_process import BODY, GatewayProcess, ModelsThread, running_gateway
+from tests.bridge.graphs import chosen
 from tests.bridge.house import write_mode
 
 PREFIX = "test.paths"
 SECRET = "the secret of the house"
-IMAGE = {"7": {"class_type": "NeuroLuxImageParameter", "inputs": {"name": "image", "image": "example.png"}}}
+IMAGE = {"7": chosen("image", "image")}
 
 
 @pytest.fixture(scope="module")

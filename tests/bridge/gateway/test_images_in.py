@@ -16,14 +16,12 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from bridge.modes.images_in import stored
+from tests.bridge.graphs import chosen
 from tests.bridge.house import HandWorker, House, submit, write_mode
 
 IMAGE_NODES = {
-    "20": {
-        "class_type": "NeuroLuxImageParameter",
-        "inputs": {"name": "image", "image": "example.png", "description": "What to change.", "required": True},
-    },
-    "21": {"class_type": "NeuroLuxImageParameter", "inputs": {"name": "mask", "image": "", "description": "Where."}},
+    "20": chosen("image", "image", description="What to change.", required=True),
+    "21": chosen("image", "mask", description="Where."),
 }
 JOB = "0d4c1d3a-3a3d-4b9f-8a51-0b2f3c4d5e6f"
 

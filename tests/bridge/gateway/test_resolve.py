@@ -11,7 +11,7 @@ import pytest
 from bridge.contract import MAX_SEED, InvalidRequest, Job, ModelInfoResponse, UnknownMode, UnknownModel
 from bridge.gateway.resolve import make_job, make_load_job
 from bridge.modes.library import ModeLibrary
-from tests.bridge.graphs import graph, workflow
+from tests.bridge.graphs import chosen, graph, workflow, write_graph
 
 SIDE = {"min": 256, "max": 2048, "multiple_of": 16}
 
@@ -85,10 +85,8 @@ def problems(modes: ModeLibrary, **body: Any) -> dict[str | None, str]:
 
 
 def test_every_seed_that_is_left_out_is_random_whatever_its_name(modes: ModeLibrary, tmp_path: Path) -> None:
-    path = tmp_path / "api" / "text-to-image.json"
-    full = json.loads(path.read_text())
-    full["40"] = {"class_type": "NeuroLuxSeedParameter", "inputs": {"name": "noise", "value": 7}}
-    path.write_text(json.dumps(full))
+    full = json.loads((tmp_path / "api" / "text-to-image.json").read_text())
+    write_graph(tmp_path / "text-to-image.json", full | {"40": chosen("seed", "noise", 7)}, workflow())
     assert len({str(resolve(modes, prompt="a cat").parameters["noise"]) for _ in range(4)}) == 4
     assert resolve(modes, prompt="a cat", noise=7).parameters["noise"] == 7
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from scripts.export_workflows import stable
+from scripts.export_workflows import VIEW, stable
 
 PREVIEW = {"id": 1, "type": "PreviewImage", "outputs": []}
 NOTE = {"id": 2, "type": "Note", "outputs": [], "widgets_values": ["text"]}
 LOAD = {"id": 3, "type": "Load", "outputs": [{"name": "a", "links": None}, {"name": "b", "links": [4]}]}
 GROUP = {"title": "Group", "flags": {}}
-PINNED = {"id": "00000000-0000-0000-0000-000000000000", "nodes": [PREVIEW, NOTE, LOAD], "groups": [GROUP], "extra": {}}
+OWN_ID = "93169a5b-9315-4cec-90ff-792b102c018c"
+PINNED = {"id": OWN_ID, "nodes": [PREVIEW, NOTE, LOAD], "groups": [GROUP], "extra": {"ds": VIEW}}
 INNER = {"name": "inner", "nodes": [NOTE]}
 
 
@@ -20,7 +21,8 @@ INNER = {"name": "inner", "nodes": [NOTE]}
     "saved",
     [
         pytest.param({}, id="as the pinned one saves it"),
-        pytest.param({"id": "93169a5b-9315-4cec-90ff-792b102c018c"}, id="an id of the editor's own"),
+        pytest.param({"extra": {}}, id="no view"),
+        pytest.param({"extra": {"workflowRendererVersion": "LG"}}, id="the renderer"),
         pytest.param({"extra": {"ds": {"scale": 1}, "frontendVersion": "1.49.6"}}, id="view and version"),
         pytest.param({"nodes": [PREVIEW, {**NOTE, "widgets_values_named": {"text": "text"}}, LOAD]}, id="named values"),
         pytest.param({"nodes": [{**PREVIEW, "widgets_values": []}, NOTE, LOAD]}, id="no values"),

@@ -45,7 +45,7 @@ def test_values_go_into_both_formats_and_leave_the_mode_as_it_was() -> None:
     assert bound["1"]["inputs"]["value"] == "a dog"
     assert bound["4"]["inputs"]["value"] == 7
     assert opened["nodes"][0]["widgets_values"][:2] == ["prompt", "a dog"]
-    assert opened["nodes"][2]["widgets_values"] == ["seed", 7, "randomize", ""]
+    assert opened["nodes"][2]["widgets_values"] == ["seed", 7, 0, 2**53 - 1, 1, ""]
     assert mode.graph == graph()
     assert mode.workflow == workflow()
 

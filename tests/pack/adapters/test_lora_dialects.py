@@ -157,7 +157,7 @@ def dotted(prefix: str) -> Callable[[str], str]:
 PEFT = lora(".lora_A.weight", ".lora_B.weight")
 DOWN = lora(".lora_down.weight", ".lora_up.weight", ".alpha")
 T5 = {
-    f"lora_te2_encoder_block_0_layer_0_SelfAttention_q.{kind}": (4, 4)
+    f"lora_te3_encoder_block_23_layer_0_SelfAttention_q.{kind}": (4, 4)
     for kind in ("lora_down.weight", "lora_up.weight")
 }
 ABSENT = {f"lora_unet_double_blocks_77_img_mlp_0.{kind}": (4, 4) for kind in ("lora_down.weight", "lora_up.weight")}
@@ -168,14 +168,22 @@ XLABS = {
     "single_blocks.0.processor.qkv_lora": tuple(f"{SINGLE}.attn.to_{name}" for name in "qkv"),
     "single_blocks.0.processor.proj_lora": (f"{SINGLE}.proj_out",),
 }  # fmt: skip
+NUMBERED = {
+    f"{name}.{number}" if len(targets) > 1 else name: (target,)
+    for name, targets in FLUX.items() for number, target in enumerate(targets)
+}  # fmt: skip
 EMBEDDING = {"bundle_emb.cat.clip_l": (2, 32), "bundle_emb.cat.t5xxl": (2, 32)}
 AGAIN = {"transformer.x_embedder.lora_A.weight": (4, 16), "transformer.x_embedder.lora_B.weight": (32, 4)}
 DIALECTS: dict[str, tuple[str, Dialect]] = {
     "kohya": ("flux", Dialect(kohya(), DOWN, FLUX)),
     "kohya without alpha": ("flux", Dialect(kohya(), lora(".lora_down.weight", ".lora_up.weight"), FLUX)),
-    "kohya with T5": ("flux", Dialect(kohya(), DOWN, FLUX, more=T5, note="16 of 17 layers")),
+    "kohya with T5 that the model lacks": ("flux", Dialect(kohya(), DOWN, FLUX, more=T5, note="16 of 17 layers")),
     "kohya with a layer too many": ("flux", Dialect(kohya(), DOWN, FLUX, more=ABSENT, note="16 of 17 layers")),
     "OneTrainer": ("flux", Dialect(kohya("lora_transformer_"), DOWN, FLUX, ours=True)),
+    "OneTrainer, BFL's names": ("flux", Dialect(dotted("transformer."), DOWN, NUMBERED)),
+    "an old script of peft": (
+        "sdxl", Dialect(dotted("unet.base_model.model."), PEFT, SDXL, ours=True)
+    ),
     "ai-toolkit": ("flux", Dialect(dotted("transformer."), PEFT, FLUX, ours=True)),
     "ComfyUI": ("flux", Dialect(dotted("diffusion_model."), PEFT, FLUX)),
     "ComfyUI, lora_down": ("flux", Dialect(dotted("diffusion_model."), DOWN, FLUX)),
@@ -320,15 +328,20 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     ),
     "whole weights": ({"diffusion_model.double_blocks.0.img_mlp.0.weight": (128, 32)}, "a model's own weights"),
     "OFT of another size": ({"lora_unet_double_blocks_0_img_mlp_0.oft_blocks": (4, 8, 8)}, "returns 128.* and 32"),
-    "OFT of peft": ({f"transformer.{QKV[0]}.oft_R.weight": (8, 6)}, "OFT of peft"),
-    "OFT of peft, named": ({f"base_model.model.{QKV[0]}.oft_R.default.weight": (8, 6)}, "OFT of peft"),
+    "OFT of peft": ({f"transformer.{QKV[0]}.oft_R.weight": (8, 6)}, "OFT of peft without its settings"),
+    "OFT of peft, named": ({f"base_model.model.{QKV[0]}.oft_R.default.weight": (8, 6)}, "OFT of peft without"),
+    "OFT of a peft before 0.14": ({f"base_model.model.{QKV[0]}.oft_R": (8, 4, 4)}, "OFT of a peft before 0.14"),
     "OFT of an old LyCORIS": ({"lycoris_transformer_blocks_0_attn_to_q.oft_diag": (8, 4, 4)}, "old LyCORIS"),
-    "BOFT of peft": ({f"base_model.model.{QKV[0]}.boft_R": (1, 8, 4, 4)}, "BOFT of peft"),
-    "IA3 of peft": ({f"base_model.model.{QKV[0]}.ia3_l": (1, 32)}, "of peft"),
+    "BOFT of odd stages": ({f"base_model.model.{QKV[0]}.boft_R": (3, 2, 4, 4)}, "BOFT in 3 stages with 2 blocks"),
+    "BOFT of another size": ({f"base_model.model.{QKV[0]}.boft_R": (1, 4, 4, 4)}, "takes 32 .* the file has 16"),
+    "IA3 of another size": ({f"base_model.model.{QKV[0]}.ia3_l": (1, 31)}, "takes 32 .* the file has 31"),
+    "IA3 of peft on a convolution": ({f"base_model.model.{QKV[0]}.ia3_l": (1, 32, 1, 1)}, "without its settings"),
     "VeRA": ({f"base_model.model.{QKV[0]}.vera_lambda_b": (32,)}, "VeRA"),
-    "GLoRA": (
-        {f"lycoris_transformer_blocks_0_attn_to_q.{name}.weight": (4, 4) for name in ("a1", "a2", "b1", "b2")}, "GLoRA",
+    "GLoRA of a layer's own rank": (
+        {f"lycoris_transformer_blocks_0_attn_to_q.{name}.weight": (32, 32) for name in ("a1", "a2", "b1", "b2")},
+        "GLoRA of a layer's own rank",
     ),
+    "half a GLoRA": ({"lycoris_transformer_blocks_0_attn_to_q.a1.weight": (4, 32)}, "half a GLoRA layer"),
     "a rotation across joined layers": (
         {"lora_unet_double_blocks_0_img_attn_qkv.oft_blocks": (2, 48, 48)}, "a rotation across joined layers",
     ),
@@ -411,6 +424,38 @@ def test_text_encoders_of_kohya_are_found(tiny_models: dict[str, Path], tmp_path
         save_file({key: value for key, value in state.items() if key.startswith(tuple(names))}, path)
         before = make_image(base)
         assert not torch.equal(make_image(with_loras(base, (path, 1.0, 1.0))), before)
+
+
+T5_NAMES: dict[str, Callable[[str], str]] = {
+    "kohya": kohya("lora_te3_"), "OneTrainer": kohya("lora_te2_"), "diffusers": dotted("text_encoder_2."),
+    "ComfyUI": dotted("text_encoders.t5xxl.transformer."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", T5_NAMES)
+def test_t5_of_flux_is_changed_too(tiny_models: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    base = handle_for(tiny_models["tiny-flux-dev"], precision="fp32")
+    before = make_image(base)
+    loaded = borrow(base)
+    pipe: Any = loaded.pipe
+    targets = tuple(f"encoder.block.0.layer.{end}" for end in ("0.SelfAttention.q", "1.DenseReluDense.wo"))
+    state, added = {}, {}
+    for number, target in enumerate(targets):
+        shape = tuple(pipe.text_encoder_2.get_submodule(target).weight.shape)
+        parts, added[target] = DOWN(shape, torch.Generator().manual_seed(number))
+        state |= {T5_NAMES[kind](target) + end: value for end, value in parts.items()}
+    path = tmp_path / "t5.safetensors"
+    save_file(state, path)
+    made = make_image(with_loras(base, (path, 1.0, 0.5)))
+    with torch.no_grad():
+        for target in targets:
+            layer: Any = pipe.text_encoder_2.get_submodule(target)
+            values = inputs_for(layer.base_layer)
+            expected = layer.base_layer(values) + 0.5 * values @ added[target].T
+            assert torch.allclose(layer(values), expected, atol=1e-4), target
+    assert not torch.equal(made, before)
+    assert torch.equal(make_image(with_loras(base, (path, 1.0, 0.0))), before)  # no strength in the encoders
+    assert torch.equal(make_image(base), before)
 
 
 def test_a_lora_of_the_plain_model_widens_for_fill(tiny_models: dict[str, Path], tmp_path: Path) -> None:
@@ -535,8 +580,8 @@ def test_one_layer_at_a_time_is_read(
 
     original, alive, most = lora_insertion.change_of, weakref.WeakSet(), []
 
-    def counted(tensors: State) -> Any:
-        change = original(tensors)
+    def counted(*given: Any) -> Any:
+        change = original(*given)
         weight = change.kind.weight
         if not weight.is_meta:
             alive.add(weight)

@@ -80,6 +80,44 @@ def ia3(of_inputs: bool) -> Method:
     return make
 
 
+def boft_of_peft(weight: torch.Tensor, generator: torch.Generator) -> Made:
+    """Two stages on the inputs, as the published matrices: blocks of 8 on halves that change places by fours."""
+    inputs, side = weight.shape[1], 8
+    blocks, gains = noise(generator, 2, inputs // side, side, side), 1 + noise(generator, len(weight), 1)
+    if weight.dim() > 2 and weight.shape[2:].numel() > 1:
+        return diff(weight, generator)
+    skew, unit, turn = (blocks - blocks.transpose(-1, -2)) / 2, torch.eye(side), torch.eye(inputs)
+    for number in (0, 1):
+        stage = torch.block_diag(*((unit - skew[number]) @ torch.linalg.inv(unit + skew[number])))
+        if number:
+            places = torch.cat([torch.arange(16).view(2, 2, 4).transpose(0, 1).flatten() + start
+                                for start in range(0, inputs, 16)])  # fmt: skip
+            swap = torch.zeros(inputs, inputs)
+            swap[torch.arange(inputs), places] = 1
+            stage = swap @ stage @ swap.T
+        turn = stage @ turn
+    changed = torch.einsum("oi...,ji->oj...", weight, turn) * gains.view(-1, *[1] * (weight.dim() - 1))
+    return {".boft_R": blocks, ".boft_s": gains}, between(weight, changed), 0.0
+
+
+def glora(older: bool) -> Method:
+    def make(weight: torch.Tensor, generator: torch.Generator) -> Made:
+        outputs, inputs, *kernel = weight.shape
+        ones = [1] * len(kernel)
+        wide, tall = noise(generator, RANK, inputs), noise(generator, inputs, RANK)
+        first, second = noise(generator, RANK, inputs, *kernel), noise(generator, outputs, RANK, *ones)
+        added = torch.tensordot(second.view(outputs, RANK), first, 1)
+        added = added + torch.einsum("oi...,ir,rj->oj...", weight, tall, wide)
+        parts = {".a1": wide, ".a2": tall, ".b1": first, ".b2": second}
+        if not older:
+            parts = {".a1": tall, ".a2": wide, ".b1": second, ".b2": first}
+        state = {f"{kind}.weight": value.view(*value.shape, *ones) if value.dim() == 2 else value
+                 for kind, value in parts.items()}  # fmt: skip
+        return state | {".alpha": torch.tensor(ALPHA)}, between(weight, weight + added * ALPHA / RANK), 0.0
+
+    return make
+
+
 def diff(weight: torch.Tensor, generator: torch.Generator) -> Made:
     added, bias = noise(generator, *weight.shape), noise(generator, len(weight))
     return {".diff": added, ".diff_b": bias}, between(weight, weight + added), bias
@@ -146,6 +184,9 @@ METHODS: dict[str, Method] = {
     "BOFT": boft,
     "IA3 of outputs": ia3(of_inputs=False),
     "IA3 of inputs": ia3(of_inputs=True),
+    "BOFT of peft in two stages": boft_of_peft,
+    "GLoRA": glora(older=False),
+    "GLoRA of an older LyCORIS": glora(older=True),
     "differences": diff,
     "LoRA with a bias": with_bias(".diff_b"),
     "LoRA with peft's bias": with_bias(".lora_B.bias"),
@@ -233,7 +274,9 @@ def test_methods_on_quantized_weights(tiny_models: dict[str, Path], tmp_path: Pa
     """The weight that is changed is the one that the layer computes with."""
     base = handle_for(tiny_models["tiny-flux-dev"], **choices)
     loaded = borrow(base)
-    for number, name in enumerate(("OFT", "IA3 of inputs", "DoRA", "DoRA of LoKr along inputs", "LoHa", "differences")):
+    for number, name in enumerate(
+        ("OFT", "GLoRA", "IA3 of inputs", "DoRA", "DoRA of LoKr along inputs", "LoHa", "differences")
+    ):
         path = tmp_path / f"{number}.safetensors"
         made = written(path, weights_of(loaded.denoiser, FLUX), METHODS[name])
         with torch.no_grad():
@@ -252,7 +295,18 @@ def test_methods_on_streamed_weights(tiny_models: dict[str, Path], tmp_path: Pat
     streamed = handle_for(tiny_models["tiny-flux-dev"], offload=offload)
     before = make_image(whole)
     layers = weights_of(borrow(whole).denoiser, FLUX)
-    for number, name in enumerate(("BOFT", "IA3 of inputs", "DoRA along inputs", "LoKr", "LoHa", "differences")):
+    for number, name in enumerate(
+        (
+            "BOFT",
+            "BOFT of peft in two stages",
+            "GLoRA",
+            "IA3 of inputs",
+            "DoRA along inputs",
+            "LoKr",
+            "LoHa",
+            "differences",
+        )
+    ):
         path = tmp_path / f"{number}.safetensors"
         written(path, layers, METHODS[name])
         one = (path, STRENGTH, STRENGTH)

@@ -155,24 +155,27 @@ def test_what_was_not_verified_is_shown_as_such() -> None:
 
     catalog = read_catalog()
     assert not catalog.get("starter").unverified
-    assert catalog.get("sdxl-turbo").unverified == ("license", "settings")
+    assert catalog.get("sdxl-turbo").unverified == ("settings",)
     schnell = inventory(catalog.get("flux-schnell"), ModelStatus("downloadable"), Shelf({})).download
     assert schnell is not None
-    assert (schnell.gated, schnell.license) == (True, "Apache-2.0 (not verified)")
+    assert (schnell.gated, schnell.license) == (True, "Apache-2.0")
+    base = inventory(catalog.get("sdxl-base"), ModelStatus("downloadable"), Shelf({})).download
+    assert base is not None
+    assert base.license == "OpenRAIL++ (not verified)"
     motion = read_auxiliary_catalog().motions["animatediff-v3"]
     assert (motion.license_text, motion.commercial_use) == ("unknown (not verified)", False)
 
 
-def test_the_sizes_of_small_models_are_computed_or_marked() -> None:
-    """Those without a source of their size are known: their classes are not built here."""
+def test_the_facts_of_small_models_are_verified_or_marked() -> None:
+    """Those without a source are known."""
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
 
     catalog = read_auxiliary_catalog()
     every = {**catalog.controlnets, **catalog.preprocessors, **catalog.motions}
-    assert {name for name, one in every.items() if "size" not in one.verified} == {
-        "depth-anything-v2-small", "vitpose-base",
+    assert all("size" in one.verified for one in every.values())
+    assert {name for name, one in every.items() if "license" not in one.verified} == {
+        "flux-union-pro-2", "animatediff-v3",
     }  # fmt: skip
-    assert all("license" not in one.verified for one in every.values())  # no licence could be read where it is kept
     assert "soft edge" in catalog.controlnets["flux-union-pro-2"].kinds
 
 

@@ -90,11 +90,9 @@ def test_its_image_is_that_of_diffusers_with_the_padding_hidden(
     assert torch.equal(sample_with(borrow(handle), handle, 2, negative=NEGATIVE, guidance=3.0), expected)
 
 
-def test_the_padding_is_as_visible_as_in_diffusers_where_that_is_wanted(tiny_models: dict[str, Path]) -> None:
-    from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
-    from neurolux.stages.sample import plan_sample, sample
-
+def test_the_padding_is_as_visible_as_in_diffusers_where_that_is_wanted(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tiny_models["tiny-chroma"]
     pipe = plain(folder, "fp32")
     visible, hidden = (image(pipe, prompts(pipe, convert)) for convert in (lambda m: m, lambda m: m.bool()))
@@ -102,15 +100,19 @@ def test_the_padding_is_as_visible_as_in_diffusers_where_that_is_wanted(tiny_mod
     assert torch.equal(visible, image(pipe, {"prompt": PROMPT, "negative_prompt": NEGATIVE}))
     handle = handle_for(folder, precision="fp32")
     loaded = borrow(handle)
-    with torch.inference_mode():
-        positive, negative = (encode(loaded, text, like_diffusers=True) for text in (PROMPT, NEGATIVE))
-        request = plan_sample(handle.model, None, {"samples": torch.zeros(1, 4, 16, 16)}, 7, 2, 3.0)
-        assert torch.equal(decode(loaded, sample(loaded, request, positive, negative)), visible)
+    monkeypatch.setenv("NEUROLUX_PADDING", "diffusers")
+    assert torch.equal(sample_with(loaded, handle, 2, negative=NEGATIVE, guidance=3.0), visible)
+    monkeypatch.setenv("NEUROLUX_PADDING", "trained")
     assert torch.equal(sample_with(loaded, handle, 2, negative=NEGATIVE, guidance=3.0), hidden)
+    monkeypatch.setenv("NEUROLUX_PADDING", "none")
+    with pytest.raises(InvalidParameter, match="NEUROLUX_PADDING is 'none'; use trained or diffusers"):
+        sample_with(loaded, handle, 2)
 
 
 @pytest.mark.parametrize("kind", [ChromaImg2ImgPipeline, ChromaInpaintPipeline])
-def test_an_image_made_of_an_image_is_that_of_diffusers(tiny_models: dict[str, Path], kind: Any) -> None:
+def test_an_image_made_of_an_image_is_that_of_diffusers(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
     folder = tiny_models["tiny-chroma"]
     masked = kind is ChromaInpaintPipeline
     pipe = plain(folder, "fp32", kind)
@@ -122,18 +124,16 @@ def test_an_image_made_of_an_image_is_that_of_diffusers(tiny_models: dict[str, P
     expected = image(pipe, given, **more)
     masks = [pipe._prepare_attention_mask(1, 64, torch.float32, given["prompt_attention_mask"].bool())]
     assert masks[0].dtype == torch.float32  # so diffusers leaves the padding visible whatever it is given
-    made = redraw(
-        folder,
-        encoded(some_image(), some_mask() if masked else None),
-        steps=4, strength=0.7, guidance=3.0, negative=NEGATIVE, precision="fp32", like_diffusers=True,
-    )  # fmt: skip
-    assert torch.equal(made, expected)
-    hidden = redraw(
-        folder,
-        encoded(some_image(), some_mask() if masked else None),
-        steps=4, strength=0.7, guidance=3.0, negative=NEGATIVE, precision="fp32",
-    )  # fmt: skip
-    assert not torch.equal(hidden, expected)
+    made = {}
+    for padding in ("diffusers", "trained"):
+        monkeypatch.setenv("NEUROLUX_PADDING", padding)
+        made[padding] = redraw(
+            folder,
+            encoded(some_image(), some_mask() if masked else None),
+            steps=4, strength=0.7, guidance=3.0, negative=NEGATIVE, precision="fp32",
+        )  # fmt: skip
+    assert torch.equal(made["diffusers"], expected)
+    assert not torch.equal(made["trained"], expected)
 
 
 @pytest.fixture(scope="module")

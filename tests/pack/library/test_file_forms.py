@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,40 @@ def test_a_form_of_a_file_makes_the_same_image(flux: Any, tmp_path: Path, form: 
     assert [path.name for path in files_below(tmp_path / "diffusion_models")] == [name]
     made = make_image(build(files_model(family_of("flux"), source, read_catalog())))
     assert torch.equal(made, make_image(flux))
+
+
+PARTS = {
+    "flux1-dev-00001-of-00003.safetensors": "is part 1 of 3 of a model; use one whole file, or put all parts",
+    "diffusion_pytorch_model-00002-of-00002.SAFETENSORS": "is part 2 of 2 of a model",
+    "flux-00001-of-00002.gguf": "is part 1 of 2 of a model",
+    "flux-00001-of-00001.safetensors": "",
+    "step-00001.safetensors": "",
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_model_is_named_as_one(tmp_path: Path, name: str) -> None:
+    """Hugging Face and llama.cpp split large files; each part begins as a whole file does."""
+    path = tmp_path / name
+    if name.endswith(".gguf"):
+        path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0) + bytes(8))
+    else:
+        write(path, {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)})
+    if not PARTS[name]:
+        assert read_kind(path).kind
+        return
+    with pytest.raises(WeightsMissing, match=f"{name} {PARTS[name]}"):
+        read_kind(path)
+
+
+@pytest.mark.parametrize("shard", ["../other.safetensors", "/etc/other.safetensors", "sub/other.safetensors", ""])
+def test_an_index_names_files_beside_it_only(tmp_path: Path, shard: str) -> None:
+    from neurolux.loading.components import shards_of
+
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": shard}}))
+    with pytest.raises(WeightsMissing, match=f"it names {shard!r}, which is no file beside it"):
+        shards_of(index)
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:

@@ -82,6 +82,11 @@ def test_all_cards_has_a_line_for_each_and_for_cpus() -> None:
         (("--model", "flux-dev", "--size", "1000"), "width 1000 is not a multiple of 16; nearest are 992 and 1008"),
         (("--model", "sdxl-lightning", "--steps", "3"), "num_inference_steps 3 is not available"),
         (("--model", "flux-dev", "--offload", "disc"), "unknown offload 'disc'; use auto, none, model, stream"),
+        (("--model", "flux-dev", "--card", "RTX 9"), "card 'RTX 9' is not known; known are GTX 1080 Ti, GTX 1660"),
+        (("--model", "flux-dev", "--disk", "fast"), "disk 'fast' is not a size"),
+        (("--model", "flux-dev", "--frames", "16"), "flux-dev, a flux model, makes no videos"),
+        (("--model", "flux-dev", "--every-mode"), "--every-mode and --every-task go with --dry-run --all-cards"),
+        (("--model", "flux-dev", "--sweep", "1"), "--sweep goes with --dry-run"),
         (("--model", "flux-dev", "--bf16", "maybe"), "bf16 'maybe' is neither true nor false"),
     ],
 )
@@ -109,6 +114,46 @@ def test_sizes(text: str, size: int) -> None:
 def test_this_machine_has_the_gpu_that_nvidia_smi_names(gpu: str, device: str, vram: int, bf16: bool) -> None:
     here = plan_command.this_machine(gpu)
     assert (here.device, here.free_vram, here.bf16) == (device, vram, bf16)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "card", "rate", "known"),
+    [
+        ("11000, 8.6, 4, 16, NVIDIA GeForce RTX 3060", "RTX 3060", 24.96e9, "card"),
+        ("11000, 8.6, 3, 8, NVIDIA GeForce RTX 3060", "RTX 3060", 6.24e9, "card"),  # a narrow, old slot
+        ("11000, 8.6, [N/A], [N/A], NVIDIA GeForce RTX 3060", "RTX 3060", 24.96e9, "card"),
+        ("7000, 8.9, 4, 8, NVIDIA RTX 4060 Laptop GPU", "NVIDIA RTX 4060 Laptop GPU", 12.48e9, "assumed"),
+    ],
+)  # fmt: skip
+def test_this_machine_s_gpu_is_looked_up_and_its_slot_counts(gpu: str, card: str, rate: float, known: str) -> None:
+    here = plan_command.this_machine(gpu)
+    assert (here.card, here.rates_from) == (card, known)
+    assert here.transfer_rate == pytest.approx(rate)
+
+
+def test_a_card_is_named_instead_of_described() -> None:
+    done = imagegen(
+        "--model", "flux-dev", "--card", "GeForce RTX 2080 Ti", "--ram", "16GB", "--disk", "500MB", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["machine"]["card"] == "RTX 2080 Ti"
+    assert answer["machine"]["bf16"] is False
+    assert answer["machine"]["free_vram"] == 11 * 2**30 - 500_000_000
+    assert "weights are read at 0.5 GB/s (as given)" in answer["plan"]["reasons"]
+    smaller = json.loads(
+        imagegen("--model", "sd15", "--card", "rtx 3060", "--vram", "8GB", "--ram", "16GB", "--json").stdout
+    )
+    assert smaller["machine"]["free_vram"] == 7_500_000_000
+
+
+def test_a_video_is_planned_with_its_motion_adapter() -> None:
+    image, video = (
+        json.loads(imagegen("--model", "sd15", "--vram", "24GB", "--ram", "32GB", "--json", *more).stdout)["plan"]
+        for more in ((), ("--frames", "16"))
+    )
+    assert video["components"]["motion"]["bytes"] == 908_000_000
+    assert video["peak_vram"] > image["peak_vram"] + 908_000_000
 
 
 def test_the_command_asks_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from tests.pack.blocks import lists_of, shallow_flux, shallow_z_image
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
 MODELS = known_architectures()
+FLUX = family_of("flux").costs
 BF16 = torch.bfloat16
 
 
@@ -212,10 +213,10 @@ def cases() -> Iterator[Any]:
             costs.sample_bytes(family_of("sdxl").costs, *size),
         )
         workspace = costs.CONVOLUTION_BYTES * side**2 / 1024**2
-        yield MODELS["flux-dev"]["vae"], decode, side, compute, costs.decode_bytes(*size) - workspace
-    tiled = costs.decode_bytes(1024, 1024, "bf16", tile=costs.TILE) - costs.CONVOLUTION_BYTES / 4
+        yield MODELS["flux-dev"]["vae"], decode, side, compute, costs.decode_bytes(FLUX, *size) - workspace
+    tiled = costs.decode_bytes(FLUX, 1024, 1024, "bf16", tile=costs.TILE) - costs.CONVOLUTION_BYTES / 4
     yield MODELS["sdxl-lightning"]["vae"], decode_in_tiles, 1024, "bf16", tiled
-    yield MODELS["flux-dev"]["text_encoder_2"], encode, 0, "bf16", costs.encode_bytes(family_of("flux").costs)
+    yield MODELS["flux-dev"]["text_encoder_2"], encode, 0, "bf16", costs.encode_bytes(FLUX)
     z_image = family_of("z-image").costs
     yield shallow_z_image, guided_z_image_step, 1024, "bf16", costs.sample_bytes(z_image, 1024, 1024, passes=2)
     yield MODELS["z-image"]["text_encoder"], encode_states, 0, "bf16", costs.encode_bytes(z_image)

@@ -241,6 +241,8 @@ def test_lightning_files_serve_their_own_number_of_steps(sdxl: Any, tmp_path: Pa
     assert torch.equal(eight.unet.state_dict()["conv_in.weight"], lightning.unet.state_dict()["conv_in.weight"])
     assert torch.equal(eight.vae.state_dict()["quant_conv.weight"], sdxl.vae.state_dict()["quant_conv.weight"])
     assert eight.scheduler.config.timestep_spacing == "trailing"
+    assert not model.shares_components  # their text encoders and VAEs may differ, so none stands in for another
+    assert read_catalog().models["sdxl-lightning"].shares_components
 
 
 def test_a_lightning_lora_makes_the_model_of_the_base(sdxl: Any, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from tests.pack.images.test_decoding import LOSSLESS, REFUSED
 from tests.pack.node_locales import LOCALE_FILE, node_definitions
 
 INPUTS = {
-    "NeuroLuxLoadModel": ["model", "precision", "offload", "steps", "compile"],
+    "NeuroLuxLoadModel": ["model", "precision", "offload", "compile"],
     "NeuroLuxLoadFlux": ["model", "precision", "offload", "compile"],
-    "NeuroLuxLoadSDXLLightning": ["model", "steps", "precision", "offload", "compile"],
+    "NeuroLuxLoadSDXLLightning": ["model", "precision", "offload", "compile"],
     "NeuroLuxLoadModelFiles": [
         "model_file",
         "text_encoder",
@@ -56,6 +56,7 @@ INPUTS = {
     "NeuroLuxDecode": ["pipeline", "latent"],
     "NeuroLuxEncodeImage": ["pipeline", "image", "fit", "width", "height", "batch_size", "mask"],
     "NeuroLuxImageToEdit": ["pipeline", "image", "fit", "width", "height", "batch_size"],
+    "NeuroLuxLoadImage": ["image"],
     "NeuroLuxPrepareMask": ["feather", "invert", "mask_image", "transparency", "mask_transparency"],
     "NeuroLuxExtendImage": ["image", "left", "top", "right", "bottom", "feather"],
     "NeuroLuxPutBack": ["images", "latent"],
@@ -90,10 +91,7 @@ INPUTS = {
     "NeuroLuxTextParameter": ["name", "value", "description", "required", "max_length"],
     "NeuroLuxIntegerParameter": ["name", "value", "minimum", "maximum", "step", "description"],
     "NeuroLuxNumberParameter": ["name", "value", "minimum", "maximum", "step", "description"],
-    "NeuroLuxSeedParameter": ["name", "value", "description"],
     "NeuroLuxChoiceParameter": ["name", "value", "choices", "description"],
-    "NeuroLuxBooleanParameter": ["name", "value", "description"],
-    "NeuroLuxImageParameter": ["name", "image", "description", "required", "if_missing"],
     "NeuroLuxFileParameter": ["name", "file", "description", "required", "accept"],
     "NeuroLuxResult": ["images", "name", "output_format", "quality", "filename_prefix", "caption"],
     "NeuroLuxFileResult": ["file", "name", "filename_prefix"],
@@ -170,7 +168,6 @@ def parameter_graph(class_type: str, target: str = "", **inputs: Any) -> Graph:
         ("NeuroLuxNumberParameter", {"value": -0.5, "minimum": 0, "maximum": 1, "step": 0.1}, "nearest is 0"),
         ("NeuroLuxIntegerParameter", {"value": 3, "minimum": 5, "maximum": 4, "step": 1}, "correct the node"),
         ("NeuroLuxChoiceParameter", {"value": "c", "choices": "a\nb\n"}, "'c' is not a choice; use a, b"),
-        ("NeuroLuxImageParameter", {"image": "", "required": True}, "thing is required"),
         ("NeuroLuxFileParameter", {"file": "", "required": True, "accept": "zip"}, "thing is required"),
     ],
 )
@@ -188,8 +185,6 @@ def test_parameter_refuses_a_bad_value(
         ("NeuroLuxTextParameter", {"value": "äöü 🎨", "required": True, "max_length": 10}, "äöü 🎨"),
         ("NeuroLuxIntegerParameter", {"value": 8, "minimum": 1, "maximum": 8, "step": 1}, "8"),
         ("NeuroLuxNumberParameter", {"value": 0.25, "minimum": 0, "maximum": 1, "step": 0.1}, "0.25"),
-        ("NeuroLuxSeedParameter", {"value": 2**64 - 1}, str(2**64 - 1)),
-        ("NeuroLuxBooleanParameter", {"value": True}, "True"),
         ("NeuroLuxChoiceParameter", {"value": "b", "choices": "a\nb\n"}, "b"),
         ("NeuroLuxChoiceParameter", {"value": "anything", "choices": ""}, "anything"),
     ],
@@ -209,7 +204,7 @@ def test_choice_links_to_a_stock_v1_combo_and_to_ours(comfyui: ComfyServer) -> N
         ),
         "method": node("NeuroLuxChoiceParameter", name="x", value="bilinear", choices="", description=""),
         "empty": node("EmptyImage", width=16, height=16, batch_size=1, color=0),
-        "load": node("NeuroLuxLoadModel", model=["model", 0], precision="auto", offload="auto", steps=0),
+        "load": node("NeuroLuxLoadModel", model=["model", 0], precision="auto", offload="auto"),
         "warm": node("NeuroLuxWarmUp", pipeline=["load", 0]),
         "show": node("PreviewImage", images=["scale", 0]),
     }
@@ -226,7 +221,7 @@ def test_choice_does_not_link_to_other_inputs(comfyui: ComfyServer) -> None:
     assert answer["node_errors"]["image"]["errors"][0]["type"] == "return_type_mismatch"
 
 
-def test_image_parameter_turns_by_exif_and_masks_by_alpha(comfyui: ComfyServer, base_directory: Path) -> None:
+def test_load_image_turns_by_exif_and_masks_by_alpha(comfyui: ComfyServer, base_directory: Path) -> None:
     pixels = np.zeros((4, 6, 4), np.uint8)
     pixels[..., 0], pixels[..., 3] = 255, 255
     pixels[:, :3, 3] = 0
@@ -234,7 +229,7 @@ def test_image_parameter_turns_by_exif_and_masks_by_alpha(comfyui: ComfyServer, 
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to see it upright
     Image.fromarray(pixels).save(base_directory / "input" / "turned.png", exif=exif)
     graph = {
-        "parameter": node("NeuroLuxImageParameter", name="image", image="turned.png", description="", required=True),
+        "parameter": node("NeuroLuxLoadImage", image="turned.png"),
         "mask": node("MaskToImage", mask=["parameter", 1]),
         "result": result_node(["parameter", 0]),
         "result_mask": result_node(["mask", 0]),
@@ -247,12 +242,12 @@ def test_image_parameter_turns_by_exif_and_masks_by_alpha(comfyui: ComfyServer, 
 
 
 @pytest.mark.parametrize("kind", ["16-bit grey + tRNS", "16-bit RGBA", "RGB + tRNS", "LA", "lossless WebP with alpha"])
-def test_image_parameter_keeps_what_the_file_says(comfyui: ComfyServer, base_directory: Path, kind: str) -> None:
+def test_load_image_keeps_what_the_file_says(comfyui: ComfyServer, base_directory: Path, kind: str) -> None:
     data, colours, alpha = LOSSLESS[kind]
     assert alpha is not None
     (base_directory / "input" / "kept.png").write_bytes(data)  # a name says nothing about the format
     graph = {
-        "parameter": node("NeuroLuxImageParameter", name="image", image="kept.png", description="", required=True),
+        "parameter": node("NeuroLuxLoadImage", image="kept.png"),
         "mask": node("MaskToImage", mask=["parameter", 1]),
         "result": result_node(["parameter", 0]),
         "result_mask": result_node(["mask", 0]),
@@ -264,33 +259,31 @@ def test_image_parameter_keeps_what_the_file_says(comfyui: ComfyServer, base_dir
     assert np.abs(255 - np.asarray(mask)[..., 0] - alpha / most * 255.0).max() <= 0.51
 
 
-def test_image_parameter_refuses_an_animation_by_its_name(comfyui: ComfyServer, base_directory: Path) -> None:
+def test_load_image_refuses_an_animation_by_its_title(comfyui: ComfyServer, base_directory: Path) -> None:
     (base_directory / "input" / "moving.webp").write_bytes(REFUSED["animated WebP"][0]())
     run = comfyui.run(
         {
-            "parameter": node("NeuroLuxImageParameter", name="x", image="moving.webp", description="", required=True),
+            "parameter": {**node("NeuroLuxLoadImage", image="moving.webp"), "_meta": {"title": "Cat"}},
             "result": result_node(["parameter", 0]),
         }
     )
     assert run.error_class == "InvalidParameter"
-    assert "x: the image 'moving.webp' has 2 frames or pages; use a file with one image" in run.error_text
+    assert "Cat: 'moving.webp' has 2 frames or pages; use a file with one image" in run.error_text
 
 
-def test_without_an_optional_image_its_dependants_do_not_run(comfyui: ComfyServer) -> None:
+def test_without_an_image_a_node_that_needs_one_is_named(comfyui: ComfyServer) -> None:
     graph = {
-        "parameter": node("NeuroLuxImageParameter", name="image", image="", description="", required=False),
-        "result": result_node(["parameter", 0]),
+        "parameter": {**node("NeuroLuxLoadImage", image=""), "_meta": {"title": "Cat"}},
+        "result": {**result_node(["parameter", 0]), "_meta": {"title": "The end"}},
     }
     run = comfyui.run(graph)
-    assert run.status == "success"
-    assert "result" not in run.outputs
+    assert run.error_class == "InvalidParameter"
+    assert "Cat: no image is chosen, and The end needs one; choose one" in run.error_text
 
 
-def test_without_an_optional_image_an_optional_input_gets_nothing(comfyui: ComfyServer) -> None:
+def test_without_an_image_an_optional_input_gets_nothing(comfyui: ComfyServer) -> None:
     graph = {
-        "parameter": node(
-            "NeuroLuxImageParameter", name="mask", image="", description="", required=False, if_missing="none"
-        ),
+        "parameter": node("NeuroLuxLoadImage", image=""),
         "empty": node("EmptyImage", width=32, height=16, batch_size=1, color=0),
         "transparency": node("ImageToMask", image=["empty", 0], channel="red"),
         "mask": node(
@@ -303,9 +296,9 @@ def test_without_an_optional_image_an_optional_input_gets_nothing(comfyui: Comfy
     assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_image_parameter_names_a_missing_image(comfyui: ComfyServer) -> None:
+def test_load_image_names_a_missing_image(comfyui: ComfyServer) -> None:
     graph = {
-        "parameter": node("NeuroLuxImageParameter", name="image", image="no.png", description="", required=False),
+        "parameter": node("NeuroLuxLoadImage", image="no.png"),
         "result": result_node(["parameter", 0]),
     }
     answer = comfyui.post("/prompt", {"prompt": graph})

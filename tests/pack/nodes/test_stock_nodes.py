@@ -86,7 +86,7 @@ def graph(rooms: tuple[int, int, int]) -> Graph:
     """
     result = {"output_format": "png", "quality": 90, "filename_prefix": "test/stock"}
     made: Graph = {
-        "load": node("NeuroLuxLoadModel", model="ours", precision="fp32", offload="none", steps=0),
+        "load": node("NeuroLuxLoadModel", model="ours", precision="fp32", offload="none"),
         "positive": node("NeuroLuxEncodePrompt", pipeline=["load", 0], text="a cat"),
         "negative": node("NeuroLuxEncodePrompt", pipeline=["load", 0], text="a dog"),
         "empty": node("EmptyLatentImage", width=128, height=128, batch_size=1),

@@ -19,7 +19,7 @@ from tests.pack.graphs import Graph, node, text_to_image
 from tests.tiny_adapters import peft_state
 
 NODES = Path(__file__).parents[3] / "custom_nodes" / "neurolux" / "nodes"
-LOAD = node("NeuroLuxLoadModel", model="tiny-sdxl", precision="auto", offload="auto", steps=0)
+LOAD = node("NeuroLuxLoadModel", model="tiny-sdxl", precision="auto", offload="auto")
 COLOURS: Graph = {
     "colours": node("EmptyImage", width=128, height=128, batch_size=1, color=0x336699),
     "half": node("SolidMask", value=0.25, width=128, height=128),
@@ -205,9 +205,7 @@ def test_each_of_a_list_of_images_tells_its_own(comfyui: ComfyServer) -> None:
 
 LOADERS = {
     "LoadImage": lambda name: node("LoadImage", image=name),
-    "Image Parameter": lambda name: node(
-        "NeuroLuxImageParameter", name="photo", image=name, description="", required=True
-    ),
+    "ours": lambda name: {**node("NeuroLuxLoadImage", image=name), "_meta": {"title": "photo"}},
 }
 
 
@@ -229,7 +227,7 @@ def test_transparency_that_nothing_takes_up_is_told(comfyui: ComfyServer, loader
             assert told == set()
             continue
         (text,) = told
-        assert ("photo" if loader == "Image Parameter" else name) in text
+        assert ("photo" if loader == "ours" else name) in text
         assert "is partly transparent" in text
         assert "Link its mask" in text
     linked = graph | {"encoded": node("NeuroLuxEncodeImage", image=["scaled", 0], mask=["image", 1], **ENCODE)}
@@ -244,6 +242,5 @@ def test_every_node_that_warns_is_remembered(comfyui: ComfyServer) -> None:
     classes = [part for path in NODES.glob("*.py") for part in re.split(r"^class ", path.read_text(), flags=re.M)[1:]]
     named = [(re.search(r'node_id="(\w+)"', part), part) for part in classes]
     warning = {found[1] for found, part in named if found and any(word in part for word in telling)}
-    warning.add("NeuroLuxImageParameter")
     assert {"NeuroLuxSample", "NeuroLuxEncodeImage", "NeuroLuxTrainingImages", "NeuroLuxResult"} <= warning
     assert not [name for name in warning if "prompt" not in known[name]["input"].get("hidden", {})]

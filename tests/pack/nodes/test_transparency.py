@@ -62,7 +62,7 @@ def test_an_extended_image_keeps_it_and_what_is_added_is_opaque(comfyui: ComfySe
 @pytest.mark.parametrize("image", ["see-through", "opaque"])
 def test_encode_image_says_that_it_reads_colours_only(comfyui: ComfyServer, image: str) -> None:
     added = {
-        "load": node("NeuroLuxLoadModel", model="tiny-sdxl", precision="auto", offload="auto", steps=0),
+        "load": node("NeuroLuxLoadModel", model="tiny-sdxl", precision="auto", offload="auto"),
         "encoded": node(
             "NeuroLuxEncodeImage", pipeline=["load", 0], image=[image, 0], fit="crop", width=0, height=0, batch_size=1
         ),

@@ -10,7 +10,7 @@ import pytest
 from neurolux.errors import InvalidParameter
 from neurolux.families.control_shapes import published_control_shape
 from neurolux.planning.adapters import with_adapters
-from neurolux.planning.costs import CONTEXT_BYTES, spread
+from neurolux.planning.costs import CONTEXT_BYTES, decode_bytes, encode_bytes, encode_image_bytes, spread
 from neurolux.planning.layout import blocks_on_device, residency_options
 from neurolux.planning.planner import leaner, make_plan
 from neurolux.planning.records import (
@@ -18,6 +18,7 @@ from neurolux.planning.records import (
     PRECISION_CHOICES,
     ComponentShape,
     Machine,
+    VaeCosts,
     Workload,
 )
 from neurolux.planning.report import as_json, table
@@ -283,3 +284,15 @@ def test_adapters_take_their_room_before_the_run(name: str) -> None:
     assert next_leaner is None or next_leaner.peak_vram < more.peak_vram
     first = make_plan(costs(model.family), model.components, card(48), workload(model))
     assert leaner(first, costs(model.family), guided, card(48), workload(model)) is not None
+
+
+def test_what_a_family_says_of_its_parts_counts() -> None:
+    """Another VAE, a larger text encoder: nothing of it is taken from a family that is known."""
+    known = costs("flux")
+    own = replace(known, encode_values=3 * known.encode_values, vae=VaeCosts(2 * 768, 2 * 650, 70_000_000))
+    assert encode_bytes(own) == pytest.approx(3 * encode_bytes(known))
+    assert decode_bytes(own, 1024, 1024) > 1.7 * decode_bytes(known, 1024, 1024)
+    assert encode_image_bytes(own, 1024, 1024, "fp32") > 1.7 * encode_image_bytes(known, 1024, 1024, "fp32")
+    machine, shapes = card(80), MODELS["flux-dev"].components
+    plain, wide = (make_plan(family, shapes, machine, workload(MODELS["flux-dev"])) for family in (known, own))
+    assert wide.peak_vram > plain.peak_vram + 1.5 * GB

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from neurolux.publishing.app_mode import AppMode, read_app_mode
-from neurolux.publishing.app_parameters import AppParameter, read_parameters
+from neurolux.publishing.app_parameters import AppParameter, read_parameters, result_names
 
 ROOT = "6f1c0d0e-0000-4000-8000-000000000001"
 INNER = "6f1c0d0e-0000-4000-8000-000000000002"
@@ -47,13 +47,15 @@ NODES = [
     {"id": 21, "type": "CLIPTextEncode", "title": "Muted", "inputs": [], "mode": 2},
     {"id": 22, "type": "LoadImage", "title": "Start image", "inputs": []},
     {"id": 23, "type": "LoadVideo", "title": "Clip", "inputs": []},
+    {"id": 24, "type": "ImageScale", "inputs": []},
+    {"id": 25, "type": "Resize", "inputs": []},
     {"id": 40, "type": "CLIPTextEncode", "inputs": [{"widget": {"name": "text"}, "label": "Main Prompt!"}]},
     {"id": 41, "type": "CLIPTextEncode", "title": "Negative", "inputs": []},
 ]
 GRAPH: dict[str, Any] = {
     "6": {
         "class_type": "KSampler",
-        "inputs": {"seed": 7, "steps": 20, "cfg": ["20", 0], "model.size": "2K", "denoise": 0},
+        "inputs": {"seed": 7, "steps": 20, "cfg": ["20", 0], "model": "b", "model.size": "2K", "denoise": 0},
     },
     "12:3": {"class_type": "KSampler", "inputs": {"steps": 4}},
     "12:4": {"class_type": "KSampler", "inputs": {"steps": 4}},
@@ -64,6 +66,8 @@ GRAPH: dict[str, Any] = {
     "20": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad"}},
     "22": {"class_type": "LoadImage", "inputs": {"image": "mine.png"}},
     "23": {"class_type": "LoadVideo", "inputs": {"file": "mine.mp4"}},
+    "24": {"class_type": "ImageScale", "inputs": {"crop": "disabled"}},
+    "25": {"class_type": "Resize", "inputs": {"method": "area"}},
     "30": {"class_type": "SaveImage", "inputs": {"images": ["12", 0]}},
     "40": {"class_type": "CLIPTextEncode", "inputs": {"text": ""}},
     "41": {"class_type": "CLIPTextEncode", "inputs": {"text": ""}},
@@ -74,10 +78,21 @@ DEFINITIONS: dict[str, Any] = {
             "seed": ("INT", {"default": 0, "min": 0, "max": 2**64 - 1, "control_after_generate": True}),
             "denoise": ("FLOAT", {"min": 0, "max": 1}),
             "steps": ("INT", {"min": 1, "max": 10000, "step": 1, "tooltip": "How many."}),
+            "model": (
+                "COMFY_DYNAMICCOMBO_V3",
+                {
+                    "options": [
+                        {"key": "a", "inputs": {"required": {"size": ("STRING", {})}}},
+                        {"key": "b", "inputs": {"required": {"size": ("COMBO", {"options": ["1K", "2K"]})}}},
+                    ]
+                },
+            ),
         }
     },
     "CLIPTextEncode": {"required": {"text": ("STRING", {"multiline": True})}},
     "EmptyLatentImage": {"required": {"width": ("INT", {"min": 16, "max": 16384, "step": 8})}},
+    "ImageScale": {"required": {"crop": (["disabled", "center"],)}},
+    "Resize": {"required": {"method": ("COMBO", {"options": ["area", "bicubic"]})}},
     "LoadImage": {"required": {"image": (["a.png", "b.png"], {"image_upload": True})}},
     "LoadVideo": {"required": {"file": ("COMBO", {"options": [], "video_upload": True})}},
 }
@@ -170,6 +185,19 @@ def test_types_limits_and_texts_come_from_the_definition() -> None:
     assert (text["kind"], text["description"], text["default"]) == ("text", "Not this.", "bad")
 
 
+def test_an_input_that_another_decides_on_has_the_definition_under_that_choice() -> None:
+    _, [size], _ = read([6, "model.size"])
+    assert (size.name, size.kind, size.default) == ("model_size", "choice", "2K")
+    _, [text], [warning] = read([6, "model"], [20, "text"])
+    assert (text.name, "COMFY_DYNAMICCOMBO_V3, which requests cannot set" in warning) == ("text", True)
+
+
+def test_results_that_are_called_alike_are_told_apart() -> None:
+    nodes = {"3": "Save Image", "9:12": "Save Image", "5": "Last"}
+    named = {key: {"inputs": {}, "_meta": {"title": title}} for key, title in nodes.items()}
+    assert result_names(named) == {"3": "save_image_3", "9:12": "save_image_9_12", "5": "last"}
+
+
 def test_a_seed_that_is_held_is_a_number_within_what_json_can_carry() -> None:
     held = {**SAMPLER, "widgets_values": [7, "fixed", 20]}
     _, [seed], _ = read([6, "seed"], nodes=[held])
@@ -186,3 +214,40 @@ def test_names_are_labels_then_configured_then_the_widgets_own_and_never_alike()
 def test_one_widget_chosen_twice_is_one_parameter() -> None:
     _, parameters, _ = read([6, "steps"], [f"{ROOT}:6:steps", "steps"])
     assert len(parameters) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "record"),
+    [
+        ([6, "steps", {"minimum": 4, "maximum": 50}], {"kind": "integer", "minimum": 4, "maximum": 50}),
+        ([6, "steps", {"minimum": -4, "maximum": 99999}], {"kind": "integer", "minimum": 1, "maximum": 10000}),
+        ([6, "denoise", {"maximum": 0.5, "step": 0.1}], {"kind": "number", "minimum": 0, "maximum": 0.5, "step": 0.1}),
+        ([20, "text", {"required": True, "max_length": 9}], {"kind": "text", "required": True, "max_length": 9}),
+        ([20, "text", {"accept": ["zip"]}], {"kind": "file", "accept": ("zip",), "default": ""}),
+        ([24, "crop", {"choices": ["center"]}], {"kind": "choice", "choices": ("center",)}),
+        ([25, "method", {"choices": ["area"]}], {"kind": "choice", "choices": ("area",)}),
+    ],
+)
+def test_an_entry_narrows_what_its_widget_takes(entry: Any, record: dict[str, Any]) -> None:
+    _, [parameter], warnings = read(entry)
+    assert (parameter.record() | record, warnings) == (parameter.record(), [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ([20, "text", {"minimum": 1}], "minimum 1 does not fit a text"),
+        ([6, "steps", {"maximum": "many"}], "maximum 'many' does not fit a integer"),
+        ([6, "steps", {"maximum": True}], "maximum True does not fit a integer"),
+        ([6, "steps", {"max_length": 3}], "max_length 3 does not fit a integer"),
+        ([20, "text", {"max_length": "3"}], "max_length '3' does not fit a text"),
+        ([20, "text", {"choices": ["a"]}], "choices ['a'] does not fit a text"),
+        ([24, "crop", {"choices": "center"}], "choices 'center' does not fit a choice"),
+        ([24, "crop", {"choices": ["left"]}], "its choice 'left' is none of the widget's"),
+        ([6, "steps", {"accept": ["zip"]}], "accept ['zip'] does not fit a integer"),
+    ],
+)
+def test_what_does_not_fit_its_widget_is_left_out_with_a_warning(entry: Any, told: str) -> None:
+    _, parameters, [warning] = read(entry)
+    assert not parameters
+    assert told in warning

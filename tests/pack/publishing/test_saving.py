@@ -23,7 +23,15 @@ class Classes:
     """A ComfyUI with two classes of nodes."""
 
     def definition(self, class_type: str) -> dict[str, Any] | None:
-        return {"EmptyImage": {"required": {"width": ["INT", {"min": 1, "max": 64}]}}}.get(class_type)
+        return {
+            "EmptyImage": {"required": {"width": ["INT", {"min": 1, "max": 64}]}},
+            "LoadImage": {"required": {"image": (["a.png"], {"image_upload": True})}},
+            "PrimitiveInt": {"required": {"value": ("INT", {"control_after_generate": True})}},
+            "PrimitiveBoolean": {"required": {"value": ("BOOLEAN", {})}},
+        }.get(class_type)
+
+    def title(self, class_type: str) -> str:
+        return {"LoadImage": "Load Image", "PrimitiveInt": "Int"}.get(class_type, class_type)
 
     def is_output(self, class_type: str) -> bool:
         return class_type == "PreviewImage"
@@ -134,3 +142,29 @@ def test_a_stock_app_is_a_mode_and_what_it_was_replaced_by_is_told(tmp_path: Pat
     assert list(library.get("app").parameters) == ["w"]
     publish("app", WORKFLOW, GRAPH, CLASSES, overwrite=True, folder=tmp_path)  # No app any more.
     assert list(library.get("app").parameters) == ["prompt"]
+
+
+NAMED = {
+    "1": ("LoadImage", {"image": "a.png"}, "Photo", ["photo: image, required"]),
+    "2": ("LoadImage", {"image": "a.png"}, "Load Image", []),
+    "3": ("PrimitiveInt", {"value": 3}, "Seed", ["seed: seed"]),
+    "4": ("PrimitiveInt", {"value": 3}, "Int", []),
+    "5": ("PrimitiveBoolean", {"value": True}, "Smooth edges?", ["smooth_edges: boolean"]),
+    "6": ("PrimitiveBoolean", {"value": ["5", 0]}, "Linked", []),
+    "7": ("EmptyImage", {"width": 8}, "My image", []),
+}
+
+
+@pytest.mark.parametrize("node_id", NAMED)
+def test_without_an_app_values_and_images_with_a_title_are_its_fields(tmp_path: Path, node_id: str) -> None:
+    class_type, inputs, title, shown = NAMED[node_id]
+    node = {"id": int(node_id), "type": class_type, "widgets_values": [*inputs.values(), "randomize"]}
+    graph = {node_id: {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}}
+    graph["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    widgets = {node_id: [*inputs, "control_after_generate"]}
+    workflow = {"nodes": [node], "links": []}
+    tried = publish("named", workflow, graph, CLASSES, widgets=widgets, overwrite=False, dry_run=True, folder=tmp_path)
+    assert tried.interface.shown == shown
+    app = workflow | {"extra": {"linearData": {"inputs": [], "outputs": ["9"]}}}
+    tried = publish("named", app, graph, CLASSES, widgets=widgets, overwrite=False, dry_run=True, folder=tmp_path)
+    assert tried.interface.shown == []

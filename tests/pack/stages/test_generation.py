@@ -92,12 +92,7 @@ def test_interrupt_stops_at_the_step_and_leaves_nothing_behind(comfyui: ComfySer
         ({"steps": 51}, "InvalidParameter", "num_inference_steps 51 is outside 1 to 50"),
         ({"guidance": 21.0}, "InvalidParameter", "guidance_scale 21 is outside 0 to 20"),
         (
-            {"model": "tiny-sdxl-lightning", "steps": 2},
-            "InvalidParameter",
-            "num_inference_steps 2 does not match the loaded 4-step checkpoint of tiny-sdxl-lightning; set steps to 4",
-        ),
-        (
-            {"model": "tiny-sdxl-lightning", "load_steps": 3},
+            {"model": "tiny-sdxl-lightning", "steps": 3},
             "InvalidParameter",
             "3 is not available; this model has 1, 2",
         ),
@@ -114,11 +109,26 @@ def test_bad_request_says_what_and_what_to_do(
     assert message in run.error_text
 
 
-def test_lightning_samples_in_the_steps_it_was_loaded_for(comfyui: ComfyServer) -> None:
+def test_lightning_samples_in_any_of_its_steps(comfyui: ComfyServer) -> None:
     for steps in (1, 2, 8):
-        run = comfyui.run_watched(text_to_image("tiny-sdxl-lightning", load_steps=steps, seed=70))
+        run = comfyui.run_watched(text_to_image("tiny-sdxl-lightning", steps=steps, seed=70))
         assert run.status == "success"
         assert len(run.previews) == steps
+
+
+def test_each_checkpoint_is_loaded_once_and_only_if_it_is_sampled_with(comfyui: ComfyServer) -> None:
+    """Nodes before Sample take the checkpoint that it will use, or any that is in memory."""
+
+    def loads() -> int:
+        return comfyui.log.read_text().count("loaded tiny-sdxl-lightning in")
+
+    comfyui.post("/free", {"unload_models": True, "free_memory": True})
+    wait_until(lambda: comfyui.get("/neurolux/models")["current_model"] is None)
+    before, counted = loads(), []
+    for prompt, steps in (("one", 2), ("two", 8), ("three", 8), ("four", 2)):
+        assert comfyui.run(text_to_image("tiny-sdxl-lightning", prompt=prompt, steps=steps)).status == "success"
+        counted.append(loads() - before)
+    assert counted == [1, 2, 2, 2]
 
 
 def test_family_loader_refuses_another_family(comfyui: ComfyServer) -> None:
@@ -133,7 +143,7 @@ def test_family_loaders_make_the_same_image(comfyui: ComfyServer) -> None:
     loaders = {
         "tiny-flux-dev": node("NeuroLuxLoadFlux", model="tiny-flux-dev", precision="auto", offload="auto"),
         "tiny-sdxl-lightning": node(
-            "NeuroLuxLoadSDXLLightning", model="tiny-sdxl-lightning", steps="4", precision="auto", offload="auto"
+            "NeuroLuxLoadSDXLLightning", model="tiny-sdxl-lightning", precision="auto", offload="auto"
         ),
     }
     for model, loader in loaders.items():

@@ -87,7 +87,6 @@ def redraw(
     negative: str | None = None,
     seed: int = 7,
     controls: Sequence[dict[str, Any]] = (),
-    like_diffusers: bool = False,
     **choices: Any,
 ) -> torch.Tensor:
     """The pack's images, decoded; ``latent_of`` makes the latent with the loaded pipeline."""
@@ -98,8 +97,8 @@ def redraw(
     handle = handle_for(folder, **choices)
     loaded = borrow(with_controls(handle, *controls))
     with torch.inference_mode():  # as ComfyUI runs nodes
-        positive = encode(loaded, PROMPT, like_diffusers=like_diffusers)
-        against = encode(loaded, negative, like_diffusers=like_diffusers) if negative is not None else None
+        positive = encode(loaded, PROMPT)
+        against = encode(loaded, negative) if negative is not None else None
         request = plan_sample(handle.model, handle.spec.variant, latent_of(loaded), seed, steps, guidance, strength)
         samples = sample(loaded, request, positive, against)
         return decode(loaded, samples)

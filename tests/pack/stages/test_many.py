@@ -22,7 +22,7 @@ TOO_LONG = "word " * 2001
 
 
 def load(model: str, **changes: Any) -> dict[str, Any]:
-    return node("NeuroLuxLoadModel", **{"model": model, "precision": "auto", "offload": "auto", "steps": 0, **changes})
+    return node("NeuroLuxLoadModel", **{"model": model, "precision": "auto", "offload": "auto", **changes})
 
 
 def result(source: str, output: int, output_format: str = "png") -> dict[str, Any]:
@@ -211,9 +211,7 @@ def test_a_grid_over_models_takes_the_defaults_of_each(comfyui: ComfyServer) -> 
 
 def test_a_grid_over_steps_loads_the_checkpoint_for_each(comfyui: ComfyServer) -> None:
     run = comfyui.run(grid(("num_inference_steps", "2, 4"), model="tiny-sdxl-lightning"))
-    singles = [
-        comfyui.images(comfyui.run(text_to_image("tiny-sdxl-lightning", steps=n, load_steps=n)))[0] for n in (2, 4)
-    ]
+    singles = [comfyui.images(comfyui.run(text_to_image("tiny-sdxl-lightning", steps=n)))[0] for n in (2, 4)]
     assert [pixels(image) for image in comfyui.images(run)] == [pixels(single) for single in singles]
 
 

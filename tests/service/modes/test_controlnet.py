@@ -111,7 +111,7 @@ def test_a_transparent_control_image_is_told(client: ImageGenClient) -> None:
         "controlnet-canny", prompt=PROMPT, model="starter", seed=1, control_image=png(image), control_end=1.0
     )
     (warning,) = answer.warnings
-    assert "control_image is partly transparent and its transparency is not used" in warning
+    assert "Control Image is partly transparent and its transparency is not used" in warning
 
 
 @pytest.mark.parametrize("kind", ["depth", "pose"])
@@ -136,7 +136,7 @@ def test_the_models_list_shows_what_can_be_had(client: ImageGenClient, imagegen:
     assert found["controlnet", "starter-union"].status == "ready"
     assert found["preprocessor", "vitpose-base"].status == "ready"
     catalog = found["controlnet", "sdxl-union-promax"]
-    assert (catalog.license, catalog.status, catalog.bytes) == ("Apache-2.0 (not verified)", "missing", 2_516_000_000)
+    assert (catalog.license, catalog.status, catalog.bytes) == ("Apache-2.0", "missing", 2_516_000_000)
     listing = imagegen("models").stdout
-    assert "ControlNet sdxl-union-promax, for sdxl, 2.5 GB, Apache-2.0 (not verified), missing" in listing
-    assert "Preprocessor rt-detr, 172 MB, Apache-2.0 (not verified), ready" in listing
+    assert "ControlNet sdxl-union-promax, for sdxl, 2.5 GB, Apache-2.0, missing" in listing
+    assert "Preprocessor rt-detr, 172 MB, Apache-2.0, ready" in listing

@@ -87,7 +87,12 @@ class CudaBackend(DeviceBackend):
 
     def compute_rate(self, device: torch.device) -> float | None:
         dtype = torch.bfloat16 if self.computes_bf16(device) else torch.float16
-        return measured_product(device, dtype if self.computes_fp16(device) else torch.float32)
+        try:
+            return measured_product(device, dtype if self.computes_fp16(device) else torch.float32)
+        except RuntimeError as error:  # a full card is planned for without it, and measured another time
+            if self.is_out_of_memory(error):
+                return None
+            raise
 
 
 class RocmBackend(CudaBackend):

@@ -34,13 +34,13 @@ function widgetNames(graph, prefix = "", found = {}) {
 }
 
 /** What the server needs. File > Save's own form keeps the labels of widgets, which `graphToPrompt` may lose. */
-async function content() {
+export async function content() {
   const { output } = await app.graphToPrompt();
   const workflow = JSON.parse(JSON.stringify(app.graph.serialize()));
   return { workflow, api: output, widgets: widgetNames(app.graph) };
 }
 
-async function send(name, graph, options) {
+export async function send(name, graph, options) {
   const response = await api.fetchApi(`/neurolux/modes/${encodeURIComponent(name)}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },

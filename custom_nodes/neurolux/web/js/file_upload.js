@@ -1,10 +1,12 @@
-// A button on the File Parameter that uploads a file into ComfyUI's input folder and chooses it.
+// A button on nodes that take the name of a file: it uploads one into ComfyUI's input folder and chooses it.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
-const NODE = "NeuroLuxFileParameter";
-const ACCEPT = ".zip,.safetensors,.json,.txt,.png,.jpg,.jpeg,.webp";
+const NODES = {
+  NeuroLuxFileParameter: { widget: "file", accept: ".zip,.safetensors,.json,.txt,.png,.jpg,.jpeg,.webp" },
+  NeuroLuxTrainingImages: { widget: "source", accept: ".zip" },
+};
 
 async function upload(file) {
   const form = new FormData();
@@ -15,32 +17,33 @@ async function upload(file) {
   return stored.subfolder ? `${stored.subfolder}/${stored.name}` : stored.name;
 }
 
-function choose(node, combo) {
+function choose(node, widget, accept) {
   const input = document.createElement("input");
   input.type = "file";
-  input.accept = ACCEPT;
+  input.accept = accept;
   input.onchange = async () => {
     try {
       const name = await upload(input.files[0]);
-      if (!combo.options.values.includes(name)) combo.options.values.push(name);
-      combo.value = name;
+      const values = widget.options?.values;
+      if (Array.isArray(values) && !values.includes(name)) values.push(name);
+      widget.value = name;
       node.setDirtyCanvas(true, true);
     } catch (error) {
-      app.extensionManager.toast.add({ severity: "error", summary: "File Parameter", detail: error.message });
+      app.extensionManager.toast.add({ severity: "error", summary: node.title, detail: error.message });
     }
   };
   input.click();
 }
 
 app.registerExtension({
-  name: "NeuroLux.FileParameter",
+  name: "NeuroLux.FileUpload",
   nodeCreated(node) {
-    if (node.comfyClass !== NODE) return;
-    const combo = node.widgets?.find((widget) => widget.name === "file");
-    if (!combo) return;
+    const { widget: name, accept } = NODES[node.comfyClass] ?? {};
+    const widget = node.widgets?.find((each) => each.name === name);
+    if (!widget) return;
     // It is not an input of the node: the option keeps it out of prompts, the property out of saved graphs.
     const options = { serialize: false };
-    const button = node.addWidget("button", "choose file to upload", null, () => choose(node, combo), options);
+    const button = node.addWidget("button", "choose file to upload", null, () => choose(node, widget, accept), options);
     button.serialize = false;
   },
 });
