@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .records import ComponentShape, ComputeType, FamilyCosts, Machine, StorageType, Workload
 
@@ -104,6 +105,13 @@ def largest_layer(shape: ComponentShape, *, embeds: bool = True) -> int:
     block = max(shape.blocks)
     outside = shape.outside_blocks if shape.largest_outside is None else shape.largest_outside
     return max(round(block * (0.34 if block > LARGE_BLOCK else 0.7)), outside)
+
+
+def largest_streamed(shape: ComponentShape, *, embeds: bool) -> int:
+    """The same of those layers that are streamed one by one. Embeddings of tokens are not: they stay."""
+    if not shape.blocks or not embeds:
+        return largest_layer(shape, embeds=embeds)
+    return largest_layer(replace(shape, largest_outside=0))
 
 
 def embedding_bytes(shape: ComponentShape, compute: ComputeType) -> int:
