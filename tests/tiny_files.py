@@ -15,12 +15,17 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from safetensors.torch import save_file
 from transformers import (
@@ -28,6 +33,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -36,6 +44,11 @@ from transformers import (
 from tests.tiny_models import flux_scheduler, sdxl_scheduler, tiny_vae
 
 WIDTH = 64
+QWEN3_TEMPLATE = (
+    "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
+)
+"""What Qwen3's chat template makes of messages before an answer with thoughts."""
 Tensors = dict[str, torch.Tensor]
 
 
@@ -65,6 +78,22 @@ def vae(latent_channels: int) -> AutoencoderKL:
     return made
 
 
+def t5() -> T5EncoderModel:
+    """A narrow T5 with the vocabulary of the real one."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=32128,
+            d_model=WIDTH,
+            d_kv=32,
+            d_ff=96,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+        )
+    )
+
+
 def tiny_flux(comfyui: Path, *, guidance: bool, seed: int = 5) -> FluxPipeline:
     """A FLUX of a few million values, most of them in embeddings."""
     torch.manual_seed(seed)
@@ -73,18 +102,7 @@ def tiny_flux(comfyui: Path, *, guidance: bool, seed: int = 5) -> FluxPipeline:
         vae=vae(16),
         text_encoder=clip(False),
         tokenizer=CLIPTokenizer.from_pretrained(comfyui / "comfy/sd1_tokenizer", model_max_length=77),
-        text_encoder_2=T5EncoderModel(
-            T5Config(
-                vocab_size=32128,
-                d_model=WIDTH,
-                d_kv=32,
-                d_ff=96,
-                num_layers=2,
-                num_heads=2,
-                feed_forward_proj="gated-gelu",
-                tie_word_embeddings=False,
-            )
-        ),
+        text_encoder_2=t5(),
         tokenizer_2=T5Tokenizer.from_pretrained(comfyui / "comfy/text_encoders/t5_tokenizer", model_max_length=512),
         transformer=FluxTransformer2DModel(
             patch_size=1,
@@ -98,6 +116,52 @@ def tiny_flux(comfyui: Path, *, guidance: bool, seed: int = 5) -> FluxPipeline:
             guidance_embeds=guidance,
         ),
     )
+
+
+def tiny_chroma(comfyui: Path, *, seed: int = 9) -> ChromaPipeline:
+    """A Chroma of a few million values, most of them in embeddings."""
+    torch.manual_seed(seed)
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
+        vae=vae(16),
+        text_encoder=t5(),
+        tokenizer=T5Tokenizer.from_pretrained(comfyui / "comfy/text_encoders/t5_tokenizer", model_max_length=512),
+        transformer=ChromaTransformer2DModel(
+            in_channels=64,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=128,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            approximator_num_channels=16,
+            approximator_hidden_dim=96,
+            approximator_layers=2,
+        ),
+    )
+
+
+def tiny_z_image(comfyui: Path, *, seed: int = 10) -> ZImagePipeline:
+    """A Z-Image with the vocabulary and the proportions of the real one, under diffusers' defaults."""
+    torch.manual_seed(seed)
+    tokenizer = Qwen2Tokenizer.from_pretrained(comfyui / "comfy/text_encoders/qwen25_tokenizer")
+    tokenizer.chat_template = QWEN3_TEMPLATE
+    transformer = ZImageTransformer2DModel(
+        dim=256, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=WIDTH, axes_lens=[1536, 512, 512]
+    )
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.normal_(token)
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
+        vae=vae(16),
+        text_encoder=Qwen3Model(
+            Qwen3Config(
+                vocab_size=151936, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=32, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            )
+        ),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )  # fmt: skip
 
 
 def tiny_sdxl(comfyui: Path, *, lightning: bool, seed: int = 6) -> StableDiffusionXLPipeline:
@@ -201,12 +265,14 @@ def bfl_flux(state: Mapping[str, torch.Tensor]) -> Tensors:
         for ours, theirs in FLUX_STEMS.items():
             if f"{ours}.{kind}" in state:
                 found[f"{theirs}.{kind}"] = state[f"{ours}.{kind}"]
-        scale, shift = state[f"norm_out.linear.{kind}"].chunk(2)
-        found[f"final_layer.adaLN_modulation.1.{kind}"] = torch.cat([shift, scale])
-        for number in range(sum(f"transformer_blocks.{n}.norm1.linear.weight" in state for n in range(99))):
+        if f"norm_out.linear.{kind}" in state:
+            scale, shift = state[f"norm_out.linear.{kind}"].chunk(2)
+            found[f"final_layer.adaLN_modulation.1.{kind}"] = torch.cat([shift, scale])
+        for number in range(sum(f"transformer_blocks.{n}.attn.to_q.weight" in state for n in range(99))):
             ours, theirs = f"transformer_blocks.{number}.", f"double_blocks.{number}."
             for stem, target in DOUBLE_STEMS.items():
-                found[f"{theirs}{target}.{kind}"] = state[f"{ours}{stem}.{kind}"]
+                if f"{ours}{stem}.{kind}" in state:
+                    found[f"{theirs}{target}.{kind}"] = state[f"{ours}{stem}.{kind}"]
             for stream, names in (
                 ("img", ("to_q", "to_k", "to_v")),
                 ("txt", ("add_q_proj", "add_k_proj", "add_v_proj")),
@@ -216,9 +282,10 @@ def bfl_flux(state: Mapping[str, torch.Tensor]) -> Tensors:
             if kind == "weight":
                 for stem, target in DOUBLE_NORMS.items():
                     found[f"{theirs}{target}.scale"] = state[f"{ours}{stem}.weight"]
-        for number in range(sum(f"single_transformer_blocks.{n}.norm.linear.weight" in state for n in range(99))):
+        for number in range(sum(f"single_transformer_blocks.{n}.attn.to_q.weight" in state for n in range(99))):
             ours, theirs = f"single_transformer_blocks.{number}.", f"single_blocks.{number}."
-            found[f"{theirs}modulation.lin.{kind}"] = state[f"{ours}norm.linear.{kind}"]
+            if f"{ours}norm.linear.{kind}" in state:
+                found[f"{theirs}modulation.lin.{kind}"] = state[f"{ours}norm.linear.{kind}"]
             found[f"{theirs}linear2.{kind}"] = state[f"{ours}proj_out.{kind}"]
             parts = [state[f"{ours}{name}.{kind}"] for name in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
             found[f"{theirs}linear1.{kind}"] = torch.cat(parts)
@@ -226,6 +293,32 @@ def bfl_flux(state: Mapping[str, torch.Tensor]) -> Tensors:
                 found[f"{theirs}norm.query_norm.scale"] = state[f"{ours}attn.norm_q.weight"]
                 found[f"{theirs}norm.key_norm.scale"] = state[f"{ours}attn.norm_k.weight"]
     return {name: value.clone() for name, value in found.items()}
+
+
+def original_chroma(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A Chroma transformer under its authors' names."""
+    found = bfl_flux(state)
+    for name, value in state.items():
+        if name.startswith("distilled_guidance_layer."):
+            new = name.replace("linear_1", "in_layer").replace("linear_2", "out_layer")
+            found[re.sub(r"(norms\.\d+)\.weight", r"\1.scale", new)] = value.clone()
+    return found
+
+
+def original_z_image(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A Z-Image transformer under its authors' names, with fused projections and tokens of one axis."""
+    found: Tensors = {}
+    for name, value in state.items():
+        if ".to_q." in name:
+            parts = [state[name.replace("to_q", other)] for other in ("to_q", "to_k", "to_v")]
+            name, value = name.replace("to_q", "qkv"), torch.cat(parts)
+        elif ".to_k." in name or ".to_v." in name:
+            continue
+        for new, old in (("attention.out.", "attention.to_out.0."), ("q_norm", "norm_q"), ("k_norm", "norm_k")):
+            name = name.replace(old, new)
+        name = re.sub(r"^all_(x_embedder|final_layer)\.2-1\.", r"\1.", name)
+        found[name] = value.flatten().clone() if name.endswith("pad_token") else value.clone()
+    return found
 
 
 def ldm_vae(state: Mapping[str, torch.Tensor]) -> Tensors:
@@ -345,6 +438,30 @@ def llama_t5(state: Mapping[str, torch.Tensor]) -> Tensors:
     return found
 
 
+QWEN3_STEMS = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def llama_qwen3(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A Qwen3 under llama.cpp's names, as its GGUF files have."""
+    found = {"token_embd.weight": state["embed_tokens.weight"], "output_norm.weight": state["norm.weight"]}
+    for name, value in state.items():
+        if block := re.fullmatch(r"layers\.(\d+)\.(.+)\.weight", name):
+            found[f"blk.{block[1]}.{QWEN3_STEMS[block[2]]}.weight"] = value
+    return found
+
+
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """``tensors`` below ``prefix``."""
     return {prefix + name: value for name, value in tensors.items()}
@@ -368,8 +485,11 @@ def scaled_fp8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     return found
 
 
-def write_gguf(path: Path, tensors: Mapping[str, torch.Tensor], kind: str, architecture: str = "flux") -> None:
-    """A GGUF as they are made for FLUX and T5: matrices of whole blocks quantized, the rest in F32."""
+def write_gguf(
+    path: Path, tensors: Mapping[str, torch.Tensor], kind: str, architecture: str = "flux", *, every: bool = False
+) -> None:
+    """A GGUF as they are made for FLUX and T5: matrices of whole blocks quantized (or ``every`` tensor), the rest in
+    F32."""
     import gguf
     import numpy as np
 
@@ -378,7 +498,7 @@ def write_gguf(path: Path, tensors: Mapping[str, torch.Tensor], kind: str, archi
     block, _ = gguf.GGML_QUANT_SIZES[quantization]
     for name, value in tensors.items():
         data = value.to(torch.float32).numpy().astype(np.float32)
-        if value.dim() == 2 and value.shape[1] % block == 0:
+        if (value.dim() == 2 or every) and value.shape[-1] % block == 0:
             writer.add_tensor(name, gguf.quants.quantize(data, quantization), raw_dtype=quantization)
         else:
             writer.add_tensor(name, data)

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DiffusionPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -24,12 +26,17 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -59,6 +66,26 @@ def t5_tokenizer() -> T5Tokenizer:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(chr(code), -3.0) for code in range(33, 127)]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """A tokenizer with Qwen3's marks and chat template that knows every byte and no merges."""
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    made = Qwen2Tokenizer(
+        vocab={token: number for number, token in enumerate([*byte_alphabet(), *marks])},
+        merges=[],
+        pad_token=marks[0],
+        eos_token=marks[2],
+        additional_special_tokens=marks[1:],
+        model_max_length=4096,
+    )
+    made.add_tokens(["<think>", "</think>"])
+    made.chat_template = (
+        "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    return made
 
 
 def clip_config(tokenizer: CLIPTokenizer, *, width: int = TEXT_WIDTH) -> CLIPTextConfig:
@@ -123,6 +150,20 @@ def tiny_vae(
     )
 
 
+def t5_config(tokenizer: T5Tokenizer, *, layers: int) -> T5Config:
+    """A narrow T5, version 1.1."""
+    return T5Config(
+        vocab_size=len(tokenizer),
+        d_model=TEXT_WIDTH,
+        d_kv=8,
+        d_ff=37,
+        num_layers=layers,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        feed_forward_proj="gated-gelu",
+    )
+
+
 def write_flux(
     folder: Path,
     *,
@@ -151,22 +192,12 @@ def write_flux(
         axes_dims_rope=(4, 4, 8),
         guidance_embeds=guidance_embeds,
     )
-    t5_config = T5Config(
-        vocab_size=len(tokenizer_2),
-        d_model=TEXT_WIDTH,
-        d_kv=8,
-        d_ff=37,
-        num_layers=2 * blocks,
-        num_heads=4,
-        relative_attention_num_buckets=8,
-        feed_forward_proj="gated-gelu",
-    )
     pipeline = pipeline_class(
         scheduler=flux_scheduler(guidance_embeds=guidance_embeds),
         vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
         tokenizer=tokenizer,
-        text_encoder_2=T5EncoderModel(t5_config),
+        text_encoder_2=T5EncoderModel(t5_config(tokenizer_2, layers=2 * blocks)),
         tokenizer_2=tokenizer_2,
         transformer=transformer,
     )
@@ -181,6 +212,71 @@ def write_flux_fill(folder: Path) -> Path:
 def write_flux_kontext(folder: Path) -> Path:
     """Write a FluxKontextPipeline, as FLUX.1 Kontext is one."""
     return write_flux(folder, guidance_embeds=True, seed=7, pipeline_class=FluxKontextPipeline)
+
+
+def write_chroma(folder: Path, *, seed: int = 12) -> Path:
+    """Write a ChromaPipeline."""
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer()
+    pipeline = ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
+        vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
+        text_encoder=T5EncoderModel(t5_config(tokenizer, layers=2)),
+        tokenizer=tokenizer,
+        transformer=ChromaTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=TEXT_WIDTH,
+            axes_dims_rope=(4, 4, 8),
+            approximator_num_channels=8,
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+        ),
+    )
+    return save(pipeline, folder)
+
+
+def qwen3_config(tokenizer: Qwen2Tokenizer) -> Qwen3Config:
+    """A narrow Qwen3 with two layers, of which the last is not read."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+
+
+def write_z_image(folder: Path, *, seed: int = 13) -> Path:
+    """Write a ZImagePipeline with the scheduler of the base model."""
+    torch.manual_seed(seed)
+    tokenizer = qwen_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=TEXT_WIDTH,
+        axes_dims=[8, 4, 4],
+        axes_lens=[1024, 64, 64],
+    )
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.normal_(token)  # zeros, which the class begins with, would hide a token that is not loaded
+    pipeline = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0, use_dynamic_shifting=False),
+        vae=tiny_vae(4, scaling=0.3611, shift=0.1159),
+        text_encoder=Qwen3Model(qwen3_config(tokenizer)),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    return save(pipeline, folder)
 
 
 def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0, text_width: int = TEXT_WIDTH) -> Path:
@@ -276,6 +372,8 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "tiny-sdxl": lambda folder: write_sdxl(folder, lightning=False, seed=4),
     "tiny-flux-fill": write_flux_fill,
     "tiny-flux-kontext": write_flux_kontext,
+    "tiny-chroma": write_chroma,
+    "tiny-z-image": write_z_image,
     "tiny-sd15": lambda folder: write_sd15(folder, seed=5),
 }
 """How each tiny model is written, by the name of its folder."""

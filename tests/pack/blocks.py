@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, ZImageTransformer2DModel
 from neurolux.families.blocks import NO_BLOCKS, BlockLists
 from neurolux.families.registry import all_parts
 
 
 def lists_of(module: torch.nn.Module) -> BlockLists:
-    """Those of the part that has lists where ``module`` has some."""
+    """Those of the part that has lists where ``module`` has them, as many as possible."""
     names = {name for name, _ in module.named_modules()}
-    return next((part.blocks for part in all_parts() if names.intersection(part.blocks.lists)), NO_BLOCKS)
+    found = [part.blocks for part in all_parts() if names.issuperset(part.blocks.lists)]
+    return max(found, key=lambda blocks: len(blocks.lists), default=NO_BLOCKS)
 
 
 def shallow_flux() -> FluxTransformer2DModel:
     """FLUX dev with few of its blocks: one step takes the same room, because no block leaves anything behind."""
     return FluxTransformer2DModel(guidance_embeds=True, num_layers=2, num_single_layers=2)
+
+
+def shallow_z_image() -> ZImageTransformer2DModel:
+    """The same for Z-Image."""
+    return ZImageTransformer2DModel(n_layers=2)

@@ -65,7 +65,7 @@ def check_lora(model: Model, file: FileStamp) -> None:
     found = detect("lora", file)
     if found.problem is not None:
         raise InvalidParameter("lora", f"LoRA {file.name} cannot be used: {found.problem}")
-    if found.family not in (None, model.family):
+    if found.family is not None and model.family not in (found.family, *found.also):
         raise InvalidParameter(
             "lora",
             f"LoRA {file.name} was made for {found.family} and {model.name} is a {model.family} model; "

@@ -102,6 +102,18 @@ def tensor_on_card(data: Any, **options: Any) -> torch.Tensor:
     return torch.empty(made.shape, dtype=made.dtype, device=device)
 
 
+_plain_linspace = torch.linspace
+
+
+def real_linspace(*args: Any, **options: Any) -> torch.Tensor:
+    """``torch.linspace``, with its numbers: pipelines make lists of them for their schedules."""
+    device = options.get("device")
+    if device is not None and torch.device(device).type == "cuda":
+        return _plain_linspace(*args, **options)
+    with no_modes():
+        return _plain_linspace(*args, **options)
+
+
 def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     """As on a card: it keeps no matrix of scores."""
     return torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device=query.device)
@@ -138,6 +150,7 @@ def simulated_tensors(machine: SimulatedMachine) -> Iterator[None]:
         # "are all values finite?": they have none, so nothing is wrong with them
         stack.enter_context(mock.patch.object(FakeTensor, "__bool__", has_nothing_wrong, create=True))
         stack.enter_context(mock.patch.object(torch, "tensor", tensor_on_card))
+        stack.enter_context(mock.patch.object(torch, "linspace", real_linspace))
         stack.enter_context(mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", fused_attention))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(Reported(machine))

@@ -14,12 +14,24 @@ from typing import TYPE_CHECKING, Any
 from ..catalog.limits import Defaults, GuidanceLimit, Limits, StepLimit
 from ..planning.records import FamilyCosts
 from ..weights.stamps import Shapes
-from .blocks import BlockLists
-from .parts import t5
-from .parts.autoencoder import VAE
+from .parts import double_stream, t5
+from .parts.autoencoder import FLUX_LATENTS, VAE, shifted_from_raw, shifted_to_raw
 from .parts.clip import CLIP_L
 from .parts.clip import tokenizer as clip_tokenizer
-from .parts.shapes import children, numbered, sensible_side
+from .parts.double_stream import (
+    BLOCKS,
+    DIFFUSERS_KEY_NORM,
+    DIFFUSERS_SINGLE,
+    INPUTS,
+    ORIGINAL_KEY_NORM,
+    ORIGINAL_SINGLE,
+    keeps_its_shape,
+    mask_alone,
+    original_names,
+    running_steps,
+    unpack,
+)
+from .parts.shapes import children, sensible_side
 from .placed import given_latents
 from .spec import (
     Architecture,
@@ -48,7 +60,6 @@ if TYPE_CHECKING:
     import torch
 
 
-BLOCKS = BlockLists(("transformer_blocks", "single_transformer_blocks"))
 TEXT_TOKENS = 512
 BYTES_PER_TOKEN = 54_000
 """Activations of a step per token and byte of the number format. A token is 16x16 pixels, or a text token."""
@@ -56,7 +67,6 @@ EDIT_PIXELS = 1024 * 1024
 """FluxKontextPipeline scales its input image to about this many pixels."""
 MASK_CHANNELS = 256
 """A mask of 16x16 pixels for each token of FLUX.1 Fill."""
-SCALING, SHIFT = 0.3611, 0.1159
 SCHEDULES: dict[bool, dict[str, Any]] = {
     True: {"shift": 3.0, "use_dynamic_shifting": True},
     False: {"shift": 1.0, "use_dynamic_shifting": False},
@@ -67,23 +77,11 @@ SCHEDULES: dict[bool, dict[str, Any]] = {
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
-    """Configuration of FluxTransformer2DModel. Of a head's rotary axes, an eighth encodes the image's index, and the
-    rest is split between row and column."""
-    width = shapes["x_embedder.weight"][0]
-    head = shapes["transformer_blocks.0.attn.norm_q.weight"][0]
-    axis = head // 8
+    """Configuration of FluxTransformer2DModel."""
     return {
-        "patch_size": 1,
-        "in_channels": shapes["x_embedder.weight"][1],
-        "out_channels": shapes["proj_out.weight"][0],
-        "num_layers": numbered(shapes, r"transformer_blocks\.(\d+)\."),
-        "num_single_layers": numbered(shapes, r"single_transformer_blocks\.(\d+)\."),
-        "attention_head_dim": head,
-        "num_attention_heads": width // head,
-        "joint_attention_dim": shapes["context_embedder.weight"][1],
+        **double_stream.config(shapes),
         "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
         "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in shapes,
-        "axes_dims_rope": (axis, (head - axis) // 2, (head - axis) // 2),
     }
 
 
@@ -109,81 +107,20 @@ def load_gguf(tensors: Tensors, config: Config, compute: torch.dtype) -> Any:
 
 
 OUTSIDE = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
+    **INPUTS,
     "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
     "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
     "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
     "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
     "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
     "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-    "final_layer.linear": "proj_out",
     "final_layer.adaLN_modulation.1": "norm_out.linear",
 }
-DOUBLE = {
-    "img_mod.lin": ["norm1.linear"],
-    "txt_mod.lin": ["norm1_context.linear"],
-    "img_attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
-    "txt_attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
-    "img_attn.norm.query_norm": ["attn.norm_q"],
-    "img_attn.norm.key_norm": ["attn.norm_k"],
-    "txt_attn.norm.query_norm": ["attn.norm_added_q"],
-    "txt_attn.norm.key_norm": ["attn.norm_added_k"],
-    "img_attn.proj": ["attn.to_out.0"],
-    "txt_attn.proj": ["attn.to_add_out"],
-    "img_mlp.0": ["ff.net.0.proj"],
-    "img_mlp.2": ["ff.net.2"],
-    "txt_mlp.0": ["ff_context.net.0.proj"],
-    "txt_mlp.2": ["ff_context.net.2"],
-}
-SINGLE = {
-    "modulation.lin": ["norm.linear"],
-    "linear1": ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"],
-    "linear2": ["proj_out"],
-    "norm.query_norm": ["attn.norm_q"],
-    "norm.key_norm": ["attn.norm_k"],
-}
-BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)")
 
 
 def renamed_original(tensors: Tensors) -> Tensors:
-    """Rename BFL's tensors to diffusers' names. Fused projections are split into views, so nothing is copied.
-
-    diffusers' own function assumes a width of 3072 and copies all weights, 24 GB, before the first can be used.
-    """
-    import torch
-
-    width = tensors["img_in.weight"].shape[0]
-    found: Tensors = {}
-    for name, value in tensors.items():
-        stem, _, kind = name.rpartition(".")
-        block = BLOCK.fullmatch(stem)
-        if block is None:
-            target = OUTSIDE.get(stem)
-            if target == "norm_out.linear" and value.numel() > 1:
-                value = torch.cat(list(reversed(value.chunk(2, dim=0))), dim=0)  # diffusers has scale before shift
-            if target is not None:
-                found[f"{target}.{kind}"] = value
-            continue
-        double, number, layer = block[1] == "double", block[2], block[3]
-        targets = (DOUBLE if double else SINGLE).get(layer)
-        if targets is None:
-            continue
-        group = "transformer_blocks" if double else "single_transformer_blocks"
-        kind = "weight" if kind == "scale" else kind
-        for target, piece in zip(targets, pieces(value, len(targets), width), strict=True):
-            found[f"{group}.{number}.{target}.{kind}"] = piece
-    return found
-
-
-def pieces(value: torch.Tensor, count: int, width: int) -> list[torch.Tensor]:
-    """Split the rows of a fused projection: three parts of ``width``, then the rest. Every part shares a scale."""
-    if count == 1:
-        return [value]
-    if value.numel() == 1:
-        return [value] * count
-    sizes = [width] * 3
-    return list(value.split(sizes if count == 3 else [*sizes, value.shape[0] - 3 * width], dim=0))
+    """Rename BFL's tensors to diffusers' names."""
+    return double_stream.renamed_original(tensors, OUTSIDE.get)
 
 
 TRANSFORMER = Part(
@@ -191,21 +128,16 @@ TRANSFORMER = Part(
     title="FLUX transformer",
     empty=empty,
     config=config,
+    # The relatives of FLUX.1 have no embedding of a pooled prompt.
     signatures=(
-        Signature(
-            "original",
-            "double_blocks.0.img_attn.norm.key_norm.scale",
-            beside="single_blocks.0.linear1.weight",
-        ),
-        Signature(
-            "original",
-            "double_blocks.0.img_attn.norm.key_norm.weight",  # in files of some converters
-            beside="single_blocks.0.linear1.weight",
+        *(
+            Signature("original", ORIGINAL_KEY_NORM.format(kind), beside=(ORIGINAL_SINGLE, "vector_in.in_layer.weight"))
+            for kind in ("scale", "weight")
         ),
         Signature(
             "diffusers",
-            "transformer_blocks.0.attn.norm_added_k.weight",
-            beside="single_transformer_blocks.0.proj_mlp.weight",
+            DIFFUSERS_KEY_NORM,
+            beside=(DIFFUSERS_SINGLE, "time_text_embed.text_embedder.linear_1.weight"),
         ),
     ),
     renames={"original": renamed_original},
@@ -214,62 +146,6 @@ TRANSFORMER = Part(
 )
 
 # Pipelines
-
-
-def keeps_its_shape() -> type:
-    """Mixin that stops a LoRA from changing the shape of the shared transformer.
-
-    diffusers' loader compares shapes with the weights. Stored weights (weights/quantize.py) are not in the state dict
-    under that name, and building each would take long. ``refuse_widening`` rejects LoRAs that are too wide, and peft
-    rejects all other misfits.
-    """
-
-    class KeepsItsShape:
-        @classmethod
-        def _maybe_expand_transformer_param_shape_or_error_(cls, *_: object, **__: object) -> bool:
-            return False
-
-        @classmethod
-        def _maybe_expand_lora_state_dict(cls, transformer: Any, lora_state_dict: dict[str, Any]) -> dict[str, Any]:
-            return lora_state_dict
-
-    return KeepsItsShape
-
-
-def mask_alone() -> type:
-    """Mixin for pipelines that inpaint by blending: prepares the mask without encoding the masked image.
-
-    diffusers encodes the masked image at the very end and never uses the result.
-    """
-    import torch
-
-    class MaskAlone:
-        vae_scale_factor: int
-        _pack_latents: Callable[..., torch.Tensor]
-
-        def prepare_mask_latents(
-            self,
-            mask: torch.Tensor,
-            masked_image: torch.Tensor,
-            batch_size: int,
-            num_channels_latents: int,
-            num_images_per_prompt: int,
-            height: int,
-            width: int,
-            dtype: torch.dtype,
-            device: torch.device,
-            generator: torch.Generator,
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            """The same mask as diffusers', packed like the latents: ``mask`` (1, 1, H, W) sampled per latent pixel."""
-            cells = self.vae_scale_factor * 2
-            height, width = 2 * (height // cells), 2 * (width // cells)
-            mask = torch.nn.functional.interpolate(mask, size=(height, width)).to(device=device, dtype=dtype)
-            batch = batch_size * num_images_per_prompt
-            mask = mask.repeat(batch // len(mask), num_channels_latents, 1, 1)
-            packed = self._pack_latents(mask, batch, num_channels_latents, height, width)
-            return packed, packed
-
-    return MaskAlone
 
 
 CONTROL_PIPELINE = PipelineClass("FluxControlNetPipeline")
@@ -281,16 +157,6 @@ def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Te
     """T5's embeddings of all tokens, and CLIP's pooled embedding."""
     embeds, pooled, _ = pipe.encode_prompt(text, device=device, max_sequence_length=tokens)
     return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
-
-
-def unpack(pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Unpack tokens of 2x2 latent pixels to (1, C, h, w)."""
-    return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
-
-
-def running_steps(steps: int, strength: float) -> int:
-    """How many of ``steps`` run. FLUX's pipelines round up."""
-    return steps - int(max(steps - min(steps * strength, steps), 0))
 
 
 def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]]:
@@ -377,13 +243,21 @@ LORA_NAME = re.compile(
 )
 """In the names of a LoRA's tensors, whoever trained it. SDXL has ``transformer_blocks`` only further inside,
 and no T5."""
+OWN_LAYER = re.compile(
+    r"_mod[._]lin|modulation[._]lin|[._]norm1?(_context)?[._]linear|norm_out[._]linear|adaLN"
+    r"|vector_in|time_in|guidance_in|time_text_embed"
+)
+"""In the names of layers that Chroma lacks."""
 
 
 def detect_lora(header: Shapes) -> Detected | None:
     """Recognize a LoRA for FLUX, and a Control-LoRA, which the pack cannot use."""
     if any("lora_" not in name and name.endswith(("query_norm.scale", "norm_q.weight")) for name in header):
         return Detected("flux", "it is a Control-LoRA, which widens the model's input; use a ControlNet instead")
-    return Detected("flux") if any(LORA_NAME.search(name) for name in header) else None
+    if not any(LORA_NAME.search(name) for name in header):
+        return None
+    own = any(OWN_LAYER.search(name) for name in header)
+    return Detected("flux", also=() if own else ("chroma",))
 
 
 def refuse_widening(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:
@@ -394,22 +268,6 @@ def refuse_widening(transformer: Any, state: Mapping[str, torch.Tensor]) -> None
         module: Any = modules.get(name)
         if key.endswith(".lora_A.weight") and module is not None and weight.shape[1] > module.in_features:
             raise ValueError(f"layer {name} takes {module.in_features} values and the file has {weight.shape[1]}")
-
-
-def original_names(transformer: Any) -> dict[str, tuple[str, ...]]:
-    """BFL's name of each layer, with diffusers' layers that it joins."""
-    found: dict[str, tuple[str, ...]] = {stem: (target,) for stem, target in OUTSIDE.items()}
-    for groups, blocks, layers in (
-        ("double_blocks", "transformer_blocks", DOUBLE),
-        ("single_blocks", "single_transformer_blocks", SINGLE),
-    ):
-        for number in range(len(getattr(transformer, blocks))):
-            for stem, targets in layers.items():
-                found[f"{groups}.{number}.{stem}"] = tuple(f"{blocks}.{number}.{target}" for target in targets)
-    for number in range(len(transformer.single_transformer_blocks)):  # XLabs leaves the rest of linear1 alone
-        targets = SINGLE["linear1"][:3]
-        found[f"single_blocks.{number}.qkv"] = tuple(f"single_transformer_blocks.{number}.{one}" for one in targets)
-    return found
 
 
 # ControlNets
@@ -622,7 +480,7 @@ FAMILY = FamilySpec(
         "text_encoder": Component(CLIP_L),
         "text_encoder_2": Component(t5.T5),
         "transformer": Component(TRANSFORMER),
-        "vae": Component(VAE, {"scaling_factor": SCALING, "shift_factor": SHIFT}),
+        "vae": Component(VAE, FLUX_LATENTS),
     },
     denoiser="transformer",
     costs=FamilyCosts(
@@ -654,12 +512,7 @@ FAMILY = FamilySpec(
         embeds_guidance=lambda config: bool(config["guidance_embeds"]),
     ),
     latent=LatentSpace(
-        # like the last lines of pipeline_flux.py
-        to_raw=lambda config, latents: (latents / config["scaling_factor"]) + config["shift_factor"],
-        from_raw=lambda config, samples: (samples - config["shift_factor"]) * config["scaling_factor"],
-        comfy_format="Flux",
-        channels=16,
-        unpack=unpack,
+        to_raw=shifted_to_raw, from_raw=shifted_from_raw, comfy_format="Flux", channels=16, unpack=unpack
     ),
     folders={"FluxPipeline": plain_folder, "FluxFillPipeline": fill_folder, "FluxKontextPipeline": edit_folder},
     running_steps=running_steps,
@@ -686,7 +539,7 @@ FAMILY = FamilySpec(
     loras=Loras(
         detect_lora,
         check=refuse_widening,
-        original_names=original_names,
+        original_names=lambda denoiser: original_names(denoiser, OUTSIDE),
         swapped=(OUTSIDE["final_layer.adaLN_modulation.1"],),
         widens=OUTSIDE["img_in"],
     ),

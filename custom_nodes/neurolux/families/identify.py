@@ -25,14 +25,14 @@ every block."""
 OTHER_MODELS = (
     ("nerf_image_embedder.embedder.0.weight", "Chroma Radiance transformer"),
     ("nerf_blocks.0.param_generator.weight", "Chroma Radiance transformer"),
-    ("distilled_guidance_layer.in_proj.weight", "Chroma transformer"),
-    ("distilled_guidance_layer.in_proj.bias", "Chroma transformer"),
     ("single_stream_modulation.lin.weight", "FLUX.2 transformer"),
     ("single_stream_modulation.linear.weight", "FLUX.2 transformer"),
     ("joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3 transformer"),
     ("txt_in.individual_token_refiner.blocks.0.norm1.weight", "HunyuanVideo transformer"),
     ("transformer_blocks.0.img_mlp.net.2.weight", "Qwen-Image transformer"),
-    ("noise_refiner.0.attention.qkv.weight", "Z-Image transformer"),
+    ("noise_refiner.0.adaLN_modulation.1.weight", "Lumina Image 2 transformer"),
+    ("noise_refiner.0.norm1.linear.weight", "Lumina Image 2 transformer"),
+    ("siglip_embedder.1.weight", "Z-Image Omni transformer"),
     ("txtfusion.projector.weight", "Krea 2 transformer"),
     ("blocks.0.cross_attn.norm_k.weight", "Wan transformer"),
 )
@@ -41,7 +41,7 @@ SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 """The end of the name of a file that holds a part of a model (Hugging Face, llama.cpp)."""
 SD2_MARKS = (f"input_blocks.1.1.{FIRST_CROSSED}", f"down_blocks.0.attentions.0.{FIRST_CROSSED}")
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
-CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.")
+CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.", "control_layers.")
 
 
 def read_kind(path: Path) -> FileKind:
@@ -103,7 +103,9 @@ def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:
                 prefix = name[: -len(signature.tensor)]
                 if (prefix and not prefix.endswith(".")) or not signature.accepts(tensors[name], prefix):
                     continue
-                if signature.beside is not None and prefix + signature.beside not in tensors:
+                if any(prefix + name not in tensors for name in signature.beside):
+                    continue
+                if signature.without and any(other.endswith(signature.without) for other in tensors):
                     continue
                 parts.setdefault(part.name, Place(prefix, signature.layout))
     return parts
@@ -133,7 +135,8 @@ def part_title(name: str) -> str:
 def detect_lora(header: Shapes) -> Detected:
     """The family that a LoRA file was made for."""
     known = (family.loras.detect(header) for family in families().values() if family.loras is not None)
-    return recognized_lora(header) or next((found for found in known if found is not None), Detected(None))
+    found = sorted((found for found in known if found is not None), key=lambda found: not found.certain)
+    return recognized_lora(header) or next(iter(found), Detected(None))
 
 
 def detect_control(header: Shapes) -> Detected:

@@ -24,6 +24,7 @@ class Pipeline(Protocol):
     image_processor: Any
     placement_device: torch.device
     on_first_latents: Callable[[torch.Tensor], None] | None
+    call_options: dict[str, Any]
 
     def set_progress_bar_config(self, **options: Any) -> None: ...
 
@@ -83,7 +84,8 @@ def placed_class(pipeline_class: PipelineClass) -> Any:
 
     base = getattr(diffusers, pipeline_class.name)
     mixins = tuple(mixin() for mixin in pipeline_class.mixins)
-    return type(f"Placed{pipeline_class.name}", (*mixins, placed_pipeline(), base), {"__doc__": base.__doc__})
+    content = {"__doc__": base.__doc__, "call_options": dict(pipeline_class.options)}
+    return type(f"Placed{pipeline_class.name}", (*mixins, placed_pipeline(), base), content)
 
 
 def derived(pipe: Any, pipeline_class: PipelineClass, options: dict[str, Any], **added: Any) -> Any:

@@ -11,9 +11,7 @@ from .spec import Detected
 OTHERS = (
     (r"joint_blocks|joint_transformer_blocks", "sd3"),
     (r"img_mlp[._]net|txt_mlp[._]net|txt_mod[._]1\b|img_mod[._]1\b", "qwen-image"),
-    (r"distilled_guidance_layer|distilled[._]guidance", "chroma"),
     (r"single_stream_modulation|double_stream_modulation|to_qkv_mlp_proj", "flux2"),
-    (r"noise_refiner|context_refiner|layers[._]\d+[._](attention|feed_forward|adaLN)", "z-image"),
     (r"(?:^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)[._]", "wan"),
     (r"individual_token_refiner|\.img_attn_qkv", "hunyuan-video"),
     (r"txtfusion|text_fusion", "krea-2"),

@@ -64,8 +64,8 @@ UNET = Part(
     empty=unet.empty,
     config=unet.config,
     signatures=(  # ``beside`` distinguishes it from Stable Diffusion 1 and 2
-        Signature("original", "input_blocks.0.0.weight", beside="label_emb.0.0.weight"),
-        Signature("diffusers", "down_blocks.0.resnets.0.conv1.weight", beside="add_embedding.linear_1.weight"),
+        Signature("original", "input_blocks.0.0.weight", beside=("label_emb.0.0.weight",)),
+        Signature("diffusers", "down_blocks.0.resnets.0.conv1.weight", beside=("add_embedding.linear_1.weight",)),
     ),
     renames={"original": unet.renamed_original},
     blocks=unet.UNET_BLOCKS,

@@ -41,8 +41,10 @@ class Signature:
 
     layout: Layout
     tensor: str
-    beside: str | None = None
-    """Another tensor that must exist with the same prefix. It distinguishes the component from its relatives."""
+    beside: tuple[str, ...] = ()
+    """Other tensors that must exist with the same prefix. They distinguish the component from its relatives."""
+    without: tuple[str, ...] = ()
+    """Ends of names that no tensor of the file may have, because only those of relatives do."""
     accepts: Callable[[TensorInfo, str], bool] = lambda info, prefix: True
     """(tensor, prefix) -> whether they fit, for components that the name alone does not identify."""
 
@@ -91,6 +93,8 @@ class PipelineClass:
 
     name: str
     mixins: tuple[Callable[[], type], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    """Arguments of every call, by name."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,19 @@ class Encoding:
     """(configuration of the denoiser) -> the width of the pooled embeddings; None where nothing says it."""
     cross_attends: bool = False
     """Whether the denoiser only attends to the embeddings, so that repeating all of them changes nothing."""
+    most_tokens: Callable[[Config], int | None] = lambda config: None
+    """(configuration of the denoiser) -> how many embeddings it has positions for; None if their number is free."""
     weighs_tokens: bool = False
     """Whether each of the embeddings is that of a token of the first tokenizer, so that a prompt can have weights."""
     embeds_guidance: Callable[[Config], bool] = lambda config: False
     """(configuration of the denoiser) -> whether it reads the guidance as an embedding: ``guidance`` of a
     CONDITIONING."""
+    listed: bool = False
+    """Whether the pipeline takes a list of embeddings (tokens, width), one a prompt, which may differ in length."""
+    template: Callable[[Any], str] = lambda tokenizer: ""
+    """(tokenizer) -> what the encoder writes around every text. Its tokens count within the maximum."""
+    like_diffusers: Callable[[Any, str, Any, int], dict[str, torch.Tensor]] | None = None
+    """The same as ``encode``, with those faults of diffusers that ``encode`` mends; None if there are none."""
     extras: frozenset[str] = frozenset()
     """Other fields of a CONDITIONING that the family honours."""
     extra_arguments: Callable[[Mapping[str, Any], int, int], dict[str, Any]] = lambda extra, width, height: {}
@@ -192,6 +204,10 @@ class Detected:
     """The name of the family, which the pack may not support; None if unknown."""
     problem: str | None = None
     """Why the file cannot be used with any model; None if it can."""
+    also: tuple[str, ...] = ()
+    """Other families whose models have all of its layers as well."""
+    certain: bool = False
+    """Whether it has a layer that no other family has, while its other layers may look like a relative's."""
 
 
 @dataclass(frozen=True)
@@ -322,6 +338,9 @@ class FamilySpec:
     the model; None for a relative that the pack does not support."""
     running_steps: Callable[[int, float], int]
     """(steps, strength) -> how many of the steps run, as in the pipelines' own ``get_timesteps``."""
+    guidance: Callable[[float], float] = lambda usual: usual
+    """(guidance as users write it: the prediction without the prompt, plus so many times the difference) -> the
+    pipeline's ``guidance_scale``."""
     pipeline_options: Callable[[Config], dict[str, Any]] = lambda index: {}
     """(``model_index.json``, empty for single files) -> arguments of the pipeline class besides its components."""
     misfits: Callable[[Mapping[str, Config]], Iterator[tuple[str, int, int, str]]] = lambda configs: iter(())

@@ -220,7 +220,7 @@ def check_fit(family: FamilySpec, components: Mapping[str, ComponentFiles]) -> N
     main = configs[family.denoiser]
     own = components[family.denoiser].files[0].name
     fills = family.single_files is not None and family.single_files.fills(main)
-    if main["in_channels"] != main["out_channels"] and not fills:
+    if main["in_channels"] != main.get("out_channels", main["in_channels"]) and not fills:
         raise WeightsMissing(
             f"{own} takes {main['in_channels']} channels and returns {main['out_channels']}: it is an "
             "inpainting or control model, which needs an input image; text to image needs a plain model"
@@ -243,15 +243,19 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
     outline = {name: value for name, value in component.outline().items() if not is_beside(name)}
     blocks: dict[str, int] = {}
     lists = component.part.blocks
+    outside = 0
     for name, value in outline.items():
         if (block := lists.block_of(name)) is not None:
             blocks[block] = blocks.get(block, 0) + value.numel()
+        else:
+            outside = max(outside, value.numel())
     gguf = any(read_header(path).gguf for path in component.files if is_gguf(path))
     return ComponentShape(
         parameters=sum(value.numel() for value in outline.values()),
         blocks=tuple(blocks[name] for name in sorted(blocks, key=lists.order)),
         stored="gguf" if gguf else stored_type(outline),
         stored_bytes=component.bytes if gguf else None,
+        largest_outside=outside if blocks else None,
     )
 
 

@@ -78,7 +78,7 @@ def fill(
         scale = tensors.pop(f"{name.removesuffix('weight')}{SCALES[0]}", None)
         rotation = tensors.pop(f"{name.removesuffix('weight')}{ROTATION}", None)
         shape = decoded_shape(source, scale)
-        if shape != target.shape:
+        if matrix(shape) != matrix(target.shape):
             raise WeightsMissing(
                 f"{file_text(files)} does not fit: {name} is {tuple(shape)} and should be "
                 f"{tuple(target.shape)}; choose another {part.title}"
@@ -97,6 +97,8 @@ def fill(
             meter.add(count)
             continue
         source = dequantized(source)
+        if len(source.shape) < len(target.shape):
+            source = source.reshape(target.shape)
         if name in layers and not coded:
             assert storage is not None
             store_weight(layers[name], source.to(device), storage, compute, moved(scale, device))
@@ -205,6 +207,11 @@ def decoded_shape(value: torch.Tensor, scale: torch.Tensor | None = None) -> tor
     if value.dtype == torch.uint8 and scale is not None:
         return torch.Size((value.shape[0], value.shape[1] * 2))
     return torch.Size(getattr(value, "quant_shape", value.shape))
+
+
+def matrix(shape: torch.Size) -> tuple[int, ...]:
+    """``shape`` with two axes at least: some files hold a token (width) that the class has as (1, width)."""
+    return (1,) * (2 - len(shape)) + tuple(shape)
 
 
 def dequantized(value: torch.Tensor) -> torch.Tensor:

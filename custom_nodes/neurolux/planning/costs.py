@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .records import ComponentShape, ComputeType, FamilyCosts, Machine, StorageType, Workload
 
@@ -102,7 +103,15 @@ def largest_layer(shape: ComponentShape, *, embeds: bool = True) -> int:
     if not shape.blocks:
         return round(shape.parameters * (0.35 if embeds else 0.05))
     block = max(shape.blocks)
-    return max(round(block * (0.34 if block > LARGE_BLOCK else 0.7)), shape.outside_blocks)
+    outside = shape.outside_blocks if shape.largest_outside is None else shape.largest_outside
+    return max(round(block * (0.34 if block > LARGE_BLOCK else 0.7)), outside)
+
+
+def largest_streamed(shape: ComponentShape, *, embeds: bool) -> int:
+    """The same of those layers that are streamed one by one. Embeddings of tokens are not: they stay."""
+    if not shape.blocks or not embeds:
+        return largest_layer(shape, embeds=embeds)
+    return largest_layer(replace(shape, largest_outside=0))
 
 
 def embedding_bytes(shape: ComponentShape, compute: ComputeType) -> int:
@@ -121,10 +130,11 @@ def sample_bytes(
 ) -> int:
     """Working memory for one denoising step, in bytes.
 
-    ``passes``: 2 with classifier-free guidance, which runs both prompts at once. ``frames``: of a video.
+    ``passes``: 2 with classifier-free guidance, which runs both prompts at once in most families. ``frames``: of a
+    video.
     """
     one = family.frame_values if frames > 1 and family.frame_values is not None else family.sample_values
-    values = one(width, height) * passes * frames
+    values = one(width, height) * (passes if family.guides_at_once else 1) * frames
     return round(values * COMPUTE_BYTES[compute] * MARGIN)
 
 

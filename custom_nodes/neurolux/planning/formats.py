@@ -20,15 +20,14 @@ def is_text_encoder(name: str) -> bool:
 
 
 def compute_type(family: FamilyCosts, machine: Machine) -> ComputeType:
-    """The type that the device computes fast in: bf16; fp16 on MPS and for Stable Diffusion; else fp32. Always fp32 on
-    a CPU."""
+    """The type that the device computes fast in: bf16; fp16 on MPS and for Stable Diffusion, unless the denoiser
+    overflows in it; else fp32. Always fp32 on a CPU."""
     if machine.device == "cpu":
         return "fp32"
     if machine.bf16:
         return "bf16"
-    if machine.device == "mps" or (family.fp16_without_bf16 and machine.fp16):
-        return "fp16"
-    return "fp32"
+    fast = machine.device == "mps" or (family.fp16_without_bf16 and machine.fp16)
+    return "fp16" if fast and family.denoiser not in family.overflows_fp16 else "fp32"
 
 
 def automatic_precisions(family: FamilyCosts, machine: Machine) -> tuple[str, ...]:

@@ -339,7 +339,7 @@ def whole_cost(
         return LayoutCost(device, pipe.converted, seconds=pipe.total / machine.disk_rate, copies_in_ram=False)
     streamed_controls = controls or {}
     layers = {
-        name: costs.largest_layer(shape, embeds=is_text_encoder(name)) * pipe.bytes[name] // max(shape.parameters, 1)
+        name: costs.largest_streamed(shape, embeds=is_text_encoder(name)) * pipe.bytes[name] // max(shape.parameters, 1)
         for name, shape in pipe.shapes.items()
     }
     device = max(

@@ -62,10 +62,13 @@ def make_plan(
     """The fastest plan that fits without loss of quality. It stores fewer bits only if memory or transfers require it.
 
     An explicit ``precision`` or ``offload`` is kept, and only the rest is planned. If that cannot fit, the plan says so
-    in ``fits`` and ``reasons``. Raises InvalidParameter for an unknown choice.
+    in ``fits`` and ``reasons``. Raises InvalidParameter for an unknown choice, and for fp16 where the denoiser
+    overflows in it.
     """
     check_choice("precision", precision, PRECISION_CHOICES)
     check_choice("offload", offload, OFFLOAD_CHOICES)
+    if precision == "fp16" and family.denoiser in family.overflows_fp16:
+        raise InvalidParameter("precision", "this model overflows in fp16, so its images would be black; use bf16")
     planner = Planner(family, shapes, machine, workload, precision, offload, force_upcast_vae)
     return planner.with_reasons(planner.choose())
 

@@ -6,7 +6,7 @@ Pure, without torch or ComfyUI, so a plan for any card can be made on any machin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 StorageType = Literal["fp32", "bf16", "fp16", "fp8", "int8", "nf4", "gguf"]
@@ -41,6 +41,8 @@ class ComponentShape:
     """Bytes of LoRA layers in addition to its own weights. They are spread over its blocks and have their own type."""
     values_per_token: int = 0
     """For a ControlNet: how many values it passes to the denoiser in each step for 16x16 pixels."""
+    largest_outside: int | None = field(default=None, compare=False)
+    """Parameters of the largest tensor outside the blocks; None for at most all of them."""
     needs_vae: bool = False
     """For a ControlNet: whether its control image is encoded to a latent, so its stage needs the VAE."""
 
@@ -80,6 +82,8 @@ class FamilyCosts:
     """Components that compute in fp32 when the others compute in fp16."""
     frame_values: Callable[[int, int], float] | None = None
     """The same as ``sample_values`` for each frame of a video, if motion modules change it."""
+    guides_at_once: bool = True
+    """Whether a step with classifier-free guidance runs the denoiser once for both prompts, not once for each."""
     encode_values: float = 55_000_000
     """Activations of the longest prompt through the largest text encoder, per byte of the number format; as it is, of
     512 tokens through T5-XXL. CLIP needs less."""

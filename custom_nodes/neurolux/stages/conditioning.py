@@ -223,6 +223,13 @@ def read_prompt(
             field,
             f"the {field} conditioning has the shape {tuple(embeds.shape)}; use one prompt, encoded by Encode Prompt",
         )
+    most = encoding.most_tokens(config)
+    if most is not None and embeds.shape[1] > most:
+        raise InvalidParameter(
+            field,
+            f"the {field} conditioning has {embeds.shape[1]} tokens and {model.name} takes at most {most}; "
+            "use fewer Conditioning (Concat) nodes",
+        )
     check_pooled(extra.get(POOLED), model, encoding, config, field)
     check_finite(embeds, f"the {field} conditioning's embeddings", "Look at the node that made them.")
     for name, value in extra.items():

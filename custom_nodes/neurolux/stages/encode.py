@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -20,7 +22,22 @@ from .prompt_check import prompt_warnings, weight_warnings
 from .weighting import read_weights, weighted
 
 REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close what else uses the device."
+PADDING_VARIABLE = "NEUROLUX_PADDING"
+Padding = Literal["trained", "diffusers"]
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
+"""What a model sees of a prompt's padding: what it was trained with, or what the installed diffusers lets it see."""
 _log = logging.getLogger(__name__)
+
+
+def chosen_padding(env: Mapping[str, str] = os.environ) -> Padding:
+    """What the environment says of the padding of a prompt. Raises InvalidParameter for another word."""
+    value = env.get(PADDING_VARIABLE) or "trained"
+    for choice in PADDINGS:
+        if value == choice:
+            return choice
+    raise InvalidParameter(
+        "padding", f"{PADDING_VARIABLE} is {value!r}; use {' or '.join(PADDINGS)}, and restart ComfyUI"
+    )
 
 
 def check_text(text: str) -> None:
@@ -42,13 +59,15 @@ def encode(loaded: LoadedPipeline, text: str, *, literal: bool = False) -> Condi
     encoders = [name for name in family.text_encoders if getattr(loaded.pipe, name, None) is not None]
     prompt = read_weights(text) if family.encoding.weighs_tokens and not literal else None
     plain = text if prompt is None else prompt.text
-    key = (*cache_key(loaded, encoders, text), literal)
+    by = family.encoding.like_diffusers if chosen_padding() == "diffusers" else None
+    by = by or family.encoding.encode
+    key = (*cache_key(loaded, encoders, text), literal, by)
     known = embedding_cache.get(key)
     if known is not None:
         return known
 
     def encoded(text: str) -> dict[str, torch.Tensor]:
-        return family.encoding.encode(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
+        return by(loaded.pipe, text, loaded.device, loaded.model.max_sequence_length)
 
     def work() -> Conditioning:
         with loaded.placement.stage(encoders, encoding_memory(loaded, encoders)), torch.no_grad():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..catalog.models import FolderSource
+from ..families.registry import family_of
 from ..loading.loaded import LoadedPipeline
 from ..weights.user_files import read_json
 from .weighting import unread_weights
@@ -90,6 +91,8 @@ def truncation_warnings(loaded: LoadedPipeline, text: str) -> list[str]:
     """Says so when the prompt is longer than what the main text encoder reads."""
     tokenizer = main_tokenizer(loaded)
     limit = min(loaded.model.max_sequence_length, tokenizer.model_max_length)
+    if template := family_of(loaded.model.family).encoding.template(tokenizer):
+        limit -= len(tokenizer(template).input_ids)
     tokens = len(tokenizer(text, truncation=False, verbose=False).input_ids)
     if tokens <= limit:
         return []

@@ -207,7 +207,8 @@ def sample_one(
             **conditions,
             **accepted(pipe, width=request.width, height=request.height),
             num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
+            guidance_scale=family_of(loaded.model.family).guidance(request.guidance),
+            **pipe.call_options,
             generator=generator_of(request, index),
             output_type="latent",
             return_dict=False,
@@ -258,12 +259,16 @@ def prompt_arguments(
             against = encode(loaded, "") if negative is None else negative
             unwanted = encoded_tensors(loaded, against, "negative")
             main = encoding.main
-            arguments[main], unwanted[main] = as_long(arguments[main], unwanted[main], encoding, loaded.model)
+            if not encoding.listed:
+                arguments[main], unwanted[main] = as_long(arguments[main], unwanted[main], encoding, loaded.model)
             arguments |= {f"negative_{name}": value for name, value in unwanted.items()}
     if any(prompt.extra.keys() & encoding.extras for prompt in prompts.values()):
         for prefix, prompt in prompts.items():
             given = encoding.extra_arguments(prompt.extra, request.width, request.height)
             arguments |= {f"{prefix}{name}": value for name, value in given.items()}
+    if encoding.listed:
+        for name in {encoding.main, f"negative_{encoding.main}"} & arguments.keys():
+            arguments[name] = list(arguments[name])
     return arguments
 
 

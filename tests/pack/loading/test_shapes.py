@@ -20,7 +20,7 @@ from neurolux.planning.records import ComputeType, StorageType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.pack.blocks import lists_of, shallow_flux
+from tests.pack.blocks import lists_of, shallow_flux, shallow_z_image
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
@@ -170,6 +170,11 @@ def flux_step(module: Any, side: int, dtype: torch.dtype) -> Any:
     )
 
 
+def guided_z_image_step(module: Any, side: int, dtype: torch.dtype) -> Any:
+    latents, texts = [empty(16, 1, side // 8, side // 8, dtype=dtype)] * 2, [empty(512, 2560, dtype=dtype)] * 2
+    return module(latents, empty(2, dtype=dtype), texts)
+
+
 def sdxl_step(module: Any, side: int, dtype: torch.dtype) -> Any:
     added = {"text_embeds": empty(1, 1280, dtype=dtype), "time_ids": empty(1, 6, dtype=dtype)}
     latent, text = empty(1, 4, side // 8, side // 8, dtype=dtype), empty(1, 77, 2048, dtype=dtype)
@@ -190,6 +195,10 @@ def encode(module: Any, _: int, __: torch.dtype) -> Any:
     return module(torch.zeros(1, 512, dtype=torch.long, device="meta"))
 
 
+def encode_states(module: Any, _: int, __: torch.dtype) -> Any:
+    return module(torch.zeros(1, 512, dtype=torch.long, device="meta"), output_hidden_states=True)
+
+
 def cases() -> Iterator[Any]:
     """What runs, and what the planner reserves for it, workspaces aside."""
     sizes: tuple[tuple[int, ComputeType], ...] = ((512, "bf16"), (1024, "bf16"), (1024, "fp32"))
@@ -208,6 +217,9 @@ def cases() -> Iterator[Any]:
     tiled = costs.decode_bytes(FLUX, 1024, 1024, "bf16", tile=costs.TILE) - costs.CONVOLUTION_BYTES / 4
     yield MODELS["sdxl-lightning"]["vae"], decode_in_tiles, 1024, "bf16", tiled
     yield MODELS["flux-dev"]["text_encoder_2"], encode, 0, "bf16", costs.encode_bytes(FLUX)
+    z_image = family_of("z-image").costs
+    yield shallow_z_image, guided_z_image_step, 1024, "bf16", costs.sample_bytes(z_image, 1024, 1024, passes=2)
+    yield MODELS["z-image"]["text_encoder"], encode_states, 0, "bf16", costs.encode_bytes(z_image)
 
 
 @pytest.mark.usefixtures("fused_attention")

@@ -18,6 +18,18 @@ QUALITY = {"fp32": 3, "bf16": 3, "fp16": 3, "as-is": 3, "fp8": 2, "int8": 1, "nf
 ON_CARDS = {
     ("starter", None): {size: ("bf16", "none", None) for size in CARDS},
     ("sd15", None): {size: ("bf16", "none", None) for size in CARDS},
+    **{
+        (name, 1024): {
+            **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
+            80: ("bf16", "none", None),
+        }
+        for name in ("z-image-turbo", "z-image")
+    },
+    ("chroma1-hd", 1024): {
+        4: ("bf16", "stream", 512),
+        **{size: ("bf16", "stream", None) for size in (6, 8, 12, 16, 24)},
+        80: ("bf16", "none", None),
+    },
     ("flux-schnell", 1024): {
         **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
         80: ("bf16", "none", None),
@@ -67,6 +79,20 @@ ON_CARDS = {
 ON_CPU = {
     "starter": {size: ("fp32", "none", None) for size in RAMS},
     "sd15": {size: ("fp32", "none", None) for size in RAMS},
+    **{
+        name: {
+            8: (smallest, "disk", None),
+            16: ("bf16", "disk", None),
+            32: ("bf16", "none", None),
+            64: ("fp32", "none", None),
+        }
+        for name, smallest in (("z-image-turbo", "nf4"), ("z-image", "bf16"))
+    },
+    "chroma1-hd": {
+        **{size: ("bf16", "disk", None) for size in (8, 16)},
+        32: ("bf16", "none", None),
+        64: ("fp32", "none", None),
+    },
     "flux-schnell": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
     "flux-dev": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
     **{

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+)
 
 from ..spec import Make
 
@@ -34,6 +42,16 @@ def t5_xxl() -> T5EncoderModel:
         T5Config(
             d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu",
             vocab_size=32128,
+        )
+    )  # fmt: skip
+
+
+def qwen3_4b() -> Qwen3Model:
+    """Qwen3 4B without its head, which shares the embedding's weights."""
+    return Qwen3Model(
+        Qwen3Config(
+            vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
+            num_key_value_heads=8, head_dim=128,
         )
     )  # fmt: skip
 

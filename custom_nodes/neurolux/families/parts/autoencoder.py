@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 
+FLUX_LATENTS: Config = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+"""The scaling of the latents of FLUX.1's VAE, which other families use too."""
+
+
 def config(shapes: Shapes) -> dict[str, Any]:
     """Configuration of AutoencoderKL, without the scaling of latents, which depends on the family."""
     levels = numbered(shapes, r"encoder\.down_blocks\.(\d+)\.")
@@ -66,6 +70,16 @@ def scaled_from_raw(config: Config, samples: torch.Tensor) -> torch.Tensor:
         mean, std = spread
         return (samples - mean) * config["scaling_factor"] / std
     return samples * config["scaling_factor"]
+
+
+def shifted_to_raw(config: Config, latents: torch.Tensor) -> torch.Tensor:
+    """The same for FLUX.1's VAE, which has a shift as well, like the last lines of pipeline_flux.py."""
+    return (latents / config["scaling_factor"]) + config["shift_factor"]
+
+
+def shifted_from_raw(config: Config, samples: torch.Tensor) -> torch.Tensor:
+    """The inverse of :func:`shifted_to_raw`."""
+    return (samples - config["shift_factor"]) * config["scaling_factor"]
 
 
 def statistics(config: Config, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
