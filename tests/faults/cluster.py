@@ -50,7 +50,7 @@ GRAPH: dict[str, Any] = {
 }
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 120) -> Any:
     """Wait until `condition` gives something true, and return it."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -223,7 +223,7 @@ def _must_be_away(error: ClientError) -> bool:
     return False
 
 
-def ended(client: ImageGenClient, job_id: str, timeout_s: float = 90) -> JobState:
+def ended(client: ImageGenClient, job_id: str, timeout_s: float = 240) -> JobState:
     """Wait for the end of a job, whatever happens to the service meanwhile. An accepted job is never unknown."""
 
     def final() -> JobState | bool:
