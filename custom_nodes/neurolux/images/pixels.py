@@ -74,8 +74,8 @@ def check_scale(values: torch.Tensor, what: str) -> None:
         raise InvalidParameter(
             what, f"the {what} holds {kind} values, and it takes fractions from 0 to 1; look at the node that made it"
         )
-    low, high = (float(one) for one in values.aminmax())
-    if low < LEAST or high > LARGEST:
+    if not bool((((values >= LEAST) & (values <= LARGEST)) | values.isnan()).all()):
+        low, high = (float(one) for one in values[~values.isnan()].aminmax())
         raise InvalidParameter(
             what,
             f"the {what} has values from {low:g} to {high:g}, and it takes 0 to 1; scale them in the node that made it",
