@@ -9,10 +9,15 @@ from neurolux.families.registry import all_parts
 
 
 def lists_of(module: torch.nn.Module) -> BlockLists:
-    """Those of the part that has lists where ``module`` has them, as many as possible."""
+    """Those of the part that has lists where ``module`` has them: as many as possible, and as few others."""
     names = {name for name, _ in module.named_modules()}
-    found = [part.blocks for part in all_parts() if names.issuperset(part.blocks.lists)]
-    return max(found, key=lambda blocks: len(blocks.lists), default=NO_BLOCKS)
+
+    def fit(blocks: BlockLists) -> tuple[int, int]:
+        present = names.intersection(blocks.lists)
+        return len(present), len(present) - len(blocks.lists)
+
+    found = max((part.blocks for part in all_parts()), key=fit, default=NO_BLOCKS)
+    return found if fit(found)[0] else NO_BLOCKS
 
 
 def shallow_flux() -> FluxTransformer2DModel:
