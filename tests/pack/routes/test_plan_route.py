@@ -70,7 +70,13 @@ def test_a_single_file_is_planned_by_its_headers(comfyui: ComfyServer, base_dire
     [
         ({"model": "nope"}, 404, "unknown_model", "model", "known are starter, flux-schnell"),
         ({"model": "flux-dev", "vram": "much"}, 422, "invalid_request", "vram", "write 8GB, 7.5GB or 8GiB"),
-        ({"model": "flux-dev", "colour": "red"}, 422, "invalid_request", "colour", "use vram, card, ram, disk, bf16, width"),
+        (
+            {"model": "flux-dev", "colour": "red"},
+            422,
+            "invalid_request",
+            "colour",
+            "use vram, card, ram, disk, bf16, width",
+        ),
         ({"model": "flux-dev", "offload": "x"}, 422, "invalid_request", "offload", "use auto, none"),
         ({"model": "flux-dev", "width": "0"}, 422, "invalid_request", "width", "not a whole number above 0"),
     ],
