@@ -122,7 +122,7 @@ def test_a_catalog_model_needs_no_download_when_its_files_are_there(house: House
         "flux1-schnell.safetensors",
     )
     assert missing["bytes"] == 2 * 11_891_178_560
-    wanted = "to download black-forest-labs/FLUX.1-schnell (33.7 GB, gated, Apache-2.0 (not verified))"
+    wanted = "to download black-forest-labs/FLUX.1-schnell (33.7 GB, gated, Apache-2.0)"
     assert wanted in schnell["files"]["hint"]
 
 
@@ -183,8 +183,8 @@ def test_a_download_is_reported_on_the_node(house: House) -> None:
         (
             {"model_file": "vae/ae.safetensors"},
             "WeightsMissing",
-            "ae.safetensors is a VAE; model_file needs one of: FLUX transformer, Stable Diffusion 1.5 UNet, SDXL UNet, "
-            "or a checkpoint with one",
+            "ae.safetensors is a VAE; model_file needs one of: Chroma transformer, FLUX transformer, Stable Diffusion 1.5 "
+            "UNet, SDXL UNet, Z-Image transformer, or a checkpoint with one",
         ),
         ({"family": "sdxl"}, "InvalidParameter", "flux1-dev.safetensors is a FLUX transformer, and family is sdxl"),
     ],

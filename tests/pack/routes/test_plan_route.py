@@ -75,7 +75,7 @@ def test_a_single_file_is_planned_by_its_headers(comfyui: ComfyServer, base_dire
             422,
             "invalid_request",
             "colour",
-            "use vram, card, ram, disk, bf16, width",
+            "use vram, card, ram, disk",
         ),
         ({"model": "flux-dev", "offload": "x"}, 422, "invalid_request", "offload", "use auto, none"),
         ({"model": "flux-dev", "width": "0"}, 422, "invalid_request", "width", "not a whole number above 0"),
