@@ -15,7 +15,7 @@ from ..catalog.limits import Defaults, Limits
 from ..planning.records import FamilyCosts
 from ..weights.stamps import Shapes
 from .parts import double_stream, t5
-from .parts.autoencoder import FLUX_LATENTS, VAE, shifted_from_raw, shifted_to_raw
+from .parts.autoencoder import FLUX_LATENTS, FLUX_VAE_FILES, SD3_VAE_FILES, VAE, shifted_from_raw, shifted_to_raw
 from .parts.double_stream import (
     BLOCKS,
     DIFFUSERS_KEY_NORM,
@@ -101,13 +101,7 @@ def outside(stem: str) -> str | None:
 
 def renamed_original(tensors: Tensors) -> Tensors:
     """Rename the authors' tensors to diffusers' names."""
-    found = double_stream.renamed_original(tensors, outside)
-    return {name.removesuffix("scale") + "weight" if ends_in_scale(name) else name: v for name, v in found.items()}
-
-
-def ends_in_scale(name: str) -> bool:
-    """Whether a norm of the approximator has the authors' name for its weight."""
-    return name.startswith(f"{APPROXIMATOR}.norms.") and name.endswith(".scale")
+    return double_stream.renamed_original(tensors, outside)
 
 
 TRANSFORMER = Part(
@@ -222,7 +216,7 @@ def step_operations(parameters: int, width: int, height: int) -> float:
 
 def architectures() -> Mapping[str, Architecture]:
     """The published model."""
-    from diffusers import AutoencoderKL, ChromaTransformer2DModel
+    from diffusers import ChromaTransformer2DModel
 
     from .parts import architectures as parts
 
@@ -230,9 +224,7 @@ def architectures() -> Mapping[str, Architecture]:
         "chroma1-hd": {
             "text_encoder": parts.t5_xxl,
             "transformer": ChromaTransformer2DModel,
-            "vae": lambda: AutoencoderKL(
-                latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **parts.VAE
-            ),
+            "vae": parts.flux_vae,
         }
     }
 
@@ -271,10 +263,10 @@ FAMILY = FamilySpec(
     scheduler=lambda configs: Scheduler("FlowMatchEulerDiscreteScheduler", SCHEDULE),
     single_files=SingleFiles(
         preferred={
-            "text_encoder": ("t5xxl_fp16*", "t5xxl*", "t5-v1_1-xxl*", "t5*"),
-            "vae": ("ae.*", "flux*vae*"),
+            "text_encoder": t5.FILES,
+            "vae": FLUX_VAE_FILES,
         },
-        foreign={"vae": ("*sd3*", "*sd_3*", "*stable*diffusion*3*")},  # the same shapes, with another scale
+        foreign={"vae": SD3_VAE_FILES},
         examples={
             "transformer": "Chroma1-HD.safetensors",
             "text_encoder": "t5xxl_fp16.safetensors",

@@ -15,7 +15,7 @@ from ..catalog.limits import Defaults, GuidanceLimit, Limits, StepLimit
 from ..planning.records import FamilyCosts
 from ..weights.stamps import Shapes
 from .parts import double_stream, t5
-from .parts.autoencoder import FLUX_LATENTS, VAE, shifted_from_raw, shifted_to_raw
+from .parts.autoencoder import FLUX_LATENTS, FLUX_VAE_FILES, SD3_VAE_FILES, VAE, shifted_from_raw, shifted_to_raw
 from .parts.clip import CLIP_L
 from .parts.clip import tokenizer as clip_tokenizer
 from .parts.double_stream import (
@@ -450,14 +450,14 @@ def step_operations(parameters: int, width: int, height: int) -> float:
 
 def architectures() -> Mapping[str, Architecture]:
     """The published models, which differ in their transformers."""
-    from diffusers import AutoencoderKL, FluxTransformer2DModel
+    from diffusers import FluxTransformer2DModel
 
     from .parts import architectures as parts
 
     shared: dict[str, Any] = {
         "text_encoder": parts.clip_l,
         "text_encoder_2": parts.t5_xxl,
-        "vae": lambda: AutoencoderKL(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **parts.VAE),
+        "vae": parts.flux_vae,
     }
 
     def model(**config: Any) -> Architecture:
@@ -522,10 +522,10 @@ FAMILY = FamilySpec(
     single_files=SingleFiles(
         preferred={
             "text_encoder": ("clip_l*",),
-            "text_encoder_2": ("t5xxl_fp16*", "t5xxl*", "t5-v1_1-xxl*", "t5*"),
-            "vae": ("ae.*", "flux*vae*"),
+            "text_encoder_2": t5.FILES,
+            "vae": FLUX_VAE_FILES,
         },
-        foreign={"vae": ("*sd3*", "*sd_3*", "*stable*diffusion*3*")},  # the same shapes, with another scale
+        foreign={"vae": SD3_VAE_FILES},
         examples={
             "transformer": "flux1-schnell.safetensors",
             "text_encoder": "clip_l.safetensors",

@@ -18,7 +18,7 @@ from ..planning.records import FamilyCosts
 from ..weights.stamps import Shapes
 from .blocks import BlockLists
 from .parts import qwen3
-from .parts.autoencoder import FLUX_LATENTS, VAE, shifted_from_raw, shifted_to_raw
+from .parts.autoencoder import FLUX_LATENTS, FLUX_VAE_FILES, SD3_VAE_FILES, VAE, shifted_from_raw, shifted_to_raw
 from .parts.double_stream import pieces, running_steps
 from .parts.shapes import USUAL_SIDE, numbered, sensible_side
 from .spec import (
@@ -309,14 +309,14 @@ def step_operations(parameters: int, width: int, height: int) -> float:
 
 def architectures() -> Mapping[str, Architecture]:
     """The published models."""
-    from diffusers import AutoencoderKL, ZImageTransformer2DModel
+    from diffusers import ZImageTransformer2DModel
 
     from .parts import architectures as parts
 
     made: Architecture = {
         "text_encoder": parts.qwen3_4b,
         "transformer": ZImageTransformer2DModel,
-        "vae": lambda: AutoencoderKL(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **parts.VAE),
+        "vae": parts.flux_vae,
     }
     return {"z-image-turbo": made, "z-image": made}
 
@@ -358,8 +358,8 @@ FAMILY = FamilySpec(
     tokenizers=lambda tokens: {"tokenizer": qwen3.tokenizer()},
     scheduler=lambda configs: Scheduler(SCHEDULER, {"shift": BASE_SHIFT, "use_dynamic_shifting": False}),
     single_files=SingleFiles(
-        preferred={"text_encoder": ("qwen_3_4b*", "qwen3*4b*"), "vae": ("ae.*", "flux*vae*")},
-        foreign={"vae": ("*sd3*", "*sd_3*", "*stable*diffusion*3*")},  # the same shapes, with another scale
+        preferred={"text_encoder": ("qwen_3_4b*", "qwen3*4b*"), "vae": FLUX_VAE_FILES},
+        foreign={"vae": SD3_VAE_FILES},
         examples={
             "transformer": "z_image_turbo_bf16.safetensors",
             "text_encoder": "qwen_3_4b.safetensors",

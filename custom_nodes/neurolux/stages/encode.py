@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
@@ -18,26 +16,12 @@ from ..loading.loaded import LoadedPipeline
 from ..loading.working_memory import encoding_memory, run_stage
 from .conditioning import ENCODED, POOLED, Conditioning, Encoded, Prompt, read_prompt
 from .embedding_cache import embedding_cache
+from .environment import chosen_padding
 from .prompt_check import prompt_warnings, weight_warnings
 from .weighting import read_weights, weighted
 
 REMEDY = "Choose a leaner offload (stream or sequential) on the loader, or close what else uses the device."
-PADDING_VARIABLE = "NEUROLUX_PADDING"
-Padding = Literal["trained", "diffusers"]
-PADDINGS: tuple[Padding, ...] = get_args(Padding)
-"""What a model sees of a prompt's padding: what it was trained with, or what the installed diffusers lets it see."""
 _log = logging.getLogger(__name__)
-
-
-def chosen_padding(env: Mapping[str, str] = os.environ) -> Padding:
-    """What the environment says of the padding of a prompt. Raises InvalidParameter for another word."""
-    value = env.get(PADDING_VARIABLE) or "trained"
-    for choice in PADDINGS:
-        if value == choice:
-            return choice
-    raise InvalidParameter(
-        "padding", f"{PADDING_VARIABLE} is {value!r}; use {' or '.join(PADDINGS)}, and restart ComfyUI"
-    )
 
 
 def check_text(text: str) -> None:

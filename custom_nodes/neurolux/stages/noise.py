@@ -7,33 +7,20 @@ another type. Drawn in fp32 and rounded, the noise of a seed is the same everywh
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, get_args
+from typing import Any
 from unittest import mock
 
 import torch
 
-from ..errors import InvalidParameter
+from .environment import chosen_noise
 
-NOISE_VARIABLE = "NEUROLUX_NOISE"
-Noise = Literal["diffusers", "fp32"]
-CHOICES: tuple[Noise, ...] = get_args(Noise)
 DRAW = "randn_tensor"
 """diffusers' function that draws random numbers. Each module that uses it has imported it by name."""
 POSTERIORS = "diffusers.models.autoencoders.vae"
 """The module that draws from what a VAE encodes an image to."""
-
-
-def chosen_noise(env: Mapping[str, str] = os.environ) -> Noise:
-    """What the environment says. Raises InvalidParameter for another word."""
-    value = env.get(NOISE_VARIABLE) or "diffusers"
-    for choice in CHOICES:
-        if value == choice:
-            return choice
-    raise InvalidParameter("noise", f"{NOISE_VARIABLE} is {value!r}; use {' or '.join(CHOICES)}, and restart ComfyUI")
 
 
 @contextmanager

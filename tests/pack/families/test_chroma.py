@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ChromaImg2ImgPipeline, ChromaInpaintPipeline, ChromaPipeline
-from neurolux.catalog.models import Model
-from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.identify import detect_lora, read_kind
 from neurolux.families.registry import family_of
-from neurolux.library.single_files import complete, files_model
+from neurolux.library.single_files import complete
 from PIL import Image
 
 from tests.pack.applied import with_loras
 from tests.pack.comfy_server import comfyui_dir
+from tests.pack.families.parity import model_of, plain
 from tests.pack.loading.test_single_files import build, ready, shelf_of
 from tests.pack.loading.test_single_files import make_image as make_file_image
 from tests.pack.pipelines import PROMPT, borrow, budget_for, handle_for, make_image, sample_with
@@ -39,19 +38,6 @@ from tests.tiny_files import (
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 NEGATIVE = "a dog"
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def plain(folder: Path, precision: str, kind: Any = ChromaPipeline) -> Any:
-    """The pipeline of diffusers alone, without the gradients that would change a last bit."""
-    pipe = kind.from_pretrained(folder, dtype=TYPES[precision])
-    pipe.set_progress_bar_config(disable=True)
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            for weight in part.parameters():
-                weight.data = weight.data.clone()  # see plain_diffusers in tests/pack/stages/test_parity.py
-                weight.requires_grad_(False)
-    return pipe
 
 
 def prompts(pipe: Any, convert: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -84,7 +70,7 @@ def test_its_image_is_that_of_diffusers_with_the_padding_hidden(
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0))
     folder = tiny_models["tiny-chroma"]
-    pipe = plain(folder, precision)
+    pipe = plain(folder, precision, ChromaPipeline)
     expected = image(pipe, prompts(pipe, lambda mask: mask.bool()))
     handle = handle_for(folder, precision=precision, offload=offload)
     assert torch.equal(sample_with(borrow(handle), handle, 2, negative=NEGATIVE, guidance=3.0), expected)
@@ -94,7 +80,7 @@ def test_the_padding_is_as_visible_as_in_diffusers_where_that_is_wanted(
     tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_models["tiny-chroma"]
-    pipe = plain(folder, "fp32")
+    pipe = plain(folder, "fp32", ChromaPipeline)
     visible, hidden = (image(pipe, prompts(pipe, convert)) for convert in (lambda m: m, lambda m: m.bool()))
     assert not torch.equal(visible, hidden)
     assert torch.equal(visible, image(pipe, {"prompt": PROMPT, "negative_prompt": NEGATIVE}))
@@ -174,17 +160,11 @@ def files_of(chroma: Any, root: Path, main: Mapping[str, Tensors]) -> Path:
     return [write(root / name, tensors) for name, tensors in {**main, **beside}.items()][0]
 
 
-def model_of(main: Path, root: Path) -> Model:
-    """The model with the transformer ``main``, and the other files below ``root``."""
-    family = family_of("chroma")
-    return files_model(family, complete(family, {"transformer": main}, shelf_of(root)), read_catalog())
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_its_files_make_the_image_of_its_folder(chroma: Any, tmp_path: Path, layout: str) -> None:
     main = files_of(chroma, tmp_path, LAYOUTS[layout](chroma))
     assert read_kind(main).kind == "Chroma transformer"
-    model = model_of(main, tmp_path)
+    model = model_of("chroma", main, tmp_path)
     assert model.limits.negative_prompt
     assert torch.equal(file_image(build(model)), file_image(chroma))
 
@@ -195,7 +175,7 @@ def test_a_gguf_makes_nearly_the_image_of_its_folder(chroma: Any, tmp_path: Path
     main.parent.mkdir()
     write_gguf(main, original_chroma(state_of(chroma.transformer)), "Q8_0")
     assert read_kind(main).kind == "Chroma transformer"
-    model = model_of(main, tmp_path)
+    model = model_of("chroma", main, tmp_path)
     made, expected = file_image(build(model)), file_image(chroma)
     assert 0 < (made - expected).abs().mean() < 0.02
 
@@ -203,7 +183,7 @@ def test_a_gguf_makes_nearly_the_image_of_its_folder(chroma: Any, tmp_path: Path
 def test_scaled_fp8_makes_nearly_the_image_of_its_folder(chroma: Any, tmp_path: Path) -> None:
     tensors = scaled_fp8(original_chroma(state_of(chroma.transformer)))
     main = files_of(chroma, tmp_path, {"diffusion_models/chroma-fp8.safetensors": tensors})
-    model = model_of(main, tmp_path)
+    model = model_of("chroma", main, tmp_path)
     made, expected = file_image(build(model)), file_image(chroma)
     assert 0 < (made - expected).abs().mean() < 0.05
 
@@ -269,7 +249,7 @@ def test_a_lora_has_the_effect_of_the_summed_weights(tiny_models: dict[str, Path
     folder = tiny_models["tiny-chroma"]
     tensors = small_lora(LORA_FORMS[form])
     file = write(tmp_path / "some.safetensors", tensors)
-    pipe = plain(folder, "fp32")
+    pipe = plain(folder, "fp32", ChromaPipeline)
     weights = dict(pipe.transformer.named_parameters())
     for name in LORA_FORMS[form]:
         down, up = ("lora_A", "lora_B") if "." in name else ("lora_down", "lora_up")

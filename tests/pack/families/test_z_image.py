@@ -11,20 +11,19 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
-from neurolux.catalog.models import Model
-from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.identify import detect_lora, identify, read_kind
 from neurolux.families.placed import placed_class
 from neurolux.families.registry import family_of
 from neurolux.library.folder_models import folder_model
-from neurolux.library.single_files import complete, files_model
+from neurolux.library.single_files import complete
 from neurolux.weights.file_kinds import TensorInfo
 from neurolux.weights.headers import WeightHeader
 from PIL import Image
 
 from tests.pack.applied import with_loras
 from tests.pack.comfy_server import comfyui_dir
+from tests.pack.families.parity import model_of, plain
 from tests.pack.loading.test_single_files import build, ready, shelf_of
 from tests.pack.loading.test_single_files import make_image as make_file_image
 from tests.pack.pipelines import PROMPT, borrow, budget_for, handle_for, make_image, sample_with
@@ -44,21 +43,8 @@ from tests.tiny_files import (
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
 NEGATIVE = "a very small dog"
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GUIDANCE = 4.0
 """As users write it: diffusers has one less."""
-
-
-def plain(folder: Path, precision: str, kind: Any = ZImagePipeline) -> Any:
-    """The pipeline of diffusers alone, without the gradients that would change a last bit."""
-    pipe = kind.from_pretrained(folder, dtype=TYPES[precision])
-    pipe.set_progress_bar_config(disable=True)
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            for weight in part.parameters():
-                weight.data = weight.data.clone()  # see plain_diffusers in tests/pack/stages/test_parity.py
-                weight.requires_grad_(False)
-    return pipe
 
 
 def image(pipe: Any, **more: Any) -> torch.Tensor:
@@ -88,14 +74,14 @@ def test_its_image_is_that_of_diffusers(
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0))
     folder = tiny_models["tiny-z-image"]
-    expected = image(plain(folder, precision))
+    expected = image(plain(folder, precision, ZImagePipeline))
     handle = handle_for(folder, precision=precision, offload=offload)
     assert torch.equal(sample_with(borrow(handle), handle, 2, negative=NEGATIVE, guidance=GUIDANCE), expected)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
 def test_without_guidance_there_is_no_second_pass(turbo_folder: Path, guidance: float) -> None:
-    expected = image(plain(turbo_folder, "fp32"), guidance_scale=0.0)
+    expected = image(plain(turbo_folder, "fp32", ZImagePipeline), guidance_scale=0.0)
     handle = handle_for(turbo_folder, precision="fp32")
     assert torch.equal(sample_with(borrow(handle), handle, 2, guidance=guidance), expected)
 
@@ -197,18 +183,12 @@ def files_of(z_image: Any, root: Path, main: Mapping[str, Tensors]) -> Path:
     return [write(root / name, tensors) for name, tensors in {**main, **beside}.items()][0]
 
 
-def model_of(main: Path, root: Path) -> Model:
-    """The model with the transformer ``main``, and the other files below ``root``."""
-    family = family_of("z-image")
-    return files_model(family, complete(family, {"transformer": main}, shelf_of(root)), read_catalog())
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_its_files_make_the_image_of_its_folder(z_image: Any, tmp_path: Path, layout: str) -> None:
     main = files_of(z_image, tmp_path, LAYOUTS[layout](z_image))
     assert read_kind(main).kind == "Z-Image transformer"
     assert read_kind(tmp_path / "text_encoders/qwen_3_4b.safetensors").kind == "Qwen3 encoder"
-    assert torch.equal(file_image(build(model_of(main, tmp_path))), file_image(z_image))
+    assert torch.equal(file_image(build(model_of("z-image", main, tmp_path))), file_image(z_image))
 
 
 @pytest.mark.parametrize(("kind", "most"), [("Q8_0", 0.02), ("BF16", 0.02)])
@@ -222,14 +202,14 @@ def test_a_gguf_makes_nearly_the_image_of_its_folder(z_image: Any, tmp_path: Pat
     write_gguf(encoder, llama_qwen3(state_of(z_image.text_encoder)), kind, "qwen3")
     assert read_kind(main).kind == "Z-Image transformer"
     assert read_kind(encoder).kind == "Qwen3 encoder"
-    made, expected = file_image(build(model_of(main, tmp_path))), file_image(z_image)
+    made, expected = file_image(build(model_of("z-image", main, tmp_path))), file_image(z_image)
     assert 0 < (made - expected).abs().mean() < most
 
 
 def test_scaled_fp8_makes_nearly_the_image_of_its_folder(z_image: Any, tmp_path: Path) -> None:
     tensors = scaled_fp8(original_z_image(state_of(z_image.transformer)))
     main = files_of(z_image, tmp_path, {"diffusion_models/z_image_turbo_fp8.safetensors": tensors})
-    made, expected = file_image(build(model_of(main, tmp_path))), file_image(z_image)
+    made, expected = file_image(build(model_of("z-image", main, tmp_path))), file_image(z_image)
     assert 0 < (made - expected).abs().mean() < 0.05
 
 
@@ -272,7 +252,7 @@ def test_a_file_is_turbo_by_its_name(chosen: Path, name: str) -> None:
     wanted = NAMES[name]
     main = (chosen / "diffusion_models/any.safetensors").rename(chosen / "diffusion_models" / name)
     try:
-        model = model_of(main, chosen)
+        model = model_of("z-image", main, chosen)
     finally:
         main.rename(chosen / "diffusion_models/any.safetensors")
     shift = None if model.scheduler is None else model.scheduler.config["shift"]
@@ -390,7 +370,7 @@ def test_a_lora_has_the_effect_of_the_summed_weights(tiny_models: dict[str, Path
     folder = tiny_models["tiny-z-image"]
     tensors = small_lora(LORA_FORMS[form])
     file = write(tmp_path / "some.safetensors", tensors)
-    pipe = plain(folder, "fp32")
+    pipe = plain(folder, "fp32", ZImagePipeline)
     weights = dict(pipe.transformer.named_parameters())
     before = image(pipe)
     for name in LORA_FORMS[form]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -34,6 +35,11 @@ def clip_l() -> CLIPTextModel:
 def clip_g() -> CLIPTextModelWithProjection:
     """OpenCLIP's G."""
     return CLIPTextModelWithProjection(_clip(1280, 32))
+
+
+def flux_vae() -> AutoencoderKL:
+    """FLUX.1's VAE."""
+    return AutoencoderKL(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **VAE)
 
 
 def t5_xxl() -> T5EncoderModel:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 FLUX_LATENTS: Config = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
 """The scaling of the latents of FLUX.1's VAE, which other families use too."""
+FLUX_VAE_FILES = ("ae.*", "flux*vae*")
+SD3_VAE_FILES = ("*sd3*", "*sd_3*", "*stable*diffusion*3*")
+"""Its shapes are the same as those of FLUX.1's VAE, and its latents have another scale."""
 
 
 def config(shapes: Shapes) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def renamed_original(tensors: Tensors, outside: Callable[[str], str | None]) -> 
     found: Tensors = {}
     for name, value in tensors.items():
         stem, _, kind = name.rpartition(".")
+        kind = "weight" if kind == "scale" else kind  # of a norm
         block = BLOCK.fullmatch(stem)
         if block is None:
             target = outside(stem)
@@ -98,7 +99,6 @@ def renamed_original(tensors: Tensors, outside: Callable[[str], str | None]) -> 
         if targets is None:
             continue
         group = "transformer_blocks" if double else "single_transformer_blocks"
-        kind = "weight" if kind == "scale" else kind
         for target, piece in zip(targets, pieces(value, len(targets), width), strict=True):
             found[f"{group}.{number}.{target}.{kind}"] = piece
     return found

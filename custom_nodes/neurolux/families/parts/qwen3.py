@@ -10,6 +10,7 @@ from typing import Any
 from ...weights.stamps import Shapes
 from ..blocks import BlockLists
 from ..spec import Config, Part, Signature, Tensors
+from . import llama_cpp
 from .shapes import numbered
 
 TOKENIZER = Path("text_encoders/qwen25_tokenizer")
@@ -74,14 +75,7 @@ def empty(config: Config, folder: Path | None) -> Any:
 
 def renamed_llama_cpp(tensors: Tensors) -> Tensors:
     """Rename the tensors from a GGUF file. Leaves out the head and llama.cpp's own."""
-    found: Tensors = {}
-    for name, value in tensors.items():
-        stem, _, kind = name.rpartition(".")
-        block = BLOCK.fullmatch(stem)
-        target = OUTSIDE.get(stem) if block is None else LAYERS.get(block[2])
-        if target is not None:
-            found[f"{target if block is None else f'layers.{block[1]}.{target}'}.{kind}"] = value
-    return found
+    return llama_cpp.renamed(tensors, BLOCK, OUTSIDE, LAYERS, "layers")
 
 
 @cache

@@ -10,9 +10,12 @@ from typing import Any
 from ...weights.stamps import Shapes
 from ..blocks import BlockLists
 from ..spec import Config, Part, Signature, Tensors
+from . import llama_cpp
 from .shapes import numbered
 
 TOKENS = 512
+FILES = ("t5xxl_fp16*", "t5xxl*", "t5-v1_1-xxl*", "t5*")
+"""Name patterns of published files."""
 TOKENIZER = Path("text_encoders/t5_tokenizer")
 """ComfyUI's tokenizer, beside its sd1_clip.py."""
 OUTSIDE = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
@@ -61,14 +64,7 @@ def empty(config: Config, folder: Path | None) -> Any:
 
 def renamed_llama_cpp(tensors: Tensors) -> Tensors:
     """Rename the encoder's tensors from a GGUF file. Leaves out those of a decoder and llama.cpp's own."""
-    found: Tensors = {}
-    for name, value in tensors.items():
-        stem, _, kind = name.rpartition(".")
-        block = BLOCK.fullmatch(stem)
-        target = OUTSIDE.get(stem) if block is None else LAYERS.get(block[2])
-        if target is not None:
-            found[f"{target if block is None else f'encoder.block.{block[1]}.{target}'}.{kind}"] = value
-    return found
+    return llama_cpp.renamed(tensors, BLOCK, OUTSIDE, LAYERS, "encoder.block")
 
 
 @cache
