@@ -95,23 +95,29 @@ class Person:
         self._gone = GLib.Error
         self._application = application
 
-    def _root(self) -> Any:
+    def applications(self) -> Iterator[tuple[str, Any]]:
+        """Those that the registry lists, by name. One that just ended is listed a little longer."""
         desktop: Any = self._atspi.get_desktop(0)
         for index in range(desktop.get_child_count()):
-            with contextlib.suppress(self._gone):  # an overlay that just ended is listed a little longer
+            with contextlib.suppress(self._gone):
                 child: Any = desktop.get_child_at_index(index)
-                if child is not None and child.get_name() == self._application:
-                    return child
-        return None
+                if child is not None:
+                    yield child.get_name() or "", child
+
+    def _windows(self) -> Iterator[Any]:
+        """Of every application of that name: an overlay that just ended may stand before the one that runs."""
+        for name, root in self.applications():
+            if name != self._application:
+                continue
+            with contextlib.suppress(self._gone):
+                for index in range(root.get_child_count()):
+                    yield root.get_child_at_index(index)
 
     def all(self, role: str | None = None) -> list[Any]:
         """Everything that is on the screen now, in reading order."""
         found: list[Any] = []
-        root = self._root()
-        with contextlib.suppress(self._gone):
-            windows = [root.get_child_at_index(index) for index in range(root.get_child_count())] if root else []
-            for window in windows:
-                self._collect(window, role, found)
+        for window in self._windows():
+            self._collect(window, role, found)
         return found
 
     def _collect(self, node: Any, role: str | None, found: list[Any]) -> None:
@@ -139,7 +145,8 @@ class Person:
             return eventually(lambda: self.see(name, role), f"{role or 'something'} {name!r} on the screen", timeout_s)
         except AssertionError as error:
             there = [f"{node.get_role_name()} {node.get_name()!r}" for node in self.all() if node.get_name()]
-            raise AssertionError(f"{error}; there is {', '.join(there)}") from None
+            running = [application for application, _ in self.applications()]
+            raise AssertionError(f"{error}; there is {', '.join(there)}; applications: {running}") from None
 
     def shows(self, node: Any) -> bool:
         """Whether it is on the screen. GTK says "showing" of windows only, so of the rest its size is asked too."""

@@ -144,6 +144,10 @@ class FakeData:
 def simulated_tensors(machine: SimulatedMachine) -> Iterator[None]:
     """Tensors are fake meanwhile, and ``machine`` counts them."""
     torch._C._ensureCUDADeviceGuardSet()
+    # torch keeps, from the first use of a device as a context, the functions that such a context changes: these must
+    # be its own, or every model that transformers loads afterwards in this process lacks its position ids
+    with torch.device("meta"):
+        torch.empty(0)
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context", needs_no_driver))
         stack.enter_context(mock.patch.object(FakeTensor, "data", FakeData(), create=True))
