@@ -60,7 +60,7 @@ class GenerateWindow(Adw.ApplicationWindow):
         first.connect("key-pressed", self._escape_pressed)
         first.connect("key-pressed", self._copy_pressed)
         self.add_controller(first)
-        self._actions = ImageActions(self, session, self.shown, self.toast)
+        self._actions = ImageActions(self, session, self.shown, self._choose, self.toast)
         add_action(self, "generate", self.generate)
         add_action(self, "reset", lambda: session.form and session.form.reset())
         session.form_replaced.connect(self._show_form)
@@ -120,19 +120,12 @@ class GenerateWindow(Adw.ApplicationWindow):
                 return from_past(image, self._fetched.get(image.key), settings, problem)
         return None
 
-    def toast(
-        self,
-        text: str,
-        button: str = "",
-        pressed: Callable[[], object] | None = None,
-        gone: Callable[[], object] = lambda: None,
-    ) -> None:
+    def toast(self, text: str, button: str = "", pressed: Callable[[], object] | None = None) -> None:
         """Show a message that disappears by itself. While the window is hidden, the desktop shows it."""
         if not self.is_visible():
             self._host.notify_hidden(text)
             return
         toast = Adw.Toast(title=text)
-        toast.connect("dismissed", lambda _: gone())
         if pressed is not None:
             toast.set_button_label(button)
             toast.connect("button-clicked", lambda _: pressed())

@@ -30,14 +30,8 @@ def images_folder() -> Path:
 class Toast(Protocol):
     """Shows a message in the window, with a button if there is something to press."""
 
-    def __call__(
-        self,
-        text: str,
-        button: str = "",
-        pressed: Callable[[], object] | None = None,
-        gone: Callable[[], object] = ...,
-    ) -> None:
-        """Show ``text``. ``pressed`` is called for the button, ``gone`` when the message disappears."""
+    def __call__(self, text: str, button: str = "", pressed: Callable[[], object] | None = None) -> None:
+        """Show ``text``. ``pressed`` is called for the button."""
         ...
 
 
@@ -50,14 +44,23 @@ def add_action(window: Gtk.ApplicationWindow, name: str, run: Callable[[], objec
 
 
 class ImageActions:
-    """The actions of ``window`` on the image that ``shown`` returns; they are disabled while there is none."""
+    """The actions of ``window`` on the image that ``shown`` returns; they are disabled while there is none.
+
+    ``choose`` shows the image with a key.
+    """
 
     def __init__(
-        self, window: Gtk.ApplicationWindow, session: Session, shown: Callable[[], ShownJob | None], toast: Toast
+        self,
+        window: Gtk.ApplicationWindow,
+        session: Session,
+        shown: Callable[[], ShownJob | None],
+        choose: Callable[[str], object],
+        toast: Toast,
     ) -> None:
         self._window = window
         self._session = session
         self._shown = shown
+        self._choose = choose
         self._toast = toast
         self._dialog = FileDialog()
         runs = {
@@ -160,7 +163,7 @@ class ImageActions:
             session.form.use(shown.settings, shown.model)
 
     def delete(self) -> None:
-        """Remove the image from the history. The toast undoes that, and so does Ctrl+Z while the toast is visible."""
+        """Remove the image from the history. The toast undoes that, and so does Ctrl+Z until the form is changed."""
         shown, session = self._shown(), self._session
         if shown is None:
             return
@@ -168,20 +171,32 @@ class ImageActions:
         if undo is None:
             return
         left = [undo]
+        form = session.form
+        before = dict(form.touched) if form is not None else {}
 
         def take_back() -> None:
             forget()
             while left:  # once, with the key or the button
                 left.pop()()
+                self._choose(shown.key)
 
         def forget() -> None:
+            for disconnect in connections:
+                disconnect()
             if self._take_back is take_back:
                 self._take_back = None
                 self._undo.set_enabled(False)  # Ctrl+Z belongs to the prompt again
 
+        def changed() -> None:
+            if form is not None and form.touched != before:  # not by a newer list of models
+                forget()
+
+        connections = [session.form_replaced.connect(forget)]
+        if form is not None:
+            connections.append(form.changed.connect(changed))
         self._take_back = take_back
         self._undo.set_enabled(True)
-        self._toast(_("Removed from history"), _("Undo"), take_back, forget)
+        self._toast(_("Removed from history"), _("Undo"), take_back)
 
     def undo(self) -> None:
         """Undo the last deletion."""

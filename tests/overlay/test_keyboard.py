@@ -77,8 +77,17 @@ def test_an_image_is_drawn_saved_copied_deleted_and_taken_back_by_keys_alone(
 
     hands.press("Control+Delete")
     eventually(lambda: not person.see("green star", "push button"), "the thumbnail goes away")
+    eventually(lambda: not person.see("Removed from history"), "its message goes away", 60)
     hands.press("Control+z")
     person.find("green star", "push button")
+
+    hands.press("Control+Delete")
+    eventually(lambda: not person.see("green star", "push button"), "the thumbnail goes away again")
+    hands.type("s")
+    eventually(lambda: person.text(prompt).count("s") == 2, "the prompt is edited")
+    hands.press("Control+z")
+    eventually(lambda: person.text(prompt) == "green star, white background", "the key is the prompt's again")
+    assert not person.see("green star", "push button")
     hands.press("Escape")
     eventually(lambda: WINDOW not in hands.windows(), "Escape hides the window")
 

@@ -96,6 +96,7 @@ def url(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         process.wait(timeout=30)
 
 
+@pytest.mark.timeout(900)
 def test_every_answer_is_declared_and_none_is_a_failure(url: str, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("st")
     command = [str(program), "run", url + "/openapi.json", "--checks", ",".join(CHECKS), "--no-color"]
@@ -106,7 +107,7 @@ def test_every_answer_is_declared_and_none_is_a_failure(url: str, tmp_path: Path
     (tmp_path / "hooks.py").write_text(HOOKS)
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
     run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=840, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
     [selected, tested] = [int(re.search(rf"{word}: +(\d+)", run.stdout)[1]) for word in ("Selected", "Tested")]  # pyright: ignore
