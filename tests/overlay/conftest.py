@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 from bridge.client import ImageGenClient
 from bridge.service.comfyui import free_port
@@ -109,6 +110,15 @@ class OwnService:
     def client(self) -> ImageGenClient:
         """A program's view of it."""
         return ImageGenClient(self.settings.url)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Jobs are accepted and wait meanwhile."""
+        requests.post(f"{self.settings.url}/v1/queue/pause", timeout=60).raise_for_status()
+        try:
+            yield
+        finally:
+            requests.post(f"{self.settings.url}/v1/queue/resume", timeout=60).raise_for_status()
 
     def kill(self) -> None:
         """All of its processes at once, without warning."""

@@ -158,7 +158,7 @@ def notifications(desktop: Desktop) -> Iterator[NotificationDaemon]:
 
 
 def test_an_image_that_is_ready_while_hidden_is_told_with_save_and_open(
-    notifications: NotificationDaemon, overlay: RunningOverlay, hands: Hands
+    notifications: NotificationDaemon, overlay: RunningOverlay, own_service: OwnService, hands: Hands
 ) -> None:
     saved_or_opened: dict[str, Callable[[], object]] = {
         "Save": lambda: list(overlay.images.rglob("green-frog*.png")),
@@ -166,13 +166,12 @@ def test_an_image_that_is_ready_while_hidden_is_told_with_save_and_open(
     }
     overlay.call("--toggle")
     overlay.person.press("Generate an image")
-    steps = overlay.person.find("Steps", "spin button")
-    assert steps.get_value_iface().set_current_value(50)  # so that there is time to hide the window
     for number, (label, happens) in enumerate(saved_or_opened.items()):
-        overlay.call("--generate", "green frog, yellow background")
-        eventually(lambda: hands.active_window() == WINDOW, "the window has the keyboard")
-        overlay.person.find("green frog", "push button")
-        eventually(lambda: hands.press("Escape") or WINDOW not in hands.windows(), "the window is hidden")
+        with own_service.paused():  # until the window is hidden
+            overlay.call("--generate", "green frog, yellow background")
+            eventually(lambda: hands.active_window() == WINDOW, "the window has the keyboard")
+            overlay.person.find("green frog", "push button")
+            eventually(lambda: hands.press("Escape") or WINDOW not in hands.windows(), "the window is hidden")
         note = eventually(lambda number=number: notifications.titled(READY)[number:], "the notification", 60)[0]
         assert note.body == "green frog, yellow background"
         assert WINDOW not in hands.windows(), "saving shows no window"
