@@ -22,6 +22,8 @@ from overlay.viewmodels.job_card import JobCard
 from overlay.viewmodels.session import Session
 from overlay.viewmodels.shown_job import ShownJob, from_card, from_past
 
+BUTTON_S = 10
+"""How long a message with a button is shown: who reaches it by keys needs longer than the usual 5 seconds."""
 KEPT_IMAGES = 32
 """Encoded images of the history in memory. Others are fetched again when they are shown."""
 
@@ -127,6 +129,7 @@ class GenerateWindow(Adw.ApplicationWindow):
             return
         toast = Adw.Toast(title=text)
         if pressed is not None:
+            toast.set_timeout(BUTTON_S)
             toast.set_button_label(button)
             toast.connect("button-clicked", lambda _: pressed())
         self.toasts.add_toast(toast)

@@ -202,14 +202,16 @@ def run_overlay(
 
         first = start("--hidden")
         eventually(lambda: owned(desktop), "the overlay's name on the bus")
+        person = Person(APPLICATION)
         try:
-            yield RunningOverlay(Person(APPLICATION), first, start, tmp_path / "config", images)
+            yield RunningOverlay(person, first, start, tmp_path / "config", images)
         finally:
             first.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 first.wait(10)
             first.kill()
             eventually(lambda: not owned(desktop), "the overlay's name to be free again")
+            eventually(person.is_gone, "the end of the overlay's part of what can be seen")
 
     return running
 

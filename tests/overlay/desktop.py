@@ -92,6 +92,7 @@ class Person:
         from gi.repository import Atspi, GLib
 
         self._atspi = Atspi
+        self._context = GLib.MainContext.default()
         self._gone = GLib.Error
         self._application = application
 
@@ -103,6 +104,13 @@ class Person:
                 child: Any = desktop.get_child_at_index(index)
                 if child is not None:
                     yield child.get_name() or "", child
+
+    def is_gone(self) -> bool:
+        """Whether the application has ended for libatspi too, which hears it by an event and looks at those when it
+        likes: after the next one has begun, it would take that one for what ended."""
+        while self._context.pending():
+            self._context.iteration(False)
+        return all(name != self._application for name, _ in self.applications())
 
     def _windows(self) -> Iterator[Any]:
         """Of every application of that name: an overlay that just ended may stand before the one that runs."""
@@ -178,7 +186,9 @@ class Person:
     def focused(self) -> Any:
         """What has the keyboard, or None."""
         focused = self._atspi.StateType.FOCUSED
-        return next((node for node in self.all() if node.get_state_set().contains(focused)), None)
+        with contextlib.suppress(self._gone):  # one went away while it was looked at
+            return next((node for node in self.all() if node.get_state_set().contains(focused)), None)
+        return None
 
     def unnamed(self) -> list[str]:
         """What can have the keyboard and has no name; GTK gives what has none the name of its class."""
