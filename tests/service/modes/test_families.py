@@ -37,7 +37,7 @@ def made(client: ImageGenClient, task: Task, model: str) -> None:
     if task == "text-to-image":
         one, other = (run(client, task, **common, width=SIDE, height=SIDE, seed=seed) for seed in (1, 2))
     elif task == "image-to-image":
-        one, other = (run(client, task, **common, image=png(picture(seed)), strength=0.6) for seed in (1, 2))
+        one, other = (run(client, task, **common, image=png(picture(seed)), strength=0.5) for seed in (1, 2))
     else:
         mask = np.zeros((SIDE, SIDE, 3), np.uint8)
         mask[16:48, 16:48] = 255
