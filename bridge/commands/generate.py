@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.client import DEFAULT_URL, ClientError, ImageGenClient, paths_for
+from bridge.commands import plan
 from bridge.commands.progress_bar import ProgressBar
 from bridge.commands.tables import print_table
 from bridge.contract import (
@@ -18,6 +19,7 @@ from bridge.contract import (
     IMAGE_FORMATS,
     PRIORITIES,
     AdapterInfo,
+    BridgeError,
     ErrorBody,
     ImageGenResponse,
     JobStatus,
@@ -28,6 +30,8 @@ from bridge.service.runtime import running_service
 from bridge.settings import Settings
 from bridge.terminal import show
 
+RECOMMEND = "neurolux.library.recommend_command"
+MACHINE_OPTIONS = ("card", "vram", "ram")
 SIZE = re.compile(r"^(\d+)(?:x(\d+))?$")
 
 
@@ -67,8 +71,18 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     generate.add_argument("--quiet", action="store_true", help="no progress bar; print only the paths of the images")
     generate.set_defaults(run=generate_command)
 
-    models = subparsers.add_parser("models", help="list the models, and whether their weights are on this machine")
-    models.add_argument("--json", action="store_true", help="print the answer of the service as JSON")
+    models = subparsers.add_parser(
+        "models",
+        help="list the models, and whether their weights are on this machine",
+        description="List the models of the service; or with --recommend say which one suits this machine or "
+        "another, and why, without a service. It downloads nothing.",
+        epilog='Example: imagegen models --recommend --card "RTX 3060" --ram 32GB',
+    )
+    models.add_argument("--json", action="store_true", help="print JSON")
+    models.add_argument("--recommend", action="store_true", help="the best model by what fits and by licence, and why")
+    for name in MACHINE_OPTIONS:
+        metavar, words = plan.OPTIONS[name]
+        models.add_argument(f"--{name}", metavar=metavar, help=f"with --recommend: {words}")
     models.set_defaults(run=models_command)
 
     load = subparsers.add_parser("load", help="load a model now, so that the first image does not wait for it")
@@ -174,6 +188,13 @@ def watch(
 
 def models_command(args: argparse.Namespace) -> int:
     """`imagegen models`"""
+    machine = {name: getattr(args, name) for name in MACHINE_OPTIONS}
+    if args.recommend:
+        settings = Settings.from_environment(state_dir=args.state_dir)
+        return plan.run_planner(RECOMMEND, settings, machine, {"json": args.json}, plan.nvidia_gpu("total"))
+    for name, value in machine.items():
+        if value is not None:
+            raise BridgeError(f"--{name} goes with --recommend: imagegen models --recommend --{name} {value!r}")
     with connect(args) as client:
         info = client.model_info()
     if args.json:
@@ -183,6 +204,8 @@ def models_command(args: argparse.Namespace) -> int:
     rows += [_model_row(model, model.name == info.default_model) for model in info.models]
     print_table(rows)
     show(f"\n* default. Device: {info.device_name} ({info.device}), {info.dtype}, offload {info.offload}.")
+    if info.better_model is not None:
+        show(f"{info.better_model.name} suits this machine better: imagegen models --recommend says why.")
     for model in info.models:
         for line in _file_lines(model):
             show(line)

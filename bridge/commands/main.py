@@ -21,7 +21,7 @@ INTERRUPTED = 130
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="imagegen", description="Generate images from prompts, with FLUX and SDXL-Lightning in ComfyUI."
+        prog="imagegen", description="Generate images from prompts, with FLUX.1, SDXL, Chroma or Z-Image in ComfyUI."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Literal
 
 from bridge.contract import BridgeError
 from bridge.service.installer import PACK, find_installation, model_folders
@@ -24,10 +25,7 @@ DRY_FLAGS = {
     "every-mode": "with --dry-run --all-cards: every offload mode, not only the one that is chosen",
     "every-task": "with --dry-run --all-cards: image to image, ControlNets and videos too",
 }
-NVIDIA_SMI = (
-    "nvidia-smi", "--query-gpu=memory.free,compute_cap,pcie.link.gen.max,pcie.link.width.max,name",
-    "--format=csv,noheader,nounits",
-)  # fmt: skip
+GPU_FACTS = "compute_cap,pcie.link.gen.max,pcie.link.width.max,name"
 WRONG = 2
 """The exit code of the planner for arguments that it cannot use."""
 OPTIONS = {
@@ -78,11 +76,12 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     plan.set_defaults(run=plan_command)
 
 
-def nvidia_gpu() -> str:
-    """Free MiB, compute capability, generation and lanes of PCIe and name of this machine's first NVIDIA GPU; empty
-    where there is none."""
+def nvidia_gpu(memory: Literal["free", "total"] = "free") -> str:
+    """MiB of memory, compute capability, generation and lanes of PCIe and name of this machine's first NVIDIA GPU;
+    empty where there is none."""
+    query = ("nvidia-smi", f"--query-gpu=memory.{memory},{GPU_FACTS}", "--format=csv,noheader,nounits")
     try:
-        asked = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=20)
+        asked = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return ""
     return asked.stdout.partition("\n")[0]
@@ -94,19 +93,26 @@ def plan_command(args: argparse.Namespace) -> int:
         raise BridgeError("say which model: imagegen plan --model flux-dev, or --all-cards for every model")
     values = {name: getattr(args, name) for name in OPTIONS}
     settings = Settings.from_environment()
-    environment = {**os.environ, "PYTHONPATH": str(PACK.parent)}
     if args.dry_run:
+        environment = {**os.environ, "PYTHONPATH": str(PACK.parent)}
         return subprocess.run(dry_run(values, args, settings), env=environment).returncode
     if args.every_mode or args.every_task:
         raise BridgeError("--every-mode and --every-task go with --dry-run --all-cards")
     if args.sweep is not None:
         raise BridgeError("--sweep goes with --dry-run")
-    command = [sys.executable, "-m", MODULE]
+    return run_planner(MODULE, settings, values, {"all-cards": args.all_cards, "json": args.json}, nvidia_gpu())
+
+
+def run_planner(
+    module: str, settings: Settings, values: Mapping[str, str | None], flags: Mapping[str, bool], gpu: str
+) -> int:
+    """Run a module of the pack without ComfyUI, print its output and return its exit code. Raises BridgeError."""
+    command = [sys.executable, "-m", module]
     command += [f"--models={folder}" for folder in model_folders(settings)]
     command += [f"--{name}={value}" for name, value in values.items() if value is not None]
-    command += [flag for flag, wanted in (("--all-cards", args.all_cards), ("--json", args.json)) if wanted]
-    command.append(f"--gpu={nvidia_gpu()}")
-    planner = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command += [f"--{name}" for name, wanted in flags.items() if wanted]
+    environment = {**os.environ, "PYTHONPATH": str(PACK.parent)}
+    planner = subprocess.run([*command, f"--gpu={gpu}"], env=environment, capture_output=True, text=True)
     if planner.returncode == WRONG:
         raise BridgeError(planner.stderr.strip())
     if planner.stderr:

@@ -134,6 +134,9 @@ class ModelInfoResponse(PackModel):
 
     current_model: str | None
     default_model: str
+    recommended_model: str | None = Field(
+        None, description="The best model for this machine by size and licence. It may have to be downloaded."
+    )
     device: str
     device_name: str
     cuda_available: bool
@@ -143,6 +146,12 @@ class ModelInfoResponse(PackModel):
     vram_free_bytes: int | None
     models: list[ModelInfo]
     adapters: list[AdapterInfo] = Field(default_factory=list, description="LoRAs, ControlNets and preprocessors.")
+
+    @property
+    def better_model(self) -> ModelInfo | None:
+        """The recommended model, if requests that name no model do not get it."""
+        better = self.recommended_model and self.recommended_model != self.default_model
+        return self.find(self.recommended_model) if better and self.recommended_model else None
 
     def find(self, name: str) -> ModelInfo | None:
         """The model of that name."""

@@ -153,6 +153,12 @@ def make_job(
     if model:
         parameters["model"] = model.name
     warnings: list[str] = []
+    better = models.better_model
+    if model and better and not (values.get("model") or mode.own_model):
+        warnings.append(
+            f"no model was named, so {model.name} is used; {better.name} suits this machine better, but has to be "
+            f"downloaded first: imagegen load {better.name}"
+        )
     if model:
         parameters = {**_model_defaults(model, mode), **parameters}
         details += _model_problems(parameters, model)

@@ -1,4 +1,4 @@
-"""NeuroLux Image Generation: FLUX and SDXL-Lightning in ComfyUI, and typed parameters that make a graph an endpoint.
+"""NeuroLux Image Generation: diffusion models in ComfyUI, and typed parameters that make a graph an endpoint.
 
 ComfyUI loads this folder as a node pack and calls ``comfy_entrypoint``. Importing it without ComfyUI does nothing.
 """

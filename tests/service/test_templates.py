@@ -50,6 +50,9 @@ class Classes:
     def is_output(self, class_type: str) -> bool:
         return class_type in self._info and self._info[class_type]["output_node"]
 
+    def knows(self, class_type: str) -> bool:
+        return class_type in self._info
+
 
 @dataclass(frozen=True)
 class App:

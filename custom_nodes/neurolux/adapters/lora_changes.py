@@ -16,7 +16,7 @@ import torch
 from .lora_rotations import Rotation, TurnedInputs, boft_of_peft, oft_of_peft, rotation
 from .lora_settings import LayerSettings, SettingsMissing
 
-SINGLE_VALUES, VECTORS = ("alpha", "on_input"), ("bias", "dora", "rescale", "weight")
+SINGLE_VALUES, VECTORS = ("alpha", "on_input"), ("bias", "diff", "dora", "rescale", "w_norm", "b_norm", "weight")
 """Tensors with one value, which say what the others mean; and those that may have one dimension."""
 WHOLE_WEIGHTS = "a model's own weights, not those of a LoRA"
 
@@ -118,7 +118,21 @@ class Mixed:
         return replace(self, beside=self.beside.chosen(rows))
 
 
-Kind = Factors | Kronecker | Hadamard | Difference | Rotation | TurnedInputs | Gain | Mixed
+@dataclass(frozen=True)
+class NormWeight:
+    """Adds to the weight of a norm."""
+
+    weight: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.weight), len(self.weight)
+
+    def chosen(self, rows: torch.Tensor) -> NormWeight:
+        return NormWeight(self.weight[rows])
+
+
+Kind = Factors | Kronecker | Hadamard | Difference | Rotation | TurnedInputs | Gain | Mixed | NormWeight
 
 
 @dataclass(frozen=True)
@@ -209,7 +223,7 @@ def change_of(tensors: Mapping[str, torch.Tensor], stated: LayerSettings | None 
     kind = kind_of(own, tensors, alpha, stated)
     if stated is not None and alpha is None:
         kind = scaled(kind, stated.scale)
-    bias = own.get("bias")
+    bias = own.get("bias", own.get("b_norm"))
     if bias is not None and bias.flatten().shape[0] != kind.shape[0]:
         raise ValueError("a bias of another size")
     change = Change(kind, None if bias is None else bias.flatten())
@@ -248,8 +262,11 @@ def kind_of(
         return ia3_of_peft(own["ia3_l"], stated)
     if "a1" in own or "b1" in own:
         return glora(own, alpha)
+    if "w_norm" in own or "b_norm" in own:
+        weight = own["w_norm"] if "w_norm" in own else torch.zeros_like(own["b_norm"])
+        return NormWeight(weight.flatten())
     if "diff" in own:
-        return Difference(own["diff"])
+        return Difference(own["diff"]) if own["diff"].dim() > 1 else NormWeight(own["diff"])
     if "weight" in own and "on_input" in tensors:
         return Gain(own["weight"].flatten(), bool(tensors["on_input"].any()))
     if "weight" in own:
@@ -261,7 +278,7 @@ def kind_of(
 
 def with_magnitude(change: Change, dora: torch.Tensor) -> Change:
     """``change`` as a DoRA. Raises ValueError for a method that has none."""
-    if isinstance(change.kind, Rotation | TurnedInputs | Gain | Mixed):
+    if isinstance(change.kind, Rotation | TurnedInputs | Gain | Mixed | NormWeight):
         raise ValueError("DoRA on something that adds nothing to the weight")
     return replace(change, magnitude=dora.flatten(), of_inputs=dora.dim() > 1 and dora.shape[0] == 1)
 

@@ -24,7 +24,7 @@ KINDS = (
     (re.compile(r"\.lora_mid\.weight$"), "mid"),
     (re.compile(r"(?:\.lora)?\.alpha$"), "alpha"),
     (re.compile(r"\.(?:dora_scale|lora_magnitude_vector)" + END), "dora"),
-    (re.compile(r"\.((?:lokr|hada)_\w+|oft_blocks|rescale|on_input|oft_R|boft_[Rs]|ia3_l)" + END), ""),
+    (re.compile(r"\.((?:lokr|hada)_\w+|oft_blocks|rescale|on_input|oft_R|boft_[Rs]|ia3_l|[wb]_norm)" + END), ""),
     (re.compile(r"\.([ab][12])\.weight$"), ""),
     (re.compile(r"\.weight$"), "weight"),
 )  # fmt: skip
@@ -53,8 +53,6 @@ METHODS = (
     ("vblora_", "VB-LoRA"),
     ("fourierft_", "FourierFT"),
     ("shira_", "SHiRA"),
-    ("w_norm", "norms"),
-    ("b_norm", "norms"),
     ("reshape_weight", "a layer of another size"),
     ("set_weight", "replaced weights"),
 )

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ..families.spec import Loras
-from .lora_changes import SINGLE_VALUES, Change, Factors, change_of, check_magnitude, shaped
+from .lora_changes import SINGLE_VALUES, Change, Factors, NormWeight, change_of, check_magnitude, shaped
 from .lora_dialects import FileLayer, flat, spellings
-from .lora_modules import put_in
+from .lora_modules import norm_layer, norms, put_in
 from .lora_rotations import TurnedInputs
 
 NO_SUCH_LAYER = "no such layer in the model"
@@ -62,7 +62,8 @@ def places_of(pipe: Any, parts: tuple[str, ...], denoiser: str, loras: Loras) ->
         for name, module in getattr(pipe, part).named_modules():
             base = getattr(module, "base_layer", module)
             own = name.replace(".base_layer", "")
-            if isinstance(base, (torch.nn.Linear, torch.nn.Conv2d)) and "lora_" not in name:
+            weighted = isinstance(base, norms()) and getattr(base, "weight", None) is not None
+            if (weighted or isinstance(base, (torch.nn.Linear, torch.nn.Conv2d))) and "lora_" not in name:
                 key = flat(own)
                 found[part, key.removeprefix("text_model_") if part != denoiser else key] = Place(((part, own),))
     for original, targets in loras.original_names(getattr(pipe, denoiser)).items():
@@ -113,6 +114,8 @@ def changes_at(
     Raises NotUsed for a layer that the pack cannot use, and ValueError if the sizes differ.
     """
     tensors = layer.tensors
+    if set(tensors) == {"bias"} and isinstance(layer_at(pipe, place.targets[0]), norms()):
+        tensors = {"b_norm": tensors["bias"]}
     if planned_only:
         tensors = {kind: value if kind in SINGLE_VALUES else value.to("meta") for kind, value in tensors.items()}
     try:
@@ -125,6 +128,8 @@ def changes_at(
 def fitted(name: str, change: Change, place: Place, pipe: Any, widens: str) -> list[tuple[Target, Change]]:
     """The change of each layer at ``place``. Raises ValueError if the sizes differ, NotUsed for a part of a whole."""
     layers = [layer_at(pipe, target) for target in place.targets]
+    if isinstance(change.kind, NormWeight) != isinstance(layers[0], norms()):
+        raise NotUsed("a change of a norm for another layer, or the reverse")
     outputs, inputs = [size(layer)[0] for layer in layers], size(layers[0])[1]
     try:
         change = shaped(change, tuple(layers[0].kernel_size) if isinstance(layers[0], torch.nn.Conv2d) else ())
@@ -161,7 +166,9 @@ def size(layer: Any) -> tuple[int, int]:
     """Outputs and inputs of a layer."""
     if isinstance(layer, torch.nn.Conv2d):
         return layer.out_channels, layer.in_channels // layer.groups
-    return layer.out_features, layer.in_features
+    if isinstance(layer, torch.nn.Linear):
+        return layer.out_features, layer.in_features
+    return len(layer.weight), len(layer.weight)
 
 
 def insert(pipe: Any, name: str, plan: Insertion, widens: str, dtype: torch.dtype) -> None:
@@ -175,6 +182,7 @@ def insert(pipe: Any, name: str, plan: Insertion, widens: str, dtype: torch.dtyp
         component = getattr(pipe, part)
         exactly = "|".join(re.escape(layer) for layer in plan.of(part))
         config = LoraConfig(r=1, lora_alpha=1, target_modules=f"(?:{exactly})", init_lora_weights=True)
+        config._register_custom_module(dict.fromkeys(norms(), norm_layer()))
         inject_adapter_in_model(config, component, adapter_name=name)
         component._hf_peft_config_loaded = True
     for layer, place in plan.placed.values():

@@ -7,12 +7,13 @@ so they work on weights that are quantized, or streamed block by block.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import torch
 from torch.nn import functional
 
-from .lora_changes import Change, Difference, Factors, Gain, Hadamard, Kronecker, Mixed
+from .lora_changes import Change, Difference, Factors, Gain, Hadamard, Kronecker, Mixed, NormWeight
 from .lora_rotations import Rotation, TurnedInputs, butterfly
 
 
@@ -313,6 +314,72 @@ def added_weight(first: Any, second: Any) -> torch.Tensor:
     return torch.tensordot(second.weight.flatten(1), first.weight, 1)
 
 
+def norms() -> tuple[type[torch.nn.Module], ...]:
+    """The classes of norms that a file can change."""
+    from diffusers.models.normalization import RMSNorm
+
+    return torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm, RMSNorm
+
+
+def normalized(norm: Any, values: torch.Tensor) -> torch.Tensor:
+    """What a norm makes of values before its weight: float32."""
+    values = values.float()
+    if isinstance(norm, torch.nn.LayerNorm):
+        return functional.layer_norm(values, norm.normalized_shape, None, None, norm.eps)
+    if isinstance(norm, torch.nn.GroupNorm):
+        return functional.group_norm(values, norm.num_groups, None, None, norm.eps)
+    return values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + (norm.eps or torch.finfo(norm.weight.dtype).eps))
+
+
+class AddedToNorm(torch.nn.Module):
+    """What a file adds to a norm's weight."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = constant(weight)
+
+
+@cache
+def norm_layer() -> type[torch.nn.Module]:
+    """peft's place for adapters beside a norm, which it has none for."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    class NormLayer(torch.nn.Module, LoraLayer):
+        """A norm, and what adapters add to it."""
+
+        def __init__(self, base_layer: torch.nn.Module, adapter_name: str, **_: object) -> None:
+            super().__init__()
+            LoraLayer.__init__(self, base_layer)
+            self._active_adapter = adapter_name
+            self.update_layer(adapter_name)
+
+        def update_layer(self, adapter_name: str, *_: object, **__: object) -> None:
+            self.r[adapter_name] = self.lora_alpha[adapter_name] = 1
+            self.scaling[adapter_name], self.use_rslora[adapter_name] = 1.0, False
+            weight: Any = self.get_base_layer().weight
+            self.lora_A[adapter_name] = AddedToNorm(torch.zeros_like(weight))
+            self.lora_B[adapter_name] = Added(weight.dtype)
+            self.set_adapter(self.active_adapters)
+
+        def forward(self, values: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+            result = self.base_layer(values, *rest, **named)
+            active = [name for name in self.active_adapters if name in self.lora_A]
+            if self.disable_adapters or not active:
+                return result
+            base: Any = self.base_layer
+            plain = normalized(base, values)
+            across = [1] * (values.dim() - 2) if isinstance(base, torch.nn.GroupNorm) else []
+            for name in active:
+                first, second = cast(Any, self.lora_A[name]), cast(Any, self.lora_B[name])
+                added = plain.to(first.weight.dtype) * first.weight.view(-1, *across)
+                if second.bias is not None:
+                    added = added + second.bias.view(-1, *across)
+                result = result + (added * self.scaling[name]).to(result.dtype)
+            return result
+
+    return NormLayer
+
+
 def put_in(wrapped: Any, name: str, change: Change, dtype: torch.dtype) -> None:
     """Give peft's ``wrapped`` layer the adapter ``name``, which does ``change``."""
     base, kind = wrapped.base_layer, change.kind
@@ -328,6 +395,8 @@ def put_in(wrapped: Any, name: str, change: Change, dtype: torch.dtype) -> None:
     elif isinstance(kind, Kronecker) and not isinstance(base, torch.nn.Conv2d):
         first = InnerKronecker(kind.inner.to(dtype), kind.outer.shape[1])
         second = OuterKronecker(kind.outer.to(dtype), kind.order)
+    elif isinstance(kind, NormWeight):
+        first = AddedToNorm(kind.weight)
     elif isinstance(kind, Rotation):
         first = Rotated(kind, dtype)
     elif isinstance(kind, Gain):

@@ -112,6 +112,8 @@ class Model:
     verified: Mapping[str, str] = field(default_factory=dict)
     """Where each fact was checked: ``license``, ``size`` (of the download), ``settings`` (steps, guidance, scheduler).
     A fact that is missing here could not be checked."""
+    terms: str = ""
+    """What the licence asks beyond naming the author, or forbids: conditions of use, revenue limits."""
     lora_learning_rate: float = 1e-4
     """The default learning rate for training a LoRA."""
 
@@ -162,11 +164,10 @@ class Catalog:
     """All known models in display order. A model folder replaces a catalog entry of the same name."""
 
     models: Mapping[str, Model]
-    default: str
     fallback: str
-    """The default without a GPU."""
-    ungated: str
-    """The default with a GPU for users without an account for the first one's weights."""
+    """The model that ships with the project."""
+    default: str
+    """The model for requests that name none; the fallback until library/known_models.py has chosen."""
 
     def get(self, name: str) -> Model:
         """The model called ``name``. Raises ModelNotFound, which lists the known models."""

@@ -20,8 +20,7 @@ def read_catalog(path: Path = CATALOG_FILE) -> Catalog:
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = document.get("limits", {})
     models = {name: parse_model(name, entry, shared, path.parent) for name, entry in document["models"].items()}
-    default = document["default"]
-    return Catalog(models, default, document.get("fallback", default), document.get("ungated", default))
+    return Catalog(models, document["fallback"], default=document["fallback"])
 
 
 def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str, Any], base: Path) -> Model:
@@ -48,6 +47,7 @@ def parse_model(name: str, entry: Mapping[str, Any], shared_limits: Mapping[str,
         force_upcast_vae=entry.get("components", {}).get("vae", {}).get("force_upcast", True),
         purpose=entry.get("purpose", "any"),
         verified=parse_verified(entry.get("verified", {})),
+        terms=entry.get("terms", ""),
         lora_learning_rate=entry.get("lora_learning_rate", 1e-4),
     )
 

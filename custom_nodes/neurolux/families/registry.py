@@ -8,7 +8,9 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from .spec import FamilySpec, Part
+from ..catalog.models import Model
+from ..errors import InvalidParameter
+from .spec import FamilySpec, Part, PipelineClass, Task
 
 
 @cache
@@ -25,6 +27,19 @@ def family_of(name: str) -> FamilySpec:
         return families()[name]
     except KeyError:
         raise ValueError(f"unknown family {name!r}; known are {', '.join(families())}") from None
+
+
+def pipeline_class(model: Model, task: Task) -> PipelineClass:
+    """The pipeline of ``model``'s family for ``task``. Raises InvalidParameter, which names the families with one."""
+    family = family_of(model.family)
+    found = family.pipelines.get((task, None))
+    if found is None:
+        others = ", ".join(one.title for one in families().values() if (task, None) in one.pipelines)
+        raise InvalidParameter(
+            "model",
+            f"{model.name} is a model of {family.title}, which has no {task} here; choose a model of {others}",
+        )
+    return found
 
 
 def all_parts() -> Iterator[Part]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,13 +17,12 @@ from ..catalog.models import (
     SingleFilesSource,
 )
 from ..catalog.reading import read_catalog
-from ..planning.records import ACCELERATORS
-from ..weights.sources import is_here, needs_account
-from .folder_models import as_shipped, find_folder_models, folder_stamp
+from ..memory.machine import whole_machine
+from ..planning.records import Machine
+from .folder_models import folder_stamp
+from .recommendation import Candidate, Choice, choose, models_here, own_choice, plan_model, with_local
 from .shelf import FOLDERS, Shelf
-from .single_files import catalog_files, files_stamp
-
-DEFAULT_MODEL_VARIABLE = "NEUROLUX_DEFAULT_MODEL"
+from .single_files import files_stamp
 
 
 @cache
@@ -36,34 +35,33 @@ def known_models() -> Catalog:
     """All models known now. Scans the folders on each call, so a model that was just copied is included."""
     shipped = shipped_catalog()
     roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
-    catalog = shipped.with_models(as_shipped(model, shipped) for model in find_folder_models(roots))
-    catalog = catalog_files(catalog, comfy_shelf())
-    return replace(catalog, default=default_model(catalog))
+    catalog = with_local(shipped, roots, comfy_shelf())
+    here = models_here(shipped, catalog)
+    return replace(catalog, default=own_choice(catalog) or choice_of({*here, shipped.fallback}, here).default)
+
+
+def recommended_model() -> str:
+    """The best model for this machine, downloaded or not; the user's own default if there is one."""
+    catalog, shipped = known_models(), shipped_catalog()
+    return own_choice(catalog) or choice_of(shipped.models, models_here(shipped, catalog)).best.model.name
+
+
+def choice_of(names: Iterable[str], here: Collection[str]) -> Choice:
+    """The choice between shipped models. It counts all memory of this machine: what is free changes all the time."""
+    machine = whole_machine(mm.get_torch_device())
+    return choose([shipped_plan(name, machine) for name in names], here, shipped_catalog().fallback)
+
+
+@cache
+def shipped_plan(name: str, machine: Machine) -> Candidate:
+    """The plan of a shipped model, made once."""
+    return plan_model(shipped_catalog().models[name], machine)
 
 
 def comfy_shelf() -> Shelf:
     """The weight files in ComfyUI's model folders."""
     names = dict.fromkeys(FOLDERS.values())
     return Shelf({name: tuple(Path(root) for root in folder_paths.get_folder_paths(name)) for name in names})
-
-
-def default_model(catalog: Catalog) -> str:
-    """The model for requests that name none: the one in the environment variable, else the best for this machine.
-
-    On a machine without a GPU and without the weights of a large model, it is the fallback, which ships with the pack.
-    The large model would be an unrequested download of hours, for images that take minutes. With a GPU, a model whose
-    weights nobody can fetch without an account gives way to one that everybody can.
-    """
-    chosen = os.environ.get(DEFAULT_MODEL_VARIABLE)
-    if chosen and chosen in catalog.models:
-        return chosen
-    best = catalog.models[catalog.default]
-    if mm.get_torch_device().type in ACCELERATORS or catalog.fallback == catalog.default:
-        return catalog.default if is_here(best) or not needs_account(best) else catalog.ungated
-    fallback = catalog.fallback
-    family = catalog.models[catalog.default].family
-    large = sorted(set(shipped_catalog().names(family)) - {fallback}, key=lambda name: name != catalog.default)
-    return next((name for name in large if is_here(catalog.models[name])), fallback)
 
 
 def model_stamp(model: Model) -> tuple[int, ...]:

@@ -260,7 +260,12 @@ def plan_document(model: Model, machine: Machine, workload: Workload, plan: Plan
 def text(model: Model, machine: Machine, workload: Workload, plan: Plan) -> str:
     """The answer as text."""
     count = f"{workload.count} images of " if workload.count > 1 else ""
+    head = f"{model.title}: {count}{workload.width}x{workload.height}, {workload.steps} steps"
+    return f"{head}\non {machine_text(machine)}\n\n{table(plan)}"
+
+
+def machine_text(machine: Machine) -> str:
+    """The machine and its free memory, as text."""
     named = f"an {machine.card}" if machine.card[:1] in ("A", "H", "L", "R") else f"a {machine.card or 'card'}"
     card = f"{named} with {gigabytes(machine.free_vram)} free" if machine.own_memory else f"a {machine.device.upper()}"
-    head = f"{model.title}: {count}{workload.width}x{workload.height}, {workload.steps} steps"
-    return f"{head}\non {card}, {gigabytes(machine.free_ram)} of RAM free\n\n{table(plan)}"
+    return f"{card}, {gigabytes(machine.free_ram)} of RAM free"

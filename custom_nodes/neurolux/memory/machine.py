@@ -8,6 +8,7 @@ import comfy.model_management as mm
 import torch
 
 from ..planning.cards import ACHIEVED_SHARE, find_card
+from ..planning.costs import CONTEXT_BYTES, SYSTEM_RAM_BYTES
 from ..planning.records import ACCELERATORS, Machine
 from .backends.choice import backend
 from .manager import core_pinned_copies
@@ -39,6 +40,22 @@ def this_machine(device: torch.device, droppable_ram: int = 0) -> Machine:
             machine, compute_rate=product * ACHIEVED_SHARE, fp32_rate=in_fp32, rates_from="measured"
         )  # fmt: skip
     return machine
+
+
+def whole_machine(device: torch.device) -> Machine:
+    """The machine with ``device`` and nothing else in its memory. Measures nothing, so it is always the same."""
+    asked = backend()
+    vram = max(0, asked.total_memory(device) - CONTEXT_BYTES) if device.type in ACCELERATORS else 0
+    ram = asked.host().total
+    machine = Machine(
+        device.type,
+        vram,
+        max(0, ram - min(SYSTEM_RAM_BYTES, ram // 4)),
+        bf16=asked.computes_bf16(device),
+        fp16=asked.computes_fp16(device),
+    )
+    card = find_card(asked.name(device)) if machine.own_memory else None
+    return replace(card.described(machine), bf16=machine.bf16, fp16=machine.fp16) if card is not None else machine
 
 
 def reclaimable_memory(device: torch.device) -> int:

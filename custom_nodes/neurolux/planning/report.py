@@ -50,7 +50,7 @@ def reasons(
             f"choose precision {faster.precision} for speed: with offload {faster.offload}, a request would take about "
             f"{seconds(whole_seconds(faster))} instead of {seconds(whole_seconds(plan))}; {LOSSES[faster.precision]}"
         )
-    yield from shortages(plan, pipe)
+    yield from shortages(plan, pipe.machine)
 
 
 def mode_reasons(plan: Plan, pipe: Pipeline) -> Iterator[str]:
@@ -112,18 +112,17 @@ def device_word(machine: Machine) -> str:
 def drawback(better: Plan, pipe: Pipeline) -> str:
     """Why the plan with less loss of image quality was not chosen."""
     if not better.fits:
-        return f"{better.precision} does not fit ({'; '.join(shortages(better, pipe, bare=True))})"
+        return f"{better.precision} does not fit ({'; '.join(shortages(better, pipe.machine, bare=True))})"
     return (
         f"with {better.precision} and offload {better.offload}, transfers would add {seconds(better.transfer_seconds)} "
         f"to about {seconds(better.compute_seconds)} of computing"
     )
 
 
-def shortages(plan: Plan, pipe: Pipeline, *, bare: bool = False) -> Iterator[str]:
+def shortages(plan: Plan, machine: Machine, *, bare: bool = False) -> Iterator[str]:
     """Which memory is too small for ``plan``, and what to do about it. ``bare``: only the numbers."""
     if plan.fits:
         return
-    machine = pipe.machine
     found = []
     if machine.own_memory and plan.peak_vram > machine.free_vram:
         found.append(f"it needs {gigabytes(plan.peak_vram)} of VRAM and {gigabytes(machine.free_vram)} are free")

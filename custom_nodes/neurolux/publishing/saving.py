@@ -63,6 +63,10 @@ class NodeClasses(Protocol):
         """Whether nodes of the class end a graph."""
         ...
 
+    def knows(self, class_type: str) -> bool:
+        """Whether this ComfyUI has the class."""
+        ...
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -94,6 +98,8 @@ class Published:
     """Names that requests to the mode of before could use, and that are gone."""
     replaces: str
     """What would be replaced, in words; empty: nothing."""
+    missing: list[str]
+    """The node classes that this ComfyUI lacks, each with its nodes and what to do."""
 
 
 def modes_folder(env: Mapping[str, str] = os.environ) -> Path:
@@ -140,7 +146,8 @@ def publish(
     path = folder / f"{name}.json"
     changes = _changes(path, graph, interface)
     replaces = _replaces(path, changes)
-    published = Published(name, path, f"/v1/modes/{name}", interface, changes, replaces)
+    missing = missing_classes(graph, classes)
+    published = Published(name, path, f"/v1/modes/{name}", interface, changes, replaces, missing)
     if dry_run:
         return published
     if replaces and not overwrite:
@@ -189,6 +196,19 @@ def interface_of(workflow: Any, graph: Any, classes: NodeClasses, widgets: Mappi
             parameters.append(one.record())
             shown.append(f"{one.name}: {one.kind}" + (", required" if one.required else ""))
     return Interface(parameters, _results(graph, app.outputs if app else (), classes), warnings, shown)
+
+
+def missing_classes(graph: Mapping[str, Any], classes: NodeClasses) -> list[str]:
+    """The node classes that this ComfyUI lacks, in words. Only a ComfyUI that has them can run the mode."""
+    found: dict[str, list[str]] = {}
+    for node_id, node in graph.items():
+        if not classes.knows(node["class_type"]):
+            found.setdefault(node["class_type"], []).append(node_id)
+    return [
+        f"this ComfyUI has no node class {name!r} ({'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes)}), so "
+        "requests would fail here; install its node pack and restart ComfyUI, or replace the node"
+        for name, nodes in found.items()
+    ]
 
 
 def _results(graph: Mapping[str, Any], chosen: Sequence[str], classes: NodeClasses) -> list[dict[str, str]]:

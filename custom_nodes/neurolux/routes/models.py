@@ -16,7 +16,7 @@ from ..catalog.models import Model, RepoSource
 from ..library.adapter_folders import adapter_documents
 from ..library.controlnets import auxiliary_documents
 from ..library.inventory import ModelFiles, inventory, source_name
-from ..library.known_models import comfy_shelf, known_models
+from ..library.known_models import comfy_shelf, known_models, recommended_model
 from ..library.shelf import Shelf
 from ..loading.store import pipelines
 from ..memory.backends.choice import backend
@@ -58,6 +58,7 @@ def models_document() -> dict[str, Any]:
         "vram_free_bytes": backend().free_memory(device) if own_memory else None,
         "current_model": loaded[-1] if loaded else None,
         "default_model": catalog.default,
+        "recommended_model": recommended_model(),
         "models": [
             model_document(model, model.name in loaded, memory.get(model.name), shelf)
             for model in catalog.models.values()

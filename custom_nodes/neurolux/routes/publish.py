@@ -20,7 +20,8 @@ MODES_PATH = "/neurolux/modes/{name}"
 def add_publish_route(routes: web.RouteTableDef) -> None:
     """Register ``POST /neurolux/modes/{name}`` with ``{"workflow", "api", "widgets", "overwrite", "dry_run"}``.
 
-    The answer lists the parameters, what could not be one, and the names that requests can use no more.
+    The answer lists the parameters, what could not be one, the node classes that this ComfyUI lacks, and the names that
+    requests can use no more.
     """
 
     @routes.post(MODES_PATH)
@@ -67,6 +68,9 @@ class LoadedClasses:
         found = comfy_nodes.NODE_CLASS_MAPPINGS.get(class_type)  # pyright: ignore[reportAttributeAccessIssue]
         return bool(getattr(found, "OUTPUT_NODE", False))
 
+    def knows(self, class_type: str) -> bool:
+        return class_type in comfy_nodes.NODE_CLASS_MAPPINGS  # pyright: ignore[reportAttributeAccessIssue]
+
 
 def _widgets(found: Any) -> dict[str, list[str]]:
     """The names of widgets by node; without what has another form."""
@@ -83,6 +87,7 @@ def _answer(published: Published) -> dict[str, Any]:
         "interface": published.interface.frozen,
         "results": [one["name"] for one in published.interface.results],
         "warnings": published.interface.warnings,
+        "missing_nodes": published.missing,
         "changes": published.changes,
         "replaces": published.replaces,
     }

@@ -14,7 +14,7 @@ from ..adapters.controlnets import ControlRun
 from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.placed import derived
-from ..families.registry import family_of
+from ..families.registry import family_of, pipeline_class
 from ..families.spec import Task
 from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
@@ -171,11 +171,8 @@ def task_pipeline(loaded: LoadedPipeline, task: Task) -> Any:
     """The pipeline for ``task`` over the loaded one's components. Raises InvalidParameter where there is none."""
     if task == "text-to-image":
         return loaded.pipe
-    family = family_of(loaded.model.family)
-    wanted = family.pipelines.get((task, None))
-    if wanted is None:
-        raise InvalidParameter("model", f"{loaded.model.name}, a {loaded.model.family} model, has no {task}")
-    return derived(loaded.pipe, wanted, family.pipeline_options(loaded.pipe.config))
+    wanted, options = pipeline_class(loaded.model, task), family_of(loaded.model.family).pipeline_options
+    return derived(loaded.pipe, wanted, options(loaded.pipe.config))
 
 
 def task_memory(loaded: LoadedPipeline, request: SampleRequest) -> int:

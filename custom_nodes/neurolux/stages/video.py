@@ -12,7 +12,7 @@ import torch
 from ..adapters.motion import LoadedMotion, acquire_motion, motion_unet
 from ..errors import InvalidParameter
 from ..families.placed import derived
-from ..families.registry import family_of
+from ..families.registry import family_of, pipeline_class
 from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
 from ..loading.handle import AppliedMotion, PipelineHandle
@@ -112,9 +112,7 @@ def video_pipeline(loaded: LoadedPipeline, motion: AppliedMotion, adapter: Loade
     import diffusers
 
     family = family_of(loaded.model.family)
-    wanted = family.pipelines.get(("video", None))
-    if wanted is None:
-        raise InvalidParameter("model", f"{loaded.model.name}, a {family.name} model, makes no videos")
+    wanted = pipeline_class(loaded.model, "video")
     own: Any = loaded.pipe.scheduler
     scheduler = getattr(diffusers, motion.scheduler).from_config(dict(own.config), **motion.schedule)
     unet = motion_unet(loaded.denoiser, adapter.module)

@@ -109,6 +109,27 @@ def test_a_prompt_alone_is_a_whole_request(modes: ModeLibrary) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("recommended", "body", "warned"),
+    [
+        ("lightning", {}, True),
+        ("lightning", {"model": "schnell"}, False),
+        ("schnell", {}, False),
+        (None, {}, False),  # an older pack does not say
+    ],
+)
+def test_a_request_without_a_model_hears_of_a_better_one_that_would_have_to_be_downloaded(
+    modes: ModeLibrary, tmp_path: Path, recommended: str | None, body: dict[str, str], warned: bool
+) -> None:
+    full = json.loads((tmp_path / "api" / "text-to-image.json").read_text())
+    shipped = {"class_type": "NeuroLuxChoiceParameter", "inputs": {"name": "model", "value": "starter"}}
+    write_graph(tmp_path / "text-to-image.json", full | {"31": shipped}, workflow())
+    models = MODELS.model_copy(update={"recommended_model": recommended})
+    job = make_job({"prompt": "a cat", **body}, modes, models, now=1.0)
+    text = "no model was named, so schnell is used; lightning suits this machine better, but has to be downloaded first"
+    assert job.warnings == ([f"{text}: imagegen load lightning"] if warned else [])
+
+
 def test_null_is_the_same_as_left_out(modes: ModeLibrary) -> None:
     job = resolve(modes, prompt="a cat", width=None, seed=None, model=None, guidance_scale=None)
     assert job.parameters["width"] == 1024

@@ -378,7 +378,7 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         {f"transformer.{QKV[0]}.hada_{name}": shape for name, shape in
          (("w1_a", (32, 2)), ("w1_b", (3, 32)), ("w2_a", (32, 2)), ("w2_b", (2, 32)))}, "different ranks",
     ),
-    "a difference of one dimension": ({f"transformer.{QKV[0]}.diff": (32,)}, r"diff of the shape \(32,\)"),
+    "a difference of one dimension": ({f"transformer.{QKV[0]}.diff": (32,)}, "a change of a norm for another layer"),
     "LoKr of one dimension": (
         {f"transformer.{QKV[0]}.lokr_w1": (4,), f"transformer.{QKV[0]}.lokr_w2": (8, 8)}, r"lokr_w1 of the shape",
     ),

@@ -20,7 +20,7 @@ def test_catalog_knows_its_models() -> None:
         "starter", "flux-schnell", "flux-dev", "sdxl-lightning", "flux-krea-dev", "flux-fill-dev", "flux-kontext-dev",
         "sdxl-base", "sdxl-turbo", "chroma1-hd", "z-image-turbo", "z-image", "sd15",
     ]  # fmt: skip
-    assert catalog.default in catalog.models
+    assert catalog.fallback in catalog.models
     assert [name for name, model in catalog.models.items() if model.commercial_use] == [
         "starter", "flux-schnell", "sdxl-lightning", "sdxl-base", "chroma1-hd", "z-image-turbo", "z-image", "sd15",
     ]  # fmt: skip

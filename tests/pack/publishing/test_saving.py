@@ -36,6 +36,9 @@ class Classes:
     def is_output(self, class_type: str) -> bool:
         return class_type == "PreviewImage"
 
+    def knows(self, class_type: str) -> bool:
+        return class_type.startswith("NeuroLux") or self.definition(class_type) is not None
+
 
 CLASSES = Classes()
 
@@ -69,6 +72,30 @@ def test_what_is_published_is_a_mode_and_leaves_no_other_file(tmp_path: Path) ->
     publish("mine", WORKFLOW, changed(value="b"), CLASSES, overwrite=True, folder=folder)
     assert json.loads((folder / "api" / "mine.json").read_text())["1"]["inputs"]["value"] == "b"
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["mine.json", "mine.json"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, []),
+        ({"3": "EmptyImage"}, []),
+        ({"3": "ADE_Loop"}, ["this ComfyUI has no node class 'ADE_Loop' (node 3), so requests would fail here"]),
+        (
+            {"3": "ADE_Loop", "4": "EmptyImage", "5:1": "ADE_Loop", "6": "Other"},
+            ["this ComfyUI has no node class 'ADE_Loop' (nodes 3, 5:1)", "this ComfyUI has no node class 'Other' ("],
+        ),
+    ],
+)
+def test_node_classes_that_this_comfyui_lacks_are_named_before_anything_is_written(
+    tmp_path: Path, more: dict[str, str], said: list[str]
+) -> None:
+    graph = GRAPH | {node_id: {"class_type": name, "inputs": {}} for node_id, name in more.items()}
+    plan = publish("mine", WORKFLOW, graph, CLASSES, overwrite=False, dry_run=True, folder=tmp_path / "modes")
+    assert len(plan.missing) == len(said)
+    for text, start in zip(plan.missing, said, strict=True):
+        assert text.startswith(start)
+        assert text.endswith("install its node pack and restart ComfyUI, or replace the node")
+    assert not (tmp_path / "modes").exists()
 
 
 @pytest.mark.parametrize(

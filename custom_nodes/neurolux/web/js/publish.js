@@ -77,6 +77,7 @@ async function publish() {
     type: plan.replaces ? "overwrite" : "default",
     itemList: [
       ...(plan.parameters.length ? plan.parameters : ["no parameters: each request runs the graph as it is"]),
+      ...plan.missing_nodes,
       ...plan.warnings.map((text) => `left out: ${text}`),
     ],
   });

@@ -1,0 +1,62 @@
+"""The modes that every family can have, over REST: each with a tiny model of each family that there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from neurolux.families.registry import families, family_of
+from neurolux.families.spec import Task
+
+from bridge.client import ClientError, ImageGenClient
+from tests.service.modes.test_images import png, run
+from tests.tiny_models import WRITERS
+
+TASKS: tuple[Task, ...] = ("text-to-image", "image-to-image", "inpaint")
+"""Modes by the names of their tasks."""
+SIDE = 64
+
+
+def tiny_model(client: ImageGenClient, family: str) -> str:
+    """The first tiny model of the family."""
+    known = {model.name for model in client.model_info().models if model.family == family}
+    found = next((name for name in WRITERS if name in known), None)
+    assert found is not None, f"tests/tiny_models.py has no model of {family}"
+    return found
+
+
+def picture(seed: int) -> np.ndarray:
+    """An image of coloured noise, (SIDE, SIDE, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+def made(client: ImageGenClient, task: Task, model: str) -> None:
+    """Run the mode, and compare what it makes with what it was given."""
+    common: dict[str, Any] = {"prompt": "a cat", "model": model, "num_inference_steps": 2}
+    if task == "text-to-image":
+        one, other = (run(client, task, **common, width=SIDE, height=SIDE, seed=seed) for seed in (1, 2))
+    elif task == "image-to-image":
+        one, other = (run(client, task, **common, image=png(picture(seed)), strength=0.5) for seed in (1, 2))
+    else:
+        mask = np.zeros((SIDE, SIDE, 3), np.uint8)
+        mask[16:48, 16:48] = 255
+        one, other = run(client, task, **common, image=png(picture(1)), mask=png(mask), feather=0), picture(1)
+        kept = mask[..., 0] == 0
+        assert np.array_equal(one[kept], other[kept])
+    assert one.shape == other.shape == (SIDE, SIDE, 3)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("family", families())
+def test_every_family_runs_the_mode_or_is_refused_by_name(client: ImageGenClient, family: str, task: Task) -> None:
+    model = tiny_model(client, family)
+    if (task, None) in family_of(family).pipelines:
+        made(client, task, model)
+        return
+    others = ", ".join(one.title for one in families().values() if (task, None) in one.pipelines)
+    with pytest.raises(ClientError) as refused:
+        made(client, task, model)
+    title = family_of(family).title
+    assert str(refused.value) == f"{model} is a model of {title}, which has no {task} here; choose a model of {others}"
