@@ -57,6 +57,10 @@ class ComponentFiles:
 
     def named(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``tensors`` under the names of the component's class."""
+        return {name: value for name, value in self.renamed(tensors).items() if self.part.reads(name)}
+
+    def renamed(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same, with those that the part does not read."""
         if self.place is None:
             return own_tensors(Place("", "diffusers"), tensors)
         own = own_tensors(self.place, tensors)

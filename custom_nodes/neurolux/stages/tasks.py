@@ -78,7 +78,8 @@ class ImageSource:
         pixels = None if self.image is None else self.image[index]
         if pixels is None:
             check_finite(self.samples, "the latents given to Sample", "Look at the node that made them.")
-            check_space(self.samples, loaded.pipe.vae.config.latent_channels, loaded.model)
+            space = family_of(loaded.model.family).latent
+            check_space(self.samples, space.channels_with(loaded.pipe.vae), loaded.model)
         image = from_raw(loaded, self.samples[index][None]) if pixels is None else as_image(pixels)
         if task == "edit":
             assert isinstance(image, Image.Image)  # choose_task has seen to it
