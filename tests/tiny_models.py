@@ -283,6 +283,26 @@ def write_z_image(folder: Path, *, seed: int = 13) -> Path:
     return save(pipeline, folder)
 
 
+def tiny_flux2_vae(
+    latent_channels: int, *, channels: tuple[int, ...] = (8, 8, 16, 16), groups: int = 4, sample_size: int = 128
+) -> AutoencoderKLFlux2:
+    """FLUX.2's VAE with four levels, and with statistics of its latents that show when they are forgotten."""
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=groups,
+        sample_size=sample_size,
+    )
+    assert vae.bn.running_mean is not None
+    assert vae.bn.running_var is not None
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    return vae
+
+
 def write_flux2(folder: Path, *, distilled: bool, seed: int) -> Path:
     """Write a Flux2KleinPipeline, whose encoder has a layer more than is read, and a head."""
     torch.manual_seed(seed)
@@ -296,16 +316,9 @@ def write_flux2(folder: Path, *, distilled: bool, seed: int) -> Path:
         num_key_value_heads=1,
         head_dim=8,
     )
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=128
-    )
-    assert vae.bn.running_mean is not None
-    assert vae.bn.running_var is not None
-    vae.bn.running_mean.normal_()
-    vae.bn.running_var.uniform_(0.5, 2.0)
     pipeline = Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=vae,
+        vae=tiny_flux2_vae(4),
         text_encoder=Qwen3ForCausalLM(encoder),
         tokenizer=tokenizer,
         transformer=Flux2Transformer2DModel(

@@ -1,8 +1,8 @@
 """FLUX.2 klein: shared modulations, Qwen3 as its text encoder, and a VAE whose latents are normalised in patches.
 
-One model draws from a prompt and edits an image by instruction. The sizes (4B, 9B) differ in their shapes. The distilled
-and the base model of a size have the same tensors: only ``is_distilled`` of a folder, or the name of a single file, tells
-them apart. FLUX.2 dev has another text encoder, and is not supported.
+One model draws from a prompt and edits an image by instruction. The sizes (4B, 9B) differ in their shapes. The
+distilled and the base model of a size have the same tensors: only ``is_distilled`` of a folder, or the name of a single
+file, tells them apart. FLUX.2 dev has another text encoder, and is not supported.
 """
 
 from __future__ import annotations
@@ -214,9 +214,10 @@ def from_vae(vae: Any, samples: torch.Tensor) -> torch.Tensor:
 
 
 def unpack(pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Tokens (1, h * w, C) as (1, C, h, w). What a pipeline returns is unpacked already."""
+    """Tokens (1, h * w, C) as (1, C, h, w). What a pipeline returns has been converted for its VAE's decoder: taken
+    instead is what it kept."""
     if latents.ndim == 4:
-        return latents
+        return pipe.sampled
     cells = pipe.vae_scale_factor * PATCH
     return latents.transpose(1, 2).unflatten(2, (height // cells, width // cells))
 
@@ -224,28 +225,24 @@ def unpack(pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.T
 # Pipelines
 
 
-def ends_in_patches() -> type:
-    """Mixin for pipelines that return latents: as the denoiser has them, not as the VAE's decoder takes them.
+def keeps_sampled() -> type:
+    """Mixin for pipelines that return latents as their VAE's decoder takes them: keeps them as the denoiser has them.
 
-    ComfyUI's VAE converts them itself, so this is what a LATENT holds.
+    ComfyUI's VAE converts them itself, so these are what a LATENT holds.
     """
 
-    class EndsInPatches:
-        _sampled: torch.Tensor | None = None
+    class KeepsSampled:
+        sampled: torch.Tensor
+        """(1, C, h, w), normalised patches."""
 
         def _unpack_latents_with_ids(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            self._sampled = super()._unpack_latents_with_ids(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-            assert self._sampled is not None
-            return self._sampled
+            self.sampled = super()._unpack_latents_with_ids(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+            return self.sampled
 
-        def _unpatchify_latents(self, latents: torch.Tensor) -> torch.Tensor:
-            sampled, self._sampled = self._sampled, None
-            return latents if sampled is None else sampled
-
-    return EndsInPatches
+    return KeepsSampled
 
 
-KLEIN = PipelineClass("Flux2KleinPipeline", (ends_in_patches,))
+KLEIN = PipelineClass("Flux2KleinPipeline", (keeps_sampled,))
 
 
 def in_template(tokenizer: Any, text: str) -> str:
@@ -315,14 +312,35 @@ def distilled(model: Model, steps: int) -> Model:
 
 OWN_LAYER = re.compile(
     r"single_stream_modulation|double_stream_modulation|to_qkv_mlp_proj|time_guidance_embed"
-    r"|[._]ff(?:_context)?[._]linear_(?:in|out)|single_transformer_blocks[._]\d+[._]attn[._]to_out[._]"
+    r"|[._]ff(?:_context)?[._]linear_(?:in|out)|single_transformer_blocks[._]\d+[._]attn[._]to_out"
 )
 """In the names of layers that FLUX.1 does not have."""
+WIDTHS = (3072, 4096, 6144)
+"""Of klein 4B, klein 9B and dev. FLUX.1 has the first."""
+DOWN, UP = r"[._](?:lora_down|lora_A|lora[._]down)[._]", r"[._](?:lora_up|lora_B|lora[._]up)[._]"
+OWN_SHAPES = (
+    (re.compile(rf"single_blocks[._]\d+[._]linear1{UP}"), 0, [9 * width for width in WIDTHS]),
+    (re.compile(rf"double_blocks[._]\d+[._]\w+_mlp[._]0{UP}"), 0, [6 * width for width in WIDTHS]),
+    (re.compile(rf"single_blocks[._]\d+[._]linear2{DOWN}"), 1, [4 * width for width in WIDTHS]),
+    (re.compile(rf"double_blocks[._]\d+[._]\w+_(?:attn[._](?:qkv|proj)|mlp[._]0){DOWN}"), 1, WIDTHS[1:]),
+    (re.compile(rf"transformer_blocks[._]\d+[._]attn[._](?:to|add)_[a-z_.0]+{DOWN}"), 1, WIDTHS[1:]),
+    (re.compile(rf"single_blocks[._]\d+[._]linear1{DOWN}"), 1, WIDTHS[1:]),
+)
+"""Names that FLUX.1 has too, an axis of the tensor, and its sizes in FLUX.2 alone."""
 
 
 def detect_lora(header: Shapes) -> Detected | None:
-    """Recognize a LoRA by layers that FLUX.1 does not have."""
-    return Detected("flux2", certain=True) if any(OWN_LAYER.search(name) for name in header) else None
+    """Recognize a LoRA by layers that FLUX.1 does not have, and by the shapes of those that both have.
+
+    What only changes the attention of klein 4B's double blocks fits FLUX.1 too, whose module says so.
+    """
+    named = any(OWN_LAYER.search(name) for name in header)
+    return Detected("flux2", certain=True) if named or any(map(own_shape, header, header.values())) else None
+
+
+def own_shape(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of a LoRA has a shape that only FLUX.2 has."""
+    return len(shape) == 2 and any(pattern.search(name) and shape[axis] in sizes for pattern, axis, sizes in OWN_SHAPES)
 
 
 # The family
@@ -347,12 +365,8 @@ def architectures() -> Mapping[str, Architecture]:
             "vae": lambda: AutoencoderKLFlux2(**parts.VAE),
         }
 
-    small = model(
-        parts.qwen3_4b, num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=7680
-    )
-    large = model(
-        parts.qwen3_8b, num_layers=8, num_single_layers=24, num_attention_heads=32, joint_attention_dim=12288
-    )
+    small = model(parts.qwen3_4b, num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=7680)
+    large = model(parts.qwen3_8b, num_layers=8, num_single_layers=24, num_attention_heads=32, joint_attention_dim=12288)
     return {"flux2-klein-4b": small, "flux2-klein-base-4b": small, "flux2-klein-9b": large}
 
 

@@ -37,9 +37,7 @@ OTHER_MODELS = (
     ("blocks.0.cross_attn.norm_k.weight", "Wan transformer"),
 )
 """A tensor that only this kind of model has."""
-OTHER_PAIRS = (
-    ("single_stream_modulation.lin.weight", "guidance_in.in_layer.weight", "FLUX.2 dev transformer"),
-)
+OTHER_PAIRS = (("single_stream_modulation.lin.weight", "guidance_in.in_layer.weight", "FLUX.2 dev transformer"),)
 """Two tensors that only this kind of model has together."""
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 """The end of the name of a file that holds a part of a model (Hugging Face, llama.cpp)."""

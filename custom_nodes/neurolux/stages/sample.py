@@ -214,14 +214,14 @@ def sample_one(
             return_dict=False,
             callback_on_step_end=progress.step,
         )[0]
-    made = to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
+    made = to_raw(loaded, unpacked(loaded, pipe, request, latents)).float().cpu()
     check_finite(made, f"the sampled latents of {loaded.model.name}")
     return made
 
 
-def unpacked(loaded: LoadedPipeline, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:
-    """The denoiser's latents as (1, C, h, w)."""
-    return family_of(loaded.model.family).latent.unpack(loaded.pipe, latents, request.height, request.width)
+def unpacked(loaded: LoadedPipeline, pipe: Any, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:
+    """The denoiser's latents as (1, C, h, w). ``pipe`` has sampled them."""
+    return family_of(loaded.model.family).latent.unpack(pipe, latents, request.height, request.width)
 
 
 def generator_of(request: SampleRequest, index: int) -> torch.Generator:
@@ -325,5 +325,5 @@ class SampleProgress:
         step += self._request.steps - self._request.running  # the schedule has those as well that are not run
         if before is not None and sigmas is not None and step + 1 < len(sigmas):
             latents = predicted_clean(before, latents, float(sigmas[step]), float(sigmas[step + 1]))
-        image = self._previewer(unpacked(self._loaded, self._request, latents))
+        image = self._previewer(unpacked(self._loaded, pipe, self._request, latents))
         return ("JPEG", image, self._largest_side)
