@@ -188,7 +188,7 @@ VAE = Part(
 
 
 def spread(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the channels of patches, (1, C, 1, 1), with diffusers' arithmetic."""
+    """Mean and standard deviation of the channels of patches, (1, C, 1, 1), with the arithmetic of diffusers."""
     import torch
 
     mean = vae.bn.running_mean.view(1, -1, 1, 1).to(like.device, like.dtype)
@@ -240,6 +240,26 @@ def keeps_sampled() -> type:
             return self.sampled
 
     return KeepsSampled
+
+
+def takes_normalised() -> type:
+    """Mixin for pipelines that begin with an image: lets them begin with latents as the denoiser has them.
+
+    diffusers takes latents as the VAE's encoder makes them, in patches, and normalises them.
+    """
+
+    class TakesNormalised:
+        transformer: Any
+        vae: Any
+
+        def prepare_latents(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            """diffusers' method, for pixels (1, 3, H, W) or normalised patches (1, C, h, w)."""
+            if image.shape[1] == self.transformer.config.in_channels:
+                mean, deviation = spread(self.vae, image)
+                image = image * deviation + mean
+            return super().prepare_latents(image, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return TakesNormalised
 
 
 KLEIN = PipelineClass("Flux2KleinPipeline", (keeps_sampled,))
@@ -388,7 +408,11 @@ FAMILY = FamilySpec(
         guides_at_once=False,
         encode_values=ENCODE_VALUES,
     ),
-    pipelines={("text-to-image", None): KLEIN, ("edit", None): KLEIN},
+    pipelines={
+        ("text-to-image", None): KLEIN,
+        ("edit", None): KLEIN,
+        ("inpaint", None): PipelineClass("Flux2KleinInpaintPipeline", (keeps_sampled, takes_normalised)),
+    },
     encoding=Encoding(
         encode,
         width="joint_attention_dim",
@@ -430,5 +454,6 @@ FAMILY = FamilySpec(
         swapped=(OUTSIDE["final_layer.adaLN_modulation.1"],),
     ),
     edit_pixels=EDIT_PIXELS,
+    edits_parts=True,
     architectures=architectures,
 )

@@ -380,6 +380,9 @@ class FamilySpec:
     """None if the pack cannot train LoRAs for the family."""
     edit_pixels: int = 0
     """About how many pixels the pipeline scales an image to before it edits it."""
+    edits_parts: bool = False
+    """Whether a model that edits also redraws a masked part (``inpaint``). It sees the whole image meanwhile, which its
+    pipeline would scale to ``edit_pixels`` if it is larger."""
     loader: LoaderNode | None = None
     architectures: Callable[[], Mapping[str, Architecture]] = dict
     """The catalog's models of the family at full size, by name, made without weights: what a dry run executes."""

@@ -50,10 +50,14 @@ class ComponentFiles:
 
     def outline(self) -> dict[str, torch.Tensor]:
         """Like ``tensors``, but on the meta device, without data."""
+        return self.named(self.all_outlines())
+
+    def all_outlines(self) -> dict[str, torch.Tensor]:
+        """The same of all tensors, under their names in the files."""
         found: dict[str, torch.Tensor] = {}
         for path in self.files:
             found.update(outlines(path))
-        return self.named(found)
+        return found
 
     def named(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``tensors`` under the names of the component's class."""
@@ -74,6 +78,13 @@ class ComponentFiles:
                 "use a version in bf16, fp16 or fp8, or a GGUF"
             )
         return found
+
+    @property
+    def read_bytes(self) -> int:
+        """About how many of these bytes belong to weights that its part reads."""
+        shapes = {name: value.numel() for name, value in self.renamed(self.all_outlines()).items()}
+        read = sum(count for name, count in shapes.items() if self.part.reads(name))
+        return round(self.bytes * read / max(sum(shapes.values()), 1))
 
     @property
     def bytes(self) -> int:
@@ -258,7 +269,7 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
         parameters=sum(value.numel() for value in outline.values()),
         blocks=tuple(blocks[name] for name in sorted(blocks, key=lists.order)),
         stored="gguf" if gguf else stored_type(outline),
-        stored_bytes=component.bytes if gguf else None,
+        stored_bytes=component.read_bytes if gguf else None,
         largest_outside=outside if blocks else None,
     )
 

@@ -184,8 +184,9 @@ def task_memory(loaded: LoadedPipeline, request: SampleRequest) -> int:
     passes = 2 if needs_negative(loaded.model, request.guidance) else 1
     if request.task == "text-to-image":
         return sampling_memory(loaded, width, height, passes=passes)
-    pixels = family_of(loaded.model.family).edit_pixels
-    seen = height + (pixels // width if request.task == "edit" else 0)  # it attends to the image as well
+    family = family_of(loaded.model.family)
+    beside = {"edit": family.edit_pixels // width, "inpaint": height if family.edits_parts else 0}
+    seen = height + beside.get(request.task, 0)  # it attends to the image as well
     return max(sampling_memory(loaded, width, seen, passes=passes), image_encoding_memory(loaded, width, height))
 
 

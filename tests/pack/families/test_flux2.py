@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import Flux2KleinPipeline
+from diffusers import Flux2KleinInpaintPipeline, Flux2KleinPipeline
 from neurolux.catalog.models import SingleFilesSource
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.identify import detect_lora, identify, read_kind
@@ -16,6 +17,7 @@ from neurolux.families.registry import family_of
 from neurolux.library.single_files import complete
 from neurolux.weights.file_kinds import TensorInfo
 from neurolux.weights.headers import WeightHeader
+from PIL import Image
 
 from tests.pack.applied import with_loras
 from tests.pack.comfy_server import comfyui_dir
@@ -23,7 +25,7 @@ from tests.pack.families.parity import model_of, plain
 from tests.pack.families.test_z_image import small_lora
 from tests.pack.loading.test_single_files import build, ready, shelf_of
 from tests.pack.pipelines import PROMPT, borrow, budget_for, handle_for, make_image, sample_with
-from tests.pack.stages.test_images import encoded, redraw, some_image
+from tests.pack.stages.test_images import encoded, redraw, some_image, some_mask
 from tests.tiny_files import (
     Tensors,
     ldm_vae,
@@ -97,6 +99,35 @@ def test_an_edited_image_is_that_of_diffusers(
         folder, encoded(given), steps=2, strength=1.0, guidance=GUIDANCE, negative=NEGATIVE, precision=precision
     )
     assert torch.equal(made, expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_part_is_redrawn_as_diffusers_does(tiny_models: dict[str, Path], precision: str) -> None:
+    folder = tiny_models["tiny-flux2-klein-base"]
+    mask = Image.fromarray((some_mask()[0].numpy() * 255).astype("uint8"))
+    expected = image(
+        plain(folder, precision, Flux2KleinInpaintPipeline), NEGATIVE, guidance_scale=GUIDANCE,
+        image=make_image(some_image()), mask_image=mask, strength=0.7, num_inference_steps=3,
+    )  # fmt: skip
+    made = redraw(
+        folder, encoded(some_image(), some_mask()), steps=3, strength=0.7, guidance=GUIDANCE, negative=NEGATIVE,
+        precision=precision,
+    )  # fmt: skip
+    assert torch.equal(made, expected)
+
+
+def test_an_image_that_the_pipeline_would_shrink_is_redrawn_as_large_as_it_is(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neurolux.families import registry
+
+    family, folder = family_of("flux2"), tiny_models["tiny-flux2-klein"]
+    latent = encoded(some_image(), some_mask())
+    whole = redraw(folder, latent, steps=2, strength=0.5, guidance=0.0)
+    monkeypatch.setitem(registry.families(), "flux2", replace(family, edit_pixels=64 * 64))
+    made = redraw(folder, latent, steps=2, strength=0.5, guidance=0.0)
+    assert made.shape == whole.shape
+    torch.testing.assert_close(made, whole, atol=1e-3, rtol=0)
 
 
 # Single files
