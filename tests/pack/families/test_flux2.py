@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,6 +209,28 @@ def test_scaled_fp8_makes_nearly_the_image_of_its_folder(klein: Any, tmp_path: P
     )
     made, expected = file_image(build(model_of("flux2", main, tmp_path))), file_image(klein)
     assert 0 < (made - expected).abs().mean() < 0.05
+
+
+def test_comfyui_previews_its_patches(klein: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import latent_preview
+    from comfy.cli_args import LatentPreviewMethod
+    from neurolux.stages.preview import comfy_previewer
+
+    monkeypatch.setattr(latent_preview.args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    loaded: Any = SimpleNamespace(pipe=klein, model=SimpleNamespace(family="flux2"), device=torch.device("cpu"))
+    previewer = comfy_previewer(loaded)
+    assert previewer is not None
+    assert previewer(torch.randn(1, 128, 4, 6)).size == (12, 8)
+
+
+@pytest.mark.parametrize("given", [128, 16])
+def test_an_empty_latent_of_any_scale_is_of_its_size_in_pixels(given: int) -> None:
+    from neurolux.stages.latent import sized_for
+
+    side = 8 if given == 128 else 16  # of 128 pixels
+    empty = {"samples": torch.zeros(1, given, side, side)}
+    assert sized_for(empty, 16).shape[2:] == (8, 8)
+    assert sized_for(empty, 8).shape[2:] == (16, 16)
 
 
 NAMES = {
