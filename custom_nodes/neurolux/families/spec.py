@@ -64,10 +64,9 @@ class Part:
     signatures: tuple[Signature, ...] = ()
     renames: Mapping[Layout, Callable[[Tensors], Tensors]] = field(default_factory=dict)
     """Renames tensors from a layout's names to those of its class. Layouts that are not listed need no change."""
+    unread: tuple[str, ...] = ()
+    """Beginnings of the names of tensors that files have and the pack has no use for."""
     blocks: BlockLists = NO_BLOCKS
-    reads: Callable[[str], bool] = lambda name: True
-    """(name of a tensor in its class's names) -> whether it is used. Files may hold more, such as layers after the last
-    one that the family reads."""
     optional_prefix: str = ""
     """A prefix that some versions of its class add to every tensor name."""
     tied: Mapping[str, str] = field(default_factory=dict)

@@ -50,25 +50,17 @@ class ComponentFiles:
 
     def outline(self) -> dict[str, torch.Tensor]:
         """Like ``tensors``, but on the meta device, without data."""
-        return self.named(self.all_outlines())
-
-    def all_outlines(self) -> dict[str, torch.Tensor]:
-        """The same of all tensors, under their names in the files."""
         found: dict[str, torch.Tensor] = {}
         for path in self.files:
             found.update(outlines(path))
-        return found
+        return self.named(found)
 
     def named(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``tensors`` under the names of the component's class."""
-        return {name: value for name, value in self.renamed(tensors).items() if self.part.reads(name)}
-
-    def renamed(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The same, with those that the part does not read."""
-        if self.place is None:
-            return own_tensors(Place("", "diffusers"), tensors)
-        own = own_tensors(self.place, tensors)
-        rename = self.part.renames.get(self.place.layout)
+        place = self.place or Place("", "diffusers")
+        own = own_tensors(place, tensors)
+        own = {name: value for name, value in own.items() if not name.startswith(self.part.unread)}
+        rename = self.part.renames.get(place.layout)
         if rename is None:
             return own
         found = rename(own)
@@ -80,22 +72,16 @@ class ComponentFiles:
         return found
 
     @property
-    def read_bytes(self) -> int:
-        """About how many of these bytes belong to weights that its part reads."""
-        shapes = {name: value.numel() for name, value in self.renamed(self.all_outlines()).items()}
-        read = sum(count for name, count in shapes.items() if self.part.reads(name))
-        return round(self.bytes * read / max(sum(shapes.values()), 1))
-
-    @property
     def bytes(self) -> int:
         """Bytes of its weights in the files."""
         if self.place is None:
             return sum(path.stat().st_size for path in self.files)
+        prefix = self.place.prefix
         return sum(
             info.bytes
             for path in self.files
             for name, info in read_header(path).tensors.items()
-            if name.startswith(self.place.prefix)
+            if name.startswith(prefix) and not name.removeprefix(prefix).startswith(self.part.unread)
         )
 
 
@@ -269,7 +255,7 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
         parameters=sum(value.numel() for value in outline.values()),
         blocks=tuple(blocks[name] for name in sorted(blocks, key=lists.order)),
         stored="gguf" if gguf else stored_type(outline),
-        stored_bytes=component.read_bytes if gguf else None,
+        stored_bytes=component.bytes if gguf else None,
         largest_outside=outside if blocks else None,
     )
 

@@ -16,6 +16,7 @@ from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.identify import detect_lora, identify, read_kind
 from neurolux.families.registry import family_of
 from neurolux.library.single_files import complete
+from neurolux.loading.components import shape_of, single_components
 from neurolux.weights.file_kinds import TensorInfo
 from neurolux.weights.headers import WeightHeader
 from PIL import Image
@@ -197,8 +198,14 @@ def test_a_gguf_makes_nearly_the_image_of_its_folder(klein: Any, tmp_path: Path,
     state = {name.removeprefix("model."): value for name, value in state_of(klein.text_encoder).items()}
     write_gguf(encoder, llama_qwen3(state), kind, "qwen3")
     assert read_kind(main).kind == "FLUX.2 klein transformer"
-    made, expected = file_image(build(model_of("flux2", main, tmp_path))), file_image(klein)
+    model = model_of("flux2", main, tmp_path)
+    made, expected = file_image(build(model)), file_image(klein)
     assert 0 < (made - expected).abs().mean() < 0.02
+    assert isinstance(model.source, SingleFilesSource)
+    planned = shape_of(single_components("flux2", model.source)["text_encoder"])
+    assert (len(planned.blocks), planned.stored) == (27, "gguf")
+    assert planned.stored_bytes is not None
+    assert planned.stored_bytes < encoder.stat().st_size - planned.blocks[0]  # a byte a weight, or two
 
 
 def test_scaled_fp8_makes_nearly_the_image_of_its_folder(klein: Any, tmp_path: Path) -> None:

@@ -113,8 +113,11 @@ QWEN3 = Part(
     optional_prefix="model.",
 )
 
-LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
-AFTER_LAYERS = ("norm.weight", "model.norm.weight", "lm_head.weight")
+LAYER_LISTS = ("layers", "model.layers", "blk")
+MOST_LAYERS = 64
+"""Of the largest published Qwen3."""
+AFTER_LAYERS = ("norm.", "model.norm.", "lm_head.", "output_norm.", "output.")
+"""The beginnings of the names of what follows the layers, in folders and in files of all layouts."""
 
 
 def first_layers(count: int) -> Part:
@@ -126,11 +129,8 @@ def first_layers(count: int) -> Part:
     def begin(config: Config, folder: Path | None) -> Any:
         return cut(empty(config, folder), count)
 
-    def reads(name: str) -> bool:
-        layer = LAYER.match(name)
-        return name not in AFTER_LAYERS if layer is None else int(layer[1]) < count
-
-    return replace(QWEN3, empty=begin, reads=reads)
+    later = [f"{layers}.{number}." for number in range(count, MOST_LAYERS) for layers in LAYER_LISTS]
+    return replace(QWEN3, empty=begin, unread=(*later, *AFTER_LAYERS))
 
 
 def cut(model: Any, count: int) -> Any:
