@@ -244,10 +244,11 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
     outline = {name: value for name, value in component.outline().items() if not is_beside(name)}
     blocks: dict[str, int] = {}
     lists = component.part.blocks
-    outside = 0
+    inside = outside = 0
     for name, value in outline.items():
         if (block := lists.block_of(name)) is not None:
             blocks[block] = blocks.get(block, 0) + value.numel()
+            inside = max(inside, value.numel())
         else:
             outside = max(outside, value.numel())
     gguf = any(read_header(path).gguf for path in component.files if is_gguf(path))
@@ -257,6 +258,7 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
         stored="gguf" if gguf else stored_type(outline),
         stored_bytes=component.bytes if gguf else None,
         largest_outside=outside if blocks else None,
+        largest_inside=inside,
     )
 
 
