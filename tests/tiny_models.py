@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     ChromaPipeline,
     ChromaTransformer2DModel,
     DiffusionPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxFillPipeline,
     FluxKontextPipeline,
     FluxPipeline,
@@ -36,6 +39,7 @@ from transformers import (
     CLIPTokenizer,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -279,6 +283,60 @@ def write_z_image(folder: Path, *, seed: int = 13) -> Path:
     return save(pipeline, folder)
 
 
+def tiny_flux2_vae(
+    latent_channels: int, *, channels: tuple[int, ...] = (8, 8, 16, 16), groups: int = 4, sample_size: int = 128
+) -> AutoencoderKLFlux2:
+    """FLUX.2's VAE with four levels, and with statistics of its latents that show when they are forgotten."""
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=groups,
+        sample_size=sample_size,
+    )
+    assert vae.bn.running_mean is not None
+    assert vae.bn.running_var is not None
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    return vae
+
+
+def write_flux2(folder: Path, *, distilled: bool, seed: int) -> Path:
+    """Write a Flux2KleinPipeline, whose encoder has a layer more than is read, and a head."""
+    torch.manual_seed(seed)
+    tokenizer = qwen_tokenizer()
+    encoder = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=28,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    pipeline = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=tiny_flux2_vae(4),
+        text_encoder=Qwen3ForCausalLM(encoder),
+        tokenizer=tokenizer,
+        transformer=Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        ),
+        is_distilled=distilled,
+    )
+    return save(pipeline, folder)
+
+
 def write_sdxl(folder: Path, *, lightning: bool, seed: int = 0, text_width: int = TEXT_WIDTH) -> Path:
     """Write a StableDiffusionXLPipeline; ``lightning`` only changes the scheduler, as it does for the real weights.
 
@@ -374,6 +432,8 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "tiny-flux-kontext": write_flux_kontext,
     "tiny-chroma": write_chroma,
     "tiny-z-image": write_z_image,
+    "tiny-flux2-klein": lambda folder: write_flux2(folder, distilled=True, seed=14),
+    "tiny-flux2-klein-base": lambda folder: write_flux2(folder, distilled=False, seed=15),
     "tiny-sd15": lambda folder: write_sd15(folder, seed=5),
 }
 """How each tiny model is written, by the name of its folder."""

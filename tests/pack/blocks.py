@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FluxTransformer2DModel, ZImageTransformer2DModel
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, ZImageTransformer2DModel
 from neurolux.families.blocks import NO_BLOCKS, BlockLists
 from neurolux.families.registry import all_parts
 
@@ -28,3 +28,10 @@ def shallow_flux() -> FluxTransformer2DModel:
 def shallow_z_image() -> ZImageTransformer2DModel:
     """The same for Z-Image."""
     return ZImageTransformer2DModel(n_layers=2)
+
+
+def shallow_klein() -> Flux2Transformer2DModel:
+    """The same for FLUX.2 klein 9B."""
+    return Flux2Transformer2DModel(
+        num_layers=2, num_single_layers=2, num_attention_heads=32, joint_attention_dim=12288, guidance_embeds=False
+    )

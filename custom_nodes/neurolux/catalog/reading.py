@@ -62,7 +62,13 @@ def parse_verified(entry: Mapping[str, str]) -> Mapping[str, str]:
 def parse_shape(entry: Mapping[str, Any]) -> ComponentShape:
     """The size of one component. ``blocks`` has runs of ``[count, parameters of each]``, in order of use."""
     blocks = tuple(size for count, size in entry.get("blocks", []) for _ in range(count))
-    return ComponentShape(entry["parameters"], blocks, entry["stored"], largest_outside=entry.get("largest_outside"))
+    return ComponentShape(
+        entry["parameters"],
+        blocks,
+        entry["stored"],
+        largest_outside=entry.get("largest_outside"),
+        largest_inside=entry.get("largest_inside", 0),
+    )
 
 
 def parse_source(entry: Mapping[str, Any], base: Path) -> Source:

@@ -248,6 +248,11 @@ OWN_LAYER = re.compile(
     r"|vector_in|time_in|guidance_in|time_text_embed"
 )
 """In the names of layers that Chroma lacks."""
+SMALL_RELATIVE = re.compile(
+    r"(?:^|[._])(?:double_blocks[._][0-4][._](?:img|txt)_attn[._](?:qkv|proj)[._]"
+    r"|(?<!single_)transformer_blocks[._][0-4][._]attn[._](?:to_[qkv]|to_out|to_add_out|add_[qkv]_proj)[._])"
+)
+"""In the names of layers that FLUX.2 klein 4B has as well, which is as wide."""
 
 
 def detect_lora(header: Shapes) -> Detected | None:
@@ -257,7 +262,8 @@ def detect_lora(header: Shapes) -> Detected | None:
     if not any(LORA_NAME.search(name) for name in header):
         return None
     own = any(OWN_LAYER.search(name) for name in header)
-    return Detected("flux", also=() if own else ("chroma",))
+    small = all(SMALL_RELATIVE.search(name) for name in header)
+    return Detected("flux", also=() if own else ("chroma", "flux2") if small else ("chroma",))
 
 
 def refuse_widening(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:

@@ -7,7 +7,8 @@ recognized by a tensor that no other component has, with any prefix.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 
 from ..errors import WeightsMissing
@@ -25,8 +26,7 @@ every block."""
 OTHER_MODELS = (
     ("nerf_image_embedder.embedder.0.weight", "Chroma Radiance transformer"),
     ("nerf_blocks.0.param_generator.weight", "Chroma Radiance transformer"),
-    ("single_stream_modulation.lin.weight", "FLUX.2 transformer"),
-    ("single_stream_modulation.linear.weight", "FLUX.2 transformer"),
+    ("time_guidance_embed.guidance_embedder.linear_1.weight", "FLUX.2 dev transformer"),
     ("joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3 transformer"),
     ("txt_in.individual_token_refiner.blocks.0.norm1.weight", "HunyuanVideo transformer"),
     ("transformer_blocks.0.img_mlp.net.2.weight", "Qwen-Image transformer"),
@@ -37,6 +37,8 @@ OTHER_MODELS = (
     ("blocks.0.cross_attn.norm_k.weight", "Wan transformer"),
 )
 """A tensor that only this kind of model has."""
+OTHER_PAIRS = (("single_stream_modulation.lin.weight", "guidance_in.in_layer.weight", "FLUX.2 dev transformer"),)
+"""Two tensors that only this kind of model has together."""
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 """The end of the name of a file that holds a part of a model (Hugging Face, llama.cpp)."""
 SD2_MARKS = (f"input_blocks.1.1.{FIRST_CROSSED}", f"down_blocks.0.attentions.0.{FIRST_CROSSED}")
@@ -87,9 +89,16 @@ def identify(header: WeightHeader) -> FileKind:
 
 def other_model(tensors: Mapping[str, TensorInfo]) -> str | None:
     """The kind of model that the pack does not support, by a tensor that no supported one has; None for others."""
-    named = next((title for end, title in OTHER_MODELS if any(name.endswith(end) for name in tensors)), None)
+    pairs = (title for *ends, title in OTHER_PAIRS if all(any(map(ends_with(end), tensors)) for end in ends))
+    single = (title for end, title in OTHER_MODELS if any(map(ends_with(end), tensors)))
+    named = next(chain(single, pairs), None)
     wide = any(name.endswith(SD2_MARKS) and info.shape[-1] == SD2_TEXT_WIDTH for name, info in tensors.items())
     return "Stable Diffusion 2 UNet" if named is None and wide else named
+
+
+def ends_with(end: str) -> Callable[[str], bool]:
+    """Whether a name ends with ``end``."""
+    return lambda name: name.endswith(end)
 
 
 def find_parts(tensors: Mapping[str, TensorInfo]) -> dict[str, Place]:

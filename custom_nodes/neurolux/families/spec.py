@@ -64,6 +64,8 @@ class Part:
     signatures: tuple[Signature, ...] = ()
     renames: Mapping[Layout, Callable[[Tensors], Tensors]] = field(default_factory=dict)
     """Renames tensors from a layout's names to those of its class. Layouts that are not listed need no change."""
+    unread: tuple[str, ...] = ()
+    """Beginnings of the names of tensors that files have and the pack has no use for."""
     blocks: BlockLists = NO_BLOCKS
     optional_prefix: str = ""
     """A prefix that some versions of its class add to every tensor name."""
@@ -138,17 +140,27 @@ class LatentSpace:
     """The geometry of a family's latents, and their conversion to and from the VAE's own space."""
 
     to_raw: Callable[[Config, torch.Tensor], torch.Tensor]
-    """(configuration of the VAE, the denoiser's latents) -> the VAE's input, which is what a LATENT holds."""
+    """(configuration of the VAE, the denoiser's latents) -> what a LATENT holds: the input of ComfyUI's VAE."""
     from_raw: Callable[[Config, torch.Tensor], torch.Tensor]
     comfy_format: str
     """The class in ComfyUI's ``latent_formats``, for previews."""
     channels: int
     scale: int = 8
     """Pixels per latent pixel, along each side."""
+    patch: int = 1
+    """How many pixels of the VAE's own latents are one latent pixel, along each side."""
+    to_vae: Callable[[Any, torch.Tensor], torch.Tensor] = lambda vae, latents: latents
+    """(VAE, what a LATENT holds) -> its decoder's input. They differ where ComfyUI's VAE converts them itself."""
+    from_vae: Callable[[Any, torch.Tensor], torch.Tensor] = lambda vae, samples: samples
+    """(VAE, its encoder's output) -> what a LATENT holds."""
     unpack: Callable[[Any, torch.Tensor, int, int], torch.Tensor] = lambda pipe, latents, height, width: latents
     """(pipeline, the denoiser's latents, height and width in pixels) -> (1, C, h, w)."""
     upcasts_encoder: bool = False
     """Whether diffusers runs the VAE's encoder in fp32 if its configuration has ``force_upcast``."""
+
+    def channels_with(self, vae: Any) -> int:
+        """The channels of a LATENT for this VAE, which may be smaller than the family's usual one."""
+        return vae.config.latent_channels * self.patch**2
 
 
 @dataclass(frozen=True)
@@ -367,6 +379,9 @@ class FamilySpec:
     """None if the pack cannot train LoRAs for the family."""
     edit_pixels: int = 0
     """About how many pixels the pipeline scales an image to before it edits it."""
+    edits_parts: bool = False
+    """Whether a model that edits also redraws a masked part (``inpaint``). It sees the whole image meanwhile, which its
+    pipeline would scale to ``edit_pixels`` if it is larger."""
     loader: LoaderNode | None = None
     architectures: Callable[[], Mapping[str, Architecture]] = dict
     """The catalog's models of the family at full size, by name, made without weights: what a dry run executes."""

@@ -57,10 +57,10 @@ class ComponentFiles:
 
     def named(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``tensors`` under the names of the component's class."""
-        if self.place is None:
-            return own_tensors(Place("", "diffusers"), tensors)
-        own = own_tensors(self.place, tensors)
-        rename = self.part.renames.get(self.place.layout)
+        place = self.place or Place("", "diffusers")
+        own = own_tensors(place, tensors)
+        own = {name: value for name, value in own.items() if not name.startswith(self.part.unread)}
+        rename = self.part.renames.get(place.layout)
         if rename is None:
             return own
         found = rename(own)
@@ -76,11 +76,12 @@ class ComponentFiles:
         """Bytes of its weights in the files."""
         if self.place is None:
             return sum(path.stat().st_size for path in self.files)
+        prefix = self.place.prefix
         return sum(
             info.bytes
             for path in self.files
             for name, info in read_header(path).tensors.items()
-            if name.startswith(self.place.prefix)
+            if name.startswith(prefix) and not name.removeprefix(prefix).startswith(self.part.unread)
         )
 
 
@@ -243,10 +244,11 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
     outline = {name: value for name, value in component.outline().items() if not is_beside(name)}
     blocks: dict[str, int] = {}
     lists = component.part.blocks
-    outside = 0
+    inside = outside = 0
     for name, value in outline.items():
         if (block := lists.block_of(name)) is not None:
             blocks[block] = blocks.get(block, 0) + value.numel()
+            inside = max(inside, value.numel())
         else:
             outside = max(outside, value.numel())
     gguf = any(read_header(path).gguf for path in component.files if is_gguf(path))
@@ -256,6 +258,7 @@ def shape_of(component: ComponentFiles) -> ComponentShape:
         stored="gguf" if gguf else stored_type(outline),
         stored_bytes=component.bytes if gguf else None,
         largest_outside=outside if blocks else None,
+        largest_inside=inside,
     )
 
 

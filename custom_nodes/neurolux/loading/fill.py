@@ -107,7 +107,8 @@ def fill(
                     value.data = keep(value.data.cpu(), source, plan)
                     converted.add(value, source)
         else:
-            value = keep((source if scale is None else unscaled(source, scale)).to(compute), source, plan)
+            plain = source if scale is None else unscaled(source, scale)
+            value = keep(plain.to(compute) if target.is_floating_point() else plain, source, plan)
             if attribute in holder._buffers:
                 holder._buffers[attribute] = value
             else:

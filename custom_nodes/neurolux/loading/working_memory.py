@@ -54,7 +54,7 @@ def image_encoding_type(loaded: LoadedPipeline) -> ComputeType:
     """
     config: Any = loaded.pipe.vae.config
     planned = loaded.placement.planned("vae")
-    upcast = bool(config.force_upcast) and family_of(loaded.model.family).latent.upcasts_encoder
+    upcast = bool(config.get("force_upcast")) and family_of(loaded.model.family).latent.upcasts_encoder
     return "fp32" if upcast and planned.placement in ("resident", "stage") else planned.compute
 
 

@@ -141,10 +141,11 @@ class ImageToEdit(io.ComfyNode):
             display_name="Image to Edit",
             category=IMAGES,
             description=(
-                "Encodes an image for a model that edits by instruction, such as FLUX.1 Kontext. Rejects other models."
+                "Encodes an image for a model that edits by instruction, such as FLUX.1 Kontext or FLUX.2 klein. "
+                "Rejects other models."
             ),
             inputs=[
-                pipeline_input("An edit model: flux-kontext-dev, or a diffusers folder of that kind."),
+                pipeline_input("An edit model: flux2-klein-4b, flux-kontext-dev, or a diffusers folder of that kind."),
                 io.Image.Input("image", tooltip="The image, or a batch of images of the same size."),
                 *fit_inputs("the model's preferred number of pixels, in the image's proportions"),
             ],

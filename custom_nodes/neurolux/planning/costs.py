@@ -104,7 +104,7 @@ def largest_layer(shape: ComponentShape, *, embeds: bool = True) -> int:
         return round(shape.parameters * (0.35 if embeds else 0.05))
     block = max(shape.blocks)
     outside = shape.outside_blocks if shape.largest_outside is None else shape.largest_outside
-    return max(round(block * (0.34 if block > LARGE_BLOCK else 0.7)), outside)
+    return max(round(block * (0.34 if block > LARGE_BLOCK else 0.7)), shape.largest_inside, outside)
 
 
 def largest_streamed(shape: ComponentShape, *, embeds: bool) -> int:

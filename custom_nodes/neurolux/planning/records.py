@@ -43,6 +43,8 @@ class ComponentShape:
     """For a ControlNet: how many values it passes to the denoiser in each step for 16x16 pixels."""
     largest_outside: int | None = field(default=None, compare=False)
     """Parameters of the largest tensor outside the blocks; None for at most all of them."""
+    largest_inside: int = field(default=0, compare=False)
+    """Parameters of the largest tensor in a block; 0 for no more than is usual in a block of its size."""
     needs_vae: bool = False
     """For a ControlNet: whether its control image is encoded to a latent, so its stage needs the VAE."""
 

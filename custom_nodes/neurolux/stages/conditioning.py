@@ -106,7 +106,8 @@ EXTRAS: dict[str, Extra] = {
     "reference_latents": Extra(
         "reference latents",
         "ReferenceLatent",
-        "to edit an image, link Image to Edit to the latent of Sample and load flux-kontext-dev",
+        "to edit an image, link Image to Edit to the latent of Sample and load flux2-klein-4b or "
+        "flux-kontext-dev",
         lambda value: not value,
     ),
     "reference_latents_method": companion("reference_latents", "FluxKontextMultiReferenceLatentMethod"),

@@ -29,9 +29,10 @@ def decode(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
     One by one: an image of a batch is the same, bit for bit, as the image alone. In tiles where the plan says so.
     """
     vae: Any = loaded.pipe.vae
-    check_space(samples, vae.config.latent_channels, loaded.model)
+    space = family_of(loaded.model.family).latent
+    check_space(samples, space.channels_with(vae), loaded.model)
     scale = loaded.pipe.vae_scale_factor
-    height, width = samples.shape[2] * scale, samples.shape[3] * scale
+    height, width = (side * scale * space.patch for side in samples.shape[2:])
 
     fit(loaded, width, height)
 
@@ -51,13 +52,18 @@ def decode_one(loaded: LoadedPipeline, latent: torch.Tensor) -> torch.Tensor:
     SDXL's original VAE overflows in fp16; the known cure is fp32.
     """
     vae: Any = loaded.pipe.vae
-    image = vae.decode(latent.to(loaded.device, vae.dtype), return_dict=False)[0]
+    image = vae.decode(vae_input(loaded, latent.to(loaded.device, vae.dtype)), return_dict=False)[0]
     if vae.dtype != torch.float32 and not bool(torch.isfinite(image).all()) and loaded.placement.in_place("vae"):
-        image = decode_in_fp32(vae, latent.to(loaded.device))
+        image = decode_in_fp32(vae, vae_input(loaded, latent.to(loaded.device)))
         loaded.unreported_warnings.append(OVERFLOW.format(kind=str(vae.dtype).removeprefix("torch.")))
     check_finite(image, f"the images decoded by {loaded.model.name}")
     image = loaded.pipe.image_processor.postprocess(image, output_type="pt")
     return image.cpu().permute(0, 2, 3, 1).float().contiguous()
+
+
+def vae_input(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:
+    """What the VAE's decoder takes, from the samples of a LATENT."""
+    return family_of(loaded.model.family).latent.to_vae(loaded.pipe.vae, samples)
 
 
 class Decoding(torch.nn.Module):
@@ -81,7 +87,7 @@ def decode_in_fp32(vae: Any, latent: torch.Tensor) -> torch.Tensor:
 
 
 def to_raw(loaded: LoadedPipeline, latents: torch.Tensor) -> torch.Tensor:
-    """The denoiser's latents (1, C, h, w) in the VAE's own space, which is what ComfyUI's LATENT holds.
+    """The denoiser's latents (1, C, h, w) as ComfyUI's LATENT holds them: in the space of its VAE.
 
     The arithmetic and its number format are those of the pipelines' own last lines, so that the decoded image is theirs
     to the bit.

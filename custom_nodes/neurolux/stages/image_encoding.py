@@ -62,7 +62,7 @@ def images_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
     call, unless they are streamed and never there at once.
     """
     vae: Any = loaded.pipe.vae
-    upcast = bool(vae.config.force_upcast)
+    upcast = bool(vae.config.get("force_upcast"))
     original = vae.encode
     in_fp32 = upcast and image_encoding_type(loaded) == "fp32" and loaded.placement.in_place("vae")
 
@@ -76,12 +76,14 @@ def images_encoded_in_place(loaded: LoadedPipeline) -> Iterator[None]:
         return output if return_dict else (output.latent_dist,)
 
     vae.encode = encode
-    vae.register_to_config(force_upcast=False)
+    if upcast:
+        vae.register_to_config(force_upcast=False)
     try:
         yield
     finally:
         del vae.encode
-        vae.register_to_config(force_upcast=upcast)
+        if upcast:
+            vae.register_to_config(force_upcast=True)
 
 
 def encodes(name: str) -> bool:
@@ -90,11 +92,12 @@ def encodes(name: str) -> bool:
 
 
 def encode_image(loaded: LoadedPipeline, image: torch.Tensor) -> torch.Tensor:
-    """One image (1, H, W, 3) in [0, 1] as a raw latent (1, C, h, w), the middle of its distribution, float32."""
+    """One image (1, H, W, 3) in [0, 1] as a LATENT's samples (1, C, h, w), the middle of its distribution, float32."""
     vae: Any = loaded.pipe.vae
+    space = family_of(loaded.model.family).latent
     pixels = loaded.pipe.image_processor.preprocess(image.movedim(-1, 1)).to(loaded.device)
     with images_encoded_in_place(loaded):
-        return vae.encode(pixels).latent_dist.mode().float().cpu()
+        return space.from_vae(vae, vae.encode(pixels).latent_dist.mode()).float().cpu()
 
 
 def from_raw(loaded: LoadedPipeline, samples: torch.Tensor) -> torch.Tensor:

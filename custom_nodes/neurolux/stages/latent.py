@@ -91,15 +91,16 @@ def sized_for(latent: Mapping[str, Any], scale: int) -> torch.Tensor:
     InvalidParameter for one that is not empty, or whose scale is not known.
     """
     samples: torch.Tensor = latent["samples"]
-    given = latent.get("downscale_ratio_spacial")
-    usual = {family.latent.channels for family in families().values()}
-    if given is None and samples.shape[1] not in usual and not samples.any():
+    noted, given = latent.get("downscale_ratio_spacial"), scale_of(latent)
+    if given == scale:
+        return samples
+    if given is None and not samples.any():
         raise InvalidParameter(
             "latent",
             f"the empty latent has {samples.shape[1]} channels ({space_name(samples.shape[1])}), so its size in pixels "
             "is not known; link an Empty Latent",
         )
-    if given in (None, scale):
+    if given is None or (noted is None and samples.any()):  # one with an image in it is checked by its channels
         return samples
     if samples.any():
         raise InvalidParameter(
@@ -109,6 +110,13 @@ def sized_for(latent: Mapping[str, Any], scale: int) -> torch.Tensor:
         )
     height, width = (side * given // scale for side in samples.shape[-2:])
     return samples.new_zeros(*samples.shape[:2], height, width)
+
+
+def scale_of(latent: Mapping[str, Any]) -> int | None:
+    """Pixels to a latent pixel: as ``latent`` notes it, or that of the families with so many channels; None if neither
+    says it."""
+    usual = {family.latent.channels: family.latent.scale for family in families().values()}
+    return latent.get("downscale_ratio_spacial") or usual.get(latent["samples"].shape[1])
 
 
 def places_in_batch(latent: Mapping[str, Any]) -> tuple[int, ...]:
@@ -279,4 +287,5 @@ def fitted_to_latent(images: torch.Tensor, latent: Mapping[str, Any] | None) -> 
     if origin is not None:
         return fitted_batch(images, *origin.frame.size, origin.frame)
     height, width = latent["samples"].shape[-2:]
-    return fitted_batch(images, width * STOCK_SCALE, height * STOCK_SCALE)
+    scale = scale_of(latent) or STOCK_SCALE
+    return fitted_batch(images, width * scale, height * scale)

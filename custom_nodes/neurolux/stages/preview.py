@@ -19,7 +19,7 @@ from ..families.registry import family_of
 from ..images.pixels import as_image
 from ..loading.loaded import LoadedPipeline
 from ..weights.user_files import read_json
-from .decode import to_raw
+from .decode import to_raw, vae_input
 
 SMALL_VAE_PARAMETERS = 5_000_000
 _log = logging.getLogger(__name__)
@@ -60,8 +60,9 @@ def comfy_previewer(loaded: LoadedPipeline) -> Previewer | None:
     import comfy.latent_formats
     import latent_preview
 
-    latent_format = getattr(comfy.latent_formats, family_of(loaded.model.family).latent.comfy_format)()
-    if loaded.pipe.vae.config.latent_channels != latent_format.latent_channels:
+    space = family_of(loaded.model.family).latent
+    latent_format = getattr(comfy.latent_formats, space.comfy_format)()
+    if space.channels_with(loaded.pipe.vae) != latent_format.latent_channels:
         return None
     previewer = latent_preview.get_previewer(loaded.device, latent_format)
     if previewer is None:
@@ -92,5 +93,5 @@ def project(latents: torch.Tensor, factors: torch.Tensor, bias: torch.Tensor) ->
 def decode_preview(loaded: LoadedPipeline, latents: torch.Tensor) -> Image.Image:
     """The real decoder's image."""
     vae: Any = loaded.pipe.vae
-    decoded = vae.decode(to_raw(loaded, latents), return_dict=False)[0]
+    decoded = vae.decode(vae_input(loaded, to_raw(loaded, latents)), return_dict=False)[0]
     return as_image(decoded[0].float().cpu().movedim(0, -1) / 2 + 0.5)

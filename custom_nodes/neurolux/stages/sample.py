@@ -181,8 +181,9 @@ def task_memory(loaded: LoadedPipeline, request: SampleRequest) -> int:
     passes = 2 if needs_negative(loaded.model, request.guidance) else 1
     if request.task == "text-to-image":
         return sampling_memory(loaded, width, height, passes=passes)
-    pixels = family_of(loaded.model.family).edit_pixels
-    seen = height + (pixels // width if request.task == "edit" else 0)  # it attends to the image as well
+    family = family_of(loaded.model.family)
+    beside = {"edit": family.edit_pixels // width, "inpaint": height if family.edits_parts else 0}
+    seen = height + beside.get(request.task, 0)  # it attends to the image as well
     return max(sampling_memory(loaded, width, seen, passes=passes), image_encoding_memory(loaded, width, height))
 
 
@@ -211,14 +212,14 @@ def sample_one(
             return_dict=False,
             callback_on_step_end=progress.step,
         )[0]
-    made = to_raw(loaded, unpacked(loaded, request, latents)).float().cpu()
+    made = to_raw(loaded, unpacked(loaded, pipe, request, latents)).float().cpu()
     check_finite(made, f"the sampled latents of {loaded.model.name}")
     return made
 
 
-def unpacked(loaded: LoadedPipeline, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:
-    """The denoiser's latents as (1, C, h, w)."""
-    return family_of(loaded.model.family).latent.unpack(loaded.pipe, latents, request.height, request.width)
+def unpacked(loaded: LoadedPipeline, pipe: Any, request: SampleRequest, latents: torch.Tensor) -> torch.Tensor:
+    """The denoiser's latents as (1, C, h, w). ``pipe`` has sampled them."""
+    return family_of(loaded.model.family).latent.unpack(pipe, latents, request.height, request.width)
 
 
 def generator_of(request: SampleRequest, index: int) -> torch.Generator:
@@ -322,5 +323,5 @@ class SampleProgress:
         step += self._request.steps - self._request.running  # the schedule has those as well that are not run
         if before is not None and sigmas is not None and step + 1 < len(sigmas):
             latents = predicted_clean(before, latents, float(sigmas[step]), float(sigmas[step + 1]))
-        image = self._previewer(unpacked(self._loaded, self._request, latents))
+        image = self._previewer(unpacked(self._loaded, pipe, self._request, latents))
         return ("JPEG", image, self._largest_side)

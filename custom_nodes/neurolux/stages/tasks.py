@@ -75,10 +75,14 @@ class ImageSource:
         """The pipeline's own arguments for image ``index`` of the batch."""
         if task == "text-to-image":
             return {}
+        family = family_of(loaded.model.family)
         pixels = None if self.image is None else self.image[index]
+        shrinks = task == "inpaint" and family.edits_parts
+        if pixels is not None and shrinks and pixels[..., 0].numel() > family.edit_pixels:
+            pixels = None  # latents are not scaled
         if pixels is None:
             check_finite(self.samples, "the latents given to Sample", "Look at the node that made them.")
-            check_space(self.samples, loaded.pipe.vae.config.latent_channels, loaded.model)
+            check_space(self.samples, family.latent.channels_with(loaded.pipe.vae), loaded.model)
         image = from_raw(loaded, self.samples[index][None]) if pixels is None else as_image(pixels)
         if task == "edit":
             assert isinstance(image, Image.Image)  # choose_task has seen to it
@@ -116,6 +120,8 @@ def choose_task(model: Model, source: ImageSource, strength: float) -> Task:
             )
         return "fill"
     if model.purpose == "edit":
+        if masked and family_of(model.family).edits_parts:
+            return "inpaint"
         if masked or source.image is None:
             raise InvalidParameter(
                 "mask" if masked else "latent",

@@ -201,8 +201,8 @@ def test_its_file_is_no_flux_and_none_of_flux_is_it(chroma: Any, tmp_path: Path,
 
 LORAS = {
     "its own network": ("lora_unet_distilled_guidance_layer_layers_0_in_layer.lora_down.weight", {"chroma"}),
-    "blocks that both have": ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", {"flux", "chroma"}),
-    "diffusers' names": ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", {"flux", "chroma"}),
+    "blocks that both have": ("lora_unet_double_blocks_7_img_attn_qkv.lora_down.weight", {"flux", "chroma"}),
+    "diffusers' names": ("transformer.transformer_blocks.7.attn.to_q.lora_A.weight", {"flux", "chroma"}),
     "a modulation, original": ("lora_unet_double_blocks_0_img_mod_lin.lora_down.weight", {"flux"}),
     "a modulation, diffusers": ("transformer.transformer_blocks.0.norm1.linear.lora_A.weight", {"flux"}),
     "a single block's modulation": ("transformer.single_transformer_blocks.0.norm.linear.lora_A.weight", {"flux"}),

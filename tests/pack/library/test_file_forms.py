@@ -132,7 +132,7 @@ def test_a_name_does_not_leave_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 OTHERS = {
     "nerf_image_embedder.embedder.0.weight": "Chroma Radiance transformer",
-    "single_stream_modulation.lin.weight": "FLUX.2 transformer",
+    "single_stream_modulation.lin.weight": "FLUX.2 dev transformer",
     "joint_blocks.0.x_block.attn.qkv.weight": "Stable Diffusion 3 transformer",
 }
 

@@ -20,7 +20,7 @@ from neurolux.planning.records import ComputeType, StorageType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.pack.blocks import lists_of, shallow_flux, shallow_z_image
+from tests.pack.blocks import lists_of, shallow_flux, shallow_klein, shallow_z_image
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
@@ -175,6 +175,17 @@ def guided_z_image_step(module: Any, side: int, dtype: torch.dtype) -> Any:
     return module(latents, empty(2, dtype=dtype), texts)
 
 
+def klein_step(module: Any, side: int, dtype: torch.dtype) -> Any:
+    tokens = (side // 16) ** 2
+    return module(
+        hidden_states=empty(1, tokens, 128, dtype=dtype),
+        encoder_hidden_states=empty(1, 512, 12288, dtype=dtype),
+        timestep=empty(1, dtype=dtype),
+        img_ids=empty(1, tokens, 4, dtype=torch.long),
+        txt_ids=empty(1, 512, 4, dtype=torch.long),
+    )
+
+
 def sdxl_step(module: Any, side: int, dtype: torch.dtype) -> Any:
     added = {"text_embeds": empty(1, 1280, dtype=dtype), "time_ids": empty(1, 6, dtype=dtype)}
     latent, text = empty(1, 4, side // 8, side // 8, dtype=dtype), empty(1, 77, 2048, dtype=dtype)
@@ -220,6 +231,9 @@ def cases() -> Iterator[Any]:
     z_image = family_of("z-image").costs
     yield shallow_z_image, guided_z_image_step, 1024, "bf16", costs.sample_bytes(z_image, 1024, 1024, passes=2)
     yield MODELS["z-image"]["text_encoder"], encode_states, 0, "bf16", costs.encode_bytes(z_image)
+    klein = family_of("flux2").costs
+    yield shallow_klein, klein_step, 1024, "bf16", costs.sample_bytes(klein, 1024, 1024, passes=2)
+    yield MODELS["flux2-klein-9b"]["text_encoder"], encode_states, 0, "bf16", costs.encode_bytes(klein)
 
 
 @pytest.mark.usefixtures("fused_attention")

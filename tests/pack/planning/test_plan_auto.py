@@ -25,6 +25,18 @@ ON_CARDS = {
         }
         for name in ("z-image-turbo", "z-image")
     },
+    **{
+        (name, 1024): {
+            **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16)},
+            **{size: ("bf16", "none", None) for size in (24, 80)},
+        }
+        for name in ("flux2-klein-4b", "flux2-klein-base-4b")
+    },
+    ("flux2-klein-9b", 1024): {
+        4: ("fp8", "sequential", None),
+        **{size: ("bf16", "stream", None) for size in (6, 8, 12, 16, 24)},
+        80: ("bf16", "none", None),
+    },
     ("chroma1-hd", 1024): {
         4: ("bf16", "stream", 512),
         **{size: ("bf16", "stream", None) for size in (6, 8, 12, 16, 24)},
@@ -88,6 +100,15 @@ ON_CPU = {
         }
         for name, smallest in (("z-image-turbo", "nf4"), ("z-image", "bf16"))
     },
+    **{
+        name: {
+            **{size: ("bf16", "disk", None) for size in (8, 16)},
+            32: ("fp32", "none", 512),
+            64: ("fp32", "none", None),
+        }
+        for name in ("flux2-klein-4b", "flux2-klein-base-4b")
+    },
+    "flux2-klein-9b": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
     "chroma1-hd": {
         **{size: ("bf16", "disk", None) for size in (8, 16)},
         32: ("bf16", "none", None),

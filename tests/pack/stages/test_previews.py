@@ -48,7 +48,7 @@ def test_a_preview_is_what_the_model_predicts_in_that_step(
         def predicted(_: Any, args: tuple[Any, ...], given: dict[str, Any], output: Any) -> None:
             if loaded.denoiser_name == "transformer":
                 clean = given["hidden_states"] - given["timestep"].float()[:, None, None] * output[0]
-                expected.append(module.unpacked(loaded, request, clean))
+                expected.append(module.unpacked(loaded, loaded.pipe, request, clean))
                 return
             scaled, timestep = args[0], args[1]
             scheduler = loaded.pipe.scheduler

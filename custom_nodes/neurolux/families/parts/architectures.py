@@ -62,6 +62,16 @@ def qwen3_4b() -> Qwen3Model:
     )  # fmt: skip
 
 
+def qwen3_8b() -> Qwen3Model:
+    """Qwen3 8B without its head."""
+    return Qwen3Model(
+        Qwen3Config(
+            vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32,
+            num_key_value_heads=8, head_dim=128,
+        )
+    )  # fmt: skip
+
+
 def _clip(width: int, layers: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64, intermediate_size=4 * width,

@@ -20,6 +20,10 @@ FLUX_VAE_FILES = ("ae.*", "flux*vae*")
 SD3_VAE_FILES = ("*sd3*", "*sd_3*", "*stable*diffusion*3*")
 """Its shapes are the same as those of FLUX.1's VAE, and its latents have another scale."""
 
+ORIGINAL_MARK, DIFFUSERS_MARK = "decoder.mid.block_1.conv1.weight", "decoder.mid_block.resnets.0.conv1.weight"
+STATISTICS = "bn.running_mean"
+"""Of FLUX.2's VAE, which has the other tensors as well."""
+
 
 def config(shapes: Shapes) -> dict[str, Any]:
     """Configuration of AutoencoderKL, without the scaling of latents, which depends on the family."""
@@ -107,8 +111,8 @@ VAE = Part(
     empty=empty,
     config=config,
     signatures=(
-        Signature("original", "decoder.mid.block_1.conv1.weight", accepts=for_images),
-        Signature("diffusers", "decoder.mid_block.resnets.0.conv1.weight", accepts=for_images),
+        Signature("original", ORIGINAL_MARK, without=(STATISTICS,), accepts=for_images),
+        Signature("diffusers", DIFFUSERS_MARK, without=(STATISTICS,), accepts=for_images),
     ),
     renames={"original": renamed_original},
 )

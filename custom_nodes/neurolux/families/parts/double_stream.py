@@ -27,6 +27,8 @@ DIFFUSERS_KEY_NORM = "transformer_blocks.0.attn.norm_added_k.weight"
 DIFFUSERS_SINGLE = "single_transformer_blocks.0.proj_mlp.weight"
 INPUTS = {"img_in": "x_embedder", "txt_in": "context_embedder", "final_layer.linear": "proj_out"}
 """The authors' names of the layers outside of the blocks, with diffusers' names."""
+Layers = Mapping[str, list[str]]
+"""The authors' names of the layers in a block, with those of diffusers' layers that each joins."""
 DOUBLE = {
     "img_mod.lin": ["norm1.linear"],
     "txt_mod.lin": ["norm1_context.linear"],
@@ -72,10 +74,13 @@ def config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def renamed_original(tensors: Tensors, outside: Callable[[str], str | None]) -> Tensors:
+def renamed_original(
+    tensors: Tensors, outside: Callable[[str], str | None], double: Layers = DOUBLE, single: Layers = SINGLE
+) -> Tensors:
     """Rename the authors' tensors to diffusers' names. Fused projections are split into views, so nothing is copied.
 
     ``outside``: (the authors' name of a layer outside of the blocks) -> diffusers' name; None for one without.
+    ``double``, ``single``: the layers of a block.
 
     diffusers' own function assumes a width of 3072 and copies all weights, 24 GB, before the first can be used.
     """
@@ -94,11 +99,11 @@ def renamed_original(tensors: Tensors, outside: Callable[[str], str | None]) -> 
             if target is not None:
                 found[f"{target}.{kind}"] = value
             continue
-        double, number, layer = block[1] == "double", block[2], block[3]
-        targets = (DOUBLE if double else SINGLE).get(layer)
+        doubled, number, layer = block[1] == "double", block[2], block[3]
+        targets = (double if doubled else single).get(layer)
         if targets is None:
             continue
-        group = "transformer_blocks" if double else "single_transformer_blocks"
+        group = "transformer_blocks" if doubled else "single_transformer_blocks"
         for target, piece in zip(targets, pieces(value, len(targets), width), strict=True):
             found[f"{group}.{number}.{target}.{kind}"] = piece
     return found
@@ -114,19 +119,21 @@ def pieces(value: torch.Tensor, count: int, width: int) -> list[torch.Tensor]:
     return list(value.split(sizes if count == 3 else [*sizes, value.shape[0] - 3 * width], dim=0))
 
 
-def original_names(transformer: Any, outside: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def original_names(
+    transformer: Any, outside: Mapping[str, str], double: Layers = DOUBLE, single: Layers = SINGLE
+) -> dict[str, tuple[str, ...]]:
     """The authors' name of each layer, with diffusers' layers that it joins; ``outside`` of the blocks as given."""
     found: dict[str, tuple[str, ...]] = {stem: (target,) for stem, target in outside.items()}
     for groups, blocks, layers in (
-        ("double_blocks", "transformer_blocks", DOUBLE),
-        ("single_blocks", "single_transformer_blocks", SINGLE),
+        ("double_blocks", "transformer_blocks", double),
+        ("single_blocks", "single_transformer_blocks", single),
     ):
         for number in range(len(getattr(transformer, blocks))):
             for stem, targets in layers.items():
                 found[f"{groups}.{number}.{stem}"] = tuple(f"{blocks}.{number}.{target}" for target in targets)
-    for number in range(len(transformer.single_transformer_blocks)):  # XLabs leaves the rest of linear1 alone
-        targets = SINGLE["linear1"][:3]
-        found[f"single_blocks.{number}.qkv"] = tuple(f"single_transformer_blocks.{number}.{one}" for one in targets)
+    joined = single["linear1"][:3] if len(single["linear1"]) > 1 else []  # XLabs leaves the rest of linear1 alone
+    for number in range(len(transformer.single_transformer_blocks) if joined else 0):
+        found[f"single_blocks.{number}.qkv"] = tuple(f"single_transformer_blocks.{number}.{one}" for one in joined)
     return found
 
 

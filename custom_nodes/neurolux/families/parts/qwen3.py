@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,12 @@ def tokenizer() -> Any:
     return made
 
 
-def in_template(tokenizer: Any, text: str) -> str:
-    """``text`` as a message, before an answer with thoughts."""
+def in_template(tokenizer: Any, text: str, *, thinking: bool = True) -> str:
+    """``text`` as a message, before an answer with thoughts or without."""
     message = {"role": "user", "content": text}
-    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    return tokenizer.apply_chat_template(
+        [message], tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+    )
 
 
 QWEN3 = Part(
@@ -109,3 +112,32 @@ QWEN3 = Part(
     blocks=BlockLists(("layers",)),
     optional_prefix="model.",
 )
+
+LAYER_LISTS = ("layers", "model.layers", "blk")
+MOST_LAYERS = 64
+"""Of the largest published Qwen3."""
+AFTER_LAYERS = ("norm.", "model.norm.", "lm_head.", "output_norm.", "output.")
+"""The beginnings of the names of what follows the layers, in folders and in files of all layouts."""
+
+
+def first_layers(count: int) -> Part:
+    """The encoder of a family that reads the outputs of layers up to number ``count``: without what comes after it.
+
+    The part has the name of the whole one, because their files are the same.
+    """
+
+    def begin(config: Config, folder: Path | None) -> Any:
+        return cut(empty(config, folder), count)
+
+    later = [f"{layers}.{number}." for number in range(count, MOST_LAYERS) for layers in LAYER_LISTS]
+    return replace(QWEN3, empty=begin, unread=(*later, *AFTER_LAYERS))
+
+
+def cut(model: Any, count: int) -> Any:
+    """``model``, a Qwen3Model, with its first ``count`` layers, the last of which is read as it is: without a norm."""
+    import torch
+
+    model.layers = model.layers[:count]
+    model.config.num_hidden_layers = len(model.layers)
+    model.norm = torch.nn.Identity()
+    return model
