@@ -42,6 +42,8 @@ from transformers import (
     T5Tokenizer,
 )
 
+from tests.tiny_qwen import write_qwen_image
+
 TEXT_WIDTH = 32
 """Hidden size of every tiny text encoder."""
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
@@ -374,6 +376,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "tiny-flux-kontext": write_flux_kontext,
     "tiny-chroma": write_chroma,
     "tiny-z-image": write_z_image,
+    "tiny-qwen-image": write_qwen_image,
     "tiny-sd15": lambda folder: write_sd15(folder, seed=5),
 }
 """How each tiny model is written, by the name of its folder."""

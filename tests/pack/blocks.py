@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FluxTransformer2DModel, ZImageTransformer2DModel
+from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel, ZImageTransformer2DModel
 from neurolux.families.blocks import NO_BLOCKS, BlockLists
 from neurolux.families.registry import all_parts
 
@@ -28,3 +28,8 @@ def shallow_flux() -> FluxTransformer2DModel:
 def shallow_z_image() -> ZImageTransformer2DModel:
     """The same for Z-Image."""
     return ZImageTransformer2DModel(n_layers=2)
+
+
+def shallow_qwen_image() -> QwenImageTransformer2DModel:
+    """The same for Qwen-Image."""
+    return QwenImageTransformer2DModel(num_layers=2)

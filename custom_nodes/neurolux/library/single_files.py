@@ -49,6 +49,7 @@ def complete(
     Raises WeightsMissing, which says what is missing and where to put it, or which files do not belong together.
     """
     found = dict(chosen)
+    check_supported(family, found)
     check_single_files(family.name, SingleFilesSource(found))
     parts = family.components
     missing = [name for name in parts if name not in found and not add_component(family, name, found, shelf)]
@@ -57,6 +58,17 @@ def complete(
     source = SingleFilesSource({name: found[name] for name in parts}, lora)
     check_single_files(family.name, source)
     return source
+
+
+def check_supported(family: FamilySpec, chosen: Mapping[str, Path]) -> None:
+    """Raise WeightsMissing for a denoiser that has the family's tensors and that the pack cannot run, by its name."""
+    denoiser = chosen.get(family.denoiser)
+    what = None if denoiser is None or family.single_files is None else family.single_files.refused(denoiser.name)
+    if denoiser is not None and what is not None:
+        raise WeightsMissing(
+            f"{denoiser.name} is a {family.title} {what}, which the pack does not support; choose another file, or "
+            "rename it if it is none"
+        )
 
 
 def add_component(family: FamilySpec, name: str, found: dict[str, Path], shelf: Shelf) -> bool:

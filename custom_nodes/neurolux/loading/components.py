@@ -57,10 +57,10 @@ class ComponentFiles:
 
     def named(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``tensors`` under the names of the component's class."""
-        if self.place is None:
-            return own_tensors(Place("", "diffusers"), tensors)
-        own = own_tensors(self.place, tensors)
-        rename = self.part.renames.get(self.place.layout)
+        place = self.place or Place("", "diffusers")
+        own = own_tensors(place, tensors)
+        own = {name: value for name, value in own.items() if not name.startswith(self.part.unread)}
+        rename = self.part.renames.get(place.layout)
         if rename is None:
             return own
         found = rename(own)
@@ -220,9 +220,10 @@ def check_fit(family: FamilySpec, components: Mapping[str, ComponentFiles]) -> N
     main = configs[family.denoiser]
     own = components[family.denoiser].files[0].name
     fills = family.single_files is not None and family.single_files.fills(main)
-    if main["in_channels"] != main.get("out_channels", main["in_channels"]) and not fills:
+    returned = main.get("out_channels", main["in_channels"]) * main.get("patch_size", 1) ** 2
+    if main["in_channels"] != returned and not fills:
         raise WeightsMissing(
-            f"{own} takes {main['in_channels']} channels and returns {main['out_channels']}: it is an "
+            f"{own} takes {main['in_channels']} channels and returns {returned}: it is an "
             "inpainting or control model, which needs an input image; text to image needs a plain model"
         )
     for name, has, needs, what in family.misfits(configs):

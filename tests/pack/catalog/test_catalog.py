@@ -18,11 +18,13 @@ def test_catalog_knows_its_models() -> None:
     catalog = read_catalog()
     assert list(catalog.models) == [
         "starter", "flux-schnell", "flux-dev", "sdxl-lightning", "flux-krea-dev", "flux-fill-dev", "flux-kontext-dev",
-        "sdxl-base", "sdxl-turbo", "chroma1-hd", "z-image-turbo", "z-image", "sd15",
+        "sdxl-base", "sdxl-turbo", "chroma1-hd", "z-image-turbo", "z-image", "qwen-image-2512", "qwen-image",
+        "sd15",
     ]  # fmt: skip
     assert catalog.default in catalog.models
     assert [name for name, model in catalog.models.items() if model.commercial_use] == [
-        "starter", "flux-schnell", "sdxl-lightning", "sdxl-base", "chroma1-hd", "z-image-turbo", "z-image", "sd15",
+        "starter", "flux-schnell", "sdxl-lightning", "sdxl-base", "chroma1-hd", "z-image-turbo", "z-image",
+        "qwen-image-2512", "qwen-image", "sd15",
     ]  # fmt: skip
     assert {model.purpose: name for name, model in catalog.models.items() if model.purpose != "any"} == {
         "fill": "flux-fill-dev",
@@ -99,6 +101,7 @@ def test_folders_follow_the_rules_of_their_family(tiny_models: dict[str, Path]) 
         "tiny-flux-kontext": ("flux", 28, 2.5, 512, None, False),
         "tiny-chroma": ("chroma", 40, 3.0, 512, None, True),
         "tiny-z-image": ("z-image", 50, 5.0, 512, None, True),
+        "tiny-qwen-image": ("qwen-image", 50, 4.0, 512, None, True),
         "tiny-sd15": ("sd15", 30, 7.5, 77, None, True),
         "tiny-sdxl-lightning": ("sdxl", 4, 0.0, 77, (1, 2, 4, 8), False),
         "tiny-sdxl": ("sdxl", 30, 5.0, 77, None, True),
@@ -197,7 +200,7 @@ def test_an_unknown_verified_fact_is_an_error(tmp_path: Path) -> None:
 
 def test_repo_sources_fetch_only_what_the_pipeline_needs() -> None:
     sources = [model.source for model in read_catalog().models.values() if isinstance(model.source, RepoSource)]
-    assert len(sources) == 12
+    assert len(sources) == 14
     for source in sources:
         assert "*" not in source.files
         assert not any(file.startswith("*") or file.endswith((".bin", ".msgpack")) for file in source.files)
