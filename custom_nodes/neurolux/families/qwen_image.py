@@ -5,12 +5,15 @@ Qwen-Image-2512 has the tensors of Qwen-Image and better weights.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.limits import Defaults, Limits
+from ..catalog.limits import Defaults, GuidanceLimit, Limits
+from ..catalog.models import Model, SchedulerChoice
 from ..planning.records import FamilyCosts, VaeCosts
 from ..weights.stamps import Shapes
 from .blocks import BlockLists
@@ -63,6 +66,9 @@ SCHEDULE: dict[str, Any] = {
 }
 """Settings of the scheduler in the published folders."""
 
+LIGHTNING_SHIFT = math.log(3)
+"""The shift of the Lightning models, at every size."""
+LIGHTNING_NAME = re.compile(r"lightning.*?(?<!\d)([48])[-_ ]?steps?(?![a-z])", re.IGNORECASE)
 EDIT_NAME = re.compile(r"edit", re.IGNORECASE)
 
 # The transformer
@@ -166,6 +172,24 @@ def refused(name: str) -> str | None:
     return "model that edits images" if EDIT_NAME.search(name) else None
 
 
+def lightning_steps(name: str) -> int | None:
+    """The number of steps in the name of a Lightning model or of its LoRA; None for any other name."""
+    match = LIGHTNING_NAME.search(name)
+    return int(match[1]) if match else None
+
+
+def lightning(model: Model, steps: int) -> Model:
+    """``model`` as a Lightning model for ``steps``, without guidance, with the schedule of its authors' example."""
+    return replace(
+        model,
+        defaults=replace(model.defaults, num_inference_steps=steps, guidance_scale=1.0),
+        limits=replace(model.limits, guidance_scale=GuidanceLimit(0.0, 1.0), negative_prompt=False),
+        scheduler=SchedulerChoice(
+            SCHEDULER, {"base_shift": LIGHTNING_SHIFT, "max_shift": LIGHTNING_SHIFT, "shift_terminal": None}
+        ),
+    )
+
+
 # LoRA files
 
 OWN_LAYER = re.compile(r"img_mlp[._]net|txt_mlp[._]net|txt_mod[._]1\b|img_mod[._]1\b")
@@ -260,7 +284,9 @@ FAMILY = FamilySpec(
         },
         facts=lambda configs: facts(USUAL_SIDE),
         refused=refused,
+        steps_of=lightning_steps,
+        distilled=lightning,
     ),
-    loras=Loras(detect_lora),
+    loras=Loras(detect_lora, distills=True),
     architectures=architectures,
 )

@@ -230,6 +230,8 @@ class Loras:
     """(denoiser) -> its authors' name of each layer, with the layers of diffusers' denoiser that it joins by rows."""
     swapped: tuple[str, ...] = ()
     """The layer whose two halves of rows diffusers has in the other order."""
+    distills: bool = False
+    """Whether a LoRA makes a distilled model of the one that it is applied to, if its name has a number of steps."""
     widens: str = ""
     """The layer for which a file may have fewer inputs than the model, whose further inputs it then ignores."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..adapters.controlnets import ControlRun
+from ..adapters.distilled import scheduled
 from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.placed import derived
@@ -154,7 +155,8 @@ def sample(
         return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
 
     try:
-        made = run_stage(loaded, f"sampling {request.width}x{request.height}", REMEDY, work)
+        with scheduled(loaded, pipe):
+            made = run_stage(loaded, f"sampling {request.width}x{request.height}", REMEDY, work)
     finally:
         pipe.on_first_latents = None
         pipe.maybe_free_model_hooks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import QwenImageImg2ImgPipeline, QwenImageInpaintPipeline, QwenImagePipeline
+from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.identify import detect_lora, identify, read_kind
 from neurolux.families.registry import family_of
@@ -17,6 +19,7 @@ from neurolux.weights.file_kinds import TensorInfo
 from neurolux.weights.headers import WeightHeader
 from PIL import Image
 
+from tests.pack.applied import with_loras
 from tests.pack.comfy_server import comfyui_dir
 from tests.pack.families.parity import model_of, plain
 from tests.pack.loading.test_single_files import build, ready, shelf_of
@@ -277,3 +280,111 @@ def test_a_lora_is_recognized_by_its_layers(form: str) -> None:
     name, family = LORAS[form]
     found = detect_lora({name: (4, 3072)})
     assert family in (found.family, *found.also)
+
+
+def small_lora(form: str, names: Mapping[str, tuple[int, int]]) -> Tensors:
+    """A LoRA of rank 2: (outputs, inputs) by the name of a layer; with ``alpha`` 1 under the older ends."""
+    generator = torch.Generator().manual_seed(1)
+    found: Tensors = {}
+    down, up = ("lora_A", "lora_B") if form in ("diffusers", "comfyui") else ("lora_down", "lora_up")
+    for name, (outputs, inputs) in names.items():
+        spelled = LORA_FORMS[form](name)
+        found[f"{spelled}.{down}.weight"] = torch.randn(2, inputs, generator=generator) * 0.2
+        found[f"{spelled}.{up}.weight"] = torch.randn(outputs, 2, generator=generator) * 0.2
+        if down == "lora_down":
+            found[f"{spelled}.alpha"] = torch.tensor(1.0)
+    return found
+
+
+LAYERS = {"transformer_blocks.0.attn.to_q": (32, 32), "transformer_blocks.1.img_mlp.net.0.proj": (128, 32)}
+LORA_FORMS: dict[str, Callable[[str], str]] = {
+    "diffusers": lambda name: f"transformer.{name}",
+    "comfyui": lambda name: f"diffusion_model.{name}",
+    "kohya": lambda name: f"lora_unet_{name.replace('.', '_')}",
+    "bare": lambda name: name,
+}
+
+
+def changed_weights(pipe: Any, form: str, tensors: Tensors) -> Any:
+    """``pipe`` with the products of a LoRA added to its weights."""
+    down, up, scale = ("lora_A", "lora_B", 1.0) if form in ("diffusers", "comfyui") else ("lora_down", "lora_up", 0.5)
+    for name in LAYERS:
+        spelled = LORA_FORMS[form](name)
+        product = tensors[f"{spelled}.{up}.weight"] @ tensors[f"{spelled}.{down}.weight"]
+        pipe.transformer.get_submodule(name).weight.data += product * scale
+    return pipe
+
+
+@pytest.mark.parametrize("form", LORA_FORMS)
+def test_a_lora_has_the_effect_of_the_summed_weights(tiny_models: dict[str, Path], tmp_path: Path, form: str) -> None:
+    folder = tiny_models["tiny-qwen-image"]
+    tensors = small_lora(form, LAYERS)
+    off = {"negative_prompt": None, "true_cfg_scale": 1.0}
+    pipe = plain(folder, "fp32", QwenImagePipeline)
+    before = image(pipe, **off)
+    expected = image(changed_weights(pipe, form, tensors), **off)
+    file = write(tmp_path / "some.safetensors", tensors)
+    handle = with_loras(handle_for(folder, precision="fp32"), (file, 1.0, 1.0))
+    made = sample_with(borrow(handle), handle, 2, guidance=1.0)
+    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(made, before, atol=1e-4)
+
+
+def test_a_lora_of_another_model_is_refused_by_name(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    lora = {"lora_unet_double_blocks_0_img_mod_lin.lora_down.weight": torch.zeros(2, 32)}
+    handle = handle_for(tiny_models["tiny-qwen-image"])
+    handle = with_loras(handle, (write(tmp_path / "x.safetensors", lora), 1.0, 1.0))
+    with pytest.raises(InvalidParameter, match="x.safetensors was made for flux and tiny-qwen-image is a qwen-image"):
+        borrow(handle)
+
+
+# Lightning
+
+LIGHTNING = {"base_shift": math.log(3), "max_shift": math.log(3), "shift_terminal": None}
+"""As in the model card of Qwen-Image-Lightning."""
+NAMES = {
+    "Qwen-Image-Lightning-4steps-V2.0-bf16.safetensors": 4,
+    "Qwen-Image-2512-Lightning-8steps-V1.0-bf16.safetensors": 8,
+    "qwen_image_2512_lightning_4step_fp8.safetensors": 4,
+    "lightning-storms-2000steps.safetensors": None,
+    "qwen_image_2512_fp8_e4m3fn.safetensors": None,
+}
+
+
+def test_a_lightning_lora_brings_its_steps_and_its_schedule(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    from neurolux.adapters.distilled import as_sampled
+
+    folder = tiny_models["tiny-qwen-image"]
+    tensors = small_lora("bare", LAYERS)
+    file = write(tmp_path / "Qwen-Image-Lightning-4steps-V2.0.safetensors", tensors)
+    base = handle_for(folder, precision="fp32")
+    handle = with_loras(base, (file, 1.0, 1.0))
+    model = as_sampled(handle.model, handle.loras)
+    assert (model.defaults.num_inference_steps, model.defaults.guidance_scale) == (4, 1.0)
+    assert as_sampled(base.model, base.loras) is base.model
+    pipe = changed_weights(plain(folder, "fp32", QwenImagePipeline), "bare", tensors)
+    call = {"negative_prompt": None, "true_cfg_scale": 1.0, "num_inference_steps": 4}
+    usual = image(pipe, **call)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **LIGHTNING)
+    expected = image(pipe, **call)
+    loaded = borrow(handle)
+    made = sample_with(loaded, handle, 4, guidance=1.0)
+    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(made, usual, atol=1e-3)
+    assert loaded.pipe.scheduler.config.shift_terminal == 0.02  # only while it samples
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lightning_model_is_one_by_its_name(qwen: Any, tmp_path: Path, name: str) -> None:
+    from neurolux.library.single_files import local_variants
+
+    steps = NAMES[name]
+    assert family_of("qwen-image").single_files.steps_of(name) == steps
+    main = files_of(qwen, tmp_path, {f"diffusion_models/{name}": state_of(qwen.transformer)})
+    model = model_of("qwen-image", main, tmp_path)
+    wanted = (50, 4.0) if steps is None else (steps, 1.0)
+    assert (model.defaults.num_inference_steps, model.defaults.guidance_scale) == wanted
+    assert model.limits.negative_prompt == (steps is None)
+    assert (None if model.scheduler is None else model.scheduler.config) == (None if steps is None else LIGHTNING)
+    catalog = local_variants(read_catalog().get("qwen-image-2512"), shelf_of(tmp_path))
+    assert bool(catalog) == ("2512" in name and steps is None)
