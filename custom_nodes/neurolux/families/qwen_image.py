@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ EDIT_NAME = re.compile(r"edit", re.IGNORECASE)
 # The transformer
 
 BLOCKS = BlockLists(("transformer_blocks",))
+MOST_TABLES = 16
+"""Of positions that a transformer keeps: one for each size of an image, about 2 MB."""
 MODULATION = "transformer_blocks.0.img_mod.1.weight"
 
 
@@ -99,9 +102,43 @@ def empty(config: Config, folder: Path | None) -> Any:
     """The transformer without weights."""
     from diffusers import QwenImageTransformer2DModel
 
-    return QwenImageTransformer2DModel.from_config(
+    made: Any = QwenImageTransformer2DModel.from_config(
         QwenImageTransformer2DModel.load_config(folder) if folder else config
     )
+    made.pos_embed = own_tables()(theta=10000, axes_dim=list(made.config.axes_dims_rope), scale_rope=True)
+    return made
+
+
+@cache
+def own_tables() -> type:
+    """diffusers' rotary embedding, with tables that go when it goes.
+
+    diffusers 0.42.1 keeps them, on their device, and the embedding in caches of the class (``lru_cache`` on methods).
+    """
+    from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
+
+    class OwnTables(QwenEmbedRope):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self._tables: dict[tuple[Any, ...], Any] = {}
+
+        def _get_device_freqs(self, device: torch.device) -> Any:
+            return self._kept(QwenEmbedRope._get_device_freqs, device)
+
+        def _compute_video_freqs(
+            self, frame: int, height: int, width: int, idx: int = 0, device: torch.device | None = None
+        ) -> Any:
+            return self._kept(QwenEmbedRope._compute_video_freqs, frame, height, width, idx, device)
+
+        def _kept(self, make: Any, *key: Any) -> Any:
+            place = (make.__name__, *key)
+            if place not in self._tables:
+                if len(self._tables) >= MOST_TABLES:
+                    self._tables.clear()
+                self._tables[place] = make.__wrapped__(self, *key)
+            return self._tables[place]
+
+    return OwnTables
 
 
 TRANSFORMER = Part(
@@ -133,9 +170,23 @@ READS_ALL = (("max_sequence_length", MOST_TOKENS),)
 
 
 def encode(pipe: Any, text: str, device: Any, tokens: int) -> dict[str, torch.Tensor]:
-    """Qwen2.5-VL's embeddings of the text and of what follows it, (1, tokens, width), without padding or mask."""
-    embeds, _ = pipe.encode_prompt(text, device=device, max_sequence_length=tokens)
-    return {"prompt_embeds": embeds.clone()}
+    """Qwen2.5-VL's embeddings of the text and of what follows it, (1, tokens, width), without padding or mask.
+
+    The same as ``QwenImagePipeline.encode_prompt``, which selects them by a mask: the device would have to report how
+    many there are.
+    """
+    import torch
+
+    dropped = pipe.prompt_template_encode_start_idx
+    found = pipe.tokenizer(
+        pipe.prompt_template_encode.format(text), max_length=pipe.tokenizer_max_length + dropped, truncation=True
+    )
+    states = pipe.text_encoder(
+        input_ids=torch.tensor([found.input_ids], device=device),
+        attention_mask=torch.tensor([found.attention_mask], device=device),
+        output_hidden_states=True,
+    ).hidden_states[-1]
+    return {"prompt_embeds": states[:, dropped : dropped + tokens].clone()}
 
 
 def unpack(pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -218,13 +269,11 @@ def step_operations(parameters: int, width: int, height: int) -> float:
 
 def architectures() -> Mapping[str, Architecture]:
     """The published models."""
-    from diffusers import QwenImageTransformer2DModel
-
     from .parts import architectures as parts
 
     made: Architecture = {
         "text_encoder": parts.qwen25_vl_7b,
-        "transformer": QwenImageTransformer2DModel,
+        "transformer": lambda: empty({}, None),
         "vae": parts.qwen_image_vae,
     }
     return {"qwen-image-2512": made, "qwen-image": made}

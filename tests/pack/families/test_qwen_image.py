@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,19 @@ def test_what_reads_no_text_is_not_loaded(tiny_models: dict[str, Path]) -> None:
     names = [name for name, _ in loaded.pipe.components["text_encoder"].named_parameters()]
     assert names
     assert all(name.startswith("model.language_model.") for name in names)
+
+
+def test_nothing_of_it_stays_when_it_goes(tiny_models: dict[str, Path]) -> None:
+    from neurolux.loading.store import pipelines
+
+    handle = handle_for(tiny_models["tiny-qwen-image"], precision="fp32")
+    loaded = borrow(handle)
+    sample_with(loaded, handle, 2)
+    table = weakref.ref(loaded.pipe.components["transformer"].pos_embed)
+    del loaded
+    pipelines.clear()
+    gc.collect()
+    assert table() is None
 
 
 def test_fp16_is_refused_because_the_model_overflows_in_it(tiny_models: dict[str, Path]) -> None:
