@@ -7,6 +7,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +103,47 @@ def test_what_reads_no_text_is_not_loaded(tiny_models: dict[str, Path]) -> None:
     names = [name for name, _ in loaded.pipe.components["text_encoder"].named_parameters()]
     assert names
     assert all(name.startswith("model.language_model.") for name in names)
+
+
+def test_its_vae_works_in_tiles_of_the_planned_size(tiny_models: dict[str, Path]) -> None:
+    from neurolux.memory.vae_tiling import tiling
+
+    vae: Any = borrow(handle_for(tiny_models["tiny-qwen-image"], precision="fp32")).pipe.vae
+    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    sides = []
+    original = vae.decoder.forward
+    vae.decoder.forward = lambda x, *rest, **named: sides.append(x.shape[-1]) or original(x, *rest, **named)
+    try:
+        with torch.no_grad():
+            with tiling(vae, None, 8):
+                whole = vae.decode(latent).sample
+            with tiling(vae, 64, 8):
+                tiled = vae.decode(latent).sample
+    finally:
+        del vae.decoder.forward
+    assert (sides[0], max(sides[1:])) == (16, 8)
+    assert whole.shape == tiled.shape == (1, 3, 128, 128)
+    assert (vae.use_tiling, vae.tile_sample_min_height) == (False, 256)
+
+
+def test_a_preview_is_one_frame_of_a_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    import latent_preview
+    from neurolux.stages.preview import comfy_previewer
+
+    shown: list[tuple[int, ...]] = []
+    previewer = SimpleNamespace(decode_latent_to_preview=lambda latents: shown.append(tuple(latents.shape)))
+    formats: list[str] = []
+    monkeypatch.setattr(
+        latent_preview, "get_previewer", lambda device, kind: formats.append(type(kind).__name__) or previewer
+    )
+    vae = SimpleNamespace(config=SimpleNamespace(latent_channels=16))
+    loaded: Any = SimpleNamespace(
+        pipe=SimpleNamespace(vae=vae), model=SimpleNamespace(family="qwen-image"), device=torch.device("cpu")
+    )
+    show = comfy_previewer(loaded)
+    assert show is not None
+    show(torch.zeros(1, 16, 8, 12))
+    assert (formats, shown) == (["Wan21"], [(1, 16, 1, 8, 12)])
 
 
 def test_nothing_of_it_stays_when_it_goes(tiny_models: dict[str, Path]) -> None:
