@@ -122,10 +122,10 @@ def own_tables() -> type:
             super().__init__(**settings)
             self._tables: dict[tuple[Any, ...], Any] = {}
 
-        def _get_device_freqs(self, device: torch.device) -> Any:
+        def _get_device_freqs(self, device: torch.device) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
             return self._kept(QwenEmbedRope._get_device_freqs, device)
 
-        def _compute_video_freqs(
+        def _compute_video_freqs(  # pyright: ignore[reportIncompatibleVariableOverride]
             self, frame: int, height: int, width: int, idx: int = 0, device: torch.device | None = None
         ) -> Any:
             return self._kept(QwenEmbedRope._compute_video_freqs, frame, height, width, idx, device)
