@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import torch
-from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, ZImageTransformer2DModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+    ZImageTransformer2DModel,
+)
 from neurolux.families.blocks import NO_BLOCKS, BlockLists
 from neurolux.families.registry import all_parts
 
@@ -35,3 +40,8 @@ def shallow_klein() -> Flux2Transformer2DModel:
     return Flux2Transformer2DModel(
         num_layers=2, num_single_layers=2, num_attention_heads=32, joint_attention_dim=12288, guidance_embeds=False
     )
+
+
+def shallow_qwen_image() -> QwenImageTransformer2DModel:
+    """The same for Qwen-Image."""
+    return QwenImageTransformer2DModel(num_layers=2)

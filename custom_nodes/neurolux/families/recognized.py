@@ -10,7 +10,6 @@ from .spec import Detected
 
 OTHERS = (
     (r"joint_blocks|joint_transformer_blocks", "sd3"),
-    (r"img_mlp[._]net|txt_mlp[._]net|txt_mod[._]1\b|img_mod[._]1\b", "qwen-image"),
     (r"(?:^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)[._]", "wan"),
     (r"individual_token_refiner|\.img_attn_qkv", "hunyuan-video"),
     (r"txtfusion|text_fusion", "krea-2"),

@@ -122,6 +122,8 @@ class Encoding:
     embeds_guidance: Callable[[Config], bool] = lambda config: False
     """(configuration of the denoiser) -> whether it reads the guidance as an embedding: ``guidance`` of a
     CONDITIONING."""
+    no_negative: str = ""
+    """The text that stands for an empty negative prompt, or for none."""
     listed: bool = False
     """Whether the pipeline takes a list of embeddings (tokens, width), one a prompt, which may differ in length."""
     template: Callable[[Any], str] = lambda tokenizer: ""
@@ -200,6 +202,8 @@ class SingleFiles:
     foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name patterns, in lower case, of another family's files with the same shapes, by component: never taken unless
     chosen by name."""
+    refused: Callable[[str], str | None] = lambda name: None
+    """(name of a denoiser's file) -> what it is, if the tensors are the family's and the pack cannot run it."""
     steps_of: Callable[[str], int | None] = lambda name: None
     """(file name) -> the number of steps that the model was distilled for; None if the name has none."""
     distilled: Callable[[Model, int], Model] = lambda model, steps: model
@@ -236,6 +240,8 @@ class Loras:
     """(denoiser) -> its authors' name of each layer, with the layers of diffusers' denoiser that it joins by rows."""
     swapped: tuple[str, ...] = ()
     """The layer whose two halves of rows diffusers has in the other order."""
+    distills: bool = False
+    """Whether a LoRA makes a distilled model of the one that it is applied to, if its name has a number of steps."""
     widens: str = ""
     """The layer for which a file may have fewer inputs than the model, whose further inputs it then ignores."""
 
@@ -352,7 +358,9 @@ class FamilySpec:
     """(steps, strength) -> how many of the steps run, as in the pipelines' own ``get_timesteps``."""
     guidance: Callable[[float], float] = lambda usual: usual
     """(guidance as users write it: the prediction without the prompt, plus so many times the difference) -> the
-    pipeline's ``guidance_scale``."""
+    pipeline's own."""
+    guidance_argument: str = "guidance_scale"
+    """The name of the pipeline's argument for it."""
     pipeline_options: Callable[[Config], dict[str, Any]] = lambda index: {}
     """(``model_index.json``, empty for single files) -> arguments of the pipeline class besides its components."""
     misfits: Callable[[Mapping[str, Config]], Iterator[tuple[str, int, int, str]]] = lambda configs: iter(())

@@ -49,6 +49,7 @@ def complete(
     Raises WeightsMissing, which says what is missing and where to put it, or which files do not belong together.
     """
     found = dict(chosen)
+    check_supported(family, found)
     check_single_files(family.name, SingleFilesSource(found))
     parts = family.components
     missing = [name for name in parts if name not in found and not add_component(family, name, found, shelf)]
@@ -57,6 +58,17 @@ def complete(
     source = SingleFilesSource({name: found[name] for name in parts}, lora)
     check_single_files(family.name, source)
     return source
+
+
+def check_supported(family: FamilySpec, chosen: Mapping[str, Path]) -> None:
+    """Raise WeightsMissing for a denoiser that has the family's tensors and that the pack cannot run, by its name."""
+    denoiser = chosen.get(family.denoiser)
+    what = None if denoiser is None or family.single_files is None else family.single_files.refused(denoiser.name)
+    if denoiser is not None and what is not None:
+        raise WeightsMissing(
+            f"{denoiser.name} is a {family.title} {what}, which the pack does not support; choose another file, or "
+            "rename it if it is none"
+        )
 
 
 def add_component(family: FamilySpec, name: str, found: dict[str, Path], shelf: Shelf) -> bool:
@@ -156,12 +168,21 @@ def starting_files(model: Model, steps: int | None, shelf: Shelf) -> Iterator[tu
     places = ((denoiser, FOLDERS[denoiser]), ("checkpoint", "checkpoints"), ("checkpoint", FOLDERS[denoiser]))
     for name, folder in places:
         for path in shelf.matching(folder, patterns.get(name, [])):
+            if distilled_otherwise(model, steps, path):
+                continue
             if (kind := kind_of(path)) is not None and part in kind.parts:
                 yield {denoiser: path}, None
     for lora in shelf.matching(FOLDERS["lora"], patterns.get("lora", [])):
         for path in shelf.matching("checkpoints", patterns.get("base", [])):
             if (kind := kind_of(path)) is not None and part in kind.parts:
                 yield {denoiser: path}, lora
+
+
+def distilled_otherwise(model: Model, steps: int | None, path: Path) -> bool:
+    """Whether the name of a denoiser's file says that it was distilled for another number of steps than ``model``."""
+    files = family_of(model.family).single_files
+    stated = None if files is None else files.steps_of(path.name)
+    return stated not in (None, steps, model.defaults.num_inference_steps)
 
 
 def catalog_name(catalog: Catalog, path: Path) -> Model | None:
@@ -185,8 +206,10 @@ def files_model(family: FamilySpec, source: SingleFilesSource, catalog: Catalog)
     known = catalog_name(catalog, source.lora or denoiser)
     if known is not None and known.family == family.name and fills(family, source) == (known.purpose == "fill"):
         model = replace(known, name=name, title=name, source=source, vae=None, local={}, patterns={})
-        if steps is None or steps not in known.checkpoints:
+        if steps is None or (known.checkpoints and steps not in known.checkpoints):
             return replace(model, checkpoints={})
+        if not known.checkpoints:
+            return files.distilled(model, steps)
         return files.distilled(replace(model, checkpoints={steps: known.checkpoints[steps]}), steps)
     configs = {part: found.config for part, found in single_components(family.name, source).items()}
     model = own_model(name, family, source, files.facts(configs))

@@ -221,9 +221,10 @@ def check_fit(family: FamilySpec, components: Mapping[str, ComponentFiles]) -> N
     main = configs[family.denoiser]
     own = components[family.denoiser].files[0].name
     fills = family.single_files is not None and family.single_files.fills(main)
-    if main["in_channels"] != main.get("out_channels", main["in_channels"]) and not fills:
+    returned = main.get("out_channels", main["in_channels"]) * main.get("patch_size", 1) ** 2
+    if main["in_channels"] != returned and not fills:
         raise WeightsMissing(
-            f"{own} takes {main['in_channels']} channels and returns {main['out_channels']}: it is an "
+            f"{own} takes {main['in_channels']} channels and returns {returned}: it is an "
             "inpainting or control model, which needs an input image; text to image needs a plain model"
         )
     for name, has, needs, what in family.misfits(configs):

@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..adapters.borrow import borrow
+from ..adapters.distilled import as_sampled
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
 from ..stages.conditioning import told_by
@@ -135,7 +136,8 @@ class Sample(ReadsNegative):
         strength: float = 1.0,
     ) -> io.NodeOutput:
         pipeline = pipeline.for_steps(steps)
-        request = plan_sample(pipeline.model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
+        model = as_sampled(pipeline.model, pipeline.loras)
+        request = plan_sample(model, pipeline.spec.variant, latent, seed, steps, guidance, strength)
         loaded = borrow(pipeline, NodeReporter())
         samples = sample(loaded, request, positive, negative)
         ui = stage_warnings_ui(cls, loaded, told_by(positive, negative), lazy=negative is not None)

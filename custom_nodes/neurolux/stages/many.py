@@ -15,6 +15,7 @@ import comfy.model_management as mm
 import torch
 
 from ..adapters.borrow import borrow
+from ..adapters.distilled import as_sampled
 from ..adapters.lora_list import STRENGTH_LIMIT
 from ..errors import InvalidParameter, NeuroLuxError, NothingGenerated
 from ..library.known_models import known_models, model_stamp
@@ -174,7 +175,8 @@ def plan_shot(pipeline: PipelineHandle, index: int, shot: Shot) -> Planned:
         raise InvalidParameter("seed", f"seed {shot.seed} is outside 0 to {SEEDS - 1}")
     handle = changed(pipeline, shot)
     latent = {"samples": empty_latent(handle.model, shot.width, shot.height, 1)}
-    request = plan_sample(handle.model, handle.spec.variant, latent, shot.seed, shot.steps, shot.guidance)
+    model = as_sampled(handle.model, handle.loras)
+    request = plan_sample(model, handle.spec.variant, latent, shot.seed, shot.steps, shot.guidance)
     return Planned(index, shot, handle, request)
 
 

@@ -67,6 +67,8 @@ def comfy_previewer(loaded: LoadedPipeline) -> Previewer | None:
     previewer = latent_preview.get_previewer(loaded.device, latent_format)
     if previewer is None:
         return None
+    if latent_format.latent_dimensions == 3:  # of a video model, of which an image is one frame
+        return lambda latents: previewer.decode_latent_to_preview(latents.float().unsqueeze(2))
     return lambda latents: previewer.decode_latent_to_preview(latents.float())
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..adapters.distilled import as_sampled
 from ..families.registry import family_of
 from ..families.spec import LatentSpace
 from ..images.control_images import fitted_batch
@@ -57,8 +58,8 @@ def refine(
     work = list(numbered(tiles, len(source)))
     space = family_of(model.family).latent
     first = plan_sample(
-        model, loaded.spec.variant, tile_latent(space, tiles[0].cut(source[:1])), request.seed, request.steps,
-        request.guidance, request.strength,
+        as_sampled(model, loaded.loras.active), loaded.spec.variant, tile_latent(space, tiles[0].cut(source[:1])),
+        request.seed, request.steps, request.guidance, request.strength,
     )  # fmt: skip
     controls = whole_controls(loaded.controls, (width, height), covered)
     latents = []

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..adapters.controlnets import ControlRun
+from ..adapters.distilled import scheduled
 from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.placed import derived
@@ -154,7 +155,8 @@ def sample(
         return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
 
     try:
-        made = run_stage(loaded, f"sampling {request.width}x{request.height}", REMEDY, work)
+        with scheduled(loaded, pipe):
+            made = run_stage(loaded, f"sampling {request.width}x{request.height}", REMEDY, work)
     finally:
         pipe.on_first_latents = None
         pipe.maybe_free_model_hooks()
@@ -199,13 +201,14 @@ def sample_one(
 
     The pipeline draws the noise itself: a FLUX ControlNet draws from the same generator before it.
     """
+    family = family_of(loaded.model.family)
     pipe.on_first_latents = partial(progress.start, index)
     with noise_drawn(pipe):
         latents = pipe(
             **conditions,
             **accepted(pipe, width=request.width, height=request.height),
             num_inference_steps=request.steps,
-            guidance_scale=family_of(loaded.model.family).guidance(request.guidance),
+            **{family.guidance_argument: family.guidance(request.guidance)},
             **pipe.call_options,
             generator=generator_of(request, index),
             output_type="latent",
@@ -245,7 +248,8 @@ def prompt_arguments(
     loaded: LoadedPipeline, request: SampleRequest, positive: Conditioning, negative: Conditioning | None
 ) -> dict[str, Any]:
     """The embeddings and what goes with them, under the pipeline's own argument names. Raises InvalidParameter."""
-    encoding = family_of(loaded.model.family).encoding
+    family = family_of(loaded.model.family)
+    encoding = family.encoding
     arguments: dict[str, Any] = encoded_tensors(loaded, positive, "positive")
     prompts = {"": prompt_of(loaded, positive, "positive")}
     if needs_negative(loaded.model, request.guidance):
@@ -254,10 +258,11 @@ def prompt_arguments(
         pipe: Any = loaded.pipe
         empty = negative is None or prompts["negative_"].empty
         if not (empty and getattr(pipe.config, "force_zeros_for_empty_prompt", False)):  # it takes zeros itself
-            against = encode(loaded, "") if negative is None else negative
-            unwanted = encoded_tensors(loaded, against, "negative")
+            if negative is None or (empty and encoding.no_negative):
+                negative = encode(loaded, encoding.no_negative)
+            unwanted = encoded_tensors(loaded, negative, "negative")
             main = encoding.main
-            if not encoding.listed:
+            if family.costs.guides_at_once and not encoding.listed:
                 arguments[main], unwanted[main] = as_long(arguments[main], unwanted[main], encoding, loaded.model)
             arguments |= {f"negative_{name}": value for name, value in unwanted.items()}
     if any(prompt.extra.keys() & encoding.extras for prompt in prompts.values()):

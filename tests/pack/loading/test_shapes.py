@@ -20,7 +20,7 @@ from neurolux.planning.records import ComputeType, StorageType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.pack.blocks import lists_of, shallow_flux, shallow_klein, shallow_z_image
+from tests.pack.blocks import lists_of, shallow_flux, shallow_klein, shallow_qwen_image, shallow_z_image
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
@@ -186,6 +186,15 @@ def klein_step(module: Any, side: int, dtype: torch.dtype) -> Any:
     )
 
 
+def qwen_image_step(module: Any, side: int, dtype: torch.dtype) -> Any:
+    embed = module.pos_embed  # it keeps tables that are no buffers
+    embed.pos_freqs, embed.neg_freqs = (
+        torch.empty_like(one, device="meta") for one in (embed.pos_freqs, embed.neg_freqs)
+    )
+    latents, text = empty(1, (side // 16) ** 2, 64, dtype=dtype), empty(1, 512, 3584, dtype=dtype)
+    return module(latents, text, None, empty(1, dtype=dtype), [[(1, side // 16, side // 16)]])
+
+
 def sdxl_step(module: Any, side: int, dtype: torch.dtype) -> Any:
     added = {"text_embeds": empty(1, 1280, dtype=dtype), "time_ids": empty(1, 6, dtype=dtype)}
     latent, text = empty(1, 4, side // 8, side // 8, dtype=dtype), empty(1, 77, 2048, dtype=dtype)
@@ -206,8 +215,16 @@ def encode(module: Any, _: int, __: torch.dtype) -> Any:
     return module(torch.zeros(1, 512, dtype=torch.long, device="meta"))
 
 
+def encode_image(module: Any, side: int, dtype: torch.dtype) -> Any:
+    return module.encode(empty(1, 3, side, side, dtype=dtype))
+
+
 def encode_states(module: Any, _: int, __: torch.dtype) -> Any:
     return module(torch.zeros(1, 512, dtype=torch.long, device="meta"), output_hidden_states=True)
+
+
+def encode_uncut(module: Any, _: int, __: torch.dtype) -> Any:
+    return module(torch.zeros(1, 1058, dtype=torch.long, device="meta"), output_hidden_states=True)
 
 
 def cases() -> Iterator[Any]:
@@ -234,6 +251,18 @@ def cases() -> Iterator[Any]:
     klein = family_of("flux2").costs
     yield shallow_klein, klein_step, 1024, "bf16", costs.sample_bytes(klein, 1024, 1024, passes=2)
     yield MODELS["flux2-klein-9b"]["text_encoder"], encode_states, 0, "bf16", costs.encode_bytes(klein)
+    qwen = family_of("qwen-image").costs
+    yield shallow_qwen_image, qwen_image_step, 1024, "bf16", costs.sample_bytes(qwen, 1024, 1024)
+    yield MODELS["qwen-image"]["text_encoder"], encode_uncut, 0, "bf16", costs.encode_bytes(qwen)
+    workspace = costs.CONVOLUTION_BYTES
+    yield MODELS["qwen-image"]["vae"], decode, 1024, "bf16", costs.decode_bytes(qwen, 1024, 1024) - workspace
+    yield (
+        MODELS["qwen-image"]["vae"],
+        encode_image,
+        1024,
+        "bf16",
+        costs.encode_image_bytes(qwen, 1024, 1024) - workspace,
+    )
 
 
 @pytest.mark.usefixtures("fused_attention")

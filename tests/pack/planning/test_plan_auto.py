@@ -42,6 +42,16 @@ ON_CARDS = {
         **{size: ("bf16", "stream", None) for size in (6, 8, 12, 16, 24)},
         80: ("bf16", "none", None),
     },
+    **{
+        (name, 1024): {
+            4: ("fp8", "sequential", 512),
+            6: ("fp8", "stream", 512),
+            8: ("fp8", "stream", None),
+            **{size: ("bf16", "stream", None) for size in (12, 16, 24)},
+            80: ("bf16", "none", None),
+        }
+        for name in ("qwen-image-2512", "qwen-image")
+    },
     ("flux-schnell", 1024): {
         **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
         80: ("bf16", "none", None),
@@ -113,6 +123,10 @@ ON_CPU = {
         **{size: ("bf16", "disk", None) for size in (8, 16)},
         32: ("bf16", "none", None),
         64: ("fp32", "none", None),
+    },
+    **{
+        name: {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)}
+        for name in ("qwen-image-2512", "qwen-image")
     },
     "flux-schnell": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
     "flux-dev": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},

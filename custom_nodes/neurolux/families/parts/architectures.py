@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLQwenImage
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3Model,
     T5Config,
@@ -17,6 +19,7 @@ from transformers import (
 )
 
 from ..spec import Make
+from . import qwen25_vl, wan_vae
 
 VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -70,6 +73,21 @@ def qwen3_8b() -> Qwen3Model:
             num_key_value_heads=8, head_dim=128,
         )
     )  # fmt: skip
+
+
+def qwen25_vl_7b() -> Qwen2_5_VLForConditionalGeneration:
+    """Qwen2.5-VL 7B without its vision tower and its head."""
+    text = {
+        "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": qwen25_vl.MROPE_SECTION},
+    }  # fmt: skip
+    return qwen25_vl.text_only(Qwen2_5_VLConfig(text_config=text))
+
+
+def qwen_image_vae() -> AutoencoderKLQwenImage:
+    """Qwen-Image's VAE."""
+    return wan_vae.empty({}, None)
 
 
 def _clip(width: int, layers: int) -> CLIPTextConfig:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 FLUX_LATENTS: Config = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
 """The scaling of the latents of FLUX.1's VAE, which other families use too."""
 FLUX_VAE_FILES = ("ae.*", "flux*vae*")
+WAN_NORM = "norm1.gamma"
+"""The end of a name that only Wan's VAEs and those made from them have."""
 SD3_VAE_FILES = ("*sd3*", "*sd_3*", "*stable*diffusion*3*")
 """Its shapes are the same as those of FLUX.1's VAE, and its latents have another scale."""
 
@@ -112,7 +114,7 @@ VAE = Part(
     config=config,
     signatures=(
         Signature("original", ORIGINAL_MARK, without=(STATISTICS,), accepts=for_images),
-        Signature("diffusers", DIFFUSERS_MARK, without=(STATISTICS,), accepts=for_images),
+        Signature("diffusers", DIFFUSERS_MARK, without=(STATISTICS, "norm1.gamma"), accepts=for_images),
     ),
     renames={"original": renamed_original},
 )
