@@ -21,7 +21,8 @@ INTERRUPTED = 130
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="imagegen", description="Generate images from prompts, with FLUX.1, SDXL, Chroma or Z-Image in ComfyUI."
+        prog="imagegen",
+        description="Generate images from prompts, with FLUX, Z-Image, Qwen-Image, Chroma or SDXL in ComfyUI.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -16,8 +16,10 @@ from .limits import Defaults, Limits
 
 FACTS = ("license", "size", "settings")
 """What the catalog states of a model that only its publisher can know."""
-Purpose = Literal["any", "fill", "edit"]
-"""What a model was trained for: ``fill`` only completes masked images, ``edit`` edits an image by an instruction."""
+Purpose = Literal["any", "fill", "edit", "draw-edit"]
+"""What a model was trained for: ``fill`` only completes masked images, ``edit`` edits an image by an instruction,
+``draw-edit`` does so too where it is given an image, and draws from a prompt where it is not."""
+EDITS: tuple[Purpose, ...] = ("edit", "draw-edit")
 
 
 @dataclass(frozen=True)

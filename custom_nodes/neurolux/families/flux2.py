@@ -59,6 +59,7 @@ SCHEDULER = Scheduler("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dyn
 """As in the published folders. The pipeline sets the shift by the size of the image and the number of steps."""
 DISTILLED_STEPS = 4
 BASE_NAME = re.compile(r"(?<![a-z])base(?![a-z])", re.IGNORECASE)
+KV_NAME = re.compile(r"(?<![a-z])kv(?![a-z])", re.IGNORECASE)
 
 # The transformer
 
@@ -302,19 +303,24 @@ def misfits(configs: Mapping[str, Config]) -> Iterator[tuple[str, int, int, str]
 
 def base_facts(side: int) -> ModelFacts:
     """The guided model, with the settings of its model card."""
-    return ModelFacts(Defaults(side, side, 50, 4.0), Limits(negative_prompt=True), TOKENS, "edit")
+    return ModelFacts(Defaults(side, side, 50, 4.0), Limits(negative_prompt=True), TOKENS, "draw-edit")
 
 
 def distilled_facts(side: int) -> ModelFacts:
     """The distilled model, which ignores guidance."""
     limits = Limits(guidance_scale=GuidanceLimit(0.0, 1.0))
-    return ModelFacts(Defaults(side, side, DISTILLED_STEPS, 0.0), limits, TOKENS, "edit")
+    return ModelFacts(Defaults(side, side, DISTILLED_STEPS, 0.0), limits, TOKENS, "draw-edit")
 
 
 def folder(read: Callable[[str], dict[str, Any]]) -> ModelFacts:
     """A diffusers folder."""
     side = sensible_side(read("vae/config.json").get("sample_size"))
     return distilled_facts(side) if read("model_index.json").get("is_distilled") else base_facts(side)
+
+
+def refused(name: str) -> str | None:
+    """A model with the same tensors that does something else, by its name."""
+    return "model that keeps its reference images (KV)" if KV_NAME.search(name) else None
 
 
 def distilled_steps(name: str) -> int | None:
@@ -445,6 +451,7 @@ FAMILY = FamilySpec(
             "vae": "flux2-vae.safetensors",
         },
         facts=lambda configs: base_facts(USUAL_SIDE),
+        refused=refused,
         steps_of=distilled_steps,
         distilled=distilled,
     ),

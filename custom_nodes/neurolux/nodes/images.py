@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..adapters.borrow import borrow
+from ..catalog.models import EDITS
 from ..errors import InvalidParameter
 from ..images.frames import FIT_CHOICES, Frame, mask_warnings, plan_frame, size_in_pixels
 from ..images.masks import as_mask, check_mask, extended, mask_from
@@ -158,8 +159,8 @@ class ImageToEdit(io.ComfyNode):
         cls, pipeline: PipelineHandle, image: torch.Tensor, fit: str, width: int, height: int, batch_size: int
     ) -> io.NodeOutput:
         model = pipeline.model
-        if model.purpose != "edit":
-            names = [name for name, known in known_models().models.items() if known.purpose == "edit"]
+        if model.purpose not in EDITS:
+            names = [name for name, known in known_models().models.items() if known.purpose in EDITS]
             raise InvalidParameter(
                 "model",
                 f"{model.name} does not edit by instruction; choose {' or '.join(names)}, "

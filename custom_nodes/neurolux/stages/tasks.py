@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..catalog.models import Model
+from ..catalog.models import EDITS, Model
 from ..errors import InvalidParameter
 from ..families.registry import family_of
 from ..families.spec import Task
@@ -119,7 +119,7 @@ def choose_task(model: Model, source: ImageSource, strength: float) -> Task:
                 "or choose another model to redraw a whole image",
             )
         return "fill"
-    if model.purpose == "edit":
+    if model.purpose in EDITS:
         if masked and family_of(model.family).edits_parts:
             return "inpaint"
         if masked or source.image is None:

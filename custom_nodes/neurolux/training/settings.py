@@ -69,7 +69,7 @@ def formula_of(model: Model) -> TrainingFormula:
 def check_model(model: Model, variant: int | None, prediction: str | None) -> None:
     """Raise InvalidParameter for a model that no LoRA can be trained on here."""
     formula_of(model)
-    if model.purpose != "any":
+    if model.purpose in ("fill", "edit"):
         raise InvalidParameter(
             "model",
             f"{model.name} was trained to {model.purpose} images, not to generate them from a prompt alone; train on "

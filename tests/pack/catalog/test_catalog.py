@@ -29,9 +29,9 @@ def test_catalog_knows_its_models() -> None:
     assert {name: model.purpose for name, model in catalog.models.items() if model.purpose != "any"} == {
         "flux-fill-dev": "fill",
         "flux-kontext-dev": "edit",
-        "flux2-klein-4b": "edit",
-        "flux2-klein-base-4b": "edit",
-        "flux2-klein-9b": "edit",
+        "flux2-klein-4b": "draw-edit",
+        "flux2-klein-base-4b": "draw-edit",
+        "flux2-klein-9b": "draw-edit",
     }
     assert catalog.names("sdxl") == ["sdxl-lightning", "sdxl-base", "sdxl-turbo"]
 

@@ -268,8 +268,18 @@ def test_a_file_is_distilled_unless_its_name_says_base(chosen: Path, name: str) 
     finally:
         main.rename(published)
     assert (model.defaults.num_inference_steps, model.defaults.guidance_scale, model.license) == NAMES[name]
-    assert model.purpose == "edit"
+    assert model.purpose == "draw-edit"
     assert model.limits.negative_prompt == (model.defaults.num_inference_steps == 50)
+
+
+def test_a_model_that_keeps_its_references_is_refused_by_its_name(chosen: Path) -> None:
+    published = chosen / "diffusion_models/flux-2-klein-4b.safetensors"
+    main = published.rename(published.with_name("flux-2-klein-9b-kv.safetensors"))
+    try:
+        with pytest.raises(WeightsMissing, match="9b-kv.safetensors is a FLUX.2 model that keeps its reference"):
+            model_of("flux2", main, chosen)
+    finally:
+        main.rename(published)
 
 
 def test_the_encoder_of_the_other_size_is_refused_by_name(chosen: Path, klein: Any, tmp_path: Path) -> None:
