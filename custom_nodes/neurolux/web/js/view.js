@@ -31,7 +31,7 @@ app.registerExtension({
     if (!opening) return;
     const { saved, before } = opening;
     opening = null;
-    // Undo and redo load a graph, too, and leave the view as it is.
+    // A user can set that the view stays as it is. After undo and in other tabs, the editor itself puts it back later.
     if (same(view(), before) || saved.scale <= app.canvas.ds.scale || !showsAll(saved)) return;
     app.canvas.ds.scale = saved.scale;
     app.canvas.ds.offset = [...saved.offset];
