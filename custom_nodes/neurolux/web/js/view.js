@@ -1,6 +1,6 @@
 // A template of the pack opens at the size at which it was laid out, if the window shows all of it then.
-// Since front end 1.41, templates are fitted into three quarters of the window whatever view they were saved with, which
-// makes their text smaller than need be. Other graphs open with their saved view anyway.
+// Front ends of 2026 (1.49, 1.58) fit each template into three quarters of the window, whatever view it was saved with,
+// which makes its text smaller than need be. Other graphs open with their saved view anyway.
 
 import { app } from "../../../scripts/app.js";
 
