@@ -50,8 +50,8 @@ VIEW = {"scale": 1, "offset": [60, 90]}
 GROUP_FONT_SIZE = 24
 SETTLING_S = 5
 """How long the editor may take to give the nodes of a graph their sizes."""
-OPEN_GRAPH = """async (workflow) => {
-    await app.loadGraphData(workflow, true, true);
+OPEN_GRAPH = """async ([workflow, title]) => {
+    await app.loadGraphData(workflow, true, true, title, {openSource: 'template'});
     await new Promise(done => setTimeout(done, 500));
     // Nodes get their sizes as they are drawn, which takes longer on a busy machine.
     for (let frame = 0; frame < 30; frame++) await new Promise(done => requestAnimationFrame(done));
@@ -122,9 +122,9 @@ async def close_banner(page: Page) -> None:
         await banner.locator("xpath=..").get_by_role("button").last.click()
 
 
-async def open_graph(page: Page, workflow: dict[str, Any]) -> None:
-    """Open a graph. Raises ValueError where the editor lacks one of its nodes."""
-    missing = await page.evaluate(OPEN_GRAPH, workflow)
+async def open_graph(page: Page, workflow: dict[str, Any], title: str | None = None) -> None:
+    """Open a graph as the template browser does. Raises ValueError where the editor lacks one of its nodes."""
+    missing = await page.evaluate(OPEN_GRAPH, [workflow, title])
     if missing:
         raise ValueError(f"the editor does not know the nodes {', '.join(missing)}")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Takes the screenshots in docs/images: ComfyUI's editor, *Publish as mode* in its menu, and the overlay.
+"""Takes the screenshots in docs/images: ComfyUI's editor, *Publish as mode*, and the overlay.
 
 python -m scripts.take_screenshots
 
@@ -10,6 +10,7 @@ layout has changed, and look at the result.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
@@ -42,56 +43,75 @@ HISTORY = (
     PROMPT,
 )
 OWN_MODE: dict[str, Any] = {
-    "1": {"class_type": "NeuroLuxIntegerParameter", "inputs": {"name": "color", "value": 255, "maximum": 0xFFFFFF}},
-    "2": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 24, "batch_size": 1, "color": ["1", 0]}},
-    "3": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
-    "4": {"class_type": "NeuroLuxResult", "inputs": {"images": ["3", 0], "name": "negative"}},
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 24, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "negative"}},
 }
-"""The graph that docs/MODES.md publishes."""
+"""The graph that docs/MODES.md publishes: stock nodes only."""
+MAKE_APP = """() => {
+    app.graph.extra.linearData = {inputs: [['1', 'color'], ['1', 'width'], ['1', 'height']], outputs: ['3']};
+    app.graph.arrange(60);
+    app.canvas.ds.scale = 0.8;
+    app.canvas.ds.offset = [500, 160];
+}"""
 SHOWS_IMAGE = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
     return (result.imgs ?? []).some(image => image.complete);
 }"""
 WINDOW = ViewportSize(width=1600, height=1000)
 """Graphs of ours fit into it at full size."""
-BESIDE_MENU = """() => {
-    app.graph.arrange(60);
-    app.canvas.ds.scale = 0.6;
-    app.canvas.ds.offset = [700, 260];
-}"""
-MENU_SIZE = {"x": 0, "y": 0, "width": 1280, "height": 530}
+MENU_SIZE = {"x": 0, "y": 0, "width": 430, "height": 500}
+DIALOG_MARGIN = 40
+FADING_MS = 1000
+"""Menus and dialogs fade in."""
+CANVAS = "#202020"
 APPLICATION, OVERLAY_TITLE = "org.neurolux.Overlay", "Generate an image"
 
 
 async def take_editor(page: Page) -> None:
     """The graph of text-to-image after a run."""
     await page.set_viewport_size(WINDOW)
-    await open_graph(page, json.loads((SHIPPED_WORKFLOWS / "text-to-image.json").read_bytes()))
+    await open_graph(page, json.loads((SHIPPED_WORKFLOWS / "text-to-image.json").read_bytes()), "Text to Image")
     await page.evaluate(SET_VALUES, {"model": "starter", "prompt": PROMPT})
     await page.get_by_role("button", name="Run", exact=True).first.click()
     await page.wait_for_function(SHOWS_IMAGE, timeout=60_000)
     await page.screenshot(path=IMAGES / "editor.png")
 
 
-async def take_menu(page: Page) -> None:
-    """*File › Publish as mode*, over a small graph."""
-    await page.evaluate("graph => app.loadApiJson(graph, 'negative')", OWN_MODE)
-    await page.evaluate(
-        "() => { app.graph.arrange(60); app.canvas.ds.scale = 0.6; app.canvas.ds.offset = [700, 260]; }"
-    )
+async def take_publishing(page: Page) -> None:
+    """*File › Publish as mode*, and beside it what it says of a small app."""
+    await page.set_viewport_size(WINDOW)
+    await page.evaluate("graph => app.loadApiJson(graph, 'my-negative')", OWN_MODE)
+    await page.evaluate(MAKE_APP)
     await page.locator(".comfy-menu-button-wrapper").first.click()
     await page.get_by_role("menuitem", name="File").hover()
     await page.get_by_role("menuitem", name="Publish as mode").hover()
-    with tempfile.NamedTemporaryFile(suffix=".png") as file:
-        await page.screenshot(path=file.name, clip=MENU_SIZE)  # pyright: ignore[reportArgumentType]
-        with Image.open(file.name) as image:
-            image.thumbnail((900, 900), Image.Resampling.LANCZOS)
-            image.convert("RGB").save(IMAGES / "publish-as-mode.jpg", quality=90)
+    await page.wait_for_timeout(FADING_MS)
+    menu = await page.screenshot(clip=MENU_SIZE)  # pyright: ignore[reportArgumentType]
+    await page.get_by_role("menuitem", name="Publish as mode").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_role("textbox").fill("my-negative")
+    await dialog.get_by_role("textbox").press("Enter")
+    await dialog.get_by_text("will take these parameters").wait_for()
+    await page.wait_for_timeout(FADING_MS)
+    beside_each_other(menu, await dialog.screenshot()).save(IMAGES / "publish-as-mode.jpg", quality=90)
 
 
-async def take_editor_and_menu(comfyui_url: str) -> None:
+def beside_each_other(*screenshots: bytes) -> Image.Image:
+    """One image of several, on the colour of the editor's canvas."""
+    images = [Image.open(io.BytesIO(each)).convert("RGB") for each in screenshots]
+    height = max(image.height for image in images)
+    whole = Image.new("RGB", (sum(image.width + DIALOG_MARGIN for image in images) - DIALOG_MARGIN, height), CANVAS)
+    left = 0
+    for image in images:
+        whole.paste(image, (left, (height - image.height) // 2))
+        left += image.width + DIALOG_MARGIN
+    return whole
+
+
+async def take_editor_and_publishing(comfyui_url: str) -> None:
     """Each in a browser of its own, so that neither shows the other's tab."""
-    for take in (take_editor, take_menu):
+    for take in (take_editor, take_publishing):
         async with editor(comfyui_url) as page:
             await take(page)
 
@@ -153,7 +173,7 @@ def main() -> None:
     runtime = service()
     with ImageGenClient(runtime.url) as client:
         client.wait_ready(120)
-    asyncio.run(take_editor_and_menu(runtime.comfyui_url))
+    asyncio.run(take_editor_and_publishing(runtime.comfyui_url))
     with tempfile.TemporaryDirectory() as home:
         take_overlay(runtime.url, Path(home))
 

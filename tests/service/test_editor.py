@@ -40,6 +40,15 @@ HEAR_TEXTS = """() => {
     window.heardTexts = [];
     app.api.addEventListener('progress_text', event => window.heardTexts.push(event.detail.text));
 }"""
+MADE = """async () => {
+    const history = await (await fetch('/api/history')).json();
+    const done = Object.entries(history).filter(([, job]) => job.status.completed);
+    return Object.fromEntries(done.map(([id, {prompt, outputs}]) => [id, {
+        seed: Object.values(prompt[2]).find(node => node.class_type === 'NeuroLuxSample')?.inputs.seed,
+        images: Object.values(outputs).flatMap(output => output.images ?? []).filter(image => image.type === 'output'),
+    }]));
+}"""
+"""What each job that is done was made with and gave."""
 UPLOADS = ("NeuroLuxLoadImage", "NeuroLuxFileParameter", "LoadImage")
 
 
@@ -55,9 +64,20 @@ async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_image(pa
         SET_VALUES,
         {"model": DEFAULT_MODEL, "width": 160, "height": 128, "num_images": 2, "prompt": "from the editor"},
     )
+    before = await page.evaluate(MADE)
+    await set_batch_count(page, 2)
     await page.get_by_role("button", name="Run", exact=True).first.click()
+    async with asyncio.timeout(60):
+        while len(await page.evaluate(MADE)) < len(before) + 2:
+            await page.wait_for_timeout(200)
+    await set_batch_count(page, 1)
     await page.wait_for_function(f"() => ({IMAGE_SIZES})().length === 2", timeout=60_000)
     assert await page.evaluate(IMAGE_SIZES) == [[160, 128], [160, 128]]
+    runs = [run for key, run in (await page.evaluate(MADE)).items() if key not in before]
+    assert runs[0]["seed"] != runs[1]["seed"]
+    view = f"{service.comfyui_url}/view"
+    files = [await page.request.get(view, params=image) for run in runs for image in run["images"]]
+    assert len({await file.body() for file in files}) == 4
     thumbnail = await page.request.get(url.replace(".json", ".jpg"))
     assert thumbnail.ok
 
@@ -133,6 +153,15 @@ async def test_no_node_lies_on_another_in_nodes_2(page: Page) -> None:
         assert not wrong, "\n".join(wrong)
     finally:
         await page.evaluate(NODES_2, False)
+
+
+async def set_batch_count(page: Page, count: int) -> None:
+    """How often *Run* queues the graph."""
+    field = page.locator(".batch-count input").first
+    await field.click()
+    await field.press("ControlOrMeta+a")
+    await field.press_sequentially(str(count))
+    await field.press("Tab")
 
 
 def unexpected(answer: dict[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ async def test_three_clicks_lead_from_our_templates_to_an_image(page: Page) -> N
     await page.get_by_text("neurolux", exact=True).first.click()  # The page of our templates.
     await page.get_by_test_id("template-workflow-Text to Image").click()
     await page.wait_for_function(f"() => ({PROMPTS})().Prompt === 'red apple, blue background'", timeout=60_000)
+    await page.wait_for_function("() => app.canvas.ds.scale === 1")
     prompt = page.locator("textarea.comfy-multiline-input:visible").first
     await expect(prompt).to_have_value("red apple, blue background")
     await prompt.click()
