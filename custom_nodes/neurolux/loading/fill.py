@@ -108,7 +108,9 @@ def fill(
                     converted.add(value, source)
         else:
             plain = source if scale is None else unscaled(source, scale)
-            value = keep(plain.to(compute) if target.is_floating_point() else plain, source, plan)
+            exact = not set(owner.split(".")).isdisjoint(part.full_precision)
+            wanted = torch.float32 if exact else compute
+            value = keep(plain.to(wanted) if target.is_floating_point() else plain, source, plan)
             if attribute in holder._buffers:
                 holder._buffers[attribute] = value
             else:

@@ -107,6 +107,7 @@ def test_folders_follow_the_rules_of_their_family(tiny_models: dict[str, Path]) 
         "tiny-flux2-klein": ("flux2", 4, 0.0, 512, None, False),
         "tiny-flux2-klein-base": ("flux2", 50, 4.0, 512, None, True),
         "tiny-qwen-image": ("qwen-image", 50, 4.0, 512, None, True),
+        "tiny-krea2": ("krea2", 28, 5.5, 512, None, True),
         "tiny-sd15": ("sd15", 30, 7.5, 77, None, True),
         "tiny-sdxl-lightning": ("sdxl", 4, 0.0, 77, (1, 2, 4, 8), False),
         "tiny-sdxl": ("sdxl", 30, 5.0, 77, None, True),
