@@ -1,15 +1,17 @@
-"""A tiny model of Krea 2, as a diffusers folder."""
+"""Tiny models of Krea 2: as a diffusers folder, and as single files in the layouts that they are published in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
-from transformers import Qwen3VLConfig, Qwen3VLModel
+from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLModel
 
+Tensors = dict[str, torch.Tensor]
 SCHEDULE: dict[str, Any] = {
     "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 6400, "max_shift": 1.15, "shift": 1.0,
     "use_dynamic_shifting": True,
@@ -80,3 +82,63 @@ def write_krea2(folder: Path, *, seed: int = 17) -> Path:
     pipeline.save_pretrained(folder, safe_serialization=True)
     (folder / "neurolux.toml").write_text("[defaults]\nwidth = 128\nheight = 128\n")  # its VAE says no size
     return folder
+
+
+def tiny_krea2(comfyui: Path, *, seed: int = 18) -> Krea2Pipeline:
+    """The guided Krea 2 with the vocabulary, the layers of text and the latents of the real one."""
+    torch.manual_seed(seed)
+    tokenizer = Qwen2Tokenizer.from_pretrained(comfyui / "comfy/text_encoders/qwen25_tokenizer")
+    return Krea2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULE),
+        vae=AutoencoderKLQwenImage(base_dim=4, z_dim=16),
+        text_encoder=encoder(len(tokenizer), width=32, layers=36, heads=1, head=128, mrope=(24, 20, 20), theta=5e6),
+        tokenizer=tokenizer,
+        transformer=transformer(channels=16, heads=2, head=32, text=32, taps=12),
+    )
+
+
+def comfy_encoder(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A Qwen3-VL under the names of ComfyUI's files."""
+    return {name.replace("language_model.", "model."): value for name, value in state.items()}
+
+
+def llama_encoder(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """The language model under llama.cpp's names, as GGUF files have them; vision is in a file of its own."""
+    from tests.tiny_files import llama_qwen3
+
+    prefix = "language_model."
+    return llama_qwen3({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+
+
+OUTSIDE = {
+    "img_in.": "first.", "time_embed.linear_1.": "tmlp.0.", "time_embed.linear_2.": "tmlp.2.",
+    "time_mod_proj.": "tproj.1.", "txt_in.norm.weight": "txtmlp.0.scale", "txt_in.linear_1.": "txtmlp.1.",
+    "txt_in.linear_2.": "txtmlp.3.", "text_fusion.": "txtfusion.", "transformer_blocks.": "blocks.",
+    "final_layer.linear.": "last.linear.", "final_layer.norm.weight": "last.norm.scale",
+    "final_layer.scale_shift_table": "last.modulation.lin",
+}  # fmt: skip
+INSIDE = {
+    ".attn.to_out.0.": ".attn.wo.", ".attn.to_gate.": ".attn.gate.", ".attn.norm_q.weight": ".attn.qknorm.qnorm.scale",
+    ".attn.norm_k.weight": ".attn.qknorm.knorm.scale", ".ff.": ".mlp.", ".norm1.weight": ".prenorm.scale",
+    ".norm2.weight": ".postnorm.scale",
+}  # fmt: skip
+
+
+def original_name(name: str) -> str:
+    """The authors' name of a tensor, or of a layer with a dot at its end."""
+    start = next((start for start in OUTSIDE if name.startswith(start)), "")
+    name = OUTSIDE.get(start, "") + name.removeprefix(start)
+    for ours, theirs in INSIDE.items():
+        name = name.replace(ours, theirs)
+    return re.sub(r"\.attn\.to_([qkv])\.", r".attn.w\1.", name)
+
+
+def original_krea2(state: Mapping[str, torch.Tensor]) -> Tensors:
+    """A transformer under its authors' names. They have the six modulations of a block in one row."""
+    found: Tensors = {}
+    for name, value in state.items():
+        if name.startswith("transformer_blocks.") and name.endswith(".scale_shift_table"):
+            found[original_name(name).replace(".scale_shift_table", ".mod.lin")] = value.flatten()
+        else:
+            found[original_name(name)] = value.clone()
+    return found

@@ -8,13 +8,21 @@ from typing import Any
 
 from ...weights.stamps import Shapes
 from ..blocks import BlockLists
-from ..spec import Config, Part
+from ..spec import Config, Part, Signature, Tensors
+from . import llama_cpp, qwen3
 from .shapes import numbered
 
+FILES = ("qwen3vl_4b*", "qwen*3*vl*4b*")
+"""Name patterns of published files."""
+TEXT_ONLY_FILES = ("*qwen3[-_][!v]*", "*qwen_3[-_][!v]*")
+"""Qwen3 without vision has the same shapes, and other weights. A GGUF does not tell them apart, but its name does."""
 LANGUAGE = "language_model."
 MROPE_SECTION = [24, 20, 20]
 """How many frequencies of a head encode the time, the row and the column; of a text all three are the same."""
 FIRST_NORM = "layers.0.self_attn.q_norm.weight"
+PATCHES = "visual.patch_embed.proj.weight"
+EXPERTS = ("layers.0.mlp.gate.weight",)
+"""Of a mixture of experts, which has the other tensors as well."""
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
@@ -66,11 +74,30 @@ def text_only(config: Any) -> Any:
     return made
 
 
+def renamed(tensors: Tensors) -> Tensors:
+    """Rename the language model's tensors to those of the class. ComfyUI's files have ``model.`` alone."""
+    bare = {name.removeprefix("model."): value for name, value in tensors.items()}
+    return {name if name.startswith(LANGUAGE) else LANGUAGE + name: value for name, value in bare.items()}
+
+
+def renamed_llama_cpp(tensors: Tensors) -> Tensors:
+    """Rename the tensors from a GGUF file. Leaves out the head and llama.cpp's own."""
+    return llama_cpp.renamed(tensors, qwen3.BLOCK, qwen3.OUTSIDE, qwen3.LAYERS, f"{LANGUAGE}layers", LANGUAGE)
+
+
 QWEN3_VL = Part(
     name="qwen3-vl",
     title="Qwen3-VL encoder",
     empty=empty,
     config=config,
-    unread=("visual.",),
+    signatures=(
+        *(
+            Signature("diffusers", PATCHES, beside=(f"{stem}{FIRST_NORM}",), without=EXPERTS)
+            for stem in (LANGUAGE, "model.", "")
+        ),
+        Signature("llama.cpp", "blk.0.attn_q_norm.weight", beside=("blk.0.ffn_gate.weight",), without=qwen3.RELATIVES),
+    ),
+    renames={"diffusers": renamed, "llama.cpp": renamed_llama_cpp},
+    unread=("visual.", "model.visual.", "lm_head."),
     blocks=BlockLists((f"{LANGUAGE}layers",)),
 )
