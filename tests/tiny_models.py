@@ -46,6 +46,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from tests.tiny_krea2 import write_krea2
 from tests.tiny_qwen import write_qwen_image
 
 TEXT_WIDTH = 32
@@ -437,6 +438,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "tiny-flux2-klein": lambda folder: write_flux2(folder, distilled=True, seed=14),
     "tiny-flux2-klein-base": lambda folder: write_flux2(folder, distilled=False, seed=15),
     "tiny-qwen-image": write_qwen_image,
+    "tiny-krea2": write_krea2,
     "tiny-sd15": lambda folder: write_sd15(folder, seed=5),
 }
 """How each tiny model is written, by the name of its folder."""

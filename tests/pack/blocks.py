@@ -6,6 +6,7 @@ import torch
 from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Transformer2DModel,
     QwenImageTransformer2DModel,
     ZImageTransformer2DModel,
 )
@@ -45,3 +46,8 @@ def shallow_klein() -> Flux2Transformer2DModel:
 def shallow_qwen_image() -> QwenImageTransformer2DModel:
     """The same for Qwen-Image."""
     return QwenImageTransformer2DModel(num_layers=2)
+
+
+def shallow_krea2() -> Krea2Transformer2DModel:
+    """The same for Krea 2."""
+    return Krea2Transformer2DModel(num_layers=2)

@@ -355,12 +355,18 @@ OWN_SHAPES = (
 """Names that FLUX.1 has too, an axis of the tensor, and its sizes in FLUX.2 alone."""
 
 
+DEEP = re.compile(r"(?<!single[._])transformer_blocks[._](?:[89]|\d\d)[._]")
+"""A block under diffusers' name that no FLUX.2 has, and other models of its width have."""
+
+
 def detect_lora(header: Shapes) -> Detected | None:
     """Recognize a LoRA by layers that FLUX.1 does not have, and by the shapes of those that both have.
 
     What only changes the attention of klein 4B's double blocks fits FLUX.1 too, whose module says so.
     """
     named = any(OWN_LAYER.search(name) for name in header)
+    if not named and any(DEEP.search(name) for name in header):
+        return None
     return Detected("flux2", certain=True) if named or any(map(own_shape, header, header.values())) else None
 
 
@@ -445,6 +451,7 @@ FAMILY = FamilySpec(
             "text_encoder": ("qwen_3_*", "qwen3*"),
             "vae": ("flux2*vae*", "flux*2*vae*"),
         },
+        foreign={"text_encoder": qwen3.VL_FILES},
         examples={
             "transformer": "flux-2-klein-4b.safetensors",
             "text_encoder": "qwen_3_4b.safetensors",

@@ -37,7 +37,6 @@ OTHER_MODELS = (
     ("noise_refiner.0.adaLN_modulation.1.weight", "Lumina Image 2 transformer"),
     ("noise_refiner.0.norm1.linear.weight", "Lumina Image 2 transformer"),
     ("siglip_embedder.1.weight", "Z-Image Omni transformer"),
-    ("txtfusion.projector.weight", "Krea 2 transformer"),
     ("blocks.0.cross_attn.norm_k.weight", "Wan transformer"),
 )
 """A tensor that only this kind of model has."""
@@ -86,8 +85,8 @@ def identify(header: WeightHeader) -> FileKind:
         for family in families().values():
             if family.components[family.denoiser].part.name in parts:
                 return FileKind(f"{family.title} checkpoint", parts)
-    if len(parts) == 1:
-        return FileKind(part_title(next(iter(parts))), parts)
+    if parts:
+        return FileKind(" or ".join(map(part_title, parts)), parts)
     return FileKind("file of another kind of model", {})
 
 

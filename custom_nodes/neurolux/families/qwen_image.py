@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.limits import Defaults, GuidanceLimit, Limits
 from ..catalog.models import Model, SchedulerChoice
-from ..planning.records import FamilyCosts, VaeCosts
+from ..planning.records import FamilyCosts
 from ..weights.stamps import Shapes
 from .blocks import BlockLists
 from .parts import qwen3, qwen25_vl, wan_vae
@@ -50,7 +50,6 @@ BYTES_PER_TOKEN = 44_100
 ENCODE_VALUES = 205_000_000
 """Activations of Qwen2.5-VL's language model on 1058 tokens: the pipelines cut a prompt only after they encode it. The
 outputs of all its layers are kept to the end."""
-VAE_COSTS = VaeCosts(decode_values=1735, encode_values=970, encoder_parameters=54_000_000)
 AFTER_PROMPT = "<|im_end|>\n<|im_start|>assistant\n"
 """What follows a prompt and counts as tokens of it. What comes before is dropped after encoding."""
 NO_PROMPT = " "
@@ -296,7 +295,7 @@ FAMILY = FamilySpec(
         overflows_fp16=frozenset({"transformer", "text_encoder"}),  # ComfyUI issue 10751
         guides_at_once=False,
         encode_values=ENCODE_VALUES,
-        vae=VAE_COSTS,
+        vae=wan_vae.COSTS,
     ),
     pipelines={
         ("text-to-image", None): PipelineClass("QwenImagePipeline", (whole_prompts,), READS_ALL),

@@ -12,7 +12,6 @@ OTHERS = (
     (r"joint_blocks|joint_transformer_blocks", "sd3"),
     (r"(?:^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)[._]", "wan"),
     (r"individual_token_refiner|\.img_attn_qkv", "hunyuan-video"),
-    (r"txtfusion|text_fusion", "krea-2"),
 )
 """Names that only the layers of one kind of model have."""
 SD1_TEXT_WIDTH = 768

@@ -71,6 +71,8 @@ class Part:
     """A prefix that some versions of its class add to every tensor name."""
     tied: Mapping[str, str] = field(default_factory=dict)
     """Tied weights: each name with the weight that it is tied to."""
+    full_precision: tuple[str, ...] = ()
+    """Names of modules, at any depth, whose weights diffusers keeps in fp32 in every precision."""
     load_gguf: Callable[[Tensors, Config, torch.dtype], Any] | None = None
     """(GGUF tensors, configuration, compute type) -> the module, whose layers decode their weights in each call. None
     to use the pack's own linear layers for GGUF."""

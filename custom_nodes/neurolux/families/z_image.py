@@ -359,7 +359,7 @@ FAMILY = FamilySpec(
     scheduler=lambda configs: Scheduler(SCHEDULER, {"shift": BASE_SHIFT, "use_dynamic_shifting": False}),
     single_files=SingleFiles(
         preferred={"text_encoder": ("qwen_3_4b*", "qwen3*4b*"), "vae": FLUX_VAE_FILES},
-        foreign={"vae": SD3_VAE_FILES},
+        foreign={"text_encoder": qwen3.VL_FILES, "vae": SD3_VAE_FILES},
         examples={
             "transformer": "z_image_turbo_bf16.safetensors",
             "text_encoder": "qwen_3_4b.safetensors",

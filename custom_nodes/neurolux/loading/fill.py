@@ -78,7 +78,7 @@ def fill(
         scale = tensors.pop(f"{name.removesuffix('weight')}{SCALES[0]}", None)
         rotation = tensors.pop(f"{name.removesuffix('weight')}{ROTATION}", None)
         shape = decoded_shape(source, scale)
-        if matrix(shape) != matrix(target.shape):
+        if not fits(shape, target.shape):
             raise WeightsMissing(
                 f"{file_text(files)} does not fit: {name} is {tuple(shape)} and should be "
                 f"{tuple(target.shape)}; choose another {part.title}"
@@ -108,7 +108,9 @@ def fill(
                     converted.add(value, source)
         else:
             plain = source if scale is None else unscaled(source, scale)
-            value = keep(plain.to(compute) if target.is_floating_point() else plain, source, plan)
+            exact = not set(owner.split(".")).isdisjoint(part.full_precision)
+            wanted = torch.float32 if exact else compute
+            value = keep(plain.to(wanted) if target.is_floating_point() else plain, source, plan)
             if attribute in holder._buffers:
                 holder._buffers[attribute] = value
             else:
@@ -208,6 +210,11 @@ def decoded_shape(value: torch.Tensor, scale: torch.Tensor | None = None) -> tor
     if value.dtype == torch.uint8 and scale is not None:
         return torch.Size((value.shape[0], value.shape[1] * 2))
     return torch.Size(getattr(value, "quant_shape", value.shape))
+
+
+def fits(shape: torch.Size, wanted: torch.Size) -> bool:
+    """Whether a tensor of a file has the values of one of the class. Some files hold a table as one row."""
+    return matrix(shape) == matrix(wanted) or (len(shape) == 1 and shape.numel() == wanted.numel())
 
 
 def matrix(shape: torch.Size) -> tuple[int, ...]:

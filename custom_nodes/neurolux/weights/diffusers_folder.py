@@ -24,7 +24,9 @@ def missing_files(folder: Path, *, without_weights: frozenset[str] = frozenset()
         entries = read_json(index)
     except (OSError, ValueError):
         return ["model_index.json"]
-    components = [name for name, value in entries.items() if isinstance(value, list) and value and value[0] is not None]
+    components = [
+        name for name, value in entries.items() if isinstance(value, list) and value and isinstance(value[0], str)
+    ]
     return [
         missing
         for name in components

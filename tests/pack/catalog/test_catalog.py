@@ -19,7 +19,7 @@ def test_catalog_knows_its_models() -> None:
     assert list(catalog.models) == [
         "starter", "flux-schnell", "flux-dev", "sdxl-lightning", "flux-krea-dev", "flux-fill-dev", "flux-kontext-dev",
         "sdxl-base", "sdxl-turbo", "chroma1-hd", "z-image-turbo", "z-image", "flux2-klein-4b", "flux2-klein-base-4b",
-        "flux2-klein-9b", "qwen-image-2512", "qwen-image", "sd15",
+        "flux2-klein-9b", "qwen-image-2512", "qwen-image", "krea-2-turbo", "krea-2-raw", "sd15",
     ]  # fmt: skip
     assert catalog.fallback in catalog.models
     assert [name for name, model in catalog.models.items() if model.commercial_use] == [
@@ -107,6 +107,7 @@ def test_folders_follow_the_rules_of_their_family(tiny_models: dict[str, Path]) 
         "tiny-flux2-klein": ("flux2", 4, 0.0, 512, None, False),
         "tiny-flux2-klein-base": ("flux2", 50, 4.0, 512, None, True),
         "tiny-qwen-image": ("qwen-image", 50, 4.0, 512, None, True),
+        "tiny-krea2": ("krea2", 28, 5.5, 512, None, True),
         "tiny-sd15": ("sd15", 30, 7.5, 77, None, True),
         "tiny-sdxl-lightning": ("sdxl", 4, 0.0, 77, (1, 2, 4, 8), False),
         "tiny-sdxl": ("sdxl", 30, 5.0, 77, None, True),
@@ -205,7 +206,7 @@ def test_an_unknown_verified_fact_is_an_error(tmp_path: Path) -> None:
 
 def test_repo_sources_fetch_only_what_the_pipeline_needs() -> None:
     sources = [model.source for model in read_catalog().models.values() if isinstance(model.source, RepoSource)]
-    assert len(sources) == 17
+    assert len(sources) == 19
     for source in sources:
         assert "*" not in source.files
         assert not any(file.startswith("*") or file.endswith((".bin", ".msgpack")) for file in source.files)

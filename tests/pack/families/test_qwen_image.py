@@ -295,9 +295,6 @@ KINDS = {
         (4, 4, 3, 3),
         "VAE of Qwen-Image 2.1 or Wan 2.2",
     ),
-    "Qwen3-VL": (
-        ["visual.patch_embed.proj.weight", "model.layers.0.self_attn.q_norm.weight"], (4, 4), "file of another kind"
-    ),
     "Qwen2.5": (["model.layers.0.self_attn.q_proj.bias", "lm_head.weight"], (4, 4), "file of another kind"),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from neurolux.planning.records import ComputeType, StorageType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.pack.blocks import lists_of, shallow_flux, shallow_klein, shallow_qwen_image, shallow_z_image
+from tests.pack.blocks import lists_of, shallow_flux, shallow_klein, shallow_krea2, shallow_qwen_image, shallow_z_image
 
 pytestmark = pytest.mark.usefixtures("comfy_modules")
 CATALOG = read_catalog().models
@@ -195,6 +195,15 @@ def qwen_image_step(module: Any, side: int, dtype: torch.dtype) -> Any:
     return module(latents, text, None, empty(1, dtype=dtype), [[(1, side // 16, side // 16)]])
 
 
+def krea2_step(module: Any, side: int, dtype: torch.dtype) -> Any:
+    tokens = (side // 16) ** 2
+    seen = torch.ones(1, 512, dtype=torch.bool, device="meta")
+    places = empty(512 + tokens, 3, dtype=torch.float32)
+    return module(
+        empty(1, tokens, 64, dtype=dtype), empty(1, 512, 12, 2560, dtype=dtype), empty(1, dtype=dtype), places, seen
+    )
+
+
 def sdxl_step(module: Any, side: int, dtype: torch.dtype) -> Any:
     added = {"text_embeds": empty(1, 1280, dtype=dtype), "time_ids": empty(1, 6, dtype=dtype)}
     latent, text = empty(1, 4, side // 8, side // 8, dtype=dtype), empty(1, 77, 2048, dtype=dtype)
@@ -251,6 +260,9 @@ def cases() -> Iterator[Any]:
     klein = family_of("flux2").costs
     yield shallow_klein, klein_step, 1024, "bf16", costs.sample_bytes(klein, 1024, 1024, passes=2)
     yield MODELS["flux2-klein-9b"]["text_encoder"], encode_states, 0, "bf16", costs.encode_bytes(klein)
+    krea = family_of("krea2").costs
+    for side in (512, 1024):
+        yield shallow_krea2, krea2_step, side, "bf16", costs.sample_bytes(krea, side, side)
     qwen = family_of("qwen-image").costs
     yield shallow_qwen_image, qwen_image_step, 1024, "bf16", costs.sample_bytes(qwen, 1024, 1024)
     yield MODELS["qwen-image"]["text_encoder"], encode_uncut, 0, "bf16", costs.encode_bytes(qwen)

@@ -184,8 +184,8 @@ def test_a_download_is_reported_on_the_node(house: House) -> None:
             {"model_file": "vae/ae.safetensors"},
             "WeightsMissing",
             "ae.safetensors is a VAE; model_file needs one of: Chroma transformer, FLUX transformer, "
-            "FLUX.2 klein transformer, Qwen-Image transformer, Stable Diffusion 1.5 UNet, SDXL UNet, Z-Image "
-            "transformer, or a checkpoint with one",
+            "FLUX.2 klein transformer, Krea 2 transformer, Qwen-Image transformer, Stable Diffusion 1.5 UNet, SDXL "
+            "UNet, Z-Image transformer, or a checkpoint with one",
         ),
         ({"family": "sdxl"}, "InvalidParameter", "flux1-dev.safetensors is a FLUX transformer, and family is sdxl"),
     ],

@@ -52,6 +52,15 @@ ON_CARDS = {
         }
         for name in ("qwen-image-2512", "qwen-image")
     },
+    **{
+        (name, 1024): {
+            4: ("bf16", "sequential", 512),
+            6: ("bf16", "sequential", None),
+            **{size: ("bf16", "stream", None) for size in (8, 12, 16, 24)},
+            80: ("bf16", "none", None),
+        }
+        for name in ("krea-2-turbo", "krea-2-raw")
+    },
     ("flux-schnell", 1024): {
         **{size: ("bf16", "stream", None) for size in (4, 6, 8, 12, 16, 24)},
         80: ("bf16", "none", None),
@@ -127,6 +136,10 @@ ON_CPU = {
     **{
         name: {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)}
         for name in ("qwen-image-2512", "qwen-image")
+    },
+    **{
+        name: {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)}
+        for name in ("krea-2-turbo", "krea-2-raw")
     },
     "flux-schnell": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},
     "flux-dev": {**{size: ("bf16", "disk", None) for size in (8, 16, 32)}, 64: ("bf16", "none", None)},

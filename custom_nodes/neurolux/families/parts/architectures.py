@@ -14,12 +14,14 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
     T5Config,
     T5EncoderModel,
 )
 
 from ..spec import Make
-from . import qwen25_vl, wan_vae
+from . import qwen3_vl, qwen25_vl, wan_vae
 
 VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -83,6 +85,19 @@ def qwen25_vl_7b() -> Qwen2_5_VLForConditionalGeneration:
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": qwen25_vl.MROPE_SECTION},
     }  # fmt: skip
     return qwen25_vl.text_only(Qwen2_5_VLConfig(text_config=text))
+
+
+def qwen3_vl_4b() -> Qwen3VLModel:
+    """Qwen3-VL 4B without its vision tower and its head."""
+    text = {
+        "vocab_size": 151936, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 5e6, "mrope_section": qwen3_vl.MROPE_SECTION,
+            "mrope_interleaved": True,
+        },
+    }  # fmt: skip
+    return qwen3_vl.text_only(Qwen3VLConfig(text_config=text))
 
 
 def qwen_image_vae() -> AutoencoderKLQwenImage:

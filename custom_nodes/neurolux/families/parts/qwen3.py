@@ -38,6 +38,8 @@ LAYERS = {
 }
 """llama.cpp's names (gguf's tensor_mapping.py, architecture qwen3)."""
 BLOCK = re.compile(r"blk\.(\d+)\.(\w+)")
+VL_FILES = ("*qwen3*vl*", "*qwen_3*vl*")
+"""Name patterns of Qwen3-VL, whose GGUF files have the same tensors, and other weights."""
 RELATIVES = (
     "layers.0.pre_feedforward_layernorm.weight",  # Gemma 3
     "blk.0.post_ffw_norm.weight",

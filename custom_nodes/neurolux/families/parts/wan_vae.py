@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...planning.records import VaeCosts
 from ...weights.file_kinds import TensorInfo
 from ...weights.stamps import Shapes
 from ..spec import Config, Part, Signature, Tensors
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 CHANNELS = 16
+COSTS = VaeCosts(decode_values=1735, encode_values=970, encoder_parameters=54_000_000)
 FILES = ("qwen_image_vae*", "qwen*image*vae*")
 """Name patterns of Qwen-Image's."""
 WAN_FILES = ("*wan*",)
