@@ -16,7 +16,7 @@ from ..errors import WeightsMissing
 from ..families.identify import detect_control, detect_lora
 from ..families.registry import families
 from ..families.spec import Detected
-from ..weights.stamps import CONFIG_FILE, FileStamp, read_config, read_shapes, stamp_file, weight_files
+from ..weights.stamps import CONFIG_FILE, FileStamp, read_config, read_described, read_shapes, stamp_file, weight_files
 from ..weights.user_files import is_readable_name, printable_name
 
 _log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ def detect(kind: AdapterKind, stamp: FileStamp) -> Detected:
                 read_shapes(file)
             found = detect_folder(stamp.name, stamp.path)
         else:
-            header = read_shapes(stamp.path)
-            found = detect_lora(header) if kind == "lora" else detect_control(header)
+            header, metadata = read_described(stamp.path)
+            found = detect_lora(header, metadata) if kind == "lora" else detect_control(header)
         _detected[(kind, stamp)] = found
     return found
 

@@ -19,7 +19,8 @@ from ..planning.records import FamilyCosts, VaeCosts
 from ..weights.stamps import Shapes
 from .blocks import BlockLists
 from .parts import qwen3, qwen25_vl, wan_vae
-from .parts.double_stream import mask_alone, running_steps
+from .parts.double_stream import PROJECTIONS, mask_alone, running_steps
+from .parts.flow_matching import noised, training_scheduler
 from .parts.shapes import USUAL_SIDE, numbered
 from .spec import (
     Architecture,
@@ -36,6 +37,8 @@ from .spec import (
     Scheduler,
     Signature,
     SingleFiles,
+    TrainingBatch,
+    TrainingFormula,
 )
 
 if TYPE_CHECKING:
@@ -135,10 +138,20 @@ def own_tables() -> type:
             if place not in self._tables:
                 if len(self._tables) >= MOST_TABLES:
                     self._tables.clear()
-                self._tables[place] = make.__wrapped__(self, *key)
+                self._tables[place] = usable_in_training(make.__wrapped__(self, *key))
             return self._tables[place]
 
     return OwnTables
+
+
+def usable_in_training(tables: Any) -> Any:
+    """Copies of tensors that were made in inference mode, as nodes run: a backward pass cannot keep the originals."""
+    import torch
+
+    if isinstance(tables, tuple):
+        return tuple(usable_in_training(table) for table in tables)
+    with torch.inference_mode(False):
+        return tables.clone()
 
 
 TRANSFORMER = Part(
@@ -258,6 +271,45 @@ def detect_lora(header: Shapes) -> Detected | None:
     return Detected("qwen-image", certain=True) if deep else None
 
 
+# Training
+
+BLOCK_VALUES = 24.1
+"""Values that a block keeps for the backward pass, per token and per unit of its width."""
+LIGHTNING_STEPS = 8
+"""At most, of a Lightning model."""
+
+
+def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predict the velocity, like diffusers' examples/dreambooth/train_dreambooth_lora_qwen_image.py.
+
+    Shorter captions are padded, and the padding is masked.
+    """
+    import torch
+    from diffusers import QwenImagePipeline
+    from torch.nn.utils.rnn import pad_sequence
+
+    count, channels, height, width = batch.latents.shape
+    noisy, times = noised(scheduler, batch)
+    embeds = [one[0] for one in batch.prompt["prompt_embeds"]]
+    lengths = torch.tensor([len(one) for one in embeds])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    predicted = denoiser(
+        hidden_states=QwenImagePipeline._pack_latents(noisy, count, channels, height, width),
+        timestep=times / 1000,
+        encoder_hidden_states=pad_sequence(embeds, batch_first=True),
+        encoder_hidden_states_mask=None if mask.all() else mask.to(noisy.device),
+        img_shapes=[[(1, height // 2, width // 2)]] * count,
+        return_dict=False,
+    )[0]
+    return predicted, QwenImagePipeline._pack_latents(batch.noise - batch.latents, count, channels, height, width)
+
+
+def kept_values(config: Config, side: int, tokens: int) -> float:
+    """The formula was counted on the real architecture at full width, on torch's meta device."""
+    width = config["attention_head_dim"] * config["num_attention_heads"]
+    return (side * side / 256 + tokens) * width * config["num_layers"] * BLOCK_VALUES
+
+
 # The family
 
 
@@ -337,5 +389,13 @@ FAMILY = FamilySpec(
         distilled=lightning,
     ),
     loras=Loras(detect_lora, distills=True),
+    training=TrainingFormula(
+        architecture="qwen-image/lora",
+        targets=PROJECTIONS,
+        scheduler=training_scheduler,
+        compare=compare,
+        kept_values=kept_values,
+        distilled_steps=LIGHTNING_STEPS,
+    ),
     architectures=architectures,
 )

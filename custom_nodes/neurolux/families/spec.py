@@ -295,8 +295,8 @@ class TrainingBatch:
     """(B, C, h, w), in the denoiser's space."""
     noise: torch.Tensor
     """(B, C, h, w)."""
-    prompt: Mapping[str, torch.Tensor]
-    """The encoder's tensors by name, (B, ...)."""
+    prompt: Mapping[str, Sequence[torch.Tensor]]
+    """The encoder's tensors by name, (1, ...), one an image: captions may differ in length."""
     originals: Sequence[tuple[int, int]]
     """Width and height of each original image."""
     crops: Sequence[tuple[int, int]]
@@ -323,6 +323,8 @@ class TrainingFormula:
     """(configuration of the denoiser, side in pixels, tokens) -> values of one image kept for the backward pass."""
     prediction_type: Callable[[Config], str | None] = lambda config: None
     """(configuration of the scheduler) -> what the denoiser predicts; None if the family has no choice."""
+    distilled_steps: int = 4
+    """A model that takes so few steps by default was distilled from another one."""
     file_tensors: Callable[[Tensors], Tensors] = lambda layers: layers
     """(the LoRA's tensors by diffusers' names) -> those of its file, by names that other programs know as well."""
 
