@@ -42,7 +42,7 @@ def detect_folder(name: str, folder: Path) -> Detected:
     config = read_config(name, folder)
     for family in families().values():
         if family.control_folder(config):
-            return Detected(family.name)
+            return Detected(family.name, family.control_problem(config))
     usable = ", ".join(dict.fromkeys(known for family in families().values() for known in family.control_classes))
     return Detected(None, f"its {CONFIG_FILE} names the class {config.get('_class_name')}; usable are {usable}")
 

@@ -25,6 +25,7 @@ from .parts.double_stream import (
     INPUTS,
     ORIGINAL_KEY_NORM,
     ORIGINAL_SINGLE,
+    inner_width,
     keeps_its_shape,
     mask_alone,
     original_names,
@@ -294,7 +295,7 @@ def detect_control(header: Shapes) -> Detected | None:
             "it has its authors' own tensor names, which diffusers cannot read; "
             "use the version for diffusers (a folder with config.json, or one file from it)",
         )
-    return Detected("flux") if "controlnet_x_embedder.weight" in header else None
+    return Detected("flux") if {"controlnet_x_embedder.weight", "x_embedder.weight"} <= header.keys() else None
 
 
 def control_architecture(transformer: Any, header: Shapes) -> tuple[str, dict[str, Any]]:
@@ -331,12 +332,6 @@ def control_activations(module: Any, width: int, height: int) -> int:
     """Each layer passes on its output for every token, 16x16 pixels."""
     layers = len(module.controlnet_blocks) + len(module.controlnet_single_blocks)
     return layers * module.inner_dim * (width // 16) * (height // 16)
-
-
-def folder_width(config: Config) -> int | None:
-    """The inner width in the configuration of a ControlNet."""
-    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
-    return heads * width if heads and width else None
 
 
 def combined(kind: ControlKind, modules: list[Any]) -> Any:
@@ -382,7 +377,7 @@ CONTROLS = Controls(
     widths=lambda module: (module.inner_dim, module.config.in_channels, module.config.joint_attention_dim),
     model_width=lambda denoiser: denoiser.inner_dim,
     file_width=lambda header: header["x_embedder.weight"][0] if "x_embedder.weight" in header else None,
-    folder_width=folder_width,
+    folder_width=inner_width,
     combined=combined,
     conflict=conflict,
     make=make_control,

@@ -19,13 +19,15 @@ from ..planning.records import FamilyCosts, VaeCosts
 from ..weights.stamps import Shapes
 from .blocks import BlockLists
 from .parts import qwen3, qwen25_vl, wan_vae
-from .parts.double_stream import PROJECTIONS, mask_alone, running_steps
+from .parts.double_stream import PROJECTIONS, inner_width, mask_alone, running_steps
 from .parts.flow_matching import noised, training_scheduler
-from .parts.shapes import USUAL_SIDE, numbered
+from .parts.shapes import USUAL_SIDE, children, numbered
 from .spec import (
     Architecture,
     Component,
     Config,
+    ControlKind,
+    Controls,
     Detected,
     Encoding,
     FamilySpec,
@@ -271,6 +273,98 @@ def detect_lora(header: Shapes) -> Detected | None:
     return Detected("qwen-image", certain=True) if deep else None
 
 
+# ControlNets
+
+CONTROL_CLASS = "QwenImageControlNetModel"
+CONTROL_LAYERS = 5
+"""Of InstantX/Qwen-Image-ControlNet-Union."""
+INPAINTING = "it also takes a masked image, which is not supported; use one without, such as InstantX's Union"
+BLOCKWISE = (
+    "it is one of DiffSynth's, which patch blocks of the model and which diffusers cannot read; use one in diffusers' "
+    "layout, such as InstantX's Union"
+)
+
+
+def detect_control(header: Shapes) -> Detected | None:
+    """Recognize a ControlNet for Qwen-Image, and those that cannot be used."""
+    if "controlnet_blocks.0.y_rms.weight" in header:
+        return Detected("qwen-image", BLOCKWISE)
+    if not {"controlnet_x_embedder.weight", "img_in.weight", "txt_norm.weight"} <= header.keys():
+        return None
+    wider = header["controlnet_x_embedder.weight"][-1] > header["img_in.weight"][-1]
+    return Detected("qwen-image", INPAINTING if wider else None)
+
+
+def control_architecture(transformer: Any, header: Shapes) -> tuple[str, dict[str, Any]]:
+    """The configuration: widths and depths from the shapes, the rest from the transformer."""
+    width, channels = header["img_in.weight"]
+    head = header["transformer_blocks.0.attn.norm_q.weight"][0]
+    return CONTROL_CLASS, {
+        "in_channels": channels,
+        "out_channels": transformer.config.out_channels,
+        "num_layers": children(header, "transformer_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": header["txt_in.weight"][1],
+        "axes_dims_rope": list(transformer.config.axes_dims_rope),
+    }
+
+
+def planned_control(header: Shapes) -> tuple[int, bool]:
+    """Each layer passes on its output for every token, 16x16 pixels."""
+    return children(header, "controlnet_blocks.") * header["img_in.weight"][0], True
+
+
+def combined(kind: ControlKind, modules: list[Any]) -> Any:
+    """diffusers' module for several images; it has one ControlNet for all of them."""
+    from diffusers import QwenImageMultiControlNetModel
+
+    return QwenImageMultiControlNetModel(modules[:1])
+
+
+def conflict(first: Any, other: Any) -> str | None:
+    """Why two ControlNets cannot work together; None if they can."""
+    return None if first is other else "diffusers runs one Qwen-Image ControlNet at a time, for one or several images"
+
+
+def make_control(transformer: Any) -> Any:
+    """As InstantX's."""
+    from diffusers import QwenImageControlNetModel
+
+    kept = ("in_channels", "out_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
+            "axes_dims_rope")  # fmt: skip
+    return QwenImageControlNetModel(**{name: transformer.config[name] for name in kept}, num_layers=CONTROL_LAYERS)
+
+
+def prepare_control(module: Any) -> None:
+    """Give it a rotary embedding of its own, as the transformer has."""
+    module.pos_embed = own_tables()(theta=10000, axes_dim=list(module.config.axes_dims_rope), scale_rope=True)
+
+
+CONTROLS = Controls(
+    modes={},
+    blocks=BLOCKS,
+    published=(CONTROL_LAYERS, CONTROL_LAYERS * WIDTH, True),
+    planned=planned_control,
+    activations=lambda module, width, height: (
+        len(module.controlnet_blocks) * module.inner_dim * (width // 16) * (height // 16)
+    ),
+    architecture=control_architecture,
+    single_file=lambda header: False,
+    widths=lambda module: (module.inner_dim, module.config.in_channels, module.config.joint_attention_dim),
+    model_width=lambda denoiser: denoiser.inner_dim,
+    file_width=lambda header: header["img_in.weight"][0] if "img_in.weight" in header else None,
+    folder_width=inner_width,
+    combined=combined,
+    conflict=conflict,
+    make=make_control,
+    image_argument=lambda kind, task: "control_image",
+    passes_mode=lambda kind: False,
+    mode_count=lambda config: 0,
+    encodes_images=True,
+    prepare=prepare_control,
+)
+
 # Training
 
 BLOCK_VALUES = 24.1
@@ -354,6 +448,7 @@ FAMILY = FamilySpec(
         ("text-to-image", None): PipelineClass("QwenImagePipeline", (whole_prompts,), READS_ALL),
         ("image-to-image", None): PipelineClass("QwenImageImg2ImgPipeline", (whole_prompts,), READS_ALL),
         ("inpaint", None): PipelineClass("QwenImageInpaintPipeline", (mask_alone, whole_prompts), READS_ALL),
+        ("text-to-image", "plain"): PipelineClass("QwenImageControlNetPipeline", (whole_prompts,), READS_ALL),
     },
     encoding=Encoding(
         encode,
@@ -389,6 +484,11 @@ FAMILY = FamilySpec(
         distilled=lightning,
     ),
     loras=Loras(detect_lora, distills=True),
+    controls=CONTROLS,
+    detect_control=detect_control,
+    control_folder=lambda config: config.get("_class_name") == CONTROL_CLASS,
+    control_problem=lambda config: INPAINTING if config.get("extra_condition_channels") else None,
+    control_classes=(CONTROL_CLASS,),
     training=TrainingFormula(
         architecture="qwen-image/lora",
         targets=PROJECTIONS,

@@ -285,6 +285,8 @@ class Controls:
     """(configuration of a union ControlNet) -> the number of its modes."""
     encodes_images: bool = False
     """Whether the pipeline encodes control images with the VAE, unless the ControlNet reads pixels."""
+    prepare: Callable[[Any], None] = lambda module: None
+    """Changes a ControlNet that was just loaded, where diffusers' own class needs it."""
 
 
 @dataclass(frozen=True)
@@ -383,6 +385,8 @@ class FamilySpec:
     """(shapes in a ControlNet's single file) -> what it was made for; None if it is for another family."""
     control_folder: Callable[[Config], bool] = lambda config: False
     """(configuration in a ControlNet's diffusers folder) -> whether it was made for the family."""
+    control_problem: Callable[[Config], str | None] = lambda config: None
+    """(configuration in such a folder) -> why it cannot be used; None if it can."""
     control_classes: tuple[str, ...] = ()
     """The supported diffusers classes of ControlNets."""
     training: TrainingFormula | None = None

@@ -301,6 +301,17 @@ def original_names(transformer: Any) -> dict[str, tuple[str, ...]]:
     return found
 
 
+# ControlNets
+
+NO_CONTROLS = "ControlNets of Z-Image are not supported; guide a FLUX.1, Qwen-Image or SDXL model instead"
+
+
+def detect_control(header: Shapes) -> Detected | None:
+    """Recognize a ControlNet for Z-Image, which is refused by its name."""
+    found = any(name.startswith(("control_layers.", "control_all_x_embedder.")) for name in header)
+    return Detected("z-image", NO_CONTROLS) if found else None
+
+
 # Training
 
 LAYER_VALUES = 38.1
@@ -408,6 +419,9 @@ FAMILY = FamilySpec(
         distilled=turbo,
     ),
     loras=Loras(detect_lora, original_names=original_names),
+    detect_control=detect_control,
+    control_folder=lambda config: config.get("_class_name") == "ZImageControlNetModel",
+    control_problem=lambda config: NO_CONTROLS,
     training=TrainingFormula(
         architecture="z-image/lora",
         targets=("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),

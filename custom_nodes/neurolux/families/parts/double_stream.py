@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...weights.stamps import Shapes
 from ..blocks import BlockLists
-from ..spec import Tensors
+from ..spec import Config, Tensors
 from .shapes import numbered
 
 if TYPE_CHECKING:
@@ -77,6 +77,12 @@ def config(shapes: Shapes) -> dict[str, Any]:
         "joint_attention_dim": shapes["context_embedder.weight"][1],
         "axes_dims_rope": (axis, (head - axis) // 2, (head - axis) // 2),
     }
+
+
+def inner_width(config: Config) -> int | None:
+    """The width of the blocks of a transformer or a ControlNet; None where the configuration does not say it."""
+    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    return heads * width if heads and width else None
 
 
 def renamed_original(
