@@ -333,11 +333,13 @@ def make_control(transformer: Any) -> Any:
 
     kept = ("in_channels", "out_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
             "axes_dims_rope")  # fmt: skip
-    return QwenImageControlNetModel(**{name: transformer.config[name] for name in kept}, num_layers=CONTROL_LAYERS)
+    made = QwenImageControlNetModel(**{name: transformer.config[name] for name in kept}, num_layers=CONTROL_LAYERS)
+    prepare_control(made)
+    return made
 
 
 def prepare_control(module: Any) -> None:
-    """Give it a rotary embedding of its own, as the transformer has."""
+    """Give it a rotary embedding of its own, as the transformer has: diffusers' keeps tables on the device for good."""
     module.pos_embed = own_tables()(theta=10000, axes_dim=list(module.config.axes_dims_rope), scale_rope=True)
 
 

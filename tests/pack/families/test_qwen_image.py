@@ -259,11 +259,16 @@ def test_a_controlnet_that_does_not_fit_is_refused_by_its_name(
         with_controls(handle_for(tiny_models["tiny-qwen-image"]), {"path": net})
 
 
-def test_a_redrawn_image_takes_no_controlnet(tiny_models: dict[str, Path], adapter_files: dict[str, Path]) -> None:
+def test_a_controlnet_keeps_no_tables_when_it_goes_and_an_image_is_not_redrawn_with_it(
+    tiny_models: dict[str, Path], adapter_files: dict[str, Path]
+) -> None:
     from neurolux.adapters.controlnets import ControlRun
+    from neurolux.families.qwen_image import own_tables
 
     handle = handle_for(tiny_models["tiny-qwen-image"])
     guided = with_controls(handle, {"path": adapter_files["tiny-qwen-image-union"]})
+    run = ControlRun(borrow(guided), "text-to-image")
+    assert isinstance(run.pipe.controlnet.pos_embed, own_tables())
     with pytest.raises(InvalidParameter, match="Qwen-Image has no image-to-image with one; .* a model of FLUX, SDXL"):
         ControlRun(borrow(guided), "image-to-image")
 
