@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, ControlNetUnionModel, DiffusionPipeline, FluxControlNetModel
+from diffusers import (
+    ControlNetModel,
+    ControlNetUnionModel,
+    DiffusionPipeline,
+    FluxControlNetModel,
+    QwenImageControlNetModel,
+)
 from safetensors.torch import save_file
 
 from tests.tiny_models import TEXT_WIDTH
@@ -166,6 +172,16 @@ def sdxl_union(*, seed: int) -> ControlNetUnionModel:
     return randomized(ControlNetUnionModel(**UNET_SHAPE, **more), seed)
 
 
+def qwen_controlnet(*, seed: int, extra: int = 0) -> QwenImageControlNetModel:
+    """A ControlNet of the tiny Qwen-Image's widths; one with ``extra`` channels also takes a masked image."""
+    torch.manual_seed(seed)
+    module = QwenImageControlNetModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(4, 6, 6), extra_condition_channels=extra,
+    )  # fmt: skip
+    return randomized(module, seed)
+
+
 CONTROLNETS: dict[str, Callable[[], Any]] = {
     "tiny-flux-canny": lambda: flux_controlnet(seed=11),
     "tiny-flux-depth": lambda: flux_controlnet(seed=12),
@@ -173,6 +189,7 @@ CONTROLNETS: dict[str, Callable[[], Any]] = {
     "tiny-sdxl-canny": lambda: sdxl_controlnet(seed=14),
     "tiny-sdxl-depth": lambda: sdxl_controlnet(seed=15),
     "tiny-sdxl-union": lambda: sdxl_union(seed=16),
+    "tiny-qwen-image-union": lambda: qwen_controlnet(seed=17),
 }
 
 

@@ -25,6 +25,7 @@ def build_controlnet(pipeline: LoadedPipeline, file: FileStamp, dtype: torch.dty
         lambda: read_module(pipeline, file, dtype),
     )
     check_fit(pipeline, file, module)
+    controls_of(pipeline.model.family).prepare(module)
     with torch.inference_mode(False), torch.no_grad():
         for weight in module.parameters():  # at any address in a file; for some, products round otherwise
             weight.data = weight.data.clone()

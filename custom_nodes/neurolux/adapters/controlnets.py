@@ -20,7 +20,7 @@ from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.placed import derived
 from ..families.registry import families, family_of
-from ..families.spec import ControlKind, Controls, Task
+from ..families.spec import ControlKind, Controls, PipelineClass, Task
 from ..images.control_images import fitted
 from ..images.pixels import rgb
 from ..loading.handle import AppliedControl
@@ -100,7 +100,7 @@ def check_model(model: Model) -> None:
     if model.family not in guided:
         raise InvalidParameter(
             "controlnet",
-            f"{model.name} takes no ControlNet: there are some for {' and '.join(guided)} models, and it is "
+            f"{model.name} takes no ControlNet: there are some for {', '.join(guided)} models, and it is "
             f"a {model.family} model; take Apply ControlNet out, or load another model",
         )
     if model.purpose in INSTEAD:
@@ -156,10 +156,21 @@ class ControlRun:
         pipe = pipeline.pipe
         self.pipe: Any = derived(
             pipe,
-            self._family.pipelines[task, self._kind],
+            self._pipeline_class(),
             self._family.pipeline_options(pipe.config),
             controlnet=self._module(),
         )
+
+    def _pipeline_class(self) -> PipelineClass:
+        found = self._family.pipelines.get((self._task, self._kind))
+        if found is None:
+            others = [one.title for one in families().values() if (self._task, self._kind) in one.pipelines]
+            raise InvalidParameter(
+                "controlnet",
+                f"{self._pipeline.model.name} follows a ControlNet from a prompt alone: {self._family.title} has no "
+                f"{self._task} with one; take Apply ControlNet out, or load a model of {', '.join(others)}",
+            )
+        return found
 
     @property
     def needs_vae(self) -> bool:

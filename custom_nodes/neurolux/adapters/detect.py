@@ -16,7 +16,7 @@ from ..errors import WeightsMissing
 from ..families.identify import detect_control, detect_lora
 from ..families.registry import families
 from ..families.spec import Detected
-from ..weights.stamps import CONFIG_FILE, FileStamp, read_config, read_shapes, stamp_file, weight_files
+from ..weights.stamps import CONFIG_FILE, FileStamp, read_config, read_described, read_shapes, stamp_file, weight_files
 from ..weights.user_files import is_readable_name, printable_name
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def detect_folder(name: str, folder: Path) -> Detected:
     config = read_config(name, folder)
     for family in families().values():
         if family.control_folder(config):
-            return Detected(family.name)
+            return Detected(family.name, family.control_problem(config))
     usable = ", ".join(dict.fromkeys(known for family in families().values() for known in family.control_classes))
     return Detected(None, f"its {CONFIG_FILE} names the class {config.get('_class_name')}; usable are {usable}")
 
@@ -56,8 +56,8 @@ def detect(kind: AdapterKind, stamp: FileStamp) -> Detected:
                 read_shapes(file)
             found = detect_folder(stamp.name, stamp.path)
         else:
-            header = read_shapes(stamp.path)
-            found = detect_lora(header) if kind == "lora" else detect_control(header)
+            header, metadata = read_described(stamp.path)
+            found = detect_lora(header, metadata) if kind == "lora" else detect_control(header)
         _detected[(kind, stamp)] = found
     return found
 

@@ -25,12 +25,14 @@ from .parts.double_stream import (
     INPUTS,
     ORIGINAL_KEY_NORM,
     ORIGINAL_SINGLE,
+    inner_width,
     keeps_its_shape,
     mask_alone,
     original_names,
     running_steps,
     unpack,
 )
+from .parts.flow_matching import noised, training_scheduler
 from .parts.shapes import children, sensible_side
 from .placed import given_latents
 from .spec import (
@@ -293,7 +295,7 @@ def detect_control(header: Shapes) -> Detected | None:
             "it has its authors' own tensor names, which diffusers cannot read; "
             "use the version for diffusers (a folder with config.json, or one file from it)",
         )
-    return Detected("flux") if "controlnet_x_embedder.weight" in header else None
+    return Detected("flux") if {"controlnet_x_embedder.weight", "x_embedder.weight"} <= header.keys() else None
 
 
 def control_architecture(transformer: Any, header: Shapes) -> tuple[str, dict[str, Any]]:
@@ -330,12 +332,6 @@ def control_activations(module: Any, width: int, height: int) -> int:
     """Each layer passes on its output for every token, 16x16 pixels."""
     layers = len(module.controlnet_blocks) + len(module.controlnet_single_blocks)
     return layers * module.inner_dim * (width // 16) * (height // 16)
-
-
-def folder_width(config: Config) -> int | None:
-    """The inner width in the configuration of a ControlNet."""
-    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
-    return heads * width if heads and width else None
 
 
 def combined(kind: ControlKind, modules: list[Any]) -> Any:
@@ -381,7 +377,7 @@ CONTROLS = Controls(
     widths=lambda module: (module.inner_dim, module.config.in_channels, module.config.joint_attention_dim),
     model_width=lambda denoiser: denoiser.inner_dim,
     file_width=lambda header: header["x_embedder.weight"][0] if "x_embedder.weight" in header else None,
-    folder_width=folder_width,
+    folder_width=inner_width,
     combined=combined,
     conflict=conflict,
     make=make_control,
@@ -400,39 +396,23 @@ TRAINING_GUIDANCE = 1.0
 """The value for dev's guidance embedding. At 1, an image follows its caption without exaggeration."""
 
 
-def training_scheduler(config: Config) -> Any:
-    """A fresh scheduler: after sampling, the pipeline's own one has the timesteps of the last image."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler.from_config(config)
-
-
 def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rectified flow: predict the velocity from image to noise, at times drawn from a logit-normal distribution.
-
-    The arithmetic is that of diffusers' examples/dreambooth/train_dreambooth_lora_flux.py with ``--weighting_scheme
-    logit_normal --guidance_scale 1``.
-    """
+    """Predict the velocity, like diffusers' examples/dreambooth/train_dreambooth_lora_flux.py with
+    ``--guidance_scale 1``."""
     import torch
     from diffusers import FluxPipeline
-    from diffusers.training_utils import compute_density_for_timestep_sampling
 
     latents, noise = batch.latents, batch.noise
     device, dtype = latents.device, latents.dtype
     count, channels, height, width = latents.shape
-    density = compute_density_for_timestep_sampling("logit_normal", count, 0.0, 1.0, generator=batch.generator)
-    last = scheduler.config.num_train_timesteps - 1
-    places = (density * (last + 1)).long().clamp(max=last)
-    times = scheduler.timesteps[places].to(device)
-    levels = scheduler.sigmas[places].to(device, dtype).view(-1, 1, 1, 1)
-    noisy = (1.0 - levels) * latents + levels * noise
-    embeds = batch.prompt["prompt_embeds"]
+    noisy, times = noised(scheduler, batch)
+    embeds = torch.cat([*batch.prompt["prompt_embeds"]])
     guided = denoiser.config.guidance_embeds
     predicted = denoiser(
         hidden_states=FluxPipeline._pack_latents(noisy, count, channels, height, width),
         timestep=times / 1000,
         guidance=torch.full([count], TRAINING_GUIDANCE, device=device) if guided else None,
-        pooled_projections=batch.prompt["pooled_prompt_embeds"],
+        pooled_projections=torch.cat([*batch.prompt["pooled_prompt_embeds"]]),
         encoder_hidden_states=embeds,
         txt_ids=torch.zeros(embeds.shape[1], 3, device=device, dtype=dtype),
         img_ids=FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, device, dtype),
@@ -555,10 +535,7 @@ FAMILY = FamilySpec(
     control_classes=(CONTROL_CLASS,),
     training=TrainingFormula(
         architecture="flux-1-dev/lora",
-        targets=(
-            "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-            "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-        ),
+        targets=double_stream.PROJECTIONS,
         scheduler=training_scheduler,
         compare=compare,
         kept_values=kept_values,

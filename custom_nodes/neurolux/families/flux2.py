@@ -19,7 +19,8 @@ from ..planning.records import FamilyCosts
 from ..weights.stamps import Shapes
 from .parts import autoencoder, double_stream, qwen3
 from .parts.autoencoder import DIFFUSERS_MARK, ORIGINAL_MARK, STATISTICS
-from .parts.double_stream import BLOCKS, INPUTS, running_steps
+from .parts.double_stream import BLOCKS, INPUTS, PROJECTIONS, running_steps
+from .parts.flow_matching import noised, training_scheduler
 from .parts.shapes import USUAL_SIDE, numbered, sensible_side
 from .spec import (
     Architecture,
@@ -37,6 +38,8 @@ from .spec import (
     Signature,
     SingleFiles,
     Tensors,
+    TrainingBatch,
+    TrainingFormula,
 )
 
 if TYPE_CHECKING:
@@ -375,6 +378,43 @@ def own_shape(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and any(pattern.search(name) and shape[axis] in sizes for pattern, axis, sizes in OWN_SHAPES)
 
 
+# Training
+
+DOUBLE_VALUES, SINGLE_VALUES = 27.1, 22.0
+"""Values that a block keeps for the backward pass, per token and per unit of its width."""
+
+
+def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predict the velocity, like diffusers' examples/dreambooth/train_dreambooth_lora_flux2_klein.py."""
+    import torch
+    from diffusers import Flux2KleinPipeline
+
+    noisy, times = noised(scheduler, batch)
+    embeds = torch.cat([*batch.prompt["prompt_embeds"]])
+    predicted = denoiser(
+        hidden_states=Flux2KleinPipeline._pack_latents(noisy),
+        timestep=times / 1000,
+        guidance=None,
+        encoder_hidden_states=embeds,
+        txt_ids=Flux2KleinPipeline._prepare_text_ids(embeds).to(noisy.device),
+        img_ids=Flux2KleinPipeline._prepare_latent_ids(noisy).to(noisy.device),
+        return_dict=False,
+    )[0]
+    return predicted, Flux2KleinPipeline._pack_latents(batch.noise - batch.latents)
+
+
+def kept_values(config: Config, side: int, tokens: int) -> float:
+    """The formula was counted on the real architecture at full width, on torch's meta device."""
+    width = config["attention_head_dim"] * config["num_attention_heads"]
+    blocks = config["num_layers"] * DOUBLE_VALUES + config["num_single_layers"] * SINGLE_VALUES
+    return (side * side / 256 + tokens) * width * blocks
+
+
+def file_tensors(layers: Tensors) -> Tensors:
+    """By BFL's names: ComfyUI knows no others of the single blocks."""
+    return double_stream.lora_in_original_names(layers, DOUBLE, SINGLE)
+
+
 # The family
 
 
@@ -466,6 +506,15 @@ FAMILY = FamilySpec(
         detect_lora,
         original_names=lambda denoiser: double_stream.original_names(denoiser, OUTSIDE, DOUBLE, SINGLE),
         swapped=(OUTSIDE["final_layer.adaLN_modulation.1"],),
+    ),
+    training=TrainingFormula(
+        architecture="flux-2-klein/lora",
+        targets=(*PROJECTIONS, "attn.to_qkv_mlp_proj"),
+        scheduler=training_scheduler,
+        compare=compare,
+        kept_values=kept_values,
+        distilled_steps=DISTILLED_STEPS,
+        file_tensors=file_tensors,
     ),
     edit_pixels=EDIT_PIXELS,
     edits_parts=True,

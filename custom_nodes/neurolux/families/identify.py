@@ -46,6 +46,8 @@ SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 """The end of the name of a file that holds a part of a model (Hugging Face, llama.cpp)."""
 SD2_MARKS = (f"input_blocks.1.1.{FIRST_CROSSED}", f"down_blocks.0.attentions.0.{FIRST_CROSSED}")
 LORA_MARKS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", "lora_A.default.weight")
+TRAINED_ON = "base_model_family"
+"""In the metadata of the LoRAs that are trained here: small ones can have the shapes of several families."""
 CONTROLNET_MARKS = ("controlnet_", "control_model.", "input_hint_block.", "control_layers.")
 
 
@@ -144,8 +146,15 @@ def part_title(name: str) -> str:
     return next(part.title for part in all_parts() if part.name == name)
 
 
-def detect_lora(header: Shapes) -> Detected:
-    """The family that a LoRA file was made for."""
+def detect_lora(header: Shapes, metadata: Mapping[str, str] | None = None) -> Detected:
+    """The family that a LoRA file was made for: by its layers, and of relatives the one that its metadata name."""
+    found = lora_by_layers(header)
+    named = (metadata or {}).get(TRAINED_ON)
+    return found if named not in families() or named == found.family else Detected(named, certain=True)
+
+
+def lora_by_layers(header: Shapes) -> Detected:
+    """The family that has the layers of a LoRA file."""
     known = (family.loras.detect(header) for family in families().values() if family.loras is not None)
     found = sorted((found for found in known if found is not None), key=lambda found: not found.certain)
     return recognized_lora(header) or next(iter(found), Detected(None))

@@ -19,12 +19,15 @@ from ..planning.records import FamilyCosts
 from ..weights.stamps import Shapes
 from .blocks import BlockLists
 from .parts import qwen3, qwen25_vl, wan_vae
-from .parts.double_stream import mask_alone, running_steps
-from .parts.shapes import USUAL_SIDE, numbered
+from .parts.double_stream import PROJECTIONS, inner_width, mask_alone, running_steps
+from .parts.flow_matching import noised, training_scheduler
+from .parts.shapes import USUAL_SIDE, children, numbered
 from .spec import (
     Architecture,
     Component,
     Config,
+    ControlKind,
+    Controls,
     Detected,
     Encoding,
     FamilySpec,
@@ -36,6 +39,8 @@ from .spec import (
     Scheduler,
     Signature,
     SingleFiles,
+    TrainingBatch,
+    TrainingFormula,
 )
 
 if TYPE_CHECKING:
@@ -134,10 +139,20 @@ def own_tables() -> type:
             if place not in self._tables:
                 if len(self._tables) >= MOST_TABLES:
                     self._tables.clear()
-                self._tables[place] = make.__wrapped__(self, *key)
+                self._tables[place] = usable_in_training(make.__wrapped__(self, *key))
             return self._tables[place]
 
     return OwnTables
+
+
+def usable_in_training(tables: Any) -> Any:
+    """Copies of tensors that were made in inference mode, as nodes run: a backward pass cannot keep the originals."""
+    import torch
+
+    if isinstance(tables, tuple):
+        return tuple(usable_in_training(table) for table in tables)
+    with torch.inference_mode(False):
+        return tables.clone()
 
 
 TRANSFORMER = Part(
@@ -257,6 +272,139 @@ def detect_lora(header: Shapes) -> Detected | None:
     return Detected("qwen-image", certain=True) if deep else None
 
 
+# ControlNets
+
+CONTROL_CLASS = "QwenImageControlNetModel"
+CONTROL_LAYERS = 5
+"""Of InstantX/Qwen-Image-ControlNet-Union."""
+INPAINTING = "it also takes a masked image, which is not supported; use one without, such as InstantX's Union"
+BLOCKWISE = (
+    "it is one of DiffSynth's, which patch blocks of the model and which diffusers cannot read; use one in diffusers' "
+    "layout, such as InstantX's Union"
+)
+
+
+def detect_control(header: Shapes) -> Detected | None:
+    """Recognize a ControlNet for Qwen-Image, and those that cannot be used."""
+    if "controlnet_blocks.0.y_rms.weight" in header:
+        return Detected("qwen-image", BLOCKWISE)
+    if not {"controlnet_x_embedder.weight", "img_in.weight", "txt_norm.weight"} <= header.keys():
+        return None
+    wider = header["controlnet_x_embedder.weight"][-1] > header["img_in.weight"][-1]
+    return Detected("qwen-image", INPAINTING if wider else None)
+
+
+def control_architecture(transformer: Any, header: Shapes) -> tuple[str, dict[str, Any]]:
+    """The configuration: widths and depths from the shapes, the rest from the transformer."""
+    width, channels = header["img_in.weight"]
+    head = header["transformer_blocks.0.attn.norm_q.weight"][0]
+    return CONTROL_CLASS, {
+        "in_channels": channels,
+        "out_channels": transformer.config.out_channels,
+        "num_layers": children(header, "transformer_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": header["txt_in.weight"][1],
+        "axes_dims_rope": list(transformer.config.axes_dims_rope),
+    }
+
+
+def planned_control(header: Shapes) -> tuple[int, bool]:
+    """Each layer passes on its output for every token, 16x16 pixels."""
+    return children(header, "controlnet_blocks.") * header["img_in.weight"][0], True
+
+
+def combined(kind: ControlKind, modules: list[Any]) -> Any:
+    """diffusers' module for several images; it has one ControlNet for all of them."""
+    from diffusers import QwenImageMultiControlNetModel
+
+    return QwenImageMultiControlNetModel(modules[:1])
+
+
+def conflict(first: Any, other: Any) -> str | None:
+    """Why two ControlNets cannot work together; None if they can."""
+    return None if first is other else "diffusers runs one Qwen-Image ControlNet at a time, for one or several images"
+
+
+def make_control(transformer: Any) -> Any:
+    """As InstantX's."""
+    from diffusers import QwenImageControlNetModel
+
+    kept = ("in_channels", "out_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
+            "axes_dims_rope")  # fmt: skip
+    made = QwenImageControlNetModel(**{name: transformer.config[name] for name in kept}, num_layers=CONTROL_LAYERS)
+    prepare_control(made)
+    return made
+
+
+def prepare_control(module: Any) -> None:
+    """Give it a rotary embedding of its own, as the transformer has: diffusers' keeps tables on the device for good."""
+    module.pos_embed = own_tables()(theta=10000, axes_dim=list(module.config.axes_dims_rope), scale_rope=True)
+
+
+CONTROLS = Controls(
+    modes={},
+    blocks=BLOCKS,
+    published=(CONTROL_LAYERS, CONTROL_LAYERS * WIDTH, True),
+    planned=planned_control,
+    activations=lambda module, width, height: (
+        len(module.controlnet_blocks) * module.inner_dim * (width // 16) * (height // 16)
+    ),
+    architecture=control_architecture,
+    single_file=lambda header: False,
+    widths=lambda module: (module.inner_dim, module.config.in_channels, module.config.joint_attention_dim),
+    model_width=lambda denoiser: denoiser.inner_dim,
+    file_width=lambda header: header["img_in.weight"][0] if "img_in.weight" in header else None,
+    folder_width=inner_width,
+    combined=combined,
+    conflict=conflict,
+    make=make_control,
+    image_argument=lambda kind, task: "control_image",
+    passes_mode=lambda kind: False,
+    mode_count=lambda config: 0,
+    encodes_images=True,
+    prepare=prepare_control,
+)
+
+# Training
+
+BLOCK_VALUES = 24.1
+"""Values that a block keeps for the backward pass, per token and per unit of its width."""
+LIGHTNING_STEPS = 8
+"""At most, of a Lightning model."""
+
+
+def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predict the velocity, like diffusers' examples/dreambooth/train_dreambooth_lora_qwen_image.py.
+
+    Shorter captions are padded, and the padding is masked.
+    """
+    import torch
+    from diffusers import QwenImagePipeline
+    from torch.nn.utils.rnn import pad_sequence
+
+    count, channels, height, width = batch.latents.shape
+    noisy, times = noised(scheduler, batch)
+    embeds = [one[0] for one in batch.prompt["prompt_embeds"]]
+    lengths = torch.tensor([len(one) for one in embeds])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    predicted = denoiser(
+        hidden_states=QwenImagePipeline._pack_latents(noisy, count, channels, height, width),
+        timestep=times / 1000,
+        encoder_hidden_states=pad_sequence(embeds, batch_first=True),
+        encoder_hidden_states_mask=None if mask.all() else mask.to(noisy.device),
+        img_shapes=[[(1, height // 2, width // 2)]] * count,
+        return_dict=False,
+    )[0]
+    return predicted, QwenImagePipeline._pack_latents(batch.noise - batch.latents, count, channels, height, width)
+
+
+def kept_values(config: Config, side: int, tokens: int) -> float:
+    """The formula was counted on the real architecture at full width, on torch's meta device."""
+    width = config["attention_head_dim"] * config["num_attention_heads"]
+    return (side * side / 256 + tokens) * width * config["num_layers"] * BLOCK_VALUES
+
+
 # The family
 
 
@@ -301,6 +449,7 @@ FAMILY = FamilySpec(
         ("text-to-image", None): PipelineClass("QwenImagePipeline", (whole_prompts,), READS_ALL),
         ("image-to-image", None): PipelineClass("QwenImageImg2ImgPipeline", (whole_prompts,), READS_ALL),
         ("inpaint", None): PipelineClass("QwenImageInpaintPipeline", (mask_alone, whole_prompts), READS_ALL),
+        ("text-to-image", "plain"): PipelineClass("QwenImageControlNetPipeline", (whole_prompts,), READS_ALL),
     },
     encoding=Encoding(
         encode,
@@ -336,5 +485,18 @@ FAMILY = FamilySpec(
         distilled=lightning,
     ),
     loras=Loras(detect_lora, distills=True),
+    controls=CONTROLS,
+    detect_control=detect_control,
+    control_folder=lambda config: config.get("_class_name") == CONTROL_CLASS,
+    control_problem=lambda config: INPAINTING if config.get("extra_condition_channels") else None,
+    control_classes=(CONTROL_CLASS,),
+    training=TrainingFormula(
+        architecture="qwen-image/lora",
+        targets=PROJECTIONS,
+        scheduler=training_scheduler,
+        compare=compare,
+        kept_values=kept_values,
+        distilled_steps=LIGHTNING_STEPS,
+    ),
     architectures=architectures,
 )

@@ -328,9 +328,9 @@ def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.
     predicted = denoiser(
         noisy,
         times,
-        encoder_hidden_states=batch.prompt["prompt_embeds"],
+        encoder_hidden_states=torch.cat([*batch.prompt["prompt_embeds"]]),
         added_cond_kwargs={
-            "text_embeds": batch.prompt["pooled_prompt_embeds"],
+            "text_embeds": torch.cat([*batch.prompt["pooled_prompt_embeds"]]),
             "time_ids": torch.tensor(sizes, device=latents.device, dtype=latents.dtype),
         },
         return_dict=False,

@@ -287,6 +287,8 @@ class Controls:
     """(configuration of a union ControlNet) -> the number of its modes."""
     encodes_images: bool = False
     """Whether the pipeline encodes control images with the VAE, unless the ControlNet reads pixels."""
+    prepare: Callable[[Any], None] = lambda module: None
+    """Changes a ControlNet that was just loaded, where diffusers' own class needs it."""
 
 
 @dataclass(frozen=True)
@@ -297,8 +299,8 @@ class TrainingBatch:
     """(B, C, h, w), in the denoiser's space."""
     noise: torch.Tensor
     """(B, C, h, w)."""
-    prompt: Mapping[str, torch.Tensor]
-    """The encoder's tensors by name, (B, ...)."""
+    prompt: Mapping[str, Sequence[torch.Tensor]]
+    """The encoder's tensors by name, (1, ...), one an image: captions may differ in length."""
     originals: Sequence[tuple[int, int]]
     """Width and height of each original image."""
     crops: Sequence[tuple[int, int]]
@@ -325,6 +327,8 @@ class TrainingFormula:
     """(configuration of the denoiser, side in pixels, tokens) -> values of one image kept for the backward pass."""
     prediction_type: Callable[[Config], str | None] = lambda config: None
     """(configuration of the scheduler) -> what the denoiser predicts; None if the family has no choice."""
+    distilled_steps: int = 4
+    """A model that takes so few steps by default was distilled from another one."""
     file_tensors: Callable[[Tensors], Tensors] = lambda layers: layers
     """(the LoRA's tensors by diffusers' names) -> those of its file, by names that other programs know as well."""
 
@@ -383,6 +387,8 @@ class FamilySpec:
     """(shapes in a ControlNet's single file) -> what it was made for; None if it is for another family."""
     control_folder: Callable[[Config], bool] = lambda config: False
     """(configuration in a ControlNet's diffusers folder) -> whether it was made for the family."""
+    control_problem: Callable[[Config], str | None] = lambda config: None
+    """(configuration in such a folder) -> why it cannot be used; None if it can."""
     control_classes: tuple[str, ...] = ()
     """The supported diffusers classes of ControlNets."""
     training: TrainingFormula | None = None

@@ -20,6 +20,7 @@ from .blocks import BlockLists
 from .parts import qwen3
 from .parts.autoencoder import FLUX_LATENTS, FLUX_VAE_FILES, SD3_VAE_FILES, VAE, shifted_from_raw, shifted_to_raw
 from .parts.double_stream import pieces, running_steps
+from .parts.flow_matching import noised, training_scheduler
 from .parts.shapes import USUAL_SIDE, numbered, sensible_side
 from .spec import (
     Architecture,
@@ -37,6 +38,8 @@ from .spec import (
     Signature,
     SingleFiles,
     Tensors,
+    TrainingBatch,
+    TrainingFormula,
 )
 
 if TYPE_CHECKING:
@@ -298,6 +301,52 @@ def original_names(transformer: Any) -> dict[str, tuple[str, ...]]:
     return found
 
 
+# ControlNets
+
+NO_CONTROLS = "ControlNets of Z-Image are not supported; guide a FLUX.1, Qwen-Image or SDXL model instead"
+
+
+def detect_control(header: Shapes) -> Detected | None:
+    """Recognize a ControlNet for Z-Image, which is refused by its name."""
+    found = any(name.startswith(("control_layers.", "control_all_x_embedder.")) for name in header)
+    return Detected("z-image", NO_CONTROLS) if found else None
+
+
+# Training
+
+LAYER_VALUES = 38.1
+"""Values that a layer keeps for the backward pass, per token and per unit of its width. One layer of each refiner, with
+a part of the tokens each, keep as many together."""
+
+
+def compare(denoiser: Any, scheduler: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predict the velocity, like diffusers' examples/dreambooth/train_dreambooth_lora_z_image.py.
+
+    The transformer counts time from noise to image, so its output is negative.
+    """
+    import torch
+
+    noisy, times = noised(scheduler, batch)
+    predicted = denoiser(
+        list(noisy.unsqueeze(2)),
+        (1000 - times) / 1000,
+        [embeds[0] for embeds in batch.prompt["prompt_embeds"]],
+        return_dict=False,
+    )[0]
+    return -torch.stack(predicted).squeeze(2), batch.noise - batch.latents
+
+
+def kept_values(config: Config, side: int, tokens: int) -> float:
+    """The formula was counted on the real architecture at full width, on torch's meta device."""
+    layers = config["n_layers"] + config["n_refiner_layers"]
+    return (side * side / 256 + tokens) * config["dim"] * layers * LAYER_VALUES
+
+
+def file_tensors(layers: Tensors) -> Tensors:
+    """With the prefix under which ComfyUI also reads diffusers' names of this family (comfy/lora.py)."""
+    return {f"diffusion_model.{name.removeprefix('transformer.')}": value for name, value in layers.items()}
+
+
 # The family
 
 
@@ -370,5 +419,17 @@ FAMILY = FamilySpec(
         distilled=turbo,
     ),
     loras=Loras(detect_lora, original_names=original_names),
+    detect_control=detect_control,
+    control_folder=lambda config: config.get("_class_name") == "ZImageControlNetModel",
+    control_problem=lambda config: NO_CONTROLS,
+    training=TrainingFormula(
+        architecture="z-image/lora",
+        targets=("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),
+        scheduler=training_scheduler,
+        compare=compare,
+        kept_values=kept_values,
+        distilled_steps=TURBO_STEPS,
+        file_tensors=file_tensors,
+    ),
     architectures=architectures,
 )

@@ -70,7 +70,9 @@ class TrainLora(io.ComfyNode):
                 "not modified. An interrupted training can be resumed."
             ),
             inputs=[
-                pipeline_input("The loaded model (FLUX or SDXL), with nothing applied to it."),
+                pipeline_input(
+                    "The loaded model (FLUX.1, FLUX.2 klein, Z-Image, Qwen-Image or SDXL), with nothing applied to it."
+                ),
                 TrainingSetType.Input("images", tooltip="The images to train on."),
                 io.String.Input(
                     "name", default="my-lora", tooltip="File name of the LoRA. A number is appended if it is taken."

@@ -11,7 +11,11 @@ from typing import Any
 import torch
 
 from ..adapters.borrow import borrow
+from ..catalog.models import Model
 from ..errors import InvalidParameter
+from ..families.identify import TRAINED_ON
+from ..families.registry import family_of
+from ..library.known_models import shipped_catalog
 from ..loading.handle import PipelineHandle
 from ..loading.loaded import LoadedPipeline
 from ..stages.sample import ProgressSpan
@@ -19,9 +23,6 @@ from .files import Checkpoint, check_writable, load_checkpoint, save_lora
 from .image_set import TrainingSet
 from .memory import check_placement
 from .settings import LoraSettings, check_model, formula_of
-
-DISTILLED_STEPS = 4
-"""A model that samples in so few steps was distilled from another one."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def train_lora(
         metadata = file_metadata(handle, images, settings)
         named = formula_of(handle.model).file_tensors
         written = save_lora(loaded.pipe, loaded.denoiser_name, loras, settings.name, layers, named, metadata)
-    return TrainedLora(written, tuple(done.losses), (*model_warnings(handle), *warnings))
+    return TrainedLora(written, tuple(done.losses), (*model_warnings(loaded), *warnings))
 
 
 def checkpoint_to_resume(path: Path, begun_with: Mapping[str, Any], settings: LoraSettings) -> Checkpoint | None:
@@ -149,6 +150,7 @@ def file_metadata(handle: PipelineHandle, images: TrainingSet, settings: LoraSet
     model = handle.model
     record = {
         "base_model": model.name,
+        TRAINED_ON: model.family,
         "base_model_license": model.license,
         "rank": settings.rank,
         "alpha": settings.rank,
@@ -169,12 +171,26 @@ def file_metadata(handle: PipelineHandle, images: TrainingSet, settings: LoraSet
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
 
 
-def model_warnings(handle: PipelineHandle) -> list[str]:
+def model_warnings(loaded: LoadedPipeline) -> list[str]:
     """What the user should know of the model that was trained on."""
-    model = handle.model
-    if model.defaults.num_inference_steps > DISTILLED_STEPS:
+    model = loaded.model
+    if model.defaults.num_inference_steps > formula_of(model).distilled_steps:
         return []
+    base = undistilled(model, loaded.placement.planned(loaded.denoiser_name).blocks)
+    better = f"{base.title} ({base.name})" if base else "the model that it was made from"
     return [
         f"{model.name} was distilled to sample in {model.defaults.num_inference_steps} steps, and training undoes some "
-        "of that: images may blur. Train on the model that it was made from; the LoRA fits both"
+        f"of that: images may blur. Train on {better}; the LoRA fits both"
     ]
+
+
+def undistilled(model: Model, blocks: int) -> Model | None:
+    """The shipped model of the same architecture, whose denoiser has ``blocks``, that takes all its steps."""
+    family = family_of(model.family)
+    for other in shipped_catalog().models.values():
+        shape = other.components.get(family.denoiser)
+        alike = shape is not None and len(shape.blocks) == blocks
+        alike = alike and (other.family, other.purpose) == (model.family, model.purpose)
+        if alike and other.defaults.num_inference_steps > formula_of(model).distilled_steps:
+            return other
+    return None

@@ -53,12 +53,12 @@ class Objective:
 
     def loss(self, batch: Sequence[Example], generator: torch.Generator) -> torch.Tensor:
         """The mean squared error over ``batch``, float32."""
-        latents = self._stacked([example.latent for example in batch])
+        latents = torch.cat([self._placed(example.latent) for example in batch])
         noise = torch.randn(latents.shape, generator=generator).to(self.device, self.dtype)
         shown = TrainingBatch(
             latents=latents,
             noise=noise,
-            prompt={name: self._stacked([example.prompt[name] for example in batch]) for name in batch[0].prompt},
+            prompt={name: [self._placed(example.prompt[name]) for example in batch] for name in batch[0].prompt},
             originals=[example.original for example in batch],
             crops=[example.crop for example in batch],
             side=self._side,
@@ -67,9 +67,8 @@ class Objective:
         predicted, target = self._formula.compare(self._denoiser, self._scheduler, shown)
         return ((predicted.float() - target.float()) ** 2).flatten(1).mean(1).mean()
 
-    def _stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        joined = torch.cat(list(tensors))
-        return joined.to(self.device, self.dtype if joined.is_floating_point() else joined.dtype)
+    def _placed(self, value: torch.Tensor) -> torch.Tensor:
+        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
 
 
 def prediction_type(loaded: LoadedPipeline) -> str | None:

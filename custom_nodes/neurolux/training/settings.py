@@ -61,7 +61,7 @@ def formula_of(model: Model) -> TrainingFormula:
     if formula is None:
         trained = [family.name for family in families().values() if family.training is not None]
         raise InvalidParameter(
-            "model", f"{model.name} is a {model.family} model; LoRAs are trained on {' and '.join(trained)} models"
+            "model", f"{model.name} is a {model.family} model; LoRAs are trained on {', '.join(trained)} models"
         )
     return formula
 

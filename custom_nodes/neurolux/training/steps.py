@@ -56,8 +56,12 @@ class Training:
     """Whether activations are computed a second time instead of kept."""
 
     def __post_init__(self) -> None:
-        tokens = self.examples[0].tokens
-        self.checkpointing = should_checkpoint(self.loaded, self.settings.side, self.settings.batch, tokens)
+        settings = self.settings
+        self.checkpointing = should_checkpoint(self.loaded, settings.side, settings.batch, self._tokens)
+
+    @property
+    def _tokens(self) -> int:
+        return max(example.tokens for example in self.examples)
 
     def run(self) -> Checkpoint:
         """Train to the last step; what was learned. Raises OutOfMemory, or what ``after_step`` raises."""
@@ -77,9 +81,8 @@ class Training:
         placement, name = loaded.placement, loaded.denoiser_name
         others = [part for part, value in loaded.pipe.components.items() if isinstance(value, torch.nn.Module)]
         placement.unload([part for part in others if part != name])
-        tokens = self.examples[0].tokens
         with self._adapter() as weights:
-            needed = activation_bytes(loaded, side, self.settings.batch, tokens, checkpointed=self.checkpointing)
+            needed = activation_bytes(loaded, side, self.settings.batch, self._tokens, checkpointed=self.checkpointing)
             needed += ADAPTER_BYTES * sum(weight.numel() for weight in weights.values())
             with placement.stage([name], needed), self._checkpointed(), torch.enable_grad(), attention(loaded.device):
                 if not placement.in_place(name):

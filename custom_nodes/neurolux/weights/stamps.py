@@ -73,7 +73,12 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """The shape of every tensor in a safetensors file. Raises WeightsMissing for a damaged file or another format.
+    """The shape of every tensor in a safetensors file. Raises WeightsMissing for a damaged file or another format."""
+    return read_described(path)[0]
+
+
+def read_described(path: Path) -> tuple[Shapes, Mapping[str, str]]:
+    """The shape of every tensor in a safetensors file, and its metadata. Raises WeightsMissing as ``read_shapes``.
 
     Unlike ``headers.read_header`` this does not cache: there may be thousands of such files.
     """
@@ -88,7 +93,8 @@ def read_shapes(path: Path) -> Shapes:
         raise WeightsMissing(
             f"{path.name} cannot be read ({error.strerror}); put it back, or choose another file"
         ) from error
-    return {name: tensor.shape for name, tensor in parsed_safetensors(path, size)[0].items()}
+    tensors, metadata = parsed_safetensors(path, size)
+    return {name: tensor.shape for name, tensor in tensors.items()}, metadata
 
 
 def all_shapes(file: FileStamp) -> Shapes:

@@ -15,6 +15,11 @@ from tests.pack.fake_hub import running_hub
 from tests.pack.pipelines import handle_for
 
 pytestmark = pytest.mark.usefixtures("comfy_modules", "unloaded")
+CONTROLLED = (
+    ("tiny-flux-canny", "flux", 32),
+    ("tiny-sdxl-union", "sdxl", 64),
+    ("tiny-qwen-image-union", "qwen-image", 32),
+)
 CUSTOM_NODES = Path(__file__).parents[3] / "custom_nodes"
 FETCH = """
 import json, sys
@@ -54,7 +59,7 @@ def test_the_catalog_says_what_each_auxiliary_model_is() -> None:
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
 
     catalog = read_auxiliary_catalog()
-    for family in ("flux", "sdxl"):
+    for family in ("flux", "sdxl", "qwen-image"):
         kinds = {kind for one in catalog.controlnets.values() if one.family == family for kind in one.kinds}
         assert {"canny", "depth", "pose", "soft edge"} <= kinds <= set(mode_choices())
     for helper in (*catalog.controlnets.values(), *catalog.preprocessors.values()):
@@ -81,7 +86,7 @@ def test_one_file_tells_its_width_as_its_folder_does(controlnets: dict[str, Path
     from neurolux.adapters.control_choice import file_width
     from neurolux.weights.stamps import stamp_file
 
-    for name, family, width in (("tiny-flux-canny", "flux", 32), ("tiny-sdxl-union", "sdxl", 64)):
+    for name, family, width in CONTROLLED:
         single = tmp_path / f"{name}.safetensors"
         single.write_bytes((controlnets[name] / "diffusion_pytorch_model.safetensors").read_bytes())
         assert file_width(stamp_file(name, controlnets[name]), family) == width
@@ -93,8 +98,11 @@ def test_the_catalog_offers_only_what_fits() -> None:
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
 
     entries = list(read_auxiliary_catalog().controlnets.values())
-    names = [choose_catalog(entries, "flux", 3072, "depth"), choose_catalog(entries, "sdxl", 2048, "pose")]
-    assert [one.name if one else None for one in names] == ["flux-union-pro-2", "sdxl-union-promax"]
+    wanted = (("flux", 3072, "depth"), ("sdxl", 2048, "pose"), ("qwen-image", 3072, "canny"))
+    names = [choose_catalog(entries, *one) for one in wanted]
+    assert [one.name if one else None for one in names] == [
+        "flux-union-pro-2", "sdxl-union-promax", "qwen-image-union",
+    ]  # fmt: skip
     assert choose_catalog(entries, "flux", 256, "canny") is None
 
 

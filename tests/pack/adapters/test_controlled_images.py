@@ -216,7 +216,7 @@ def test_edges_are_looked_for_where_the_image_is_redrawn(tiny_models: dict[str, 
     [
         ("tiny-flux-fill", "tiny-flux-fill takes no ControlNet: .* redraw the masked part with flux-dev or sdxl-base"),
         ("tiny-flux-kontext", "tiny-flux-kontext takes no ControlNet: .*image to image. with flux-dev or sdxl-base"),
-        ("tiny-sd15", "tiny-sd15 takes no ControlNet: there are some for flux and sdxl models"),
+        ("tiny-sd15", "tiny-sd15 takes no ControlNet: there are some for flux, qwen-image, sdxl models"),
     ],
 )
 def test_a_model_that_no_controlnet_guides_says_what_to_do_instead(

@@ -84,7 +84,8 @@ def test_the_matrix_has_every_model_and_no_plan_twice(options: list[str], monkey
     if options == ["--every-task"]:
         sdxl = {name for name in models if name.startswith("sdxl")}
         assert tasks["video"] == {"sd15"} | sdxl
-        assert tasks["controlnet"] == sdxl | {"flux-schnell", "flux-dev", "flux-krea-dev"}
+        qwen = {name for name in models if name.startswith("qwen-image")}
+        assert tasks["controlnet"] == sdxl | qwen | {"flux-schnell", "flux-dev", "flux-krea-dev"}
         klein = {name for name in models if "klein" in name}
         assert tasks["image-to-image"] == models - {"flux-fill-dev", "flux-kontext-dev", "sd15"} - klein
     assert tasks["fill"] == {"flux-fill-dev"}

@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import QwenImageImg2ImgPipeline, QwenImageInpaintPipeline, QwenImagePipeline
+from diffusers import (
+    QwenImageControlNetModel,
+    QwenImageControlNetPipeline,
+    QwenImageImg2ImgPipeline,
+    QwenImageInpaintPipeline,
+    QwenImageMultiControlNetModel,
+    QwenImagePipeline,
+)
 from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
 from neurolux.families.identify import detect_lora, identify, read_kind
@@ -22,13 +29,14 @@ from neurolux.weights.file_kinds import TensorInfo
 from neurolux.weights.headers import WeightHeader
 from PIL import Image
 
-from tests.pack.applied import with_loras
+from tests.pack.applied import as_pil, drawing, with_controls, with_loras
 from tests.pack.comfy_server import comfyui_dir
 from tests.pack.families.parity import model_of, plain
 from tests.pack.loading.test_single_files import build, ready, shelf_of
 from tests.pack.loading.test_single_files import make_image as make_file_image
 from tests.pack.pipelines import PROMPT, borrow, budget_for, handle_for, make_image, sample_with
 from tests.pack.stages.test_images import encoded, redraw, some_image, some_mask
+from tests.tiny_adapters import qwen_controlnet
 from tests.tiny_files import Tensors, as_type, prefixed, scaled_fp8, state_of, write, write_gguf
 from tests.tiny_qwen import comfy_encoder, llama_encoder, tiny_qwen_image, wan_vae
 
@@ -163,6 +171,123 @@ def test_fp16_is_refused_because_the_model_overflows_in_it(tiny_models: dict[str
     with pytest.raises(InvalidParameter, match="overflows in fp16.*use bf16") as error:
         borrow(handle_for(tiny_models["tiny-qwen-image"], precision="fp16"))
     assert error.value.field == "precision"
+
+
+# ControlNets
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("offload", ["none", "stream"])
+def test_an_image_with_a_controlnet_is_that_of_diffusers(
+    tiny_models: dict[str, Path], adapter_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, precision: str,
+    offload: str,
+) -> None:  # fmt: skip
+    from neurolux.memory import placement
+
+    monkeypatch.setattr(placement, "device_budget", budget_for(0))
+    folder, net = tiny_models["tiny-qwen-image"], adapter_files["tiny-qwen-image-union"]
+    expected = controlled(folder, net, precision, [drawing()], scale=[0.7], start=[0.0], end=[0.5])
+    handle = handle_for(folder, precision=precision, offload=offload)
+    before = sample_with(borrow(handle), handle, 2, negative=NEGATIVE, guidance=GUIDANCE)
+    guided = with_controls(handle, {"path": net, "strength": 0.7, "end": 0.5, "mode": "canny"})
+    made = sample_with(borrow(guided), guided, 2, negative=NEGATIVE, guidance=GUIDANCE)
+    assert torch.equal(made, expected)
+    assert not torch.equal(made, before)
+    assert torch.equal(sample_with(borrow(handle), handle, 2, negative=NEGATIVE, guidance=GUIDANCE), before)
+
+
+def controlled(
+    folder: Path, net: Path, precision: str, images: list[torch.Tensor], **more: list[float]
+) -> torch.Tensor:
+    """The image of diffusers' own pipeline; of several images, with its module for several."""
+    kind: Any = SimpleNamespace(from_pretrained=lambda path, **how: QwenImageControlNetPipeline.from_pretrained(
+        path, controlnet=QwenImageControlNetModel.from_pretrained(net, **how), **how))  # fmt: skip
+    pipe = plain(folder, precision, kind)
+    names = {"scale": "controlnet_conditioning_scale", "start": "control_guidance_start", "end": "control_guidance_end"}
+    arguments = {"control_image": [as_pil(one) for one in images], **{names[name]: more[name] for name in more}}
+    if len(images) == 1:
+        return image(pipe, **{name: values[0] for name, values in arguments.items()})
+    pipe.controlnet = QwenImageMultiControlNetModel([pipe.controlnet])
+    return image(pipe, **arguments)
+
+
+def test_one_controlnet_follows_several_images_and_one_file_loads_as_its_folder_does(
+    tiny_models: dict[str, Path], adapter_files: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, net = tiny_models["tiny-qwen-image"], adapter_files["tiny-qwen-image-union"]
+    images = [drawing(0), drawing(1)]
+    expected = controlled(folder, net, "fp32", images, scale=[0.7, 0.4], start=[0.0, 0.0], end=[1.0, 0.5])
+    single = tmp_path / "union.safetensors"
+    single.write_bytes((net / "diffusion_pytorch_model.safetensors").read_bytes())
+    handle = handle_for(folder, precision="fp32")
+    for path in (net, single):
+        guided = with_controls(
+            handle,
+            {"path": path, "image": images[0], "strength": 0.7, "mode": "canny"},
+            {"path": path, "image": images[1], "strength": 0.4, "end": 0.5, "mode": "depth"},
+        )
+        assert torch.equal(sample_with(borrow(guided), guided, 2, negative=NEGATIVE, guidance=GUIDANCE), expected)
+    mixed = with_controls(handle, {"path": net}, {"path": single})
+    with pytest.raises(InvalidParameter, match="cannot act together: diffusers runs one Qwen-Image ControlNet"):
+        sample_with(borrow(mixed), mixed, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("inpainting", "cannot be used: it also takes a masked image"),
+        ("inpainting.safetensors", "cannot be used: it also takes a masked image"),
+        ("blockwise.safetensors", "cannot be used: it is one of DiffSynth's"),
+        ("z-image.safetensors", "cannot be used: ControlNets of Z-Image are not supported"),
+        ("flux", "was made for flux and tiny-qwen-image is a qwen-image model"),
+    ],
+)
+def test_a_controlnet_that_does_not_fit_is_refused_by_its_name(
+    tiny_models: dict[str, Path], adapter_files: dict[str, Path], tmp_path: Path, name: str, reason: str
+) -> None:
+    net = tmp_path / name
+    if name == "flux":
+        net = adapter_files["tiny-flux-union"]
+    elif name.startswith("inpainting"):
+        qwen_controlnet(seed=3, extra=4).save_pretrained(tmp_path / "inpainting")
+        whole = tmp_path / "inpainting" / "diffusion_pytorch_model.safetensors"
+        net = tmp_path / "inpainting" if name == "inpainting" else whole.rename(net)
+    else:
+        mark = {"blockwise": "controlnet_blocks.0.y_rms.weight", "z-image": "control_layers.0.attention.to_q.weight"}
+        write(net, {mark[net.stem]: torch.ones(4)})
+    with pytest.raises(InvalidParameter, match=reason):
+        with_controls(handle_for(tiny_models["tiny-qwen-image"]), {"path": net})
+
+
+def test_a_controlnet_keeps_no_tables_when_it_goes_and_an_image_is_not_redrawn_with_it(
+    tiny_models: dict[str, Path], adapter_files: dict[str, Path]
+) -> None:
+    from neurolux.adapters.controlnets import ControlRun
+    from neurolux.families.qwen_image import own_tables
+
+    handle = handle_for(tiny_models["tiny-qwen-image"])
+    guided = with_controls(handle, {"path": adapter_files["tiny-qwen-image-union"]})
+    run = ControlRun(borrow(guided), "text-to-image")
+    assert isinstance(run.pipe.controlnet.pos_embed, own_tables())
+    with pytest.raises(InvalidParameter, match="Qwen-Image has no image-to-image with one; .* a model of FLUX, SDXL"):
+        ControlRun(borrow(guided), "image-to-image")
+
+
+def test_a_plan_counts_a_controlnet(adapter_files: dict[str, Path]) -> None:
+    from neurolux.catalog.auxiliary import auxiliary_catalog
+    from neurolux.families.control_shapes import control_shape, published_control_shape
+    from neurolux.weights.stamps import all_shapes, stamp_file
+
+    header = all_shapes(stamp_file("union", adapter_files["tiny-qwen-image-union"]))
+    shape = control_shape(header, "qwen-image")
+    assert (len(shape.blocks), shape.values_per_token, shape.needs_vae) == (1, 32, True)
+    assert shape.parameters == sum(math.prod(size) for size in header.values())
+    entry = auxiliary_catalog().controlnets["qwen-image-union"]
+    with torch.device("meta"):
+        full = QwenImageControlNetModel(num_layers=5)
+    published = published_control_shape(entry.download_bytes, "qwen-image")
+    assert published.parameters == pytest.approx(sum(weight.numel() for weight in full.parameters()), rel=0.01)
+    assert (len(published.blocks), published.values_per_token) == (5, 5 * full.inner_dim)
 
 
 # Single files

@@ -84,7 +84,7 @@ def test_what_it_does_not_have_is_refused_with_its_name(folder: Path) -> None:
     from neurolux.training.settings import check_model as check_training
 
     model = handle_for(folder).model
-    with pytest.raises(InvalidParameter, match="there are some for flux and sdxl models, and it is a toy model"):
+    with pytest.raises(InvalidParameter, match="there are some for flux, qwen-image, sdxl models, and it is a toy"):
         check_model(model)
-    with pytest.raises(InvalidParameter, match="is a toy model; LoRAs are trained on flux and sdxl models"):
+    with pytest.raises(InvalidParameter, match="is a toy model; LoRAs are trained on flux, flux2, qwen-image, sdxl,"):
         check_training(model, None, None)

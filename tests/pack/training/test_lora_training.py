@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.pack.blocks import shallow_flux
+from tests.pack.blocks import shallow_flux, shallow_klein, shallow_qwen_image, shallow_z_image
 from tests.pack.pipelines import borrow, handle_for
 
 if TYPE_CHECKING:
+    from neurolux.families.spec import TrainingFormula
     from neurolux.loading.handle import PipelineHandle
     from neurolux.training.lora import TrainedLora
 
@@ -107,10 +108,11 @@ def latents_of(handle: PipelineHandle, archive: Path) -> torch.Tensor:
 class PlainLoop:
     """The same training with nothing of ours but the order of what is drawn."""
 
+    part = "transformer"
+
     def __init__(self, folder: Path, archive: Path) -> None:
         self.pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder)
-        self.flux = hasattr(self.pipe, "transformer")
-        self.denoiser = self.pipe.transformer if self.flux else self.pipe.unet
+        self.denoiser = getattr(self.pipe, self.part)
         for component in self.pipe.components.values():
             if isinstance(component, torch.nn.Module):
                 for weight in component.parameters():  # mapped ones lie at any address, and products round by that
@@ -126,11 +128,8 @@ class PlainLoop:
         found = vae.encode(pixels).latent_dist.mode()
         return (found - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
-    def describe(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.flux:
-            return self.pipe.encode_prompt(prompt, None, max_sequence_length=512)[:2]
-        embeds, _, pooled, _ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False)
-        return embeds, pooled
+    def describe(self, prompt: str) -> tuple[torch.Tensor, ...]:
+        raise NotImplementedError
 
     def run(self, steps: int, targets: list[str]) -> dict[str, torch.Tensor]:
         from neurolux.training.settings import LoraSettings
@@ -149,47 +148,143 @@ class PlainLoop:
             places = settings.picks(step, 3)
             latents = self.latents[places]
             noise = torch.randn(latents.shape, generator=generator)
-            embeds, pooled = (torch.cat([self.texts[place][part] for place in places]) for part in (0, 1))
+            texts = [torch.cat(parts) for parts in zip(*(self.texts[place] for place in places), strict=True)]
             with sdpa_kernel([SDPBackend.MATH]):  # as ours on a CPU
-                self.loss(latents, noise, embeds, pooled, generator).backward()
+                self.loss(latents, noise, texts, generator).backward()
             torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        part = "transformer" if self.flux else "unet"
-        return {f"{part}.{name.replace('.plain.', '.')}": weight.detach() for name, weight in weights.items()}
+        return {f"{self.part}.{name.replace('.plain.', '.')}": weight.detach() for name, weight in weights.items()}
 
-    def loss(self, latents: Any, noise: Any, embeds: Any, pooled: Any, generator: Any) -> torch.Tensor:
-        if not self.flux:
-            schedule = diffusers.DDPMScheduler.from_config(self.pipe.scheduler.config)
-            times = torch.randint(0, 1000, (BATCH,), generator=generator)
-            sizes = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]] * BATCH, dtype=torch.float32)
-            more = {"text_embeds": pooled, "time_ids": sizes}
-            noisy = schedule.add_noise(latents, noise, times)
-            said = self.denoiser(noisy, times, encoder_hidden_states=embeds, added_cond_kwargs=more).sample
-            return ((said - noise) ** 2).flatten(1).mean(1).mean()
+    def loss(self, latents: Any, noise: Any, texts: list[Any], generator: torch.Generator) -> torch.Tensor:
+        raise NotImplementedError
+
+    def noised(self, latents: Any, noise: Any, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of flow matching: noisy latents and their times."""
         schedule = diffusers.FlowMatchEulerDiscreteScheduler.from_config(self.pipe.scheduler.config)
         density = compute_density_for_timestep_sampling("logit_normal", BATCH, 0.0, 1.0, generator=generator)
         places = (density * 1000).long()
         level = schedule.sigmas[places].view(-1, 1, 1, 1)
-        noisy, count, channels, height, width = (1 - level) * latents + level * noise, *latents.shape
+        return (1 - level) * latents + level * noise, schedule.timesteps[places]
+
+
+class PlainFlux(PlainLoop):
+    def describe(self, prompt: str) -> tuple[torch.Tensor, ...]:
+        return self.pipe.encode_prompt(prompt, None, max_sequence_length=512)[:2]
+
+    def loss(self, latents: Any, noise: Any, texts: list[Any], generator: torch.Generator) -> torch.Tensor:
+        noisy, times = self.noised(latents, noise, generator)
+        count, channels, height, width = latents.shape
         said = self.denoiser(
             hidden_states=self.pipe._pack_latents(noisy, count, channels, height, width),
-            timestep=schedule.timesteps[places] / 1000,
+            timestep=times / 1000,
             guidance=torch.ones(BATCH) if self.denoiser.config.guidance_embeds else None,
-            pooled_projections=pooled,
-            encoder_hidden_states=embeds,
-            txt_ids=torch.zeros(embeds.shape[1], 3),
+            pooled_projections=texts[1],
+            encoder_hidden_states=texts[0],
+            txt_ids=torch.zeros(texts[0].shape[1], 3),
             img_ids=self.pipe._prepare_latent_image_ids(count, height // 2, width // 2, "cpu", torch.float32),
         ).sample
         target = self.pipe._pack_latents(noise - latents, count, channels, height, width)
         return ((said - target) ** 2).flatten(1).mean(1).mean()
 
 
-@pytest.mark.parametrize("model", ["tiny-flux-dev", "tiny-sdxl"])
+class PlainSdxl(PlainLoop):
+    part = "unet"
+
+    def describe(self, prompt: str) -> tuple[torch.Tensor, ...]:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False)
+        return embeds, pooled
+
+    def loss(self, latents: Any, noise: Any, texts: list[Any], generator: torch.Generator) -> torch.Tensor:
+        schedule = diffusers.DDPMScheduler.from_config(self.pipe.scheduler.config)
+        times = torch.randint(0, 1000, (BATCH,), generator=generator)
+        sizes = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]] * BATCH, dtype=torch.float32)
+        more = {"text_embeds": texts[1], "time_ids": sizes}
+        noisy = schedule.add_noise(latents, noise, times)
+        said = self.denoiser(noisy, times, encoder_hidden_states=texts[0], added_cond_kwargs=more).sample
+        return ((said - noise) ** 2).flatten(1).mean(1).mean()
+
+
+class PlainZImage(PlainLoop):
+    def describe(self, prompt: str) -> tuple[torch.Tensor, ...]:
+        embeds, _ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False)
+        return (embeds[0][None],)
+
+    def loss(self, latents: Any, noise: Any, texts: list[Any], generator: torch.Generator) -> torch.Tensor:
+        noisy, times = self.noised(latents, noise, generator)
+        said = self.denoiser(list(noisy[:, :, None]), (1000 - times) / 1000, list(texts[0])).sample
+        return ((noise - latents + torch.stack(said)[:, :, 0]) ** 2).flatten(1).mean(1).mean()
+
+
+class PlainQwenImage(PlainLoop):
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae
+        mean, deviation = (
+            torch.tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        return (vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0] - mean) / deviation
+
+    def describe(self, prompt: str) -> tuple[torch.Tensor, ...]:
+        embeds, mask = self.pipe.encode_prompt(prompt)
+        assert mask is None
+        return (embeds,)
+
+    def loss(self, latents: Any, noise: Any, texts: list[Any], generator: torch.Generator) -> torch.Tensor:
+        noisy, times = self.noised(latents, noise, generator)
+        count, channels, height, width = latents.shape
+        said = self.denoiser(
+            hidden_states=self.pipe._pack_latents(noisy, count, channels, height, width),
+            timestep=times / 1000,
+            encoder_hidden_states=texts[0],
+            img_shapes=[[(1, height // 2, width // 2)]] * count,
+        ).sample
+        target = self.pipe._pack_latents(noise - latents, count, channels, height, width)
+        return ((said - target) ** 2).flatten(1).mean(1).mean()
+
+
+class PlainKlein(PlainLoop):
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae
+        patches = self.pipe._patchify_latents(vae.encode(pixels).latent_dist.mode())
+        deviation = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
+        return (patches - vae.bn.running_mean.view(1, -1, 1, 1)) / deviation
+
+    def describe(self, prompt: str) -> tuple[torch.Tensor, ...]:
+        return self.pipe.encode_prompt(prompt)
+
+    def loss(self, latents: Any, noise: Any, texts: list[Any], generator: torch.Generator) -> torch.Tensor:
+        noisy, times = self.noised(latents, noise, generator)
+        said = self.denoiser(
+            hidden_states=self.pipe._pack_latents(noisy),
+            timestep=times / 1000,
+            encoder_hidden_states=texts[0],
+            txt_ids=texts[1],
+            img_ids=self.pipe._prepare_latent_ids(latents),
+        ).sample
+        return ((said - self.pipe._pack_latents(noise - latents)) ** 2).flatten(1).mean(1).mean()
+
+
+PLAIN: dict[str, type[PlainLoop]] = {
+    "tiny-flux-dev": PlainFlux,
+    "tiny-sdxl": PlainSdxl,
+    "tiny-z-image": PlainZImage,
+    "tiny-qwen-image": PlainQwenImage,
+    "tiny-flux2-klein-base": PlainKlein,
+}
+UNREAD = {f"transformer.transformer_blocks.1.attn.{name}.lora_B.weight" for name in ("add_q_proj", "to_add_out")}
+"""Qwen-Image reads nothing of the text after its last block, so these learn nothing."""
+
+
+def formula_for(handle: PipelineHandle) -> TrainingFormula:
+    from neurolux.training.settings import formula_of
+
+    return formula_of(handle.model)
+
+
+@pytest.mark.parametrize("model", PLAIN)
 def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
 ) -> None:
-    from neurolux.families.registry import families
     from neurolux.training.samples import with_trained
 
     handle = handle_for(tiny_models[model])
@@ -197,19 +292,17 @@ def test_weights_are_those_of_a_plain_loop_and_the_base_is_unharmed(
     trained = train(handle, archive, tmp_path, 3)
     assert torch.equal(make_image(handle), before)
     found = load_file(trained.path)
-    formula = families()["flux" if "flux" in model else "sdxl"].training
-    assert formula is not None
-    targets = formula.targets
-    plain = PlainLoop(tiny_models[model], archive)
+    formula = formula_for(handle)
+    plain = PLAIN[model](tiny_models[model], archive)
     latents = latents_of(handle, archive)
     torch.testing.assert_close(latents, plain.latents, rtol=1e-5, atol=2e-6)  # convolutions round by the memory's order
     plain.latents = latents
-    expected = plain.run(3, list(targets))
+    expected = plain.run(3, list(formula.targets))
     expected = formula.file_tensors(expected)
     assert found.keys() == expected.keys()
     for name, weight in found.items():
         assert torch.equal(weight, expected[name]), name
-        assert weight.any(), name
+        assert weight.any() or name in UNREAD, name
     assert not torch.equal(make_image(with_trained(handle, trained.path)), before)
     assert torch.equal(make_image(handle), before)
 
@@ -238,12 +331,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     assert not [file for file in (tmp_path / "loras").iterdir() if file not in files], "nothing half-written stays"
 
 
-@pytest.mark.parametrize("precision", ["int8", "nf4"])
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("tiny-flux-dev", "int8"), ("tiny-flux-dev", "nf4"), ("tiny-z-image", "int8"), ("tiny-qwen-image", "int8")],
+)
 def test_a_base_in_fewer_bits_is_trained_through(
-    precision: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
+    model: str, precision: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
 ) -> None:
     """Its numbers are near those of the whole base, and the loss of the same steps too."""
-    folder = tiny_models["tiny-flux-dev"]
+    folder = tiny_models[model]
     whole = train(handle_for(folder), archive, tmp_path / "whole", 3)
     fewer = train(handle_for(folder, precision=precision), archive, tmp_path / precision, 3)
     assert fewer.losses == pytest.approx(whole.losses, rel=0.02)
@@ -253,6 +349,118 @@ def test_a_base_in_fewer_bits_is_trained_through(
         for weight, other in zip(load_file(whole.path).values(), load_file(fewer.path).values(), strict=True)
     ]
     assert float(np.mean(similar)) > 0.9
+
+
+@pytest.mark.parametrize("model", ["tiny-z-image", "tiny-qwen-image", "tiny-flux2-klein-base"])
+def test_the_loss_falls_and_the_image_changes(
+    model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
+) -> None:
+    """Compared with the same steps at a rate of nearly nothing: chance draws the same times and noise for both."""
+    from neurolux.training.samples import with_trained
+
+    handle = handle_for(tiny_models[model])
+    before = make_image(handle)
+    learned = train(handle, archive, tmp_path, 24, learning_rate=2e-2)
+    idle = train(handle, archive, tmp_path / "idle", 24, learning_rate=1e-12)
+    assert sum(learned.losses[-8:]) < 0.99 * sum(idle.losses[-8:])
+    assert (make_image(with_trained(handle, learned.path)) - before).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("model", ["tiny-z-image", "tiny-qwen-image"])
+def test_captions_of_different_lengths_share_a_batch(model: str, tiny_models: dict[str, Path]) -> None:
+    """What the other images of a batch are called does not change the error of an image."""
+    from neurolux.families.spec import TrainingBatch
+    from neurolux.stages.encode import encode, named_tensors
+
+    handle = handle_for(tiny_models[model])
+    loaded, formula = borrow(handle), formula_for(handle)
+    brief, long = (named_tensors(loaded, encode(loaded, text), "caption") for text in ("zorb", "a zorb " * 9))
+    shape = (2, loaded.denoiser.config.in_channels // (4 if "qwen" in model else 1), 8, 8)
+
+    def errors(*captions: dict[str, torch.Tensor]) -> torch.Tensor:
+        chance = torch.Generator().manual_seed(SEED)
+        batch = TrainingBatch(
+            latents=torch.randn(shape, generator=chance),
+            noise=torch.randn(shape, generator=chance),
+            prompt={name: [caption[name] for caption in captions] for name in brief},
+            originals=[(SIDE, SIDE)] * 2, crops=[(0, 0)] * 2, side=SIDE, generator=chance,
+        )  # fmt: skip
+        with torch.no_grad():
+            predicted, target = formula.compare(loaded.denoiser, formula.scheduler(loaded.pipe.scheduler.config), batch)
+        return ((predicted - target) ** 2).flatten(1).mean(1)
+
+    alone, mixed = errors(brief, brief), errors(brief, long)
+    torch.testing.assert_close(mixed[0], alone[0])
+    assert not torch.isclose(mixed[1], alone[1])
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "warned"),
+    [
+        ("tiny-z-image", 8, True), ("tiny-z-image", 50, False), ("tiny-qwen-image", 4, True),
+        ("tiny-flux-dev", 8, False), ("tiny-flux2-klein", 4, True), ("tiny-flux2-klein-base", 50, False),
+    ],
+)  # fmt: skip
+def test_a_distilled_model_is_told_of(model: str, steps: int, warned: bool, tiny_models: dict[str, Path]) -> None:
+    from neurolux.training.lora import model_warnings
+
+    loaded = borrow(handle_for(tiny_models[model]))
+    defaults = replace(loaded.model.defaults, num_inference_steps=steps)
+    found = model_warnings(replace(loaded, model=replace(loaded.model, defaults=defaults)))
+    assert ["was distilled" in warning for warning in found] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [
+        ("flux-schnell", "flux-dev"), ("sdxl-lightning", "sdxl-base"), ("sdxl-turbo", "sdxl-base"),
+        ("z-image-turbo", "z-image"), ("flux2-klein-4b", "flux2-klein-base-4b"), ("flux2-klein-9b", None),
+    ],
+)  # fmt: skip
+def test_a_better_base_of_the_same_size_is_named(model: str, base: str | None) -> None:
+    from neurolux.families.registry import family_of
+    from neurolux.library.known_models import shipped_catalog
+    from neurolux.training.lora import undistilled
+
+    distilled = shipped_catalog().models[model]
+    found = undistilled(distilled, len(distilled.components[family_of(distilled.family).denoiser].blocks))
+    assert (found and found.name) == base
+
+
+@pytest.mark.parametrize("model", ["tiny-z-image", "tiny-qwen-image", "tiny-flux2-klein-base"])
+def test_diffusers_reads_the_whole_file(
+    model: str, tiny_models: dict[str, Path], archive: Path, tmp_path: Path
+) -> None:
+    """Its own loader changes every layer by as much as the training did."""
+    trained = train(handle_for(tiny_models[model]), archive, tmp_path, 2)
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(tiny_models[model])
+    pipe.load_lora_weights(trained.path, adapter_name="theirs")
+    changed = {
+        name: module.lora_B["theirs"].weight @ module.lora_A["theirs"].weight * module.scaling["theirs"]
+        for name, module in pipe.transformer.named_modules()
+        if hasattr(module, "lora_B")
+    }
+    plain = PLAIN[model](tiny_models[model], archive)
+    plain.latents = latents_of(handle_for(tiny_models[model]), archive)
+    expected = plain.run(2, list(formula_for(handle_for(tiny_models[model])).targets))
+    names = {name.removeprefix("transformer.").rpartition(".lora_")[0] for name in expected}
+    assert changed.keys() == names
+    for name, change in changed.items():
+        stem = f"transformer.{name}.lora_"
+        torch.testing.assert_close(change, expected[f"{stem}B.weight"] @ expected[f"{stem}A.weight"])
+
+
+def test_a_trained_file_says_what_it_was_made_for(tiny_models: dict[str, Path], archive: Path, tmp_path: Path) -> None:
+    """The shapes of so small a model are those of FLUX.1's first blocks, too."""
+    from neurolux.families.identify import detect_lora
+    from neurolux.weights.stamps import read_described
+
+    shapes, metadata = read_described(train(handle_for(tiny_models["tiny-qwen-image"]), archive, tmp_path, 1).path)
+    assert detect_lora(shapes).family == "flux"
+    assert detect_lora(shapes, metadata).family == "qwen-image"
+    assert detect_lora(shapes, {**metadata, "base_model_family": "another"}).family == "flux"
+    relatives = detect_lora(shapes, {"base_model_family": "flux"}).also
+    assert "chroma" in relatives
 
 
 def test_a_pipeline_with_something_applied_is_refused(
@@ -290,21 +498,36 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(
     assert torch.isfinite(make_image(handle)).all()
 
 
-STOCK: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "tiny-flux-dev": ("transformer", "Flux", {
+STOCK: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
+    "tiny-flux-dev": (shallow_flux, "Flux", {
         "image_model": "flux", "in_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 3072,
         "mlp_ratio": 4.0, "num_heads": 24, "depth": 2, "depth_single_blocks": 2, "axes_dim": [16, 56, 56],
         "theta": 10_000, "qkv_bias": True, "guidance_embed": True, "patch_size": 2, "out_channels": 16,
     }),
-    "tiny-sdxl": ("unet", "SDXL", {
+    "tiny-sdxl": (lambda: diffusers.UNet2DConditionModel(**PUBLISHED_UNET), "SDXL", {
         "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False, "in_channels": 4,
         "num_classes": "sequential", "adm_in_channels": 2816, "model_channels": 320, "num_res_blocks": [2, 2, 2],
         "transformer_depth": [0, 0, 2, 2, 10, 10], "channel_mult": [1, 2, 4], "transformer_depth_middle": 10,
         "use_linear_in_transformer": True, "context_dim": 2048, "num_head_channels": 64,
         "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "use_temporal_attention": False,
     }),
+    "tiny-z-image": (shallow_z_image, "ZImage", {
+        "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 2560, "n_layers": 2,
+        "qk_norm": True, "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512],
+        "rope_theta": 256.0, "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True, "time_scale": 1000.0,
+        "pad_tokens_multiple": 32,
+    }),
+    "tiny-qwen-image": (shallow_qwen_image, "QwenImage", {
+        "image_model": "qwen_image", "in_channels": 64, "num_layers": 2,
+    }),
+    "tiny-flux2-klein-base": (shallow_klein, "Flux2", {
+        "image_model": "flux2", "in_channels": 128, "context_in_dim": 12288, "hidden_size": 4096, "mlp_ratio": 3.0,
+        "num_heads": 32, "depth": 2, "depth_single_blocks": 2, "axes_dim": [32, 32, 32, 32], "theta": 2000,
+        "qkv_bias": False, "guidance_embed": False, "patch_size": 1, "out_channels": 128, "global_modulation": True,
+        "vec_in_dim": None, "mlp_silu_act": True, "ops_bias": False,
+    }),
 }  # fmt: skip
-"""The denoiser's name, ComfyUI's class for it, and its configuration at full size (FLUX with fewer blocks)."""
+"""The denoiser, ComfyUI's class for the model, and its configuration: at full size, transformers with fewer blocks."""
 
 
 @pytest.mark.parametrize("model", STOCK)
@@ -316,30 +539,29 @@ def test_comfyuis_own_lora_loader_uses_every_layer(
     import comfy.lora_convert
     import comfy.model_base
     import comfy.supported_models
-    from neurolux.families.registry import families
     from neurolux.training.files import save_lora
 
-    part, stock, config = STOCK[model]
-    formula = families()["flux" if "flux" in model else "sdxl"].training
-    assert formula is not None
+    make, stock, config = STOCK[model]
+    handle = handle_for(tiny_models[model])
+    loaded, formula = borrow(handle), formula_for(handle)
     with torch.device("meta"):
-        denoiser = shallow_flux() if part == "transformer" else diffusers.UNet2DConditionModel(**PUBLISHED_UNET)
+        denoiser = make()
     layers = {
         f"{name}.lora_{side}.weight": torch.ones((2, module.in_features) if side == "A" else (module.out_features, 2))
         for name, module in denoiser.named_modules()
         if isinstance(module, torch.nn.Linear) and name.endswith(formula.targets)
         for side in "AB"
     }
-    pipe_class = diffusers.FluxPipeline if part == "transformer" else diffusers.StableDiffusionXLPipeline
-    path = save_lora(pipe_class, part, tmp_path, "full", layers, formula.file_tensors, {})
-    trained = load_file(train(handle_for(tiny_models[model]), archive, tmp_path, 1).path)
+    path = save_lora(loaded.pipe, loaded.denoiser_name, tmp_path, "full", layers, formula.file_tensors, {})
+    trained = load_file(train(handle, archive, tmp_path, 1).path)
     written = load_file(path)
     assert {name.rpartition(".")[2] for name in trained} == {name.rpartition(".")[2] for name in written}
 
-    theirs = getattr(comfy.model_base, stock)(getattr(comfy.supported_models, stock)(config), device="meta")
+    theirs = getattr(comfy.supported_models, stock)(config).get_model({}, device="meta")
     keys = comfy.lora.model_lora_keys_unet(theirs, {})
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(written), keys)
-    assert len(patches) == len(layers) / 2 == (560 if part == "unet" else len(patches))
+    pairs = sum(name.endswith(("lora_A.weight", "lora_down.weight")) for name in written)
+    assert len(patches) == pairs == (560 if stock == "SDXL" else len(patches))
     assert {name for patch in patches.values() for name in patch.loaded_keys} == set(written)
     weights = theirs.state_dict()
     for key, patch in patches.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...weights.stamps import Shapes
 from ..blocks import BlockLists
-from ..spec import Tensors
+from ..spec import Config, Tensors
 from .shapes import numbered
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ DIFFUSERS_KEY_NORM = "transformer_blocks.0.attn.norm_added_k.weight"
 DIFFUSERS_SINGLE = "single_transformer_blocks.0.proj_mlp.weight"
 INPUTS = {"img_in": "x_embedder", "txt_in": "context_embedder", "final_layer.linear": "proj_out"}
 """The authors' names of the layers outside of the blocks, with diffusers' names."""
+PROJECTIONS = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+)  # fmt: skip
+"""Of the attention, by the ends of diffusers' names: what a LoRA is trained on."""
 Layers = Mapping[str, list[str]]
 """The authors' names of the layers in a block, with those of diffusers' layers that each joins."""
 DOUBLE = {
@@ -74,6 +79,12 @@ def config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def inner_width(config: Config) -> int | None:
+    """The width of the blocks of a transformer or a ControlNet; None where the configuration does not say it."""
+    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    return heads * width if heads and width else None
+
+
 def renamed_original(
     tensors: Tensors, outside: Callable[[str], str | None], double: Layers = DOUBLE, single: Layers = SINGLE
 ) -> Tensors:
@@ -117,6 +128,32 @@ def pieces(value: torch.Tensor, count: int, width: int) -> list[torch.Tensor]:
         return [value] * count
     sizes = [width] * 3
     return list(value.split(sizes if count == 3 else [*sizes, value.shape[0] - 3 * width], dim=0))
+
+
+def lora_in_original_names(layers: Tensors, double: Layers, single: Layers) -> Tensors:
+    """A LoRA of layers in the blocks, by diffusers' names, under the authors' names.
+
+    What is joined there gets all the downward matrices below each other, and an upward matrix that is zero where one
+    layer would read another's. It changes the weight by the same values.
+    """
+    import torch
+
+    names = [
+        re.fullmatch(r"transformer\.((?:single_)?transformer_blocks\.\d+)\.(.+)\.lora_A\.weight", name)
+        for name in layers
+    ]
+    found: Tensors = {}
+    for start in dict.fromkeys(name[1] for name in names if name):
+        group, number = start.split(".")
+        original, parts = ("single_blocks", single) if group.startswith("single_") else ("double_blocks", double)
+        for stem, targets in parts.items():
+            whole = [f"transformer.{start}.{target}.lora_" for target in targets]
+            if f"{whole[0]}A.weight" not in layers:
+                continue
+            into = f"diffusion_model.{original}.{number}.{stem}.lora_"
+            found[f"{into}A.weight"] = torch.cat([layers[f"{name}A.weight"] for name in whole])
+            found[f"{into}B.weight"] = torch.block_diag(*(layers[f"{name}B.weight"] for name in whole))
+    return found
 
 
 def original_names(
