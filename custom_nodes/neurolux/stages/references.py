@@ -80,7 +80,7 @@ def check_reference(model: Model, name: str, image: torch.Tensor) -> None:
 
 def check_prompt(model: Model, extra: Mapping[str, Any], channels: int) -> tuple[torch.Tensor, ...]:
     """The reference latents of a prompt's ``extra``. Raises InvalidParameter for what is not followed."""
-    found = tuple(extra.get(REFERENCE_LATENTS) or ())
+    found: tuple[torch.Tensor, ...] = tuple(extra.get(REFERENCE_LATENTS) or ())
     if not found:
         return ()
     refuse_several(model, "positive", STOCK)
