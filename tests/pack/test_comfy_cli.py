@@ -54,7 +54,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "NeuroLuxTrainLora": {"steps": 1, "rank": 4, "resolution": 64, "samples": 0},
 }
 """What each node is set to, so that a run is short and needs no download."""
-MODELS = {"edit": "tiny-flux-kontext", "video": "tiny-sd15"}
+MODELS = {"edit": "tiny-flux2-klein", "video": "tiny-sd15"}
 
 
 def comfy_run(server: ComfyServer, options: str, files: Sequence[Path], home: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ file, tells them apart. FLUX.2 dev has another text encoder, and is not supporte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from .parts.double_stream import BLOCKS, INPUTS, PROJECTIONS, running_steps
 from .parts.flow_matching import noised, training_scheduler
 from .parts.shapes import USUAL_SIDE, numbered, sensible_side
 from .spec import (
+    REFERENCE_LATENTS,
+    REFERENCE_METHOD,
     Architecture,
     Component,
     Config,
@@ -34,6 +36,7 @@ from .spec import (
     ModelFacts,
     Part,
     PipelineClass,
+    ReferenceLimits,
     Scheduler,
     Signature,
     SingleFiles,
@@ -58,6 +61,8 @@ PATCH = 2
 """The pixels of the VAE's latents that are one latent pixel, along each side."""
 EDIT_PIXELS = 1024 * 1024
 """Flux2KleinPipeline scales a larger image down to this many pixels."""
+REFERENCES = ReferenceLimits(least_side=64, widest=8)
+"""``Flux2ImageProcessor.check_image_input``."""
 SCHEDULER = Scheduler("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True})
 """As in the published folders. The pipeline sets the shift by the size of the image and the number of steps."""
 DISTILLED_STEPS = 4
@@ -266,7 +271,28 @@ def takes_normalised() -> type:
     return TakesNormalised
 
 
-KLEIN = PipelineClass("Flux2KleinPipeline", (keeps_sampled,))
+def takes_reference_latents() -> type:
+    """Mixin for pipelines that edit: some of the images are given as latents."""
+
+    class TakesReferenceLatents:
+        transformer: Any
+        reference_latents: Sequence[torch.Tensor] = ()
+        """Of the last images, (1, C, h, w), normalised patches."""
+
+        def prepare_image_latents(self, images: list[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+            """diffusers' method, which encodes each of the images."""
+            seen = [*images[: len(images) - len(self.reference_latents)], *self.reference_latents]
+            return super().prepare_image_latents(seen, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+        def _encode_vae_image(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            if image.shape[1] == self.transformer.config.in_channels:
+                return image
+            return super()._encode_vae_image(image, generator)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return TakesReferenceLatents
+
+
+KLEIN = PipelineClass("Flux2KleinPipeline", (keeps_sampled, takes_reference_latents))
 
 
 def in_template(tokenizer: Any, text: str) -> str:
@@ -469,6 +495,7 @@ FAMILY = FamilySpec(
         encode,
         width="joint_attention_dim",
         template=lambda tokenizer: in_template(tokenizer, ""),
+        extras=frozenset({REFERENCE_LATENTS, REFERENCE_METHOD}),
     ),
     latent=LatentSpace(
         to_raw=lambda config, latents: latents,
@@ -518,5 +545,6 @@ FAMILY = FamilySpec(
     ),
     edit_pixels=EDIT_PIXELS,
     edits_parts=True,
+    references=REFERENCES,
     architectures=architectures,
 )

@@ -33,6 +33,9 @@ Architecture = Mapping[str, Make]
 Config = Mapping[str, Any]
 """The configuration of a module in the format of diffusers or transformers."""
 Tensors = dict[str, "torch.Tensor"]
+REFERENCE_LATENTS, REFERENCE_METHOD = "reference_latents", "reference_latents_method"
+"""Where a CONDITIONING of ComfyUI carries what its model is to see, and how that is told apart: extras of families that
+have ``references``."""
 
 
 @dataclass(frozen=True)
@@ -334,6 +337,17 @@ class TrainingFormula:
 
 
 @dataclass(frozen=True)
+class ReferenceLimits:
+    """Which images an edit takes. Its pipeline takes any number of them, and has ``reference_latents``: those that come
+    last, (1, C, h, w) in the denoiser's space."""
+
+    least_side: int
+    """In pixels."""
+    widest: int
+    """The longer side in shorter ones."""
+
+
+@dataclass(frozen=True)
 class LoaderNode:
     """The family's own loader node in the editor."""
 
@@ -398,6 +412,8 @@ class FamilySpec:
     edits_parts: bool = False
     """Whether a model that edits also redraws a masked part (``inpaint``). It sees the whole image meanwhile, which its
     pipeline would scale to ``edit_pixels`` if it is larger."""
+    references: ReferenceLimits | None = None
+    """None if a model that edits sees only the image that it edits."""
     loader: LoaderNode | None = None
     architectures: Callable[[], Mapping[str, Architecture]] = dict
     """The catalog's models of the family at full size, by name, made without weights: what a dry run executes."""

@@ -12,12 +12,13 @@ from ..catalog.models import EDITS
 from ..errors import InvalidParameter
 from ..images.frames import FIT_CHOICES, Frame, mask_warnings, plan_frame, size_in_pixels
 from ..images.masks import as_mask, check_mask, extended, mask_from
-from ..images.pixels import check_images, unused_alpha
+from ..images.pixels import check_images, rgb, unused_alpha
 from ..library.known_models import known_models
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
 from ..stages.image_encoding import encode_images
 from ..stages.latent import current_origin, put_back
+from ..stages.references import check_reference, refuse_several
 from .inputs import batch_input, pipeline_input, size_inputs
 from .outputs import stage_warnings_ui, warnings_ui
 from .sockets import CATEGORY
@@ -25,6 +26,8 @@ from .sockets import CATEGORY
 IMAGES = f"{CATEGORY}/images"
 MOST_FEATHER = 1024
 MOST_ADDED = 8192
+REFERENCES = {"image_2": "second", "image_3": "third"}
+"""The inputs of Image to Edit for further images."""
 
 
 def feather_input() -> io.Int.Input:
@@ -66,14 +69,18 @@ def encoded(
     mask: torch.Tensor | None,
     frame: Frame,
     batch_size: int,
+    references: tuple[torch.Tensor, ...] = (),
 ) -> io.NodeOutput:
-    """The LATENT, with a warning about what was done to the image."""
+    """The LATENT, with a warning about what was done to the image. ``references``: each (H, W, C)."""
     image = one_for_each(image, mask)
     pipeline.model.limits.num_images.check(image.shape[0] * batch_size)
     loaded = borrow(pipeline, NodeReporter())
     latent = encode_images(loaded, image, mask, frame, batch_size)
+    if references:
+        latent["references"] = tuple(rgb(each[None])[0].detach().float().cpu().clamp(0, 1) for each in references)
     change = frame.summary()
-    unused = unused_alpha(image, ": only colours are encoded; to redraw what is transparent, make a mask of it")
+    transparent = next((each[None] for each in references if unused_alpha(each[None])), image)
+    unused = unused_alpha(transparent, ": only colours are encoded; to redraw what is transparent, make a mask of it")
     masked = [] if mask is None else mask_warnings(mask, frame.given, len(image))
     return io.NodeOutput(latent, ui=stage_warnings_ui(node, loaded, [*([change] if change else []), *masked, *unused]))
 
@@ -149,6 +156,17 @@ class ImageToEdit(io.ComfyNode):
                 pipeline_input("An edit model: flux2-klein-4b, flux-kontext-dev, or a diffusers folder of that kind."),
                 io.Image.Input("image", tooltip="The image, or a batch of images of the same size."),
                 *fit_inputs("the model's preferred number of pixels, in the image's proportions"),
+                *(
+                    io.Image.Input(
+                        name,
+                        optional=True,
+                        tooltip=(
+                            f"The {place} image for the model to see, of any size: a person, an object, a style. A "
+                            "batch is several images. Only for models that see more than one, such as FLUX.2 klein."
+                        ),
+                    )
+                    for name, place in REFERENCES.items()
+                ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The encoded image, for Sample.")],
             hidden=[io.Hidden.prompt],
@@ -156,7 +174,15 @@ class ImageToEdit(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, pipeline: PipelineHandle, image: torch.Tensor, fit: str, width: int, height: int, batch_size: int
+        cls,
+        pipeline: PipelineHandle,
+        image: torch.Tensor,
+        fit: str,
+        width: int,
+        height: int,
+        batch_size: int,
+        image_2: torch.Tensor | None = None,
+        image_3: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         model = pipeline.model
         if model.purpose not in EDITS:
@@ -167,10 +193,19 @@ class ImageToEdit(io.ComfyNode):
                 "or redraw the image with the mode image-to-image",
             )
         check_images(image)
+        references: list[torch.Tensor] = []
+        for name, more in zip(REFERENCES, (image_2, image_3), strict=True):
+            if more is None:
+                continue
+            refuse_several(model, name, f"take out {name}")
+            check_images(more)
+            check_reference(model, name, more[0])
+            references += more
         given = image.shape[2], image.shape[1]
         if not (width or height or fit == "error"):
             width, height = size_in_pixels(model, given)
-        return encoded(cls, pipeline, image, None, plan_frame(model, given, fit, width, height), batch_size)
+        frame = plan_frame(model, given, fit, width, height)
+        return encoded(cls, pipeline, image, None, frame, batch_size, tuple(references))
 
 
 class PrepareMask(io.ComfyNode):

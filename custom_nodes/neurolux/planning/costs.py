@@ -179,7 +179,7 @@ def decode_bytes(
 
 def step_flops(family: FamilyCosts, shape: ComponentShape, workload: Workload) -> float:
     """Floating-point operations of one denoising step."""
-    one = family.step_operations(shape.parameters, workload.width, workload.height)
+    one = family.step_operations(shape.parameters, workload.width, workload.attended_height)
     return one * workload.passes * workload.frames
 
 

@@ -138,8 +138,9 @@ class Pipeline:
             return widened + max(decoding, self.encoding(tile) if workload.encodes else 0)
         compute = self.formats[self.denoiser][1]
         step = widened + costs.sample_bytes(
-            self.family, workload.width, workload.height, compute, passes=workload.passes, frames=workload.frames
-        )
+            self.family, workload.width, workload.attended_height, compute,
+            passes=workload.passes, frames=workload.frames,
+        )  # fmt: skip
         step += sum(
             costs.control_bytes(self.shapes[name], workload.width, workload.height, self.formats[name][1])
             for name in self.controls

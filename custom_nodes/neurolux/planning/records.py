@@ -140,6 +140,13 @@ class Workload:
     """Of a video, which are denoised together."""
     encodes: ComputeType | None = None
     """The type that the VAE encodes an image in, if the request begins with one."""
+    seen: int = 0
+    """Pixels of other images that each step attends to beside its own: what it edits, and references."""
+
+    @property
+    def attended_height(self) -> int:
+        """The height of an image of this width with as many pixels as a step attends to."""
+        return self.height + -(-self.seen // self.width)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def empty_latent(model: Model, width: int, height: int, count: int) -> torch.Ten
 
 
 KNOWN_KEYS = frozenset(
-    {"samples", "noise_mask", "batch_index", "image", "image_origin", "type", "downscale_ratio_spacial"}
+    {"samples", "noise_mask", "batch_index", "image", "image_origin", "references", "type", "downscale_ratio_spacial"}
 )
 """What a LATENT may hold. Others would be ignored."""
 OTHER_KINDS = {

@@ -16,7 +16,7 @@ from ..catalog.models import Model
 from ..errors import InvalidParameter
 from ..families.placed import derived
 from ..families.registry import family_of, pipeline_class
-from ..families.spec import Task
+from ..families.spec import FamilySpec, Task
 from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
 from ..loading.loaded import LoadedPipeline
@@ -30,6 +30,7 @@ from .encode import encode, encoded_tensors, prompt_of
 from .image_encoding import images_encoded_in_place
 from .noise import noise_drawn
 from .preview import has_small_vae, make_previewer, predicted_clean
+from .references import References, all_references, check_reference, refuse_several
 from .tasks import ImageSource, accepted, begin_with, choose_task, steps_to_run
 
 SEEDS = 2**64
@@ -52,6 +53,15 @@ class SampleRequest:
     running: int
     """The steps that are run: all, or at a strength below 1 the last ones."""
     source: ImageSource
+    references: References = References()
+    """What it sees beside the source."""
+
+    def seen(self, family: FamilySpec) -> int:
+        """Pixels that a step attends to beside those that it draws: those of the image that it redraws, and others."""
+        if self.task == "edit":
+            own = 0 if self.source.image is None else family.edit_pixels
+            return own + self.references.pixels(family)
+        return self.width * self.height if self.task == "inpaint" and family.edits_parts else 0
 
 
 def plan_sample(
@@ -85,6 +95,7 @@ def plan_sample(
     model.limits.width.check("width", width)
     model.limits.height.check("height", height)
     model.limits.num_images.check(request.count)
+    check_seen(model, request)
     if variant is not None and request.steps != variant:
         raise InvalidParameter(
             "num_inference_steps",
@@ -94,6 +105,17 @@ def plan_sample(
     model.limits.num_inference_steps.check(request.steps)
     model.limits.guidance_scale.check(request.guidance)
     return request
+
+
+def check_seen(model: Model, request: SampleRequest) -> None:
+    """Raise InvalidParameter for images that the model would not take."""
+    source = request.source
+    if source.references:
+        refuse_several(model, "latent", "take out image_2 and image_3 of Image to Edit")
+    if request.task == "edit" and source.image is not None:
+        check_reference(model, "image", source.image[0])
+    for image in source.references:
+        check_reference(model, "a reference image", image)
 
 
 def needs_negative(model: Model, guidance: float) -> bool:
@@ -119,6 +141,7 @@ def sample(
     ``span``: where its steps are in a longer count.
     """
     asked, request = request, with_guidance(loaded, request, positive)
+    request, shown = with_references(loaded, request, positive, negative)
     prompt = prompt_arguments(loaded, request, positive, negative)
     control = ControlRun(loaded, request.task) if loaded.controls else None
     pipe: Any = control.pipe if control else task_pipeline(loaded, request.task)
@@ -126,7 +149,8 @@ def sample(
     stage = [loaded.denoiser_name, *(["vae"] if progress.needs_vae or request.task != "text-to-image" else [])]
     passes = 2 if needs_negative(loaded.model, request.guidance) else 1
     encodes = None if request.task == "text-to-image" else image_encoding_type(loaded)
-    fit(loaded, request.width, request.height, passes=passes, frames=1, encodes=encodes)
+    seen = request.seen(family_of(loaded.model.family))
+    fit(loaded, request.width, request.height, passes=passes, frames=1, encodes=encodes, seen=seen)
 
     def work() -> torch.Tensor:
         with placed(), torch.no_grad():
@@ -151,6 +175,8 @@ def sample(
         width, height, source = request.width, request.height, request.source
         more = control.arguments(index, width, height, source.frame) if control else {}
         begin = begin_with(pipe, source.arguments(loaded, request.task, request.strength, index), width, height)
+        if request.references:
+            begin = request.references.beside(begin, loaded, pipe, index)
         more |= accepted(pipe, **begin)
         return sample_one(loaded, pipe, request, {**prompt, **more}, index, progress)
 
@@ -163,6 +189,7 @@ def sample(
     # Only now: what fails is not told about in the next job.
     loaded.unreported_warnings += [
         *replaced_guidance(loaded, asked, request),
+        *shown,
         *request.source.warnings(),
         *(control.warnings(request.running) if control else []),
     ]
@@ -183,10 +210,17 @@ def task_memory(loaded: LoadedPipeline, request: SampleRequest) -> int:
     passes = 2 if needs_negative(loaded.model, request.guidance) else 1
     if request.task == "text-to-image":
         return sampling_memory(loaded, width, height, passes=passes)
-    family = family_of(loaded.model.family)
-    beside = {"edit": family.edit_pixels // width, "inpaint": height if family.edits_parts else 0}
-    seen = height + beside.get(request.task, 0)  # it attends to the image as well
-    return max(sampling_memory(loaded, width, seen, passes=passes), image_encoding_memory(loaded, width, height))
+    seen = replace(loaded.workload, width=width, height=height, seen=request.seen(family_of(loaded.model.family)))
+    step = sampling_memory(loaded, width, seen.attended_height, passes=passes)
+    return max(step, image_encoding_memory(loaded, *largest_encoded(loaded, request)))
+
+
+def largest_encoded(loaded: LoadedPipeline, request: SampleRequest) -> tuple[int, int]:
+    """Width and height of the largest image that the pipeline encodes."""
+    most = family_of(loaded.model.family).edit_pixels
+    sizes = [(image.shape[1], image.shape[0]) for image in request.references.images]
+    scaled = [(width, min(height, most // width)) for width, height in sizes]
+    return max([(request.width, request.height), *scaled], key=lambda size: size[0] * size[1])
 
 
 def sample_one(
@@ -235,6 +269,26 @@ def with_guidance(loaded: LoadedPipeline, request: SampleRequest, positive: Cond
     """``request`` with the guidance that FluxGuidance put into the prompt, if any. Raises InvalidParameter."""
     wanted = prompt_of(loaded, positive, "positive").extra.get(GUIDANCE)
     return request if wanted is None else replace(request, guidance=float(wanted))
+
+
+def with_references(
+    loaded: LoadedPipeline, request: SampleRequest, positive: Conditioning, negative: Conditioning | None
+) -> tuple[SampleRequest, list[str]]:
+    """``request`` with all the images that the model is to see, and warnings. Raises InvalidParameter."""
+    model, prompts = loaded.model, {"positive": prompt_of(loaded, positive, "positive").extra}
+    if negative is not None and needs_negative(model, request.guidance):
+        prompts["negative"] = prompt_of(loaded, negative, "negative").extra
+    channels = family_of(model.family).latent.channels_with(loaded.pipe.vae)
+    found, warnings = all_references(model, request.source.references, prompts, channels)
+    if not found:
+        return request, warnings
+    if request.task == "inpaint":
+        raise InvalidParameter(
+            "latent",
+            f"{model.name} sees no reference images while it redraws a masked part; take out the mask, or the "
+            "references (image_2, image_3, ReferenceLatent)",
+        )
+    return replace(request, task="edit", references=found), warnings
 
 
 def replaced_guidance(loaded: LoadedPipeline, asked: SampleRequest, used: SampleRequest) -> list[str]:

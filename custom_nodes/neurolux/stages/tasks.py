@@ -38,6 +38,8 @@ class ImageSource:
     """For each image, which of its batch it is: its noise is that of the seed plus this."""
     remarks: tuple[str, ...] = ()
     """What was done to its masks."""
+    references: tuple[torch.Tensor, ...] = ()
+    """Further images for the model to see, each (H, W, 3) in [0, 1]."""
 
     @classmethod
     def of(cls, latent: Mapping[str, Any], scale: int) -> ImageSource:
@@ -61,7 +63,8 @@ class ImageSource:
             if tuple(mask.shape[-2:]) != size:  # stock nodes make masks of any size
                 mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
         frame = None if origin is None or image is None else origin.frame
-        return cls(samples, image, mask, frame, places_in_batch(latent), tuple(remarks))
+        references = tuple(latent.get("references", ()))
+        return cls(samples, image, mask, frame, places_in_batch(latent), tuple(remarks), references)
 
     def warnings(self) -> list[str]:
         """What of it has no effect."""
@@ -73,7 +76,7 @@ class ImageSource:
 
     def arguments(self, loaded: LoadedPipeline, task: Task, strength: float, index: int) -> dict[str, Any]:
         """The pipeline's own arguments for image ``index`` of the batch."""
-        if task == "text-to-image":
+        if task == "text-to-image" or (task == "edit" and self.image is None):
             return {}
         family = family_of(loaded.model.family)
         pixels = None if self.image is None else self.image[index]

@@ -55,7 +55,7 @@ INPUTS = {
     "NeuroLuxSample": ["pipeline", "positive", "latent", "seed", "steps", "guidance", "negative", "strength"],
     "NeuroLuxDecode": ["pipeline", "latent"],
     "NeuroLuxEncodeImage": ["pipeline", "image", "fit", "width", "height", "batch_size", "mask"],
-    "NeuroLuxImageToEdit": ["pipeline", "image", "fit", "width", "height", "batch_size"],
+    "NeuroLuxImageToEdit": ["pipeline", "image", "fit", "width", "height", "batch_size", "image_2", "image_3"],
     "NeuroLuxLoadImage": ["image"],
     "NeuroLuxPrepareMask": ["feather", "invert", "mask_image", "transparency", "mask_transparency"],
     "NeuroLuxExtendImage": ["image", "left", "top", "right", "bottom", "feather"],

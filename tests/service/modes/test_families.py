@@ -13,9 +13,11 @@ from bridge.client import ClientError, ImageGenClient
 from tests.service.modes.test_images import png, run
 from tests.tiny_models import WRITERS
 
+SIDE = 64
 TASKS: tuple[Task, ...] = ("text-to-image", "image-to-image", "inpaint")
 """Modes by the names of their tasks."""
-SIDE = 64
+FURTHER = ({}, {"image_2": (96, 80)}, {"image_2": (96, 80), "image_3": (64, 128)})
+"""Images beside the one that is edited, and their sizes."""
 
 
 def tiny_model(client: ImageGenClient, family: str) -> str:
@@ -26,9 +28,9 @@ def tiny_model(client: ImageGenClient, family: str) -> str:
     return found
 
 
-def picture(seed: int) -> np.ndarray:
-    """An image of coloured noise, (SIDE, SIDE, 3)."""
-    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+def picture(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+    """An image of coloured noise, (height, width, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
 def made(client: ImageGenClient, task: Task, model: str) -> None:
@@ -64,3 +66,27 @@ def test_every_family_runs_the_mode_or_is_refused_by_name(client: ImageGenClient
         f"{model} edits by an instruction and has no strength; leave strength at 1, or choose another model for image "
         "to image",
     )
+
+
+@pytest.mark.parametrize("family", [name for name, family in families().items() if ("edit", None) in family.pipelines])
+def test_every_family_that_edits_sees_several_images_or_refuses_the_second(client: ImageGenClient, family: str) -> None:
+    known = client.model_info().models
+    model = next(each.name for each in known if each.family == family and each.name in WRITERS and edits(each.name))
+    common = {"prompt": "a cat", "model": model, "num_inference_steps": 1, "width": SIDE, "height": SIDE}
+
+    def made(further: dict[str, tuple[int, int]]) -> np.ndarray:
+        more = {name: png(picture(2, size)) for name, size in further.items()}
+        return run(client, "edit", **common, image=png(picture(1)), **more)
+
+    if family_of(family).references is None:
+        with pytest.raises(ClientError, match=f"{model} edits one image .* take out image_2, or choose"):
+            made(FURTHER[1])
+        return
+    images = [made(further) for further in FURTHER]
+    assert all(image.shape == (SIDE, SIDE, 3) for image in images)
+    assert not any(np.array_equal(one, other) for one, other in zip(images, images[1:], strict=False))
+
+
+def edits(name: str) -> bool:
+    """Whether the tiny model of this name edits by instruction."""
+    return "kontext" in name or "klein" in name
