@@ -25,7 +25,7 @@ import psutil
 from benchmarks.peer import Peer
 from benchmarks.trivial_job import body, write_mode
 from benchmarks.ways import Job, Raw, by_events, by_nats, by_rest, raw
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.runtime import Runtime, running_service
 from bridge.settings import Settings
 

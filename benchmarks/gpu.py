@@ -259,7 +259,7 @@ class Bench:
         """One image (1, H, W, 3) by the pack's stages."""
         import torch
         from neurolux.stages.decode import decode
-        from neurolux.stages.encode import encode
+        from neurolux.stages.prompts.encode import encode
         from neurolux.stages.sample import plan_sample, sample
 
         latent = {"samples": torch.zeros(1, self.parts["vae"].config.latent_channels, *self.latent_sides())}
@@ -373,7 +373,7 @@ class Bench:
     def tidy(self) -> None:
         """Nothing of the last measurement stays."""
         import comfy.model_management as mm
-        from neurolux.stages.embedding_cache import embedding_cache
+        from neurolux.stages.prompts.embedding_cache import embedding_cache
 
         mm.unload_all_models()
         embedding_cache.clear()

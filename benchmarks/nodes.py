@@ -119,7 +119,7 @@ def our_images(handle: Any, side: int, steps: int) -> Callable[[int], None]:
     import torch
     from neurolux.adapters.borrow import borrow
     from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     latent = latent_for(borrow(handle), side)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.trivial_job import graph
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 
 
 class Peer:

@@ -129,7 +129,7 @@ def filled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) ->
 def pipeline(subject: Subject, parts: dict[str, Any], device: torch.device) -> Any:
     """The pack's pipeline over ``parts``, with the tokenizers that ComfyUI brings."""
     import diffusers
-    from neurolux.families.placed import placed_class
+    from neurolux.families.parts.placed import placed_class
     from neurolux.families.registry import family_of
 
     family = family_of(subject.family)

@@ -24,7 +24,7 @@ from playwright.async_api import Page, async_playwright
 
 from bridge.modes.interface import interface_file
 from bridge.modes.library import SHIPPED_WORKFLOWS
-from bridge.service.comfyui import ManagedComfyUI
+from bridge.service.children.comfyui import ManagedComfyUI
 from bridge.service.installer import find_installation, write_extra_model_paths
 from bridge.settings import Settings
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bridge.service.child import ChildProcess
-from bridge.service.comfyui import free_port
+from bridge.service.children.child import ChildProcess
+from bridge.service.children.comfyui import free_port
 from bridge.service.errors import ServiceError
 from bridge.service.status import Status, get_status
 from bridge.settings import ENV_PREFIX, Settings

@@ -21,16 +21,16 @@ import aiohttp
 from bridge.comfyui.pack import MODES_VARIABLE, PACK_ROUTE, RESULT_NODE, SERVICE_VARIABLE
 from bridge.comfyui.token import TOKEN_VARIABLE, token_headers
 from bridge.service.checks import ReservedPort, check_port, check_space
-from bridge.service.child import ChildProcess
-from bridge.service.comfyui import ManagedComfyUI, has_nodes, output_directory
+from bridge.service.children.child import ChildProcess
+from bridge.service.children.comfyui import ManagedComfyUI, has_nodes, output_directory
+from bridge.service.children.keeper import Keeper
+from bridge.service.children.watchdog import Watchdog
 from bridge.service.errors import ServiceError
 from bridge.service.installer import Installation, find_installation, write_extra_model_paths
-from bridge.service.keeper import Keeper
 from bridge.service.nats import NatsWatch, accepts, find_damaged, greets, nats_child, set_aside, with_nats_token
 from bridge.service.runtime import Runtime, single_instance
 from bridge.service.state_folder import prepare, write_private
 from bridge.service.status import probe_ready
-from bridge.service.watchdog import Watchdog
 from bridge.settings import ENV_PREFIX, Settings, without_secrets
 from bridge.terminal import safe_text
 

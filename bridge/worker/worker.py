@@ -1,6 +1,6 @@
 """The worker: takes jobs from the queue and gives each to an `Execution` on its one ComfyUI.
 
-A delivery is acknowledged only after the job's final state is at the broker. `bridge.worker.held_job` has the states.
+A delivery is acknowledged only after the job's final state is at the broker. `bridge.worker.job.held` has the states.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from bridge.disk import Disks
 from bridge.modes.library import SHIPPED_WORKFLOWS, ModeLibrary
 from bridge.settings import Settings
 from bridge.stopping import stop
-from bridge.worker import inputs
-from bridge.worker.execution import Execution, Outcome, Workplace
-from bridge.worker.held_job import HeldJob, State
 from bridge.worker.input_cleaning import InputCleaner
+from bridge.worker.job import inputs
+from bridge.worker.job.execution import Execution, Outcome, Workplace
+from bridge.worker.job.held import HeldJob, State
+from bridge.worker.job.record import JobRecord
 from bridge.worker.offers import options_for
 from bridge.worker.patience import insist
 from bridge.worker.plans import plan_of
-from bridge.worker.record import JobRecord
 from bridge.worker.report import WorkerReport
 from bridge.worker.unhandled import MAX_DELIVERIES, give_up, leave
 from bridge.worker.unloading import Unloading

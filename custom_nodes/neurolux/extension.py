@@ -10,7 +10,7 @@ from .guard.middleware import add_guard
 from .loading.store import pipelines
 from .memory.manager import on_ram_request
 from .nodes import NODES
-from .nodes.manners import with_manners
+from .nodes.schema.manners import with_manners
 from .routes.registration import add_routes
 
 

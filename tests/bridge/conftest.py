@@ -13,7 +13,7 @@ from nats.aio.client import Client
 
 from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.nats import nats_server_program
 from tests.bridge.house import House, write_mode
 

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 
 from bridge.broker.connection import connect, subscribed
 from bridge.names import Names
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from tests.bridge.gateway.test_resolve import MODELS
 
 START_TIMEOUT_S = 90.0

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from bridge.comfyui import ComfyUI
-from bridge.service.comfyui import ManagedComfyUI
+from bridge.service.children.comfyui import ManagedComfyUI
 from bridge.service.installer import Installation, pinned_installation
 from bridge.settings import Settings
 from tests.bridge_process.instance import Instance

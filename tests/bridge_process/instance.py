@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.status import Status, get_status
 from bridge.settings import Settings
 from tests.signals import take_sigint

@@ -29,7 +29,7 @@ from bridge.comfyui import (
     Queued,
     Started,
 )
-from bridge.service.comfyui import ManagedComfyUI, free_port
+from bridge.service.children.comfyui import ManagedComfyUI, free_port
 from tests.bridge_process.graphs import make_image, new_id, slow
 from tests.bridge_process.tcp_proxy import TcpProxy
 

@@ -20,8 +20,8 @@ import pytest
 from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue
 from bridge.contract import Job, JobKind
-from bridge.service.child import ChildProcess
-from bridge.service.comfyui import free_port
+from bridge.service.children.child import ChildProcess
+from bridge.service.children.comfyui import free_port
 from bridge.service.doctor.examination import examine_folder, status_of
 from bridge.service.doctor.findings import Level, Report
 from bridge.service.installer import MARKER, PINNED_VERSION

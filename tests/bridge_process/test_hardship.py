@@ -15,7 +15,7 @@ import nats.errors
 import psutil
 import pytest
 
-from bridge.service.keeper import MAX_DEATHS
+from bridge.service.children.keeper import MAX_DEATHS
 from tests.bridge_process.instance import CHILDREN, Instance
 from tests.faults.disk import MIB, small_disk
 

@@ -13,7 +13,7 @@ import yaml
 from bridge.commands.main import main
 from bridge.service import installer
 from bridge.service.advisories import known_of
-from bridge.service.comfyui import ComfyUIStartFailed, ManagedComfyUI
+from bridge.service.children.comfyui import ComfyUIStartFailed, ManagedComfyUI
 from bridge.service.device import find_device
 from bridge.service.installer import Installation, InstallError, find_installation, write_extra_model_paths
 from bridge.settings import Settings, SettingsError

@@ -8,7 +8,7 @@ import pytest
 
 from bridge.comfyui import ComfyUI, ComfyUIError, ComfyUIUnavailable
 from bridge.comfyui.output_folder import SMALL_BYTES
-from bridge.service.comfyui import ARGUMENTS_VARIABLE, ManagedComfyUI, free_port, output_directory
+from bridge.service.children.comfyui import ARGUMENTS_VARIABLE, ManagedComfyUI, free_port, output_directory
 from tests.bridge_process.graphs import make_image, new_id
 
 

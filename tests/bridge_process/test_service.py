@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from tests.bridge_process.instance import CHILDREN, STAND_IN, Instance
 
 # -- refusals: one clear line, exit code 1 -------------------------------------------------------------------------

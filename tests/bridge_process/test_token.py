@@ -14,7 +14,7 @@ import yaml
 from bridge.comfyui import ComfyUI
 from bridge.comfyui.errors import ComfyUIError
 from bridge.comfyui.token import TOKEN_VARIABLE, token_headers
-from bridge.service.comfyui import ManagedComfyUI
+from bridge.service.children.comfyui import ManagedComfyUI
 from bridge.service.installer import PACK, Installation
 
 TOKEN = "s3cret-token_of.this~test"

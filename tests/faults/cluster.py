@@ -22,7 +22,7 @@ import yaml
 
 from bridge.client import ClientError, ImageGenClient
 from bridge.contract import JobState
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.installer import Installation
 from bridge.service.nats import nats_server_program
 

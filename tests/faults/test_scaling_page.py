@@ -17,7 +17,7 @@ from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue
 from bridge.client import ImageGenClient
 from bridge.contract import Job, JobKind, JobState, JobStatus
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.installer import Installation
 from bridge.settings import Access
 from tests.faults.cluster import Cluster, Process, ended, submit, until

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from bridge.client import ImageGenClient
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 from overlay.pygobject import require_gtk

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.runtime import running_service
 from bridge.settings import Settings
 from tests.overlay.conftest import OwnService, RunningOverlay

@@ -25,7 +25,7 @@ SAMPLED: dict[str, dict[str, Any]] = {
 def make_image(handle: PipelineHandle, count: int = 1) -> torch.Tensor:
     """Images (count, H, W, 3), made as the nodes make them."""
     from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     with torch.inference_mode():  # as ComfyUI runs nodes
@@ -37,7 +37,7 @@ def make_image(handle: PipelineHandle, count: int = 1) -> torch.Tensor:
 
 def with_loras(handle: PipelineHandle, *loras: tuple[Path, float, float]) -> PipelineHandle:
     """``handle`` with LoRAs (file, strength, strength in the text encoders)."""
-    from neurolux.adapters.loras import with_lora
+    from neurolux.adapters.lora.applied import with_lora
     from neurolux.loading.handle import AppliedLora
     from neurolux.weights.stamps import stamp_file
 

@@ -24,7 +24,7 @@ from typing import Any
 import websocket
 from PIL import Image
 
-from bridge.service.comfyui import DEFAULTS, free_port
+from bridge.service.children.comfyui import DEFAULTS, free_port
 from bridge.service.installer import existing_installation, find_installation
 from bridge.settings import Settings
 

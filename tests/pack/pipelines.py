@@ -40,7 +40,7 @@ def borrow(handle: PipelineHandle) -> LoadedPipeline:
 
 def with_controls(handle: PipelineHandle, *controls: dict[str, Any]) -> PipelineHandle:
     """``handle`` with ControlNets: the ``path`` of each, and what Apply ControlNet is told."""
-    from neurolux.adapters.controlnets import make_control
+    from neurolux.adapters.control.applied import make_control
     from neurolux.weights.stamps import stamp_file
 
     for control in controls:
@@ -63,7 +63,7 @@ def sample_with(
 ) -> torch.Tensor:
     """One image of 128x128, decoded: (1, H, W, 3) in [0, 1]."""
     from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     with torch.inference_mode():  # as ComfyUI runs nodes

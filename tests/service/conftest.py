@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Page
 
 from bridge.client import ClientError, ImageGenClient
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.installer import find_installation
 from bridge.service.runtime import running_service
 from bridge.settings import Settings

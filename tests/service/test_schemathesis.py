@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bridge.contract import DEFAULT_MODE
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.settings import Settings
 from tests.service.conftest import Service, wait_ready
 from tests.service.trivial_mode import write_trivial_mode

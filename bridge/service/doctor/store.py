@@ -23,8 +23,8 @@ from bridge.broker.connection import BROKER_ERRORS, connect
 from bridge.broker.probe import StoreProbe, writes_of
 from bridge.contract import BridgeError, ErrorBody, Job, JobState, JobStatus
 from bridge.disk import size
-from bridge.service.child import ChildProcess
-from bridge.service.comfyui import free_port
+from bridge.service.children.child import ChildProcess
+from bridge.service.children.comfyui import free_port
 from bridge.service.doctor.findings import Report
 from bridge.service.nats import damaged_consumers, nats_server_program, set_aside
 from bridge.service.status import Status

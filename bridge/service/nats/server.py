@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridge.service.child import ChildProcess
+from bridge.service.children.child import ChildProcess
 from bridge.service.errors import ServiceError
 from bridge.service.state_folder import write_private
 from bridge.settings import Settings

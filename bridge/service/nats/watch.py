@@ -15,7 +15,7 @@ from bridge.broker.probe import StoreProbe
 from bridge.contract import BridgeError
 from bridge.disk import free_bytes, size
 from bridge.service.checks import LEAST_SPACE_BYTES
-from bridge.service.child import ChildProcess
+from bridge.service.children.child import ChildProcess
 from bridge.settings import Settings
 
 INTERVAL_S = 5.0

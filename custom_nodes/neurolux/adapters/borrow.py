@@ -6,7 +6,7 @@ from ..loading.handle import PipelineHandle
 from ..loading.loaded import LoadedPipeline
 from ..loading.store import pipelines
 from ..weights.progress import LoadReporter
-from .loras import switch_loras
+from .lora.applied import switch_loras
 
 
 def borrow(handle: PipelineHandle, reporter: LoadReporter | None = None) -> LoadedPipeline:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import WeightsMissing
-from ..families.identify import detect_control, detect_lora
+from ..families.files.identify import detect_control, detect_lora
 from ..families.registry import families
 from ..families.spec import Detected
 from ..weights.stamps import CONFIG_FILE, FileStamp, read_config, read_described, read_shapes, stamp_file, weight_files

@@ -44,7 +44,7 @@ class CatalogControlNet(AuxiliaryModel):
     family: str
     kinds: tuple[str, ...]
     width: int
-    """Width of the model's layers that it connects to; see ``adapters/control_choice.py``."""
+    """Width of the model's layers that it connects to; see ``adapters/control/choice.py``."""
 
 
 @dataclass(frozen=True)

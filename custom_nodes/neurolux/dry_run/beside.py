@@ -12,10 +12,10 @@ import torch
 from diffusers import MotionAdapter
 from PIL import Image
 
-from ..adapters import controlnets
-from ..adapters.control_choice import controls_of
-from ..adapters.controlnets import LoadedControlNet
-from ..adapters.motion import BLOCKS, LoadedMotion
+from ..adapters.control import applied as controlnets
+from ..adapters.control.applied import LoadedControlNet
+from ..adapters.control.choice import controls_of
+from ..adapters.motion.applied import BLOCKS, LoadedMotion
 from ..families.spec import Controls
 from ..loading import replanning
 from ..loading.handle import AppliedControl

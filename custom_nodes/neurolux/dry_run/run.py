@@ -18,8 +18,8 @@ from ..loading.loaded import LoadedPipeline
 from ..loading.store import PipelineStore
 from ..memory.backends.choice import replaced
 from ..memory.module_store import modules
-from ..stages.embedding_cache import embedding_cache
-from ..weights.quantize import nf4_pairs
+from ..stages.prompts.embedding_cache import embedding_cache
+from ..weights.quantized.storage import nf4_pairs
 from .architectures import known_architectures
 from .card import SimulatedMachine
 from .device import CARD, SimulatedBackend, believed_by_the_manager

@@ -30,7 +30,7 @@ from .schedules import steady_scheduler
 from .tensors import no_modes
 
 if TYPE_CHECKING:
-    from ..families.placed import Pipeline
+    from ..families.parts.placed import Pipeline
 
 
 @dataclass(frozen=True)

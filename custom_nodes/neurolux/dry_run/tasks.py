@@ -12,7 +12,7 @@ import diffusers
 import torch
 from PIL import Image
 
-from ..adapters.motion import motion_unet
+from ..adapters.motion.applied import motion_unet
 from ..families.registry import family_of
 from ..images.frames import Frame
 from ..loading.handle import AppliedMotion
@@ -20,8 +20,8 @@ from ..loading.loaded import LoadedPipeline
 from ..stages import tasks as stage_tasks
 from ..stages import video
 from ..stages.decode import decode
-from ..stages.encode import encode
 from ..stages.image_encoding import encode_images
+from ..stages.prompts.encode import encode
 from ..stages.sample import plan_sample, sample
 from ..weights.stamps import FileStamp
 from .beside import acquire_simulated_motion, controlled

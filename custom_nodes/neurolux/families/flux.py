@@ -33,8 +33,8 @@ from .parts.double_stream import (
     unpack,
 )
 from .parts.flow_matching import noised, training_scheduler
+from .parts.placed import given_latents
 from .parts.shapes import children, sensible_side
-from .placed import given_latents
 from .spec import (
     Architecture,
     Component,

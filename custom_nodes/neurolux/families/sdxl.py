@@ -15,8 +15,8 @@ from .parts import unet
 from .parts.autoencoder import VAE, scaled_from_raw, scaled_to_raw
 from .parts.clip import CLIP_G, CLIP_L
 from .parts.clip import tokenizer as clip_tokenizer
+from .parts.placed import given_latents
 from .parts.shapes import USUAL_SIDE, children
-from .placed import given_latents
 from .spec import (
     Architecture,
     Component,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..catalog.models import Model
 from ..errors import InvalidParameter, WeightsMissing
-from ..families.identify import family_of_file, main_files, read_kind
+from ..families.files.identify import family_of_file, main_files, read_kind
 from ..families.spec import FamilySpec
 from ..weights.file_kinds import FileKind
 from .known_models import comfy_shelf, known_models

@@ -9,12 +9,12 @@ from typing import Any
 import folder_paths
 
 from ..adapters.borrow import borrow
-from ..adapters.control_choice import choose_catalog, choose_file, model_width
-from ..adapters.controlnets import AUTO_MODE
+from ..adapters.control.applied import AUTO_MODE
+from ..adapters.control.choice import choose_catalog, choose_file, model_width
 from ..catalog.auxiliary import AuxiliaryModel, CatalogControlNet, auxiliary_catalog
 from ..errors import InvalidParameter
 from ..loading.handle import PipelineHandle
-from ..weights.auxiliary import auxiliary_status, fetch
+from ..weights.download.auxiliary import auxiliary_status, fetch
 from ..weights.progress import LoadReporter
 from ..weights.stamps import FileStamp, stamp_file
 from .adapter_folders import adapter_names, find_adapter, locate, stamp_key

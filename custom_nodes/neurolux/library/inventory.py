@@ -11,7 +11,7 @@ from ..errors import WeightsMissing
 from ..families.registry import family_of
 from ..loading.components import ComponentFiles, component_files, shape_of, single_components
 from ..planning.records import gigabytes
-from ..weights.sources import ModelStatus, local_files
+from ..weights.download.sources import ModelStatus, local_files
 from .shelf import FOLDERS, Shelf
 from .single_files import add_component, single_files_of, starting_files
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from ..catalog.models import Catalog, FolderSource, Model, SingleFilesSource
 from ..errors import ModelNotFound, WeightsMissing
-from ..families.identify import family_of_file, main_files, read_kind
+from ..families.files.identify import family_of_file, main_files, read_kind
 from ..families.spec import FamilySpec
 from ..planning.records import ComponentShape
 from .folder_models import as_shipped, folder_model, model_folders
 from .shelf import Shelf
 
 if TYPE_CHECKING:
-    from ..weights.sources import ResolvedFiles
+    from ..weights.download.sources import ResolvedFiles
 
 SUBFOLDERS: dict[str, tuple[str, ...]] = {
     "diffusion_models": ("diffusion_models", "unet"),
@@ -108,7 +108,7 @@ def main_file(name: str, shelf: Shelf) -> Path | None:
 
 def measured_folder(model: Model) -> MeasuredModel:
     """A model with the sizes from its diffusers folder. Raises WeightsMissing if the folder is incomplete."""
-    from ..weights.sources import ResolvedFiles
+    from ..weights.download.sources import ResolvedFiles
 
     assert isinstance(model.source, FolderSource)
     return measured(model, None, ResolvedFiles(model.source.path))
@@ -119,7 +119,7 @@ def measured_catalog_model(
 ) -> MeasuredModel:
     """A catalog model with the sizes from its single files, if present, else from the catalog."""
     if model.patterns and holds_files(models):
-        from ..weights.sources import ResolvedFiles
+        from ..weights.download.sources import ResolvedFiles
         from .single_files import catalog_files
 
         local = catalog_files(catalog, folder_shelf(models)).get(model.name).local

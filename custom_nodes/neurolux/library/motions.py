@@ -11,7 +11,7 @@ from ..catalog.auxiliary import CatalogMotion, auxiliary_catalog
 from ..errors import InvalidParameter
 from ..families.parts.unet import lightning_steps
 from ..loading.handle import AppliedMotion, PipelineHandle
-from ..weights.auxiliary import fetch
+from ..weights.download.auxiliary import fetch
 from ..weights.headers import is_safetensors
 from ..weights.progress import LoadReporter
 from ..weights.stamps import CONFIG_FILE, FileStamp, stamp_file

@@ -15,7 +15,7 @@ from ..adapters.detect import AdapterKind, detect
 from ..catalog.auxiliary import auxiliary_catalog
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..families.control_shapes import PUBLISHED_BYTES, control_shape, published_control_shape
+from ..families.parts.control_shapes import PUBLISHED_BYTES, control_shape, published_control_shape
 from ..families.registry import family_of
 from ..planning.adapters import with_adapters
 from ..planning.cards import find_card, known_cards
@@ -32,7 +32,7 @@ from ..planning.records import (
 )
 from ..planning.report import as_json, table
 from ..weights.disk_speed import rate_of_files
-from ..weights.sources import local_files
+from ..weights.download.sources import local_files
 from ..weights.stamps import all_shapes, stamp_file
 
 Locate = Callable[[AdapterKind, str], Path | None]

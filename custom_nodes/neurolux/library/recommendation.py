@@ -18,7 +18,7 @@ from ..families.registry import family_of
 from ..planning.planner import make_plan
 from ..planning.records import Machine, Plan, Workload, gigabytes
 from ..planning.report import aligned_columns, placement_text, seconds, shortages, whole_seconds
-from ..weights.sources import hub_endpoint, is_here
+from ..weights.download.sources import hub_endpoint, is_here
 from .folder_models import as_shipped, find_folder_models
 from .plan_query import PlanQuery, machine_text, workload_for
 from .shelf import Shelf

@@ -1,7 +1,7 @@
 """Models in single files: finds the files in ComfyUI's own folders that together make a model.
 
-The tensors in a file determine its kind (families/identify.py). Its name only decides between several files that fit:
-``models.toml`` lists the names under which a model's files are published. This module reads no weights.
+The tensors in a file determine its kind (families/files/identify.py). Its name only decides between several files that
+fit: ``models.toml`` lists the names under which a model's files are published. This module reads no weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zlib import crc32
 
 from ..catalog.models import Catalog, Model, SingleFilesSource
 from ..errors import WeightsMissing
-from ..families.identify import read_kind
+from ..families.files.identify import read_kind
 from ..families.registry import family_of
 from ..families.spec import FamilySpec, SingleFiles
 from ..loading.components import check_single_files, single_components

@@ -12,13 +12,13 @@ import transformers
 
 from ..catalog.models import Model
 from ..errors import WeightsMissing
-from ..families.placed import Pipeline, placed_class
+from ..families.parts.placed import Pipeline, placed_class
 from ..families.registry import family_of
 from ..planning.records import ComputeType, Plan, StorageType
+from ..weights.download.sources import ResolvedFiles
 from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter, LoadProgress, open_file
-from ..weights.quantize import storable_layers, store_weight, stored_type
-from ..weights.sources import ResolvedFiles
+from ..weights.quantized.storage import storable_layers, store_weight, stored_type
 from ..weights.user_files import read_json
 from .components import ComponentFiles, component_files, file_schedule, shapes_of, vae_must_upcast
 from .fill import load_component

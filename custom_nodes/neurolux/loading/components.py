@@ -11,18 +11,18 @@ import torch
 
 from ..catalog.models import Model, SingleFilesSource
 from ..errors import WeightsMissing
-from ..families.identify import read_kind
+from ..families.files.identify import read_kind
 from ..families.registry import family_of
 from ..families.spec import Component, Config, FamilySpec, Part
 from ..planning.records import ComponentShape, StorageType
 from ..weights.diffusers_folder import WEIGHTS
+from ..weights.download.sources import ResolvedFiles
 from ..weights.dtypes import TYPE_NAMES
 from ..weights.file_kinds import Place
 from ..weights.files import open_files, outlines
 from ..weights.headers import is_gguf, is_safetensors, read_header
 from ..weights.key_maps import ROTATION, SCALES, own_tensors
-from ..weights.notes import unreadable_format
-from ..weights.sources import ResolvedFiles
+from ..weights.quantized.notes import unreadable_format
 from ..weights.stamps import read_config
 from ..weights.user_files import read_json
 

@@ -20,11 +20,11 @@ from ..memory.backends.choice import backend
 from ..memory.backends.host import same_memory
 from ..planning.costs import SPILL_BYTES
 from ..planning.records import ComponentPlan
-from ..weights.decoding import rotated_back
 from ..weights.dtypes import DTYPES
 from ..weights.files import LoadMeter
 from ..weights.key_maps import ROTATION, SCALES
-from ..weights.quantize import from_nf4, storable_layers, store_gguf, store_weight, stored_type, unscaled
+from ..weights.quantized.decoding import rotated_back
+from ..weights.quantized.storage import from_nf4, storable_layers, store_gguf, store_weight, stored_type, unscaled
 from .components import ComponentFiles
 
 LISTED = 4

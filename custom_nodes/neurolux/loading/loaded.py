@@ -19,7 +19,7 @@ from ..weights.stamps import FileStamp
 from .handle import AppliedControl, AppliedLora, LoadSpec, PipelineHandle
 
 if TYPE_CHECKING:
-    from ..families.placed import Pipeline
+    from ..families.parts.placed import Pipeline
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoadedLora:
 
 @dataclass
 class LoadedLoras:
-    """The LoRAs of one loaded pipeline. adapters/loras.py loads and activates them."""
+    """The LoRAs of one loaded pipeline. adapters/lora/applied.py loads and activates them."""
 
     loaded: OrderedDict[FileStamp, LoadedLora] = field(default_factory=OrderedDict)
     """Least recently used first."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from ..families.control_shapes import control_shape
+from ..families.parts.control_shapes import control_shape
 from ..families.registry import family_of
 from ..memory.machine import this_machine
 from ..planning.adapters import with_adapters

@@ -11,12 +11,12 @@ import torch
 from ..catalog.models import Model
 from ..planning.records import ComponentShape, Plan
 from ..weights.disk_speed import rate_of_files
+from ..weights.download.sources import ResolvedFiles, resolve
 from ..weights.files import LoadProgress
 from ..weights.progress import LoadReporter
-from ..weights.sources import ResolvedFiles, resolve
 
 if TYPE_CHECKING:
-    from ..families.placed import Pipeline
+    from ..families.parts.placed import Pipeline
 
 
 class OpenedModel(Protocol):

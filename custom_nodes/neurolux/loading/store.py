@@ -38,7 +38,7 @@ from .replanning import log_plan
 from .source import FileSource, PipelineSource
 
 if TYPE_CHECKING:
-    from ..families.placed import Pipeline
+    from ..families.parts.placed import Pipeline
 
 _log = logging.getLogger(__name__)
 

@@ -9,18 +9,18 @@ import torch
 from comfy_api.latest import io
 
 from ..adapters.borrow import borrow
-from ..adapters.controlnets import AUTO_MODE, check_model, make_control, mode_choices
-from ..adapters.lora_list import NO_LORA, STRENGTH_LIMIT, read_list
-from ..adapters.loras import check_lora, notes, with_lora
+from ..adapters.control.applied import AUTO_MODE, check_model, make_control, mode_choices
+from ..adapters.lora.applied import check_lora, notes, with_lora
+from ..adapters.lora.lists import NO_LORA, STRENGTH_LIMIT, read_list
 from ..errors import InvalidParameter
 from ..images.pixels import unused_alpha
 from ..library.adapter_folders import adapter_names, find_adapter, stamp_key
 from ..library.controlnets import AUTO, controlnet_key, controlnet_names, find_controlnet
 from ..loading.handle import AppliedLora, PipelineHandle
 from ..loading.node_progress import NodeReporter
-from .inputs import pipeline_input
-from .outputs import pipeline_output, warnings_ui
-from .sockets import CATEGORY
+from .schema.inputs import pipeline_input
+from .schema.outputs import pipeline_output, warnings_ui
+from .schema.sockets import CATEGORY
 
 ADAPTERS = f"{CATEGORY}/adapters"
 PIPELINE_TOOLTIP = "The loaded model, or the output of another Apply node."

@@ -19,9 +19,9 @@ from ..loading.node_progress import NodeReporter
 from ..stages.image_encoding import encode_images
 from ..stages.latent import current_origin, put_back
 from ..stages.references import check_reference, refuse_several
-from .inputs import batch_input, pipeline_input, size_inputs
-from .outputs import stage_warnings_ui, warnings_ui
-from .sockets import CATEGORY
+from .schema.inputs import batch_input, pipeline_input, size_inputs
+from .schema.outputs import stage_warnings_ui, warnings_ui
+from .schema.sockets import CATEGORY
 
 IMAGES = f"{CATEGORY}/images"
 MOST_FEATHER = 1024

@@ -21,9 +21,9 @@ from ..loading.node_progress import NodeReporter
 from ..loading.store import load_handle
 from ..memory.out_of_memory import with_memory_errors
 from ..planning.records import OFFLOAD_CHOICES, PRECISION_CHOICES
-from .inputs import pipeline_input
-from .outputs import pipeline_output
-from .sockets import CATEGORY
+from .schema.inputs import pipeline_input
+from .schema.outputs import pipeline_output
+from .schema.sockets import CATEGORY
 
 LOADERS = f"{CATEGORY}/loaders"
 REMEDY = "Choose an offload that needs less memory (model or sequential) on the loader."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..errors import InvalidParameter, WeightsMissing
-from ..families.identify import single_file_families
+from ..families.files.identify import single_file_families
 from ..library.chosen_files import ChosenFiles, chosen_model, file_choices
 from ..library.known_models import comfy_shelf, model_stamp
 from ..library.local_models import MAIN_FOLDERS

@@ -16,9 +16,9 @@ from comfy_execution.utils import get_executing_context
 from ..errors import InvalidParameter
 from ..images.decoding import DecodedImage, UnreadableImage, decoded
 from ..weights.user_files import open_regular
-from .outputs import warnings_ui
-from .sockets import CATEGORY
-from .told import title_of
+from .schema.kept_warnings import title_of
+from .schema.outputs import warnings_ui
+from .schema.sockets import CATEGORY
 
 IMAGES = f"{CATEGORY}/images"
 

@@ -17,9 +17,9 @@ from ..stages.many_values import (
     shortened,
     whole_numbers,
 )
-from .inputs import guidance_input, pipeline_input, seed_input, size_inputs, steps_input
-from .outputs import warnings_ui
-from .sockets import CATEGORY
+from .schema.inputs import guidance_input, pipeline_input, seed_input, size_inputs, steps_input
+from .schema.outputs import warnings_ui
+from .schema.sockets import CATEGORY
 
 CAPTIONS_TOOLTIP = "Prompt and settings of each image. Link it to the caption of Result to write them into the files."
 

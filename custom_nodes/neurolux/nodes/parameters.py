@@ -15,7 +15,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..errors import InvalidParameter
-from .sockets import CATEGORY, LARGEST_INTEGER, AnyComboOutput
+from .schema.sockets import CATEGORY, LARGEST_INTEGER, AnyComboOutput
 
 PARAMETERS = f"{CATEGORY}/parameters"
 LONGEST_TEXT = 1_000_000

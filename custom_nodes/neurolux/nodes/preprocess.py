@@ -15,8 +15,8 @@ from ..preprocess.canny_filter import MOST
 from ..preprocess.depth import depth_maps
 from ..preprocess.pose import pose_images
 from ..stages.latent import fitted_to_latent
-from .outputs import warnings_ui
-from .sockets import CATEGORY
+from .schema.outputs import warnings_ui
+from .schema.sockets import CATEGORY
 
 PREPROCESS = f"{CATEGORY}/control images"
 DEPTH_MODEL, POSE_MODEL, PERSON_MODEL = "depth-anything-v2-small", "vitpose-base", "rt-detr"

@@ -17,8 +17,8 @@ from comfy_api.latest import io
 from ..errors import InvalidParameter
 from ..images.image_file import SUFFIXES, ImageMetadata, save_image
 from ..images.pixels import as_images, rgb, unused_alpha
-from .sockets import CATEGORY, FileType
-from .told import told_before
+from .schema.kept_warnings import told_before
+from .schema.sockets import CATEGORY, FileType
 
 VIDEO = f"{CATEGORY}/video"
 VIDEO_FORMATS = ("mp4", "webp", "mp4 and webp")

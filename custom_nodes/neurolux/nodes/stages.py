@@ -8,15 +8,15 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..adapters.borrow import borrow
-from ..adapters.distilled import as_sampled
+from ..adapters.lora.distilled import as_sampled
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
-from ..stages.conditioning import told_by
 from ..stages.decode import decode
-from ..stages.encode import encode
 from ..stages.latent import empty_latent, samples_of
+from ..stages.prompts.conditioning import told_by
+from ..stages.prompts.encode import encode
 from ..stages.sample import plan_sample, sample
-from .inputs import (
+from .schema.inputs import (
     ReadsNegative,
     batch_input,
     guidance_input,
@@ -26,8 +26,8 @@ from .inputs import (
     size_inputs,
     steps_input,
 )
-from .outputs import stage_warnings_ui
-from .sockets import CATEGORY
+from .schema.outputs import stage_warnings_ui
+from .schema.sockets import CATEGORY
 
 _log = logging.getLogger(__name__)
 

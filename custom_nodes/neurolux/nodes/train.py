@@ -11,9 +11,9 @@ from ..training.run import run_training
 from ..training.samples import MOST_SAMPLES, SampleSettings
 from ..training.settings import HIGHEST_RATE, MOST_BATCH, MOST_RANK, MOST_STEPS, LoraSettings
 from ..training.source import find_source, source_stamp
-from .inputs import pipeline_input, seed_input, side_input
-from .outputs import pipeline_output, warnings_ui
-from .sockets import CATEGORY, AnyComboOutput, FileType
+from .schema.inputs import pipeline_input, seed_input, side_input
+from .schema.outputs import pipeline_output, warnings_ui
+from .schema.sockets import CATEGORY, AnyComboOutput, FileType
 
 TRAINING = f"{CATEGORY}/training"
 TrainingSetType = io.Custom("NEUROLUX_TRAINING_IMAGES")

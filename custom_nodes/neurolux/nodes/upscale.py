@@ -11,10 +11,10 @@ from ..adapters.borrow import borrow
 from ..images.pixels import unused_alpha
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
-from ..stages.conditioning import told_by
+from ..stages.prompts.conditioning import told_by
 from ..stages.refine import RefineRequest, refine
 from ..stages.upscale import AUTO, upscale, upscaler_names
-from .inputs import (
+from .schema.inputs import (
     ReadsNegative,
     guidance_input,
     negative_input,
@@ -23,8 +23,8 @@ from .inputs import (
     side_input,
     steps_input,
 )
-from .outputs import stage_warnings_ui
-from .sockets import CATEGORY
+from .schema.outputs import stage_warnings_ui
+from .schema.sockets import CATEGORY
 
 UPSCALE = f"{CATEGORY}/upscale"
 MOST = 8.0

@@ -11,9 +11,9 @@ from ..adapters.borrow import borrow
 from ..library.motions import AUTO, find_motion, motion_key, motion_names
 from ..loading.handle import PipelineHandle
 from ..loading.node_progress import NodeReporter
-from ..stages.conditioning import told_by
+from ..stages.prompts.conditioning import told_by
 from ..stages.video import plan_video, sample_video
-from .inputs import (
+from .schema.inputs import (
     NOT_LINKED,
     ReadsNegative,
     guidance_input,
@@ -22,8 +22,8 @@ from .inputs import (
     seed_input,
     steps_input,
 )
-from .outputs import pipeline_output, stage_warnings_ui
-from .sockets import CATEGORY
+from .schema.outputs import pipeline_output, stage_warnings_ui
+from .schema.sockets import CATEGORY
 
 VIDEO = f"{CATEGORY}/video"
 MOST_FRAMES = 128

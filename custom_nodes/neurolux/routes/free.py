@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from ..stages.embedding_cache import embedding_cache
+from ..stages.prompts.embedding_cache import embedding_cache
 
 FREE_PATHS = ("/free", "/api/free")
 

@@ -24,7 +24,7 @@ from ..memory.backends.cuda import gpu_available
 from ..memory.placement import ComponentMemory
 from ..planning.records import ACCELERATORS
 from ..version import pack_version
-from ..weights.sources import ModelStatus, model_status
+from ..weights.download.sources import ModelStatus, model_status
 
 _log = logging.getLogger(__name__)
 MODELS_PATH = "/neurolux/models"

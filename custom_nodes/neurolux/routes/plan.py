@@ -16,7 +16,7 @@ from ..library.plan_query import asked_shapes, parse_query, plan_document, plan_
 from ..loading.components import shapes_of, vae_must_upcast
 from ..loading.store import pipelines
 from ..memory.machine import this_machine
-from ..weights.sources import local_files
+from ..weights.download.sources import local_files
 
 PLAN_PATH = "/neurolux/plan"
 STATUS = {ModelNotFound: 404, InvalidParameter: 422}

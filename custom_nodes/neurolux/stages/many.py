@@ -15,22 +15,22 @@ import comfy.model_management as mm
 import torch
 
 from ..adapters.borrow import borrow
-from ..adapters.distilled import as_sampled
-from ..adapters.lora_list import STRENGTH_LIMIT
+from ..adapters.lora.distilled import as_sampled
+from ..adapters.lora.lists import STRENGTH_LIMIT
 from ..errors import InvalidParameter, NeuroLuxError, NothingGenerated
 from ..library.known_models import known_models, model_stamp
 from ..loading.handle import LoadSpec, PipelineHandle
 from ..loading.loaded import LoadedPipeline
 from ..loading.node_progress import NodeReporter
-from .conditioning import told_by
 from .decode import decode
-from .encode import encode
 from .latent import empty_latent
 from .many_values import MOST_PROMPT_CHARACTERS, shortened
+from .prompts.conditioning import told_by
+from .prompts.encode import encode
 from .sample import SEEDS, ProgressSpan, SampleRequest, needs_negative, plan_sample, sample
 
 if TYPE_CHECKING:
-    from .conditioning import Conditioning
+    from .prompts.conditioning import Conditioning
 
 T = TypeVar("T")
 NAMED_IN_ERROR = 4

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..adapters.distilled import as_sampled
+from ..adapters.lora.distilled import as_sampled
 from ..families.registry import family_of
 from ..families.spec import LatentSpace
 from ..images.control_images import fitted_batch
@@ -16,8 +16,8 @@ from ..images.pixels import rgb
 from ..images.tiles import Tile, blend, grid_size, numbered, padded_to, plan_tiles
 from ..loading.handle import AppliedControl
 from ..loading.loaded import LoadedPipeline
-from .conditioning import Conditioning
 from .decode import decode
+from .prompts.conditioning import Conditioning
 from .sample import ProgressSpan, plan_sample, sample
 from .tasks import ImageSource
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..adapters.controlnets import ControlRun
-from ..adapters.distilled import scheduled
+from ..adapters.control.applied import ControlRun
+from ..adapters.lora.distilled import scheduled
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..families.placed import derived
+from ..families.parts.placed import derived
 from ..families.registry import family_of, pipeline_class
 from ..families.spec import FamilySpec, Task
 from ..images.pixels import check_finite
@@ -24,12 +24,12 @@ from ..loading.node_bar import NodeBar, Preview
 from ..loading.replanning import fit
 from ..loading.working_memory import image_encoding_memory, image_encoding_type, run_stage, sampling_memory
 from ..memory.vae_tiling import tiling
-from .conditioning import GUIDANCE, Conditioning, as_long
 from .decode import to_raw
-from .encode import encode, encoded_tensors, prompt_of
 from .image_encoding import images_encoded_in_place
 from .noise import noise_drawn
 from .preview import has_small_vae, make_previewer, predicted_clean
+from .prompts.conditioning import GUIDANCE, Conditioning, as_long
+from .prompts.encode import encode, encoded_tensors, prompt_of
 from .references import References, all_references, check_reference, refuse_several
 from .tasks import ImageSource, accepted, begin_with, choose_task, steps_to_run
 

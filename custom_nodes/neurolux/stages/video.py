@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..adapters.motion import LoadedMotion, acquire_motion, motion_unet
+from ..adapters.motion.applied import LoadedMotion, acquire_motion, motion_unet
 from ..errors import InvalidParameter
-from ..families.placed import derived
+from ..families.parts.placed import derived
 from ..families.registry import family_of, pipeline_class
 from ..images.pixels import check_finite
 from ..loading.compiled import run_compiled
@@ -19,8 +19,8 @@ from ..loading.handle import AppliedMotion, PipelineHandle
 from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import run_stage, sampling_memory
-from .conditioning import Conditioning
 from .noise import noise_drawn
+from .prompts.conditioning import Conditioning
 from .sample import (
     REMEDY,
     SampleProgress,

@@ -11,9 +11,9 @@ from ..loading.loaded import LoadedPipeline
 from ..loading.replanning import fit
 from ..loading.working_memory import decoding_memory, run_stage
 from ..memory.vae_tiling import tiling
-from ..stages.encode import encode, named_tensors
 from ..stages.image_encoding import encode_image, from_raw
-from ..stages.prompt_check import truncation_warnings
+from ..stages.prompts.check import truncation_warnings
+from ..stages.prompts.encode import encode, named_tensors
 from .image_files import open_files
 from .image_set import TrainingSet, fitted, named, spoken
 from .loss import Example

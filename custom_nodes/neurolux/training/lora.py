@@ -13,7 +13,7 @@ import torch
 from ..adapters.borrow import borrow
 from ..catalog.models import Model
 from ..errors import InvalidParameter
-from ..families.identify import TRAINED_ON
+from ..families.files.identify import TRAINED_ON
 from ..families.registry import family_of
 from ..library.known_models import shipped_catalog
 from ..loading.handle import PipelineHandle

@@ -11,8 +11,8 @@ from ..adapters.borrow import borrow
 from ..errors import InvalidParameter
 from ..loading.handle import AppliedLora, PipelineHandle
 from ..stages.decode import decode
-from ..stages.encode import encode
 from ..stages.latent import empty_latent
+from ..stages.prompts.encode import encode
 from ..stages.sample import plan_sample, sample
 from ..weights.stamps import stamp_file
 from .image_set import TrainingSet, spoken

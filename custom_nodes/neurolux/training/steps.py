@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..adapters.loras import clear_loras, quiet, take_out
+from ..adapters.lora.applied import clear_loras, quiet, take_out
 from ..errors import InvalidParameter
 from ..loading.loaded import LoadedPipeline
 from ..memory.out_of_memory import with_memory_errors

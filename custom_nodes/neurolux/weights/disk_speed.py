@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from .sources import ResolvedFiles
+from .download.sources import ResolvedFiles
 
 PIECE = 16 << 20
 MOST_BYTES = 512 << 20

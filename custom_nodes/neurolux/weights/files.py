@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from ..errors import WeightsMissing
-from .decoding import in_one_form
 from .headers import damaged, is_gguf, is_safetensors, read_header
+from .quantized.decoding import in_one_form
 from .user_files import open_regular
 
 LoadProgress = Callable[[int, int], None]

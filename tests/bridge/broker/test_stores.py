@@ -22,7 +22,7 @@ from bridge.broker.connection import connect
 from bridge.broker.jobs import JobQueue
 from bridge.contract import Job, StorageFull, Unavailable, read_answer
 from bridge.names import Names
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.service.nats import nats_server_program
 from bridge.settings import Retention
 from tests.bridge.broker.test_jobs import job

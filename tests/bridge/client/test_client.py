@@ -28,7 +28,7 @@ from bridge.client import (
     Unsendable,
 )
 from bridge.contract import CancelOutcome, ImageGenResponse, JobEvent, JobState, ModeList
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 
 STATE: dict[str, Any] = {
     "job_id": "j",

@@ -24,7 +24,7 @@ from bridge.client import AsyncImageGenClient
 from bridge.gateway.s3 import Bucket, S3Error
 from bridge.gateway.s3.bucket import shared_credentials
 from bridge.names import Names
-from bridge.service.comfyui import free_port
+from bridge.service.children.comfyui import free_port
 from bridge.settings import Settings, SettingsError
 from tests.bridge.gateway.test_webhooks import ALLOWED, Receiver
 from tests.bridge.gateway.test_webhooks import receiver as receiver

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.service import keeper as module
-from bridge.service.child import ChildProcess
-from bridge.service.keeper import LAST_DELAY_S, MAX_DEATHS, Keeper
+from bridge.service.children import keeper as module
+from bridge.service.children.child import ChildProcess
+from bridge.service.children.keeper import LAST_DELAY_S, MAX_DEATHS, Keeper
 
 
 async def test_the_waits_grow_up_to_a_bound_and_start_over_after_a_good_life(

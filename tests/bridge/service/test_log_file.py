@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.service.child import ChildProcess
-from bridge.service.log_file import LogFile
+from bridge.service.children.child import ChildProcess
+from bridge.service.children.log_file import LogFile
 from tests.faults.disk import small_disk
 
 

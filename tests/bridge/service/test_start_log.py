@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.service.log_file import LogFile
-from bridge.service.start_log import last_error, remedy_for, why_the_pack_failed
+from bridge.service.children.log_file import LogFile
+from bridge.service.children.start_log import last_error, remedy_for, why_the_pack_failed
 
 INFO, WARNING, ERROR = "\x1b[32m[INFO]\x1b[0m ", "\x1b[1m\x1b[33m[WARNING]\x1b[0m ", "\x1b[1m\x1b[31m[ERROR]\x1b[0m "
 FRAMES = 'Traceback (most recent call last):\n  File "main.py", line 3, in <module>\n    import x  # No module named\n'

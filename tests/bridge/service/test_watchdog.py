@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.service.child import ChildProcess
-from bridge.service.watchdog import LEAST_SHARE, TICKS_PER_S, Activity, Doing, Patience, Watchdog
+from bridge.service.children.child import ChildProcess
+from bridge.service.children.watchdog import LEAST_SHARE, TICKS_PER_S, Activity, Doing, Patience, Watchdog
 
 BUSY = "import threading, time\nwhile True: pass"
 IDLE = "import time\ntime.sleep(600)"

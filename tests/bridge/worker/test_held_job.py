@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bridge.contract import Job, JobKind
-from bridge.worker.held_job import HeldJob, State
+from bridge.worker.job.held import HeldJob, State
 
 JOB = Job(
     job_id="8b6a2f0e-8c2e-4a57-9c4e-5c8f4e2a1d11", kind=JobKind.GENERATE, mode="paint", parameters={}, submitted_at=1.0

@@ -9,7 +9,7 @@ import pytest
 
 from bridge.comfyui.messages import Download, Loading, NodeStarted, Progress, Started
 from bridge.contract import JobEvent
-from bridge.worker.relay import Relay
+from bridge.worker.job.relay import Relay
 
 JOB = "8b6a2f0e-8c2e-4a57-9c4e-5c8f4e2a1d11"
 GRAPH = {"1": {"class_type": "KSampler", "inputs": {}}}

@@ -23,10 +23,10 @@ from bridge.contract import Job, JobKind
 from bridge.modes.library import ModeLibrary
 from bridge.names import Names
 from bridge.stopping import stop
-from bridge.worker.graph_run import BoundGraph, GraphRun
-from bridge.worker.held_job import HeldJob
-from bridge.worker.record import JobRecord
-from bridge.worker.results import Results
+from bridge.worker.job.graph_run import BoundGraph, GraphRun
+from bridge.worker.job.held import HeldJob
+from bridge.worker.job.record import JobRecord
+from bridge.worker.job.results import Results
 from bridge.worker.worker import Worker
 from tests.bridge.gateway.test_resolve import MODELS
 from tests.bridge.house import HandWorker, write_mode

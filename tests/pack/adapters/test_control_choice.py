@@ -25,7 +25,7 @@ FETCH = """
 import json, sys
 from neurolux.catalog.auxiliary import read_auxiliary_catalog
 from neurolux.errors import NeuroLuxError
-from neurolux.weights.auxiliary import fetch, auxiliary_status
+from neurolux.weights.download.auxiliary import fetch, auxiliary_status
 from neurolux.weights.progress import LoadReporter
 
 seen, result = [], {}
@@ -55,7 +55,7 @@ def stamps(controlnets: dict[str, Path], *names: str) -> list[Any]:
 
 
 def test_the_catalog_says_what_each_auxiliary_model_is() -> None:
-    from neurolux.adapters.controlnets import mode_choices
+    from neurolux.adapters.control.applied import mode_choices
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
 
     catalog = read_auxiliary_catalog()
@@ -69,7 +69,7 @@ def test_the_catalog_says_what_each_auxiliary_model_is() -> None:
 
 
 def test_the_kind_comes_before_the_union_and_another_family_never(controlnets: dict[str, Path]) -> None:
-    from neurolux.adapters.control_choice import choose_file
+    from neurolux.adapters.control.choice import choose_file
 
     files = stamps(controlnets, "tiny-flux-union", "tiny-sdxl-canny", "tiny-flux-depth", "tiny-flux-canny")
     chosen = {kind: choose_file(files, "flux", 32, kind) for kind in ("canny", "depth", "pose")}
@@ -83,7 +83,7 @@ def test_the_kind_comes_before_the_union_and_another_family_never(controlnets: d
 
 
 def test_one_file_tells_its_width_as_its_folder_does(controlnets: dict[str, Path], tmp_path: Path) -> None:
-    from neurolux.adapters.control_choice import file_width
+    from neurolux.adapters.control.choice import file_width
     from neurolux.weights.stamps import stamp_file
 
     for name, family, width in CONTROLLED:
@@ -94,7 +94,7 @@ def test_one_file_tells_its_width_as_its_folder_does(controlnets: dict[str, Path
 
 
 def test_the_catalog_offers_only_what_fits() -> None:
-    from neurolux.adapters.control_choice import choose_catalog
+    from neurolux.adapters.control.choice import choose_catalog
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
 
     entries = list(read_auxiliary_catalog().controlnets.values())

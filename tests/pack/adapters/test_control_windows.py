@@ -28,7 +28,7 @@ WINDOWS: dict[str, tuple[float, float, int, list[int], str]] = {
 @pytest.mark.usefixtures("comfy_modules")
 @pytest.mark.parametrize("case", WINDOWS)
 def test_the_steps_that_are_covered(case: str) -> None:
-    from neurolux.adapters.controlnets import covered_steps, without_steps
+    from neurolux.adapters.control.applied import covered_steps, without_steps
 
     start, end, steps, covered, remedy = WINDOWS[case]
     assert covered_steps(start, end, steps) == covered

@@ -141,7 +141,7 @@ def test_flux_begins_with_latents_as_diffusers_would_with_those_of_a_image(
 def test_latents_under_a_mask_keep_what_is_not_masked(
     tiny_models: dict[str, Path], controlnets: dict[str, Path], name: str
 ) -> None:
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     base = handle_for(tiny_models[model_of(name)])

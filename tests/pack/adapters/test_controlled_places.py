@@ -120,7 +120,7 @@ def starter(comfy_modules: None) -> Iterator[PipelineHandle]:
 def drawn_by(handle: PipelineHandle, prompt: str, latent: dict[str, Any], strength: float = 1.0) -> torch.Tensor:
     """One image (H, W, 3) as the nodes make it."""
     from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     with torch.inference_mode():
@@ -201,7 +201,7 @@ def test_what_is_masked_is_drawn_where_the_control_image_says_and_the_rest_stays
 
 
 def test_each_tile_is_drawn_where_the_control_image_of_the_whole_says(starter: PipelineHandle, places: Path) -> None:
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.refine import RefineRequest, refine
 
     size, spots = (224, SIDE), [(44, 36), (176, 90)]

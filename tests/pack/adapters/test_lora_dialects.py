@@ -576,7 +576,7 @@ def test_one_layer_at_a_time_is_read(
     tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of the model's size must not be in memory a second time, in another type."""
-    from neurolux.adapters import lora_insertion
+    from neurolux.adapters.lora import insertion as lora_insertion
 
     original, alive, most = lora_insertion.change_of, weakref.WeakSet(), []
 

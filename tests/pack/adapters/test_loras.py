@@ -50,7 +50,7 @@ def test_image_with_loras_equals_diffusers_and_the_base_comes_back(
 def test_strengths_switch_without_loading_again(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.adapters import loras as adapters
+    from neurolux.adapters.lora import applied as adapters
 
     read: list[str] = []
     original = adapters.load_lora
@@ -78,7 +78,7 @@ def test_strengths_switch_without_loading_again(
 def test_loras_that_nobody_uses_leave_memory(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolux.adapters import loras as adapters
+    from neurolux.adapters.lora import applied as adapters
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     monkeypatch.setattr(adapters, "MOST_UNUSED", 1)
@@ -118,7 +118,7 @@ def test_loras_work_on_stored_and_streamed_weights(
 def test_a_lora_that_does_not_fit_is_named_with_its_remedy(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    from neurolux.adapters.loras import check_lora
+    from neurolux.adapters.lora.applied import check_lora
     from neurolux.errors import InvalidParameter, WeightsMissing
     from neurolux.weights.stamps import stamp_file
     from safetensors.torch import save_file
@@ -177,8 +177,8 @@ def test_running_out_of_memory_while_a_lora_loads_says_what_to_do_and_leaves_not
     monkeypatch: pytest.MonkeyPatch,
     dialect: str,
 ) -> None:
-    from neurolux.adapters import lora_insertion
-    from neurolux.adapters import loras as adapters
+    from neurolux.adapters.lora import applied as adapters
+    from neurolux.adapters.lora import insertion as lora_insertion
     from neurolux.errors import OutOfMemory
     from safetensors.torch import load_file, save_file
 

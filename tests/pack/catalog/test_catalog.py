@@ -160,7 +160,7 @@ def test_what_was_not_verified_is_shown_as_such() -> None:
     from neurolux.catalog.auxiliary import read_auxiliary_catalog
     from neurolux.library.inventory import inventory
     from neurolux.library.shelf import Shelf
-    from neurolux.weights.sources import ModelStatus
+    from neurolux.weights.download.sources import ModelStatus
 
     catalog = read_catalog()
     assert not catalog.get("starter").unverified

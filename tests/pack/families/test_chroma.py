@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import ChromaImg2ImgPipeline, ChromaInpaintPipeline, ChromaPipeline
 from neurolux.errors import InvalidParameter, WeightsMissing
-from neurolux.families.identify import detect_lora, read_kind
+from neurolux.families.files.identify import detect_lora, read_kind
 from neurolux.families.registry import family_of
 from neurolux.library.single_files import complete
 from PIL import Image

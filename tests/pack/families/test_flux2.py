@@ -13,7 +13,7 @@ import torch
 from diffusers import Flux2KleinInpaintPipeline, Flux2KleinPipeline
 from neurolux.catalog.models import SingleFilesSource
 from neurolux.errors import InvalidParameter, WeightsMissing
-from neurolux.families.identify import detect_lora, identify, read_kind
+from neurolux.families.files.identify import detect_lora, identify, read_kind
 from neurolux.families.registry import family_of
 from neurolux.library.single_files import complete
 from neurolux.loading.components import shape_of, single_components

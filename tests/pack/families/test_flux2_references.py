@@ -40,7 +40,7 @@ def edit(
     """The pack's image, and its warnings. ``references``, ``negative``: images behind ReferenceLatent, which encodes
     them first; ``stock``: another extra of the positive prompt."""
     from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     handle = handle_for(folder, **choices)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import Krea2Pipeline, Krea2Transformer2DModel
 from neurolux.errors import InvalidParameter, WeightsMissing
-from neurolux.families.identify import detect_lora, identify, read_kind
+from neurolux.families.files.identify import detect_lora, identify, read_kind
 from neurolux.families.registry import family_of
 from neurolux.weights.file_kinds import TensorInfo
 from neurolux.weights.headers import WeightHeader

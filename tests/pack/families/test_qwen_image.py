@@ -22,7 +22,7 @@ from diffusers import (
 )
 from neurolux.catalog.reading import read_catalog
 from neurolux.errors import InvalidParameter, WeightsMissing
-from neurolux.families.identify import detect_lora, identify, read_kind
+from neurolux.families.files.identify import detect_lora, identify, read_kind
 from neurolux.families.registry import family_of
 from neurolux.library.single_files import complete
 from neurolux.weights.file_kinds import TensorInfo
@@ -262,7 +262,7 @@ def test_a_controlnet_that_does_not_fit_is_refused_by_its_name(
 def test_a_controlnet_keeps_no_tables_when_it_goes_and_an_image_is_not_redrawn_with_it(
     tiny_models: dict[str, Path], adapter_files: dict[str, Path]
 ) -> None:
-    from neurolux.adapters.controlnets import ControlRun
+    from neurolux.adapters.control.applied import ControlRun
     from neurolux.families.qwen_image import own_tables
 
     handle = handle_for(tiny_models["tiny-qwen-image"])
@@ -275,7 +275,7 @@ def test_a_controlnet_keeps_no_tables_when_it_goes_and_an_image_is_not_redrawn_w
 
 def test_a_plan_counts_a_controlnet(adapter_files: dict[str, Path]) -> None:
     from neurolux.catalog.auxiliary import auxiliary_catalog
-    from neurolux.families.control_shapes import control_shape, published_control_shape
+    from neurolux.families.parts.control_shapes import control_shape, published_control_shape
     from neurolux.weights.stamps import all_shapes, stamp_file
 
     header = all_shapes(stamp_file("union", adapter_files["tiny-qwen-image-union"]))
@@ -388,8 +388,8 @@ def test_an_encoder_of_another_width_is_refused_by_name(qwen: Any, tmp_path: Pat
 
 def test_a_prompt_is_cut_with_a_warning_that_counts_what_follows_it(qwen: Any, tmp_path: Path) -> None:
     from neurolux.loading.store import load_handle
-    from neurolux.stages.conditioning import told_by
-    from neurolux.stages.encode import encode, prompt_of
+    from neurolux.stages.prompts.conditioning import told_by
+    from neurolux.stages.prompts.encode import encode, prompt_of
 
     main = files_of(qwen, tmp_path, {LAYOUTS["its own names"][0]: state_of(qwen.transformer)})
     loaded = borrow(load_handle(model_of("qwen-image", main, tmp_path), (), precision="fp32"))
@@ -531,7 +531,7 @@ NAMES = {
 
 
 def test_a_lightning_lora_brings_its_steps_and_its_schedule(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    from neurolux.adapters.distilled import as_sampled
+    from neurolux.adapters.lora.distilled import as_sampled
 
     folder = tiny_models["tiny-qwen-image"]
     tensors = small_lora("bare", LAYERS)

@@ -55,7 +55,7 @@ def test_its_image_is_that_of_diffusers_wherever_its_weights_live(
 
 
 def test_every_tensor_of_its_encoder_travels_in_the_conditioning(folder: Path) -> None:
-    from neurolux.stages.encode import encode, encoded_tensors
+    from neurolux.stages.prompts.encode import encode, encoded_tensors
 
     loaded = borrow(handle_for(folder, precision="fp32"))
     tensors = encoded_tensors(loaded, encode(loaded, PROMPT), "positive")
@@ -68,7 +68,7 @@ def test_every_tensor_of_its_encoder_travels_in_the_conditioning(folder: Path) -
 
 
 def test_its_own_blocks_are_quantised(folder: Path, expected: torch.Tensor) -> None:
-    from neurolux.weights.quantize import StoredLinear
+    from neurolux.weights.quantized.storage import StoredLinear
 
     handle = handle_for(folder, precision="int8")
     loaded = borrow(handle)
@@ -79,7 +79,7 @@ def test_its_own_blocks_are_quantised(folder: Path, expected: torch.Tensor) -> N
 
 
 def test_what_it_does_not_have_is_refused_with_its_name(folder: Path) -> None:
-    from neurolux.adapters.controlnets import check_model
+    from neurolux.adapters.control.applied import check_model
     from neurolux.errors import InvalidParameter
     from neurolux.training.settings import check_model as check_training
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
 from neurolux.errors import InvalidParameter, WeightsMissing
-from neurolux.families.identify import detect_lora, identify, read_kind
-from neurolux.families.placed import placed_class
+from neurolux.families.files.identify import detect_lora, identify, read_kind
+from neurolux.families.parts.placed import placed_class
 from neurolux.families.registry import family_of
 from neurolux.library.folder_models import folder_model
 from neurolux.library.single_files import complete
@@ -125,8 +125,8 @@ def test_fp16_is_refused_because_the_model_overflows_in_it(tiny_models: dict[str
 
 
 def test_a_prompt_is_cut_with_a_warning_that_counts_the_template(tiny_models: dict[str, Path]) -> None:
-    from neurolux.stages.conditioning import told_by
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.conditioning import told_by
+    from neurolux.stages.prompts.encode import encode
 
     loaded = borrow(handle_for(tiny_models["tiny-z-image"]))
     whole, cut = encode(loaded, "x" * 480), encode(loaded, "x" * 505)  # the tiny tokenizer has a token a letter
@@ -136,7 +136,7 @@ def test_a_prompt_is_cut_with_a_warning_that_counts_the_template(tiny_models: di
 
 
 def test_a_prompt_without_a_position_for_each_token_is_refused(tiny_models: dict[str, Path]) -> None:
-    from neurolux.stages.encode import encode, prompt_of
+    from neurolux.stages.prompts.encode import encode, prompt_of
 
     loaded = borrow(handle_for(tiny_models["tiny-z-image"]))
     embeds = encode(loaded, PROMPT)[0][0]

@@ -13,7 +13,7 @@ import torch
 from diffusers import MotionAdapter
 from neurolux.catalog.reading import read_catalog
 from neurolux.errors import WeightsMissing
-from neurolux.families.identify import read_kind
+from neurolux.families.files.identify import read_kind
 from neurolux.families.registry import family_of
 from neurolux.library.shelf import files_below
 from neurolux.library.single_files import complete, files_model
@@ -188,7 +188,7 @@ def original_motion(state: Tensors) -> Tensors:
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("frames", [16, 24, 64])
 def test_a_motion_module_has_the_frames_of_its_file(tmp_path: Path, frames: int, prefix: str) -> None:
-    from neurolux.adapters.motion_weights import build_motion_adapter
+    from neurolux.adapters.motion.weights import build_motion_adapter
 
     adapter: Any = MotionAdapter(
         block_out_channels=(32, 64),

@@ -95,7 +95,7 @@ def test_streamed_weights_make_the_image_of_resident_ones(
 def test_a_lora_acts_on_them_and_leaves_no_trace(
     models: dict[str, Model], lora: Path, monkeypatch: pytest.MonkeyPatch, kind: str, offload: str
 ) -> None:
-    from neurolux.adapters.loras import with_lora
+    from neurolux.adapters.lora.applied import with_lora
     from neurolux.loading.handle import AppliedLora
     from neurolux.memory import placement
     from neurolux.weights.stamps import stamp_file
@@ -136,7 +136,7 @@ def test_a_t5_out_of_a_gguf_encodes_as_its_numbers_do(
     """
     from neurolux.loading.store import load_handle
     from neurolux.memory import placement
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
 
     monkeypatch.setattr(placement, "device_budget", budget_for(0.0))
     files = FLUX_LAYOUTS["original names"](flux)

@@ -14,7 +14,7 @@ from neurolux.errors import WeightsMissing
 from neurolux.families.registry import family_of
 from neurolux.library.inventory import inventory
 from neurolux.library.single_files import catalog_files, complete, files_model
-from neurolux.weights.sources import ModelStatus, model_status
+from neurolux.weights.download.sources import ModelStatus, model_status
 from safetensors.torch import save_file
 
 from tests.pack.comfy_server import comfyui_dir

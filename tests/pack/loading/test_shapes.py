@@ -47,7 +47,7 @@ def test_every_component_is_counted() -> None:
 
 def test_starter_counts_are_those_of_its_files() -> None:
     from neurolux.loading.build import shapes_of, vae_must_upcast
-    from neurolux.weights.sources import resolve
+    from neurolux.weights.download.sources import resolve
 
     model = CATALOG["starter"]
     files = resolve(model, None)
@@ -61,7 +61,7 @@ def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[s
     from neurolux.memory.units import split_into_blocks
     from neurolux.planning.planner import make_plan
     from neurolux.planning.records import Machine, Workload
-    from neurolux.weights.sources import resolve
+    from neurolux.weights.download.sources import resolve
 
     model = folder_model(tiny_models[name])
     assert model is not None
@@ -82,7 +82,7 @@ def test_files_are_divided_into_the_blocks_that_are_streamed(tiny_models: dict[s
     [("flux-dev", "transformer"), ("flux-dev", "text_encoder_2"), ("sdxl-lightning", "unet")],
 )
 def test_bytes_are_those_of_the_weights_as_they_are_stored(name: str, component: str, storage: StorageType) -> None:
-    from neurolux.weights.quantize import storable_layers
+    from neurolux.weights.quantized.storage import storable_layers
 
     module = on_meta(MODELS[name][component])
     part = family_of(CATALOG[name].family).components[component].part

@@ -18,7 +18,7 @@ from neurolux.library.shelf import Shelf
 from neurolux.library.single_files import catalog_files, complete, files_model
 from neurolux.planning.planner import make_plan
 from neurolux.planning.records import Machine, Workload
-from neurolux.weights.sources import is_here, model_status, resolve
+from neurolux.weights.download.sources import is_here, model_status, resolve
 
 from tests.pack.comfy_server import comfyui_dir
 from tests.tiny_files import (

@@ -42,7 +42,7 @@ def manager(comfy_modules: None) -> ModuleType:
 def device(monkeypatch: pytest.MonkeyPatch, manager: ModuleType) -> Iterator[FakeDevice]:
     """A device with room for everything, until a test makes it smaller."""
     from neurolux.loading.store import pipelines
-    from neurolux.stages.embedding_cache import embedding_cache
+    from neurolux.stages.prompts.embedding_cache import embedding_cache
 
     embedding_cache.clear()
     fake = FakeDevice(100 * MODEL_BYTES)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("comfy_modules")
 def pipelines(unloaded: None) -> PipelineStore:
     """The pack's store of pipelines, emptied afterwards."""
     from neurolux.loading.store import pipelines
-    from neurolux.stages.embedding_cache import embedding_cache
+    from neurolux.stages.prompts.embedding_cache import embedding_cache
 
     embedding_cache.clear()
     return pipelines
@@ -110,7 +110,7 @@ def test_the_least_recently_used_makes_room(
 
 def kept_prompts() -> Any:
     """The process's cache of encoded prompts."""
-    from neurolux.stages.embedding_cache import embedding_cache
+    from neurolux.stages.prompts.embedding_cache import embedding_cache
 
     return embedding_cache
 
@@ -229,7 +229,7 @@ def test_replaced_files_encode_for_themselves(tiny_models: dict[str, Path], pipe
 
 
 def test_encoded_prompts_are_bounded_by_bytes() -> None:
-    from neurolux.stages.embedding_cache import EmbeddingCache
+    from neurolux.stages.prompts.embedding_cache import EmbeddingCache
 
     cache = EmbeddingCache(largest=1000)
     for key in range(5):
@@ -244,7 +244,7 @@ def test_encoded_prompts_are_bounded_by_bytes() -> None:
 
 
 def test_what_a_graph_changes_in_a_conditioning_is_not_kept() -> None:
-    from neurolux.stages.embedding_cache import EmbeddingCache
+    from neurolux.stages.prompts.embedding_cache import EmbeddingCache
 
     cache = EmbeddingCache()
     made = [[torch.zeros(4), {"pooled_output": torch.zeros(4)}]]

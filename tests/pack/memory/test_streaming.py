@@ -272,7 +272,7 @@ def test_a_shared_weight_is_moved_once_and_stays(denoiser: Denoiser) -> None:
 @pytest.mark.parametrize("storage", ["fp8", "int8", "nf4"])
 @pytest.mark.parametrize("mapped", [False, True], ids=["from RAM", "from files"])
 def test_weights_in_few_bits_are_streamed(temp_folder: Path, storage: Any, mapped: bool) -> None:
-    from neurolux.weights.quantize import store_weight
+    from neurolux.weights.quantized.storage import store_weight
 
     torch.manual_seed(0)
     denoiser = Denoiser(list(range(BLOCKS))).requires_grad_(False)
@@ -347,7 +347,7 @@ def test_a_unet_is_streamed_in_small_parts_in_their_order(tiny_models: dict[str,
 def test_blocks_are_the_ones_that_plans_count(tiny_models: dict[str, Path]) -> None:
     from neurolux.library.folder_models import folder_model
     from neurolux.loading.components import shapes_of
-    from neurolux.weights.sources import resolve
+    from neurolux.weights.download.sources import resolve
 
     from tests.pack.pipelines import borrow, handle_for
 

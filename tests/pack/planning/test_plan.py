@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 from neurolux.errors import InvalidParameter
-from neurolux.families.control_shapes import published_control_shape
+from neurolux.families.parts.control_shapes import published_control_shape
 from neurolux.planning.adapters import with_adapters
 from neurolux.planning.costs import CONTEXT_BYTES, decode_bytes, encode_bytes, encode_image_bytes, spread
 from neurolux.planning.layout import blocks_on_device, residency_options

@@ -91,7 +91,7 @@ def redraw(
 ) -> torch.Tensor:
     """The pack's images, decoded; ``latent_of`` makes the latent with the loaded pipeline."""
     from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     handle = handle_for(folder, **choices)
@@ -351,7 +351,7 @@ def test_memory_is_asked_for_to_encode_the_image_as_well(
 ) -> None:
     """The pipeline encodes the image inside its call: with the denoiser's memory alone it would run out."""
     from neurolux.loading.working_memory import decoding_memory, sampling_memory
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     handle = handle_for(tiny_models[folder])

@@ -126,7 +126,7 @@ def test_places_in_a_tensor_are_places() -> None:
 def test_what_is_no_conditioning_is_refused(kind: str) -> None:
     from neurolux.catalog.reading import read_catalog
     from neurolux.families.registry import family_of
-    from neurolux.stages.conditioning import read_prompt
+    from neurolux.stages.prompts.conditioning import read_prompt
 
     value, message = CONDITIONINGS[kind]
     encoding = family_of("sdxl").encoding
@@ -139,7 +139,7 @@ def test_what_is_no_conditioning_is_refused(kind: str) -> None:
     ("text", "message"), [(None, "no text"), ("a \ud800 b", "half of a character"), (3, "no text")]
 )
 def test_what_no_tokenizer_reads_is_refused(text: Any, message: str) -> None:
-    from neurolux.stages.encode import check_text
+    from neurolux.stages.prompts.encode import check_text
 
     with pytest.raises(InvalidParameter, match=message):
         check_text(text)

@@ -119,7 +119,7 @@ def models(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 def placements(unloaded: None) -> ModuleType:
     """The pack's placement module; its pipelines are dropped afterwards."""
     from neurolux.memory import placement
-    from neurolux.stages.embedding_cache import embedding_cache
+    from neurolux.stages.prompts.embedding_cache import embedding_cache
 
     embedding_cache.clear()
     return placement

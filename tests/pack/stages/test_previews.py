@@ -32,7 +32,7 @@ def test_a_preview_is_what_the_model_predicts_in_that_step(
 ) -> None:
     """Compared with the prediction itself, taken where the denoiser returns it."""
     from neurolux.stages import sample as module
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
 
     handle, shown, expected = handle_for(tiny_models[model]), Shown(), []
     monkeypatch.setattr(module, "make_previewer", lambda loaded: shown)

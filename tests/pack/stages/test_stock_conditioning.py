@@ -184,7 +184,7 @@ def test_prompts_of_different_lengths_are_sampled(comfyui: ComfyServer, model: s
 def test_lengths_that_cannot_be_matched_are_explained() -> None:
     from neurolux.errors import InvalidParameter
     from neurolux.families.registry import family_of
-    from neurolux.stages.conditioning import as_long
+    from neurolux.stages.prompts.conditioning import as_long
 
     model: Any = type("Model", (), {"name": "some-model"})
     with pytest.raises(InvalidParameter, match="has 77 tokens and the negative 100, and some-model takes both of one"):
@@ -194,7 +194,7 @@ def test_lengths_that_cannot_be_matched_are_explained() -> None:
 @pytest.mark.usefixtures("comfy_modules", "unloaded")
 def test_sizes_of_a_prompt_are_those_of_diffusers(tiny_models: dict[str, Path]) -> None:
     from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.sample import plan_sample, sample
 
     from tests.pack.pipelines import make_image
@@ -217,8 +217,8 @@ def test_sizes_of_a_prompt_are_those_of_diffusers(tiny_models: dict[str, Path]) 
 @pytest.mark.usefixtures("comfy_modules", "unloaded")
 def test_every_extra_is_refused_by_its_name_and_so_is_an_unknown_one(tiny_models: dict[str, Path]) -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.stages.conditioning import EXTRAS
-    from neurolux.stages.encode import encode, encoded_tensors
+    from neurolux.stages.prompts.conditioning import EXTRAS
+    from neurolux.stages.prompts.encode import encode, encoded_tensors
 
     loaded = borrow(handle_for(tiny_models["tiny-sd15"]))
     [[embeds, extra]] = encode(loaded, "a cat")
@@ -232,7 +232,7 @@ def test_every_extra_is_refused_by_its_name_and_so_is_an_unknown_one(tiny_models
 
 
 def test_every_extra_that_comfyui_sets_is_in_the_list() -> None:
-    from neurolux.stages.conditioning import EXTRAS, GUIDANCE, POOLED
+    from neurolux.stages.prompts.conditioning import EXTRAS, GUIDANCE, POOLED
 
     root = comfyui_dir()
     sources = [root / "nodes.py", root / "comfy" / "hooks.py", *(root / "comfy_extras").glob("nodes_*.py")]

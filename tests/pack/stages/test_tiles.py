@@ -48,7 +48,7 @@ def settle(pipe: Any) -> None:
 def refined(
     folder: Path, images: torch.Tensor, *, controls: Sequence[dict[str, Any]] = (), **changes: Any
 ) -> torch.Tensor:
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.refine import RefineRequest, refine
 
     handle = with_controls(handle_for(folder), *controls)

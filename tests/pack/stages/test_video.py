@@ -59,7 +59,7 @@ def ours(
 ) -> torch.Tensor:
     """The decoded frames (F, H, W, 3)."""
     from neurolux.stages.decode import decode
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
     from neurolux.stages.video import plan_video, sample_video
 
     handle = replace(handle_for(folder, **choices), motion=motion, loras=loras)
@@ -166,7 +166,7 @@ def test_a_single_file_is_the_same_adapter(
     tiny_models: dict[str, Path], adapter_folder: Path, tmp_path: Path, original: bool
 ) -> None:
     """Heads and groups are not in a file; those of the published ones do not fit widths of 16."""
-    from neurolux.adapters import motion_weights
+    from neurolux.adapters.motion import weights as motion_weights
     from safetensors.torch import load_file, save_file
 
     state = load_file(adapter_folder / "diffusion_pytorch_model.safetensors")

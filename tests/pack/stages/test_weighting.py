@@ -29,7 +29,7 @@ PROMPTS: dict[str, tuple[str, list[tuple[str, float]]]] = {
 @pytest.mark.parametrize("case", PROMPTS)
 @pytest.mark.parametrize("model", ["tiny-sdxl", "tiny-sd15"])
 def test_each_token_is_weighted_as_in_comfyui(tiny_models: dict[str, Path], model: str, case: str) -> None:
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
 
     prompt, parts = PROMPTS[case]
     loaded = borrow(handle_for(tiny_models[model], precision="fp32"))
@@ -54,7 +54,7 @@ def test_each_token_is_weighted_as_in_comfyui(tiny_models: dict[str, Path], mode
 def test_an_encoder_without_weights_is_silent_where_they_are_meant_literally(
     tiny_models: dict[str, Path], literal: bool, warned: bool
 ) -> None:
-    from neurolux.stages.encode import encode
+    from neurolux.stages.prompts.encode import encode
 
     [[_, extra]] = encode(borrow(handle_for(tiny_models["tiny-flux-dev"])), "a (red:1.3) cat", literal=literal)
     assert bool(extra["neurolux_encoded"].warnings) == warned
@@ -70,7 +70,7 @@ def test_an_encoder_without_weights_is_silent_where_they_are_meant_literally(
 )
 def test_what_no_weight_can_be_is_refused(prompt: str, message: str) -> None:
     from neurolux.errors import InvalidParameter
-    from neurolux.stages.weighting import read_weights
+    from neurolux.stages.prompts.weighting import read_weights
 
     with pytest.raises(InvalidParameter, match=message):
         read_weights(prompt)

@@ -370,7 +370,7 @@ def test_the_loss_falls_and_the_image_changes(
 def test_captions_of_different_lengths_share_a_batch(model: str, tiny_models: dict[str, Path]) -> None:
     """What the other images of a batch are called does not change the error of an image."""
     from neurolux.families.spec import TrainingBatch
-    from neurolux.stages.encode import encode, named_tensors
+    from neurolux.stages.prompts.encode import encode, named_tensors
 
     handle = handle_for(tiny_models[model])
     loaded, formula = borrow(handle), formula_for(handle)
@@ -452,7 +452,7 @@ def test_diffusers_reads_the_whole_file(
 
 def test_a_trained_file_says_what_it_was_made_for(tiny_models: dict[str, Path], archive: Path, tmp_path: Path) -> None:
     """The shapes of so small a model are those of FLUX.1's first blocks, too."""
-    from neurolux.families.identify import detect_lora
+    from neurolux.families.files.identify import detect_lora
     from neurolux.weights.stamps import read_described
 
     shapes, metadata = read_described(train(handle_for(tiny_models["tiny-qwen-image"]), archive, tmp_path, 1).path)

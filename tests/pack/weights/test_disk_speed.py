@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from neurolux.weights import disk_speed
-from neurolux.weights.sources import ResolvedFiles
+from neurolux.weights.download.sources import ResolvedFiles
 
 
 def test_it_is_measured_once_for_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

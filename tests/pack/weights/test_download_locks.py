@@ -10,7 +10,7 @@ from tests.pack.conftest import REPO  # noqa: F401 - puts the pack on the path
 
 
 def test_a_held_lock_is_waited_for_and_never_deleted(tmp_path: Path) -> None:
-    from neurolux.weights.resumable import alone
+    from neurolux.weights.download.resumable import alone
 
     path, waited = tmp_path / "x.lock", []
     other = FileLock(path)

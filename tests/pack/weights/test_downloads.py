@@ -25,7 +25,7 @@ import json, os, sys, time
 from dataclasses import replace
 from neurolux.catalog.reading import read_catalog
 from neurolux.errors import NeuroLuxError
-from neurolux.weights import sources
+from neurolux.weights.download import sources
 from neurolux.weights.progress import LoadReporter
 
 model = read_catalog().get(sys.argv[1])

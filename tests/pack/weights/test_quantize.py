@@ -208,7 +208,7 @@ def test_a_gguf_that_is_none_says_so(flux: Any, tmp_path: Path) -> None:
 
 
 def test_int8_and_nf4_round_to_the_nearest() -> None:
-    from neurolux.weights.quantize import NF4_LEVELS, from_nf4, to_int8, to_nf4
+    from neurolux.weights.quantized.storage import NF4_LEVELS, from_nf4, to_int8, to_nf4
 
     weight = torch.randn(5, 50, generator=torch.Generator().manual_seed(1))
     stored, scale = to_int8(weight)

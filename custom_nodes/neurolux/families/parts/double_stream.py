@@ -177,9 +177,9 @@ def original_names(
 def keeps_its_shape() -> type:
     """Mixin that stops a LoRA from changing the shape of the shared transformer.
 
-    diffusers' loader compares shapes with the weights. Stored weights (weights/quantize.py) are not in the state dict
-    under that name, and building each would take long. ``refuse_widening`` rejects LoRAs that are too wide, and peft
-    rejects all other misfits.
+    diffusers' loader compares shapes with the weights. Stored weights (weights/quantized/storage.py) are not in the
+    state dict under that name, and building each would take long. ``refuse_widening`` rejects LoRAs that are too wide,
+    and peft rejects all other misfits.
     """
 
     class KeepsItsShape:

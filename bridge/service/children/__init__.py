@@ -1,0 +1,1 @@
+"""The child processes of the service, kept alive and watched."""

@@ -1,0 +1,1 @@
+"""One job on a worker: its states, its run on ComfyUI, and its results."""

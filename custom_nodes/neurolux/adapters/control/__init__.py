@@ -1,0 +1,1 @@
+"""ControlNets: which one, its weights, and the pipeline that samples with it."""

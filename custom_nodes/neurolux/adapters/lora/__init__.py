@@ -1,0 +1,1 @@
+"""LoRA files: their dialects, and the layers that they change."""

@@ -1,0 +1,1 @@
+"""Tells by the names of its tensors what a weight file is."""

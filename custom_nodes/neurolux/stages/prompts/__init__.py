@@ -1,0 +1,1 @@
+"""A prompt into ComfyUI's conditioning."""

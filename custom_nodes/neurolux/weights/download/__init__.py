@@ -1,0 +1,1 @@
+"""Finds the files of models, and downloads them."""
