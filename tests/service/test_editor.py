@@ -14,7 +14,15 @@ from bridge.modes.library import SHIPPED_WORKFLOWS
 from scripts.export_workflows import SET_VALUES, export, open_graph
 from tests.service.conftest import DEFAULT_MODEL, Service
 from tests.service.front_ends import Editor, on_each, on_newer, on_own
-from tests.service.graph_layout import NODES_2, WINDOW, layout_problems, nodes_2_problems
+from tests.service.graph_layout import (
+    MEASURE,
+    NODES_2,
+    WINDOW,
+    app_problems,
+    crowded,
+    layout_problems,
+    nodes_2_problems,
+)
 
 IMAGE_SIZES = """() => {
     const result = app.graph.nodes.find(node => node.type === 'NeuroLuxResult');
@@ -67,12 +75,16 @@ async def test_the_workflow_opens_from_the_templates_runs_and_shows_its_image(pa
     before = await page.evaluate(MADE)
     await set_batch_count(page, 2)
     await page.get_by_role("button", name="Run", exact=True).first.click()
+    crowds: list[str] = []
     async with asyncio.timeout(60):
         while len(await page.evaluate(MADE)) < len(before) + 2:
             await page.wait_for_timeout(200)
+            crowds += crowded(await page.evaluate(MEASURE))
     await set_batch_count(page, 1)
     await page.wait_for_function(f"() => ({IMAGE_SIZES})().length === 2", timeout=60_000)
     assert await page.evaluate(IMAGE_SIZES) == [[160, 128], [160, 128]]
+    crowds += crowded(await page.evaluate(MEASURE))
+    assert not crowds  # With the previews, texts and images that came.
     runs = [run for key, run in (await page.evaluate(MADE)).items() if key not in before]
     assert runs[0]["seed"] != runs[1]["seed"]
     view = f"{service.comfyui_url}/view"
@@ -142,17 +154,26 @@ async def test_every_graph_opens_agrees_with_its_twin_and_is_taken_by_comfyui(
 
 
 @on_newer
-async def test_no_node_lies_on_another_in_nodes_2(page: Page) -> None:
-    """Its rows are higher than those of the classic canvas, and a note shows all of its text."""
+async def test_every_graph_is_readable_in_nodes_2_and_whole_as_an_app(page: Page) -> None:
+    """Nodes 2.0 has higher rows than the classic canvas, a note shows all of its text, and an app has all its fields.
+
+    At full size, a window of 1600 x 1000 shows all of it.
+    """
+    before = page.viewport_size
+    await page.set_viewport_size(WINDOW)
     await page.evaluate(NODES_2, True)
     try:
         wrong: list[str] = []
         for path in sorted(SHIPPED_WORKFLOWS.glob("*.json")):
-            await open_graph(page, json.loads(path.read_bytes()))
+            workflow = json.loads(path.read_bytes())
+            await open_graph(page, workflow)
             wrong += await nodes_2_problems(page, path.stem)
+            wrong += await app_problems(page, path.stem, workflow)
         assert not wrong, "\n".join(wrong)
     finally:
         await page.evaluate(NODES_2, False)
+        if before is not None:
+            await page.set_viewport_size(before)
 
 
 async def set_batch_count(page: Page, count: int) -> None:

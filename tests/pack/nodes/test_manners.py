@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from neurolux.families.registry import families
 
+from bridge.modes.library import SHIPPED_WORKFLOWS
 from tests.pack.comfy_server import ComfyServer
 
 RARE = {
-    "precision", "offload", "compile", "vae", "text_encoder", "text_encoder_2", "quality", "filename_prefix",
-    "learning_rate", "resume", "person_score", "joint_score", "max_length", "description",
+    "precision", "offload", "compile", "vae", "text_encoder", "text_encoder_2", "filename_prefix",
+    "person_score", "joint_score", "max_length", "description",
 }  # fmt: skip
 """Inputs that a person rarely changes, on whichever node they are."""
 LISTS = {"model", "lora", "controlnet", "motion", "upscaler"}
@@ -37,6 +39,16 @@ def test_rarely_changed_inputs_are_advanced_and_no_socket_is(nodes: dict[str, di
         assert set(inputs) - advanced, f"{name} shows nothing"
         sockets = {key for key, (kind, _) in inputs.items() if kind in ("IMAGE", "LATENT", "NEUROLUX_PIPELINE")}
         assert not sockets & advanced, name
+
+
+def test_no_input_of_an_app_of_ours_is_advanced(nodes: dict[str, dict[str, Any]]) -> None:
+    """The editor's app view shows the name of such an input and no field."""
+    for path in sorted(SHIPPED_WORKFLOWS.glob("*.json")):
+        workflow = json.loads(path.read_bytes())
+        types = {node["id"]: node["type"] for node in workflow["nodes"]}
+        for node, widget, *_ in workflow["extra"]["linearData"]["inputs"]:
+            inputs = inputs_of(nodes.get(types[node], {"input": {}}))
+            assert not inputs.get(widget, ("", {}))[1].get("advanced"), (path.stem, widget)
 
 
 def test_every_seed_has_one_control_and_every_list_of_files_is_a_list(nodes: dict[str, dict[str, Any]]) -> None:

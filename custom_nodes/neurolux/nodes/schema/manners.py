@@ -17,13 +17,16 @@ BASICS, IMAGE_TOOLS, VIDEO_TOOLS = "Basics", "Image Tools", "Video Tools"
 MODELS = "*"
 """Among aliases: the names of the model families that the node works with."""
 LOADING = ("precision", "offload", "compile")
-SAVING = ("name", "quality", "filename_prefix")
+NAMING = ("name", "filename_prefix")
 PARAMETER = ("endpoint input", "api parameter", "mode")
 
 
 @dataclass(frozen=True)
 class Manners:
-    """``aliases``: what else people type into the node search. ``advanced``: inputs that a person rarely changes."""
+    """``aliases``: what else people type into the node search. ``advanced``: inputs that a person rarely changes.
+
+    No input that a saved graph lists for its app is one: the editor's app view would show its name and no field.
+    """
 
     aliases: tuple[str, ...]
     advanced: tuple[str, ...] = ()
@@ -53,11 +56,11 @@ MANNERS: Mapping[str, Manners] = {
     "NeuroLuxPrepareMask": Manners(
         ("feather mask", "invert mask", "inpaint mask"), ("transparency", "mask_transparency"), IMAGE_TOOLS
     ),
-    "NeuroLuxExtendImage": Manners(("outpaint", "pad image"), ("feather",), IMAGE_TOOLS),
+    "NeuroLuxExtendImage": Manners(("outpaint", "pad image"), essentials=IMAGE_TOOLS),
     "NeuroLuxPutBack": Manners(("composite masked", "paste back", "inpaint stitch")),
     "NeuroLuxApplyLora": Manners(("lora loader", "load lora"), essentials=BASICS),
     "NeuroLuxApplyLoras": Manners(("lora stack", "multiple loras")),
-    "NeuroLuxApplyControlNet": Manners(("controlnet loader", "load controlnet"), ("start", "end")),
+    "NeuroLuxApplyControlNet": Manners(("controlnet loader", "load controlnet")),
     "NeuroLuxCannyEdges": Manners(("canny", "edge detection", "controlnet preprocessor"), essentials=IMAGE_TOOLS),
     "NeuroLuxDepthMap": Manners(("depth anything", "controlnet preprocessor"), essentials=IMAGE_TOOLS),
     "NeuroLuxPoseSkeleton": Manners(
@@ -69,19 +72,16 @@ MANNERS: Mapping[str, Manners] = {
     "NeuroLuxGenerateGrid": Manners(("xy plot", "contact sheet", "compare settings")),
     "NeuroLuxApplyMotion": Manners(("animatediff", "motion module", "motion adapter")),
     "NeuroLuxSampleVideo": Manners(("animatediff", "ksampler", "text to video"), essentials=VIDEO_TOOLS),
-    "NeuroLuxResult": Manners(("save image", "endpoint output"), SAVING, BASICS),
-    "NeuroLuxVideoResult": Manners(("save video", "save webp", "endpoint output"), SAVING, VIDEO_TOOLS),
-    "NeuroLuxFileResult": Manners(("save file", "endpoint output"), ("name", "filename_prefix")),
+    "NeuroLuxResult": Manners(("save image", "endpoint output"), ("quality", *NAMING), BASICS),
+    "NeuroLuxVideoResult": Manners(("save video", "save webp", "endpoint output"), NAMING, VIDEO_TOOLS),
+    "NeuroLuxFileResult": Manners(("save file", "endpoint output"), NAMING),
     "NeuroLuxTextParameter": Manners(("string", *PARAMETER), ("description", "required", "max_length")),
     "NeuroLuxIntegerParameter": Manners(("int", *PARAMETER), ("step", "description")),
     "NeuroLuxNumberParameter": Manners(("float", *PARAMETER), ("step", "description")),
     "NeuroLuxChoiceParameter": Manners(("combo", *PARAMETER), ("description",)),
     "NeuroLuxFileParameter": Manners(("upload file", *PARAMETER), ("description", "accept")),
     "NeuroLuxTrainingImages": Manners(("dataset", "load image folder", "captions")),
-    "NeuroLuxTrainLora": Manners(
-        ("lora training", "fine-tune", "dreambooth"),
-        ("learning_rate", "batch", "seed", "resume", "sample_prompt", "samples"),
-    ),
+    "NeuroLuxTrainLora": Manners(("lora training", "fine-tune", "dreambooth")),
 }
 """By node. A loader of one family searches by its family and is like the loader of all."""
 
