@@ -86,8 +86,8 @@ def test_the_matrix_has_every_model_and_no_plan_twice(options: list[str], monkey
         assert tasks["video"] == {"sd15"} | sdxl
         qwen = {name for name in models if name.startswith("qwen-image")}
         assert tasks["controlnet"] == sdxl | qwen | {"flux-schnell", "flux-dev", "flux-krea-dev"}
-        klein = {name for name in models if "klein" in name}
-        assert tasks["image-to-image"] == models - {"flux-fill-dev", "flux-kontext-dev", "sd15"} - klein
+        from_prompts = {name for name in models if "klein" in name or name.startswith("krea")}
+        assert tasks["image-to-image"] == models - {"flux-fill-dev", "flux-kontext-dev", "sd15"} - from_prompts
     assert tasks["fill"] == {"flux-fill-dev"}
     assert tasks["text-to-image"] == models - {"flux-fill-dev"}
 

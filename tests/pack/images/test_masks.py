@@ -30,6 +30,7 @@ MASKS: dict[str, tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, str]] = 
     "a hole in a photo": (PHOTO, INSIDE, INSIDE, ""),
     "a hole in a grey photo": (PHOTO[..., :1].expand(H, W, 3), INSIDE, INSIDE, "has greys"),
     "black and white, partly transparent": (HALVES, INSIDE, RIGHT * AROUND, "black and white with a transparent part"),
+    "almost opaque": (INSIDE[..., None].expand(H, W, 3), torch.full((H, W), 0.01), INSIDE, ""),
     "transparency of another size, empty": (INSIDE[..., None].expand(H, W, 3), torch.zeros(64, 64), INSIDE, ""),
 }
 
@@ -78,6 +79,15 @@ def test_a_mask_that_is_all_transparent_or_of_another_image_is_refused() -> None
         mask_from(WHITE[None], None, 0, image_transparency=torch.ones(1, H, W))
     with pytest.raises(InvalidParameter, match=r"32x20 and its transparency 64x64; link both"):
         mask_from(WHITE[None], None, 0, image_transparency=torch.ones(1, 64, 64))
+
+
+@pytest.mark.parametrize("feather", [0, 3])
+def test_a_batch_with_a_mask_without_white_is_refused(feather: int) -> None:
+    from neurolux.errors import InvalidParameter
+    from neurolux.images.masks import mask_from
+
+    with pytest.raises(InvalidParameter, match="nothing in the mask is white"):
+        mask_from(torch.stack([WHITE, WHITE * 0]), None, feather)
 
 
 def test_each_mask_of_a_batch_has_its_own_transparency() -> None:

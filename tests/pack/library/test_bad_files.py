@@ -138,6 +138,7 @@ GGUF_KINDS: dict[str, Put] = {
     "nested arrays": content(
         b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"k", 9) + struct.pack("<IQ", 9, 1) * 50_000
     ),
+    "an alignment of 0": content(b"GGUF" + struct.pack("<IQQQ17sII", 3, 0, 1, 17, b"general.alignment", 4, 0)),
     "a long string": content(b"GGUF" + struct.pack("<IQQQ1sIQ", 3, 0, 1, 1, b"k", 8, 2**62)),
     "an unknown type": content(b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"k", 77) + bytes(64)),
     "a tensor of no known type": content(b"GGUF" + struct.pack("<IQQQ1sIQIQ", 3, 1, 0, 1, b"t", 1, 4, 999, 0)),
@@ -283,3 +284,16 @@ def test_reading_a_header_fails_in_one_way(tmp_path: Path, kind: str, make: Put)
     for read in (read_header, read_shapes):
         with pytest.raises(WeightsMissing, match="bad"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("count", "values"),
+    [(100, struct.pack("<QIB", 0, 0, 1) * 100), (1, struct.pack("<QIIQ", 0, 9, 8, 100) + bytes(8 * 100))],
+    ids=["numbers", "an array of strings"],
+)
+def test_a_gguf_of_the_shortest_values_is_read(tmp_path: Path, count: int, values: bytes) -> None:
+    from neurolux.weights.headers import read_header
+
+    path = tmp_path / "short.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, count) + values + bytes(-(24 + len(values)) % 32))
+    assert read_header(path).tensors == {}

@@ -223,6 +223,18 @@ def test_a_catalog_model_is_ready_when_its_files_are_there(flux: Any, tmp_path: 
     assert torch.equal(make_image(build(model), **arguments), make_image(schnell, **arguments))
 
 
+def test_a_part_of_a_checkpoint_counts_its_own_bytes(sdxl: Any, tmp_path: Path) -> None:
+    from neurolux.loading.components import component_files
+
+    main = put(tmp_path, {"checkpoints/all.safetensors": sdxl_checkpoint(sdxl)})
+    model = files_model(
+        family_of("sdxl"), complete(family_of("sdxl"), {"unet": main}, shelf_of(tmp_path)), read_catalog()
+    )
+    parts = component_files(model, None, resolve(model, None))
+    for name in ("unet", "vae"):
+        assert parts[name].bytes == sum(weight.nbytes for weight in state_of(getattr(sdxl, name)).values())
+
+
 def test_lightning_files_serve_their_own_number_of_steps(sdxl: Any, tmp_path: Path) -> None:
     lightning = ready(tiny_sdxl(comfyui_dir(), lightning=True, seed=9))
     put(

@@ -10,8 +10,15 @@ import pytest
 from neurolux.errors import InvalidParameter
 from neurolux.families.parts.control_shapes import published_control_shape
 from neurolux.planning.adapters import with_adapters
-from neurolux.planning.costs import CONTEXT_BYTES, decode_bytes, encode_bytes, encode_image_bytes, spread
-from neurolux.planning.layout import blocks_on_device, residency_options
+from neurolux.planning.costs import CONTEXT_BYTES, decode_bytes, encode_bytes, encode_image_bytes, sample_bytes, spread
+from neurolux.planning.layout import (
+    LayoutCost,
+    blocks_on_device,
+    device_bytes,
+    ram_peak,
+    residency_options,
+    shortage,
+)
 from neurolux.planning.planner import leaner, make_plan
 from neurolux.planning.records import (
     OFFLOAD_CHOICES,
@@ -167,6 +174,31 @@ def test_leaner_gives_room_at_once() -> None:
     assert second is not None
     assert second.peak_vram <= 0.7 * first.peak_vram
     assert second.vae_tile == 512
+
+
+@pytest.mark.parametrize(("side", "tile"), [(512, None), (520, 512)])
+def test_an_image_of_one_tile_is_not_decoded_in_tiles(side: int, tile: int | None) -> None:
+    model = MODELS["flux-dev"]
+    asked = workload(model, side)
+    first = make_plan(costs(model.family), model.components, card(24), asked)
+    second = leaner(first, costs(model.family), model.components, card(24), asked)
+    assert second is not None
+    assert second.vae_tile == tile
+
+
+def test_a_step_takes_as_much_in_fp16_as_in_bf16_and_twice_as_much_in_fp32() -> None:
+    fp16, bf16, fp32 = (sample_bytes(costs("sdxl"), 1024, 1024, compute) for compute in ("fp16", "bf16", "fp32"))
+    assert fp16 == bf16 == pytest.approx(fp32 / 2)
+
+
+def test_what_lacks_on_the_card_and_in_ram_adds_up() -> None:
+    enough = LayoutCost(device=10 * GB, ram=20 * GB)
+    budget = device_bytes(enough.device)
+    machine = card(24, ram=ram_peak(enough) / GB)
+    assert shortage(enough, machine, budget) == pytest.approx(0, abs=1)
+    assert shortage(enough, machine, budget - GB) == pytest.approx(GB, abs=1)
+    less_ram = replace(machine, free_ram=machine.free_ram - GB)
+    assert shortage(enough, less_ram, budget - GB) == pytest.approx(2 * GB, abs=1)
 
 
 def test_streaming_keeps_what_fits_and_counts_what_comes() -> None:

@@ -37,7 +37,7 @@ def test_a_model_that_is_not_here_is_planned_by_the_catalog(comfyui: ComfyServer
     status, answer = ask(comfyui, model="flux-dev", vram="8GB", ram="64GB", width="1024", steps="20")
     assert status == 200
     size = {"width": 1024, "height": 1024, "count": 1, "steps": 20}
-    assert answer["picture"] == {**size, "passes": 1, "frames": 1, "encodes": None}
+    assert answer["picture"] == {**size, "passes": 1, "frames": 1, "encodes": None, "seen": 0}
     assert answer["plan"]["components"]["transformer"]["placement"] == "stream"
     assert answer["plan"]["peak_vram"] <= 7_500_000_000
     assert "blocks stay" in answer["table"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from tests.pack.comfy_server import ComfyServer
@@ -142,6 +144,27 @@ def test_what_else_a_latent_carries_is_read_or_refused(case: str) -> None:
     more, message = KEYS[case]
     with pytest.raises(InvalidParameter, match=message):
         ImageSource.of({"samples": torch.ones(1, 4, 16, 16), **more}, 8)
+
+
+UNFIT = {
+    "another space": (torch.ones(1, 16, 16, 16), r"16 channels \(.*FLUX.* takes 4 channels"),
+    "not finite": (torch.full((1, 4, 16, 16), torch.nan), "the latents given to Sample"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.usefixtures("comfy_modules")
+def test_latents_that_do_not_fit_are_not_redrawn(tiny_models: dict[str, Path], case: str) -> None:
+    from neurolux.errors import InvalidParameter, NotFinite
+    from neurolux.stages.tasks import ImageSource
+
+    folder = tiny_models["tiny-sdxl"]
+    loaded: Any = SimpleNamespace(
+        model=handle_for(folder).model, pipe=SimpleNamespace(vae=AutoencoderKL.from_pretrained(folder / "vae"))
+    )
+    samples, message = UNFIT[case]
+    with pytest.raises((InvalidParameter, NotFinite), match=message):
+        ImageSource.of({"samples": samples}, 8).arguments(loaded, "image-to-image", 0.5, 0)
 
 
 def test_an_empty_latent_of_another_scale_keeps_its_size_in_pixels() -> None:

@@ -213,6 +213,7 @@ def test_int8_and_nf4_round_to_the_nearest() -> None:
     weight = torch.randn(5, 50, generator=torch.Generator().manual_seed(1))
     stored, scale = to_int8(weight)
     assert torch.all((stored.float() * scale - weight).abs() <= scale / 2 + 1e-6)
+    assert torch.all(stored.abs().amax(dim=1) == 127)  # each row has its own scale
     packed, largest = to_nf4(weight)
     assert packed.shape == (128,)  # 250 values, filled up to 256
     found = from_nf4(packed, largest, weight.shape, torch.float32)
